@@ -1,0 +1,47 @@
+# Two commands are all a newcomer needs: `make run` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+RECIPE ?= infra/examples/support/recipe.yaml
+STORE ?= augmill-store
+
+.PHONY: run test check format lock clean
+
+run: .venv/installed
+	$(BIN)/augmill run $(RECIPE) --store $(STORE)
+
+test: check
+	$(BIN)/python -m pytest
+
+# Format, lint, strict types; layers, docs and contracts are tests.
+check: .venv/installed-dev build/types/augmill
+	$(BIN)/ruff format --check flows tasks tests
+	$(BIN)/ruff check flows tasks tests
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff format flows tasks tests
+	$(BIN)/ruff check --fix flows tasks tests
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	@touch .venv/installed $@
+
+# mypy does not follow editable installs; it sees the packages under their installed names here.
+build/types/augmill:
+	mkdir -p $@
+	ln -sfn ../../../flows $@/flows
+	ln -sfn ../../../tasks $@/tasks
+
+lock: .venv/installed-dev
+	@(sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf build .venv

@@ -1,0 +1,84 @@
+"""``augmill run``: one snapshot, source to release."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run")(run)
+
+
+def run(
+    recipe: RecipePath,
+    store: StoreOption = None,
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")] = None,
+    orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
+    republish: Annotated[bool, typer.Option("--republish", help="Publish even a release that was withdrawn.")] = False,
+    exit_code: Annotated[
+        str, typer.Option("--exit-code", help="Exit codes by outcome, such as harmful=20,inconclusive=21.")
+    ] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
+) -> None:
+    """Makes new rows, checks them, proves whether they help, and publishes a release."""
+    from augmill.flows.start import run_recipe
+    from augmill.tasks.contracts import UserError
+    from augmill.tasks.recipe import load_recipe
+
+    codes = parse_exit_codes(exit_code)
+    if orchestrator not in (None, "prefect", "none"):
+        raise UserError(f"an orchestrator is prefect or none; found {orchestrator!r}", where="--orchestrator")
+    loaded = load_recipe(recipe, store=store)
+    command = f"augmill run {recipe.name}" + (f" --as-of {as_of}" if as_of else "")
+    result = run_recipe(
+        loaded, as_of=as_of, command=command, orchestrator=orchestrator, republish=republish, verbose=verbose
+    )
+    print_result(result)
+    raise typer.Exit(codes.get(result["outcome"], 10 if result["action"] == "fail" else 0))
+
+
+def parse_exit_codes(text: str) -> dict[str, int]:
+    """outcome: code, from ``harmful=20,inconclusive=21``. Raises UserError."""
+    from augmill.flows.outcome import NEXT
+    from augmill.tasks.contracts import UserError
+
+    codes: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        name, _, code = part.partition("=")
+        if name not in NEXT or not code.isdigit() or not 0 <= int(code) <= 255:
+            raise UserError(
+                f"expected outcome=code, found {part!r}", where="--exit-code", fix=f"outcomes: {', '.join(NEXT)}; codes 0 to 255"
+            )
+        codes[name] = int(code)
+    return codes
+
+
+def print_result(result: dict[str, object]) -> None:
+    """What happened, for a person; then one line of JSON, for a program."""
+    titles = {
+        "published": "Published: the synthetic rows help.",
+        "harmful": "Not published: the synthetic rows do harm.",
+        "inconclusive": "Not published: no proof that the synthetic rows help.",
+        "not_produced": "Nothing to publish: no synthetic rows could be proven.",
+        "unsound_source": "The source is not sound; the current release stays.",
+    }
+    out = sys.stdout
+    out.write(f"\n{titles[str(result['outcome'])]}\n  {result['reason']}\n")
+    released = {"mix": "real and synthetic rows", "real": "real rows alone", "placebo": "real rows, weighted by class"}
+    if result["arrangement"]:
+        new = "new" if result["new"] else "already published, nothing changed"
+        out.write(f"  Release  {result['release']} ({released[str(result['arrangement'])]}; {new})\n")
+    if result.get("location"):
+        out.write(f"           {result['location']}\n")
+    if result["report"]:
+        out.write(f"  Report   {result['report']}\n")
+    out.write(f"  Next     {result['next']}\n")
+    out.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")

@@ -1,0 +1,154 @@
+"""Gathers what a run found into its report: the page, Data Docs beside it, and Prefect's own artifacts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.flows.augment import Snapshot, read_json
+from augmill.flows.outcome import NEXT, Outcome
+from augmill.flows.steps import Steps
+from augmill.tasks.contracts import ROW_ID, STRATUM
+from augmill.tasks.data_docs import build_data_docs
+from augmill.tasks.hashing import hash_json
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
+from augmill.tasks.ribs import library_versions
+from augmill.tasks.rows import texts_of
+from augmill.tasks.stage import Work
+from augmill.tasks.store import release_key
+from augmill.tasks.text import shingles
+
+SAMPLES = 12  # of accepted and of refused rows each
+COMPARED = 20_000  # train rows among which a sample's nearest is looked for
+
+
+def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> str:
+    """Puts the report into the store's private side (it shows rows) and returns where it is."""
+    evidence = gather(recipe, steps, snapshot, outcome)
+    store = steps.site.store
+    with steps.progress.stage("report") as shown, tempfile.TemporaryDirectory(prefix="augmill-report-") as directory:
+        folder = Path(directory)
+        if recipe.validation.enabled and recipe.validation.data_docs and snapshot.settled:
+            shards = {shard.key.split("/")[1][:12]: read_json(store, shard, "validation.json") for shard in _valid(snapshot)}
+            release = (snapshot.evidence or {}).get("release_validation")
+            build_data_docs(folder / "data_docs", shards, release, title=f"{recipe.dataset} {snapshot.name}")
+            evidence["validation"]["docs"] = "data_docs/index.html"
+        (folder / "index.html").write_text(render_report(evidence), encoding="utf-8")
+        name = hash_json({"evidence": {k: v for k, v in evidence.items() if k != "versions"}})[:12]
+        prefix = f"private/reports/{recipe.dataset}/{snapshot.name}-{name}"
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                store.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+        shown.note = outcome.name
+    location = f"{store.root}/{prefix}/index.html"
+    key = recipe.dataset.replace("_", "-")
+    steps.artifacts.markdown(f"augmill-{key}-verdict", report_summary_markdown(evidence), "the gate's verdict")
+    steps.artifacts.table(f"augmill-{key}-classes", report_table(evidence), "targets and accepted rows by class")
+    uri = Path(location).absolute().as_uri() if store.local is not None else location
+    steps.artifacts.link(f"augmill-{key}-report", uri, "report", "the full report")
+    return location
+
+
+def _valid(snapshot: Snapshot) -> list[Any]:
+    return [shard for shard in snapshot.shards if shard.key.startswith("generate/")]
+
+
+def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> ReportEvidence:
+    """Everything the report shows, from the store; parts that the run did not reach are left out."""
+    released = {"keep_current": "current", "fail": None}.get(outcome.action, outcome.arrangement)
+    evidence: ReportEvidence = {
+        "dataset": recipe.dataset,
+        "snapshot": snapshot.name,
+        "outcome": outcome.name,
+        "reason": outcome.reason,
+        "released": released,
+        "next_action": NEXT[outcome.name],
+        "release": outcome.release,
+        "prefix": recipe.publish.prefix,
+        "recipe_sha256": recipe.hash(),
+        "versions": library_versions(("augmill", "prefect", "torch", "transformers", "pyarrow", "polars", "scikit-learn")),
+        "validation": {},
+    }
+    store = steps.site.store
+    if outcome.release:
+        evidence["release_path"] = f"{store.root}/{release_key(recipe.dataset, outcome.release)}"
+    if snapshot.ingested:
+        evidence["source"] = read_json(store, snapshot.ingested, "summary.json")
+    if snapshot.split:
+        summary = read_json(store, snapshot.split, "summary.json")
+        evidence["train"] = summary["classes"]["train"]
+        evidence["splits"] = summary["rows"] | {"held_back": sum(summary["held_back"].values())}
+    if snapshot.checks:
+        evidence["checks"] = [
+            _finding(name, read_json(store, artifact, "files/check.json")) for name, artifact in snapshot.checks.items()
+        ]
+    if snapshot.settled:
+        evidence["ledger"] = read_json(store, snapshot.settled, "ledger.json")
+        _add_samples(evidence, recipe, steps, snapshot)
+        outcomes = Counter(read_json(store, shard, "validation.json")["outcome"] for shard in _valid(snapshot))
+        outcomes["set_aside"] = len(snapshot.shards) - len(_valid(snapshot))
+        evidence["validation"] = {"shards": {name: count for name, count in sorted(outcomes.items()) if count}}
+    if snapshot.evidence:
+        evidence["gate"] = snapshot.evidence
+        if snapshot.evidence["release_validation"]:
+            evidence["validation"]["release"] = snapshot.evidence["release_validation"]
+    return evidence
+
+
+def _finding(name: str, found: dict[str, Any]) -> Any:
+    known = ("abstains", "real_refused", "why")
+    return {"name": name, **{key: found.get(key) for key in known}, "thresholds": found.get("thresholds", {})}
+
+
+def _add_samples(evidence: ReportEvidence, recipe: Recipe, steps: Steps, snapshot: Snapshot) -> None:
+    """Accepted and refused rows spread evenly over their tables, each with its nearest train row; and the lengths."""
+    assert snapshot.settled is not None and snapshot.split is not None
+    fields = recipe.columns.fields
+    work = Work(steps.site, Path())
+    accepted = work.read(snapshot.settled, "accepted.parquet")
+    rest = work.read(snapshot.settled, "rest.parquet")
+    refused = rest.filter(pc.equal(rest["status"], "rejected"))
+    train = work.read(snapshot.split, "train.parquet").slice(0, COMPARED)
+    real = texts_of(train, fields)
+    known = [shingles(text) for text in real]
+    evidence["samples"] = {
+        "accepted": [_sample(row, fields, train, real, known) for row in _spread(accepted)],
+        "refused": [_sample(row, fields, train, real, known) for row in _spread(refused)],
+    }
+    made = texts_of(accepted.slice(0, COMPARED), fields)
+    evidence["lengths"] = {"real": [len(text) for text in real], "synthetic": [len(text) for text in made]}
+
+
+def _spread(rows: pa.Table) -> list[dict[str, Any]]:
+    at = sorted(set(np.linspace(0, rows.num_rows - 1, min(SAMPLES, rows.num_rows)).astype(int).tolist()))
+    picked: list[dict[str, Any]] = rows.take(pa.array(at, pa.int64())).to_pylist()
+    return picked
+
+
+def _sample(
+    row: dict[str, Any], fields: tuple[str, ...], train: pa.Table, real: list[str], known: list[set[str]]
+) -> Sample:
+    text = "\x1f".join(row[name] or "" for name in fields)
+    own = shingles(text)
+    scores = [len(own & other) / len(own | other) for other in known]
+    best = int(np.argmax(scores))
+    sample: Sample = {"text": text.replace("\x1f", " | "), "label": row[STRATUM], "generator": row["generator"]}
+    if row.get("why"):
+        sample["reason"] = row["why"]
+    sample["nearest"] = {
+        "text": real[best].replace("\x1f", " | "),
+        "label": train[STRATUM][best].as_py(),
+        "row_id": train[ROW_ID][best].as_py(),
+        "similarity": round(scores[best], 3),
+    }
+    return sample
+
+
+

@@ -1,0 +1,233 @@
+"""What runs a stage: Prefect, or plain Python (``run: {orchestrator: none}``). Both retry alike."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import os
+import signal
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, NoReturn, TypeVar
+
+from augmill.tasks.contracts import AugmillError
+from augmill.tasks.retries import NEVER, RetryPolicy, call_with_retries
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+_log = logging.getLogger("augmill")
+
+STOP_GRACE = 10.0  # seconds in which running shards may end after a stop; their workers are killed at its start
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a run as cleanly as Ctrl-C does."""
+
+
+class Orchestrator(ABC):
+    """Runs stage functions. ``stopping`` is set by the first interrupt; nothing is retried from then on."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._stop_callbacks: list[Callable[[], None]] = []
+
+    @property
+    def recording(self) -> bool:
+        """Whether a Prefect API takes records (tasks, artifacts) at this moment."""
+        return False
+
+    def report(self, error: Exception) -> None:
+        """Takes note of an error of the orchestrator's own, which must not stop the data."""
+        _log.debug("%s: %s", type(error).__name__, error)
+
+    @abstractmethod
+    def run(
+        self,
+        body: Callable[[], T],
+        *,
+        name: str,
+        run_name: str,
+        parameters: dict[str, str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> T:
+        """``body()`` as one flow run. An interrupt is recorded as Cancelled and raised again."""
+
+    @abstractmethod
+    def call(
+        self,
+        fn: Callable[..., T],
+        *args: Any,
+        name: str,
+        retry: RetryPolicy = NEVER,
+        tags: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> T:
+        """``fn(*args)`` as one task run, retried under ``retry``; raises what the last try raised.
+
+        ``name`` is the run's name ("fit banking@2026-11-03 rules"); its first word, the stage, is the task's.
+
+        ``timeout`` (seconds) is per try and raises ``DeadlineExceeded``. Only Prefect on the main thread enforces it:
+        a blocked thread cannot be interrupted, so shards bring their own deadline (workers are killed), and under
+        ``none`` the time limit is the business of the scheduler that runs us.
+        """
+
+    def map(
+        self,
+        fn: Callable[[Item], T],
+        items: Sequence[Item],
+        *,
+        limit: int,
+        name: Callable[[Item], str],
+        retry: RetryPolicy = NEVER,
+        tags: Sequence[str] = (),
+        on_done: Callable[[T], None] | None = None,
+        give_up: Callable[[Item, AugmillError], T] | None = None,
+    ) -> list[T]:
+        """``call`` for each item, at most ``limit`` at once; the results in the items' order.
+
+        Each runs in a thread that waits for a worker process. ``on_done`` is called on this thread as they finish.
+        ``give_up(item, error)``, in the item's thread, answers for an item whose tries are used up, or raises.
+        The first failure lets running items finish, starts no others, and is raised.
+        """
+
+        def one(item: Item) -> T:
+            try:
+                return self.call(fn, item, name=name(item), retry=retry, tags=tags)
+            except AugmillError as error:
+                if give_up is None or self.stopping.is_set():
+                    raise
+                return give_up(item, error)
+
+        pool = ThreadPoolExecutor(max_workers=max(1, limit), thread_name_prefix="augmill-map")
+        futures: list[Future[T]] = []
+        try:
+            for item in items:
+                futures.append(pool.submit(contextvars.copy_context().run, one, item))
+            _collect(futures, on_done)
+            return [future.result() for future in futures]
+        except Exception:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        except BaseException:  # an interrupt: the workers are killed, so the threads that wait for them return
+            self.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            wait([future for future in futures if not future.cancelled()], timeout=STOP_GRACE)
+            raise
+        finally:
+            pool.shutdown(wait=False)
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """``callback`` runs at the first interrupt: for whoever holds worker processes, to kill them."""
+        self._stop_callbacks.append(callback)
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if not self.stopping.is_set():
+            self.stopping.set()
+            for callback in self._stop_callbacks:
+                callback()
+
+
+class PlainOrchestrator(Orchestrator):
+    """Plain Python: for other schedulers, for CI, and for what is left of a run whose Prefect API went away."""
+
+    def run(
+        self,
+        body: Callable[[], T],
+        *,
+        name: str,
+        run_name: str,
+        parameters: dict[str, str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> T:
+        with interruptible():
+            try:
+                return body()
+            except KeyboardInterrupt:
+                self.stop()
+                raise
+
+    def call(
+        self,
+        fn: Callable[..., T],
+        *args: Any,
+        name: str,
+        retry: RetryPolicy = NEVER,
+        tags: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> T:
+        def attempt() -> T:
+            return fn(*args)
+
+        def told(error: Exception, tried: int, delay: float) -> None:
+            log_retry(name, error, tried, retry)
+
+        def pause(seconds: float) -> None:
+            if self.stopping.wait(seconds):
+                raise KeyboardInterrupt
+
+        return call_with_retries(attempt, retry, on_retry=told, sleep=pause)
+
+
+@contextlib.contextmanager
+def open_orchestrator(kind: str) -> Iterator[Orchestrator]:
+    """``prefect`` or ``none``; a Prefect server that does not start is a warning, not the end of the run."""
+    if kind == "none":
+        yield PlainOrchestrator()
+        return
+    from augmill.flows.prefect_runs import PrefectOrchestrator
+    from augmill.flows.server import ServerUnavailable, prefect_server
+
+    with contextlib.ExitStack() as stack:
+        orchestrator: Orchestrator
+        try:
+            stack.enter_context(prefect_server())
+            orchestrator = PrefectOrchestrator()
+        except ServerUnavailable as error:
+            _log.warning("%s\n  This run goes on without Prefect.", error)
+            orchestrator = PlainOrchestrator()
+        yield orchestrator
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM raises ``Terminated`` on the main thread inside; elsewhere signals cannot be handled: no effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process now, without waiting for threads that still sit in a long computation after an interrupt."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def log_retry(name: str, error: BaseException, tried: int, policy: RetryPolicy) -> None:
+    _log.warning("%s: %s\n  Try %d of %d follows.", name, str(error).splitlines()[0], tried + 1, policy.tries)
+
+
+def _collect(futures: list[Future[T]], on_done: Callable[[T], None] | None) -> None:
+    """Waits for all, or for the first failure, which it raises."""
+    pending = set(futures)
+    while pending:
+        # A bounded wait: an unbounded one on the main thread would not see signals on every platform.
+        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=futures.index):
+            value = future.result()
+            if on_done is not None:
+                on_done(value)

@@ -1,0 +1,62 @@
+"""How a run ended, in words and numbers, and what is released because of it (DESIGN, law 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from augmill.tasks.contracts import AugmillError
+from augmill.tasks.recipe import Recipe
+
+NEXT = {
+    "published": "Read the new release; `augmill releases` lists it.",
+    "harmful": "Look at the refused and accepted samples in the report; change the generator or its checks.",
+    "inconclusive": "Give more held-out rows, or accept `gate.rule: not_worse`; the report says how many are needed.",
+    "not_produced": "See the reason; running the same command again goes on where this run stopped.",
+    "unsound_source": "Mend the source; the current release stays.",
+}
+
+
+class NotProduced(AugmillError):
+    """Nothing that could be proven was generated, though the source is sound."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``name``: published, harmful, inconclusive, not_produced or unsound_source; ``action``: what followed."""
+
+    name: str
+    action: str
+    reason: str
+    arrangement: str = "real"
+    release: str | None = None
+    appended: bool = False
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self, recipe: Recipe, snapshot: str, report: str | None) -> dict[str, Any]:
+        """The last line of stdout."""
+        return {
+            "outcome": self.name,
+            "action": self.action,
+            "reason": self.reason,
+            "dataset": recipe.dataset,
+            "snapshot": snapshot,
+            "release": self.release,
+            "arrangement": self.arrangement if self.action in ("publish", "best_real") else None,
+            "new": self.appended,
+            "report": report,
+            "next": NEXT[self.name],
+        }
+
+
+def judge_evidence(evidence: dict[str, Any], recipe: Recipe) -> Outcome:
+    """The gate's verdict as an outcome with its action."""
+    verdict = evidence["verdict"]
+    comparisons = evidence["validation"]["comparisons"]
+    judged_by = evidence["judged_by"]
+    numbers = {name: part["gains"][judged_by] for name, part in comparisons.items()}
+    numbers |= {"judged_by": judged_by, "seeds": evidence["seeds"], "heldout_rows": evidence["rows"]["validation"]}
+    if verdict == "published":
+        return Outcome("published", "publish", evidence["reason"], "mix", numbers=numbers)
+    action = recipe.outcomes.harmful if verdict == "harmful" else recipe.outcomes.inconclusive
+    return Outcome(verdict, action, evidence["reason"], evidence["best_real"], numbers=numbers)

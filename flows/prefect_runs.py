@@ -1,0 +1,175 @@
+"""Stages as Prefect runs.
+
+Results and arguments never pass through Prefect: a task is a closure that keeps its outcome here, so nothing is
+pickled or persisted, and a Prefect server that dies takes nothing with it. What Prefect holds is telemetry; the
+store's manifests are the truth. A task run costs 5 ms.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from asyncio import CancelledError
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, TypeVar, cast
+
+from augmill.flows.orchestrate import Orchestrator, PlainOrchestrator, interruptible, log_retry
+from augmill.flows.telemetry import api_answers, drop_client_records
+from augmill.tasks.contracts import DeadlineExceeded
+from augmill.tasks.retries import NEVER, RetryPolicy, may_retry
+
+T = TypeVar("T")
+_log = logging.getLogger("augmill")
+
+
+class PrefectOrchestrator(Orchestrator):
+    """Prefect 3 against the API that ``prefect_server`` found or started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = threading.Event()
+        self._plain = PlainOrchestrator()
+        self._plain.stopping = self.stopping
+
+    @property
+    def recording(self) -> bool:
+        return not self._lost.is_set()
+
+    def report(self, error: Exception) -> None:
+        """Takes note of an error of Prefect's own. If the API is gone, the run goes on without it and says so once."""
+        _log.debug("Prefect: %s: %s", type(error).__name__, error)
+        if self.recording and not api_answers():
+            self._lost.set()
+            _log.warning("Prefect's API does not answer (%s); this run goes on without it.", type(error).__name__)
+            drop_client_records()
+
+    def run(
+        self,
+        body: Callable[[], T],
+        *,
+        name: str,
+        run_name: str,
+        parameters: dict[str, str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> T:
+        from prefect import Flow
+        from prefect import tags as flow_tags
+        from prefect.client.schemas.objects import State
+        from prefect.context import FlowRunContext, TagsContext
+        from prefect.exceptions import Abort
+        from prefect.states import Cancelled, Failed
+
+        if FlowRunContext.get() is not None:  # a deployment's flow is already running this code
+            return body()
+        outcome: _Outcome[T] = _Outcome()
+
+        def flow(parameters: dict[str, str]) -> State[Any] | None:
+            # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
+            # A returned state, unlike a raised error, is neither pickled to disk nor logged with a traceback.
+            # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
+            with interruptible(), TagsContext(current_tags=set()), suppress(Exception, KeyboardInterrupt):
+                outcome.run(body)
+            if isinstance(outcome.error, KeyboardInterrupt):
+                self.stop()
+            if not self.recording:
+                raise Abort("the API is gone")  # ends the engine without another 4 s of requests to it
+            if isinstance(outcome.error, KeyboardInterrupt):
+                return Cancelled(message=f"interrupted ({type(outcome.error).__name__})")
+            return None if outcome.error is None else Failed(message=str(outcome.error))
+
+        engine = Flow(flow, name=name, flow_run_name=run_name, validate_parameters=False, persist_result=False)
+        with interruptible():
+            try:
+                with flow_tags(*tags):
+                    engine(parameters or {}, return_state=True)
+            except Abort:
+                if self.recording:  # not ours: somebody ended the run through the API
+                    raise
+            except Exception as error:  # noqa: BLE001 - the body's own is in the outcome: this one is Prefect's
+                self.report(error)
+            if not outcome.settled:
+                outcome.run(body)
+            return outcome.result()
+
+    def call(
+        self,
+        fn: Callable[..., T],
+        *args: Any,
+        name: str,
+        retry: RetryPolicy = NEVER,
+        tags: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> T:
+        if not self.recording:
+            return self._plain.call(fn, *args, name=name, retry=retry)
+        from prefect import Task
+        from prefect.cache_policies import NO_CACHE
+
+        outcome: _Outcome[T] = _Outcome()
+
+        def attempt() -> None:
+            outcome.run(lambda: fn(*args))
+
+        def again(task: object, run: Any, state: object) -> bool:
+            error = _deadline(outcome.error, name, timeout)
+            if error is None or not may_retry(error) or self.stopping.is_set():
+                return False
+            log_retry(name, error, run.run_count, retry)
+            return True
+
+        task: Task[[], None] = Task(
+            attempt,
+            name=name.split(" ", maxsplit=1)[0],
+            task_run_name=name.replace("{", "{{").replace("}", "}}"),
+            tags=tags,
+            retries=retry.tries - 1,
+            retry_delay_seconds=cast("list[int | float]", retry.delays()) or 0,
+            retry_jitter_factor=retry.jitter,
+            retry_condition_fn=again,
+            timeout_seconds=timeout if threading.current_thread() is threading.main_thread() else None,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        try:
+            task()
+        except Exception as error:  # noqa: BLE001 - the stage's own is in the outcome: any other is Prefect's
+            if error is not outcome.error:
+                self.report(error)
+        if not outcome.settled:
+            return self._plain.call(fn, *args, name=name, retry=retry)
+        if (late := _deadline(outcome.error, name, timeout)) is not None:
+            raise late from None
+        return outcome.result()
+
+
+class _Outcome(Generic[T]):
+    """What a function did the last time it ran: nothing yet, a value, or an error."""
+
+    def __init__(self) -> None:
+        self._values: list[T] = []
+        self.error: BaseException | None = None
+
+    @property
+    def settled(self) -> bool:
+        return bool(self._values) or self.error is not None
+
+    def run(self, fn: Callable[[], T]) -> None:
+        self.error = None
+        try:
+            self._values = [fn()]
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def result(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self._values[0]
+
+
+def _deadline(error: BaseException | None, name: str, timeout: float | None) -> BaseException | None:
+    """``error``, or ``DeadlineExceeded`` in place of the CancelledError that Prefect's alarm raises in the stage."""
+    if timeout is not None and isinstance(error, CancelledError):
+        return DeadlineExceeded(f"{name} took longer than {timeout:g} s", fix="raise its timeout in `run:`")
+    return error

@@ -1,0 +1,152 @@
+"""What a run shows while it runs: a live bar in a terminal, a line per stage elsewhere, artifacts in Prefect."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+from uuid import UUID
+
+from augmill.flows.orchestrate import Orchestrator
+
+T = TypeVar("T")
+_log = logging.getLogger("augmill")
+
+_ARTIFACT_INTERVAL = 2.0  # seconds between updates of a progress artifact: each is a request of about 20 ms
+
+
+class Progress:
+    """Use as a context manager; ``stage`` within it. Everything goes to stderr: stdout's last line is the result."""
+
+    def __init__(self, *, live: bool | None = None) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live
+        self._bars: Any = None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            from rich import progress as rich
+
+            self._bars = rich.Progress(
+                rich.SpinnerColumn(finished_text=" "),
+                rich.TextColumn("{task.description}"),
+                rich.BarColumn(bar_width=30),
+                rich.TextColumn("{task.fields[count]}"),
+                rich.TimeElapsedColumn(),
+                console=self._console,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
+        """One stage: a bar of ``total`` units while it runs; on a plain stream one line when it ends."""
+        stage = Stage(name, total, unit, self._bars)
+        stage.show()
+        try:
+            yield stage
+        except BaseException:
+            stage.note = "stopped"
+            raise
+        finally:
+            stage.close()
+
+
+class Stage:
+    """``advance`` counts; ``note`` is set to what the reader should know ("unchanged, from the store")."""
+
+    def __init__(self, name: str, total: int | None, unit: str, bars: Any) -> None:
+        self.name, self.total, self.unit, self.note = name, total, unit, ""
+        self.done = 0
+        self._bars = bars
+        self._started = time.monotonic()
+        self._task: Any = None
+
+    @property
+    def count(self) -> str:
+        if self.total is None:
+            counted = f"{self.done:,} {self.unit}" if self.done else ""
+        else:
+            counted = f"{self.done:,} of {self.total:,} {self.unit}"
+        return ", ".join(part for part in (counted.strip(), self.note) if part)
+
+    def show(self) -> None:
+        if self._bars is not None:
+            self._task = self._bars.add_task(f"{self.name:<10}", total=self.total, count=self.count)
+
+    def advance(self, by: int = 1) -> None:
+        self.done += by
+        if self._bars is not None:
+            self._bars.update(self._task, completed=self.done, count=self.count)
+
+    def close(self) -> None:
+        if self._bars is not None:
+            end = self.total if self.total is not None else max(self.done, 1)
+            self._bars.update(self._task, total=end, completed=end, count=self.count)
+        else:
+            sys.stderr.write(f"{self.name:<10} {time.monotonic() - self._started:6.1f} s  {self.count}".rstrip() + "\n")
+
+
+class Artifacts:
+    """Prefect artifacts of the running flow. Without a Prefect API each method does nothing and returns None.
+
+    ``key`` is made of lower-case letters, digits and dashes. A failing API never fails the run.
+    """
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._last_update = 0.0
+
+    def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> UUID | None:
+        from prefect.artifacts import create_table_artifact
+
+        table = [dict(row) for row in rows]
+        return self._send(lambda: create_table_artifact(table, key=key, description=description))
+
+    def markdown(self, key: str, text: str, description: str = "") -> UUID | None:
+        from prefect.artifacts import create_markdown_artifact
+
+        return self._send(lambda: create_markdown_artifact(text, key=key, description=description))
+
+    def link(self, key: str, url: str, text: str, description: str = "") -> UUID | None:
+        from prefect.artifacts import create_link_artifact
+
+        return self._send(lambda: create_link_artifact(url, text, key=key, description=description))
+
+    def progress(self, key: str, description: str = "") -> UUID | None:
+        """A bar at 0 %; its id goes to ``update``."""
+        from prefect.artifacts import create_progress_artifact
+
+        return self._send(lambda: create_progress_artifact(0.0, key=key, description=description))
+
+    def update(self, artifact: UUID | None, share: float) -> None:
+        """Moves the bar to ``share`` (0 to 1); updates within ``_ARTIFACT_INTERVAL`` seconds are skipped, not 1.0."""
+        from prefect.artifacts import update_progress_artifact
+
+        now = time.monotonic()
+        if artifact is not None and (share >= 1.0 or now - self._last_update >= _ARTIFACT_INTERVAL):
+            self._last_update = now
+            self._send(lambda: update_progress_artifact(artifact, 100.0 * share))
+
+    def _send(self, request: Callable[[], object]) -> UUID | None:
+        if not self._orchestrator.recording:
+            return None
+        try:
+            answer = request()
+            return answer if isinstance(answer, UUID) else None
+        except Exception as error:  # noqa: BLE001 - whatever a remote service answers must not stop the data
+            self._orchestrator.report(error)
+            return None

@@ -1,0 +1,172 @@
+"""A Prefect API server that lives exactly as long as the run that needs one.
+
+Prefect's own ephemeral server outlives a killed parent, logs event-flush errors when it is torn down and sends
+telemetry. This one runs in a child process with a watchdog, announces its port when it is ready, and is stopped only
+after the client's queues and its own are written. Both use the database under PREFECT_HOME, so the runs are there
+when ``prefect server start`` is run later. Start-up takes 3 s, or 9 s on a fresh database (its migrations).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from augmill.flows.telemetry import flush_client
+from augmill.tasks.contracts import WorldError
+
+_log = logging.getLogger("augmill.server")
+
+START_TIMEOUT = 120.0  # seconds; a fresh database on a busy 2-core machine took 20
+_STOP_TIMEOUT = 20.0  # seconds; the child gives its own queues 10 before it stops
+_LOG_BYTES = 1_000_000  # the server's log starts anew beyond this
+
+# No outbound connection: the heartbeat to Prefect's maker and the client's analytics are the only two there are.
+QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+_SERVER_ENV = {
+    **QUIET,
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    # Automations belong to a server that stands; here they would also race with a stop within the first second.
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "PREFECT__SERVER_EPHEMERAL": "1",  # no scheduler, no late-run marking: those belong to a standing server too
+    "PREFECT__SERVER_FINAL": "1",
+}
+
+
+class ServerUnavailable(WorldError):
+    """The Prefect server did not start; the run can go on without one."""
+
+    retryable = False
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[str]:
+    """The address of a Prefect API for the body: the configured PREFECT_API_URL, or that of a server of our own.
+
+    Raises ``ServerUnavailable`` where no server could be started within ``START_TIMEOUT``. On leaving, what the
+    client still holds is sent before the server stops.
+    """
+    os.environ.update(QUIET)
+    from prefect.settings import PREFECT_API_URL
+
+    if configured := PREFECT_API_URL.value():
+        try:
+            yield configured
+        finally:
+            flush_client()
+        return
+    with contextlib.ExitStack() as stack:
+        home = stack.enter_context(_writable_home())
+        url = stack.enter_context(_own_server(home))
+        stack.enter_context(_settings_for(url, home))
+        stack.callback(flush_client)
+        yield url
+
+
+@contextlib.contextmanager
+def _writable_home() -> Iterator[Path]:
+    """PREFECT_HOME, or a directory for this run alone where that cannot be written."""
+    from prefect.settings import PREFECT_HOME
+
+    home = Path(PREFECT_HOME.value())
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        _log.warning(
+            "Prefect's directory %s cannot be written (%s); this run will not be listed by Prefect afterwards. "
+            "Set PREFECT_HOME to a directory that can be written.",
+            home,
+            error.strerror,
+        )
+        temporary = Path(tempfile.mkdtemp(prefix="augmill-prefect-"))
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        yield home
+
+
+@contextlib.contextmanager
+def _settings_for(url: str, home: Path) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
+
+    bypass = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    for name, value in bypass.items():  # a proxy in the environment cannot reach this machine's loopback
+        os.environ[name] = f"{value},127.0.0.1" if value else "127.0.0.1"
+    # A local server that has died does not come back: 1 retry waits 2 s a request, the default 5 wait 62 s.
+    updates = {PREFECT_API_URL: url, PREFECT_HOME: home, PREFECT_CLIENT_MAX_RETRIES: 1}
+    try:
+        with temporary_settings(updates):
+            yield
+    finally:
+        for name, value in bypass.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _own_server(home: Path) -> Iterator[str]:
+    log = home / "augmill-server.log"
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.unlink()
+    with log.open("ab") as output:
+        offset = output.tell()
+        process = _spawn(home, output.fileno())
+    try:
+        port = _announced_port(process, START_TIMEOUT)
+        if port is None:
+            tail = log.read_bytes()[offset:].decode(errors="replace").strip().splitlines()[-3:]
+            raise ServerUnavailable(
+                "Prefect's server did not start" + (": " + " | ".join(tail) if tail else ""),
+                where=str(log),
+                fix="read that log, or set `run: {orchestrator: none}`",
+            )
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        _stop(process)
+
+
+def _spawn(home: Path, log: int) -> subprocess.Popen[bytes]:
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    return subprocess.Popen(
+        # -P: nothing in the working directory shadows a package of the server's
+        [sys.executable, "-P", "-m", "augmill.flows.server_child", str(os.getpid())],
+        env={**os.environ, **settings, **_SERVER_ENV, "PREFECT_HOME": str(home)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,  # Ctrl-C in the terminal is for the run, which still needs the server then
+    )
+
+
+def _announced_port(process: subprocess.Popen[bytes], timeout: float) -> int | None:
+    """The port the child prints once it answers; None where it died or took longer than ``timeout`` seconds."""
+    assert process.stdout is not None
+    with process.stdout:
+        ready, _, _ = select.select([process.stdout], [], [], timeout)
+        line = process.stdout.readline() if ready else b""
+    return int(line) if line.strip().isdigit() else None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=_STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

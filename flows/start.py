@@ -1,0 +1,86 @@
+"""Starts a run: opens the store, the orchestrator and the workers, runs the flow, writes the report and the run's record."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from augmill.flows.augment import Snapshot, augment
+from augmill.flows.evidence import write_report
+from augmill.flows.orchestrate import open_orchestrator
+from augmill.flows.outcome import Outcome
+from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.steps import Steps
+from augmill.flows.telemetry import quiet_logging
+from augmill.tasks.contracts import CorruptObject
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.stage import Event, Site
+from augmill.tasks.store import Store, release_key, seal
+from augmill.tasks.workers import find_devices, worker_pool
+
+MENDS = 3  # a corrupt object is made again by running again; one that is corrupt thrice is a broken disk
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    as_of: str | None = None,
+    command: str = "augmill run",
+    orchestrator: str | None = None,
+    republish: bool = False,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """The whole main job; returns what the last line of stdout says. Raises AugmillError."""
+    store = Store(recipe.run.store)
+    kind = orchestrator or recipe.run.orchestrator
+    started = time.monotonic()
+    deadline = None if recipe.run.deadline_minutes is None else started + 60 * recipe.run.deadline_minutes
+    devices = find_devices(recipe.run.devices, recipe.run.workers)
+    events: list[Event] = []
+    site = Site(store, devices[0], recipe.run.threads, deadline, events.append)
+    label = f"{recipe.dataset}@{as_of or 'all'}"
+    with quiet_logging(verbose), open_orchestrator(kind) as runner, worker_pool(devices, recipe.run.threads) as pool:
+        runner.on_stop(lambda: pool.close(kill=True))
+
+        def body() -> dict[str, Any]:
+            with Progress() as progress:
+                steps = Steps(runner, site, pool, progress, Artifacts(runner), label, events)
+                outcome, snapshot = _mending(recipe, steps, as_of, command, republish)
+                report = write_report(recipe, steps, snapshot, outcome)
+            result = outcome.to_json(recipe, snapshot.name, report)
+            if result["arrangement"]:
+                result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
+            _record(store, recipe, result, events, time.monotonic() - started)
+            return result
+
+        return runner.run(
+            body,
+            name="augment",
+            run_name=label,
+            parameters={"dataset": recipe.dataset, "snapshot": as_of or "all", "recipe": recipe.hash()},
+            tags=["augmill", recipe.dataset],
+        )
+
+
+def _mending(
+    recipe: Recipe, steps: Steps, as_of: str | None, command: str, republish: bool
+) -> tuple[Outcome, Snapshot]:
+    """The flow, run again where it met a corrupt object: it was moved aside, and its stage makes it anew."""
+    for attempt in range(MENDS):
+        try:
+            return augment(recipe, steps, as_of=as_of, command=command, republish=republish)
+        except CorruptObject as error:
+            if attempt == MENDS - 1:
+                raise
+            steps.failures.append({"reason": "corrupt", "error": str(error)})
+    raise AssertionError("unreachable")
+
+
+def _record(store: Store, recipe: Recipe, result: dict[str, Any], events: list[Event], seconds: float) -> None:
+    """What this run did, beside the log: a night that released nothing leaves a trace too."""
+    now = datetime.now(UTC)
+    worked = sum(not event.reused for event in events)
+    body = {"time": now.isoformat(timespec="seconds"), "seconds": round(seconds, 1), "worked": worked, **result}
+    store.put(f"private/runs/{recipe.dataset}/{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.json", seal(body))

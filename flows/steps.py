@@ -1,0 +1,113 @@
+"""What every step of a flow does alike: a named task with its stage's retries, a line of progress, a bounded map."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from augmill.flows.orchestrate import Orchestrator
+from augmill.flows.progress import Artifacts, Progress
+from augmill.tasks.contracts import Artifact, AugmillError, DeadlineExceeded
+from augmill.tasks.generate import SetAsideConfig, ShardConfig, generate, set_aside
+from augmill.tasks.retries import NEVER
+from augmill.tasks.ribs import FitConfig
+from augmill.tasks.shards import pack
+from augmill.tasks.stage import Event, Site, Stage, look_up
+from augmill.tasks.workers import WorkerPool
+
+
+FIT_SECONDS = 6 * 3600.0  # a fit is bounded by its steps; this ends one that hangs
+
+
+@dataclass
+class Steps:
+    """Runs stages for one snapshot: through the orchestrator, with progress, noting what was reused."""
+
+    orchestrator: Orchestrator
+    site: Site
+    pool: WorkerPool
+    progress: Progress
+    artifacts: Artifacts
+    label: str  # dataset@snapshot, in every task's name
+    events: list[Event] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def tags(self) -> list[str]:
+        return ["augmill", self.label.split("@")[0]]
+
+    def do(self, stage: Stage[Any], config: Any, *inputs: Artifact | list[Artifact], what: str = "") -> Artifact:
+        """One stage as one task; its progress line says what it gave and whether it stood in the store already."""
+        name = f"{stage.name} {self.label} {what}".strip()
+        with self.progress.stage(f"{stage.name} {what}".strip()) as shown:
+            artifact = self.orchestrator.call(stage, self.site, config, *inputs, name=name, retry=stage.retry, tags=self.tags)
+            event = next(event for event in reversed(self.events) if event.key == artifact.key)
+            shown.note = f"{artifact.rows:,} rows" + (", unchanged, from the store" if event.reused else "")
+        return artifact
+
+    def in_worker(self, stage: Stage[Any], config: FitConfig, split: Artifact, *, what: str) -> Artifact:
+        """A fit as one task, run in a worker process: it can be killed, and this process stays small."""
+        name = f"{stage.name} {self.label} {what}"
+        with self.progress.stage(f"{stage.name} {what}") as shown:
+            run = lambda: self._in_worker(stage, config, [split], FIT_SECONDS)  # noqa: E731
+            artifact = self.orchestrator.call(run, name=name, retry=stage.retry, tags=self.tags)
+            event = next(event for event in reversed(self.events) if event.key == artifact.key)
+            shown.note = "unchanged, from the store" if event.reused else f"{artifact.rows:,} rows"
+        return artifact
+
+    def _in_worker(self, stage: Stage[Any], config: Any, inputs: list[Artifact], seconds: float) -> Artifact:
+        """The stage's artifact: from the store where it stands, else made by a worker."""
+        identity = stage.identity(config, (inputs[0], inputs[1:]) if stage is generate else (inputs[0],))
+        known = look_up(self.site.store, stage.name, identity)
+        started = time.monotonic()
+        if known is not None:
+            self.site.observe(Event(stage.name, known.key, known.rows, True, 0.0))
+            return known
+        if self.site.deadline is not None:
+            seconds = min(seconds, self.site.deadline - started)
+        artifact, reused = self.pool.run(self.site.store.root, pack(stage, config, inputs), seconds=seconds)
+        self.site.observe(Event(stage.name, artifact.key, artifact.rows, reused, time.monotonic() - started))
+        return artifact
+
+    def run_shards(
+        self, configs: Sequence[ShardConfig], inputs: list[list[Artifact]], *, round_number: int, minutes: float
+    ) -> list[Artifact]:
+        """Every shard's artifact, in order. One that failed for good is set aside: its rows count as undelivered."""
+        jobs = list(zip(range(len(configs)), configs, inputs, strict=True))
+        total = sum(segment["count"] for config in configs for segment in config.segments)
+        bar = self.artifacts.progress(f"augmill-{self.label.split('@')[0]}-round-{round_number}", "shards of this round")
+        finished = 0
+
+        def run(job: tuple[int, ShardConfig, list[Artifact]]) -> Artifact:
+            _, config, shard_inputs = job
+            return self._in_worker(generate, config, shard_inputs, minutes * 60)
+
+        def give_up(job: tuple[int, ShardConfig, list[Artifact]], error: AugmillError) -> Artifact:
+            number, config, _ = job
+            reason = "deadline" if isinstance(error, DeadlineExceeded) else "shard_failed"
+            self.failures.append({"round": round_number, "shard": number, "reason": reason, "error": str(error)})
+            return set_aside(self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason))
+
+        with self.progress.stage(f"generate {round_number}", total, "rows") as shown:
+
+            def done(artifact: Artifact) -> None:
+                nonlocal finished
+                finished += artifact.rows
+                shown.advance(artifact.rows)
+                self.artifacts.update(bar, finished / max(total, 1))
+
+            results = self.orchestrator.map(
+                run,
+                jobs,
+                limit=2 * self.pool.size,
+                name=lambda job: f"generate {self.label} round {round_number} shard {job[0]}",
+                retry=generate.retry if minutes else NEVER,
+                tags=[*self.tags, "shard"],
+                on_done=done,
+                give_up=give_up,
+            )
+            reused = sum(event.reused for event in self.events if event.stage == generate.name)
+            shown.note = f"{len(results)} shards" + (", unchanged, from the store" if reused == len(results) else "")
+        return results

@@ -1,0 +1,51 @@
+"""The dataset card: README.md with the front matter that ``datasets.load_dataset`` and the Hub read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from augmill.tasks.recipe_sections import Columns
+
+_ARRANGEMENTS = {
+    "mix": "The training split holds real rows and synthetic rows; the synthetic ones measurably helped on held-out real rows.",
+    "real": "The training split holds real rows alone.",
+    "placebo": "The training split holds real rows alone, each once, with weights that balance the classes.",
+}
+
+
+def dataset_card(
+    dataset: str, task: str, counts: dict[str, Any], labels: list[str], columns: Columns, prefix: str, arrangement: str
+) -> str:
+    """Markdown with YAML front matter; nothing in it changes unless the release does."""
+    splits = {name: part for name, part in counts.items() if part["rows"]}
+    front = {
+        "pretty_name": dataset,
+        "task_categories": ["text-classification"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"{name}/*.parquet"} for name in splits],
+            }
+        ],
+    }
+    table = "\n".join(f"| {name} | {part['rows']:,} | {part['synthetic']:,} |" for name, part in splits.items())
+    shown = ", ".join(f"`{name}`" for name in labels[:50]) + (" ..." if len(labels) > 50 else "")
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
+---
+# {dataset}
+
+{_ARRANGEMENTS[arrangement]} Task: {task.replace("_", " ")}.
+
+| split | rows | of them synthetic |
+|---|---:|---:|
+{table}
+
+Text: {", ".join(f"`{name}`" for name in columns.texts)}; label: `{columns.label}` with {len(labels)} values: {shown}.
+
+Added columns: `{prefix}row_id`, `{prefix}split`, `{prefix}origin` (`real` or `synthetic`), `{prefix}generator`,
+`{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`, `{prefix}scores`. `order.parquet` holds a reading order,
+`manifest.json` the checksums and the ledger of every candidate row.
+"""

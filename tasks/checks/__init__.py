@@ -1,0 +1,16 @@
+"""The checks, in the order in which they own a refused row: the first that refuses it."""
+
+from augmill.tasks.checks.garbage import Garbage
+from augmill.tasks.checks.label_consistency import LabelConsistency
+from augmill.tasks.checks.label_set import LabelSet
+from augmill.tasks.checks.length import Length
+from augmill.tasks.checks.relations import Relations
+from augmill.tasks.contracts import Check
+
+CHECKS: dict[str, type[Check]] = {
+    "length": Length,
+    "label_set": LabelSet,
+    "relations": Relations,
+    "garbage": Garbage,
+    "label_consistency": LabelConsistency,
+}

@@ -1,0 +1,277 @@
+"""The nouns every module shares: artifacts, requests, contexts, the two rib contracts and the exception tree.
+
+Imports only the standard library, numpy and pyarrow, so that a bare GPU worker can import a rib.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+T = TypeVar("T")
+
+
+class AugmillError(Exception):
+    """What was expected, what was found, where, and what to do about it.
+
+    ``exit_code`` is what the command line returns (README, "Exit codes").
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, problem: str, *, where: str = "", fix: str = "") -> None:
+        self.problem, self.where, self.fix = problem, where, fix
+        super().__init__(problem, where, fix)
+
+    def __str__(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        fix = f"\n  What to do: {self.fix}" if self.fix else ""
+        return f"{where}{self.problem}{fix}"
+
+
+class UserError(AugmillError):
+    """What the user did wrong: the recipe, a path, an option."""
+
+    exit_code = 2
+
+
+class DataError(AugmillError):
+    """What the data did wrong: a file that cannot be read, rows past the refused share, one class only."""
+
+    exit_code = 3
+
+
+class UnsoundSource(DataError):
+    """The source can be read but not trusted: too many refused rows, a class that vanished."""
+
+
+class WorldError(AugmillError):
+    """What the world did wrong: disk, network, a killed process. The only kind that is retried."""
+
+    exit_code = 4
+    retryable = True
+
+
+class StoreError(WorldError):
+    """The store could not be read or written; names the object."""
+
+
+class StoreRefused(StoreError):
+    """The store refuses for a reason that waiting cannot cure (permission, read-only, full)."""
+
+    retryable = False
+
+
+class CorruptObject(WorldError):
+    """A stored file's checksum is wrong. It was moved aside; running again makes it anew."""
+
+
+class WorkerDied(WorldError):
+    """A worker process ended without an answer."""
+
+
+class DeadlineExceeded(WorldError):
+    """A worker was killed at its deadline."""
+
+
+class ConflictError(WorldError):
+    """Another run published while this one ran."""
+
+    retryable = False
+
+
+class LedgerError(AugmillError):
+    """The ledger does not add up: a defect of Augmill, never published."""
+
+    exit_code = 5
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """All that travels between tasks. ``key`` names the manifest; ``content`` is the hash of canonical rows."""
+
+    key: str
+    rows: int
+    sha256: str
+    content: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Artifact:
+        return cls(**value)
+
+
+# Every table of real rows inside the pipeline: these columns, then ``text`` (``text_b``, ... for further text
+# columns), then the user's other columns as ``user.<name>`` in their own types. The prefixes keep them apart.
+ROW_ID = "row_id"
+STRATUM = "stratum"  # the class by which targets and ledger count; for classification str(label)
+USER_PREFIX = "user."
+FIELD_NAMES = ("text", "text_b", "text_c", "text_d")
+
+
+def real_schema(fields: tuple[str, ...]) -> pa.Schema:
+    """The columns a rib may rely on in a table of real rows."""
+    return pa.schema([(ROW_ID, pa.string()), (STRATUM, pa.string()), *((name, pa.string()) for name in fields)])
+
+
+def candidate_schema(fields: tuple[str, ...]) -> pa.Schema:
+    """What ``Generator.sample`` returns: one row per request, in the request's order.
+
+    ``asked``: the requested class; ``stratum``: the class the row claims (differs only where ``labels == "own"``);
+    ``reason``: null where a row was delivered, else why not, with null texts.
+    """
+    return pa.schema(
+        [
+            ("ordinal", pa.int64()),
+            ("asked", pa.string()),
+            (STRATUM, pa.string()),
+            *((name, pa.string()) for name in fields),
+            ("parent_ids", pa.list_(pa.string())),
+            ("seed", pa.int64()),
+            ("reason", pa.string()),
+        ]
+    )
+
+
+# What ``Check.judge`` returns: one row per candidate. ``reason`` is null where the candidate passes.
+VERDICT_SCHEMA = pa.schema([("reason", pa.string()), ("score", pa.float64())])
+
+
+@dataclass(frozen=True)
+class Request:
+    """The rows asked of a generator: ``strata[i]``, ``ordinals[i]`` and ``seeds[i]`` describe one row.
+
+    A row is a function of the fit artifact and its own seed alone (law 3): nothing else in the request, and
+    not the request's length, may change it.
+    """
+
+    strata: list[str]
+    ordinals: npt.NDArray[np.int64]
+    seeds: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.strata)
+
+
+@dataclass
+class Fitted:
+    """A fit artifact laid out as local files, with a cache for what is loaded from them once per process."""
+
+    path: Path
+    content: str
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str, load: Callable[[], T]) -> T:
+        """What ``load`` made the first time it was asked for under ``name``."""
+        if name not in self.cache:
+            self.cache[name] = load()
+        value: T = self.cache[name]
+        return value
+
+    def read_json(self, name: str) -> Any:
+        return self.get(f"json:{name}", lambda: json.loads((self.path / name).read_text(encoding="utf-8")))
+
+
+class Scratch(ABC):
+    """A rib's own space in the store: kept between attempts, never part of a release."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes | None: ...
+
+    @abstractmethod
+    def put_if_absent(self, key: str, value: bytes) -> bool:
+        """True where this call wrote it, False where it stood already."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rib may know of the run. ``workdir`` is an empty local directory for the files ``fit`` returns."""
+
+    seed: int
+    fields: tuple[str, ...]
+    workdir: Path
+    device: str = "cpu"
+    threads: int = 1
+    deadline: float | None = None  # seconds of time.monotonic()
+    scratch: Scratch | None = None
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("augmill"))
+
+    def out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """Real rows by split (``real_schema`` columns at least). A generator sees ``train`` and ``unlabelled`` only:
+
+    the stage hands it empty held-out tables; a check gets all of them.
+    """
+
+    train: pa.Table
+    validation: pa.Table
+    test: pa.Table
+    exclude: pa.Table  # rows of heldout_exclude: no training row may repeat them
+    unlabelled: pa.Table
+
+
+class Generator(ABC):
+    """Makes rows. Options are a frozen stdlib dataclass, ``Options``, whose fields may carry ``metadata``:
+
+    ``{"identity": False, "why": ...}`` where a field changes no row (batch size); ``{"file": True}`` where it names
+    a local file or directory, whose content then counts instead of its path.
+    """
+
+    VERSION: ClassVar[int]
+    Options: ClassVar[type[Any]]
+    repeatable: ClassVar[bool] = True
+    finite: ClassVar[bool] = False
+    labels: ClassVar[Literal["asked", "own"]] = "asked"
+    # Names a function of text.NORMALISATIONS under which a row must differ from its own parents (law 10).
+    normalisation: ClassVar[str] = "canonical"
+    # Versions of these packages (major.minor) are part of the identity of fit and sampling.
+    libraries: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        """Learns from ``inputs.train``; returns file name -> local file (under ``ctx.workdir``)."""
+
+    @abstractmethod
+    def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
+        """One row of ``candidate_schema(ctx.fields)`` per requested row, in order."""
+
+
+class Check(ABC):
+    """Refuses rows. ``fit`` measures the check on real rows first and writes ``check.json`` with at least
+
+    ``{"abstains": bool, "real_refused": share of real rows it would refuse (cross-fitted), "why": text}``.
+    """
+
+    VERSION: ClassVar[int]
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        """Learns what real rows look like; returns file name -> local file (under ``ctx.workdir``)."""
+
+    @abstractmethod
+    def judge(self, fitted: Fitted, candidates: pa.Table, ctx: Context) -> pa.Table:
+        """One row of ``VERDICT_SCHEMA`` per candidate, in order; a verdict depends on its own row alone."""

@@ -1,0 +1,90 @@
+"""Evaluate: real rows alone, placebo and mix in; gain with an interval, on real rows nobody generated from, out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.tasks import gate
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
+from augmill.tasks.gate import GateOptions
+from augmill.tasks.hashing import hash_json
+from augmill.tasks.metrics.diversity import diversity
+from augmill.tasks.rows import ORIGIN, SYNTHETIC, texts_of
+from augmill.tasks.stage import Work, identity_of, stage
+from augmill.tasks.text import fold
+from augmill.tasks.trainers import TRAINERS
+from augmill.tasks.validation import RELEASE_BOUNDS, ValidationOptions, validate_release
+
+
+COMPARED = 5_000  # rows of each side whose diversity is measured
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    gate: GateOptions
+    trainer: str
+    trainer_version: int
+    trainer_options: Any
+    seed: int
+    fields: tuple[str, ...]
+    validation: ValidationOptions
+
+
+def release_metrics(train: pa.Table, held_out: pa.Table, ledger: dict[str, Any], fields: tuple[str, ...]) -> dict[str, float]:
+    """Numbers of the release to be, for its Great Expectations suite; counts but for the two shares."""
+    folded = {fold(text) or text for text in texts_of(held_out, fields)}
+    made = train.filter(pc.equal(train[ORIGIN], SYNTHETIC))
+    delivered = sum(row["delivered"] for row in ledger["rows"])
+    target = sum(ledger["targets"].values())
+    return {
+        "rows": train.num_rows,
+        "missing_classes": len(set(ledger["targets"]) - set(train[STRATUM].unique().to_pylist())),
+        "leaked_rows": sum((fold(text) or text) in folded for text in texts_of(made, fields)),
+        "duplicate_rows": train.num_rows - len(train[ROW_ID].unique()),
+        "null_texts": sum(table[name].null_count for table in (train, held_out) for name in fields),
+        "accepted_share": sum(ledger["accepted"].values()) / delivered if delivered else 0.0,
+        "shortfall_share": sum(ledger["shortfall"].values()) / target if target else 0.0,
+    }
+
+
+@stage("evaluate", version=1)
+def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifact, settled: Artifact) -> None:
+    """evidence.json: the gate's verdict and numbers, the release's metrics and what their suite says.
+
+    Finished trainings rest in the store's scratch space, so that a killed run pays for none twice.
+    """
+    rows = work.read(mixed, "mix.parquet")
+    synthetic = rows.filter(pc.equal(rows[ORIGIN], SYNTHETIC))
+    real = work.read(mixed, "real.parquet")
+    validation, test = (work.read(split, f"{name}.parquet") for name in ("validation", "test"))
+    identity = hash_json(identity_of((config, split, mixed)))
+    found = gate.evaluate(
+        real,
+        synthetic,
+        validation,
+        TRAINERS[config.trainer](config.trainer_options),
+        config.gate,
+        seed=config.seed,
+        fields=config.fields,
+        workdir=work.site.store.local_scratch(f"trainer-{identity[:16]}"),
+        test=test,
+    )
+    ledger = work.read_json(settled, "ledger.json")
+    columns = [ROW_ID, STRATUM, *config.fields]
+    metrics = release_metrics(rows, pa.concat_tables([validation.select(columns), test.select(columns)]), ledger, config.fields)
+    checked = validate_release(metrics, RELEASE_BOUNDS, config.validation) if config.validation.enabled else None
+    work.rows = validation.num_rows
+    work.write_json(
+        {
+            **found,
+            "options": asdict(config.gate),
+            "release_metrics": metrics,
+            "release_validation": checked,
+            "diversity": diversity(*(texts_of(t.slice(0, COMPARED), config.fields) for t in (synthetic, real))),
+        },
+        "evidence.json",
+    )

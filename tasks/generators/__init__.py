@@ -1,0 +1,10 @@
+"""Generators: what makes rows. Extend with one file and one line here."""
+
+from augmill.tasks.contracts import Generator
+from augmill.tasks.generators.replay import Replay
+from augmill.tasks.generators.rules import Rules
+
+GENERATORS: dict[str, type[Generator]] = {
+    "rules": Rules,
+    "replay": Replay,
+}

@@ -1,0 +1,238 @@
+"""Rows that somebody else generated, from a file, put through the same checks and the same gate.
+
+Row k of class c in the file answers the request for class c with ordinal k; past the last one nothing is delivered.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from augmill.tasks.contracts import (
+    ROW_ID,
+    STRATUM,
+    Context,
+    DataError,
+    FitInputs,
+    Fitted,
+    Generator,
+    Request,
+    UserError,
+    candidate_schema,
+)
+from augmill.tasks.text import canonical
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Which file, and what its columns mean."""
+
+    path: str = field(metadata={"file": True, "help": "The file: .csv, .tsv, .jsonl or .parquet, in UTF-8."})
+    columns: dict[Literal["text", "text_b", "text_c", "text_d"], str] = field(
+        default_factory=dict,
+        metadata={"help": "The file's column for each text column; those not named here have the same name there."},
+    )
+    label: str = field(default="label", metadata={"help": "The file's column that holds the label."})
+    labels: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "The file's labels in the dataset's words, where they differ (`{'4': joint_pain}`)."},
+    )
+    parent: str | None = field(
+        default=None, metadata={"help": "The file's column that names the real row each row was made from."}
+    )
+    parent_by: Literal["id", "text"] = field(
+        default="id", metadata={"help": "Whether that column holds the real row's id, or its (first) text."}
+    )
+    delimiter: str | None = field(
+        default=None, metadata={"help": "The character between columns; by default a tab in .tsv, else a comma."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ValueError(f"delimiter: expected one character; found {self.delimiter!r}")
+
+
+class Replay(Generator):
+    """Hands out the rows of a file by class, in the file's order."""
+
+    VERSION = 1
+    Options = ReplayOptions
+    repeatable: ClassVar[bool] = True
+    finite: ClassVar[bool] = True
+    labels: ClassVar[Literal["asked", "own"]] = "asked"
+
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        """Writes ``rows.arrow`` (by class, then file order) and ``summary.json`` (what the file held, by reason).
+
+        Raises UserError where file or columns are not there, DataError where the file is broken or holds no
+        row of a known class.
+        """
+        options: ReplayOptions = self.options
+        rows = _read_rows(Path(options.path), options, ctx.fields)
+        strata = set(inputs.train[STRATUM].to_pylist())
+        parents = _parents_of(inputs.train, options)
+        kept: defaultdict[str, list[Row]] = defaultdict(list)
+        skipped: Counter[str] = Counter()
+        unknown: Counter[str] = Counter()
+        for row in rows:
+            stratum = options.labels.get(str(row["label"]), str(row["label"]))
+            if any(not canonical(row[name] or "") for name in ctx.fields):
+                skipped["empty_text"] += 1
+            elif stratum not in strata:
+                skipped["unknown_label"] += 1
+                unknown[stratum] += 1
+            else:
+                parent = parents.get(_parent_key(row["parent"], options)) if options.parent else None
+                skipped["unknown_parent"] += options.parent is not None and parent is None
+                kept[stratum].append({**row, STRATUM: stratum, "parent_ids": [parent] if parent else []})
+        if not kept:
+            raise DataError(
+                f"expected rows labelled {_shorten(sorted(strata))}; found labels {_shorten(sorted(unknown))}",
+                where=Path(options.path).name,
+                fix="name the label column (`label:`), or translate its values (`labels:`)",
+            )
+        summary = {
+            "read": len(rows),
+            "empty_text": skipped["empty_text"],
+            "unknown_label": skipped["unknown_label"],
+            "unknown_labels": dict(sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]),
+            "unknown_parent": skipped["unknown_parent"],
+            "rows": {stratum: len(kept[stratum]) for stratum in sorted(kept)},
+        }
+        return _write(ctx, [row for stratum in sorted(kept) for row in kept[stratum]], summary)
+
+    def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
+        """The file's rows; ``exhausted`` where the class has fewer rows than the ordinal asks for."""
+        table = fitted.get("rows", lambda: _load(fitted))
+        counts: dict[str, int] = fitted.read_json("summary.json")["rows"]
+        starts: dict[str, int] = {}
+        for stratum in sorted(counts):
+            starts[stratum] = sum(counts[name] for name in starts)
+        rows = [
+            starts[stratum] + ordinal if ordinal < counts.get(stratum, 0) else None
+            for stratum, ordinal in zip(request.strata, request.ordinals.tolist(), strict=True)
+        ]
+        taken = table.take(pa.array(rows, pa.int64()))
+        columns = {
+            "ordinal": request.ordinals,
+            "asked": request.strata,
+            STRATUM: request.strata,
+            **{name: taken[name].combine_chunks() for name in ctx.fields},
+            "parent_ids": [ids or [] for ids in taken["parent_ids"].to_pylist()],
+            "seed": request.seeds,
+            "reason": ["exhausted" if row is None else None for row in rows],
+        }
+        return pa.table(columns, schema=candidate_schema(ctx.fields))
+
+
+def _read_rows(path: Path, options: ReplayOptions, fields: tuple[str, ...]) -> list[Row]:
+    """The file's rows as ``{field: text, ..., "label": value, "parent": value}``, in order."""
+    named: dict[str, str] = {str(name): column for name, column in options.columns.items()}
+    wanted = {**{name: named.get(name, name) for name in fields}, "label": options.label}
+    if options.parent:
+        wanted["parent"] = options.parent
+    table = _read_table(path, options, list(wanted.values()))
+    for column in wanted.values():
+        if column not in table.column_names:
+            near = difflib.get_close_matches(column, table.column_names, n=1, cutoff=0.0)
+            raise UserError(
+                f"expected a column {column!r}; found {_shorten(table.column_names)}",
+                where=path.name,
+                fix=f"did you mean {near[0]!r}?" if near else "see `columns:`, `label:` and `parent:`",
+            )
+    texts = {name: table[column] for name, column in wanted.items()}
+    for name in fields:
+        if not pa.types.is_string(texts[name].type) and not pa.types.is_large_string(texts[name].type):
+            raise DataError(f"expected texts in column {wanted[name]!r}; found {texts[name].type}", where=path.name)
+    columns = {name: values.to_pylist() for name, values in texts.items()}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _read_table(path: Path, options: ReplayOptions, columns: list[str]) -> pa.Table:
+    try:
+        if path.suffix == ".parquet":
+            return pa.parquet.read_table(path)
+        if path.suffix == ".jsonl":
+            return _read_json_lines(path, columns)
+        if path.suffix in (".csv", ".tsv"):
+            delimiter = options.delimiter or ("\t" if path.suffix == ".tsv" else ",")
+            size = path.stat().st_size
+            return pa.csv.read_csv(
+                path,
+                # A block holds the whole file: a cell that crosses the end of a block is an error.
+                read_options=pa.csv.ReadOptions(block_size=max(size, 1) + 1, use_threads=False),
+                parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
+            )
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError("there is no such file", where=str(path), fix="correct `path:`") from error
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the file could not be read ({error})",
+            where=path.name,
+            fix="check that it is whole, in UTF-8, and that `delimiter:` is right",
+        ) from error
+    raise UserError(f"expected .csv, .tsv, .jsonl or .parquet; found {path.suffix or 'no suffix'}", where=path.name)
+
+
+def _read_json_lines(path: Path, columns: list[str]) -> pa.Table:
+    rows: list[Row] = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"expected a JSON object ({error})", where=f"{path.name}, line {number}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"expected a JSON object; found {line[:40]!r}", where=f"{path.name}, line {number}")
+            rows.append(row)
+    present = [column for column in columns if any(column in row for row in rows)]
+    # Labels of mixed types (1 and "1") are compared as text in the end; null stays null.
+    return pa.table(
+        {name: [None if row.get(name) is None else str(row[name]) for row in rows] for name in present},
+        schema=pa.schema([(name, pa.string()) for name in present]),
+    )
+
+
+def _parents_of(train: pa.Table, options: ReplayOptions) -> dict[str, str]:
+    """What the parent column may hold -> row id; of equal texts the smallest id."""
+    ids: list[str] = sorted(train[ROW_ID].to_pylist(), reverse=True)
+    if options.parent_by == "id":
+        return {row_id: row_id for row_id in ids}
+    texts = dict(zip(train[ROW_ID].to_pylist(), train["text"].to_pylist(), strict=True))
+    return {canonical(texts[row_id] or ""): row_id for row_id in ids}
+
+
+def _parent_key(value: object, options: ReplayOptions) -> str:
+    return canonical(str(value)) if options.parent_by == "text" else str(value)
+
+
+def _shorten(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _write(ctx: Context, rows: list[Row], summary: dict[str, Any]) -> dict[str, Path]:
+    schema = pa.schema([(name, pa.string()) for name in ctx.fields] + [("parent_ids", pa.list_(pa.string()))])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    paths = {name: ctx.workdir / name for name in ("rows.arrow", "summary.json")}
+    with pa.OSFile(str(paths["rows.arrow"]), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(table)
+    text = json.dumps(summary, sort_keys=True, ensure_ascii=False)
+    paths["summary.json"].write_text(text, encoding="utf-8")
+    return paths
+
+
+def _load(fitted: Fitted) -> pa.Table:
+    with pa.memory_map(str(fitted.path / "rows.arrow")) as source:
+        return pa.ipc.open_file(source).read_all().combine_chunks()

@@ -1,0 +1,221 @@
+"""Rows by small edits of real ones: EDA and AEDA.
+
+EDA (Wei and Zou, "EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification Tasks",
+EMNLP 2019): synonym replacement, random insertion of a synonym, random swap, random deletion; one kind of edit a row.
+AEDA (Karimi et al., "AEDA: An Easier Data Augmentation Technique for Text Classification", EMNLP Findings 2021):
+random punctuation marks. Synonyms come from a thesaurus the user names: that is the only new knowledge in here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from augmill.tasks.contracts import (
+    ROW_ID,
+    STRATUM,
+    Context,
+    FitInputs,
+    Fitted,
+    Generator,
+    Request,
+    UserError,
+    candidate_schema,
+)
+from augmill.tasks.generators._edits import Operation, Sentence, edit, index_thesaurus, prepare, read_thesaurus
+from augmill.tasks.randomness import uniforms
+
+CHUNK = 8192  # rows edited at a time
+PREPARED = 1 << 14  # rows kept taken apart per process; about 5 kB each at 12 words
+
+
+@dataclass(frozen=True)
+class RulesOptions:
+    """How rows are edited."""
+
+    thesaurus: str | None = field(
+        default=None,
+        metadata={
+            "file": True,
+            "help": "CSV file, one group of interchangeable words or phrases a line (`parcel,package,delivery`); "
+            "`#` starts a comment line. `synonym` and `insert` need it.",
+        },
+    )
+    operations: dict[Operation, float] = field(
+        default_factory=lambda: {"synonym": 1.0, "insert": 1.0, "swap": 1.0, "delete": 1.0},
+        metadata={
+            "help": "Weight of each kind of edit; a row gets one kind, drawn from those its parent allows. "
+            "`punctuation` is AEDA, whose rows the parent check refuses as copies unless told otherwise."
+        },
+    )
+    strength: float = field(
+        default=0.1,
+        metadata={"help": "Share of a text's words that is edited, at least one word (EDA's alpha; AEDA has its own)."},
+    )
+    change: Literal["one", "all", "text", "text_b", "text_c", "text_d"] = field(
+        default="one",
+        metadata={"help": "Which text columns of a row are edited: one of them, drawn; all; or the one named."},
+    )
+
+    def __post_init__(self) -> None:
+        weights = self.operations.values()
+        if not all(0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
+            raise ValueError(f"operations: expected weights of zero or more, one above zero; found {self.operations}")
+        used = {name for name, weight in self.operations.items() if weight > 0}
+        if unknown := sorted(used - set(get_args(Operation))):
+            raise ValueError(f"operations: expected some of {list(get_args(Operation))}; found {unknown}")
+        if self.thesaurus is None and used <= {"synonym", "insert"}:
+            raise ValueError(f"operations: {sorted(used)} need a thesaurus; name one, or add swap or delete")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength: expected a share above 0 and at most 1; found {self.strength}")
+
+
+class _Parents:
+    """The rows that can be edited, sorted by class and id, as ``fit`` wrote them; taken apart when first drawn."""
+
+    def __init__(self, fitted: Fitted, options: RulesOptions, fields: tuple[str, ...]) -> None:
+        with pa.memory_map(str(fitted.path / "parents.arrow")) as source:
+            self.table = pa.ipc.open_file(source).read_all()
+        self.ids = self.table[ROW_ID].combine_chunks()
+        strata, starts, counts = np.unique(
+            np.array(self.table[STRATUM].to_pylist(), dtype=object), return_index=True, return_counts=True
+        )
+        self.ranges = {str(s): (int(a), int(n)) for s, a, n in zip(strata, starts, counts, strict=True)}
+        self.known = set(fitted.read_json("summary.json")["rows"])
+        thesaurus = index_thesaurus(fitted.read_json("thesaurus.json"))
+
+        def take_apart(row: int) -> tuple[Sentence, ...]:
+            texts = (self.table[name][row].as_py() for name in fields)
+            return tuple(prepare(text, thesaurus, options.operations, options.strength) for text in texts)
+
+        self.sentences = lru_cache(maxsize=PREPARED)(take_apart)
+
+
+class Rules(Generator):
+    """Edits real rows of the asked class; the parent is drawn by the row's seed from those that can be edited."""
+
+    VERSION = 1
+    Options = RulesOptions
+    repeatable: ClassVar[bool] = True
+    finite: ClassVar[bool] = False
+    labels: ClassVar[Literal["asked", "own"]] = "asked"
+    normalisation: ClassVar[str] = "fold"  # AEDA's rows are copies once punctuation is folded away
+
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        """Writes ``parents.arrow`` (the train rows that can be edited), ``thesaurus.json`` and ``summary.json``."""
+        options: RulesOptions = self.options
+        groups = read_thesaurus(Path(options.thesaurus)) if options.thesaurus else []
+        thesaurus = index_thesaurus(groups)
+        train = inputs.train.select([ROW_ID, STRATUM, *ctx.fields]).sort_by(
+            [(STRATUM, "ascending"), (ROW_ID, "ascending")]
+        )
+        editable = np.zeros(train.num_rows, dtype=bool)
+        for name in _editable_fields(options, ctx.fields):
+            for row, text in enumerate(train[name].to_pylist()):
+                if not editable[row]:
+                    editable[row] = bool(prepare(text, thesaurus, options.operations, options.strength).operations)
+        parents = train.filter(pa.array(editable)).combine_chunks()
+        with (
+            pa.OSFile(str(ctx.workdir / "parents.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, parents.schema) as writer,
+        ):
+            writer.write_table(parents)
+        summary = {"rows": _count(train), "editable": _count(parents), "synonym_groups": len(groups)}
+        for name, value in (("thesaurus.json", groups), ("summary.json", summary)):
+            text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+            (ctx.workdir / name).write_text(text, encoding="utf-8")
+        return {name: ctx.workdir / name for name in ("parents.arrow", "summary.json", "thesaurus.json")}
+
+    def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
+        """Rows that cannot be made: ``no_parent`` (no train row of the class), ``unchanged`` (no edit applies)."""
+        options: RulesOptions = self.options
+        parents = fitted.get("rules", lambda: _Parents(fitted, options, ctx.fields))
+        pieces = [candidate_schema(ctx.fields).empty_table()]
+        for start in range(0, len(request), CHUNK):
+            part = slice(start, start + CHUNK)
+            chunk = Request(request.strata[part], request.ordinals[part], request.seeds[part])
+            rows = _draw_parents(parents, chunk)
+            sentences = [parents.sentences(row) if row >= 0 else () for row in rows.tolist()]
+            texts = _edit_rows(sentences, chunk.seeds, options, ctx.fields)
+            pieces.append(_to_table(parents, chunk, rows, texts, ctx.fields))
+        return pa.concat_tables(pieces).combine_chunks()
+
+
+def _editable_fields(options: RulesOptions, fields: tuple[str, ...]) -> tuple[str, ...]:
+    if options.change in ("one", "all"):
+        return fields
+    if options.change not in fields:
+        raise UserError(
+            f"`change: {options.change}` names no text column of this dataset; found {', '.join(fields)}",
+            where="rules",
+            fix="use one of these, or `one` or `all`",
+        )
+    return (options.change,)
+
+
+def _count(table: pa.Table) -> dict[str, int]:
+    return {item["values"]: item["counts"] for item in pc.value_counts(table[STRATUM]).to_pylist()}
+
+
+def _draw_parents(parents: _Parents, request: Request) -> npt.NDArray[np.int64]:
+    """The parent's position per requested row; -1 where the class has none."""
+    ranges = np.array([parents.ranges.get(stratum, (0, 0)) for stratum in request.strata], dtype=np.int64)
+    drawn = (uniforms(request.seeds, 1)[:, 0] * ranges[:, 1]).astype(np.int64)
+    return np.where(ranges[:, 1] > 0, ranges[:, 0] + drawn, -1)
+
+
+def _edit_rows(
+    sentences: list[tuple[Sentence, ...]],
+    seeds: npt.NDArray[np.int64],
+    options: RulesOptions,
+    fields: tuple[str, ...],
+) -> list[list[str] | None]:
+    """The edited texts of each row; None where there is no parent or the edits left it as it was."""
+    editable = [fields.index(name) for name in _editable_fields(options, fields)]
+    which = uniforms(seeds, 2)[:, 1].tolist()
+    texts = [[sentence.text for sentence in row] for row in sentences]
+    jobs: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for at, row in enumerate(sentences):
+        if not row:
+            continue
+        chosen = [name for name in editable if row[name].operations]
+        for name in [chosen[int(which[at] * len(chosen))]] if options.change == "one" else chosen:
+            # Rows by the power of two of the numbers they take: one long text must not make all others dear.
+            jobs[name, 1 << (row[name].draws - 1).bit_length()].append(at)
+    for (name, draws), ats in jobs.items():
+        numbers = uniforms(seeds[ats], draws, stream=1 + name).tolist()
+        for at, row_numbers in zip(ats, numbers, strict=True):
+            texts[at][name] = edit(sentences[at][name], row_numbers)
+    # Unchanged: a swap of equal words, or one that was swapped back.
+    same = [all(a == b.text for a, b in zip(new, old, strict=True)) for new, old in zip(texts, sentences, strict=True)]
+    return [None if unchanged else row for unchanged, row in zip(same, texts, strict=True)]
+
+
+def _to_table(
+    parents: _Parents,
+    request: Request,
+    rows: npt.NDArray[np.int64],
+    texts: list[list[str] | None],
+    fields: tuple[str, ...],
+) -> pa.Table:
+    delivered = np.array([row is not None for row in texts])
+    refusals = ["unchanged" if stratum in parents.known else "no_parent" for stratum in request.strata]
+    offsets = np.concatenate([[0], np.cumsum(delivered)]).astype(np.int32)
+    columns = {
+        "ordinal": request.ordinals,
+        "asked": request.strata,
+        STRATUM: request.strata,
+        **{name: [row and row[at] for row in texts] for at, name in enumerate(fields)},
+        "parent_ids": pa.ListArray.from_arrays(offsets, parents.ids.take(pa.array(rows[delivered]))),
+        "seed": request.seeds,
+        "reason": [None if done else why for done, why in zip(delivered, refusals, strict=True)],
+    }
+    return pa.table(columns, schema=candidate_schema(fields))

@@ -1,0 +1,118 @@
+"""Content hashes: of canonical rows (not of Parquet bytes, which hold the writer's version) and of canonical JSON."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string per value: sorted keys, no spaces, UTF-8. NaN is refused (ValueError)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def hash_json(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_path(path: Path) -> str:
+    """The content of a file, or of a directory's files by relative name; read once while nothing changes."""
+    if path.is_file():
+        return _hash_unchanged(path, path.stat().st_mtime_ns, path.stat().st_size)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return hash_json({p.relative_to(path).as_posix(): hash_path(p) for p in files})
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_unchanged(path: Path, modified: int, size: int) -> str:
+    return hash_file(path)
+
+
+class TableHasher:
+    """sha256 over canonical rows, fed batch by batch; where batches begin and end changes nothing.
+
+    Each leaf column has its own streams (validity, lengths, values), so that the hash sees one long column however
+    it was cut, and so that a null differs from an empty string and ["ab"] from ["a", "b"].
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema.remove_metadata()
+        self.rows = 0
+        self._streams: dict[str, Any] = {}
+
+    def _feed(self, name: str, values: Any) -> None:
+        self._streams.setdefault(name, hashlib.sha256()).update(values)
+
+    def update(self, batch: pa.RecordBatch | pa.Table) -> None:
+        batches = batch.to_batches() if isinstance(batch, pa.Table) else [batch]
+        for part in batches:
+            self.rows += part.num_rows
+            for field, column in zip(part.schema, part.columns, strict=True):
+                self._column(field.name, column)
+
+    def _column(self, path: str, array: pa.Array) -> None:
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            self._column(path, array.dictionary_decode())
+            return
+        self._feed(f"{path}\x00valid", pc.is_valid(array).to_numpy(zero_copy_only=False).tobytes())
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            lengths = pc.fill_null(pc.list_value_length(array), 0)
+            self._feed(f"{path}\x00length", lengths.cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
+            self._column(f"{path}\x00item", pc.list_flatten(array))
+        elif pa.types.is_struct(kind):
+            for index, child in enumerate(array.flatten()):
+                self._column(f"{path}\x00{kind.field(index).name}", child)
+        elif pa.types.is_null(kind):
+            pass
+        else:
+            self._values(path, array)
+
+    def _values(self, path: str, array: pa.Array) -> None:
+        kind = array.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            array = array.cast(pa.large_binary())
+            kind = array.type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            filled = pc.fill_null(array, b"").cast(pa.large_binary())
+            self._feed(f"{path}\x00length", pc.binary_length(filled).to_numpy(zero_copy_only=False).tobytes())
+            _, offsets, data = filled.buffers()
+            ends = np.frombuffer(offsets, dtype=np.int64)[filled.offset : filled.offset + len(filled) + 1]
+            if data is not None and len(ends):
+                self._feed(f"{path}\x00data", memoryview(data)[int(ends[0]) : int(ends[-1])])
+        elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            zero = pa.scalar(False if pa.types.is_boolean(kind) else 0).cast(kind)
+            values = pc.fill_null(array, zero).to_numpy(zero_copy_only=False)
+            if pa.types.is_floating(kind):
+                values = np.where(np.isnan(values), values.dtype.type(np.nan), values)  # one NaN, whatever its payload
+            self._feed(f"{path}\x00data", values.tobytes())
+        else:  # dates, times, decimals: their text is canonical within Arrow
+            self._values(path, array.cast(pa.string()))
+
+    def hexdigest(self) -> str:
+        return hash_json(
+            {
+                "schema": [[field.name, str(field.type)] for field in self.schema],
+                "rows": self.rows,
+                "streams": {name: stream.hexdigest() for name, stream in self._streams.items()} if self.rows else {},
+            }
+        )
+
+
+def hash_table(table: pa.Table) -> str:
+    hasher = TableHasher(table.schema)
+    hasher.update(table)
+    return hasher.hexdigest()

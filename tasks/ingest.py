@@ -1,0 +1,308 @@
+"""Ingest: source files in, typed real rows with stable ids out; what is refused stands apart with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, DataError, UnsoundSource, UserError
+from augmill.tasks.hashing import TableHasher
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe_sections import Columns, Labels, Refuse
+from augmill.tasks.retries import READ
+from augmill.tasks.rows import GROUP, PARTITION, POSITION, SPLIT
+from augmill.tasks.sources import SourceFile, SourceOptions, hash_file, list_files, read_batches, scan_schema
+from augmill.tasks.stage import PARQUET, Work, stage
+from augmill.tasks.text import canonical, join_fields
+
+REFUSED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "location", "reason", "detail", "row")])
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """What of the recipe and of the source's files decides the ingested rows."""
+
+    files: tuple[dict[str, Any], ...]  # name, sha256 and hive partition of each, in order
+    source: SourceOptions
+    columns: Columns
+    labels: Labels
+    refuse: Refuse
+    split_column: str | None
+    split_files: dict[str, str]
+    split_names: dict[str, str]
+    handles: tuple[SourceFile, ...] = field(metadata={"identity": False, "why": "where the same bytes are read from"})
+
+
+def prepare_ingest(recipe: Recipe) -> IngestConfig:
+    """Lists and hashes the source's files. Raises UserError or DataError where there is nothing to read."""
+    handles = tuple(list_files(recipe.source))
+    files = tuple(
+        {"name": item.name, "sha256": hash_file(item, recipe.source), "partition": item.partition} for item in handles
+    )
+    import dataclasses
+
+    return IngestConfig(
+        files=files,
+        source=dataclasses.replace(recipe.source, path="-"),
+        columns=recipe.columns,
+        labels=recipe.labels,
+        refuse=recipe.refuse,
+        split_column=recipe.splits.column,
+        split_files=recipe.splits.files,
+        split_names=recipe.splits.names,
+        handles=handles,
+    )
+
+
+def label_text(value: Any) -> str:
+    """A label as the string by which classes are counted: true and false in lower case, integers plainly."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Labels:
+    """Maps a source label to its class, or says why its row is refused."""
+
+    def __init__(self, rules: Labels) -> None:
+        self.rules = rules
+        self.declared = {label_text(value) for value in rules.declared}
+        self.retired = {label_text(value) for value in rules.retired}
+        self.aliases = {old: label_text(new) for old, new in rules.aliases.items()}
+        self.values: dict[str, Any] = {}
+        self.coerced = 0
+
+    def read(self, value: Any) -> tuple[str | None, str]:
+        """(class, "") or (None, reason)."""
+        if value is None or value == "":
+            return None, "no_label"
+        if isinstance(value, float):
+            if not value.is_integer():  # NaN and infinities too
+                return None, "fractional_label"
+            value, self.coerced = int(value), self.coerced + 1
+        if not isinstance(value, str | int | bool):
+            return None, "label_type"
+        name = label_text(value)
+        if name in self.aliases:
+            name = self.aliases[name]
+            value = next((v for v in self.rules.aliases.values() if label_text(v) == name), name)
+        if name in self.retired:
+            return None, "retired_label"
+        if self.declared and name not in self.declared and self.rules.unknown != "admit":
+            return None, "unknown_label"
+        self.values.setdefault(name, value)
+        return name, ""
+
+
+class _Rows:
+    """Turns batches of source rows into real rows, keeping count of ids, labels and refusals."""
+
+    def __init__(self, config: IngestConfig) -> None:
+        self.config = config
+        self.labels = _Labels(config.labels)
+        self.seen: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.accepted = 0
+        self.position = 0
+
+    def split_of(self, file: SourceFile, value: Any) -> str | None:
+        config = self.config
+        if config.split_files:
+            base = file.name.rsplit("/", 1)[-1]
+            hits = [s for s, p in config.split_files.items() if fnmatch(file.name, p) or fnmatch(base, p)]
+            return hits[0] if hits else None
+        if config.split_column is None:
+            return None
+        name = config.split_names.get(label_text(value), label_text(value)) if value is not None else None
+        return name if name in ("train", "validation", "test") else None
+
+    def refusal(self, texts: list[Any], label: Any, file: SourceFile, split: str | None) -> tuple[str | None, str]:
+        """(class, "") for a row that is taken, (None, reason) for one that is not."""
+        if any(text is None or not canonical(text) for text in texts):
+            return None, "no_text"
+        if any(len(text) > self.config.refuse.max_chars for text in texts):
+            return None, "too_long"
+        stratum, reason = self.labels.read(label)
+        if not reason and (self.config.split_column or self.config.split_files) and split is None:
+            return None, "unknown_split"
+        return stratum, reason
+
+    def row_id(self, identifier: Any, texts: list[str], with_id: bool) -> str | None:
+        """The id column's value, or the hash of the texts and their occurrence; None for a doubled or missing id."""
+        if with_id:
+            name = "" if identifier is None else str(identifier)
+            self.seen[name] += 1
+            return name if name and self.seen[name] == 1 else None
+        digest = hashlib.sha256(join_fields(canonical(text) for text in texts).encode("utf-8", "replace")).hexdigest()[:32]
+        self.seen[digest] += 1
+        return digest if self.seen[digest] == 1 else f"{digest}-{self.seen[digest]}"
+
+
+def _text_column(table: pa.Table, name: str) -> list[str | None]:
+    column = table[name]
+    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        raise DataError(
+            f"column {name!r} holds {column.type}, not text", where="columns.text", fix="give a column of plain text"
+        )
+    return list(column.cast(pa.string()).to_pylist())
+
+
+def _convert(rows: _Rows, file: SourceFile, table: pa.Table, locations: list[str]) -> tuple[pa.Table, list[dict[str, str]]]:
+    """One batch: the rows that are taken, as a table, and the refused ones."""
+    columns = rows.config.columns
+    texts = [_text_column(table, name) for name in columns.texts]
+    labels = table[columns.label].to_pylist()
+    ids = table[columns.id].to_pylist() if columns.id else [None] * table.num_rows
+    splits = table[rows.config.split_column].to_pylist() if rows.config.split_column else [None] * table.num_rows
+    kept: list[int] = []
+    out: dict[str, list[Any]] = {ROW_ID: [], STRATUM: [], SPLIT: [], POSITION: []}
+    refused: list[dict[str, str]] = []
+    for index in range(table.num_rows):
+        row_texts = [column[index] for column in texts]
+        split = rows.split_of(file, splits[index])
+        stratum, reason = rows.refusal(row_texts, labels[index], file, split)
+        row_id = None if reason else rows.row_id(ids[index], [t or "" for t in row_texts], columns.id is not None)
+        if not reason and row_id is None:
+            reason = "duplicate_id" if ids[index] not in (None, "") else "no_id"
+        if reason:
+            detail = f"label {labels[index]!r}" if "label" in reason else ""
+            shown = " | ".join((t or "")[:200] for t in row_texts)
+            refused.append(
+                {"file": file.name, "location": locations[index], "reason": reason, "detail": detail, "row": shown}
+            )
+            continue
+        kept.append(index)
+        for name, value in ((ROW_ID, row_id), (STRATUM, stratum), (SPLIT, split), (POSITION, rows.position)):
+            out[name].append(value)
+        rows.position += 1
+    return _assemble(rows, file, table, kept, out, texts), refused
+
+
+def _assemble(
+    rows: _Rows, file: SourceFile, table: pa.Table, kept: list[int], out: dict[str, list[Any]], texts: list[list[str | None]]
+) -> pa.Table:
+    columns = rows.config.columns
+    picked = table.take(pa.array(kept, pa.int64()))
+    arrays: dict[str, Any] = {
+        ROW_ID: pa.array(out[ROW_ID], pa.string()),
+        STRATUM: pa.array(out[STRATUM], pa.string()),
+        **{
+            name: pa.array([column[index] for index in kept], pa.string())
+            for name, column in zip(columns.fields, texts, strict=True)
+        },
+        SPLIT: pa.array(out[SPLIT], pa.string()),
+        POSITION: pa.array(out[POSITION], pa.int64()),
+    }
+    for name, source in ((GROUP, columns.group), (PARTITION, columns.partition)):
+        if source is not None:
+            arrays[name] = picked[source].cast(pa.string())
+    for name in picked.column_names:
+        if name not in (*columns.texts, columns.label):
+            arrays[f"{USER_PREFIX}{name}"] = picked[name]
+    return pa.table(arrays)
+
+
+def _needed(columns: Columns, split_column: str | None) -> list[str]:
+    names = [*columns.texts, columns.label, columns.id, columns.group, columns.partition, split_column]
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+@stage("ingest", version=1, retry=READ)
+def ingest(work: Work, config: IngestConfig) -> None:
+    """Reads every file of the source in order, batch by batch: memory does not grow with the file.
+
+    Raises DataError past ``refuse.max_share``, with no usable row, or for ``labels.unknown: stop``.
+    """
+    rows = _Rows(config)
+    writer: pq.ParquetWriter | None = None
+    hasher: TableHasher | None = None
+    refused: list[dict[str, str]] = []
+    read = 0
+    needed = _needed(config.columns, config.split_column)
+    schema = scan_schema(config.handles, config.source)
+    try:
+        for file in config.handles:
+            for batch in read_batches(file, config.source, needed=needed, schema=schema):
+                table, bad = _convert(rows, file, batch.table, batch.locations.to_pylist())
+                refused += bad
+                refused += [
+                    {"file": file.name, "location": r.location, "reason": r.reason, "detail": r.detail, "row": ""}
+                    for r in batch.refused
+                ]
+                read += batch.table.num_rows + len(batch.refused)
+                if writer is None or hasher is None:
+                    writer = pq.ParquetWriter(work.directory / "rows.parquet", table.schema, **PARQUET)
+                    hasher = TableHasher(table.schema)
+                writer.write_table(table)
+                hasher.update(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    if hasher is None or not hasher.rows:
+        raise DataError(
+            f"no usable row in {len(config.handles)} file(s): {_reasons(refused)}",
+            where="source",
+            fix="check columns.text and columns.label, and that the files hold rows",
+        )
+    _judge(config, refused, read)
+    work.rows = hasher.rows
+    work.contents["rows.parquet"] = hasher.hexdigest()
+    work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
+    work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
+    work.write_json({"values": rows.labels.values, "order": list(rows.labels.values)}, "labels.json")
+    work.write_json(_summary(rows, read, refused), "summary.json")
+
+
+def _reasons(refused: list[dict[str, str]]) -> str:
+    counts = Counter(item["reason"] for item in refused)
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items())) or "no rows"
+
+
+def _judge(config: IngestConfig, refused: list[dict[str, str]], read: int) -> None:
+    """Stops before any generation where the source is not sound."""
+    unknown = [item for item in refused if item["reason"] == "unknown_label"]
+    if unknown and config.labels.unknown == "stop":
+        first = unknown[0]
+        raise DataError(
+            f"{first['detail']} is not among labels.declared ({len(unknown):,} such rows)",
+            where=f"{first['file']} {first['location']}",
+            fix="declare it, add an alias, or set labels.unknown",
+        )
+    counted = [item for item in refused if item["reason"] != "retired_label"]
+    if len(counted) > config.refuse.max_share * read:
+        first = counted[0]
+        raise UnsoundSource(
+            f"{len(counted):,} of {read:,} rows are refused ({_reasons(counted)}), more than the share "
+            f"{config.refuse.max_share:g} that refuse.max_share allows",
+            where=f"{first['file']} {first['location']} is the first ({first['reason']})",
+            fix="mend the source, or raise refuse.max_share",
+        )
+
+
+def _summary(rows: _Rows, read: int, refused: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "files": [item["name"] for item in rows.config.files],
+        "read": read,
+        "taken": rows.position,
+        "refused": dict(sorted(Counter(item["reason"] for item in refused).items())),
+        "labels_coerced_from_float": rows.labels.coerced,
+        "examples": refused[:20],
+    }
+
+
+def require_columns(recipe: Recipe, names: list[str], where: str) -> None:
+    """Raises UserError naming the nearest column where the recipe names one that is not there."""
+    import difflib
+
+    wanted = {"columns.label": recipe.columns.label, "columns.id": recipe.columns.id, "columns.group": recipe.columns.group}
+    wanted |= {"columns.partition": recipe.columns.partition, "splits.column": recipe.splits.column}
+    wanted |= {f"columns.text[{i}]": name for i, name in enumerate(recipe.columns.texts)}
+    wanted |= {f"publish.copy[{i}]": name for i, name in enumerate(recipe.publish.copy)}
+    for key, name in wanted.items():
+        if name is not None and name not in names:
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:20])}"
+            raise UserError(f"there is no column {name!r}; {hint}", where=f"{where} ({key})", fix=f"correct {key}")

@@ -1,0 +1,224 @@
+"""Publish: the chosen arrangement and all evidence in, one immutable release and one log entry out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from augmill.tasks.card import dataset_card
+from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact, ConflictError, DataError, UserError
+from augmill.tasks.hashing import canonical_json, hash_json
+from augmill.tasks.log import Log, append
+from augmill.tasks.recipe_sections import Columns
+from augmill.tasks.rows import ORIGIN, as_training, class_counts
+from augmill.tasks.stage import Site, Work, fetch, read_manifest, stage
+from augmill.tasks.store import Store, release_key
+
+FORMAT = 1
+ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them
+ADDED = ("row_id", "split", "origin", "generator", "parent_ids", "seed", "weight", "scores")
+
+
+@dataclass(frozen=True)
+class ReleaseConfig:
+    """What decides a release's bytes. ``arrangement``: mix, real or placebo."""
+
+    dataset: str
+    snapshot: str
+    arrangement: str
+    prefix: str
+    columns: Columns
+    recipe_hash: str
+    task: str
+
+
+def user_table(rows: pa.Table, split: str, config: ReleaseConfig, schema: pa.Schema, labels: dict[str, Any]) -> pa.Table:
+    """The rows as they are released: the user's columns in their order and types, then the added ones."""
+    texts = dict(zip(config.columns.texts, config.columns.fields, strict=True))
+    arrays: list[Any] = []
+    for field in schema:
+        if field.name in texts:
+            column = rows[texts[field.name]]
+        elif field.name == config.columns.label:
+            values = [labels[name] for name in rows[STRATUM].to_pylist()]
+            column = _label_array(values, field.type)
+        else:
+            column = rows[f"{USER_PREFIX}{field.name}"]
+        arrays.append(column.cast(field.type))
+    names = [field.name for field in schema]
+    for name in ADDED:
+        names.append(f"{config.prefix}{name}")
+        arrays.append(pa.array([split] * rows.num_rows, pa.string()) if name == "split" else rows[name])
+    return pa.table(arrays, names=names)
+
+
+def _label_array(values: list[Any], kind: pa.DataType) -> Any:
+    """The labels in the user's own type, through text where an alias changed the type."""
+    try:
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+            return pa.array([str(value) for value in values], pa.string())
+        return pa.array(values).cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"labels do not fit their column: {error}", where="labels.aliases", fix="use one type") from error
+
+
+def _check_clash(schema: pa.Schema, prefix: str) -> None:
+    clash = [field.name for field in schema if field.name.startswith(prefix)]
+    if clash:
+        raise UserError(
+            f"the source's column {clash[0]!r} begins with the prefix {prefix!r} of the added columns",
+            where="publish.prefix",
+            fix="choose another prefix, such as `syn_`",
+        )
+
+
+@stage("release", version=1)
+def build_release(
+    work: Work, config: ReleaseConfig, ingested: Artifact, split: Artifact, mixed: Artifact, ledger: list[Artifact]
+) -> None:
+    """All files of a release but provenance.json. ``ledger``: the settled artifact, or none where nothing was made."""
+    schema = pq.read_schema(work.path(ingested, "source.parquet")).remove_metadata()
+    _check_clash(schema, config.prefix)
+    labels = work.read_json(ingested, "labels.json")
+    tables = {"train": work.read(mixed, f"{config.arrangement}.parquet")}
+    tables |= {name: as_training(work.read(split, f"{name}.parquet")) for name in ("validation", "test")}
+    files: dict[str, dict[str, Any]] = {}
+    for name, rows in tables.items():
+        if not rows.num_rows:
+            continue  # no empty Parquet
+        order = pc.sort_indices(
+            rows.append_column("at", pa.array(range(rows.num_rows))),
+            sort_keys=[(STRATUM, "ascending"), (ORIGIN, "ascending"), ("at", "ascending")],
+        )
+        table = user_table(rows.take(order), name, config, schema, labels["values"])
+        file_name = f"{name}/part-00000.parquet"
+        (work.directory / name).mkdir()
+        work.write(table, file_name, row_group_size=ROW_GROUP)
+        files[file_name] = {"rows": table.num_rows, "content": work.contents[file_name]}
+    order_table = work.read(mixed, f"{config.arrangement}.order.parquet")
+    order_table = order_table.rename_columns(["epoch", "position", f"{config.prefix}row_id"])
+    work.write(order_table, "order.parquet")
+    files["order.parquet"] = {"rows": order_table.num_rows, "content": work.contents["order.parquet"]}
+    in_use = set().union(*(set(rows[STRATUM].to_pylist()) for rows in tables.values()))
+    # Ids in order of first appearance in the source, so that a new label shifts no id.
+    names = [name for name in labels["order"] if name in in_use]
+    work.write_json(
+        {"labels": [{"id": i, "name": n, "value": labels["values"][n]} for i, n in enumerate(names)]}, "labels.json"
+    )
+    counts = _counts(tables)
+    card = dataset_card(config.dataset, config.task, counts, names, config.columns, config.prefix, config.arrangement)
+    (work.directory / "README.md").write_text(card, encoding="utf-8")
+    manifest = {
+        "format": FORMAT,
+        "dataset": config.dataset,
+        "snapshot": config.snapshot,
+        "arrangement": config.arrangement,
+        "recipe": config.recipe_hash,
+        "inputs": {"source": ingested.content, "split": split.content, "mix": mixed.content},
+        "counts": counts,
+        "ledger": work.read_json(ledger[0], "ledger.json") if ledger else None,
+        "files": {name: entry | _bytes_of(work.directory / name) for name, entry in files.items()}
+        | {name: _bytes_of(work.directory / name) for name in ("labels.json", "README.md")},
+    }
+    work.write_json(manifest, "manifest.json")
+    work.meta = {"release": hash_json(manifest)[:16]}
+    work.rows = counts["train"]["rows"]
+
+
+def _counts(tables: dict[str, pa.Table]) -> dict[str, Any]:
+    return {
+        name: {
+            "rows": rows.num_rows,
+            "synthetic": int(pc.sum(pc.equal(rows[ORIGIN], "synthetic")).as_py() or 0),
+            "classes": class_counts(rows[STRATUM]),
+        }
+        for name, rows in tables.items()
+    }
+
+
+def _bytes_of(path: Path) -> dict[str, Any]:
+    from augmill.tasks.hashing import hash_file
+
+    return {"sha256": hash_file(path), "size": path.stat().st_size}
+
+
+def release_id(store: Store, built: Artifact) -> str:
+    return str(read_manifest(store, built)["meta"]["release"])
+
+
+def put_release(store: Store, dataset: str, built: Artifact, provenance: dict[str, Any]) -> str:
+    """Copies the built files to their public place, manifest.json last, and returns the release's id.
+
+    A crash before the end leaves files that nobody reads: readers go through the log.
+    """
+    release = release_id(store, built)
+    names = sorted(read_manifest(store, built)["files"], key=lambda name: (name == "manifest.json", name))
+    done = store.size(release_key(dataset, release, "manifest.json"))
+    if done is not None:
+        return release
+    for name in names:
+        path = fetch(store, built, name)
+        if name == "manifest.json":
+            text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
+            store.put(release_key(dataset, release, "provenance.json"), text.encode())
+        if store.size(release_key(dataset, release, name)) != path.stat().st_size or name == "manifest.json":
+            store.put(release_key(dataset, release, name), path)
+    return release
+
+
+def commit_release(
+    site: Site, config: ReleaseConfig, release: str, *, expected: str | None, entry: dict[str, Any], command: str, force: bool
+) -> bool:
+    """Makes the release current for its snapshot in one log entry. False: it was already.
+
+    Raises ConflictError where another run changed the snapshot since ``expected`` was read, UserError for a
+    withdrawn release unless ``force``.
+    """
+
+    def change(log: Log) -> dict[str, Any] | None:
+        current = log.current().get(config.snapshot)
+        if current == release:
+            return None
+        if current != expected:
+            raise ConflictError(
+                f"another run published {current} for snapshot {config.snapshot!r} while this one ran",
+                where=f"{config.dataset} log",
+                fix="run it again; it starts from what is current now",
+            )
+        if release in log.withdrawn() and not force:
+            raise UserError(
+                f"release {release} was withdrawn by a rollback",
+                where=config.dataset,
+                fix="change the recipe or the source, or publish it on purpose with --republish",
+            )
+        return entry | {"kind": "release", "current": {config.snapshot: release}, "forced": force}
+
+    _, appended = append(site.store, config.dataset, change, command=command)
+    return appended
+
+
+def verify_release(store: Store, dataset: str, release: str) -> list[str]:
+    """Every file against the manifest, offline; the names of the files that are wrong."""
+    import hashlib
+
+    raw = store.get(release_key(dataset, release, "manifest.json"))
+    if raw is None:
+        raise UserError(f"there is no release {release!r} of {dataset!r}", where="verify", fix="augmill releases")
+    wrong = []
+    try:
+        manifest = json.loads(raw)
+    except ValueError:
+        return ["manifest.json"]
+    if hash_json(manifest)[:16] != release or canonical_json(manifest) != raw:
+        wrong.append("manifest.json")
+    for name, entry in manifest["files"].items():
+        content = store.get(release_key(dataset, release, name))
+        if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            wrong.append(name)
+    return wrong

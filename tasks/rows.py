@@ -1,0 +1,47 @@
+"""The tables that travel between stages: names and types of their columns, and what is asked of them everywhere."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.tasks.text import join_fields
+
+# Columns of ingested rows beside contracts.real_schema and ``user.*``.
+SPLIT = "given_split"
+GROUP = "group"
+PARTITION = "partition"
+POSITION = "position"
+
+ORIGIN, REAL, SYNTHETIC = "origin", "real", "synthetic"
+SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
+
+# What a training row carries beside its own columns; null in real rows but for the weight.
+TRAINING_COLUMNS = [
+    (ORIGIN, pa.string()),
+    ("generator", pa.string()),
+    ("parent_ids", pa.list_(pa.string())),
+    ("seed", pa.int64()),
+    ("weight", pa.float64()),
+    ("scores", SCORES),
+]
+
+
+def class_counts(stratum: pa.ChunkedArray) -> dict[str, int]:
+    """Rows per class, by class name."""
+    counts = pc.value_counts(stratum)
+    return dict(sorted((str(item["values"]), int(item["counts"])) for item in counts.to_pylist()))
+
+
+def texts_of(table: pa.Table, fields: tuple[str, ...]) -> list[str]:
+    """The texts of each row as one string."""
+    columns = [table[name].to_pylist() for name in fields]
+    return [join_fields(parts) for parts in zip(*columns, strict=True)]
+
+
+def as_training(rows: pa.Table) -> pa.Table:
+    """Real rows with the columns of a training row: origin ``real``, weight 1, the others null."""
+    values = {ORIGIN: REAL, "weight": 1.0}
+    for name, kind in TRAINING_COLUMNS:
+        rows = rows.append_column(name, pa.repeat(pa.scalar(values.get(name), kind), rows.num_rows))
+    return rows

@@ -1,0 +1,147 @@
+"""Labelled rows from files: CSV, JSON Lines and Parquet, plain or compressed, local or in an object store.
+
+``list_files`` says which, ``hash_file`` what is in them, ``read_batches`` reads one in bounded memory; a bad row is
+handed back with its place and reason, a bad file raises DataError.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from augmill.tasks.contracts import DataError
+
+from .batching import unify
+from .columnar import Parquet
+from .delimited import DELIMITERS, Delimited, find_dialect
+from .encoding import guess_encoding
+from .files import list_files
+from .guess import guess_columns
+from .jsonl import JsonLines
+from .lines import find_encoding
+from .options import REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
+from .storage import hash_file, open_bytes
+
+SOURCES: dict[str, type[Reader]] = {
+    "csv": Delimited,
+    "jsonl": JsonLines,
+    "parquet": Parquet,
+}
+
+__all__ = [
+    "REASONS",
+    "SOURCES",
+    "Batch",
+    "Reader",
+    "RefusedRow",
+    "SourceFile",
+    "SourceOptions",
+    "describe_file",
+    "guess_columns",
+    "guess_encoding",
+    "hash_file",
+    "list_files",
+    "open_bytes",
+    "read_batches",
+    "read_schema",
+    "sample_rows",
+    "scan_schema",
+]
+
+
+def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
+    """How the file is read, guesses with their reasons: format, and encoding and delimiter where it is text."""
+    out = {"file": file.name, "format": file.format}
+    if file.format == "csv":
+        codec, why, delimiter = find_dialect(file, options)
+        given = "set by the recipe" if options.delimiter else "found in the first rows"
+        return out | {"encoding": codec, "encoding_why": why, "delimiter": delimiter, "delimiter_why": given}
+    if file.format == "jsonl":
+        codec, why = find_encoding(file, options)
+        return out | {"encoding": codec, "encoding_why": why}
+    return out
+
+
+def read_schema(file: SourceFile, options: SourceOptions) -> list[str]:
+    """Column names in the file's order, then those of its hive partition: the header, the footer or 1,000 lines."""
+    names = SOURCES[file.format]().columns(file, options)
+    return list(dict.fromkeys([*names, *file.partition]))
+
+
+def sample_rows(file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
+    """The first readable rows, at most ``count``, with the partition's values."""
+    return [{**row, **file.partition} for row in SOURCES[file.format]().sample(file, options, count)]
+
+
+def scan_schema(files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
+    """One type for each column of the whole source: give it to ``read_batches`` where there are several files.
+
+    CSV and Parquet: from headers and footers. JSON Lines: from every row (a first pass). Raises DataError where
+    types clash between files.
+    """
+    groups = {kind: [file for file in files if file.format == kind] for kind in SOURCES}
+    parts = [(group, SOURCES[kind]().schema(group, options)) for kind, group in groups.items() if group]
+    own = unify([schema for _, schema in parts], [group[0] for group, _ in parts])
+    return _with_partition(own, {key: "" for file in files for key in file.partition})
+
+
+def read_batches(
+    file: SourceFile,
+    options: SourceOptions,
+    columns: Sequence[str] | None = None,
+    *,
+    needed: Sequence[str] = (),
+    schema: pa.Schema | None = None,
+) -> Iterator[Batch]:
+    """The file's rows in order; memory does not grow with the file (a batch is about 8 Mi characters).
+
+    ``columns``: which, None for all; ``needed``: those without which the file is refused; ``schema``: the types, as
+    ``scan_schema`` found them over all files (where None, over this file alone: two passes for JSON Lines). A column
+    that other files have and this one lacks is null. Partition values are string columns; the path wins over a
+    column of that name. Raises DataError for a damaged file or a missing column, naming file, place and remedy.
+    """
+    reader = SOURCES[file.format]()
+    present = [*(reader.columns(file, options) if schema is not None and file.format != "jsonl" else [])]
+    wanted = _with_partition(schema if schema is not None else reader.schema([file], options), file.partition)
+    names = list(dict.fromkeys([*(present or wanted.names), *file.partition]))
+    _require([*needed, *(columns or [])], names, file, options)
+    if columns is not None:
+        wanted = pa.schema([wanted.field(name) for name in dict.fromkeys(columns)])
+    inner = pa.schema([field for field in wanted if field.name not in file.partition])
+    for batch in reader.batches(file, options, inner):
+        yield Batch(_complete(batch, wanted, file), batch.locations, batch.refused, batch.repaired)
+
+
+def _with_partition(schema: pa.Schema, partition: dict[str, str]) -> pa.Schema:
+    own = [pa.field(field.name, pa.string()) if field.name in partition else field for field in schema]
+    return pa.schema([*own, *(pa.field(key, pa.string()) for key in partition if key not in schema.names)])
+
+
+def _complete(batch: Batch, wanted: pa.Schema, file: SourceFile) -> pa.Table:
+    """The batch with partition values, and nulls for what only other files have."""
+    rows = len(batch.locations)
+    arrays = []
+    for field in wanted:
+        if field.name in file.partition:
+            arrays.append(pa.repeat(pa.scalar(file.partition[field.name], pa.string()), rows))
+        elif field.name in batch.table.column_names:
+            arrays.append(batch.table[field.name])
+        else:
+            arrays.append(pa.nulls(rows, field.type))
+    return pa.table(arrays, schema=wanted)
+
+
+def _require(names: Sequence[str], present: list[str], file: SourceFile, options: SourceOptions) -> None:
+    missing = next((name for name in names if name not in present), None)
+    if missing is None:
+        return
+    close = difflib.get_close_matches(missing, present, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(present[:20])}"
+    fix = "correct the recipe's columns, or the file"
+    if file.format == "csv" and len(present) == 1:
+        used = find_dialect(file, options).delimiter
+        other = next((mark for mark in DELIMITERS if mark != used and mark in present[0]), None)
+        fix = f"set source.delimiter to {other!r}; it is read with {used!r}" if other else fix
+    raise DataError(f"there is no column {missing!r}; {hint}", where=file.uri, fix=fix)

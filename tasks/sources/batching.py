@@ -1,0 +1,73 @@
+"""What the readers share: the size of a batch, its assembly, and one schema for several files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from augmill.tasks.contracts import DataError
+
+from .options import Batch, RefusedRow, SourceFile
+from .repair import Refusal
+
+R = TypeVar("R")
+
+# A batch ends at whichever comes first. 8 Mi characters are at most 32 MiB as Python strings; a million cells
+# keep 10,000 columns at 100 rows a batch.
+BATCH_ROWS = 16_384
+BATCH_CELLS = 1_000_000
+BATCH_CHARACTERS = 8 << 20
+
+
+@dataclass
+class Parsed(Generic[R]):
+    """Rows parsed and refused so far, with the numbers of the lines (or rows) where they stand."""
+
+    rows: list[R] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    refused: list[tuple[int, Refusal]] = field(default_factory=list)
+
+
+def make_batch(
+    table: pa.Table,
+    noun: str,
+    parsed: Parsed[R],
+    repaired: Counter[str],
+    bad: dict[int, Refusal] | None = None,
+) -> Batch:
+    """A batch without the rows ``bad`` (index in ``table`` -> why). Takes the counts out of ``repaired``."""
+    numbers, refused = parsed.numbers, list(parsed.refused)
+    if bad:
+        refused += [(numbers[index], refusal) for index, refusal in bad.items()]
+        kept = [index for index in range(len(numbers)) if index not in bad]
+        table, numbers = table.take(pa.array(kept, pa.int64())), [numbers[index] for index in kept]
+    places = pc.binary_join_element_wise(noun, pa.array(numbers, pa.int64()).cast(pa.string()), " ")
+    counts = dict(sorted(repaired.items()))
+    repaired.clear()
+    rows = [RefusedRow(f"{noun} {number}", *refusal) for number, refusal in sorted(refused)]
+    return Batch(table, places, rows, counts)
+
+
+def unify(schemas: Sequence[pa.Schema], files: Sequence[SourceFile]) -> pa.Schema:
+    """Columns of all files, in order of first appearance; numbers widen, null gives way to any type.
+
+    Raises DataError, naming the first file that does not fit those before it.
+    """
+    merged = schemas[0]
+    for schema, file in zip(schemas[1:], files[1:], strict=True):
+        if schema.equals(merged):
+            continue
+        try:
+            merged = pa.unify_schemas([merged, schema], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            changed = [n for n in schema.names if n in merged.names and schema.field(n).type != merged.field(n).type]
+            raise DataError(
+                f"the type of a column ({', '.join(changed)}) clashes with the files before it: {error}",
+                where=file.uri,
+                fix="write all files with the same types",
+            ) from error
+    return merged

@@ -1,0 +1,102 @@
+"""Which files a source stands for: sorted, each with format, compression and hive partition, safe to read as such."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote
+
+from augmill.tasks.contracts import DataError, UserError
+
+from .listing import Entry, is_hidden, list_local, list_remote
+from .options import Compression, Format, SourceFile, SourceOptions
+from .storage import is_remote
+
+FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+
+
+def list_files(options: SourceOptions) -> list[SourceFile]:
+    """The source's files, sorted by name.
+
+    Hidden files (``_x``, ``.x``) are skipped, and empty ones where others are not. Raises UserError for a path that
+    is not there (naming the nearest), links out of the directory, mixed formats, Delta, Iceberg or Hudi tables read
+    as plain Parquet; DataError where all files are empty.
+    """
+    found = (list_remote if is_remote(options.path) else list_local)(options.path)
+    entries = [entry for entry in found.entries if found.single or not is_hidden(entry.name)]
+    chosen = _choose(entries, options, found.single)
+    if found.table and any(kind == "parquet" for _, kind in chosen):
+        raise UserError(
+            f"this directory is {found.table}: its Parquet files hold rows that were deleted or replaced",
+            where=found.root,
+            fix="export the table's current rows to plain Parquet and read those",
+        )
+    filled = [(entry, kind) for entry, kind in chosen if entry.size]
+    if not filled:
+        names = ", ".join(entry.name for entry, _ in chosen[:3])
+        raise DataError(f"expected rows, found an empty file: {names}", where=options.path, fix="write the file again")
+    files = [_source_file(entry, kind, found.root, options) for entry, kind in filled]
+    if options.hive is True and not all(file.partition for file in files):
+        raise UserError(
+            "expected key=value directories (hive: true), found none",
+            where=options.path,
+            fix="set source.hive to auto, or give the directory above them",
+        )
+    return sorted(files, key=lambda file: file.name)
+
+
+def _source_file(entry: Entry, kind: Format, root: str, options: SourceOptions) -> SourceFile:
+    suffix = Path(entry.name).suffix.lower()
+    compression = COMPRESSIONS.get(suffix, "none") if options.compression == "auto" else options.compression
+    partition: dict[str, str] = {}
+    if options.hive is not False:
+        above = root.rstrip("/").split("/")
+        start = len(above)
+        while start and "=" in above[start - 1]:
+            start -= 1
+        parts = [*above[start:], *entry.name.split("/")[:-1]]
+        pairs = (part.split("=", 1) for part in parts if "=" in part)
+        partition = {unquote(key): unquote(value) for key, value in pairs}
+    return SourceFile(entry.uri, entry.name, kind, compression, entry.size, partition, entry.stamp)
+
+
+def _format_of(name: str) -> Format | None:
+    path = Path(name.lower())
+    return FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
+
+
+def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[tuple[Entry, Format]]:
+    """The files to read, each with its format. Raises UserError where that cannot be told."""
+    kinds = [_format_of(entry.name) for entry in entries]
+    if options.format != "auto":
+        kind: Format = options.format
+        alike = [entry for entry, own in zip(entries, kinds, strict=True) if own == kind]
+        anonymous = [entry for entry, own in zip(entries, kinds, strict=True) if own is None]
+        chosen = entries if single else alike or anonymous
+        if chosen:
+            return [(entry, kind) for entry in chosen]
+    known = [(entry, kind) for entry, kind in zip(entries, kinds, strict=True) if kind is not None]
+    counts = Counter(kind for _, kind in known)
+    if options.format != "auto" or not known:
+        wanted = "CSV, JSON Lines or Parquet" if options.format == "auto" else options.format
+        names = ", ".join(entry.name for entry in entries[:5]) or "nothing that is not hidden (`_x`, `.x`)"
+        raise UserError(
+            f"expected files of {wanted}, found {names}",
+            where=options.path,
+            fix=f"set source.format, or use one of the endings {' '.join(FORMATS)} (and .gz, .zst)",
+        )
+    if len(counts) > 1:
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        raise UserError(
+            f"found files of several formats: {found}", where=options.path, fix="set source.format, or a glob"
+        )
+    return known

@@ -1,0 +1,214 @@
+"""JSON Lines: one object a line, a value's own type kept.
+
+A column's type is decided over the whole source, in a first pass, never by a batch:
+all booleans -> bool; all integers -> int64; numbers -> double, where every integer among them is exact in one;
+anything mixed, or an integer beyond 64 bits -> string, each value as its JSON text (``1``, ``true``); a column that
+mostly holds lists or objects -> string of their JSON text; only nulls -> null. What is not there is null. Of a key
+that stands twice in an object the last value counts, as in every common parser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NoReturn, cast
+
+import pyarrow as pa
+from augmill.tasks.contracts import DataError
+
+from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch
+from .lines import find_encoding, read_lines
+from .options import Batch, Reader, SourceFile, SourceOptions
+from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
+
+MAX_KEYS = 20_000  # more distinct keys than this are data written as keys
+_JSON_TEXT = {b"json": b"text"}  # marks a string column that holds JSON text, in the schema's field metadata
+_EXACT = 2**53
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+@dataclass
+class Seen:
+    """What a column held: how many values of each Python type, and the span of its integers."""
+
+    kinds: Counter[type] = field(default_factory=Counter)
+    low: int = 0
+    high: int = 0
+
+    def add(self, values: Sequence[Any]) -> None:
+        kinds = Counter(map(type, values))
+        if int in kinds:
+            numbers = values if len(kinds) == 1 else [value for value in values if type(value) is int]
+            self.low, self.high = min(self.low, *numbers), max(self.high, *numbers)
+        self.kinds += kinds
+
+    def field(self, name: str) -> pa.Field:
+        nested = self.kinds[list] + self.kinds[dict]
+        plain = {kind for kind in self.kinds if kind not in (list, dict, type(None))}
+        if nested > sum(self.kinds[kind] for kind in plain):
+            return pa.field(name, pa.string(), metadata=_JSON_TEXT)
+        if not plain:
+            return pa.field(name, pa.null())
+        if plain == {bool}:
+            return pa.field(name, pa.bool_())
+        if plain == {int} and self.low >= -(2**63) and self.high < 2**63:
+            return pa.field(name, pa.int64())
+        if float in plain and plain <= {int, float} and self.low >= -_EXACT and self.high <= _EXACT:
+            return pa.field(name, pa.float64())
+        return pa.field(name, pa.string())
+
+
+class JsonLines(Reader):
+    """Blank lines are skipped."""
+
+    noun = "line"
+
+    def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:
+        return list(dict.fromkeys(key for row in self.sample(file, options, 1000) for key in row))
+
+    def schema(self, files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
+        seen: dict[str, Seen] = {}
+        refused: list[tuple[int, Refusal]] = []
+        for file in files:
+            for parsed in _parse(file, options, Counter()):
+                refused = refused or parsed.refused
+                for name in dict.fromkeys(key for row in parsed.rows for key in row):
+                    seen.setdefault(name, Seen()).add([row.get(name) for row in parsed.rows])
+                if len(seen) > MAX_KEYS:
+                    raise DataError(
+                        f"more than {MAX_KEYS:,} different keys",
+                        where=file.uri,
+                        fix="write data as values, with the same keys on every line",
+                    )
+        if not seen:
+            found = f"line {refused[0][0]} is refused: {': '.join(refused[0][1])}" if refused else "only blank lines"
+            raise DataError(
+                f"expected one JSON object a line; {found}", where=files[0].uri, fix="check the file, or source.format"
+            )
+        return pa.schema([column.field(name) for name, column in seen.items()])
+
+    def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
+        repaired: Counter[str] = Counter()
+        first = True
+        for parsed in _parse(file, options, repaired):
+            first = False
+            yield _batch(parsed, schema, repaired)
+        if first:
+            yield _batch(Parsed(), schema, repaired)
+
+    def sample(self, file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
+        rows = (row for parsed in _parse(file, options, Counter(), min(count, BATCH_ROWS)) for row in parsed.rows)
+        return list(islice(rows, count))
+
+
+def _parse(
+    file: SourceFile, options: SourceOptions, repaired: Counter[str], limit: int = BATCH_ROWS
+) -> Iterator[Parsed[dict[str, Any]]]:
+    """Objects in batches of a bounded size."""
+    codec, _ = find_encoding(file, options)
+    parsed: Parsed[dict[str, Any]] = Parsed()
+    cells = characters = 0
+    for number, line in enumerate(read_lines(file, options, codec, newline="\n"), 1):
+        row = _row(line, options, repaired)
+        if row is None:
+            continue
+        if isinstance(row, Refusal):
+            if number == 1 and line.lstrip().startswith("["):
+                raise DataError(
+                    "expected one JSON object a line, found a JSON array",
+                    where=f"{file.uri} line 1",
+                    fix="write JSON Lines, for example with: jq -c '.[]' FILE",
+                )
+            parsed.refused.append((number, row))
+        else:
+            parsed.rows.append(row)
+            parsed.numbers.append(number)
+            cells += len(row)
+        characters += len(line)
+        full = len(parsed.rows) >= limit or cells >= BATCH_CELLS or characters >= BATCH_CHARACTERS
+        if full or len(parsed.refused) >= BATCH_ROWS:
+            yield parsed
+            parsed, cells, characters = Parsed(), 0, 0
+    if parsed.rows or parsed.refused:
+        yield parsed
+
+
+def _row(line: str, options: SourceOptions, repaired: Counter[str]) -> dict[str, Any] | Refusal | None:
+    """The line's object, why it is refused, or None for a blank line."""
+    odd = is_odd(line)
+    if odd:
+        if OVERLONG in line or ("\x00" in line and options.nul == "refuse_row"):
+            return cast(Refusal, mend(line, options, repaired))
+        if "\x00" in line:  # no JSON as it stands
+            line, repaired["nul"] = line.replace("\x00", ""), repaired["nul"] + 1
+        if options.bom == "strip":  # files put one behind the other keep the marks of the later ones
+            line = line.lstrip("\ufeff")
+    try:
+        value = _decode(line)
+    except ValueError as error:  # also an integer of more digits than Python reads
+        return Refusal("bad_json", str(error)) if line.strip() else None
+    except RecursionError:
+        return Refusal("bad_json", "nested too deeply")
+    if not isinstance(value, dict):
+        return Refusal("not_an_object", f"expected an object, found {type(value).__name__}")
+    if odd or "\\u" in line or len(line) * 4 > options.max_cell_bytes:
+        return _mend_row(value, options, repaired)
+    return value
+
+
+def _mend_row(row: dict[str, Any], options: SourceOptions, repaired: Counter[str]) -> dict[str, Any] | Refusal:
+    limit = options.max_cell_bytes
+    for name, value in row.items():
+        size = len(json.dumps(value)) if isinstance(value, list | dict) else 0
+        if size > limit:
+            return Refusal("cell_too_long", f"{name!r} has {size:,} bytes, at most {limit:,} are allowed")
+    mended: dict[str, Any] | Refusal = mend_values(row, options, repaired)
+    return mended
+
+
+def _batch(parsed: Parsed[dict[str, Any]], schema: pa.Schema, repaired: Counter[str]) -> Batch:
+    bad: dict[int, Refusal] = {}
+    arrays = [convert([row.get(column.name) for row in parsed.rows], column, bad) for column in schema]
+    return make_batch(pa.table(arrays, names=schema.names), "line", parsed, repaired, dict(sorted(bad.items())))
+
+
+def convert(values: list[Any], column: pa.Field, bad: dict[int, Refusal]) -> pa.Array:
+    """The values in the column's type; those that do not fit become null, with the reason in ``bad`` by index."""
+    kinds = set(map(type, values)) - {type(None)}
+    if column.metadata and b"json" in column.metadata:
+        return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in values], pa.string())
+    fitting = _FITTING.get(column.type.id, set())
+    if not kinds <= fitting:
+        is_text = pa.types.is_string(column.type)
+        values = list(values)
+        for index, value in enumerate(values):
+            if value is None or type(value) in fitting:
+                continue
+            if is_text and not isinstance(value, list | dict):
+                values[index] = json.dumps(value)
+                continue
+            reason = "nested_value" if isinstance(value, list | dict) else "wrong_type"
+            bad[index] = Refusal(reason, f"column {column.name!r}: expected {column.type}, found {_shown(value)}")
+            values[index] = None
+    return pa.array(values, column.type)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:60]
+
+
+_FITTING: dict[int, set[type]] = {
+    pa.bool_().id: {bool},
+    pa.int64().id: {int},
+    pa.float64().id: {int, float},
+    pa.string().id: {str},
+}

@@ -1,0 +1,133 @@
+"""A text file as decoded lines, decompressed on the way, in bounded memory."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import pyarrow as pa
+from augmill.tasks.contracts import DataError
+
+from .encoding import SAMPLE, guess_encoding
+from .options import Compression, SourceFile, SourceOptions
+from .repair import OVERLONG
+from .storage import open_bytes, reaching
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+LINE_LIMIT = 16 << 20  # characters; a longer line is not kept: its row is refused as cell_too_long
+FILE_LIMIT = 1 << 30  # characters; a line longer than this ends the reading: no text file, or a gzip bomb
+_MAGIC: dict[str, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+
+
+class _Zstd(io.RawIOBase):
+    """pyarrow's zstd stream as a raw stream; EOFError where the file is cut short or damaged."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.stream = pa.CompressedInputStream(raw, "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        try:
+            data = self.stream.read(len(view))
+        except OSError as error:
+            if error.errno is None:  # zstd's own complaint, not the disk's
+                raise EOFError(str(error)) from error
+            raise
+        view[: len(data)] = data
+        return len(data)
+
+
+def _compression(file: SourceFile, options: SourceOptions, head: bytes) -> Compression:
+    """What the name and the first bytes say. Raises DataError where they disagree."""
+    found = cast(Compression, next((name for name, magic in _MAGIC.items() if head.startswith(magic)), "none"))
+    expected = file.compression if options.compression == "auto" else options.compression
+    if found == expected or (options.compression == "auto" and expected == "none"):
+        return found
+    raise DataError(
+        f"expected compression {expected!r}, found {found!r} (first bytes {head[:4].hex(' ') or 'none'})",
+        where=file.uri,
+        fix="upload the file again, or set source.compression to what it is",
+    )
+
+
+@contextmanager
+def open_plain(file: SourceFile, options: SourceOptions) -> Iterator[BinaryIO]:
+    """The decompressed bytes. What damage raises inside the ``with`` becomes a DataError with the place."""
+    with open_bytes(file.uri) as raw, reaching(file.uri):
+        try:
+            kind = _compression(file, options, cast(io.BufferedReader, raw).peek(8)[:8])
+            if kind == "gzip":
+                with gzip.GzipFile(fileobj=raw) as inflated:
+                    yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inflated), 1 << 20))
+            elif kind == "zstd":
+                yield io.BufferedReader(_Zstd(raw), 1 << 20)
+            else:
+                yield raw
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"the compressed file is cut short or damaged near byte {raw.tell():,} of {file.size:,}: {error}",
+                where=file.uri,
+                fix="write or upload it again",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"not {error.encoding} near byte {raw.tell():,}: {error.reason}",
+                where=file.uri,
+                fix="set source.encoding to what the file is in",
+            ) from error
+
+
+def find_encoding(file: SourceFile, options: SourceOptions) -> tuple[str, str]:
+    """(codec, why): as the options say, or guessed from the first 4 MiB of decompressed bytes."""
+    if options.encoding != "auto":
+        return codecs.lookup(options.encoding).name, "set by the recipe"
+    with open_plain(file, options) as plain:
+        return guess_encoding(plain.read(SAMPLE), file.uri)
+
+
+def read_lines(file: SourceFile, options: SourceOptions, codec: str, newline: str) -> Iterator[str]:
+    """The file's lines with their ends. ``newline``: "" ends them as CSV does, at LF, CR or CRLF; "\\n" at LF alone.
+
+    Bytes that are no text in ``codec`` come as U+DC80 to U+DCFF, a line over LINE_LIMIT as ``OVERLONG``: whoever
+    parses them refuses their rows. A byte order mark at the start is dropped.
+    """
+    with (
+        open_plain(file, options) as plain,
+        io.TextIOWrapper(plain, encoding=codec, errors="surrogateescape", newline=newline) as text,
+    ):
+        read = partial(text.readline, LINE_LIMIT)
+        first = True
+        for line in iter(read, ""):
+            if len(line) >= LINE_LIMIT:
+                _skip_line(text, line, file)
+                yield f"{OVERLONG}\n"
+            elif first:
+                yield line.removeprefix("\ufeff") or "\n"
+            else:
+                yield line
+            first = False
+
+
+def _skip_line(text: io.TextIOWrapper, line: str, file: SourceFile) -> None:
+    """Reads on to the line's end without keeping it."""
+    skipped = len(line)
+    while line and not line.endswith(("\n", "\r")):
+        line = text.readline(LINE_LIMIT)
+        skipped += len(line)
+        if skipped > FILE_LIMIT:
+            raise DataError(
+                f"a line is longer than {FILE_LIMIT:,} characters",
+                where=file.uri,
+                fix="this is no text in lines, or a decompression bomb; check the file",
+            )

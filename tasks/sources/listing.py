@@ -1,0 +1,204 @@
+"""What stands under a path, glob, directory or object store prefix, local or remote."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+from typing import Any, cast
+
+from augmill.tasks.contracts import UserError
+
+from .storage import connect, reaching, split_uri
+
+# What makes a directory a table whose Parquet files are not all its rows.
+_TABLE_LOG = re.compile(r"(?:^|/)(_delta_log|\.hoodie)(?:/|$)|(?:^|/)metadata/[^/]+\.(metadata\.json)$")
+_TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "metadata.json": "an Iceberg table"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    uri: str
+    name: str  # relative to the root
+    size: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Found:
+    root: str
+    entries: list[Entry]
+    single: bool = False  # the path names this very file: its name is not judged
+    table: str = ""  # a kind of table whose log lies beside the files
+
+
+def is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    present = sorted({other for other in names if other})
+    close = difflib.get_close_matches(name, present, n=1, cutoff=0.4)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there are: {', '.join(present[:10])}" if present else "its directory is empty or not there"
+
+
+def list_local(path: str) -> Found:
+    given = Path(path).expanduser()
+    try:
+        if given.is_file():
+            root = given.parent
+            return Found(str(root), [_entry(given, root)], single=True, table=_local_table([given], root))
+        if given.is_dir():
+            root, paths = given, _walk(given)
+        elif given.exists():
+            raise UserError(
+                "expected a file or directory, found a device or pipe", where=path, fix="write it to a file"
+            )
+        elif has_magic(str(given)):
+            parts = given.parts
+            fixed = next(index for index, part in enumerate(parts) if has_magic(part))
+            root = Path(*parts[:fixed])
+            hits = list(root.glob("/".join(parts[fixed:])))
+            paths = [inner for hit in hits for inner in (_walk(hit) if hit.is_dir() else [hit])]
+        else:
+            paths = []
+        if not paths:
+            raise _missing_local(given, path)
+        paths = sorted(set(paths))
+        _refuse_leaving(paths, root)
+        return Found(str(root), [_entry(item, root) for item in paths], table=_local_table(paths, root))
+    except PermissionError as error:
+        raise UserError(
+            "may not be read: permission denied", where=str(error.filename), fix="grant read access"
+        ) from error
+
+
+def _missing_local(given: Path, path: str) -> UserError:
+    if given.is_dir():
+        return UserError("expected files, found an empty directory", where=path, fix="correct source.path")
+    parent = next((above for above in given.parents if above.is_dir()), Path())
+    missing = given.relative_to(parent).parts[0] if parent in given.parents else given.name
+    hint = _nearest(missing, (item.name for item in parent.iterdir()))
+    return UserError(f"there is no {missing!r} in {parent}; {hint}", where=path, fix="correct source.path")
+
+
+def _walk(root: Path) -> list[Path]:
+    """Regular files below ``root``, and links: ``_refuse_leaving`` judges those. Hidden directories are not entered."""
+    found = []
+    for directory, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if not is_hidden(name)]
+        found += [Path(directory) / name for name in names]
+        found += [link for name in inner if (link := Path(directory) / name).is_symlink()]
+    return [item for item in found if item.is_symlink() or item.is_file()]
+
+
+def _refuse_leaving(paths: list[Path], root: Path) -> None:
+    """Raises UserError for a link to outside of ``root``; drops linked directories inside, which are walked anyway."""
+    inside = root.resolve()
+    for item in paths:
+        if not item.resolve().is_relative_to(inside):
+            raise UserError(
+                f"a link leads out of {root}", where=str(item), fix="copy the file into the directory, or name it alone"
+            )
+    paths[:] = [item for item in paths if item.is_file()]
+
+
+def _entry(path: Path, root: Path) -> Entry:
+    status = path.stat()
+    return Entry(str(path), path.relative_to(root).as_posix(), status.st_size, f"{status.st_mtime_ns}-{status.st_size}")
+
+
+def _table_roots(root: str) -> list[str]:
+    """The directories above the files that may be a table's root: partitions (``k=v``) and ``data`` lie below it."""
+    roots = [root]
+    while "=" in (last := roots[-1].rsplit("/", 1)[-1]) or last == "data":
+        if "/" not in roots[-1]:
+            break
+        roots.append(roots[-1].rsplit("/", 1)[0])
+    return roots
+
+
+def _local_table(paths: list[Path], root: Path) -> str:
+    top = Path(_table_roots(str(root.absolute()))[-1])
+    directories = {above for item in paths for above in item.absolute().parents if above.is_relative_to(top)}
+    for directory in sorted(directories):
+        if (directory / "_delta_log").is_dir():
+            return _TABLES["_delta_log"]
+        if (directory / ".hoodie").is_dir():
+            return _TABLES[".hoodie"]
+        if any((directory / "metadata").glob("*.metadata.json")):
+            return _TABLES["metadata.json"]
+    return ""
+
+
+def list_remote(path: str) -> Found:
+    import obstore
+
+    bucket, key = split_uri(path)
+    with reaching(path):
+        store = connect(bucket)
+        if key and not key.endswith("/"):
+            try:
+                meta = obstore.head(store, key)
+            except FileNotFoundError:
+                pass
+            else:
+                root = key.rpartition("/")[0]
+                entry = _remote_entry(bucket, root, cast(dict[str, Any], meta))
+                return Found(f"{bucket}/{root}", [entry], single=True, table=_remote_table(store, root, []))
+        fixed, pattern = key.rstrip("/"), None
+        if has_magic(key):
+            parts = key.split("/")
+            fixed = "/".join(parts[: next(index for index, part in enumerate(parts) if has_magic(part))])
+            pattern = _pattern(key)
+        objects = [meta for chunk in obstore.list(store, fixed or None) for meta in chunk]
+        hits = [meta for meta in objects if pattern is None or pattern.fullmatch(meta["path"])]
+        if not hits:
+            above = fixed.rpartition("/")[0] if pattern is None else fixed
+            beside = obstore.list_with_delimiter(store, above or None)
+            names = [*beside["common_prefixes"], *(meta["path"] for meta in beside["objects"])]
+            hint = _nearest(key.rstrip("/"), names)
+            raise UserError(f"there is nothing under this address; {hint}", where=path, fix="correct source.path")
+        table = _remote_table(store, fixed, [meta["path"] for meta in objects])
+        return Found(
+            f"{bucket}/{fixed}", [_remote_entry(bucket, fixed, cast(dict[str, Any], m)) for m in hits], table=table
+        )
+
+
+def _remote_entry(bucket: str, root: str, meta: dict[str, Any]) -> Entry:
+    key = str(meta["path"])
+    name = key[len(root) + 1 :] if root else key
+    stamp = str(meta.get("e_tag") or f"{meta['last_modified'].isoformat()}-{meta['size']}")
+    return Entry(f"{bucket}/{key}", name, int(meta["size"]), stamp)
+
+
+def _remote_table(store: Any, root: str, keys: list[str]) -> str:
+    """The kind of table whose log stands among ``keys`` or under the directories above ``root``."""
+    import obstore
+
+    listed = list(keys)
+    for directory in _table_roots(root):
+        for below in ("_delta_log", ".hoodie", "metadata"):
+            prefix = f"{directory}/{below}" if directory else below
+            listed += [meta["path"] for meta in next(iter(obstore.list(store, prefix)), [])]
+    marks = (_TABLE_LOG.search(key) for key in listed)
+    mark = next((mark for mark in marks if mark), None)
+    return _TABLES[mark.group(1) or mark.group(2)] if mark else ""
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    """A glob over keys: ``*`` and ``?`` stay within one part, ``**/`` spans any number."""
+    pieces = re.split(r"(\*\*/|\*+|\?|\[[^\]]+\])", key)
+    known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    out = [
+        known.get(piece)
+        or (piece.replace("[!", "[^") if piece.startswith("[") and len(piece) > 2 else re.escape(piece))
+        for piece in pieces
+    ]
+    return re.compile("".join(out))

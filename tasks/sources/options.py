@@ -1,0 +1,129 @@
+"""What a source is, what is read from it, and the contract of a reader."""
+
+from __future__ import annotations
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+
+Format = Literal["csv", "jsonl", "parquet"]
+Compression = Literal["none", "gzip", "zstd"]
+
+# Why a row can be refused here; labels and texts are judged later, by the ingest stage.
+REASONS: dict[str, str] = {
+    "ragged": "a CSV record with more or fewer cells than the header",
+    "bad_quoting": "a CSV record whose quotes do not pair",
+    "bad_json": "a line that is not JSON",
+    "not_an_object": "a line of JSON that is no object",
+    "nested_value": "a list or object in a column that mostly holds plain values",
+    "wrong_type": "a value that does not fit the column's type",
+    "invalid_encoding": "bytes, or escapes, that are no text in the file's encoding",
+    "nul": "a NUL character, where `nul: refuse_row`",
+    "bom": "a stray U+FEFF inside a text, where `bom: refuse`",
+    "cell_too_long": "a cell of more than `max_cell_bytes`",
+}
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where labelled rows lie and how their files are read. Credentials come from the environment or the instance."""
+
+    path: str = field(
+        metadata={
+            "help": "a file, glob, directory, or s3://, gs://, az:// address of one",
+            "file": True,
+            "identity": False,
+            "why": "the content of the files counts, not where they lie",
+        }
+    )
+    format: Literal["auto", "csv", "jsonl", "parquet"] = _option("auto", "by the file name, or as given")
+    delimiter: str | None = _option(None, "between the cells of a CSV; found from the first rows where not given")
+    quote: Literal['"', "'", "none"] = _option('"', "the quote around cells of a CSV; `none`: quotes are plain text")
+    encoding: str = _option("auto", "auto, or a codec such as utf-8, gb18030, cp1252")
+    compression: Literal["auto", "none", "gzip", "zstd"] = _option("auto", "by file name and first bytes, or as given")
+    bom: Literal["strip", "keep", "refuse"] = _option("strip", "a stray U+FEFF inside a text: refuse means the row")
+    nul: Literal["strip", "refuse_row"] = _option("strip", "a NUL character inside a text")
+    hive: bool | Literal["auto"] = _option(
+        "auto", "whether key=value directories become columns; true: they must be there"
+    )
+    max_cell_bytes: int = _option(1_000_000, "a row with a longer cell (UTF-8 bytes) is refused")
+
+    def __post_init__(self) -> None:
+        if not self.path or "\x00" in self.path:
+            raise ValueError(
+                "path: expected a file, glob, directory or object store address, found an empty text or a NUL"
+            )
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in "\r\n\x00 \"'\ufeff"):
+            raise ValueError(f"delimiter: one character such as `,` `;` `|` or a tab, found {self.delimiter!r}")
+        if not 1 <= self.max_cell_bytes <= 2**26:
+            raise ValueError(f"max_cell_bytes: between 1 and {2**26} (64 MiB), found {self.max_cell_bytes}")
+        if self.encoding != "auto":
+            try:
+                b"".decode(codecs.lookup(self.encoding).name)
+            except LookupError:  # also a codec that is not of text, such as zlib
+                raise ValueError(f"encoding: there is no text codec {self.encoding!r}; auto finds one") from None
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source. ``name`` is relative to the source's root, with ``/``; sizes are bytes as stored."""
+
+    uri: str
+    name: str
+    format: Format
+    compression: Compression
+    size: int
+    partition: dict[str, str] = field(default_factory=dict)
+    stamp: str = ""  # changes when the file does (e_tag, or modification time and size); never content
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A row that could not be read. ``location`` is "line 12" or "row 3", from 1; ``reason`` is of ``REASONS``."""
+
+    location: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows in file order; ``locations[i]`` says where row i stands; ``repaired`` counts stripped characters' cells."""
+
+    table: pa.Table
+    locations: pa.Array
+    refused: list[RefusedRow]
+    repaired: dict[str, int] = field(default_factory=dict)
+
+
+class Reader(ABC):
+    """Reads one format. A new format is a subclass and a line in ``SOURCES``, ``Format`` and ``files.FORMATS``."""
+
+    noun: ClassVar[str]  # "line" or "row"
+
+    @abstractmethod
+    def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:
+        """Column names, read cheaply, in the file's order."""
+
+    @abstractmethod
+    def schema(self, files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
+        """The columns of all ``files`` together and one type for each. Raises DataError where types clash."""
+
+    @abstractmethod
+    def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
+        """The columns of ``schema`` that the file has, in those types; at least one batch, perhaps empty.
+
+        Raises DataError where the file as a whole cannot be read.
+        """
+
+    @abstractmethod
+    def sample(self, file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
+        """The first readable rows, at most ``count``."""

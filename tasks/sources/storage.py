@@ -1,0 +1,140 @@
+"""Bytes of local files and of objects in s3, gs and az, as seekable streams."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from augmill.tasks.contracts import StoreError, StoreRefused, UserError, WorldError
+
+from .options import SourceFile, SourceOptions
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+SCHEMES = ("s3", "gs", "az")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SECRET = re.compile(r"\?.*(sig|signature|token|key|credential|secret|password)[\w-]*=", re.IGNORECASE)
+_BLOCK = 1 << 20
+
+
+def is_remote(path: str) -> bool:
+    """Whether ``path`` is an address in an object store. Raises UserError for any other kind of address."""
+    match = _SCHEME.match(path)
+    if match is None:
+        return False
+    scheme = match.group(1).lower()
+    if scheme not in SCHEMES:
+        raise UserError(
+            f"addresses of the kind {scheme}:// are not read",
+            where="source.path",
+            fix="give a local path without a scheme, or an s3://, gs:// or az:// address; download other files first",
+        )
+    bucket = path[match.end() :].split("/", 1)[0]
+    if "@" in bucket or ":" in bucket or _SECRET.search(path):
+        # The address is not repeated: it holds what must never stand in a log.
+        raise UserError(
+            f"the {scheme}:// address holds credentials or a host",
+            where="source.path",
+            fix="give both by environment variables (AWS_..., GOOGLE_..., AZURE_...) or an instance role",
+        )
+    if not bucket:
+        raise UserError(f"the address {path!r} names no bucket", where="source.path", fix="write scheme://bucket/key")
+    return True
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """("s3://bucket", "key/of/object")."""
+    scheme, rest = uri.split("://", 1)
+    bucket, _, key = rest.partition("/")
+    return f"{scheme.lower()}://{bucket}", key
+
+
+def connect(bucket: str) -> Any:
+    """The object store behind ``s3://bucket``; endpoint and credentials come from the environment."""
+    from obstore.store import from_url
+
+    # One call tries for 30 s at most; the stage's own retries (retries.READ) come on top.
+    return from_url(bucket, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)})
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Turns what a file system or object store raises into the exception tree, without bodies of its answers,
+
+    which can hold key ids.
+    """
+    from obstore import exceptions as failures
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError("there is no such file", where=uri, fix="correct source.path") from None
+    except IsADirectoryError:
+        raise UserError("expected a file, found a directory", where=uri, fix="name a file in it") from None
+    except (PermissionError, failures.PermissionDeniedError, failures.UnauthenticatedError):
+        raise StoreRefused(
+            "may not be read", where=uri, fix="grant read access to the account that runs this"
+        ) from None
+    except failures.BaseError as error:
+        status = re.search(r"status code: (\d{3} [\w ]+)", str(error))
+        detail = status.group(1).strip() if status else type(error).__name__
+        raise StoreError(f"the object store did not answer as expected: {detail}", where=uri, fix="try again") from None
+    except OSError as error:
+        raise WorldError(f"reading failed: {error.strerror or type(error).__name__}", where=uri) from error
+
+
+class _Object(io.RawIOBase):
+    """An object as a seekable raw stream; obstore fetches 8 MiB ranges, so that latency is paid once each."""
+
+    def __init__(self, uri: str) -> None:
+        import obstore
+
+        self.uri = uri
+        bucket, key = split_uri(uri)
+        with reaching(uri):
+            self.reader = obstore.open_reader(connect(bucket), key, buffer_size=8 * _BLOCK)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with reaching(self.uri):
+            return int(self.reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.reader.tell())
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        with reaching(self.uri):
+            data = bytes(self.reader.read(len(view)))
+        view[: len(data)] = data
+        return len(data)
+
+
+def open_bytes(uri: str) -> BinaryIO:
+    """The file's bytes as stored, seekable and buffered. Raises UserError, StoreRefused or WorldError."""
+    if is_remote(uri):
+        return io.BufferedReader(_Object(uri), _BLOCK)
+    with reaching(uri):
+        return Path(uri).open("rb", buffering=_BLOCK)
+
+
+def hash_file(file: SourceFile, options: SourceOptions) -> str:
+    """sha256 (hex) of the file's bytes as stored; memory does not grow with the file."""
+    del options  # the bytes as stored do not depend on how they are read
+    digest = hashlib.sha256()
+    with open_bytes(file.uri) as stream, reaching(file.uri):
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

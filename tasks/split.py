@@ -1,0 +1,172 @@
+"""Split: a row's split is a function of the row (law 6), so it is the same on every night, in every window and order."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe_sections import Labels, Splits
+from augmill.tasks.rows import GROUP, PARTITION, SPLIT, class_counts, texts_of
+from augmill.tasks.similarity import NearIndex
+from augmill.tasks.sources import SourceFile, SourceOptions, list_files, read_batches
+from augmill.tasks.stage import Work, stage
+from augmill.tasks.text import canonical, fold, join_fields
+
+HELD_OUT = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """What of the recipe decides the splits of the snapshot as of ``as_of`` (None: all there is)."""
+
+    splits: Splits
+    labels: Labels
+    fields: tuple[str, ...]
+    text_columns: tuple[str, ...]
+    as_of: str | None
+    # The texts to be excluded are read from here; their content counts through splits.heldout_exclude.
+    exclude: tuple[tuple[SourceOptions, tuple[SourceFile, ...]], ...] = field(
+        default=(), metadata={"identity": False, "why": "where the same bytes are read from"}
+    )
+
+
+def prepare_split(recipe: Recipe, as_of: str | None = None) -> SplitConfig:
+    exclude = []
+    for path in recipe.splits.heldout_exclude:
+        options = dataclasses.replace(recipe.source, path=path, format="auto")
+        exclude.append((options, tuple(list_files(options))))
+    columns = recipe.columns
+    return SplitConfig(recipe.splits, recipe.labels, columns.fields, columns.texts, as_of, tuple(exclude))
+
+
+def split_names(table: pa.Table, config: SplitConfig) -> list[str]:
+    """The split of each row: the given one, else by hash of the folded texts, or of the group, against the shares."""
+    if config.splits.given:
+        return [str(name) for name in table[SPLIT].to_pylist()]
+    if GROUP in table.column_names:
+        # A row without a group is a group of its own.
+        groups = table[GROUP].to_pylist()
+        keys = [g if g is not None else f"\x1f{t}" for g, t in zip(groups, texts_of(table, config.fields), strict=True)]
+    else:
+        keys = [join_fields(fold(part) or canonical(part) for part in text.split("\x1f")) for text in texts_of(table, config.fields)]
+    names = []
+    for key in keys:
+        digest = hashlib.sha256(f"{config.splits.seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
+        point = int.from_bytes(digest[:8], "big") / 2**64
+        if point < config.splits.validation:
+            names.append("validation")
+        else:
+            names.append("test" if point < config.splits.validation + config.splits.test else "train")
+    return names
+
+
+def _exclude_table(config: SplitConfig) -> pa.Table:
+    texts: list[dict[str, Any]] = []
+    for options, files in config.exclude:
+        for file in files:
+            for batch in read_batches(file, options, list(config.text_columns), needed=list(config.text_columns)):
+                for index, row in enumerate(batch.table.to_pylist()):
+                    values = [row[name] for name in config.text_columns]
+                    if all(isinstance(value, str) and value.strip() for value in values):
+                        row_id = f"{file.name}:{batch.locations[index].as_py()}"
+                        texts.append({ROW_ID: row_id, STRATUM: "", **dict(zip(config.fields, values, strict=True))})
+    schema = pa.schema([(name, pa.string()) for name in (ROW_ID, STRATUM, *config.fields)])
+    return pa.Table.from_pylist(texts, schema)
+
+
+def hold_back(train: pa.Table, held_out: pa.Table, exclude: pa.Table, config: SplitConfig) -> tuple[pa.Table, pa.Table]:
+    """(train without the rows that stand, exactly or nearly, in a held-out set; those rows with match and similarity)."""
+    against = pa.concat_tables([t.select([ROW_ID, *config.fields]) for t in (held_out, exclude)])
+    index = NearIndex.build(texts_of(against, config.fields), config.splits.near)
+    best, similarity = index.nearest(texts_of(train, config.fields))
+    matched = pa.array(best >= 0)
+    out = train.filter(matched)
+    ids = against[ROW_ID].take(pa.array(best[best >= 0], pa.int64()))
+    held = out.select([ROW_ID, STRATUM, *config.fields])
+    reasons = ["in_heldout" if s >= 1 else "near_heldout" for s in similarity[best >= 0]]
+    held = held.append_column("reason", pa.array(reasons, pa.string()))
+    held = held.append_column("match", ids).append_column("similarity", pa.array(similarity[best >= 0], pa.float64()))
+    return train.filter(pc.invert(matched)), held
+
+
+def _rare(train: pa.Table, everything: pa.Table, config: SplitConfig) -> list[str]:
+    """Classes with fewer than labels.min_rows train rows. Raises DataError where the recipe says stop."""
+    counts = class_counts(train[STRATUM])
+    rare = [name for name in class_counts(everything[STRATUM]) if counts.get(name, 0) < config.labels.min_rows]
+    if rare and config.labels.rare == "stop":
+        found = ", ".join(f"{name!r} has {counts.get(name, 0)}" for name in rare[:5])
+        raise DataError(
+            f"a class needs {config.labels.min_rows} train rows; {found}" + (" ..." if len(rare) > 5 else ""),
+            where="source",
+            fix="add rows, retire the label (labels.retired), or set labels.rare: quarantine",
+        )
+    return rare
+
+
+@stage("split", version=1)
+def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
+    """train, validation and test of the snapshot, and the train rows that had to leave.
+
+    Raises DataError with one class only, nothing to train or judge on, a rare class (unless quarantined), or
+    nothing but copies of one text.
+    """
+    rows = work.read(ingested)
+    if config.as_of is not None:
+        if PARTITION not in rows.column_names:
+            raise DataError("--as-of needs columns.partition", where="columns", fix="name the partition column")
+        rows = rows.filter(pc.less_equal(rows[PARTITION], config.as_of))
+    names = pa.array(split_names(rows, config))
+    rows = rows.drop_columns([SPLIT])
+    tables = {name: rows.filter(pc.equal(names, name)) for name in ("train", *HELD_OUT)}
+    exclude = _exclude_table(config)
+    held_out = pa.concat_tables([tables[name] for name in HELD_OUT])
+    given_train = tables["train"].num_rows
+    tables["train"], held = hold_back(tables["train"], held_out, exclude, config)
+    rare = _rare(tables["train"], rows, config)
+    if rare:
+        tables = {n: t.filter(pc.invert(pc.is_in(t[STRATUM], pa.array(rare)))) for n, t in tables.items()}
+    _require_sound(tables, rows)
+    for name, table in tables.items():
+        work.write(table, f"{name}.parquet")
+    work.write(exclude, "exclude.parquet")
+    work.write(tables["train"].slice(0, 0), "unlabelled.parquet")
+    work.write(held, "held_back.parquet")
+    work.rows = rows.num_rows
+    work.write_json(
+        {
+            "rows": {name: table.num_rows for name, table in tables.items()},
+            "classes": {name: class_counts(table[STRATUM]) for name, table in tables.items()},
+            "train_before_leaving": given_train,
+            "held_back": dict(sorted(Counter(held["reason"].to_pylist()).items())),
+            "rare_classes": rare,
+            "excluded_texts": exclude.num_rows,
+        },
+        "summary.json",
+    )
+
+
+def _require_sound(tables: dict[str, pa.Table], rows: pa.Table) -> None:
+    train = tables["train"]
+    counts = class_counts(train[STRATUM])
+    if len(counts) < 2:
+        found = f"only {next(iter(counts))!r}" if counts else "no rows at all"
+        raise DataError(
+            f"train needs at least two classes; found {found} ({rows.num_rows:,} rows before the split)",
+            where="source",
+            fix="check columns.label and the splits section",
+        )
+    texts = {fold(text) or text for text in train["text"].to_pylist()}
+    if len(texts) < 2:
+        raise DataError("all train rows hold the same text", where="source", fix="check columns.text")
+    if tables["validation"].num_rows == 0:
+        raise DataError(
+            "no validation row: nothing could be proven", where="splits", fix="raise splits.validation or give more rows"
+        )

@@ -1,0 +1,28 @@
+"""How many accepted rows each class is to get, and each generator's part of them."""
+
+from __future__ import annotations
+
+import math
+
+from augmill.tasks.recipe_sections import Target
+
+
+def targets_for(target: Target, counts: dict[str, int]) -> dict[str, int]:
+    """Accepted rows each class is to get, from the train rows it has."""
+    if target.per_class is not None:
+        return {name: target.per_class for name in counts}
+    if target.multiply is not None:
+        return {name: round((target.multiply - 1) * count) for name, count in counts.items()}
+    top = max(counts.values()) if target.balance == "max" else int(target.balance or 0)
+    return {name: max(0, top - count) for name, count in counts.items()}
+
+
+def split_target(total: int, shares: dict[str, float]) -> dict[str, int]:
+    """Whole rows per generator by largest remainder; they sum to ``total``."""
+    weight = sum(shares.values())
+    exact = {name: total * share / weight for name, share in shares.items()}
+    whole = {name: math.floor(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (whole[name] - exact[name], name))
+    for name in by_remainder[: total - sum(whole.values())]:
+        whole[name] += 1
+    return whole

@@ -1,0 +1,46 @@
+"""What equal text means here: the normalisations, and character n-grams."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+
+_SPACE = re.compile(r"\s+")
+_NOT_WORD = re.compile(r"[\W_]+")
+
+
+def canonical(text: str) -> str:
+    """NFC, white space folded and stripped: what two copies of one text share."""
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
+
+
+def fold(text: str) -> str:
+    """NFKC, case and punctuation folded away: what a reader would call the same sentence."""
+    return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+NORMALISATIONS: dict[str, Callable[[str], str]] = {"canonical": canonical, "fold": fold}
+
+
+def join_fields(texts: Iterable[str | None]) -> str:
+    """The text columns of one row as one string, for hashing and comparing (U+001F between them)."""
+    return "\x1f".join(text or "" for text in texts)
+
+
+def shingles(text: str, size: int = 5) -> set[str]:
+    """Character n-grams of the folded text; a text shorter than ``size`` is its own single shingle."""
+    folded = fold(text) or text.strip()
+    if len(folded) <= size:
+        return {folded}
+    return {folded[start : start + size] for start in range(len(folded) - size + 1)}
+
+
+_UNSPACED = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]")
+
+
+def is_unspaced(texts: Iterable[str]) -> bool:
+    """Whether most letters are Chinese or Japanese, where words are not set apart by spaces."""
+    joined = "".join(texts)
+    letters = sum(character.isalnum() for character in joined)
+    return letters > 0 and len(_UNSPACED.findall(joined)) > letters / 2

@@ -1,0 +1,189 @@
+"""Judges with the model the user really trains: a command that reads Parquet and writes Parquet.
+
+What the command gets, through the placeholders of its template:
+
+- ``{train}``: Parquet with ``row_id, origin ("real" | "synthetic"), the text columns, label (string), weight``; a
+  repeated row stands several times. The placebo has as many rows as the mix, hence as many steps per epoch; a command
+  that trains for a fixed number of steps gives the real arm as many.
+- ``{eval}``: Parquet with ``row (int64)`` and the text columns. Labels are kept back: Augmill computes the metrics.
+- ``{seed}``: an integer below 2**31, the same for the arms of one run.
+- ``{predictions}``: where to write Parquet with ``row`` and ``label``, one row per row of ``{eval}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from augmill.tasks.contracts import UserError, real_schema
+from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
+
+PLACEHOLDERS = ("train", "eval", "seed", "predictions")
+TAIL = 2000  # characters of the command's output shown in an error
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    command: str = field(
+        metadata={
+            "help": "run once per training, without a shell, e.g. "
+            "`python train.py --train {train} --eval {eval} --seed {seed} --out {predictions}`"
+        }
+    )
+    timeout: float = field(
+        default=3600.0,
+        metadata={"help": "seconds for one training", "identity": False, "why": "a training in time is the same"},
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            words = shlex.split(self.command)
+            found = {name for word in words for _, name, _, _ in Formatter().parse(word) if name is not None}
+        except ValueError as error:
+            raise ValueError(
+                f"trainer.command: cannot be read ({error}); write braces that are meant as {{{{ }}}}"
+            ) from error
+        if missing := [name for name in PLACEHOLDERS if name not in found]:
+            raise ValueError(f"trainer.command: expected {{{missing[0]}}} in the command, found {self.command!r}")
+        if unknown := sorted(found - set(PLACEHOLDERS)):
+            raise ValueError(f"trainer.command: {{{unknown[0]}}} is none of {', '.join(PLACEHOLDERS)}")
+        if not self.timeout > 0:
+            raise ValueError(f"trainer.timeout: expected seconds above 0, found {self.timeout}")
+
+
+class CommandTrainer(Trainer):
+    """One subprocess per training, one at a time. A finished run is kept under the hash of its inputs and reused."""
+
+    VERSION: ClassVar[int] = 1
+    Options: ClassVar[type[Any]] = CommandOptions
+
+    def predict(self, problem: Problem, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
+        evaluation = problem.evaluation.select(list(problem.fields))
+        evaluation = evaluation.add_column(0, "row", pa.array(range(evaluation.num_rows), pa.int64()))
+        eval_hash = _hash(evaluation)
+        for training in trainings:
+            train = _train_table(problem, training)
+            key = hashlib.sha256(
+                json.dumps([self.VERSION, self._command_identity(), _hash(train), eval_hash, training.seed]).encode()
+            ).hexdigest()
+            folder = workdir / "runs" / key
+            finished = folder / "predictions.parquet"
+            if not finished.exists():
+                self._run(folder, train, evaluation, training)
+            yield Prediction(_read_predictions(finished, problem), {"run": key[:16]})
+
+    def _command_identity(self) -> list[str]:
+        """The command's words, and the content of those that name a file: an edited script is trained again."""
+        words = shlex.split(self.options.command)
+        files = [Path(word) for word in words if "{" not in word and Path(word).is_file()]
+        return [*words, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files[1:] or files)]
+
+    def _run(self, folder: Path, train: pa.Table, evaluation: pa.Table, training: Training) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {"train": folder / "train.parquet", "eval": folder / "eval.parquet"}
+        pq.write_table(train, paths["train"])
+        pq.write_table(evaluation, paths["eval"])
+        written = folder / "predictions.part.parquet"
+        written.unlink(missing_ok=True)
+        values = {**paths, "seed": training.seed, "predictions": written}
+        words = [word.format(**values) for word in shlex.split(self.options.command)]
+        code, output = _execute(words, folder / "output.txt", self.options.timeout)
+        shown = f"; its output ended with:\n{output[-TAIL:]}" if output else "; it printed nothing"
+        if code is None:
+            raise UserError(
+                f"expected the command to end within {self.options.timeout:g} s, stopped it{shown}",
+                where=f"trainer.command ({training.arm}, run {training.run})",
+                fix="raise `timeout`, or train less; finished trainings are kept",
+            )
+        if code != 0:
+            raise UserError(
+                f"expected exit code 0, found {code}{shown}",
+                where=f"trainer.command ({training.arm}, run {training.run})",
+                fix=f"try it by hand: {shlex.join(words)}",
+            )
+        if not written.exists():
+            raise UserError(
+                f"the command ended well but wrote nothing{shown}",
+                where=str(written),
+                fix="write Parquet with columns row and label to {predictions}",
+            )
+        for path in paths.values():
+            path.unlink()  # a copy of the training rows for every run would fill the disk
+        written.replace(folder / "predictions.parquet")
+
+
+def _train_table(problem: Problem, training: Training) -> pa.Table:
+    schema = real_schema(problem.fields)
+    both = pa.concat_tables([table.select(schema.names).cast(schema) for table in (problem.real, problem.synthetic)])
+    origin = pa.array(["real"] * problem.real.num_rows + ["synthetic"] * problem.synthetic.num_rows)
+    rows = both.add_column(1, "origin", origin).take(pa.array(training.rows))
+    rows = rows.rename_columns(["label" if name == "stratum" else name for name in rows.column_names])
+    return rows.append_column("weight", pa.array(training.weights))
+
+
+def _hash(table: pa.Table) -> str:
+    """Of the rows, not of Parquet bytes, which hold the writer's version."""
+    digest = hashlib.sha256(json.dumps(table.column_names).encode())
+    for batch in table.to_batches(max_chunksize=10_000):
+        digest.update(json.dumps(batch.to_pylist(), ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def _execute(words: list[str], log: Path, timeout: float) -> tuple[int | None, str]:
+    """Exit code (None where time ran out) and output. The command's whole process group ends with this call."""
+    with log.open("wb") as sink:
+        try:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            raise UserError(
+                f"expected a program to run, found {words[0]!r} ({error.strerror})",
+                where="trainer.command",
+                fix="give the full path, or put it on PATH",
+            ) from error
+        try:
+            code: int | None = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return code, log.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _read_predictions(path: Path, problem: Problem) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def wrong(problem_text: str) -> UserError:
+        moved = path.replace(path.with_name("predictions.refused.parquet"))
+        return UserError(problem_text, where=str(moved), fix="one row per row of {eval}: columns row and label")
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        raise wrong(f"expected Parquet, found something else ({error})") from error
+    if missing := [name for name in ("row", "label") if name not in table.column_names]:
+        raise wrong(f"expected columns row and label, found {table.column_names} ({missing[0]} is missing)")
+    rows, labels = table["row"].to_pylist(), table["label"].to_pylist()
+    count = problem.evaluation.num_rows
+    if sorted(rows, key=lambda row: (row is None, row)) != list(range(count)):
+        raise wrong(f"expected each row 0 to {count - 1} once, found {len(rows)} rows, {len(set(rows))} distinct")
+    index = {label: position for position, label in enumerate(problem.labels)}
+    found = np.full(count, -1, dtype=np.int64)
+    for row, label in zip(rows, labels, strict=True):
+        if label is None or label != label or str(label) not in index:  # noqa: PLR0124 (NaN is not itself)
+            raise wrong(f"expected one of {len(index)} labels in each row, found {label!r} in row {row}")
+        found[row] = index[str(label)]
+    return found

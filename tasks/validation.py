@@ -1,0 +1,284 @@
+"""Great Expectations suites over a shard's passed rows and over a release's metrics, and their Data Docs.
+
+A suite here is data first: ``[{"type": ..., "kwargs": ...}]`` in a fixed order, so that what was planned can be
+compared with what was evaluated. Great Expectations alone reports success for an empty suite, for an empty frame and
+for an all-null column, and reports a missing column as a plain failure. So a summary passes only if rows > 0, every
+planned expectation was evaluated and held, and each column's own null share is in bounds.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+Bounds = tuple[float | None, float | None]
+Expectation = dict[str, Any]
+
+SAMPLES = 20  # values per failed expectation where the recipe lets samples into the summaries
+
+# Great Expectations keeps "the current project" in a global and its contexts are not thread-safe.
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """What Great Expectations validates, and how strict it is."""
+
+    enabled: bool = field(default=True, metadata={"help": "Validate every shard and the release's metrics."})
+    max_null_share: float = field(
+        default=0.0, metadata={"help": "Largest share of nulls allowed in a text column of passed rows."}
+    )
+    min_passed: float = field(
+        default=0.0,
+        metadata={
+            "help": "Smallest share of a shard's delivered rows that must pass the checks; 0 allows none at all."
+        },
+    )
+    release: dict[str, Bounds] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Further bounds on release metrics, as `name: [smallest, largest]`; null leaves a side open."
+        },
+    )
+    data_docs: bool = field(
+        default=True,
+        metadata={
+            "help": "Build Great Expectations' Data Docs beside the report.",
+            "identity": False,
+            "why": "Data Docs show results; they change no row.",
+        },
+    )
+    samples_in_docs: bool = field(
+        default=False,
+        metadata={"help": f"Show up to {SAMPLES} offending values per expectation in Data Docs, not counts alone."},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("max_null_share", "min_passed"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is a share between 0 and 1, found {value}")
+        for metric, (low, high) in self.release.items():
+            if not metric.isidentifier():
+                raise ValueError(f"release: a metric is named like accepted_share, found {metric!r}")
+            if low is None and high is None:
+                raise ValueError(f"release.{metric} needs a smallest or a largest value, found neither")
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"release.{metric}: the smallest value {low} is above the largest {high}")
+
+
+def shard_suite(
+    fields: Sequence[str],
+    strata: Sequence[str],
+    lengths: Mapping[str, tuple[int, int]] | None,
+    options: ValidationOptions,
+    delivered: int,
+) -> list[Expectation]:
+    """The expectations on one shard's passed rows: columns, row count, keys, classes, nulls and lengths."""
+    columns = ["ordinal", "asked", "stratum", *fields, "seed"]
+    least = max(1, math.ceil(options.min_passed * delivered))
+    suite = [
+        _expect("table_columns_to_match_set", column_set=columns, exact_match=False),
+        _expect("table_row_count_to_be_between", min_value=least),
+        _expect("compound_columns_to_be_unique", column_list=["asked", "ordinal"]),
+        *(_expect("column_values_to_not_be_null", column=name) for name in ("ordinal", "asked", "stratum", "seed")),
+        *(_expect("column_values_to_be_in_set", column=name, value_set=list(strata)) for name in ("asked", "stratum")),
+    ]
+    for name in fields:
+        suite.append(_expect("column_values_to_not_be_null", column=name, mostly=1.0 - options.max_null_share))
+        low, high = (lengths or {}).get(name, (1, None))
+        suite.append(_expect("column_value_lengths_to_be_between", column=name, min_value=low, max_value=high))
+    return suite
+
+
+def validate_shard(
+    rows: pa.Table,
+    fields: Sequence[str],
+    strata: Sequence[str],
+    lengths: Mapping[str, tuple[int, int]] | None,
+    options: ValidationOptions,
+    *,
+    delivered: int | None = None,
+) -> dict[str, Any]:
+    """The summary (``run_suite``) of one shard's rows that passed the checks.
+
+    ``lengths``: smallest and largest length in characters per text column. ``delivered``: rows the shard delivered
+    before the checks (``rows.num_rows`` where unknown). A shard without passed rows is "nothing_to_validate" unless
+    ``min_passed`` asks for some: that the checks refused all is the ledger's to tell, not a defect of the shard.
+    """
+    delivered = rows.num_rows if delivered is None else delivered
+    if rows.num_rows == 0 and math.ceil(options.min_passed * delivered) == 0:
+        return _summary(0, 0, {}, [], [])
+    suite = shard_suite(fields, strata, lengths, options, delivered)
+    largest = dict.fromkeys(fields, options.max_null_share)
+    return run_suite(rows, suite, largest, samples=options.samples_in_docs)
+
+
+# What the pipeline measures on every release, and the bounds that hold for each. A release outside is a defect.
+RELEASE_BOUNDS: dict[str, Bounds] = {
+    "rows": (1, None),  # rows of all splits
+    "missing_classes": (0, 0),  # classes of the real train rows without a row in the released train split
+    "leaked_rows": (0, 0),  # synthetic rows equal or near to a validation, test or excluded row
+    "duplicate_rows": (0, 0),  # rows whose aug_row_id stands more than once
+    "null_texts": (0, 0),  # null texts over all splits
+    "accepted_share": (0, 1),  # accepted / delivered
+    "shortfall_share": (0, 1),  # shortfall / target
+}
+
+
+def validate_release(
+    metrics: Mapping[str, float], bounds: Mapping[str, Bounds], options: ValidationOptions
+) -> dict[str, Any]:
+    """The summary (``run_suite``) of a one-row frame of release metrics against ``bounds`` and ``options.release``.
+
+    A bounded metric that was not measured is an error of its expectations; NaN counts as null.
+    """
+    suite: list[Expectation] = []
+    together = {**bounds, **options.release}
+    for name in sorted(together):
+        low, high = together[name]
+        suite.append(_expect("column_values_to_not_be_null", column=name))
+        suite.append(_expect("column_values_to_be_between", column=name, min_value=low, max_value=high))
+    # Nulls, not NaN, in the frame: Great Expectations' "between" passes both in silence, "not null" sees both.
+    values = {name: [None if math.isnan(metrics[name]) else float(metrics[name])] for name in sorted(metrics)}
+    frame = pa.table({name: pa.array(value, pa.float64()) for name, value in values.items()})
+    return run_suite(frame, suite, {}, samples=True)  # metrics are numbers of ours, not samples of rows
+
+
+def run_suite(
+    rows: pa.Table, suite: Sequence[Expectation], max_null_share: Mapping[str, float], *, samples: bool
+) -> dict[str, Any]:
+    """Evaluates ``suite`` over ``rows`` and closes what Great Expectations would pass in silence.
+
+    Returns a JSON-able dict without ids or times: ``outcome`` (passed | failed | errored | nothing_to_validate),
+    ``success`` (outcome is passed), ``rows``, ``planned``, ``evaluated``, ``failed``, ``errored`` (counts of
+    expectations), ``null_share`` per column, ``problems`` (one sentence each) and ``results`` in the suite's order.
+    """
+    needed = {column for expectation in suite for column in _columns_of(expectation)}
+    present = [name for name in rows.column_names if name in needed]
+    table = rows.select(present)
+    shares = {name: table[name].null_count / max(1, table.num_rows) for name in present}
+    shares |= {name: 1.0 for name in max_null_share if name not in shares}
+    problems = [
+        f"{name}: {shares[name]:.2%} of the values are null, at most {largest:.2%} are allowed"
+        for name, largest in max_null_share.items()
+        if shares[name] > largest
+    ]
+    return _summary(rows.num_rows, len(suite), shares, _evaluate(table, suite, samples), problems)
+
+
+def _expect(kind: str, **kwargs: Any) -> Expectation:
+    return {"type": f"expect_{kind}", "kwargs": {name: value for name, value in kwargs.items() if value is not None}}
+
+
+def _columns_of(expectation: Expectation) -> list[str]:
+    kwargs = expectation["kwargs"]
+    columns: list[str] = kwargs.get("column_list") or kwargs.get("column_set") or []
+    return [*columns, *([kwargs["column"]] if "column" in kwargs else [])]
+
+
+def _summary(
+    rows: int, planned: int, shares: dict[str, float], results: list[dict[str, Any]], problems: list[str]
+) -> dict[str, Any]:
+    states = Counter(result["status"] for result in results)
+    evaluated = states["passed"] + states["failed"]
+    told = [_sentence(result) for result in results if result["status"] != "passed"] + problems
+    if planned != evaluated + states["errored"]:
+        told.append(f"{planned} expectations were planned, {len(results)} came back")
+    if rows == 0 and planned == 0:
+        outcome = "nothing_to_validate"
+    elif states["errored"] or planned != evaluated:
+        outcome = "errored"
+    else:
+        outcome = "failed" if told or rows == 0 else "passed"
+    return {
+        "outcome": outcome,
+        "success": outcome == "passed",
+        "rows": rows,
+        "planned": planned,
+        "evaluated": evaluated,
+        "failed": states["failed"],
+        "errored": states["errored"],
+        "null_share": dict(sorted(shares.items())),
+        "problems": told,
+        "results": results,
+    }
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    on = "table" if "column_set" in result["kwargs"] else ", ".join(_columns_of(result)) or "table"
+    if result["status"] == "errored":
+        return f"{on}: {result['type']} could not be evaluated: {result['message']}"
+    counts = result["result"]
+    if "unexpected_count" in counts:
+        told = f"{on}: {result['type']} failed on {counts['unexpected_count']} of {counts['element_count']} rows"
+        return told + (f", such as {found[0]!r}" if (found := counts.get("partial_unexpected_list")) else "")
+    return f"{on}: {result['type']} failed, found {counts.get('observed_value')}"
+
+
+@contextmanager
+def great_expectations_context(**sites: dict[str, Any]) -> Iterator[Any]:
+    """An in-memory context (4 ms), to ourselves: no files of its own, no telemetry, no progress bars.
+
+    ``sites``: Data Docs sites to build. The first use imports Great Expectations (3 s), whose imports raise
+    deprecations (``sre_constants``) that our user can do nothing about.
+    """
+    with _LOCK:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import great_expectations as gx
+            from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+        config = DataContextConfig(
+            store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+            data_docs_sites=sites,
+            analytics_enabled=False,
+            progress_bars={"globally": False, "metric_calculations": False},
+        )
+        yield gx.get_context(project_config=config, mode="ephemeral")
+
+
+def _evaluate(table: pa.Table, suite: Sequence[Expectation], samples: bool) -> list[dict[str, Any]]:
+    """One result per expectation that came back, in the suite's order."""
+    with great_expectations_context() as context:
+        from great_expectations import ExpectationSuite
+        from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+        source = context.data_sources.add_pandas("pandas")
+        definition = source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("rows")
+        batch = definition.get_batch(batch_parameters={"dataframe": table.to_pandas()})
+        planned = [
+            ExpectationConfiguration(type=each["type"], kwargs=each["kwargs"], meta={"place": place}).to_domain_obj()
+            for place, each in enumerate(suite)
+        ]
+        result_format = {"result_format": "BASIC", "partial_unexpected_count": SAMPLES if samples else 0}
+        validated = batch.validate(ExpectationSuite("rows", expectations=planned), result_format=result_format)
+        raw = [result.to_json_dict() for result in validated.results]
+    by_place = sorted(raw, key=lambda result: result["expectation_config"]["meta"]["place"])
+    return [_result(suite[each["expectation_config"]["meta"]["place"]], each, samples) for each in by_place]
+
+
+_KEPT = ("element_count", "unexpected_count", "unexpected_percent", "missing_count", "missing_percent")
+
+
+def _result(expectation: Expectation, raw: dict[str, Any], samples: bool) -> dict[str, Any]:
+    """``exception_info`` is one flat dict where all went well, and one dict per broken metric where it did not."""
+    info = raw.get("exception_info") or {}
+    broken = [each for each in (info, *info.values()) if isinstance(each, dict) and each.get("raised_exception")]
+    if broken or not raw["result"]:
+        message = sorted(str(each.get("exception_message")) for each in broken)[0] if broken else "no result came back"
+        return {**expectation, "status": "errored", "message": message.splitlines()[0], "result": {}}
+    kept = {name: raw["result"][name] for name in _KEPT if raw["result"].get(name) is not None}
+    # Every observed value of the suites here is a count or a list of column names, never a value of a row.
+    if "observed_value" in raw["result"]:
+        kept["observed_value"] = raw["result"]["observed_value"]
+    if samples:
+        kept["partial_unexpected_list"] = raw["result"].get("partial_unexpected_list", [])
+    return {**expectation, "status": "passed" if raw["success"] else "failed", "message": "", "result": kept}

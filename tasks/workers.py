@@ -1,0 +1,217 @@
+"""Worker processes for shards: one per device (one on a CPU), threads pinned, models loaded once, ended with their parent.
+
+A Prefect task hands a spec over, waits, kills at the deadline, and raises a retryable error where the worker died: a
+thread cannot be interrupted inside a blocking call, a process can. The death of one costs its shard only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+from augmill.tasks.contracts import Artifact, AugmillError, DeadlineExceeded, WorkerDied, WorldError
+
+_LOG = logging.getLogger("augmill.workers")
+GRACE_SECONDS = 5.0
+
+
+class WorkerFailed(AugmillError):
+    """The shard's own code raised: a defect, or data that a generator cannot take. Trying again would not help."""
+
+
+class WorkerWorldError(WorldError):
+    """The shard met a cause that can pass (store, memory); it may be tried again."""
+
+
+def _environment(threads: int, device: str) -> dict[str, str]:
+    count = str(threads)
+    pinned = {name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")}
+    environment = os.environ | pinned | {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": count}
+    if device.startswith("cuda:"):
+        environment |= {"CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:"), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return environment
+
+
+class Worker:
+    """One process that runs shard specs, one at a time."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        ours, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "augmill.tasks.workers", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            env=_environment(threads, device),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
+        )
+        theirs.close()
+        self.connection = Connection(ours.detach())
+        # Inside the process the one visible GPU is the first.
+        self.device = "cuda:0" if device.startswith("cuda:") else device
+
+    def run(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer to one job. Raises DeadlineExceeded (the process is killed) or WorkerDied."""
+        try:
+            self.connection.send_bytes(json.dumps(job).encode())
+            if not self.connection.poll(max(0.0, seconds)):
+                self.kill()
+                raise DeadlineExceeded(f"a shard was killed after {seconds:.0f} s", fix="raise run.shard_minutes")
+            answer: dict[str, Any] = json.loads(self.connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            self.kill()
+            code = self.process.returncode
+            cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+            hint = "; a process killed by signal 9 often ran out of memory" if code == -signal.SIGKILL else ""
+            raise WorkerDied(f"a worker died during its shard ({cause}{hint})", fix="the shard is tried again") from error
+        return answer
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        if self.alive():
+            self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+    def stop(self) -> None:
+        """Closing the connection tells the worker to end; one that does not is killed."""
+        self.connection.close()
+        try:
+            self.process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class WorkerPool:
+    """Workers by device, started when first needed. ``run`` may be called from many threads."""
+
+    def __init__(self, devices: list[str], threads: int) -> None:
+        self.threads, self.size = threads, len(devices)
+        self.free: queue.Queue[tuple[str, Worker | None]] = queue.Queue()
+        for device in devices:
+            self.free.put((device, None))
+        self.started: list[Worker] = []
+        self.lock = threading.Lock()
+        self.closed = False
+
+    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, bool]:
+        """One job: (its artifact, whether it was there already). Raises WorldError or WorkerFailed."""
+        device, worker = self.free.get()
+        try:
+            if worker is None or not worker.alive():
+                worker = self._start(device)
+            place = {"store": store, "device": worker.device, "threads": self.threads, "seconds": seconds}
+            answer = worker.run(job | place, seconds)
+        finally:
+            self.free.put((device, worker))
+        return _unpack(answer)
+
+    def _start(self, device: str) -> Worker:
+        with self.lock:
+            if self.closed:
+                raise WorkerDied("the run is ending")
+            worker = Worker(device, self.threads)
+            self.started = [other for other in self.started if other.alive()] + [worker]
+        return worker
+
+    def close(self, *, kill: bool = False) -> None:
+        with self.lock:
+            self.closed = True
+            workers = list(self.started)
+        for worker in workers:
+            if kill:
+                worker.kill()
+            else:
+                worker.stop()
+
+
+def _unpack(answer: dict[str, Any]) -> tuple[Artifact, bool]:
+    if "artifact" in answer:
+        return Artifact.from_json(answer["artifact"]), bool(answer["reused"])
+    kind = WorkerWorldError if answer["retryable"] else WorkerFailed
+    raise kind(answer["problem"], where=answer["where"], fix=answer["fix"])
+
+
+@contextmanager
+def worker_pool(devices: list[str], threads: int) -> Iterator[WorkerPool]:
+    """A pool whose processes end with the block, at once where it ends by an error."""
+    pool = WorkerPool(devices, threads)
+    try:
+        yield pool
+    except BaseException:
+        pool.close(kill=True)
+        raise
+    pool.close()
+
+
+def find_devices(asked: tuple[str, ...], workers: int) -> list[str]:
+    """One entry per worker process: the asked devices, else every CUDA device, else the CPU."""
+    devices = list(asked)
+    if not devices:
+        # torch takes seconds to import; the driver's own files tell whether there is a GPU at all.
+        has_driver = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")  # noqa: PTH110
+        count = 0
+        if has_driver:
+            import torch
+
+            count = torch.cuda.device_count()
+        devices = [f"cuda:{index}" for index in range(count)] or ["cpu"]
+    return [devices[index % len(devices)] for index in range(workers or len(devices))]
+
+
+# --- inside the worker process -----------------------------------------------------------------------------------------
+
+
+def _watch(parent: int) -> None:
+    """Ends this process when its parent is gone, even in the middle of a shard."""
+    while True:
+        time.sleep(1.0)
+        if os.getppid() != parent:
+            os._exit(3)
+
+
+def _run_job(job: dict[str, Any]) -> dict[str, Any]:
+    from augmill.tasks.shards import run_job
+
+    try:
+        artifact, reused = run_job(job)
+    except AugmillError as error:
+        return {"retryable": error.retryable, "problem": error.problem, "where": error.where, "fix": error.fix}
+    except MemoryError as error:
+        return {"retryable": True, "problem": f"out of memory: {error}", "where": "shard", "fix": "use smaller shards"}
+    except Exception as error:  # noqa: BLE001 - the process boundary: the parent raises it again, with its traceback
+        trace = traceback.format_exc(limit=-4)
+        return {"retryable": False, "problem": f"{type(error).__name__}: {error}", "where": "shard", "fix": trace}
+    return {"artifact": artifact.to_json(), "reused": reused}
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """Runs jobs from the connection until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    connection = Connection(descriptor)
+    while True:
+        try:
+            job = json.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            return
+        connection.send_bytes(json.dumps(_run_job(job)).encode())
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]))

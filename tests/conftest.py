@@ -1,0 +1,67 @@
+"""What every test stands on: no network, a Prefect home of its own, and one Prefect server when a test asks."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before anything imports Prefect, which reads them then; subprocesses inherit them. Nobody's own runs are touched.
+_HOME = Path(tempfile.mkdtemp(prefix="augmill-tests-"))
+os.environ.update({"PREFECT_HOME": str(_HOME), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"})
+for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL"):
+    os.environ.pop(_name, None)
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: sees every connection Python code of this process opens, whoever's code it is."""
+    if event == "socket.connect":
+        address = arguments[1]
+        host = address[0] if isinstance(address, tuple) else None  # a path: a Unix socket
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    if host is None or host in ("", "localhost", b"localhost"):
+        return
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host)
+        if address.is_loopback or address.is_unspecified:
+            return
+    raise RuntimeError(f"a test reached for the network: {event} {host!r}")
+
+
+sys.addaudithook(_refuse_network)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """The address of the session's one Prefect server; flows in this process and commands in subprocesses use it."""
+    from augmill.flows.server import prefect_server
+
+    with prefect_server() as url:
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield url
+        finally:
+            del os.environ["PREFECT_API_URL"]
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """For a subprocess that must start a Prefect server of its own even while the session's runs."""
+    return {
+        name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL", "NO_PROXY", "no_proxy")
+    }

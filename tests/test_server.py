@@ -1,0 +1,177 @@
+"""Our own Prefect server: it ends with its run, two may start at once, and it says nothing the user cannot use."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Prints the server's process and its address, runs a flow of three tasks, and waits where the test wants to kill it.
+RUN = textwrap.dedent("""
+    import json, sys, time
+    from augmill.flows.orchestrate import leave, open_orchestrator
+    from augmill.flows.telemetry import quiet_logging
+
+    def main():
+        with quiet_logging(), open_orchestrator("prefect") as orchestrator:
+            import psutil
+            servers = [child.pid for child in psutil.Process().children()]
+
+            def body():
+                done = orchestrator.map(lambda item: item * item, range(3), limit=2, name=lambda item: f"generate {item}")
+                print(json.dumps({"servers": servers, "done": done}), flush=True)
+                time.sleep(float(sys.argv[1]))
+
+            orchestrator.run(body, name="augment", run_name="x@1")
+
+    try:
+        main()
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write("interrupted\\n")
+        leave(130)
+""")
+
+
+def start(home: Path, environment: dict[str, str], seconds: float = 0) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", RUN, str(seconds)],
+        env={**environment, "PREFECT_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def first_line(process: subprocess.Popen[str]) -> dict[str, list[int]]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    value: dict[str, list[int]] = json.loads(line)
+    return value
+
+
+def gone(pids: list[int], within: float) -> bool:
+    until = time.monotonic() + within
+    while any(psutil.pid_exists(pid) for pid in pids):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def states(home: Path) -> tuple[list[str], list[str]]:
+    """(flow runs' states, task runs' states) as ``prefect server start`` would show them."""
+    with sqlite3.connect(home / "prefect.db") as database:
+        flows = [name for (name,) in database.execute("SELECT state_name FROM flow_run ORDER BY start_time")]
+        tasks = [name for (name,) in database.execute("SELECT state_name FROM task_run")]
+    database.close()
+    return flows, tasks
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, str]) -> Path:
+    """A Prefect home on which two runs have started at once while it was fresh."""
+    directory = tmp_path_factory.mktemp("prefect")
+    both = [start(directory, clean_environment) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate(timeout=240)
+        assert (process.returncode, errors) == (0, "")
+    return directory
+
+
+@pytest.mark.slow
+def test_two_runs_that_start_at_once_on_a_fresh_home_are_both_recorded_in_full_and_silent(home: Path) -> None:
+    flows, tasks = states(home)
+    assert flows[:2] == ["Completed"] * 2
+    assert tasks[:6] == ["Completed"] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_soon_is_recorded_as_cancelled_and_leaves_no_server(
+    home: Path, clean_environment: dict[str, str], number: signal.Signals
+) -> None:
+    process = start(home, clean_environment, seconds=60)
+    servers = first_line(process)["servers"]
+    os.killpg(process.pid, number)  # as a terminal does
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert gone(servers, within=1)
+    flows, tasks = states(home)
+    assert flows[-1] == "Cancelled"
+    assert set(tasks) == {"Completed"}
+
+
+@pytest.mark.slow
+def test_the_server_does_not_outlive_a_killed_run(home: Path, clean_environment: dict[str, str]) -> None:
+    process = start(home, clean_environment, seconds=60)
+    servers = first_line(process)["servers"]
+    assert len(servers) == 1
+    process.kill()
+    process.communicate()
+    assert gone(servers, within=20)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_costs_its_records_only(home: Path, clean_environment: dict[str, str]) -> None:
+    process = start(home, clean_environment, seconds=1)
+    os.kill(first_line(process)["servers"][0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert errors.count("\n") == 1
+    assert errors.startswith("Warning: Prefect's API does not answer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"PREFECT_HOME": "/dev/null/prefect"}, "Prefect's directory /dev/null/prefect cannot be written"),
+        ({"PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////dev/null/x.db"}, "server did not start"),
+    ],
+)
+def test_where_prefect_cannot_keep_its_records_the_run_says_so_and_completes(
+    home: Path, clean_environment: dict[str, str], broken: dict[str, str], said: str
+) -> None:
+    environment = {**clean_environment, "PREFECT_HOME": str(home), **broken}
+    command = [sys.executable, "-W", "error", "-c", RUN, "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["done"] == [0, 1, 4]
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_configured_api_is_used_and_none_is_started(prefect_api: str) -> None:
+    from augmill.flows.server import prefect_server
+
+    before = psutil.Process().children()
+    with prefect_server() as url:
+        assert url == prefect_api
+        assert psutil.Process().children() == before
+
+
+def test_no_setting_of_the_server_lets_it_call_out(prefect_api: str) -> None:
+    (server,) = [child for child in psutil.Process().children() if "augmill.flows.server_child" in child.cmdline()]
+    environment = server.environ()
+    assert (environment["PREFECT_SERVER_ANALYTICS_ENABLED"], environment["DO_NOT_TRACK"]) == ("false", "1")
+    assert all(connection.laddr.ip == "127.0.0.1" for connection in server.net_connections("inet"))
+
+
+def test_no_test_reaches_the_network() -> None:
+    import socket
+
+    with pytest.raises(RuntimeError, match="reached for the network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=0.1)
+    with pytest.raises(RuntimeError, match="reached for the network"):
+        socket.getaddrinfo("example.org", 80)

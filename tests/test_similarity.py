@@ -1,0 +1,154 @@
+"""Near-duplicates: the sketches only propose, so what is found must be what exact Jaccard says."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from augmill.tasks.minhash import PERMUTATIONS, RECALL, choose_bands
+from augmill.tasks.similarity import NearIndex, comparison_key, jaccard, near_duplicate_groups
+from augmill.tasks.text import shingles
+
+WORDS = "the a my card bank late lost when will it come please help refund cash fee wrong rate was charged twice".split()
+TEXTS = st.lists(st.text(alphabet="ab é中国!\x1f.,", max_size=14), max_size=12)
+LONG = st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), max_size=16)
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Random sentences, a third of them an edit of an earlier one."""
+    draw = random.Random(seed)
+    made: list[str] = []
+    for _ in range(count):
+        if made and draw.random() < 0.35:
+            words = draw.choice(made).split()
+            words[draw.randrange(len(words))] = draw.choice(WORDS)
+        else:
+            words = draw.choices(WORDS, k=draw.randint(3, 20))
+        made.append(" ".join(words))
+    return made
+
+
+def overlap(a: set[str], b: set[str]) -> float:
+    """``jaccard`` of texts whose shingles are made once, for the comparisons of all with all."""
+    return len(a & b) / len(a | b)
+
+
+def brute_force_groups(texts: list[str], threshold: float) -> list[bool]:
+    kept: list[set[str]] = []
+    mask = []
+    for text in texts:
+        grams = shingles(text)
+        mask.append(all(overlap(grams, other) < threshold for other in kept))
+        kept += [grams] if mask[-1] else []
+    return mask
+
+
+@given(TEXTS | LONG, TEXTS | LONG, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
+@settings(max_examples=150, deadline=None)
+def test_matches_never_report_a_similarity_that_exact_jaccard_does_not(a: list[str], b: list[str], least: float) -> None:
+    query, position, similarity = NearIndex.build(b, least).matches(a)
+    for row, at, value in zip(query, position, similarity, strict=True):
+        assert value == jaccard(a[row], b[at]) >= least
+    assert (np.diff(query) >= 0).all()
+
+
+@given(TEXTS, st.sampled_from([0.5, 0.8, 1.0]))
+@settings(max_examples=100, deadline=None)
+def test_a_text_equal_when_folded_is_always_found_at_its_first_position(texts: list[str], least: float) -> None:
+    index = NearIndex.build(texts, least)
+    first = [[comparison_key(text) for text in texts].index(comparison_key(text)) for text in texts]
+    assert index.exact([text.upper() if text.isascii() else text for text in texts]).tolist() == first
+    best, similarity = index.nearest(texts)
+    assert (best >= 0).all()
+    assert (similarity == 1).all()
+
+
+@pytest.mark.parametrize("least", [0.6, 0.8, 0.95])
+def test_recall_against_all_pairs_is_near_one(least: float) -> None:
+    queries = sentences(150, seed=1) + sentences(300)[:100]
+    distinct = list(dict.fromkeys(sentences(300)))
+    left, right = [shingles(text) for text in queries], [shingles(text) for text in distinct]
+    truth = {(q, i) for q, a in enumerate(left) for i, b in enumerate(right) if overlap(a, b) >= least}
+    query, position, _ = NearIndex.build(distinct, least).matches(queries)
+    found = set(zip(query.tolist(), position.tolist(), strict=True))
+    assert len(truth) > 90
+    assert found <= truth
+    assert len(found) >= 0.99 * len(truth)
+
+
+def test_nearest_takes_the_most_similar_and_of_equals_the_first() -> None:
+    index = NearIndex.build(["where is my new card now", "where is my new card", "Where is my new card?", "zzzzzz"], 0.5)
+    best, similarity = index.nearest(["where is my new card!", "where is my new card no", "quite another thing", ""])
+    assert best.tolist() == [1, 0, -1, -1]
+    assert similarity[0] == 1
+    assert similarity[1] == jaccard("where is my new card no", "where is my new card now")
+    assert similarity[2:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("least", [0.7, 0.95])
+def test_groups_keep_exactly_what_the_greedy_rule_keeps(least: float) -> None:
+    texts = sentences(300, seed=2)
+    kept = near_duplicate_groups(texts, least)
+    assert kept.tolist() == brute_force_groups(texts, least)
+    assert 0 < kept.sum() < len(texts)
+
+
+def test_a_row_near_only_to_a_dropped_row_is_kept() -> None:
+    chain = ["abcdefghijklmnopqrst", "abcdefghijklmnopqrstuvw", "abcdefghijklmnopqrstuvwxyz"]
+    assert [jaccard(chain[0], chain[1]) >= 0.8, jaccard(chain[1], chain[2]) >= 0.8] == [True, True]
+    assert jaccard(chain[0], chain[2]) < 0.8
+    assert near_duplicate_groups(chain, 0.8).tolist() == [True, False, True]
+
+
+def test_a_collapse_to_one_sample_leaves_one_row() -> None:
+    assert near_duplicate_groups(["The same again."] * 5000 + ["the SAME, again"], 0.95).sum() == 1
+
+
+def test_chinese_near_duplicates_are_found_by_characters() -> None:
+    index = NearIndex.build(["文登区这些公路及危桥将进入封闭施工，请注意绕行！"], 0.7)
+    best, _ = index.nearest(["今日文登区这些公路及危桥将进入封闭施工,请注意绕行", "孩子跟谁睡，就是谁的孩子"])
+    assert best.tolist() == [0, -1]
+
+
+def test_a_saved_index_answers_as_before_and_saves_the_same_bytes(tmp_path: Path) -> None:
+    texts = sentences(120, seed=3)
+    index = NearIndex.build(texts, 0.8)
+    files = index.save(tmp_path, "held")
+    again = NearIndex.load(tmp_path, "held")
+    before = {name: path.read_bytes() for name, path in files.items()}
+    assert {name: path.read_bytes() for name, path in again.save(tmp_path, "held").items()} == before
+    for one, other in zip(index.matches(texts[:50]), again.matches(texts[:50]), strict=True):
+        assert (one == other).all()
+
+
+def test_empty_indexes_and_empty_queries_match_nothing() -> None:
+    empty, full = NearIndex.build([], 0.8), NearIndex.build(["some text"], 0.8)
+    assert empty.nearest(["some text"])[0].tolist() == [-1]
+    assert full.nearest([])[0].tolist() == []
+    assert near_duplicate_groups([], 0.9).tolist() == []
+
+
+def test_a_text_does_not_match_differently_in_another_batch() -> None:
+    texts = sentences(200, seed=4)
+    index = NearIndex.build(texts[:100], 0.6)
+    together, _ = index.nearest(texts[100:])
+    alone = [int(index.nearest([text])[0][0]) for text in texts[100:]]
+    assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("least", [0.3, 0.5, 0.8, 0.9, 0.95, 1.0])
+def test_bands_keep_the_stated_recall_at_the_threshold(least: float) -> None:
+    bands, rows = choose_bands(least)
+    assert bands * rows <= PERMUTATIONS
+    assert 1 - (1 - least**rows) ** bands >= RECALL
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, 1.5])
+def test_a_threshold_outside_its_range_is_refused(wrong: float) -> None:
+    with pytest.raises(ValueError, match="Jaccard threshold"):
+        NearIndex.build(["x"], wrong)

@@ -1,0 +1,261 @@
+"""The built-in trainer is TF-IDF and logistic regression; the command trainer runs the user's own."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from augmill.tasks.arms import trainings
+from augmill.tasks.contracts import UserError
+from augmill.tasks.trainers import tfidf
+from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
+from augmill.tasks.trainers.contract import Problem, Training
+from augmill.tasks.trainers.features import text_features
+from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
+
+WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
+
+
+def sentences(count: int, classes: int, rng: np.random.Generator, signal: float = 0.4) -> tuple[list[str], list[str]]:
+    """Texts of 6 words; each word is one of its class's own ten with probability ``signal``."""
+    labels = [str(position % classes) for position in range(count)]
+    texts = []
+    for label in labels:
+        own = WORDS[10 * int(label) : 10 * int(label) + 10]
+        texts.append(" ".join(rng.choice(own if rng.random() < signal else WORDS) for _ in range(6)))
+    return texts, labels
+
+
+def table(prefix: str, texts: list[str], labels: list[str], parents: list[list[str]] | None = None) -> pa.Table:
+    ids = [f"{prefix}{position:04d}" for position in range(len(texts))]
+    made = pa.table({"row_id": ids, "stratum": labels, "text": texts})
+    return made if parents is None else made.append_column("parent_ids", pa.array(parents, pa.list_(pa.string())))
+
+
+def toy(train: int = 60, made: int = 60, held: int = 200, classes: int = 4) -> Problem:
+    rng = np.random.default_rng(0)
+    return Problem(
+        table("r", *sentences(train, classes, rng)),
+        table("s", *sentences(made, classes, rng), [[]] * made),
+        table("v", *sentences(held, classes, rng)),
+        ("text",),
+        tuple(str(c) for c in range(classes)),
+    )
+
+
+def truth(problem: Problem) -> np.ndarray:
+    return np.array([problem.labels.index(label) for label in problem.evaluation["stratum"].to_pylist()])
+
+
+def run(problem: Problem, options: TfidfOptions, runs: int = 2) -> list[list[int]]:
+    planned = trainings(problem, 3, runs)
+    return [found.labels.tolist() for found in TfidfTrainer(options).predict(problem, planned, Path())]
+
+
+def test_predictions_are_those_of_scikit_learns_logistic_regression_on_the_same_features() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    problem = toy()
+    texts = [*problem.real["text"].to_pylist(), *problem.synthetic["text"].to_pylist()]
+    features, held = text_features([texts], [problem.evaluation["text"].to_pylist()], problem.real.num_rows)
+    labels = np.array(problem.real["stratum"].to_pylist() + problem.synthetic["stratum"].to_pylist())
+    for training in trainings(problem, 3, 1):
+        weights = training.weights * problem.real.num_rows / training.weights.sum()
+        model = LogisticRegression(C=10.0, max_iter=1000, tol=1e-6)
+        model.fit(features[training.rows], labels[training.rows], weights)
+        found = next(TfidfTrainer(TfidfOptions(cs=(10.0,))).predict(problem, [training], Path()))
+        agree = np.mean(model.predict(held) == np.array(problem.labels)[found.labels])
+        assert agree >= 0.99, training.arm
+
+
+def test_how_many_trainings_run_at_a_time_changes_nothing() -> None:
+    assert run(toy(), TfidfOptions(threads=1)) == run(toy(), TfidfOptions(threads=3))
+
+
+def test_repeating_every_row_changes_nothing_because_the_loss_is_averaged() -> None:
+    problem = toy()
+    rows = np.arange(problem.real.num_rows)
+    once = Training("real", 0, 7, rows, np.ones(len(rows)))
+    five = replace(once, rows=np.tile(rows, 5), weights=np.ones(5 * len(rows)))
+    first, second = TfidfTrainer(TfidfOptions()).predict(problem, [once, five], Path())
+    assert first.labels.tolist() == second.labels.tolist() and first.chosen == second.chosen
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_copies_of_held_rows_do_not_help_to_choose(named: bool) -> None:
+    """With labels drawn at random, only a copy in the fold's training can tell a held row's label."""
+    rng = np.random.default_rng(1)
+    texts, _ = sentences(90, 3, rng)
+    labels = rng.integers(3, size=90).astype(str).tolist()
+    parents = [[f"r{position:04d}"] if named else [] for position in range(90)]
+    problem = Problem(
+        table("r", texts, labels),
+        table("s", texts, labels, parents),
+        table("v", texts, labels),
+        ("text",),
+        ("0", "1", "2"),
+    )
+    mix = [training for training in trainings(problem, 3, 1) if training.arm == "mix"]
+    (found,) = TfidfTrainer(TfidfOptions()).predict(problem, mix, Path())
+    assert found.chosen["cv_accuracy"] < 0.55
+
+
+def test_many_rows_are_sketched_and_still_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = toy(train=200, made=100)
+    exact = np.mean(np.array(run(problem, TfidfOptions(cs=(10.0,)), 1)) == truth(problem))
+    monkeypatch.setattr(tfidf, "EXACT_ROWS", 256)
+    sketched = np.mean(np.array(run(problem, TfidfOptions(cs=(10.0,)), 1)) == truth(problem))
+    assert exact > 0.8 and sketched > exact - 0.12
+
+
+def test_chinese_is_read_by_characters_and_empty_texts_do_no_harm() -> None:
+    problem = toy()
+    chinese = {"0": "我要退货谢谢", "1": "什么时候到货", "2": "怎么付款呢", "3": ""}
+    tables = [
+        part.set_column(2, "text", pa.array([chinese[label] for label in part["stratum"].to_pylist()]))
+        for part in (problem.real, problem.synthetic, problem.evaluation)
+    ]
+    problem = replace(problem, real=tables[0], synthetic=tables[1], evaluation=tables[2])
+    assert all(labels == truth(problem).tolist() for labels in run(problem, TfidfOptions()))
+
+
+def test_pairs_are_told_by_what_their_fields_share() -> None:
+    rng = np.random.default_rng(2)
+
+    def pairs(prefix: str, count: int) -> pa.Table:
+        texts, _ = sentences(count, 1, rng, 0)
+        others, _ = sentences(count, 1, rng, 0)
+        labels = [str(position % 2) for position in range(count)]
+        same = [" ".join(rng.permutation(text.split())) for text in texts]
+        second = [s if label == "1" else o for s, o, label in zip(same, others, labels, strict=True)]
+        made = table(prefix, texts, labels, [[]] * count)
+        return made.append_column("text_b", pa.array(second))
+
+    problem = Problem(pairs("r", 60), pairs("s", 20), pairs("v", 100), ("text", "text_b"), ("0", "1"))
+    assert np.mean(np.array(run(problem, TfidfOptions(), 1)) == truth(problem)) > 0.95
+
+
+@pytest.mark.parametrize("wrong", [{"cs": ()}, {"cs": (0.0,)}, {"folds": 1}, {"threads": -1}])
+def test_options_out_of_bounds_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        TfidfOptions(**wrong)
+
+
+SCRIPT = """
+import sys, json, time
+import pyarrow as pa, pyarrow.parquet as pq
+train, evaluation, seed, out, mode = sys.argv[1:]
+with open("CALLS", "a") as log:
+    log.write(seed + "\\n")
+rows = pq.read_table(train).to_pylist()
+asked = pq.read_table(evaluation)
+assert set(rows[0]) == {"row_id", "origin", "text", "label", "weight"}, rows[0]
+assert asked.column_names == ["row", "text"], asked.column_names
+if mode == "fail":
+    sys.exit("no GPU was found")
+if mode == "slow":
+    time.sleep(60)
+votes = {}
+for row in rows:
+    for word in row["text"].split():
+        votes.setdefault(word, {}).setdefault(row["label"], 0)
+        votes[word][row["label"]] += row["weight"]
+found = []
+for text in asked["text"].to_pylist():
+    total = {}
+    for word in text.split():
+        for label, vote in votes.get(word, {}).items():
+            total[label] = total.get(label, 0) + vote
+    found.append(max(sorted(total), key=total.get) if total else "0")
+numbers = asked["row"].to_pylist()[::-1]
+found = found[::-1]
+if mode == "short":
+    numbers, found = numbers[1:], found[1:]
+if mode == "null":
+    found[3] = None
+if mode == "unknown":
+    found[3] = "none of yours"
+if mode == "column":
+    pq.write_table(pa.table({"row": numbers, "prediction": found}), out)
+elif mode == "text":
+    open(out, "w").write("hello")
+elif mode != "nothing":
+    pq.write_table(pa.table({"row": numbers, "label": found}), out)
+"""
+
+
+def command(tmp_path: Path, mode: str = "good", timeout: float = 60.0) -> CommandTrainer:
+    script = tmp_path / "train it.py"
+    script.write_text(SCRIPT.replace("CALLS", str(tmp_path / "calls")))
+    words = f"{sys.executable} '{script}' {{train}} {{eval}} {{seed}} {{predictions}} {mode}"
+    return CommandTrainer(CommandOptions(words, timeout))
+
+
+def calls(tmp_path: Path) -> list[str]:
+    return (tmp_path / "calls").read_text().split()
+
+
+def test_a_command_trains_each_arm_and_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    problem, trainer = toy(), command(tmp_path)
+    planned = trainings(problem, 3, 1)
+    first = [found.labels.tolist() for found in trainer.predict(problem, planned, tmp_path)]
+    assert np.mean(np.array(first[2]) == truth(problem)) > 0.6
+    assert calls(tmp_path) == [str(planned[0].seed)] * 3
+    again = [found.labels.tolist() for found in trainer.predict(problem, planned, tmp_path)]
+    assert again == first and len(calls(tmp_path)) == 3
+    with (tmp_path / "train it.py").open("a") as script:
+        script.write("# edited\n")
+    list(trainer.predict(problem, planned[:1], tmp_path))
+    assert len(calls(tmp_path)) == 4, "an edited script is another trainer"
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("fail", "no GPU was found"),
+        ("nothing", "wrote nothing"),
+        ("short", "199 rows"),
+        ("null", "found None in row"),
+        ("unknown", "'none of yours'"),
+        ("column", "label is missing"),
+        ("text", "expected Parquet"),
+    ],
+)
+def test_what_a_command_does_wrong_is_said_with_the_file_and_not_kept(tmp_path: Path, mode: str, said: str) -> None:
+    problem = toy()
+    with pytest.raises(UserError) as error:
+        list(command(tmp_path, mode).predict(problem, trainings(problem, 3, 1), tmp_path))
+    assert said in str(error.value) and (mode == "fail" or ".parquet" in error.value.where)
+    assert len(calls(tmp_path)) == 1 and not list(tmp_path.rglob("predictions.parquet"))
+
+
+def test_a_command_is_stopped_when_its_time_is_up(tmp_path: Path) -> None:
+    problem = toy()
+    with pytest.raises(UserError, match="within 2 s"):
+        list(command(tmp_path, "slow", 2.0).predict(problem, trainings(problem, 3, 1), tmp_path))
+
+
+def test_a_command_goes_through_no_shell(tmp_path: Path) -> None:
+    problem, mark = toy(), tmp_path / "mark"
+    options = CommandOptions(f"echo {{train}} {{eval}} {{seed}} {{predictions}} ; touch {mark} $(touch {mark})")
+    with pytest.raises(UserError, match="wrote nothing"):
+        list(CommandTrainer(options).predict(problem, trainings(problem, 3, 1), tmp_path))
+    assert not mark.exists()
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    problem = toy()
+    trainer = CommandTrainer(CommandOptions("no-such-program {train} {eval} {seed} {predictions}"))
+    with pytest.raises(UserError, match="no-such-program"):
+        list(trainer.predict(problem, trainings(problem, 3, 1), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["train {train} {eval} {seed}", "train {train} {eval} {seed} {predictions} {gpu}", "train '{train}", "{", ""],
+)
+def test_a_command_without_its_placeholders_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"trainer\.command"):
+        CommandOptions(wrong)
