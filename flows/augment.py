@@ -49,7 +49,9 @@ def read_json(store: Store, artifact: Artifact, name: str) -> Any:
     return json.loads(fetch(store, artifact, name).read_text(encoding="utf-8"))
 
 
-def augment(recipe: Recipe, steps: Steps, *, as_of: str | None, command: str, republish: bool) -> tuple[Outcome, Snapshot]:
+def augment(
+    recipe: Recipe, steps: Steps, *, as_of: str | None, command: str, republish: bool
+) -> tuple[Outcome, Snapshot]:
     """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said."""
     name = as_of or "all"
     expected = read_log(steps.site.store, recipe.dataset).current().get(name)
@@ -115,7 +117,9 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         if steps.site.deadline is not None and time.monotonic() >= steps.site.deadline:
             raise NotProduced("the run's deadline came before every class had its target")
         configs = [
-            ShardConfig(generators[part[0]["generator"]], tuple(checks.values()), tuple(part), tuple(counts), recipe.validation)
+            ShardConfig(
+                generators[part[0]["generator"]], tuple(checks.values()), tuple(part), tuple(counts), recipe.validation
+            )
             for part in cut_shards(segments, recipe.run.shard_rows)
         ]
         inputs = [[fitted[config.generator.rib], *snapshot.checks.values()] for config in configs]
@@ -189,7 +193,13 @@ def publish(snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str,
     mixed = snapshot.mixed or _real_alone(snapshot, steps)
     recipe_hash = recipe.hash()
     config = ReleaseConfig(
-        recipe.dataset, snapshot.name, outcome.arrangement, recipe.publish.prefix, recipe.columns, recipe_hash, recipe.task
+        recipe.dataset,
+        snapshot.name,
+        outcome.arrangement,
+        recipe.publish.prefix,
+        recipe.columns,
+        recipe_hash,
+        recipe.task,
     )
     ledger = [snapshot.settled] if snapshot.settled else []
     built = steps.do(build_release, config, snapshot.ingested, snapshot.split, mixed, ledger)

@@ -36,7 +36,9 @@ def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outc
     with steps.progress.stage("report") as shown, tempfile.TemporaryDirectory(prefix="augmill-report-") as directory:
         folder = Path(directory)
         if recipe.validation.enabled and recipe.validation.data_docs and snapshot.settled:
-            shards = {shard.key.split("/")[1][:12]: read_json(store, shard, "validation.json") for shard in _valid(snapshot)}
+            shards = {
+                shard.key.split("/")[1][:12]: read_json(store, shard, "validation.json") for shard in _valid(snapshot)
+            }
             release = (snapshot.evidence or {}).get("release_validation")
             build_data_docs(folder / "data_docs", shards, release, title=f"{recipe.dataset} {snapshot.name}")
             evidence["validation"]["docs"] = "data_docs/index.html"
@@ -73,7 +75,9 @@ def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -
         "release": outcome.release,
         "prefix": recipe.publish.prefix,
         "recipe_sha256": recipe.hash(),
-        "versions": library_versions(("augmill", "prefect", "torch", "transformers", "pyarrow", "polars", "scikit-learn")),
+        "versions": library_versions(
+            ("augmill", "prefect", "torch", "transformers", "pyarrow", "polars", "scikit-learn")
+        ),
         "validation": {},
     }
     store = steps.site.store
@@ -149,6 +153,3 @@ def _sample(
         "similarity": round(scores[best], 3),
     }
     return sample
-
-
-

@@ -12,14 +12,12 @@ import contextlib
 import logging
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from augmill.flows.telemetry import flush_client
+from augmill.flows.telemetry import QUIET, flush_client, prepare_prefect
 from augmill.tasks.contracts import WorldError
 
 _log = logging.getLogger("augmill.server")
@@ -28,8 +26,6 @@ START_TIMEOUT = 120.0  # seconds; a fresh database on a busy 2-core machine took
 _STOP_TIMEOUT = 20.0  # seconds; the child gives its own queues 10 before it stops
 _LOG_BYTES = 1_000_000  # the server's log starts anew beyond this
 
-# No outbound connection: the heartbeat to Prefect's maker and the client's analytics are the only two there are.
-QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 _SERVER_ENV = {
     **QUIET,
     "PREFECT_SERVER_UI_ENABLED": "false",
@@ -54,8 +50,8 @@ def prefect_server() -> Iterator[str]:
     Raises ``ServerUnavailable`` where no server could be started within ``START_TIMEOUT``. On leaving, what the
     client still holds is sent before the server stops.
     """
-    os.environ.update(QUIET)
-    from prefect.settings import PREFECT_API_URL
+    prepare_prefect()
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
     if configured := PREFECT_API_URL.value():
         try:
@@ -64,48 +60,21 @@ def prefect_server() -> Iterator[str]:
             flush_client()
         return
     with contextlib.ExitStack() as stack:
-        home = stack.enter_context(_writable_home())
-        url = stack.enter_context(_own_server(home))
-        stack.enter_context(_settings_for(url, home))
+        url = stack.enter_context(_own_server(Path(PREFECT_HOME.value())))
+        stack.enter_context(_settings_for(url))
         stack.callback(flush_client)
         yield url
 
 
 @contextlib.contextmanager
-def _writable_home() -> Iterator[Path]:
-    """PREFECT_HOME, or a directory for this run alone where that cannot be written."""
-    from prefect.settings import PREFECT_HOME
-
-    home = Path(PREFECT_HOME.value())
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            pass
-    except OSError as error:
-        _log.warning(
-            "Prefect's directory %s cannot be written (%s); this run will not be listed by Prefect afterwards. "
-            "Set PREFECT_HOME to a directory that can be written.",
-            home,
-            error.strerror,
-        )
-        temporary = Path(tempfile.mkdtemp(prefix="augmill-prefect-"))
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        yield home
-
-
-@contextlib.contextmanager
-def _settings_for(url: str, home: Path) -> Iterator[None]:
-    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
+def _settings_for(url: str) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     bypass = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
     for name, value in bypass.items():  # a proxy in the environment cannot reach this machine's loopback
         os.environ[name] = f"{value},127.0.0.1" if value else "127.0.0.1"
     # A local server that has died does not come back: 1 retry waits 2 s a request, the default 5 wait 62 s.
-    updates = {PREFECT_API_URL: url, PREFECT_HOME: home, PREFECT_CLIENT_MAX_RETRIES: 1}
+    updates = {PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 1}
     try:
         with temporary_settings(updates):
             yield

@@ -42,7 +42,9 @@ class Steps:
         """One stage as one task; its progress line says what it gave and whether it stood in the store already."""
         name = f"{stage.name} {self.label} {what}".strip()
         with self.progress.stage(f"{stage.name} {what}".strip()) as shown:
-            artifact = self.orchestrator.call(stage, self.site, config, *inputs, name=name, retry=stage.retry, tags=self.tags)
+            artifact = self.orchestrator.call(
+                stage, self.site, config, *inputs, name=name, retry=stage.retry, tags=self.tags
+            )
             event = next(event for event in reversed(self.events) if event.key == artifact.key)
             shown.note = f"{artifact.rows:,} rows" + (", unchanged, from the store" if event.reused else "")
         return artifact
@@ -77,7 +79,9 @@ class Steps:
         """Every shard's artifact, in order. One that failed for good is set aside: its rows count as undelivered."""
         jobs = list(zip(range(len(configs)), configs, inputs, strict=True))
         total = sum(segment["count"] for config in configs for segment in config.segments)
-        bar = self.artifacts.progress(f"augmill-{self.label.split('@')[0]}-round-{round_number}", "shards of this round")
+        bar = self.artifacts.progress(
+            f"augmill-{self.label.split('@')[0]}-round-{round_number}", "shards of this round"
+        )
         finished = 0
 
         def run(job: tuple[int, ShardConfig, list[Artifact]]) -> Artifact:
@@ -88,7 +92,9 @@ class Steps:
             number, config, _ = job
             reason = "deadline" if isinstance(error, DeadlineExceeded) else "shard_failed"
             self.failures.append({"round": round_number, "shard": number, "reason": reason, "error": str(error)})
-            return set_aside(self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason))
+            return set_aside(
+                self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason)
+            )
 
         with self.progress.stage(f"generate {round_number}", total, "rows") as shown:
 

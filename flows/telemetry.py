@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import importlib
 import logging
 import os
+import shutil
 import sys
-import warnings
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 FLUSH_TIMEOUT = 10.0  # seconds given to each queue of records
 
-# Read by Prefect when it is imported; a value the user has set stays.
+# Read by Prefect when it is imported; a value the user has set stays, but for the first two: with them no
+# connection leaves this machine (the server's heartbeat to Prefect's maker, the client's analytics).
+QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 _ENVIRONMENT = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # our own messages before and after the flow run
     "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1.0",
@@ -36,6 +42,30 @@ class _Plain(logging.Formatter):
         return message if record.levelno <= logging.INFO else f"{record.levelname.capitalize()}: {message}"
 
 
+def prepare_prefect() -> str | None:
+    """Sets the environment that the first import of Prefect reads; a sentence where its directory cannot be written.
+
+    Then PREFECT_HOME becomes a directory for this process alone. Does nothing more once Prefect is imported.
+    """
+    os.environ.update(QUIET)
+    if "prefect.context" in sys.modules:
+        return None
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return None
+    except OSError as error:
+        os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="augmill-prefect-")
+        atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+        return (
+            f"Prefect's directory {home} cannot be written ({error.strerror}), so Prefect will not list this run "
+            "afterwards. Set PREFECT_HOME to a directory that can be written."
+        )
+
+
 @contextlib.contextmanager
 def quiet_logging(verbose: bool = False, *, prefect_too: bool = True) -> Iterator[None]:
     """Inside: the logger ``augmill`` writes plain lines to stderr; Prefect is heard only if ``verbose``.
@@ -45,33 +75,38 @@ def quiet_logging(verbose: bool = False, *, prefect_too: bool = True) -> Iterato
     the orchestrator is ``none``.
     """
     to_api: list[logging.Handler] = []
+    problem = prepare_prefect() if prefect_too else None
     if prefect_too:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        with warnings.catch_warnings():  # prefect_server says it better, and knows a way round it
-            warnings.filterwarnings("ignore", message="Failed to create the Prefect home directory")
+        importlib.import_module("prefect.main")  # configures logging, which must be over when we change it
         from prefect.logging.handlers import APILogHandler
 
         to_api.append(APILogHandler())
-    root, ours, prefect = logging.getLogger(), logging.getLogger("augmill"), logging.getLogger("prefect")
-    internal = logging.getLogger("prefect._internal")  # propagates nowhere: the client's own queues report to it
+    root, ours = logging.getLogger(), logging.getLogger("augmill")
     terminal = _Terminal()
     terminal.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _Plain())
-    loggers = (root, ours, prefect, internal)
-    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    raising = logging.raiseExceptions
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in (root, ours)]
     try:
         _set(root, [terminal], logging.WARNING, propagate=True)
         _set(ours, [terminal, *to_api], logging.DEBUG if verbose else logging.INFO, propagate=False)
-        if not verbose:  # a null handler each: a logger that finds none falls back to stderr for warnings
-            _set(prefect, [logging.NullHandler()], prefect.level, propagate=False)
-            _set(internal, [logging.NullHandler()], internal.level, propagate=False)
-            logging.raiseExceptions = False  # Prefect's log queue writes to stderr otherwise when the API is gone
+        if prefect_too:
+            _hush(verbose)
+        if problem:
+            ours.warning(problem)
         yield
     finally:
-        logging.raiseExceptions = raising
         for logger, handlers, level, propagate in before:
             _set(logger, handlers, level, propagate=propagate)
+
+
+def _hush(verbose: bool) -> None:
+    """Prefect on the terminal or not. Never undone on leaving: its queues still talk when the interpreter ends."""
+    prefect = logging.getLogger("prefect")
+    # A null handler, because warnings of a logger that finds no handler go to stderr.
+    _set(prefect, [] if verbose else [logging.NullHandler()], prefect.level, propagate=verbose)
+    # The client's queues report their failures through handlers of their own, and that logger ignores its level.
+    for handler in logging.getLogger("prefect._internal").handlers:
+        handler.setLevel(logging.NOTSET if verbose else logging.CRITICAL + 1)
+    logging.raiseExceptions = verbose  # the log queue writes to stderr where this is set
 
 
 def _set(logger: logging.Logger, handlers: list[logging.Handler], level: int, *, propagate: bool) -> None:

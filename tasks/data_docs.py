@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +38,7 @@ def build_data_docs(
     pages = _render(directory.resolve(), chosen)
     for (name, _), page in zip(chosen, pages, strict=True):
         page.write_text(_offline(page.read_text(encoding="utf-8"), name), encoding="utf-8", newline="\n")
-    for walkthrough in sorted(directory.glob("static/images/*.gif")):  # 3 MB that only the hidden tour shows
-        walkthrough.unlink()
+    shutil.rmtree(directory / "static", ignore_errors=True)  # 4 MB of fonts and tours that no page here uses
     links = {
         name: page.relative_to(directory.resolve()).as_posix() for (name, _), page in zip(chosen, pages, strict=True)
     }
@@ -120,7 +120,7 @@ def _escaped(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _REMOTE = re.compile(
-    r"<script\b.*?</script>|<link\b[^>]*\bhref=\"https?://[^>]*>|<img\b[^>]*\bsrc=\"https?://[^>]*>|<footer>.*?</footer>",
+    r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>|<footer>.*?</footer>|url\('https?:[^)]*\)",
     re.DOTALL,
 )
 _RANDOM = re.compile(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # in the ids of collapsible blocks

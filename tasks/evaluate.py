@@ -34,7 +34,9 @@ class EvaluateConfig:
     validation: ValidationOptions
 
 
-def release_metrics(train: pa.Table, held_out: pa.Table, ledger: dict[str, Any], fields: tuple[str, ...]) -> dict[str, float]:
+def release_metrics(
+    train: pa.Table, held_out: pa.Table, ledger: dict[str, Any], fields: tuple[str, ...]
+) -> dict[str, float]:
     """Numbers of the release to be, for its Great Expectations suite; counts but for the two shares."""
     folded = {fold(text) or text for text in texts_of(held_out, fields)}
     made = train.filter(pc.equal(train[ORIGIN], SYNTHETIC))
@@ -75,7 +77,9 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
     )
     ledger = work.read_json(settled, "ledger.json")
     columns = [ROW_ID, STRATUM, *config.fields]
-    metrics = release_metrics(rows, pa.concat_tables([validation.select(columns), test.select(columns)]), ledger, config.fields)
+    metrics = release_metrics(
+        rows, pa.concat_tables([validation.select(columns), test.select(columns)]), ledger, config.fields
+    )
     checked = validate_release(metrics, RELEASE_BOUNDS, config.validation) if config.validation.enabled else None
     work.rows = validation.num_rows
     work.write_json(

@@ -78,9 +78,9 @@ class Evidence(TypedDict):
     """All that the report, the log and the release say of a gate; plain JSON.
 
     ``judged_by``: the score that decided ("accuracy", "macro_f1" or "focus_f1"). ``smallest_visible_gain``: points that
-    would have been proven with 80 % probability here; ``rows_needed``: held-out rows that would show the observed gain
-    (or, where none was observed, a gain of a point beyond what the rule asks), null where published. ``test`` is
-    reported and never decides.
+    would have been proven with 80 % probability here; ``rows_needed``: where inconclusive, held-out rows that
+    would show the observed gain (where there is none, a point beyond what the rule asks), null where these rows suffice
+    for that. ``test`` is reported and never decides.
     """
 
     verdict: Verdict

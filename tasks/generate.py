@@ -41,7 +41,13 @@ class ShardConfig:
 def shard_schema(fields: tuple[str, ...]) -> pa.Schema:
     """The columns of candidates.parquet: the generator's answer, then the checks' verdicts."""
     verdicts = [("rejected", pa.string()), ("also", pa.list_(pa.string())), ("scores", SCORES)]
-    return pa.schema([pa.field("generator", pa.string()), *candidate_schema(fields), *(pa.field(name, kind) for name, kind in verdicts)])
+    return pa.schema(
+        [
+            pa.field("generator", pa.string()),
+            *candidate_schema(fields),
+            *(pa.field(name, kind) for name, kind in verdicts),
+        ]
+    )
 
 
 class _Loaded:

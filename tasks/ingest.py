@@ -23,6 +23,7 @@ from augmill.tasks.text import canonical, join_fields
 
 REFUSED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "location", "reason", "detail", "row")])
 
+
 @dataclass(frozen=True)
 class IngestConfig:
     """What of the recipe and of the source's files decides the ingested rows."""
@@ -136,7 +137,9 @@ class _Rows:
             name = "" if identifier is None else str(identifier)
             self.seen[name] += 1
             return name if name and self.seen[name] == 1 else None
-        digest = hashlib.sha256(join_fields(canonical(text) for text in texts).encode("utf-8", "replace")).hexdigest()[:32]
+        digest = hashlib.sha256(join_fields(canonical(text) for text in texts).encode("utf-8", "replace")).hexdigest()[
+            :32
+        ]
         self.seen[digest] += 1
         return digest if self.seen[digest] == 1 else f"{digest}-{self.seen[digest]}"
 
@@ -150,7 +153,9 @@ def _text_column(table: pa.Table, name: str) -> list[str | None]:
     return list(column.cast(pa.string()).to_pylist())
 
 
-def _convert(rows: _Rows, file: SourceFile, table: pa.Table, locations: list[str]) -> tuple[pa.Table, list[dict[str, str]]]:
+def _convert(
+    rows: _Rows, file: SourceFile, table: pa.Table, locations: list[str]
+) -> tuple[pa.Table, list[dict[str, str]]]:
     """One batch: the rows that are taken, as a table, and the refused ones."""
     columns = rows.config.columns
     texts = [_text_column(table, name) for name in columns.texts]
@@ -182,7 +187,12 @@ def _convert(rows: _Rows, file: SourceFile, table: pa.Table, locations: list[str
 
 
 def _assemble(
-    rows: _Rows, file: SourceFile, table: pa.Table, kept: list[int], out: dict[str, list[Any]], texts: list[list[str | None]]
+    rows: _Rows,
+    file: SourceFile,
+    table: pa.Table,
+    kept: list[int],
+    out: dict[str, list[Any]],
+    texts: list[list[str | None]],
 ) -> pa.Table:
     columns = rows.config.columns
     picked = table.take(pa.array(kept, pa.int64()))
@@ -297,7 +307,11 @@ def require_columns(recipe: Recipe, names: list[str], where: str) -> None:
     """Raises UserError naming the nearest column where the recipe names one that is not there."""
     import difflib
 
-    wanted = {"columns.label": recipe.columns.label, "columns.id": recipe.columns.id, "columns.group": recipe.columns.group}
+    wanted = {
+        "columns.label": recipe.columns.label,
+        "columns.id": recipe.columns.id,
+        "columns.group": recipe.columns.group,
+    }
     wanted |= {"columns.partition": recipe.columns.partition, "splits.column": recipe.splits.column}
     wanted |= {f"columns.text[{i}]": name for i, name in enumerate(recipe.columns.texts)}
     wanted |= {f"publish.copy[{i}]": name for i, name in enumerate(recipe.publish.copy)}

@@ -59,7 +59,9 @@ def read_log(store: Store, dataset: str) -> Log:
             from augmill.tasks.contracts import StoreRefused
 
             raise StoreRefused(
-                f"the log's chain is broken at entry {number}", where=log_key(dataset, number), fix="restore it from a backup"
+                f"the log's chain is broken at entry {number}",
+                where=log_key(dataset, number),
+                fix="restore it from a backup",
             )
         log.entries.append(body)
     return log
@@ -127,7 +129,9 @@ def rollback(store: Store, dataset: str, *, to: str | None, reason: str, command
         target = next((r for r in reversed(earlier) if to is None or r.startswith(to)), None)
         if target is None:
             raise UserError(
-                "there is no earlier release that was not withdrawn", where=f"{dataset} {snapshot}", fix="augmill releases"
+                "there is no earlier release that was not withdrawn",
+                where=f"{dataset} {snapshot}",
+                fix="augmill releases",
             )
         if store.size(release_key(dataset, target, "manifest.json")) is None:
             raise UserError(f"release {target} is gone from the store", where="rollback", fix="name another with --to")

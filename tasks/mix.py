@@ -35,7 +35,9 @@ def synthetic_ids(rows: pa.Table) -> pa.Array:
     """An id per accepted row: a hash of what the row is a function of."""
     names = ("generator", "asked", "ordinal", "seed")
     keys = zip(*(rows[name].to_pylist() for name in names), strict=True)
-    return pa.array(["syn-" + hashlib.sha256("\x1f".join(map(str, key)).encode()).hexdigest()[:24] for key in keys], pa.string())
+    return pa.array(
+        ["syn-" + hashlib.sha256("\x1f".join(map(str, key)).encode()).hexdigest()[:24] for key in keys], pa.string()
+    )
 
 
 def limit_ratio(accepted: pa.Table, real_rows: int, max_ratio: float | None) -> pa.Table:
@@ -46,11 +48,16 @@ def limit_ratio(accepted: pa.Table, real_rows: int, max_ratio: float | None) -> 
     frame = pl.from_arrow(accepted.select([STRATUM, "scores"]))
     assert isinstance(frame, pl.DataFrame)
     score = (
-        pl.col("scores").list.eval(pl.element().filter(pl.element().struct.field("name") == "label_consistency"))
-        .list.first().struct.field("value").fill_null(0.0)
+        pl.col("scores")
+        .list.eval(pl.element().filter(pl.element().struct.field("name") == "label_consistency"))
+        .list.first()
+        .struct.field("value")
+        .fill_null(0.0)
     )
     kept = (
-        frame.with_row_index("at").with_columns(score=score).sort(["score", "at"], descending=[True, False])
+        frame.with_row_index("at")
+        .with_columns(score=score)
+        .sort(["score", "at"], descending=[True, False])
         .with_columns(place=pl.int_range(1, pl.len() + 1).over(STRATUM), quota=(pl.len() * share).floor().over(STRATUM))
         .filter(pl.col("place") <= pl.col("quota"))
     )
@@ -112,7 +119,9 @@ def reading_order(rows: pa.Table, config: MixConfig) -> pa.Table:
         chosen = ids
         if alternating:
             size = round(len(real) * config.mix.synthetic_share)
-            chosen = _turn(made, size, epoch, config.seed, SYNTHETIC) + _turn(real, len(real) - size, epoch, config.seed, REAL)
+            chosen = _turn(made, size, epoch, config.seed, SYNTHETIC) + _turn(
+                real, len(real) - size, epoch, config.seed, REAL
+            )
         order = [chosen[index] for index in _shuffled(chosen, config.seed, epoch, "epoch")]
         out["epoch"] += [epoch] * len(order)
         out["position"] += range(len(order))

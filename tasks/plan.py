@@ -32,7 +32,9 @@ def ask(missing: int, asked: int, eligible: int) -> int:
 Streams = dict[str, dict[str, dict[str, Any]]]
 
 
-def plan_round(config: PlanConfig, targets: dict[str, int], accepted: dict[str, int], streams: Streams) -> list[dict[str, Any]]:
+def plan_round(
+    config: PlanConfig, targets: dict[str, int], accepted: dict[str, int], streams: Streams
+) -> list[dict[str, Any]]:
     """What to ask in the next round: ``[{generator, stratum, start, count}]``; empty when nothing more is to be asked.
 
     ``streams[generator][class]`` holds ``asked``, ``eligible`` (accepted or surplus) and ``stopped`` (its last round

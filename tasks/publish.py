@@ -38,7 +38,9 @@ class ReleaseConfig:
     task: str
 
 
-def user_table(rows: pa.Table, split: str, config: ReleaseConfig, schema: pa.Schema, labels: dict[str, Any]) -> pa.Table:
+def user_table(
+    rows: pa.Table, split: str, config: ReleaseConfig, schema: pa.Schema, labels: dict[str, Any]
+) -> pa.Table:
     """The rows as they are released: the user's columns in their order and types, then the added ones."""
     texts = dict(zip(config.columns.texts, config.columns.fields, strict=True))
     arrays: list[Any] = []
@@ -65,7 +67,9 @@ def _label_array(values: list[Any], kind: pa.DataType) -> Any:
             return pa.array([str(value) for value in values], pa.string())
         return pa.array(values).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"labels do not fit their column: {error}", where="labels.aliases", fix="use one type") from error
+        raise DataError(
+            f"labels do not fit their column: {error}", where="labels.aliases", fix="use one type"
+        ) from error
 
 
 def _check_clash(schema: pa.Schema, prefix: str) -> None:
@@ -173,7 +177,14 @@ def put_release(store: Store, dataset: str, built: Artifact, provenance: dict[st
 
 
 def commit_release(
-    site: Site, config: ReleaseConfig, release: str, *, expected: str | None, entry: dict[str, Any], command: str, force: bool
+    site: Site,
+    config: ReleaseConfig,
+    release: str,
+    *,
+    expected: str | None,
+    entry: dict[str, Any],
+    command: str,
+    force: bool,
 ) -> bool:
     """Makes the release current for its snapshot in one log entry. False: it was already.
 

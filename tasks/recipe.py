@@ -76,7 +76,8 @@ class Recipe:
     refuse: Refuse = field(default_factory=Refuse, metadata={"help": "when the source itself is refused"})
     splits: Splits = field(default_factory=Splits, metadata={"help": "which rows train, which judge"})
     checks: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "options by check; `off` leaves one out; what is not named has defaults"}
+        default_factory=dict,
+        metadata={"help": "options by check; `off` leaves one out; what is not named has defaults"},
     )
     refill: Refill = field(default_factory=Refill, metadata={"help": "rounds of generation and their bounds"})
     settle: Settle = field(default_factory=Settle, metadata={"help": "which of the rows that passed are accepted"})
@@ -102,7 +103,9 @@ class Recipe:
 
     def hash(self) -> str:
         """sha256 of what the recipe says about rows and their publication; ``run`` is left out."""
-        return hash_json(identity_of({item.name: getattr(self, item.name) for item in dataclasses.fields(self)} | {"run": None}))
+        return hash_json(
+            identity_of({item.name: getattr(self, item.name) for item in dataclasses.fields(self)} | {"run": None})
+        )
 
 
 def _nearest(name: str, known: list[str]) -> str:

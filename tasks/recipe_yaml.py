@@ -57,7 +57,9 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], where: str) -> int:
     total = 1 + sum(_expanded_size(child, sizes, where) for child in children)
     if total > MAX_NODES:
         raise UserError(
-            f"the recipe holds more than {MAX_NODES:,} values once its aliases are expanded", where=where, fix="write less"
+            f"the recipe holds more than {MAX_NODES:,} values once its aliases are expanded",
+            where=where,
+            fix="write less",
         )
     sizes[id(node)] = total
     return total
@@ -84,6 +86,8 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
         raise UserError(f"not UTF-8 at byte {error.start}", where=where, fix="save the recipe as UTF-8") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"not valid YAML: {error.problem}", where=f"{where} line {line}", fix="see docs/recipe.md") from error
+        raise UserError(
+            f"not valid YAML: {error.problem}", where=f"{where} line {line}", fix="see docs/recipe.md"
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"not valid YAML: {str(error)[:200]}", where=where, fix="see docs/recipe.md") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections import Counter
@@ -22,6 +23,8 @@ from augmill.tasks.report_charts import (
     streams_of,
 )
 from augmill.tasks.report_evidence import CheckFinding, Nearest, ReportEvidence, Sample, Validation
+
+__all__ = ["ReportEvidence", "Sample", "render_report", "report_summary_markdown", "report_table"]
 
 HEADLINES = {
     "published": "The synthetic rows help. They are in the release.",
@@ -55,7 +58,7 @@ def render_report(evidence: ReportEvidence) -> str:
     page = _environment().get_template("report.html")
     gate, ledger = evidence.get("gate"), evidence.get("ledger")
     classes = class_rows(evidence)
-    html: str = page.render(
+    rendered: str = page.render(
         e=_complete(evidence),
         headline=HEADLINES[evidence["outcome"]],
         released=RELEASED[evidence.get("released")],
@@ -63,6 +66,7 @@ def render_report(evidence: ReportEvidence) -> str:
         figures=key_figures(evidence),
         metric=METRICS[gate["judged_by"]] if gate else "",
         effects=_effects(gate) if gate else "",
+        bar=_bar(gate) if gate else 0.0,
         test_note=test_note(gate) if gate else "",
         arms=[(ARMS[name], name, gate["validation"]["arms"][name], _test_arm(gate, name)) for name in ARMS]
         if gate
@@ -77,7 +81,7 @@ def render_report(evidence: ReportEvidence) -> str:
         path=evidence.get("release_path", ""),
         prefix=evidence.get("prefix", "aug_"),
     )
-    return html
+    return rendered
 
 
 def _complete(evidence: ReportEvidence) -> dict[str, Any]:
@@ -118,11 +122,15 @@ def key_figures(evidence: ReportEvidence) -> list[tuple[str, str, str]]:
     return figures
 
 
+def _bar(gate: Mapping[str, Any]) -> float:
+    """The points that both lower bounds must pass."""
+    options = gate["options"]
+    return float(options["min_gain"] if options["rule"] == "superior" else -options["margin"])
+
+
 def _effects(gate: Mapping[str, Any]) -> Any:
     names = {"mix-real": "mix over real", "mix-placebo": "mix over placebo", "placebo-real": "placebo over real"}
-    options, judged_by = gate["options"], gate["judged_by"]
-    superior = options["rule"] == "superior"
-    bar = options["min_gain"] if superior else -options["margin"]
+    judged_by, bar = gate["judged_by"], _bar(gate)
     effects = []
     groups = {"validation": "On validation, which decides", "test": "On test, which is only reported"}
     for split, group in groups.items():
@@ -130,7 +138,7 @@ def _effects(gate: Mapping[str, Any]) -> Any:
             gain = gate[split]["comparisons"][pair]["gains"][judged_by]
             quiet = split == "test" or pair == "placebo-real"
             effects.append(Effect(name, gain["gain"], gain["low"], gain["high"], quiet, group))
-    label = f"{'min_gain' if superior else 'margin'} {points(bar)}"
+    label = f"{'min_gain' if gate['options']['rule'] == 'superior' else 'margin'} {points(bar)}"
     return forest(effects, bar, label)
 
 
@@ -273,4 +281,4 @@ def report_table(evidence: ReportEvidence) -> list[dict[str, Any]]:
 
 def _plain(text: str) -> str:
     """Data as text: Markdown's own characters and HTML lose their meaning."""
-    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", html.escape(text, quote=False))

@@ -70,7 +70,7 @@ class ReportEvidence(TypedDict, total=False):
     source: dict[str, Any] | None
     splits: dict[str, int]  # rows of train, validation, test, and of train held back for standing in the latter two
     release: str | None
-    release_path: str  # inside the store
+    release_path: str  # path or URI, as a reader of the release would give it
     prefix: str
     recipe_sha256: str
     versions: dict[str, str]

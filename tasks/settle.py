@@ -35,8 +35,11 @@ def priority(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
     if config.settle.prefer == "first":
         return rows.sort(total)
     label_score = (
-        pl.col("scores").list.eval(pl.element().filter(pl.element().struct.field("name") == "label_consistency"))
-        .list.first().struct.field("value").fill_null(0.0)
+        pl.col("scores")
+        .list.eval(pl.element().filter(pl.element().struct.field("name") == "label_consistency"))
+        .list.first()
+        .struct.field("value")
+        .fill_null(0.0)
     )
     return rows.with_columns(score=label_score).sort(["score", *total], descending=[True, False, False, False])
 
@@ -72,7 +75,9 @@ def mark_accepted(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
         .sort("extra", "priority")
         .with_columns(place=pl.int_range(1, pl.len() + 1).over(STRATUM))
     )
-    return ranked.with_columns(accepted=(pl.col("place") <= pl.col("target").fill_null(0)).fill_null(False)).sort("priority")
+    return ranked.with_columns(accepted=(pl.col("place") <= pl.col("target").fill_null(0)).fill_null(False)).sort(
+        "priority"
+    )
 
 
 def settle_rows(candidates: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
@@ -91,9 +96,12 @@ def settle_rows(candidates: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
     )
     why = pl.coalesce("reason", "rejected", "refused")
     status = (
-        pl.when(pl.col("reason").is_not_null()).then(pl.lit("undelivered"))
-        .when(why.is_not_null()).then(pl.lit("rejected"))
-        .when(pl.col("accepted")).then(pl.lit("accepted"))
+        pl.when(pl.col("reason").is_not_null())
+        .then(pl.lit("undelivered"))
+        .when(why.is_not_null())
+        .then(pl.lit("rejected"))
+        .when(pl.col("accepted"))
+        .then(pl.lit("accepted"))
         .otherwise(pl.lit("surplus"))
     )
     return (
@@ -110,8 +118,16 @@ def ledger_of(rows: pl.DataFrame, config: SettleConfig, before: dict[str, Any]) 
     for item in groups.to_dicts():
         entry = entries.setdefault(
             (item["generator"], item["asked"]),
-            {"generator": item["generator"], "class": item["asked"], "asked": 0, "delivered": 0, "undelivered": {},
-             "rejected": {}, "surplus": 0, "accepted": 0},
+            {
+                "generator": item["generator"],
+                "class": item["asked"],
+                "asked": 0,
+                "delivered": 0,
+                "undelivered": {},
+                "rejected": {},
+                "surplus": 0,
+                "accepted": 0,
+            },
         )
         entry["asked"] += item["len"]
         entry["delivered"] += 0 if item["status"] == "undelivered" else item["len"]
@@ -170,7 +186,9 @@ def settle(work: Work, config: SettleConfig, shards: list[Artifact], previous: l
     rest = rows.filter(pl.col("status") != "accepted")
     work.write(rest.to_arrow().cast(_schema(tables[0].schema, rest.columns)), "rest.parquet")
     work.write_json(ledger_of(rows, config, before), "ledger.json")
-    work.note({"shards": [_shard_ledger(shard, table) for shard, table in zip(shards, tables, strict=True)]}, "shards.json")
+    work.note(
+        {"shards": [_shard_ledger(shard, table) for shard, table in zip(shards, tables, strict=True)]}, "shards.json"
+    )
     work.rows = accepted.height
 
 
@@ -193,4 +211,6 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 def _schema(candidates: pa.Schema, names: list[str]) -> pa.Schema:
     """polars' Arrow types back to the candidates' own."""
-    return pa.schema([candidates.field(name) if name in candidates.names else pa.field(name, pa.string()) for name in names])
+    return pa.schema(
+        [candidates.field(name) if name in candidates.names else pa.field(name, pa.string()) for name in names]
+    )

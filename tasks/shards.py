@@ -17,7 +17,7 @@ from augmill.tasks.store import Store
 from augmill.tasks.validation import ValidationOptions
 
 STAGES: dict[str, Stage[Any]] = {stage.name: stage for stage in (fit, fit_check, generate)}
-_STORES: dict[str, Store] = {}
+STORES: dict[str, Store] = {}
 
 
 def _tuples(value: Any) -> Any:
@@ -56,7 +56,7 @@ def unpack(job: dict[str, Any]) -> tuple[Stage[Any], Any, list[Any]]:
 
 def run_job(job: dict[str, Any]) -> tuple[Artifact, bool]:
     """Runs one job: (its artifact, whether the store had it already)."""
-    store = _STORES.setdefault(job["store"], Store(job["store"]))
+    store = STORES.setdefault(job["store"], Store(job["store"]))
     events: list[Event] = []
     site = Site(store, job["device"], job["threads"], time.monotonic() + job["seconds"], events.append)
     stage, config, inputs = unpack(job)

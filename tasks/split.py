@@ -56,7 +56,10 @@ def split_names(table: pa.Table, config: SplitConfig) -> list[str]:
         groups = table[GROUP].to_pylist()
         keys = [g if g is not None else f"\x1f{t}" for g, t in zip(groups, texts_of(table, config.fields), strict=True)]
     else:
-        keys = [join_fields(fold(part) or canonical(part) for part in text.split("\x1f")) for text in texts_of(table, config.fields)]
+        keys = [
+            join_fields(fold(part) or canonical(part) for part in text.split("\x1f"))
+            for text in texts_of(table, config.fields)
+        ]
     names = []
     for key in keys:
         digest = hashlib.sha256(f"{config.splits.seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
@@ -168,5 +171,7 @@ def _require_sound(tables: dict[str, pa.Table], rows: pa.Table) -> None:
         raise DataError("all train rows hold the same text", where="source", fix="check columns.text")
     if tables["validation"].num_rows == 0:
         raise DataError(
-            "no validation row: nothing could be proven", where="splits", fix="raise splits.validation or give more rows"
+            "no validation row: nothing could be proven",
+            where="splits",
+            fix="raise splits.validation or give more rows",
         )

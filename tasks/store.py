@@ -1,12 +1,12 @@
 """The store: the only module that knows paths. One root on a local disk, S3, GCS or Azure, reached through obstore.
 
-    private/objects/<ab>/<sha256>             every file, named by its content
-    private/manifests/<stage>/<identity>.json what a finished stage gave; written last, put-if-absent
-    private/aside/...                         what was found corrupt, kept for a look, never read again
-    private/scratch/<rib>/...                 a rib's own space
-    private/reports/<name>/...                reports and Data Docs, which may hold samples of rows
-    public/<dataset>/_log/<8 digits>.json     the log
-    public/<dataset>/releases/<id>/...        releases
+private/objects/<ab>/<sha256>             every file, named by its content
+private/manifests/<stage>/<identity>.json what a finished stage gave; written last, put-if-absent
+private/aside/...                         what was found corrupt, kept for a look, never read again
+private/scratch/<rib>/...                 a rib's own space
+private/reports/<name>/...                reports and Data Docs, which may hold samples of rows
+public/<dataset>/_log/<8 digits>.json     the log
+public/<dataset>/releases/<id>/...        releases
 """
 
 from __future__ import annotations

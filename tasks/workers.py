@@ -38,7 +38,9 @@ class WorkerWorldError(WorldError):
 
 def _environment(threads: int, device: str) -> dict[str, str]:
     count = str(threads)
-    pinned = {name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")}
+    pinned = {
+        name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+    }
     environment = os.environ | pinned | {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": count}
     if device.startswith("cuda:"):
         environment |= {"CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:"), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -75,7 +77,9 @@ class Worker:
             code = self.process.returncode
             cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
             hint = "; a process killed by signal 9 often ran out of memory" if code == -signal.SIGKILL else ""
-            raise WorkerDied(f"a worker died during its shard ({cause}{hint})", fix="the shard is tried again") from error
+            raise WorkerDied(
+                f"a worker died during its shard ({cause}{hint})", fix="the shard is tried again"
+            ) from error
         return answer
 
     def alive(self) -> bool:

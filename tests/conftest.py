@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Two shared cores: how long an example takes says nothing about the code.
+settings.register_profile("augmill", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+settings.load_profile("augmill")
 
 # Before anything imports Prefect, which reads them then; subprocesses inherit them. Nobody's own runs are touched.
 _HOME = Path(tempfile.mkdtemp(prefix="augmill-tests-"))

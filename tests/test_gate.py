@@ -11,7 +11,16 @@ from augmill.tasks.evidence import Evidence
 from augmill.tasks.gate import GateOptions, evaluate
 from augmill.tasks.interval import Interval, Resamples, interval, one_row, replicate, resample
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
-from augmill.tasks.verdict import Gains, Rule, best_real, decide, half_width, rows_needed, smallest_visible_gain
+from augmill.tasks.verdict import (
+    Gains,
+    Rule,
+    best_real,
+    decide,
+    explain,
+    half_width,
+    rows_needed,
+    smallest_visible_gain,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,6 +164,16 @@ def test_verdicts(real: Interval, placebo: Interval, guards: tuple[Interval, ...
     assert decide(Gains(real, placebo, WIDE, guards), rule) == verdict
 
 
+def test_an_inconclusive_gate_says_how_many_rows_it_takes_or_that_these_would_do() -> None:
+    rule = Rule("superior", 0, 0.5, 0.95)
+    hopeful, close = Interval(1, -1, 3), Interval(-0.2, -0.4, 0.1)
+    wide = explain("inconclusive", "real", Gains(hopeful, hopeful, NONE), rule, 100)
+    narrow = explain("inconclusive", "real", Gains(close, close, NONE), rule, 5000)
+    # half a width of 2 points at 100 rows: 400 would halve it to the gain of 1, and power takes (1 + 0.84/1.64)^2 more
+    assert wide.rows_needed == pytest.approx(400 * (1 + 0.8416 / 1.6449) ** 2, abs=1) and "915" in wide.reason
+    assert narrow.rows_needed is None and "it takes" not in narrow.reason and "0.3 points would show" in narrow.reason
+
+
 def test_the_placebo_must_be_proven_before_it_replaces_plain_rows() -> None:
     assert (best_real(UP), best_real(WIDE), best_real(DOWN)) == ("placebo", "real", "real")
 
@@ -201,6 +220,15 @@ def test_a_thousand_generators_without_effect_are_published_no_more_often_than_s
             lows[metric] += found.low > 0
     # 50 of 1,000 stated; 64 is two standard deviations of a count of 1,000 at 5 % above
     assert max(lows.values()) <= 64, lows
+
+
+def test_an_interval_over_many_rows_is_as_wide_as_the_normal_one_for_paired_differences() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(2, size=2000)
+    arms = [np.tile(np.where(rng.random(2000) < 0.8, truth, 1 - truth), (4, 1)) for _ in range(2)]
+    difference = 1.0 * (arms[0][0] == truth) - (arms[1][0] == truth)
+    found = bounds(truth, arms[0], arms[1], resample(2000, 4, 2000, 0))["accuracy"]
+    assert (found.high - found.low) / 2 == pytest.approx(164.5 * difference.std() / 2000**0.5, rel=0.06)
 
 
 def test_few_wins_are_no_proof_and_no_difference_is_no_certainty() -> None:

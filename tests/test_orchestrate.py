@@ -195,7 +195,7 @@ def test_a_deadline_on_the_main_thread_ends_the_try(prefect_api: str) -> None:
         time.sleep(5)
 
     policy = RetryPolicy(tries=2, first_delay=0)
-    with pytest.raises(DeadlineExceeded, match="fit took longer than 0.2 s"):
+    with pytest.raises(DeadlineExceeded, match=r"fit took longer than 0\.2 s"):
         in_flow(orchestrator, lambda: orchestrator.call(slow, name="fit", retry=policy, timeout=0.2))
     assert len(tries) == 2
 

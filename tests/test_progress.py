@@ -42,13 +42,13 @@ def test_a_live_bar_shows_counts_and_lets_messages_through(monkeypatch: pytest.M
 
 def test_our_messages_are_plain_lines_and_the_loggers_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
-    before = root.handlers[:], root.level, logging.raiseExceptions
+    before = root.handlers[:], root.level
     with quiet_logging(prefect_too=False):
         logging.getLogger("augmill.tasks").info("fitted %d rules", 3)
         logging.getLogger("augmill").debug("not shown")
         logging.getLogger("somebody.else").info("not shown")
     assert capsys.readouterr().err == "fitted 3 rules\n"
-    assert (root.handlers[:], root.level, logging.raiseExceptions) == before
+    assert (root.handlers[:], root.level) == before
 
 
 def test_prefect_is_heard_only_when_asked_for(prefect_api: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,10 @@ def test_philox_gives_the_known_answers_of_random123() -> None:
     known = {
         ((0, 0, 0, 0), (0, 0)): "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
         ((full,) * 4, (full,) * 2): "408f276d 41c83b0e a20bc7c6 6d5451fd",
-        ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0)): "d16cfe09 94fdcceb 5001e420 24126ea1",
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+        ): "d16cfe09 94fdcceb 5001e420 24126ea1",
     }
     for (counter, key), answer in known.items():
         assert " ".join(f"{int(word[0]):08x}" for word in philox(words(*counter), words(*key))) == answer

@@ -124,7 +124,7 @@ def test_every_outcome_stands_without_its_optional_parts(outcome: str) -> None:
         "reason": "the model's weights are gone",
     }
     parsed = Text(render_report(bare))
-    assert parsed.open == [] and "the model's weights are gone" in parsed.text
+    assert parsed.open == [] and "The model's weights are gone" in parsed.text
     assert "Nothing was released." in parsed.text
     assert "Does it help?" not in parsed.text and "Where every row went" not in parsed.text
     assert report_table(bare) == []

@@ -9,11 +9,13 @@ from augmill.tasks.report_charts import (
     Effect,
     Stream,
     _apart,
+    dumbbell,
     flow,
     forest,
     histogram,
     marked,
     points,
+    stacked,
     streams_of,
     ticks,
 )
@@ -44,9 +46,21 @@ def test_labels_stand_apart(centres: list[float]) -> None:
     assert all(10 - 1e-6 <= each <= 490 + 1e-6 for each in placed)
 
 
-@given(st.text(max_size=80), st.text(max_size=80))
+@given(st.text("ab ,\u3042<", max_size=40), st.text("ab ,\u3042<", max_size=40))
 def test_marking_changes_no_character(text: str, other: str) -> None:
     assert re.sub(r"</?mark>", "", marked(text, other)) == str(marked(text, None))
+
+
+def test_labels_are_text_not_markup() -> None:
+    hostile = '"><b>x'
+    drawn = [
+        forest([Effect(hostile, 1.0, 0.5, 1.5, group=hostile)], 0.5, hostile),
+        flow([Stream(hostile, "rejected", 3)]),
+        stacked([("real", 1)], 1, hostile),
+        dumbbell(1, 2, (0, 10), hostile),
+        marked(hostile, "x"),
+    ]
+    assert all(hostile not in each and "<b>x" not in each for each in drawn)
 
 
 def test_charts_stand_at_the_edges() -> None:

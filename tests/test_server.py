@@ -27,7 +27,7 @@ RUN = textwrap.dedent("""
             servers = [child.pid for child in psutil.Process().children()]
 
             def body():
-                done = orchestrator.map(lambda item: item * item, range(3), limit=2, name=lambda item: f"generate {item}")
+                done = orchestrator.map(lambda item: item * item, range(3), limit=2, name=lambda item: f"shard {item}")
                 print(json.dumps({"servers": servers, "done": done}), flush=True)
                 time.sleep(float(sys.argv[1]))
 

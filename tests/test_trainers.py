@@ -13,6 +13,7 @@ from augmill.tasks.trainers import tfidf
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
 from augmill.tasks.trainers.contract import Problem, Training
 from augmill.tasks.trainers.features import text_features
+from augmill.tasks.trainers.logistic import fit
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
@@ -68,6 +69,26 @@ def test_predictions_are_those_of_scikit_learns_logistic_regression_on_the_same_
         found = next(TfidfTrainer(TfidfOptions(cs=(10.0,))).predict(problem, [training], Path()))
         agree = np.mean(model.predict(held) == np.array(problem.labels)[found.labels])
         assert agree >= 0.99, training.arm
+
+
+@pytest.mark.parametrize("c", [0.1, 10.0, 1000.0])
+def test_the_solver_reaches_the_minimum_that_scikit_learn_reaches(c: float) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    inside = rng.normal(size=(80, 30)).astype(np.float32) / 5
+    labels, weights = rng.integers(3, size=80), rng.exponential(size=80)
+    theirs = LogisticRegression(C=c, max_iter=10_000, tol=1e-10).fit(inside, labels, weights)
+
+    def loss(slopes: np.ndarray, intercepts: np.ndarray) -> float:
+        scores = inside.astype(np.float64) @ slopes + intercepts
+        chance = np.exp(scores - scores.max(axis=1, keepdims=True))
+        own = (chance / chance.sum(axis=1, keepdims=True))[np.arange(80), labels]
+        return float(-c * (weights * np.log(own)).sum() + 0.5 * (slopes**2).sum())
+
+    model, classes = fit(inside, labels, weights, c)
+    assert classes.tolist() == [0, 1, 2]
+    assert loss(model[:-1], model[-1]) <= loss(theirs.coef_.T, theirs.intercept_) * 1.001
 
 
 def test_how_many_trainings_run_at_a_time_changes_nothing() -> None:

@@ -12,7 +12,9 @@ from augmill.tasks.contracts import CorruptObject, UserError
 
 Dataset = Annotated[str | None, typer.Argument(help="The dataset; may be left out where the store holds one.")]
 StoreOption = Annotated[str, typer.Option("--store", help="The store's directory or address.")]
-ReleaseOption = Annotated[str | None, typer.Option("--release", help="A release's id or its beginning; else the newest.")]
+ReleaseOption = Annotated[
+    str | None, typer.Option("--release", help="A release's id or its beginning; else the newest.")
+]
 DEFAULT_STORE = "augmill-store"
 
 
@@ -30,7 +32,9 @@ def _open(store: str, dataset: str | None) -> tuple[Any, str]:
     from augmill.tasks.store import REMOTE_SCHEMES, Store
 
     if not store.startswith(REMOTE_SCHEMES) and not Path(store).expanduser().is_dir():
-        raise UserError(f"there is no store at {store!r}", where="--store", fix="give the store of your recipe (run.store)")
+        raise UserError(
+            f"there is no store at {store!r}", where="--store", fix="give the store of your recipe (run.store)"
+        )
     opened = Store(store)
     names = opened.datasets()
     if dataset is None and len(names) == 1:
@@ -38,7 +42,9 @@ def _open(store: str, dataset: str | None) -> tuple[Any, str]:
     if dataset not in names:
         known = ", ".join(names) or "none yet"
         raise UserError(
-            f"there is no dataset {dataset!r} in {store}" if dataset else "name a dataset", where="DATASET", fix=f"known: {known}"
+            f"there is no dataset {dataset!r} in {store}" if dataset else "name a dataset",
+            where="DATASET",
+            fix=f"known: {known}",
         )
     return opened, dataset
 
@@ -54,7 +60,9 @@ def _find(log: Any, prefix: str | None) -> str:
     hits = sorted(release for release in known if release.startswith(prefix))
     if len(hits) != 1:
         found = ", ".join(hits) or "none"
-        raise UserError(f"{prefix!r} names {len(hits)} releases ({found})", where="--release", fix="augmill releases lists them")
+        raise UserError(
+            f"{prefix!r} names {len(hits)} releases ({found})", where="--release", fix="augmill releases lists them"
+        )
     return hits[0]
 
 
@@ -93,7 +101,9 @@ def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: R
     out = sys.stdout
     out.write(f"release      {found}\nlocation     {store}/{release_key(name, found)}\n")
     out.write(f"published    {entry['time']} by {entry['actor']} ({entry['command']})\n")
-    out.write(f"outcome      {entry.get('outcome', entry['kind'])}: {entry['reason']}\napproved by  {entry.get('approved_by', '-')}\n\n")
+    out.write(
+        f"outcome      {entry.get('outcome', entry['kind'])}: {entry['reason']}\napproved by  {entry.get('approved_by', '-')}\n\n"
+    )
     out.write(f"{'split':<12}{'rows':>10}{'synthetic':>12}{'classes':>10}\n")
     for split, part in manifest["counts"].items():
         out.write(f"{split:<12}{part['rows']:>10,}{part['synthetic']:>12,}{len(part['classes']):>10}\n")
@@ -107,7 +117,9 @@ def _show_ledger(ledger: dict[str, Any]) -> None:
     totals: dict[str, dict[str, int]] = {}
     reasons: dict[str, int] = {}
     for row in ledger["rows"]:
-        total = totals.setdefault(row["generator"], dict.fromkeys(("asked", "delivered", "rejected", "surplus", "accepted"), 0))
+        total = totals.setdefault(
+            row["generator"], dict.fromkeys(("asked", "delivered", "rejected", "surplus", "accepted"), 0)
+        )
         for key in ("asked", "delivered", "surplus", "accepted"):
             total[key] += row[key]
         total["rejected"] += sum(row["rejected"].values())
@@ -133,7 +145,9 @@ def verify(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release:
     wrong = [f"{found}/{file}" for found in chosen for file in verify_release(opened, name, found)]
     if wrong:
         raise CorruptObject(
-            f"{len(wrong)} file(s) differ from their checksum: {', '.join(wrong)}", where=name, fix="restore or run again"
+            f"{len(wrong)} file(s) differ from their checksum: {', '.join(wrong)}",
+            where=name,
+            fix="restore or run again",
         )
     sys.stdout.write(f"{name}: the log and {len(chosen)} release(s) are whole.\n")
 

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 def run(
     recipe: RecipePath,
     store: StoreOption = None,
-    as_of: Annotated[str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")
+    ] = None,
     orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
     republish: Annotated[bool, typer.Option("--republish", help="Publish even a release that was withdrawn.")] = False,
     exit_code: Annotated[
@@ -55,7 +57,9 @@ def parse_exit_codes(text: str) -> dict[str, int]:
         name, _, code = part.partition("=")
         if name not in NEXT or not code.isdigit() or not 0 <= int(code) <= 255:
             raise UserError(
-                f"expected outcome=code, found {part!r}", where="--exit-code", fix=f"outcomes: {', '.join(NEXT)}; codes 0 to 255"
+                f"expected outcome=code, found {part!r}",
+                where="--exit-code",
+                fix=f"outcomes: {', '.join(NEXT)}; codes 0 to 255",
             )
         codes[name] = int(code)
     return codes

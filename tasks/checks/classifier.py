@@ -53,7 +53,7 @@ class Encoder:
 
 
 def _parts(spaced: bool, **options: Any) -> list[Any]:
-    """Character n-grams of 3 and 4 are scored at 32,000 rows/s and of 3 to 5 at 22,000, with no gain in accuracy."""
+    """Characters by threes alone: with 4-grams held-out log loss was no better on TREC and BANKING77."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     options |= {"lowercase": False, "sublinear_tf": True, "dtype": np.float32}
@@ -61,7 +61,7 @@ def _parts(spaced: bool, **options: Any) -> list[Any]:
         return [TfidfVectorizer(analyzer="char", ngram_range=(1, 2), **options)]
     return [
         TfidfVectorizer(analyzer="word", token_pattern=r"\S+", ngram_range=(1, 2), **options),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), **options),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options),
     ]
 
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Literal
 
 from augmill.tasks.contracts import UserError
-from augmill.tasks.text import canonical, is_unspaced
+from augmill.tasks.text import canonical
 
 Operation = Literal["synonym", "insert", "swap", "delete", "punctuation"]
 Token = tuple[str, str, str]  # punctuation before, word, punctuation (and, in Chinese, white space) after
 MARKS = (".", ";", "?", ":", "!", ",")  # AEDA's six
 MAX_EDITS = 256  # a text of 10 MB would otherwise ask for 160,000 edits
-_IDEOGRAPH = "぀-ヿ㐀-鿿豈-﫿"
-_UNSPACED_TOKEN = re.compile(rf"[{_IDEOGRAPH}]\s*|[^\s{_IDEOGRAPH}]+\s*")
+_IDEOGRAPH = re.compile("[぀-ヿ㐀-鿿豈-﫿]")
+_UNSPACED_TOKEN = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]\s*|[^\s぀-ヿ㐀-鿿豈-﫿]+\s*")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Thesaurus:
 
 def split_words(text: str) -> tuple[list[Token], str]:
     """The tokens (before, word, after) of a canonical text, and what joins them: a space, or nothing (Chinese)."""
-    if is_unspaced([text]):
+    if _IDEOGRAPH.search(text):  # one is enough: in "iPhone 的公司，好" most letters are Latin
         return [_strip_marks(token) for token in _UNSPACED_TOKEN.findall(text)], ""
     return [_strip_marks(token) for token in text.split(" ") if token], " "
 
@@ -190,7 +190,9 @@ def _insert_synonyms(sentence: Sentence, draws: list[float]) -> str:
     pieces = ["".join(token) for token in sentence.tokens]
     choices = [choice for site in sentence.sites for choice in site.choices]
     for at in range(sentence.edits):
-        pieces.insert(_pick(draws[2 * at], len(pieces)), choices[_pick(draws[2 * at + 1], len(choices))])
+        phrase = choices[_pick(draws[2 * at + 1], len(choices))]
+        apart = "" if sentence.glue or _IDEOGRAPH.search(phrase) else " "
+        pieces.insert(_pick(draws[2 * at], len(pieces)), phrase + apart)
     return sentence.glue.join(pieces)
 
 

@@ -115,26 +115,29 @@ def read_batches(
 
 
 def _with_partition(schema: pa.Schema, partition: dict[str, str]) -> pa.Schema:
-    own = [pa.field(field.name, pa.string()) if field.name in partition else field for field in schema]
-    return pa.schema([*own, *(pa.field(key, pa.string()) for key in partition if key not in schema.names)])
+    fields = {field.name: field for field in schema}
+    fields |= {key: pa.field(key, pa.string()) for key in partition}
+    return pa.schema(list(fields.values()))
 
 
 def _complete(batch: Batch, wanted: pa.Schema, file: SourceFile) -> pa.Table:
     """The batch with partition values, and nulls for what only other files have."""
     rows = len(batch.locations)
+    read = dict(zip(batch.table.column_names, batch.table.columns, strict=True))
     arrays = []
     for field in wanted:
         if field.name in file.partition:
             arrays.append(pa.repeat(pa.scalar(file.partition[field.name], pa.string()), rows))
-        elif field.name in batch.table.column_names:
-            arrays.append(batch.table[field.name])
+        elif field.name in read:
+            arrays.append(read[field.name])
         else:
             arrays.append(pa.nulls(rows, field.type))
     return pa.table(arrays, schema=wanted)
 
 
 def _require(names: Sequence[str], present: list[str], file: SourceFile, options: SourceOptions) -> None:
-    missing = next((name for name in names if name not in present), None)
+    known = set(present)
+    missing = next((name for name in names if name not in known), None)
     if missing is None:
         return
     close = difflib.get_close_matches(missing, present, n=1, cutoff=0.4)

@@ -31,7 +31,8 @@ class Parquet(Reader):
 
     def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
         own = _schema(file)
-        wanted = pa.schema([schema.field(name) for name in schema.names if name in own.names])
+        present = set(own.names)
+        wanted = pa.schema([field for field in schema if field.name in present])
         repaired: Counter[str] = Counter()
         row, first = 1, True
         with _damage(file), open_bytes(file.uri) as stream, pq.ParquetFile(stream) as parquet:
@@ -113,7 +114,8 @@ def _cast(batch: pa.RecordBatch, wanted: pa.Schema, file: SourceFile) -> pa.Tabl
     if table.schema.equals(wanted):
         return table
     try:
-        return pa.table([table[field.name].cast(field.type) for field in wanted], schema=wanted)
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        return pa.table([columns[field.name].cast(field.type) for field in wanted], schema=wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
             f"a column does not fit the type of the other files: {error}", where=file.uri, fix="make the files agree"

@@ -83,7 +83,8 @@ class Delimited(Reader):
 
     def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
         opened = _Open(file, options)
-        wanted = [(opened.header.index(name), name) for name in schema.names if name in opened.header]
+        places = {name: index for index, name in enumerate(opened.header)}
+        wanted = [(places[name], name) for name in schema.names if name in places]
         limit = max(1, min(BATCH_ROWS, BATCH_CELLS // len(opened.header)))
         parsed: Parsed[list[str]] = Parsed()
         characters, first = 0, True
@@ -216,7 +217,9 @@ def find_dialect(file: SourceFile, options: SourceOptions) -> Dialect:
     if options.delimiter is not None:
         return Dialect(codec, why, options.delimiter)
     lines = read_lines(file, options, codec, newline="")
-    head = list(islice(lines, 200))
+    head: list[str] = []
+    while len(head) < 200 and sum(map(len, head)) < 1 << 20 and (line := next(lines, "")):
+        head.append(line)
     lines.close()  # type: ignore[attr-defined]
     return Dialect(codec, why, guess_delimiter(head, options))
 

@@ -23,8 +23,8 @@ _MAGIC = (
     (b"ARROW1", "an Arrow file"),
     (b"SQLite format 3", "a SQLite database"),
 )
-# The thirty most frequent characters of written Chinese are about a fifth of running text and 7 to 10 % of headlines;
-# Korean (EUC-KR) read as gb18030 hits them by chance, under 1 %.
+# The thirty most frequent characters of written Chinese: 14 % of the characters of TNEWS headlines, more of running
+# text. Korean (EUC-KR) read as gb18030 is made of common characters too, but of these none in 79.
 _FREQUENT = frozenset("的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那")
 
 
@@ -48,7 +48,8 @@ def guess_encoding(sample: bytes, where: str = "source") -> tuple[str, str]:
         if half and half.count(0) > 0.6 * len(half) and sample.count(0) < 0.65 * len(sample):
             return codec, "every other byte is NUL"
     lines = [line for line in sample.splitlines() if not line.isascii()][:20_000]
-    good = sum(_decodes(line, "utf-8") for line in lines[:-1]) + _decodes_start(lines[-1:], "utf-8")
+    good = sum(_decodes(line, "utf-8") for line in lines[:-1])
+    good += _decodes_start(lines[-1]) if sample.endswith(lines[-1]) else _decodes(lines[-1], "utf-8")
     if good == len(lines):
         return "utf-8", "decodes as UTF-8"
     if good * 2 >= len(lines):
@@ -81,12 +82,13 @@ def _decodes(line: bytes, codec: str) -> bool:
     return True
 
 
-def _decodes_start(lines: list[bytes], codec: str) -> int:
-    """1 where the line is good up to a character that the sample's end cut."""
+def _decodes_start(line: bytes) -> bool:
+    """Whether the line is UTF-8 up to a character that the sample's end cut."""
     try:
-        return len([codecs.getincrementaldecoder(codec)().decode(line) for line in lines])
+        codecs.getincrementaldecoder("utf-8")().decode(line)
     except UnicodeDecodeError:
-        return 0
+        return False
+    return True
 
 
 def _is_chinese(lines: list[bytes]) -> bool:
@@ -97,9 +99,7 @@ def _is_chinese(lines: list[bytes]) -> bool:
         return False
     common = sum(_is_common(character) for character in characters)
     frequent = sum(character in _FREQUENT for character in characters)
-    kana = sum("\u3040" <= character <= "\u30ff" for character in characters)
-    usual = frequent > 0.02 * len(characters) or len(characters) < 100
-    return common >= 0.6 * len(characters) and usual and kana < 0.1 * len(characters)
+    return common >= 0.6 * len(characters) and frequent > 0.02 * len(characters)
 
 
 def _is_common(character: str) -> bool:

@@ -33,13 +33,13 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
     """
     found = (list_remote if is_remote(options.path) else list_local)(options.path)
     entries = [entry for entry in found.entries if found.single or not is_hidden(entry.name)]
-    chosen = _choose(entries, options, found.single)
-    if found.table and any(kind == "parquet" for _, kind in chosen):
+    if found.table and (options.format == "parquet" or any(_format_of(e.name) == "parquet" for e in entries)):
         raise UserError(
             f"this directory is {found.table}: its Parquet files hold rows that were deleted or replaced",
             where=found.root,
             fix="export the table's current rows to plain Parquet and read those",
         )
+    chosen = _choose(entries, options, found.single)
     filled = [(entry, kind) for entry, kind in chosen if entry.size]
     if not filled:
         names = ", ".join(entry.name for entry, _ in chosen[:3])

@@ -63,11 +63,11 @@ class SourceOptions:
             )
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in "\r\n\x00 \"'\ufeff"):
             raise ValueError(f"delimiter: one character such as `,` `;` `|` or a tab, found {self.delimiter!r}")
-        if not 1 <= self.max_cell_bytes <= 2**26:
-            raise ValueError(f"max_cell_bytes: between 1 and {2**26} (64 MiB), found {self.max_cell_bytes}")
+        if not 1 <= self.max_cell_bytes <= 2**24:
+            raise ValueError(f"max_cell_bytes: between 1 and {2**24} (16 MiB), found {self.max_cell_bytes}")
         if self.encoding != "auto":
             try:
-                b"".decode(codecs.lookup(self.encoding).name)
+                b"a".decode(codecs.lookup(self.encoding).name, "ignore")
             except LookupError:  # also a codec that is not of text, such as zlib
                 raise ValueError(f"encoding: there is no text codec {self.encoding!r}; auto finds one") from None
 

@@ -20,8 +20,7 @@ import numpy.typing as npt
 from augmill.tasks.randomness import stream_key, uniforms
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 from augmill.tasks.trainers.features import Sparse, text_features
-
-Floats = npt.NDArray[np.float32]
+from augmill.tasks.trainers.logistic import Floats, fit
 
 # Beyond this many training rows the features are sketched to as many columns (a factor of 4,096 rows is 64 MiB
 # and takes 2 s; inner products of a sketch this wide are off by 1.6 % of the rows' lengths).
@@ -96,7 +95,7 @@ class TfidfTrainer(Trainer):
         chosen, cv = _choose(rows, training, weights, columns, self.options)
         used = np.flatnonzero(weights)
         scale = rows.real / weights.sum()
-        model, classes = _fit(rows.coordinates[used, :columns], rows.labels[used], weights[used] * scale, chosen)
+        model, classes = fit(rows.coordinates[used, :columns], rows.labels[used], weights[used] * scale, chosen)
         scores = _scores(rows, model, columns)
         return Prediction(classes[scores.argmax(axis=1)], {"C": chosen, "cv_accuracy": round(cv, 4)})
 
@@ -171,7 +170,7 @@ def _choose(
         scaled = weights[used] * (np.count_nonzero(used < rows.real) / weights[used].sum())
         model = None
         for position, c in enumerate(sorted(options.cs)):
-            model, classes = _fit(inside, labels, scaled, c, model)
+            model, classes = fit(inside, labels, scaled, c, model)
             scores = rows.coordinates[asked, :columns] @ model[:-1] + model[-1]
             hits[position] += np.count_nonzero(classes[scores.argmax(axis=1)] == rows.labels[asked])
     best = int(hits.argmax())
@@ -186,44 +185,6 @@ def _folds(rows: _Rows, seed: int, folds: int) -> npt.NDArray[np.int64]:
     fold = np.empty(rows.real, dtype=np.int64)
     fold[order] = np.arange(rows.real) % folds  # classes follow one another, so small ones spread over folds too
     return fold
-
-
-def _fit(
-    inside: Floats,
-    labels: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
-    c: float,
-    start: Floats | None = None,
-) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Minimises c * sum(weights * log-loss) + |W|^2 / 2 by L-BFGS; the intercepts are not penalised.
-
-    Returns W over the present classes, shape (columns + 1, classes), the intercepts last, and the classes.
-    """
-    from scipy.optimize import minimize
-
-    classes, target = np.unique(labels, return_inverse=True)
-    shape = (inside.shape[1] + 1, len(classes))
-    scale = np.float32(c) * weights.astype(np.float32)[:, None]
-    onehot = np.zeros((len(target), shape[1]), dtype=np.float32)
-    onehot[np.arange(len(target)), target] = 1
-
-    def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        model = flat.astype(np.float32).reshape(shape)
-        scores = inside @ model[:-1] + model[-1]
-        scores -= scores.max(axis=1, keepdims=True)
-        share = np.exp(scores)
-        total = share.sum(axis=1, keepdims=True)
-        value = float((scale * (np.log(total) - (scores * onehot).sum(axis=1, keepdims=True))).sum(dtype=np.float64))
-        residual = scale * (share / total - onehot)
-        gradient = np.vstack([inside.T @ residual + model[:-1], residual.sum(axis=0)[None, :]])
-        return value + 0.5 * float((model[:-1] ** 2).sum(dtype=np.float64)), gradient.ravel().astype(np.float64)
-
-    begin = np.zeros(shape) if start is None else start
-    # 1e-5 of the loss is well past where predictions stop changing (see tests); float32 sums are good to 1e-6.
-    found = minimize(
-        loss, begin.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-5, "gtol": 1e-6}
-    )
-    return found.x.astype(np.float32).reshape(shape), classes
 
 
 def _scores(rows: _Rows, model: Floats, columns: int) -> Floats:

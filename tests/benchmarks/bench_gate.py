@@ -52,7 +52,7 @@ def table(rows: list[Row], prefix: str, parents: list[list[str]] | None = None) 
 
 
 def take(rows: list[Row], sizes: list[int], rng: np.random.Generator) -> tuple[list[Row], list[Row]]:
-    """(that many rows of each class, the others), in random order."""
+    """(that many rows of each class, the others), both in random order."""
     wanted = dict(zip(sorted({str(row["label"]) for row in rows}), sizes, strict=True))
     taken, others = [], []
     for position in rng.permutation(len(rows)):
@@ -62,7 +62,8 @@ def take(rows: list[Row], sizes: list[int], rng: np.random.Generator) -> tuple[l
             taken.append(row)
         else:
             others.append(row)
-    return taken, others
+    # What was passed over first is short of the classes that took many rows: held-out rows need an order of their own.
+    return taken, [others[position] for position in rng.permutation(len(others))]
 
 
 def copies(real: list[Row], kind: str, rng: np.random.Generator) -> tuple[list[Row], list[list[str]]]:

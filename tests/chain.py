@@ -1,0 +1,107 @@
+"""A small dataset and the whole path over it in one process, without Prefect and without worker processes."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+from augmill.flows.augment import Snapshot, produce, read_source
+from augmill.flows.orchestrate import PlainOrchestrator
+from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.steps import Steps
+from augmill.tasks import shards
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.mix import MixConfig, mix
+from augmill.tasks.publish import ReleaseConfig, build_release, commit_release, put_release
+from augmill.tasks.recipe import Recipe, build_recipe
+from augmill.tasks.stage import Event, Site
+from augmill.tasks.store import Store
+
+WORDS = {
+    "refund": "money back charge return cash paid wrong amount please refund order price card".split(),
+    "track": "where parcel late delivery courier status arrive tracking number today box post".split(),
+    "login": "password account locked sign reset code email phone access cannot enter forgot".split(),
+}
+
+
+def write_rows(path: Path, rows: int = 60, seed: int = 0) -> Path:
+    """A CSV of short labelled sentences: three classes, the last one half as large."""
+    rng = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label", "lang"])
+        for index in range(rows):
+            label = ("refund", "track", "refund", "track", "login")[index % 5]
+            writer.writerow([" ".join(rng.choices(WORDS[label], k=7)), label, "en"])
+    return path
+
+
+def recipe_document(source: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe that is quick: rules, no Great Expectations, few trainings."""
+    document: dict[str, Any] = {
+        "dataset": "tiny",
+        "source": {"path": str(source)},
+        "columns": {"text": "text", "label": "label"},
+        "splits": {"validation": 0.25, "test": 0.2},
+        "target": {"per_class": 20},
+        "generators": [{"use": "rules", "operations": {"insert": 1.0, "swap": 1.0, "delete": 1.0}}],
+        "validation": {"enabled": False},
+        "gate": {"seeds": 3, "resamples": 200},
+        "trainer": {"use": "tfidf", "cs": [10.0]},
+        "run": {"orchestrator": "none", "shard_rows": 25, "store": "unused"},
+    }
+    return document | changes
+
+
+def tiny_recipe(source: Path, **changes: Any) -> Recipe:
+    return build_recipe(recipe_document(source, **changes), base=source.parent)
+
+
+class InlinePool:
+    """Runs a worker's jobs in this process, over the same store object."""
+
+    size = 1
+
+    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, bool]:
+        return shards.run_job(job | {"store": store, "device": "cpu", "threads": 1, "seconds": seconds})
+
+
+def make_steps(recipe: Recipe, store: Store) -> Steps:
+    events: list[Event] = []
+    runner = PlainOrchestrator()
+    shards.STORES[store.root] = store
+    site = Site(store, observe=events.append)
+    progress = Progress(live=False)
+    return Steps(runner, site, InlinePool(), progress, Artifacts(runner), f"{recipe.dataset}@all", events)  # type: ignore[arg-type]
+
+
+def produce_and_publish(recipe: Recipe, store: Store) -> tuple[str, Steps]:
+    """source to release, leaving the gate out: what a crash test repeats hundreds of times."""
+    steps = make_steps(recipe, store)
+    snapshot = Snapshot(recipe, "all", None)
+    read_source(snapshot, steps, None)
+    produce(snapshot, steps)
+    assert snapshot.split and snapshot.settled and snapshot.ingested
+    config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
+    mixed = steps.do(mix, config, snapshot.split, snapshot.settled)
+    release_config = ReleaseConfig(
+        recipe.dataset, "all", "mix", recipe.publish.prefix, recipe.columns, recipe.hash(), recipe.task
+    )
+    built = steps.do(build_release, release_config, snapshot.ingested, snapshot.split, mixed, [snapshot.settled])
+    release = put_release(store, recipe.dataset, built, {"command": "test"})
+    commit_release(
+        steps.site, release_config, release, expected=None, entry={"reason": "test"}, command="test", force=False
+    )
+    return release, steps
+
+
+def public_bytes(root: Path) -> dict[str, bytes]:
+    """Every public file but provenance and the log, by name: what must not depend on how it came to be."""
+    public = root / "public"
+    return {
+        path.relative_to(public).as_posix(): path.read_bytes()
+        for path in sorted(public.rglob("*"))
+        if path.is_file() and path.name != "provenance.json" and "_log" not in path.parts
+    }

@@ -1,0 +1,114 @@
+"""What the checks' tests share: real rows as tables, and a check fitted in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
+
+SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
+
+OPENINGS = ["please tell me", "i want to know", "can you say", "hello", "good morning", "i wonder", "quick question"]
+TOPICS = {
+    "card": ["where my new card is", "when the card arrives", "why the card is late", "how to track the card delivery"],
+    "fee": [
+        "why a fee was charged",
+        "what the transfer fee costs",
+        "how to avoid the fee",
+        "who pays the exchange fee",
+    ],
+    "pin": [
+        "how to change my pin",
+        "what to do with a blocked pin",
+        "where to find the pin",
+        "if the pin can be reset",
+    ],
+}
+ENDINGS = ["today", "this week", "as soon as you can", "thanks", "for my account", "again", "from abroad"]
+
+
+def sentences(per_class: int, seed: int = 0) -> list[tuple[str, str]]:
+    """(class, text) of distinct support questions."""
+    draw = random.Random(seed)
+    made: dict[str, str] = {}
+    for stratum, topics in TOPICS.items():
+        while sum(value == stratum for value in made.values()) < per_class:
+            made[f"{draw.choice(OPENINGS)} {draw.choice(topics)} {draw.choice(ENDINGS)}"] = stratum
+    return [(stratum, text) for text, stratum in made.items()]
+
+
+def real(rows: Sequence[tuple[str, str]], second: Sequence[str] | None = None, prefix: str = "r") -> pa.Table:
+    """Real rows with ids r0, r1, ..."""
+    columns = {
+        "row_id": pa.array([f"{prefix}{at}" for at in range(len(rows))], pa.string()),
+        "stratum": pa.array([stratum for stratum, _ in rows], pa.string()),
+        "text": pa.array([text for _, text in rows], pa.string()),
+    }
+    return pa.table(columns | ({"text_b": pa.array(second, pa.string())} if second is not None else {}))
+
+
+def candidates(rows: Sequence[tuple[str | None, str | None]], parents: Sequence[list[str]] | None = None) -> pa.Table:
+    """Candidates of the given (class, text), without parents unless given."""
+    return pa.table(
+        {
+            "stratum": pa.array([stratum for stratum, _ in rows], pa.string()),
+            "text": pa.array([text for _, text in rows], pa.string()),
+            "parent_ids": pa.array(parents or [[] for _ in rows], pa.list_(pa.string())),
+        }
+    )
+
+
+class Bench:
+    """One fitted check: its files, what check.json says, and its verdicts."""
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        train: pa.Table,
+        *,
+        held_out: pa.Table | None = None,
+        fields: tuple[str, ...] = ("text",),
+        **options: Any,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        none = train.slice(0, 0)
+        self.check: Check = CHECKS[name](CHECKS[name].Options(**options))
+        self.context = Context(seed=0, fields=fields, workdir=directory)
+        inputs = FitInputs(train, none, none if held_out is None else held_out, none, none)
+        self.files = self.check.fit(inputs, self.context)
+        self.fitted = Fitted(directory, "content")
+        self.learnt: dict[str, Any] = json.loads((directory / "check.json").read_text(encoding="utf-8"))
+
+    def judge(self, table: pa.Table) -> pa.Table:
+        return self.check.judge(self.fitted, table, self.context)
+
+    def reasons(self, table: pa.Table) -> list[str | None]:
+        found: list[str | None] = self.judge(table)["reason"].to_pylist()
+        return found
+
+
+def shared_rows(name: str, file: str, per_class: int | None, seed: int = 0) -> list[tuple[str, str]]:
+    """(class, text) of a public set, at most ``per_class`` of each class; skips the test where the set is absent."""
+    path = SHARED / "data" / name / f"{file}.jsonl"
+    if not path.exists():
+        pytest.skip(f"needs {name} under AUGMILL_SHARED")
+    by: dict[str, list[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        by.setdefault(str(row["label"]), []).append(row["text"])
+    draw = random.Random(seed)
+    return [
+        (stratum, text)
+        for stratum, texts in sorted(by.items())
+        for text in (texts if per_class is None else draw.sample(texts, min(per_class, len(texts))))
+    ]

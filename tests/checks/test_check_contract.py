@@ -1,0 +1,91 @@
+"""What every check promises, found through the dict."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from checking import Bench, candidates, real, sentences
+
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import VERDICT_SCHEMA
+
+NAMES = list(CHECKS)
+STRANGE = [
+    ("card", ""),
+    ("card", None),
+    (None, "why a fee was charged today"),
+    ("unheard of", "how to change my pin today"),
+    ("fee", "\ufeff\u200b"),
+    ("fee", "!!!"),
+    ("pin", "x" * 5000),
+    ("pin", "为何农民工每天日夜加班"),
+    ("pin", "hello how to change my pin today"),
+    ("fee", "hello\x00\x1f who pays"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_row_gets_one_verdict_of_the_schema(name: str, tmp_path: Path) -> None:
+    bench = Bench(name, tmp_path, real(sentences(12)), held_out=real(sentences(4, seed=9), prefix="h"))
+    answer = bench.judge(candidates(STRANGE))
+    assert answer.schema == VERDICT_SCHEMA
+    assert answer.num_rows == len(STRANGE)
+    assert bench.judge(candidates([])).schema == VERDICT_SCHEMA
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_verdict_depends_on_its_own_row_alone(name: str, tmp_path: Path) -> None:
+    bench = Bench(name, tmp_path, real(sentences(12)), held_out=real(sentences(4, seed=9), prefix="h"))
+    rows = [*STRANGE, *sentences(6, seed=5), *sentences(3)]
+    together = bench.judge(candidates(rows)).to_pylist()
+    assert together == [bench.judge(candidates([row])).to_pylist()[0] for row in rows]
+    assert together[::-1] == bench.judge(candidates(rows[::-1])).to_pylist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_rows_give_the_same_files_and_all_of_them_are_named(name: str, tmp_path: Path) -> None:
+    first, second = (Bench(name, tmp_path / part, real(sentences(12))) for part in ("a", "b"))
+    assert sorted(first.files) == sorted(path.name for path in (tmp_path / "a").iterdir())
+    for file, path in first.files.items():
+        assert path.read_bytes() == second.files[file].read_bytes()
+        assert path.suffix in {".json", ".arrow", ".safetensors"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check_json_tells_what_the_check_measured_on_real_rows(name: str, tmp_path: Path) -> None:
+    learnt = Bench(name, tmp_path, real(sentences(12))).learnt
+    assert isinstance(learnt["abstains"], bool)
+    assert 0 <= learnt["real_refused"] <= 1
+    assert learnt["why"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", [[("card", "one")], [("card", "one"), ("fee", "two")], [("card", "one")] * 9])
+def test_a_tiny_train_set_is_no_error(name: str, rows: list[tuple[str, str]], tmp_path: Path) -> None:
+    assert Bench(name, tmp_path, real(rows)).judge(candidates(STRANGE)).num_rows == len(STRANGE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pairs_are_judged_by_both_fields(name: str, tmp_path: Path) -> None:
+    rows = sentences(10)
+    pairs = real(rows, second=[text for _, text in rows[::-1]])
+    bench = Bench(name, tmp_path, pairs, fields=("text", "text_b"))
+    table = candidates(rows[:5]).append_column("text_b", pairs["text_b"].slice(5, 5))
+    assert bench.judge(table).num_rows == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_frozen_and_explained(name: str) -> None:
+    options = CHECKS[name].Options()
+    assert options.__dataclass_params__.frozen
+    assert all(item.metadata["help"] for item in dataclasses.fields(options))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_option_out_of_bounds_names_itself(name: str) -> None:
+    for item in dataclasses.fields(CHECKS[name].Options):
+        if item.type in ("float", "int"):
+            with pytest.raises(ValueError, match=item.name):
+                CHECKS[name].Options(**{item.name: -1})

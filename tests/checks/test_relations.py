@@ -1,0 +1,72 @@
+"""Relations: three relations, three thresholds (law 10)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from checking import Bench, candidates, real, sentences, shared_rows
+
+from augmill.tasks.similarity import jaccard
+
+TRAIN = [
+    ("card", "Where is my new card? It should have been here by now"),
+    ("fee", "Why was a fee charged for the transfer that I made yesterday"),
+    ("fee", "Why was a fee charged, for the transfer that I made yesterday!"),
+]
+HELD = [("pin", "How can I change the pin of my card while I am abroad")]
+
+
+def bench(tmp_path: Path, **options: object) -> Bench:
+    return Bench("relations", tmp_path, real(TRAIN), held_out=real(HELD, prefix="h"), **options)
+
+
+def test_held_out_rows_are_refused_exact_and_near_even_with_a_parent(tmp_path: Path) -> None:
+    near = "How can I change the pin of my card while I am abroad now"
+    assert 0.8 <= jaccard(near, HELD[0][1]) < 1
+    rows = [("pin", HELD[0][1].upper() + "?"), ("pin", near), ("pin", "How can I change my password")]
+    assert bench(tmp_path).reasons(candidates(rows, [["r0"]] * 3)) == ["in_heldout", "near_heldout", None]
+
+
+def test_a_row_must_differ_from_its_parent_under_the_declared_normalisation(tmp_path: Path) -> None:
+    loud = candidates([("card", TRAIN[0][1].replace("?", " ,?!"))], [["r0"]])
+    copy = candidates([("card", f"  {TRAIN[0][1]} ")], [["r0"]])
+    assert bench(tmp_path / "c", parent_normalisation="canonical").reasons(loud) == [None]
+    assert bench(tmp_path / "f", parent_normalisation="fold").reasons(loud) == ["equals_parent"]
+    assert bench(tmp_path / "c", parent_normalisation="canonical").reasons(copy) == ["equals_parent"]
+
+
+def test_a_row_may_be_near_its_parent_but_not_near_another_train_row(tmp_path: Path) -> None:
+    near = TRAIN[0][1] + "a"
+    assert 0.95 <= jaccard(near, TRAIN[0][1]) < 1
+    table = candidates([("card", near)] * 4, [["r0"], ["r1"], [], ["gone"]])
+    assert bench(tmp_path).reasons(table) == [None, "near_train", "near_train", "near_train"]
+
+
+def test_a_copy_of_another_train_row_is_refused(tmp_path: Path) -> None:
+    table = candidates([("fee", TRAIN[0][1].lower()), ("fee", "a new one")], [["r1"], ["r1"]])
+    assert bench(tmp_path).reasons(table) == ["in_train", None]
+
+
+def test_equal_train_rows_count_as_one_parent(tmp_path: Path) -> None:
+    near = candidates([("fee", TRAIN[1][1] + "s")] * 2, [["r1"], ["r2"]])
+    assert bench(tmp_path).reasons(near) == [None, None]
+
+
+def test_thresholds_stand_in_the_options(tmp_path: Path) -> None:
+    row = candidates([("pin", "How can I change the pin of my card")])
+    assert bench(tmp_path / "a").reasons(row) == [None]
+    assert bench(tmp_path / "b", heldout_near=0.5).reasons(row) == ["near_heldout"]
+
+
+def test_it_never_abstains_even_where_all_train_rows_are_held_out_rows(tmp_path: Path) -> None:
+    rows = sentences(5)
+    check = Bench("relations", tmp_path, real(rows), held_out=real(rows, prefix="h"))
+    assert check.learnt["near_heldout"] == 1
+    assert not check.learnt["abstains"]
+    assert set(check.reasons(candidates(rows))) == {"in_heldout"}
+
+
+def test_copied_held_out_rows_of_trec_are_all_refused(tmp_path: Path) -> None:
+    train, test = shared_rows("trec_kumar", "train", 50), shared_rows("trec_kumar", "test", None)
+    check = Bench("relations", tmp_path, real(train), held_out=real(test, prefix="h"))
+    assert set(check.reasons(candidates(test))) == {"in_heldout"}

@@ -1,0 +1,220 @@
+"""EDA and AEDA edits: what they change, what they leave alone, and on what a row depends."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, UserError, candidate_schema, real_schema
+from augmill.tasks.generators._edits import edit, index_thesaurus, prepare, read_thesaurus, split_words
+from augmill.tasks.generators.rules import Rules, RulesOptions
+from augmill.tasks.randomness import row_seeds, uniforms
+from augmill.tasks.text import canonical, fold
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+OPERATIONS = ("synonym", "insert", "swap", "delete", "punctuation")
+GROUPS = [["money back", "refund", "reimbursement"], ["delivery", "parcel"], ["公司", "企业"]]
+ROWS = [
+    ("r1", "refund", "Where is my REFUND? I sent the parcel (back) on Monday!"),
+    ("r2", "refund", "When do I get my money back for the lamp?"),
+    ("r3", "refund", "It is not there, is it"),
+    ("r4", "track", "My parcel, please."),
+    ("r5", "track", "track the parcel with order 48213 to Chloé’s flat"),
+    ("r6", "one", "no no no"),
+    ("r7", "zh", "这家公司发布了iPhone 12，你喜欢吗？"),
+]
+
+
+def write_thesaurus(folder: Path, text: str = "money back,refund,reimbursement\nparcel,delivery\n公司,企业\n") -> str:
+    path = folder / "thesaurus.csv"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def fit(
+    folder: Path, options: RulesOptions, rows: list[tuple[str, ...]], *fields: str
+) -> tuple[Rules, Fitted, Context]:
+    fields = fields or ("text",)
+    columns = list(zip(*rows, strict=True))
+    train = pa.table(dict(zip(("row_id", "stratum", *fields), map(list, columns), strict=True)), real_schema(fields))
+    folder.mkdir(parents=True, exist_ok=True)
+    generator, ctx, empty = Rules(options), Context(seed=0, fields=fields, workdir=folder), train.slice(0, 0)
+    generator.fit(FitInputs(train, empty, empty, empty, empty), ctx)
+    return generator, Fitted(folder, "content"), ctx
+
+
+def ask(strata: list[str], start: int = 0) -> Request:
+    ordinals = np.arange(start, start + len(strata), dtype=np.int64)
+    return Request(strata, ordinals, row_seeds(7, ordinals))
+
+
+def apply(text: str, operation: str, seed: int, strength: float = 0.3) -> str:
+    sentence = prepare(text, index_thesaurus(GROUPS), {operation: 1.0}, strength)
+    if not sentence.operations:
+        return sentence.text
+    return edit(sentence, uniforms(np.array([seed]), sentence.draws)[0].tolist())
+
+
+texts = st.text(st.sampled_from("ab Z9é'.,?(-公司，　 ")) | st.lists(
+    st.sampled_from(["parcel,", "Refund", "MONEY", "back", "the", "(lamp)", "-", "公司"]), max_size=12
+).map(" ".join)
+
+
+@given(texts)
+@example("  (a)  -- b! ")
+@example("这家 公司，ok 吗")
+def test_a_text_taken_apart_and_joined_is_its_canonical_form(text: str) -> None:
+    tokens, glue = split_words(canonical(text))
+    assert glue.join("".join(token) for token in tokens) == canonical(text)
+
+
+@given(texts, st.sampled_from(OPERATIONS), st.integers(0, 2**62), st.sampled_from([0.05, 0.5, 1.0]))
+def test_edits_never_fail_nor_empty_a_text(text: str, operation: str, seed: int, strength: float) -> None:
+    edited = apply(text, operation, seed, strength)
+    assert bool(edited) == bool(canonical(text))
+    assert canonical(edited) == edited
+
+
+@given(texts, st.integers(0, 2**62))
+def test_a_swap_keeps_the_words_and_a_deletion_invents_none(text: str, seed: int) -> None:
+    def words(value: str) -> Counter[str]:
+        return Counter(core for _, core, _ in split_words(value)[0] if core)
+
+    def letters(value: str) -> Counter[str]:
+        return Counter("".join(value.split()))
+
+    assert letters(apply(text, "swap", seed)) == letters(canonical(text))
+    before, after = words(canonical(text)), letters(apply(text, "delete", seed))
+    assert after <= letters(canonical(text))
+    assert (after != letters(canonical(text))) == (sum(before.values()) > 1)
+
+
+@given(texts, st.integers(0, 2**62))
+def test_punctuation_changes_nothing_but_punctuation(text: str, seed: int) -> None:
+    edited = apply(text, "punctuation", seed)
+    assert "".join(fold(edited).split()) == "".join(fold(canonical(text)).split())
+    assert len(edited) > len(canonical(text)) or not any(letter.isalnum() for letter in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Refund, please", {"Reimbursement, please", "Money back, please"}),
+        ("my (MONEY BACK)?", {"my (REFUND)?", "my (REIMBURSEMENT)?"}),
+        ("money. Back home", {"money. Back home"}),  # no phrase across punctuation
+        ("refunds", {"refunds"}),  # no part of a word
+        ("这家公司好", {"这家企业好"}),
+        ("iPhone 的公司，好", {"iPhone 的企业，好"}),
+    ],
+)
+def test_phrases_of_the_thesaurus_are_replaced_in_place_with_their_case(text: str, expected: set[str]) -> None:
+    assert {apply(text, "synonym", seed, 1.0) for seed in range(40)} == expected
+
+
+def test_strength_is_the_share_of_words_that_change() -> None:
+    text = " ".join(f"w{number}" for number in range(40))
+    for strength, gone in ((0.01, 1), (0.1, 4), (0.5, 20), (1.0, 39)):
+        assert len(apply(text, "delete", 3, strength).split()) == 40 - gone
+
+
+def test_rows_depend_on_their_own_seed_and_class_alone(tmp_path: Path) -> None:
+    options = RulesOptions(thesaurus=write_thesaurus(tmp_path), strength=0.4)
+    long = ("r8", "track", " ".join(f"parcel {number}" for number in range(300)))
+    generator, fitted, ctx = fit(tmp_path / "fit", options, [*ROWS, long])
+    strata = ["refund", "track", "zh", "one", "absent"] * 20
+    whole = generator.sample(fitted, ask(strata), ctx)
+    assert whole.schema == candidate_schema(("text",))
+    alone = [generator.sample(fitted, ask([stratum], at), ctx) for at, stratum in enumerate(strata)]
+    assert whole.equals(pa.concat_tables(alone).combine_chunks())
+    assert len(set(whole["text"].to_pylist())) > 40
+
+
+def test_the_order_of_train_rows_changes_no_byte(tmp_path: Path) -> None:
+    options = RulesOptions(thesaurus=write_thesaurus(tmp_path))
+    for name, rows in (("a", ROWS), ("b", ROWS[::-1])):
+        fit(tmp_path / name, options, rows)
+    for name in ("parents.arrow", "thesaurus.json", "summary.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_parents_are_of_the_asked_class_and_every_row_differs_from_its_parent(tmp_path: Path) -> None:
+    options = RulesOptions(thesaurus=write_thesaurus(tmp_path), operations=dict.fromkeys(OPERATIONS, 1.0))
+    generator, fitted, ctx = fit(tmp_path / "fit", options, ROWS)
+    made = generator.sample(fitted, ask(["refund", "track"] * 200), ctx).to_pylist()
+    known = {row_id: (stratum, text) for row_id, stratum, text in ROWS}
+    delivered = [row for row in made if row["reason"] is None]
+    assert {row["parent_ids"][0] for row in delivered} == {"r1", "r2", "r3", "r4", "r5"}
+    for row in delivered:
+        stratum, text = known[row["parent_ids"][0]]
+        assert row["asked"] == row["stratum"] == stratum
+        assert row["text"] != canonical(text)
+
+
+def test_what_cannot_be_made_says_why(tmp_path: Path) -> None:
+    options = RulesOptions(thesaurus=write_thesaurus(tmp_path), operations={"synonym": 1.0})
+    generator, fitted, ctx = fit(tmp_path / "fit", options, ROWS)
+    made = generator.sample(fitted, ask(["one", "absent", "zh"]), ctx).to_pylist()
+    assert [row["reason"] for row in made] == ["unchanged", "no_parent", None]
+    assert made[0]["text"] is None and made[0]["parent_ids"] == []
+    assert json.loads((tmp_path / "fit/summary.json").read_text())["editable"] == {"refund": 2, "track": 2, "zh": 1}
+    assert generator.sample(fitted, ask([]), ctx).schema == candidate_schema(("text",))
+
+
+def test_change_says_which_fields_of_a_pair_are_edited(tmp_path: Path) -> None:
+    rows = [("p1", "yes", "a b c d e", "v w x y z")]
+    changed = {}
+    for change in ("one", "all", "text_b"):
+        options = RulesOptions(operations={"delete": 1.0}, change=change)
+        generator, fitted, ctx = fit(tmp_path / change, options, rows, "text", "text_b")
+        made = generator.sample(fitted, ask(["yes"] * 50), ctx).to_pylist()
+        changed[change] = {(row["text"] != rows[0][2], row["text_b"] != rows[0][3]) for row in made}
+    assert changed == {"one": {(True, False), (False, True)}, "all": {(True, True)}, "text_b": {(False, True)}}
+    with pytest.raises(UserError, match="found text"):
+        fit(tmp_path / "none", RulesOptions(change="text_b"), ROWS)
+
+
+def test_operations_are_drawn_by_their_weights(tmp_path: Path) -> None:
+    generator, fitted, ctx = fit(tmp_path, RulesOptions(operations={"delete": 3.0, "swap": 1.0}), [ROWS[4]])
+    made = generator.sample(fitted, ask(["track"] * 2000), ctx)["text"].to_pylist()
+    deleted = sum(len(text) < len(ROWS[4][2]) for text in made)
+    assert abs(deleted / 2000 - 0.75) < 0.04  # four standard deviations
+
+
+def test_a_thesaurus_is_read_without_comments_and_repetitions(tmp_path: Path) -> None:
+    text = "\ufeff# a comment, with a comma\n\nparcel, delivery,Parcel\ndelivery,parcel\n" + '"to call, off",cancel\n'
+    groups = read_thesaurus(Path(write_thesaurus(tmp_path, text)))
+    assert groups == [["cancel", "to call, off"], ["delivery", "parcel"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a,b\nparcel, Parcel\n", "line 2"), (b"a,b\n\xff\xfe\n", "could not be read"), (None, "could not be read")],
+)
+def test_a_broken_thesaurus_is_the_users_error(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "t.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_thesaurus(path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": 0.0},
+        {"strength": 1.5},
+        {"operations": {}},
+        {"operations": {"swap": -1.0, "delete": 2.0}},
+        {"operations": {"swap": float("nan")}},
+        {"operations": {"rotate": 1.0}},
+        {"operations": {"synonym": 1.0}},
+    ],
+)
+def test_options_out_of_bounds_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"expected|need"):
+        RulesOptions(**options)  # type: ignore[arg-type]

@@ -1,0 +1,165 @@
+"""What a path stands for: all of it, sorted, nothing from outside, no table whose files are not its rows."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.sources import SourceOptions, hash_file, list_files, read_schema, sample_rows, scan_schema
+from reading import only, put, read
+
+
+def names(path: Path | str, **options: str | bool) -> list[str]:
+    return [file.name for file in list_files(SourceOptions(path=str(path), **options))]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in (
+        "b/x.csv",
+        "a/y.csv.gz",
+        "a/z.tsv",
+        "c.csv",
+        "README.txt",
+        "_tmp/part.csv",
+        ".hidden.csv",
+        "b/_SUCCESS",
+    ):
+        put(tmp_path / name, "text,label\na,1\n")
+    return tmp_path
+
+
+def test_a_directory_is_its_files_sorted_without_hidden_and_foreign_ones(tree: Path) -> None:
+    assert names(tree) == ["a/y.csv.gz", "a/z.tsv", "b/x.csv", "c.csv"]
+
+
+def test_globs_match_within_a_part_and_across_with_two_stars(tree: Path) -> None:
+    assert names(f"{tree}/*.csv") == ["c.csv"]
+    assert names(f"{tree}/**/*.csv") == ["b/x.csv", "c.csv"]
+    assert names(f"{tree}/[ab]") == ["a/y.csv.gz", "a/z.tsv", "b/x.csv"]
+
+
+def test_a_file_named_alone_is_read_whatever_its_name(tree: Path) -> None:
+    assert names(tree / "_tmp/part.csv") == ["part.csv"]
+    assert [file.format for file in list_files(SourceOptions(path=str(tree / "README.txt"), format="csv"))] == ["csv"]
+    with pytest.raises(UserError, match=r"set source\.format"):
+        names(tree / "README.txt")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("c.cvs", "did you mean 'c.csv'"),
+        ("d/e/f.csv", "there is no 'd'"),
+        ("*.parquet", "there is no"),
+        ("_tmp/../nothing", "there is no 'nothing'"),
+    ],
+)
+def test_a_missing_path_is_answered_with_the_nearest(tree: Path, path: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("*", r"\*")):
+        names(f"{tree}/{path}")
+
+
+def test_several_formats_in_one_directory_want_a_word(tree: Path) -> None:
+    put(tree / "d.jsonl", '{"text": "a"}\n')
+    with pytest.raises(UserError, match="4 csv, 1 jsonl"):
+        names(tree)
+    assert names(tree, format="jsonl") == ["d.jsonl"]
+
+
+def test_empty_files_are_passed_over_unless_there_is_nothing_else(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", "")
+    with pytest.raises(DataError, match=r"found an empty file: a\.jsonl"):
+        names(tmp_path)
+    put(tmp_path / "b.jsonl", '{"text": "a"}\n')
+    assert names(tmp_path) == ["b.jsonl"]
+
+
+def test_partitions_in_the_path_become_columns_and_win_over_the_file(tmp_path: Path) -> None:
+    put(tmp_path / "dt=2026-01-02/lang=d%2Fe/x.csv", "text,lang\na,en\n")
+    file, options = only(tmp_path)
+    assert file.partition == {"dt": "2026-01-02", "lang": "d/e"}
+    assert read(tmp_path).table.to_pylist() == [{"text": "a", "lang": "d/e", "dt": "2026-01-02"}]
+    assert read_schema(file, options) == ["text", "lang", "dt"]
+    assert sample_rows(file, options, 5) == [{"text": "a", "lang": "d/e", "dt": "2026-01-02"}]
+    assert scan_schema([file], options).names == ["text", "lang", "dt"]
+    below, _ = only(tmp_path / "dt=2026-01-02")
+    assert below.partition == file.partition
+    assert only(tmp_path, hive=False)[0].partition == {}
+    put(tmp_path / "y.csv", "text,lang\na,en\n")
+    with pytest.raises(UserError, match="expected key=value directories"):
+        names(tmp_path, hive=True)
+
+
+@pytest.mark.parametrize("log", ["_delta_log/0.json", "metadata/v1.metadata.json", ".hoodie/hoodie.properties"])
+@pytest.mark.parametrize("path", ["", "*.parquet", "dt=1", "dt=1/b.parquet"])
+def test_tables_with_a_log_are_refused_as_plain_parquet(tmp_path: Path, log: str, path: str) -> None:
+    for name in ("a.parquet", "dt=1/b.parquet"):
+        put(tmp_path / "table" / name, "PAR1")
+    assert names(tmp_path / "table" / path)
+    put(tmp_path / "table" / log, "{}")
+    with pytest.raises(UserError, match="its Parquet files hold rows that were deleted"):
+        names(tmp_path / "table" / path)
+
+
+def test_links_may_not_lead_out_of_the_directory(tmp_path: Path) -> None:
+    put(tmp_path / "secret.csv", "text\na\n")
+    inside = put(tmp_path / "in/a.csv", "text\na\n").parent
+    (inside / "alias.csv").symlink_to(inside / "a.csv")
+    assert names(inside) == ["a.csv", "alias.csv"]
+    (inside / "out.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(UserError, match=r"out\.csv: a link leads out of"):
+        names(inside)
+    (inside / "out.csv").unlink()
+    (inside / "out").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="a link leads out of"):
+        names(inside)
+    assert names(tmp_path / "secret.csv") == ["secret.csv"]
+
+
+@pytest.mark.parametrize(
+    "path", ["file:///etc/passwd", "http://169.254.169.254/x.csv", "https://host/x.csv", "ftp://h/x"]
+)
+def test_other_addresses_are_refused(path: str) -> None:
+    with pytest.raises(UserError, match=f"addresses of the kind {path.split(':', maxsplit=1)[0]}:// are not read"):
+        names(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "s3://KEYID:hush@bucket/x.csv",
+        "az://box/x.csv?sv=1&sig=hush",
+        "s3://10.0.0.1:9000/hush.csv",
+        "gs://b/x?token=hush",
+    ],
+)
+def test_credentials_in_an_address_are_refused_and_not_repeated(path: str) -> None:
+    with pytest.raises(UserError, match="credentials") as caught:
+        names(path)
+    assert "hush" not in str(caught.value)
+
+
+def test_the_hash_is_of_the_bytes_as_stored(tmp_path: Path) -> None:
+    content = b"text,label\n" + b"a,1\n" * 700_000
+    file, options = only(put(tmp_path / "a.csv", content))
+    assert hash_file(file, options) == hashlib.sha256(content).hexdigest()
+    assert file.size == len(content)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"path": ""},
+        {"delimiter": ",,"},
+        {"delimiter": '"'},
+        {"encoding": "utf-9"},
+        {"encoding": "zlib"},
+        {"max_cell_bytes": 0},
+    ],
+)
+def test_options_out_of_bounds_are_refused(wrong: dict[str, str | int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: "):
+        SourceOptions(**{"path": "a.csv", **wrong})  # type: ignore[arg-type]

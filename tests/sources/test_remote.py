@@ -1,0 +1,83 @@
+"""Object stores: an S3 server of this process, read through the same calls as a disk."""
+
+from __future__ import annotations
+
+import logging
+import urllib.request
+from collections.abc import Iterator
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from augmill.tasks.contracts import UserError, WorldError
+from augmill.tasks.sources import SourceOptions, hash_file, list_files
+from obstore.store import from_url
+from reading import only, read
+
+ROWS = "text,label\n" + "".join(f"row number {index},{index % 5}\n" for index in range(100_000))
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/rows", method="PUT")).close()
+        store = from_url("s3://rows")
+        obstore.put(store, "in/dt=1/a.csv", ROWS.encode())
+        obstore.put(store, "in/dt=2/b.csv.zst", pa.compress(ROWS.encode(), codec="zstd", asbytes=True))
+        obstore.put(store, "in/_SUCCESS", b"x")
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"text": ["a", "b"]}), sink)
+        for name in ("table/a.parquet", "plain/a.parquet"):
+            obstore.put(store, name, sink.getvalue().to_pybytes())
+        obstore.put(store, "table/_delta_log/0.json", b"{}")
+        yield "s3://rows"
+    server.stop()
+
+
+def test_prefixes_globs_and_objects_list_as_on_a_disk(bucket: str) -> None:
+    files = list_files(SourceOptions(path=f"{bucket}/in"))
+    assert [(file.name, file.partition, file.compression) for file in files] == [
+        ("dt=1/a.csv", {"dt": "1"}, "none"),
+        ("dt=2/b.csv.zst", {"dt": "2"}, "zstd"),
+    ]
+    assert [file.name for file in list_files(SourceOptions(path=f"{bucket}/in/*/*.csv"))] == ["dt=1/a.csv"]
+    assert only(f"{bucket}/in/dt=1/a.csv")[0].partition == {"dt": "1"}
+    assert only(f"{bucket}/in/dt=2/")[0].size < len(ROWS)
+
+
+def test_rows_and_hashes_are_those_of_the_bytes(bucket: str) -> None:
+    import hashlib
+
+    plain, packed = read(f"{bucket}/in/dt=1"), read(f"{bucket}/in/dt=2")
+    assert plain.table.num_rows == 100_000
+    assert plain.table.drop_columns(["dt"]).equals(packed.table.drop_columns(["dt"]))
+    assert hash_file(*only(f"{bucket}/in/dt=1")) == hashlib.sha256(ROWS.encode()).hexdigest()
+    assert read(f"{bucket}/plain/a.parquet").table["text"].to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", ["table", "table/*.parquet", "table/a.parquet"])
+def test_a_delta_table_in_a_bucket_is_refused(bucket: str, path: str) -> None:
+    with pytest.raises(UserError, match="a Delta table"):
+        list_files(SourceOptions(path=f"{bucket}/{path}"))
+
+
+def test_a_missing_key_is_a_mistake_of_the_user_and_a_missing_bucket_one_of_the_world(bucket: str) -> None:
+    with pytest.raises(UserError, match=r"did you mean 'plain'"):
+        list_files(SourceOptions(path=f"{bucket}/plan"))
+    with pytest.raises(WorldError, match="404 Not Found") as caught:
+        list_files(SourceOptions(path="s3://nowhere/x"))
+    assert "<" not in str(caught.value)
