@@ -188,7 +188,7 @@ def publish(snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str,
     assert snapshot.ingested is not None and snapshot.split is not None
     if outcome.action in ("keep_current", "fail"):
         return dataclasses.replace(outcome, release=snapshot.expected)
-    if snapshot.mixed is None or not outcome.arrangement == "mix":
+    if snapshot.mixed is None or outcome.arrangement != "mix":
         outcome = dataclasses.replace(outcome, arrangement=outcome.arrangement if snapshot.mixed else "real")
     mixed = snapshot.mixed or _real_alone(snapshot, steps)
     recipe_hash = recipe.hash()

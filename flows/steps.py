@@ -17,7 +17,6 @@ from augmill.tasks.shards import pack
 from augmill.tasks.stage import Event, Site, Stage, look_up
 from augmill.tasks.workers import WorkerPool
 
-
 FIT_SECONDS = 6 * 3600.0  # a fit is bounded by its steps; this ends one that hangs
 
 

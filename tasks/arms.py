@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
 from augmill.tasks.randomness import stream_key, uniforms
 from augmill.tasks.trainers.contract import Problem, Training
 

@@ -19,7 +19,6 @@ from augmill.tasks.text import fold
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.validation import RELEASE_BOUNDS, ValidationOptions, validate_release
 
-
 COMPARED = 5_000  # rows of each side whose diversity is measured
 
 

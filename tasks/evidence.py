@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+
 from augmill.tasks.arms import ARMS
 from augmill.tasks.interval import Floats, Interval, Ints, Replicates, interval, one_row, replicate, resample
 from augmill.tasks.metrics.classification import counts, f1

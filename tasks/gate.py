@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+
 from augmill.tasks.arms import ARMS, trainings
 from augmill.tasks.contracts import DataError, UserError, real_schema
 from augmill.tasks.evidence import Evidence, Predictions, SplitEvidence, measure

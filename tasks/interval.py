@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.metrics.classification import Array, recall
 

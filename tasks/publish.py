@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.card import dataset_card
-from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact, ConflictError, DataError, UserError
+from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact, ConflictError, DataError, UserError
 from augmill.tasks.hashing import canonical_json, hash_json
 from augmill.tasks.log import Log, append
 from augmill.tasks.recipe_sections import Columns

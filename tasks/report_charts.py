@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from augmill.tasks.text import is_unspaced
 from markupsafe import Markup, escape
+
+from augmill.tasks.text import is_unspaced
 
 LABEL = 27  # pixels between the flow's labels, which may take two lines on a telephone
 

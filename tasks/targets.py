@@ -10,7 +10,7 @@ from augmill.tasks.recipe_sections import Target
 def targets_for(target: Target, counts: dict[str, int]) -> dict[str, int]:
     """Accepted rows each class is to get, from the train rows it has."""
     if target.per_class is not None:
-        return {name: target.per_class for name in counts}
+        return dict.fromkeys(counts, target.per_class)
     if target.multiply is not None:
         return {name: round((target.multiply - 1) * count) for name, count in counts.items()}
     top = max(counts.values()) if target.balance == "max" else int(target.balance or 0)

@@ -38,9 +38,7 @@ class WorkerWorldError(WorldError):
 
 def _environment(threads: int, device: str) -> dict[str, str]:
     count = str(threads)
-    pinned = {
-        name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    }
+    pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), count)
     environment = os.environ | pinned | {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": count}
     if device.startswith("cuda:"):
         environment |= {"CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:"), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

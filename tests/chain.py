@@ -20,9 +20,49 @@ from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store
 
 WORDS = {
-    "refund": "money back charge return cash paid wrong amount please refund order price card".split(),
-    "track": "where parcel late delivery courier status arrive tracking number today box post".split(),
-    "login": "password account locked sign reset code email phone access cannot enter forgot".split(),
+    "refund": [
+        "money",
+        "back",
+        "charge",
+        "return",
+        "cash",
+        "paid",
+        "wrong",
+        "amount",
+        "please",
+        "refund",
+        "order",
+        "price",
+        "card",
+    ],
+    "track": [
+        "where",
+        "parcel",
+        "late",
+        "delivery",
+        "courier",
+        "status",
+        "arrive",
+        "tracking",
+        "number",
+        "today",
+        "box",
+        "post",
+    ],
+    "login": [
+        "password",
+        "account",
+        "locked",
+        "sign",
+        "reset",
+        "code",
+        "email",
+        "phone",
+        "access",
+        "cannot",
+        "enter",
+        "forgot",
+    ],
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from augmill.tasks.report import render_report
 from augmill.tasks.report_evidence import ReportEvidence
 

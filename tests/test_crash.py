@@ -7,7 +7,6 @@ a child per kill (no thread runs yet that a fork could lose).
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from augmill.tasks.contracts import DataError, UserError
 from augmill.tasks.evidence import Evidence
 from augmill.tasks.gate import GateOptions, evaluate
@@ -21,8 +24,6 @@ from augmill.tasks.verdict import (
     rows_needed,
     smallest_visible_gain,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
 OPTIONS = GateOptions(seeds=5, resamples=1000)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from augmill.flows.orchestrate import Orchestrator, PlainOrchestrator
 from augmill.tasks.contracts import AugmillError, DataError, DeadlineExceeded, WorkerDied
 from augmill.tasks.retries import NEVER, RetryPolicy
@@ -137,10 +138,11 @@ def test_an_interrupt_stops_workers_and_retries_and_is_raised(orchestrator: Orch
 
 
 def test_prefect_records_names_states_tags_and_retries(prefect_api: str) -> None:
-    from augmill.flows.prefect_runs import PrefectOrchestrator
-    from augmill.flows.telemetry import flush_client
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+
+    from augmill.flows.prefect_runs import PrefectOrchestrator
+    from augmill.flows.telemetry import flush_client
 
     orchestrator = PrefectOrchestrator()
     flaky = Flaky({1: 1}, lambda: WorkerDied("died"))
@@ -173,8 +175,9 @@ def test_prefect_records_names_states_tags_and_retries(prefect_api: str) -> None
 
 
 def test_results_are_neither_pickled_nor_kept_by_prefect(prefect_api: str, tmp_path: Path) -> None:
-    from augmill.flows.prefect_runs import PrefectOrchestrator
     from prefect.settings import PREFECT_HOME
+
+    from augmill.flows.prefect_runs import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
     unpicklable = threading.Lock()
@@ -203,9 +206,10 @@ def test_a_deadline_on_the_main_thread_ends_the_try(prefect_api: str) -> None:
 def test_without_its_api_a_run_still_completes_and_says_so_once(
     prefect_api: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from augmill.flows.prefect_runs import PrefectOrchestrator
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from augmill.flows.prefect_runs import PrefectOrchestrator
 
     monkeypatch.setattr(EventsWorker, "_client_override", None)  # put back afterwards: the loss sets it
     orchestrator = PrefectOrchestrator()

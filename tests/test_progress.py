@@ -7,6 +7,7 @@ import logging
 import sys
 
 import pytest
+
 from augmill.flows.orchestrate import PlainOrchestrator
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.telemetry import quiet_logging
@@ -67,9 +68,10 @@ def test_artifacts_without_prefect_do_nothing() -> None:
 
 
 def test_artifacts_are_kept_with_the_flow_run_and_a_refused_one_does_not_fail_it(prefect_api: str) -> None:
-    from augmill.flows.prefect_runs import PrefectOrchestrator
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    from augmill.flows.prefect_runs import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
     artifacts = Artifacts(orchestrator)

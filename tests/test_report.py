@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from report_sample import evidence, ledger
+
 from augmill.tasks.report import class_rows, render_report, report_summary_markdown, report_table
 from augmill.tasks.report_evidence import ReportEvidence
-from report_sample import evidence, ledger
 
 
 class Text(HTMLParser):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from augmill.tasks.report_charts import (
     Effect,
     Stream,
@@ -19,8 +22,6 @@ from augmill.tasks.report_charts import (
     streams_of,
     ticks,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @given(st.floats(-200, 200), st.floats(0.001, 400))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from augmill.tasks import retries
 from augmill.tasks.contracts import DataError, DeadlineExceeded, StoreRefused, UserError, WorkerDied, WorldError
 from augmill.tasks.retries import NEVER, RetryPolicy, call_with_retries, may_retry
-from hypothesis import given
-from hypothesis import strategies as st
 
 POLICIES = st.builds(
     RetryPolicy,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from augmill.tasks.arms import trainings
 from augmill.tasks.contracts import UserError
 from augmill.tasks.trainers import tfidf

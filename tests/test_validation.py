@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from augmill.tasks.data_docs import build_data_docs
 from augmill.tasks.validation import RELEASE_BOUNDS, ValidationOptions, validate_release, validate_shard
 

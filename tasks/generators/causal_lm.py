@@ -8,7 +8,6 @@ Rescue!", AAAI 2020), whose filter is the check `label_consistency`. A row is `[
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -25,7 +24,6 @@ from augmill.tasks.contracts import (
     STRATUM,
     Context,
     DataError,
-    DeadlineExceeded,
     FitInputs,
     Fitted,
     Generator,
@@ -34,7 +32,16 @@ from augmill.tasks.contracts import (
     candidate_schema,
 )
 from augmill.tasks.generators._lm_decode import TILE, Grammar, Sampling, decode, torch_threads
-from augmill.tasks.generators._lm_load import END, Pretrained, add_tokens, find_model, load_fitted, load_pretrained, quiet, save
+from augmill.tasks.generators._lm_load import (
+    END,
+    Pretrained,
+    add_tokens,
+    find_model,
+    load_fitted,
+    load_pretrained,
+    quiet,
+    save,
+)
 from augmill.tasks.generators._lm_train import Schedule, scratch_model, train, train_tokenizer
 from augmill.tasks.randomness import uniforms
 
@@ -57,7 +64,9 @@ class CausalLMOptions:
     )
     revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
-    allow_pickle: bool = field(default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."})
+    allow_pickle: bool = field(
+        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+    )
     max_length: int = field(
         default=128,
         metadata={"help": "Longer train rows (in tokens, label and ends included) are left out of the training."},
@@ -148,7 +157,10 @@ class CausalLM(Generator):
                 tokenizer.get_vocab_size(), options.max_length, 0,
                 layers=options.layers, hidden=options.hidden, heads=options.heads,
             )  # fmt: skip
-            base, ids = Pretrained(model, tokenizer, None, 0), {name: tokenizer.token_to_id(name) for name in names.values()}
+            base, ids = (
+                Pretrained(model, tokenizer, None, 0),
+                {name: tokenizer.token_to_id(name) for name in names.values()},
+            )
         else:
             trust, pickle = options.trust_remote_code, options.allow_pickle
             path = find_model(options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle)
@@ -182,7 +194,9 @@ class CausalLM(Generator):
                 fix="raise `max_length`, or use a model that takes longer texts",
             )
         if len(kept) < len(tokens):
-            ctx.log.warning("causal_lm: %d of %d train rows exceed %d tokens", len(tokens) - len(kept), len(tokens), bound)
+            ctx.log.warning(
+                "causal_lm: %d of %d train rows exceed %d tokens", len(tokens) - len(kept), len(tokens), bound
+            )
         plan["too_long"] = len(tokens) - len(kept)
         plan["max_new_tokens"] = max(map(len, kept)) - len(plan["start"]) - 1
         return kept
@@ -205,7 +219,9 @@ class CausalLM(Generator):
         )
         labels = np.array([plan["labels"].get(stratum, -1) for stratum in request.strata], dtype=np.int64)
         known = np.flatnonzero(labels >= 0)
-        prompts = np.concatenate([np.tile(plan["start"], (len(known), 1)), labels[known, None]], axis=1).astype(np.int64)
+        prompts = np.concatenate([np.tile(plan["start"], (len(known), 1)), labels[known, None]], axis=1).astype(
+            np.int64
+        )
         tokens, whole = self._decode(model, plan, prompts, request.seeds[known], ctx)
         texts: list[list[str] | None] = [None] * len(request)
         reasons: list[str | None] = ["unknown_class"] * len(request)
@@ -223,7 +239,12 @@ class CausalLM(Generator):
         return pa.table(columns, schema=candidate_schema(ctx.fields))
 
     def _decode(
-        self, model: Any, plan: dict[str, Any], prompts: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64], ctx: Context
+        self,
+        model: Any,
+        plan: dict[str, Any],
+        prompts: npt.NDArray[np.int64],
+        seeds: npt.NDArray[np.int64],
+        ctx: Context,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """``decode`` in parts; on a CPU one thread a part, because a matrix product on several rounds by their count.
 
@@ -259,7 +280,9 @@ class CausalLM(Generator):
         with torch_threads(1) if on_cpu else nullcontext(), ThreadPoolExecutor(lanes) as pool:
             done = list(pool.map(run, parts))
         empty = (np.zeros((0, plan["max_new_tokens"]), dtype=np.int64), np.zeros(0, dtype=np.bool_))
-        return np.concatenate([empty[0], *(part[0] for part in done)]), np.concatenate([empty[1], *(part[1] for part in done)])
+        return np.concatenate([empty[0], *(part[0] for part in done)]), np.concatenate(
+            [empty[1], *(part[1] for part in done)]
+        )
 
 
 class _Rows:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+
 from augmill.tasks.contracts import (
     ROW_ID,
     STRATUM,

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from augmill.tasks.contracts import (
     ROW_ID,
     STRATUM,

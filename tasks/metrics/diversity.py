@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from augmill.tasks.text import fold, is_unspaced, shingles
 
 CHUNK = 1000  # synthetic rows compared with train at once

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+
 from augmill.tasks.contracts import DataError
 
 from .batching import unify

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from augmill.tasks.contracts import DataError
 
 from .options import Batch, RefusedRow, SourceFile

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from augmill.tasks.contracts import DataError
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify

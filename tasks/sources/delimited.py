@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+
 from augmill.tasks.contracts import DataError
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, NoReturn, cast
 
 import pyarrow as pa
+
 from augmill.tasks.contracts import DataError
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch

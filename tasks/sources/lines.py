@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import pyarrow as pa
+
 from augmill.tasks.contracts import DataError
 
 from .encoding import SAMPLE, guess_encoding

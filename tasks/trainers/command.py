@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from augmill.tasks.contracts import UserError, real_schema
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 

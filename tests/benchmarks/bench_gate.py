@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from augmill.tasks.gate import Evidence, GateOptions, evaluate
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 from augmill.tasks.verdict import Gains, Rule, decide

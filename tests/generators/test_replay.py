@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+
 from augmill.tasks.contracts import (
     AugmillError,
     Context,

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, UserError, candidate_schema, real_schema
 from augmill.tasks.generators._edits import edit, index_thesaurus, prepare, read_thesaurus, split_words
 from augmill.tasks.generators.rules import Rules, RulesOptions
 from augmill.tasks.randomness import row_seeds, uniforms
 from augmill.tasks.text import canonical, fold
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 OPERATIONS = ("synonym", "insert", "swap", "delete", "punctuation")
 GROUPS = [["money back", "refund", "reimbursement"], ["delivery", "parcel"], ["公司", "企业"]]

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from augmill.tasks.metrics import METRICS
-from augmill.tasks.metrics.classification import counts, recall
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from augmill.tasks.metrics import METRICS
+from augmill.tasks.metrics.classification import counts, recall
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))

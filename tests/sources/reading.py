@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+
 from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions, list_files, read_batches
 
 

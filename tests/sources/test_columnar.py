@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from augmill.tasks.contracts import DataError
-from augmill.tasks.sources import SourceOptions, columnar, list_files, read_batches, scan_schema
 from hypothesis import given
 from hypothesis import strategies as st
 from reading import put, read
+
+from augmill.tasks.contracts import DataError
+from augmill.tasks.sources import SourceOptions, columnar, list_files, read_batches, scan_schema
 
 
 def stored(path: Path, table: pa.Table) -> Path:

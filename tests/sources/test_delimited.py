@@ -8,12 +8,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from augmill.tasks.contracts import DataError
-from augmill.tasks.sources import SourceOptions, delimited, lines
-from augmill.tasks.sources.delimited import guess_delimiter
 from hypothesis import given
 from hypothesis import strategies as st
 from reading import put, read
+
+from augmill.tasks.contracts import DataError
+from augmill.tasks.sources import SourceOptions, delimited, lines
+from augmill.tasks.sources.delimited import guess_delimiter
 
 TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(",;\t|\"'\r\n\x00\ufeff\u2028é中")))
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from reading import put, read
+
 from augmill.tasks.contracts import DataError
 from augmill.tasks.sources import guess_encoding, lines
-from reading import put, read
 
 CHINESE = (
     "为何农民工每天日夜加班却没有网红在家里直播几天的收入高？\n我们的孩子在学校里学了一个新的故事，他说这是不对的。\n"

@@ -6,9 +6,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from reading import only, put, read
+
 from augmill.tasks.contracts import DataError, UserError
 from augmill.tasks.sources import SourceOptions, hash_file, list_files, read_schema, sample_rows, scan_schema
-from reading import only, put, read
 
 
 def names(path: Path | str, **options: str | bool) -> list[str]:

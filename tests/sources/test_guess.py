@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from augmill.tasks.sources import SourceOptions, guess_columns, list_files
 from reading import only, put
+
+from augmill.tasks.sources import SourceOptions, guess_columns, list_files
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[2].parent / "shared"))
 

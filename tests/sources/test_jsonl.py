@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from augmill.tasks.contracts import DataError
-from augmill.tasks.sources import SourceOptions, jsonl, list_files, read_batches, scan_schema
 from hypothesis import given
 from hypothesis import strategies as st
 from reading import put, read
+
+from augmill.tasks.contracts import DataError
+from augmill.tasks.sources import SourceOptions, jsonl, list_files, read_batches, scan_schema
 
 TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from('"\\\r\n\u2028é中😀')))
 CLEAN = TEXTS.filter(lambda text: "\x00" not in text)

@@ -10,10 +10,11 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from augmill.tasks.contracts import UserError, WorldError
-from augmill.tasks.sources import SourceOptions, hash_file, list_files
 from obstore.store import from_url
 from reading import only, read
+
+from augmill.tasks.contracts import UserError, WorldError
+from augmill.tasks.sources import SourceOptions, hash_file, list_files
 
 ROWS = "text,label\n" + "".join(f"row number {index},{index % 5}\n" for index in range(100_000))
 
