@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -111,41 +111,34 @@ class Artifacts:
         self._last_update = 0.0
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> UUID | None:
-        from prefect.artifacts import create_table_artifact
-
         table = [dict(row) for row in rows]
-        return self._send(lambda: create_table_artifact(table, key=key, description=description))
+        return self._send("create_table_artifact", table, key=key, description=description)
 
     def markdown(self, key: str, text: str, description: str = "") -> UUID | None:
-        from prefect.artifacts import create_markdown_artifact
-
-        return self._send(lambda: create_markdown_artifact(text, key=key, description=description))
+        return self._send("create_markdown_artifact", text, key=key, description=description)
 
     def link(self, key: str, url: str, text: str, description: str = "") -> UUID | None:
-        from prefect.artifacts import create_link_artifact
-
-        return self._send(lambda: create_link_artifact(url, text, key=key, description=description))
+        return self._send("create_link_artifact", url, text, key=key, description=description)
 
     def progress(self, key: str, description: str = "") -> UUID | None:
         """A bar at 0 %; its id goes to ``update``."""
-        from prefect.artifacts import create_progress_artifact
-
-        return self._send(lambda: create_progress_artifact(0.0, key=key, description=description))
+        return self._send("create_progress_artifact", 0.0, key=key, description=description)
 
     def update(self, artifact: UUID | None, share: float) -> None:
         """Moves the bar to ``share`` (0 to 1); updates within ``_ARTIFACT_INTERVAL`` seconds are skipped, not 1.0."""
-        from prefect.artifacts import update_progress_artifact
-
         now = time.monotonic()
         if artifact is not None and (share >= 1.0 or now - self._last_update >= _ARTIFACT_INTERVAL):
             self._last_update = now
-            self._send(lambda: update_progress_artifact(artifact, 100.0 * share))
+            self._send("update_progress_artifact", artifact, 100.0 * share)
 
-    def _send(self, request: Callable[[], object]) -> UUID | None:
+    def _send(self, request: str, *values: Any, **options: str) -> UUID | None:
+        """Calls that function of prefect.artifacts, whose import takes 1.3 s: only where there is an API."""
         if not self._orchestrator.recording:
             return None
+        from prefect import artifacts
+
         try:
-            answer = request()
+            answer = getattr(artifacts, request)(*values, **options)
             return answer if isinstance(answer, UUID) else None
         except Exception as error:  # noqa: BLE001 - whatever a remote service answers must not stop the data
             self._orchestrator.report(error)

@@ -62,4 +62,5 @@ def uniforms(seeds: npt.NDArray[np.int64], draws: int, *, stream: int = 0) -> np
         (full + counter, full, full + np.uint64(stream), full), (full + (keys & _LOW), full + (keys >> _SHIFT))
     )
     pairs = np.stack([(words[0] << _SHIFT) | words[1], (words[2] << _SHIFT) | words[3]], axis=2)
-    return (pairs.reshape(len(seeds), 2 * blocks)[:, :draws] >> np.uint64(11)) * 2.0**-53
+    whole = pairs.reshape(len(seeds), 2 * blocks)[:, :draws] >> np.uint64(11)
+    return whole.astype(np.float64) * 2.0**-53

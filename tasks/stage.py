@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -223,7 +223,7 @@ def commit(work: Work, name: str, identity: str) -> Artifact:
         "meta": work.meta,
     }
     standing = work.site.store.write_sealed(manifest_key(name, identity), body)
-    return _artifact(name, identity, cast("dict[str, Any]", standing))
+    return _artifact(name, identity, standing)
 
 
 def load_inputs(work: Work, artifact: Artifact, *, held_out: bool) -> FitInputs:

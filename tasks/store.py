@@ -97,7 +97,8 @@ class Store:
         if self.local is None:
             plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
             retry = {"max_retries": 8, "retry_timeout": timedelta(seconds=120)}  # obstore's backoff is jittered
-            return from_url(self.root, retry_config=retry, client_options={"allow_http": plain})  # type: ignore[arg-type]
+            opened: ObjectStore = from_url(self.root, retry_config=retry, client_options={"allow_http": plain})  # type: ignore[call-overload]
+            return opened
         if "://" in self.root:
             raise UserError(
                 f"a store is a local directory or one of {', '.join(REMOTE_SCHEMES)}; found {self.root.split(':')[0]}://",
@@ -170,7 +171,7 @@ class Store:
         except (BaseError, OSError) as error:
             raise self._explain(error, key) from error
 
-    def list(self, prefix: str) -> list[str]:
+    def list_keys(self, prefix: str) -> list[str]:
         """Every key under the prefix, sorted."""
         try:
             return sorted(item["path"] for chunk in obstore.list(self.backend, prefix) for item in chunk)
@@ -271,7 +272,7 @@ class Store:
 
     def iter_log(self, dataset: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number, body) of each entry in order. Raises StoreRefused at a corrupt one: a log is never mended."""
-        for key in self.list(f"public/{dataset}/_log"):
+        for key in self.list_keys(f"public/{dataset}/_log"):
             raw = self.get(key)
             body = unseal(raw) if raw is not None else None
             if body is None:
@@ -279,7 +280,7 @@ class Store:
             yield int(Path(key).stem), body
 
     def datasets(self) -> list[str]:
-        return sorted({key.split("/")[1] for key in self.list("public")})
+        return sorted({key.split("/")[1] for key in self.list_keys("public")})
 
 
 class _StoreScratch(Scratch):

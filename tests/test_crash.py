@@ -7,6 +7,7 @@ a child per kill (no thread runs yet that a fork could lose).
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,11 +21,13 @@ HERE = Path(__file__).parent
 
 def run_kills(directory: Path, kills: int, seed: int) -> list[dict]:
     done = subprocess.run(
+        # One thread: a fork keeps none of the others.
         [sys.executable, str(HERE / "crash_zygote.py"), str(directory), str(kills), str(seed)],
         capture_output=True,
         text=True,
         timeout=1200,
         check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

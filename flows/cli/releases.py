@@ -39,7 +39,7 @@ def _open(store: str, dataset: str | None) -> tuple[Any, str]:
     names = opened.datasets()
     if dataset is None and len(names) == 1:
         return opened, names[0]
-    if dataset not in names:
+    if dataset is None or dataset not in names:
         known = ", ".join(names) or "none yet"
         raise UserError(
             f"there is no dataset {dataset!r} in {store}" if dataset else "name a dataset",
@@ -63,7 +63,7 @@ def _find(log: Any, prefix: str | None) -> str:
         raise UserError(
             f"{prefix!r} names {len(hits)} releases ({found})", where="--release", fix="augmill releases lists them"
         )
-    return hits[0]
+    return str(hits[0])
 
 
 def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> None:
