@@ -13,6 +13,7 @@ from augmill.flows.steps import Steps
 from augmill.tasks.contracts import Artifact, AugmillError, UnsoundSource
 from augmill.tasks.evaluate import EvaluateConfig, evaluate
 from augmill.tasks.fit import fit, fit_check
+from augmill.tasks.folds import FoldConfig, JudgeConfig, judge_folds, predict_fold, split_fold
 from augmill.tasks.generate import SetAsideConfig, ShardConfig, set_aside
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.log import read_log
@@ -27,6 +28,7 @@ from augmill.tasks.stage import fetch
 from augmill.tasks.store import Store, release_key
 from augmill.tasks.targets import targets_for
 from augmill.tasks.trainers import TRAINERS
+from augmill.tasks.verdict import folds_for
 
 
 @dataclass
@@ -152,18 +154,8 @@ def require_valid(steps: Steps, configs: list[ShardConfig], shards: list[Artifac
 def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
     """Mixes what was accepted and measures it on held-out real rows. Raises NotProduced where there is nothing to prove."""
     recipe = snapshot.recipe
-    assert snapshot.split is not None
-    if snapshot.settled is None:
-        raise NotProduced("every class has its target already; nothing was asked for")
-    ledger = read_json(steps.site.store, snapshot.settled, "ledger.json")
-    short = {name: count for name, count in ledger["shortfall"].items() if count}
-    if short and recipe.refill.on_shortfall == "refuse":
-        found = ", ".join(f"{name} lacks {count:,}" for name, count in list(short.items())[:5])
-        raise NotProduced(f"{len(short)} class(es) could not be filled ({found}) and refill.on_shortfall is refuse")
-    if not sum(ledger["accepted"].values()):
-        raise NotProduced("no generated row was accepted")
-    mix_config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
-    snapshot.mixed = steps.do(mix, mix_config, snapshot.split, snapshot.settled)
+    snapshot.mixed = mix_accepted(snapshot, steps)
+    assert snapshot.split is not None and snapshot.settled is not None
     trainer = recipe.trainer
     config = EvaluateConfig(
         gate=recipe.gate,
@@ -175,11 +167,51 @@ def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
         validation=recipe.validation,
     )
     evaluated = steps.do(evaluate, config, snapshot.split, snapshot.mixed, snapshot.settled)
+    rows = read_json(steps.site.store, snapshot.split, "summary.json")["rows"]["validation"]
+    folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence)
+    if folds:
+        evaluated = judge_in_folds(snapshot, steps, evaluated, folds)
     snapshot.evidence = read_json(steps.site.store, evaluated, "evidence.json")
     checked = snapshot.evidence["release_validation"]
     if checked is not None and not checked["success"]:
         raise NotProduced(f"the release's metrics failed their expectations: {'; '.join(checked['problems'])}")
     return snapshot.evidence
+
+
+def judge_in_folds(snapshot: Snapshot, steps: Steps, evaluated: Artifact, folds: int) -> Artifact:
+    """The whole path inside each fold; their held-out rows together judge. Raises NotProduced where a fold makes none."""
+    recipe, trainer = snapshot.recipe, snapshot.recipe.trainer
+    assert snapshot.split is not None
+    judge_config = JudgeConfig(
+        recipe.gate, trainer.use, TRAINERS[trainer.use].VERSION, trainer.options, recipe.seed, recipe.columns.fields
+    )
+    predicted = []
+    for number in range(folds):
+        fold_config = FoldConfig(number, folds, recipe.splits.seed, recipe.splits.near, recipe.columns.fields)
+        inside = dataclasses.replace(steps, label=f"{steps.label} fold {number + 1}")
+        part = Snapshot(recipe, snapshot.name, None)
+        part.split = inside.do(split_fold, fold_config, snapshot.split, what=f"{number + 1} of {folds}")
+        produce(part, inside)
+        part.mixed = mix_accepted(part, inside)
+        predicted.append(inside.do(predict_fold, judge_config, part.split, part.mixed))
+    return steps.do(judge_folds, judge_config, evaluated, predicted)
+
+
+def mix_accepted(snapshot: Snapshot, steps: Steps) -> Artifact:
+    """Real and accepted rows put together. Raises NotProduced where there is none to put, or too few were accepted."""
+    recipe = snapshot.recipe
+    assert snapshot.split is not None
+    if snapshot.settled is None:
+        raise NotProduced("every class has its target already; nothing was asked for")
+    ledger = read_json(steps.site.store, snapshot.settled, "ledger.json")
+    short = {name: count for name, count in ledger["shortfall"].items() if count}
+    if short and recipe.refill.on_shortfall == "refuse":
+        found = ", ".join(f"{name} lacks {count:,}" for name, count in list(short.items())[:5])
+        raise NotProduced(f"{len(short)} class(es) could not be filled ({found}) and refill.on_shortfall is refuse")
+    if not sum(ledger["accepted"].values()):
+        raise NotProduced("no generated row was accepted")
+    mix_config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
+    return steps.do(mix, mix_config, snapshot.split, snapshot.settled)
 
 
 def publish(snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str, republish: bool) -> Outcome:

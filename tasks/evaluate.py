@@ -54,7 +54,7 @@ def release_metrics(
 
 @stage("evaluate", version=1)
 def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifact, settled: Artifact) -> None:
-    """evidence.json: the gate's verdict and numbers, the release's metrics and what their suite says.
+    """evidence.json: the gate's verdict and numbers, the release's metrics and what their suite says; predictions too.
 
     Finished trainings rest in the store's scratch space, so that a killed run pays for none twice.
     """
@@ -63,17 +63,19 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
     real = work.read(mixed, "real.parquet")
     validation, test = (work.read(split, f"{name}.parquet") for name in ("validation", "test"))
     identity = hash_json(identity_of((config, split, mixed)))
-    found = gate.evaluate(
+    predicted = gate.predict(
         real,
         synthetic,
-        validation,
+        [validation, *([test] if test.num_rows else [])],
         TRAINERS[config.trainer](config.trainer_options),
         config.gate,
         seed=config.seed,
         fields=config.fields,
         workdir=work.site.store.local_scratch(f"trainer-{identity[:16]}"),
-        test=test,
     )
+    found = gate.judge(predicted, config.gate, config.seed, real=real.num_rows, synthetic=synthetic.num_rows)
+    work.write(predicted[0].to_table(), "predictions.parquet")
+    work.write_json(predicted[0].about(), "predictions.json")
     ledger = work.read_json(settled, "ledger.json")
     columns = [ROW_ID, STRATUM, *config.fields]
     metrics = release_metrics(

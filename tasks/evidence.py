@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+import pyarrow as pa
 
 from augmill.tasks.arms import ARMS
 from augmill.tasks.interval import Floats, Interval, Ints, Replicates, interval, one_row, replicate, resample
@@ -26,6 +27,21 @@ class Predictions:
     truth: Ints
     arms: dict[str, Ints]
     chosen: dict[str, list[dict[str, Any]]]
+
+    def to_table(self) -> pa.Table:
+        """A held-out row a line: its truth, and what each run of each arm predicted, as ``<arm>.<run>``."""
+        columns = {f"{arm}.{run}": row for arm, runs in self.arms.items() for run, row in enumerate(runs)}
+        return pa.table({"truth": self.truth, **columns})
+
+    def about(self) -> dict[str, Any]:
+        """What the table does not hold."""
+        return {"labels": self.labels, "chosen": self.chosen}
+
+    @classmethod
+    def from_table(cls, table: pa.Table, about: dict[str, Any]) -> Predictions:
+        runs = (len(table.column_names) - 1) // len(ARMS)
+        arms = {arm: np.stack([table[f"{arm}.{run}"].to_numpy() for run in range(runs)]) for arm in ARMS}
+        return cls(tuple(about["labels"]), table["truth"].to_numpy(), arms, about["chosen"])
 
 
 class ClassScore(TypedDict):

@@ -51,6 +51,14 @@ class GateOptions:
     min_heldout_per_class: int = field(
         default=20, metadata={"help": "classes with fewer held-out rows are reported as not judged"}
     )
+    folds: Literal["auto"] | int = field(
+        default=0,
+        metadata={
+            "help": "let the train rows judge too: this many times the whole path runs without one part of them, and that "
+            "part, with the validation rows, decides. `auto`: 5 where the validation rows alone cannot show a gain of "
+            "`min_gain`, or of 2 points; 0: never"
+        },
+    )
     resamples: int = field(default=2000, metadata={"help": "bootstrap resamples of held-out rows and seeds"})
 
     def __post_init__(self) -> None:
@@ -60,6 +68,11 @@ class GateOptions:
             ("seeds", self.seeds >= 3, "at least 3"),
             ("confidence", 0.5 < self.confidence < 1, "above 0.5 and below 1"),
             ("min_heldout_per_class", self.min_heldout_per_class >= 1, "at least 1"),
+            (
+                "folds",
+                self.folds in ("auto", 0) or (isinstance(self.folds, int) and 2 <= self.folds <= 20),
+                "0 or 2 to 20",
+            ),
             ("resamples", self.resamples >= 200, "at least 200"),
         ]
         for name, holds, expected in bounds:
@@ -86,9 +99,37 @@ def evaluate(
     ``progress`` hears (trainings done, trainings in all). Raises DataError where there is nothing to train on or to
     judge by, UserError where ``focus`` names a label that no held-out row has.
     """
-    splits = [_sorted(heldout), *([_sorted(test)] if test is not None and test.num_rows else [])]
+    splits = [heldout, *([test] if test is not None and test.num_rows else [])]
+    predicted = predict(
+        real, synthetic, splits, trainer, options, seed=seed, fields=fields, workdir=workdir, progress=progress
+    )
+    return judge(predicted, options, seed, real=real.num_rows, synthetic=synthetic.num_rows)
+
+
+def judge(predicted: list[Predictions], options: GateOptions, seed: int, *, real: int, synthetic: int) -> Evidence:
+    """The evidence of what was predicted for the validation rows, which decide, and for the test rows, if any."""
+    return _conclude([_measure(part, options, seed) for part in predicted], options, real=real, synthetic=synthetic)
+
+
+def predict(
+    real: pa.Table,
+    synthetic: pa.Table,
+    splits: list[pa.Table],
+    trainer: Trainer,
+    options: GateOptions,
+    *,
+    seed: int,
+    fields: tuple[str, ...],
+    workdir: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Predictions]:
+    """Trains each arm ``options.seeds`` times; what each predicts for each split, its rows sorted by id.
+
+    Raises as ``evaluate``.
+    """
+    _refuse_unsound(real, synthetic, splits[0], options)
+    splits = [_sorted(split) for split in splits]
     problem = _problem(_sorted(real), _sorted(synthetic), splits, fields)
-    _refuse_unsound(problem, splits[0], options)
     planned = trainings(problem, seed, options.seeds)
     predicted: dict[str, list[Ints]] = {arm: [] for arm in ARMS}
     chosen: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
@@ -98,19 +139,50 @@ def evaluate(
         predicted[training.arm].append(prediction.labels)
         chosen[training.arm].append(prediction.chosen)
         progress(done + 1, len(planned))
-    measured = []
-    for split, columns in _cut(splits):
-        arms = {arm: np.stack(labels)[:, columns] for arm, labels in predicted.items()}
-        found = measure(
-            Predictions(problem.labels, _positions(split, problem.labels), arms, chosen),
-            focus=options.focus,
-            confidence=options.confidence,
-            min_rows_per_class=options.min_heldout_per_class,
-            resamples=options.resamples,
-            seed=stream_key("bootstrap", seed),
+    return [
+        Predictions(
+            problem.labels,
+            _positions(split, problem.labels),
+            {arm: np.stack(labels)[:, columns] for arm, labels in predicted.items()},
+            chosen,
         )
-        measured.append(found)
-    return _evidence(problem, measured, options)
+        for split, columns in _cut(splits)
+    ]
+
+
+def pool(parts: list[Predictions]) -> Predictions:
+    """The held-out rows of several folds as one set; run r of the whole is run r of every fold."""
+    labels = tuple(sorted({label for part in parts for label in part.labels}))
+    moves = [np.array([labels.index(label) for label in part.labels] + [-1], dtype=np.int64) for part in parts]
+    return Predictions(
+        labels,
+        np.concatenate([move[part.truth] for move, part in zip(moves, parts, strict=True)]),
+        {
+            arm: np.concatenate([move[part.arms[arm]] for move, part in zip(moves, parts, strict=True)], axis=1)
+            for arm in ARMS
+        },
+        {
+            arm: [{"folds": list(of_run)} for of_run in zip(*(p.chosen[arm] for p in parts), strict=True)]
+            for arm in ARMS
+        },
+    )
+
+
+def judge_pooled(parts: list[Predictions], options: GateOptions, seed: int, before: Evidence) -> Evidence:
+    """The evidence of folds: their held-out rows together decide; what ``before`` says of the test rows is kept."""
+    measured = [_measure(pool(parts), options, seed), *([before["test"]] if before["test"] else [])]
+    return _conclude(measured, options, real=before["rows"]["real"], synthetic=before["rows"]["synthetic"])
+
+
+def _measure(predictions: Predictions, options: GateOptions, seed: int) -> SplitEvidence:
+    return measure(
+        predictions,
+        focus=options.focus,
+        confidence=options.confidence,
+        min_rows_per_class=options.min_heldout_per_class,
+        resamples=options.resamples,
+        seed=stream_key("bootstrap", seed),
+    )
 
 
 def _cut(splits: list[pa.Table]) -> list[tuple[pa.Table, slice]]:
@@ -135,14 +207,15 @@ def _problem(real: pa.Table, synthetic: pa.Table, splits: list[pa.Table], fields
     return Problem(real, synthetic, evaluation, fields, tuple(sorted(labels)))
 
 
-def _refuse_unsound(problem: Problem, heldout: pa.Table, options: GateOptions) -> None:
-    for name, table in (("real train", problem.real), ("synthetic", problem.synthetic), ("held-out", heldout)):
+def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table, options: GateOptions) -> None:
+    for name, table in (("real train", real), ("synthetic", synthetic), ("held-out", heldout)):
         if not table.num_rows:
             raise DataError(
                 f"expected {name} rows to judge with, found none", where="gate", fix="check the splits' shares"
             )
-    if len(problem.real["stratum"].unique()) < 2:
+    if len(real["stratum"].unique()) < 2:
         raise DataError("expected two or more classes in train, found one", where="gate", fix="check the label column")
+
     held = set(heldout["stratum"].unique().to_pylist())
     if missing := [label for label in options.focus if label not in held]:
         raise UserError(
@@ -152,7 +225,8 @@ def _refuse_unsound(problem: Problem, heldout: pa.Table, options: GateOptions) -
         )
 
 
-def _evidence(problem: Problem, measured: list[SplitEvidence], options: GateOptions) -> Evidence:
+def _conclude(measured: list[SplitEvidence], options: GateOptions, *, real: int, synthetic: int) -> Evidence:
+    """The verdict by the first split; a second one (test) is reported and decides nothing."""
     validation = measured[0]
     judged_by = "focus_f1" if options.focus else options.metric
     gains = Gains.of(validation["comparisons"], judged_by, options.metric)
@@ -168,8 +242,8 @@ def _evidence(problem: Problem, measured: list[SplitEvidence], options: GateOpti
         "seeds": options.seeds,
         "draws": options.seeds,  # each seed draws its own placebo and its own mix
         "rows": {
-            "real": problem.real.num_rows,
-            "synthetic": problem.synthetic.num_rows,
+            "real": real,
+            "synthetic": synthetic,
             "validation": validation["rows"],
             "test": measured[1]["rows"] if len(measured) > 1 else 0,
         },

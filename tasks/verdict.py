@@ -13,6 +13,8 @@ Verdict = Literal["published", "harmful", "inconclusive"]
 
 PLACEBO = "the placebo (real rows repeated)"
 REAL = {"real": "the rows as they are", "placebo": "the rows repeated (or weighted) to the mix's class counts"}
+FOLDS = 5
+WORTH_SHOWING = 2.0  # points; what most augmentation gains on small sets, where it gains
 POWER = 0.8  # the probability with which a "visible" gain is proven
 # Share of held-out rows on which the mix and the real rows alone differ (over seeds, on balance) per row that the
 # trainer gets wrong. tests/benchmarks/bench_gate.py: 0.08 to 0.12 for word deletion on TREC and SNIPS, 0.10 to 0.27 for
@@ -136,6 +138,14 @@ def rows_needed(gain: float, accuracy: float = 0.8, confidence: float = 0.95, mi
     # rows = per_row * (differing + 2 / rows), solved for rows
     middle = per_row * DIFFERING_PER_ERROR * (1 - accuracy) / 2
     return math.ceil(middle + math.sqrt(middle**2 + 2 * per_row))
+
+
+def folds_for(folds: Literal["auto"] | int, rows: int, min_gain: float, confidence: float) -> int:
+    """How many folds the gate runs: ``auto`` is FOLDS where ``rows`` validation rows cannot show what is asked."""
+    if folds != "auto":
+        return folds
+    wanted = max(min_gain, WORTH_SHOWING)
+    return FOLDS if rows == 0 or smallest_visible_gain(rows, confidence=confidence) > wanted else 0
 
 
 def _power(confidence: float) -> float:

@@ -98,7 +98,8 @@ class TfidfTrainer(Trainer):
         scale = rows.real / weights.sum()
         model, classes = fit(rows.coordinates[used, :columns], rows.labels[used], weights[used] * scale, chosen)
         scores = _scores(rows, model, columns)
-        return Prediction(classes[scores.argmax(axis=1)], {"C": chosen, "cv_accuracy": round(cv, 4)})
+        told = {"C": chosen} | ({} if cv is None else {"cv_accuracy": round(cv, 4)})
+        return Prediction(classes[scores.argmax(axis=1)], told)
 
 
 def _prepare(problem: Problem) -> _Rows:
@@ -154,11 +155,14 @@ def _coordinates(features: Sparse, evaluation: Sparse) -> tuple[Floats, Floats |
 
 def _choose(
     rows: _Rows, training: Training, weights: npt.NDArray[np.float64], columns: int, options: TfidfOptions
-) -> tuple[float, float]:
-    """The C with the best cross-validated accuracy over real rows (the smaller on a tie), and that accuracy."""
+) -> tuple[float, float | None]:
+    """The C with the best cross-validated accuracy over real rows (the smaller on a tie), and that accuracy;
+
+    None where there is nothing to choose.
+    """
     folds = min(options.folds, rows.real)
     if len(options.cs) == 1 or folds < 2:
-        return sorted(options.cs)[0], float("nan")
+        return sorted(options.cs)[0], None
     fold = _folds(rows, training.seed, folds)
     hits = np.zeros(len(options.cs))
     for held in range(folds):

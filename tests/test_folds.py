@@ -1,0 +1,114 @@
+"""Folds: every train row judges once, and no generator has seen what it is judged by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from chain import make_steps, tiny_recipe, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.flows.augment import Snapshot, produce, prove, read_source
+from augmill.tasks.folds import FoldConfig, fold_numbers
+from augmill.tasks.rows import GROUP, texts_of
+from augmill.tasks.similarity import jaccard
+from augmill.tasks.stage import fetch
+from augmill.tasks.store import Store
+from augmill.tasks.verdict import FOLDS, folds_for
+
+CONFIG = FoldConfig(0, 4, 7, 0.8, ("text",))
+ROWS = st.lists(st.tuples(st.text(min_size=1, max_size=6), st.sampled_from("abc")), min_size=1, max_size=40)
+
+
+def table(rows: list[tuple[str, str]]) -> pa.Table:
+    return pa.table({"text": [text for text, _ in rows], "stratum": [name for _, name in rows]})
+
+
+@given(ROWS)
+def test_equal_texts_share_a_fold_and_the_order_of_rows_changes_none(rows: list[tuple[str, str]]) -> None:
+    found = fold_numbers(table(rows), CONFIG)
+    by_text: dict[str, int] = {}
+    for (text, _), number in zip(rows, found, strict=True):
+        assert by_text.setdefault(text, number) == number
+    back = fold_numbers(table(rows[::-1]), CONFIG)
+    assert back[::-1] == found
+
+
+@given(st.integers(4, 60))
+def test_a_class_is_dealt_out_evenly(size: int) -> None:
+    numbers = fold_numbers(table([(f"row {index}", "a") for index in range(size)]), CONFIG)
+    counts = [numbers.count(number) for number in range(CONFIG.folds)]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_rows_of_one_group_share_a_fold() -> None:
+    rows = table([(f"row {index}", "ab"[index % 2]) for index in range(60)])
+    rows = rows.append_column(GROUP, pa.array([f"customer {index // 5}" for index in range(60)]))
+    numbers = fold_numbers(rows, CONFIG)
+    assert len(set(numbers)) > 1
+    assert all(len(set(numbers[start : start + 5])) == 1 for start in range(0, 60, 5))
+
+
+def test_auto_runs_folds_only_where_the_validation_rows_are_too_few() -> None:
+    assert folds_for("auto", 60, 0.0, 0.95) == FOLDS
+    assert folds_for("auto", 50_000, 0.0, 0.95) == 0
+    assert folds_for("auto", 50_000, 0.0, 0.95) == folds_for(0, 60, 0.0, 0.95)
+    assert folds_for(7, 50_000, 0.0, 0.95) == 7
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, int]:
+    root = tmp_path_factory.mktemp("folds")
+    recipe = tiny_recipe(write_rows(root / "rows.csv", rows=90), gate={"seeds": 3, "resamples": 200, "folds": 3})
+    steps = make_steps(recipe, Store(str(root / "store")))
+    snapshot = Snapshot(recipe, "all", None)
+    read_source(snapshot, steps, None)
+    produce(snapshot, steps)
+    evidence = prove(snapshot, steps)
+    assert snapshot.split is not None
+    train = pq.read_table(fetch(steps.site.store, snapshot.split, "train.parquet"))
+    return root / "store", evidence, train.num_rows
+
+
+def fold_artifacts(store: Path) -> list[dict[str, Path]]:
+    found = []
+    for path in sorted((store / "private" / "manifests" / "fold").iterdir()):
+        files = json.loads(path.read_bytes())["body"]["files"]
+        objects = store / "private" / "objects"
+        found.append({name: objects / entry["sha256"][:2] / entry["sha256"] for name, entry in files.items()})
+    return found
+
+
+def test_every_train_row_judges_once_beside_validation(folded: tuple[Path, dict, int]) -> None:
+    store, evidence, train_rows = folded
+    parts = [pq.read_table(files["validation.parquet"])["row_id"].to_pylist() for files in fold_artifacts(store)]
+    judged = [row_id for part in parts for row_id in part]
+    assert len(parts) == 3 and len(judged) == len(set(judged)) == train_rows
+    assert evidence["folds"] == 3
+    plain = evidence["rows"]["validation"] - train_rows
+    assert plain > 0 and evidence["validation"]["rows"] == plain + train_rows
+    assert evidence["test"]["rows"] == evidence["rows"]["test"] > 0
+
+
+def test_no_train_row_of_a_fold_stands_near_what_judges_it(folded: tuple[Path, dict, int]) -> None:
+    for files in fold_artifacts(folded[0]):
+        train, held = (texts_of(pq.read_table(files[f"{name}.parquet"]), ("text",)) for name in ("train", "validation"))
+        assert max(jaccard(a, b) for a in train for b in held) < 0.8
+
+
+def test_no_row_that_a_fold_is_judged_by_is_a_parent_in_it(folded: tuple[Path, dict, int]) -> None:
+    store = folded[0]
+    held = [set(pq.read_table(files["validation.parquet"])["row_id"].to_pylist()) for files in fold_artifacts(store)]
+    generated = 0
+    for path in (store / "private" / "manifests" / "settle").iterdir():
+        entry = json.loads(path.read_bytes())["body"]["files"]["accepted.parquet"]
+        rows = pq.read_table(store / "private" / "objects" / entry["sha256"][:2] / entry["sha256"])
+        parents = {parent for ids in rows["parent_ids"].to_pylist() for parent in ids}
+        # A settled table is of one fold, or of the whole train set, which no fold judges by itself.
+        overlaps = [len(parents & part) for part in held]
+        generated += min(overlaps) == 0
+    assert generated >= 3
