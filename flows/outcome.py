@@ -9,9 +9,9 @@ from augmill.tasks.contracts import AugmillError
 from augmill.tasks.recipe import Recipe
 
 NEXT = {
-    "published": "Read the new release; `augmill releases` lists it.",
-    "harmful": "Look at the refused and accepted samples in the report; change the generator or its checks.",
-    "inconclusive": "Give more held-out rows, or accept `gate.rule: not_worse`; the report says how many are needed.",
+    "published": "Train on the new release.",
+    "harmful": "Look at the accepted samples in the report; change the generator, its options or the checks.",
+    "inconclusive": "Give more held-out rows, let train rows judge too (gate.folds), or accept gate.rule: not_worse.",
     "not_produced": "See the reason; running the same command again goes on where this run stopped.",
     "unsound_source": "Mend the source; the current release stays.",
 }

@@ -40,13 +40,6 @@ RELEASED = {
     "current": "Kept: the release that was current stays current.",
     None: "Nothing was released.",
 }
-NEXT = {
-    "published": "Train on this release. Nothing else is needed.",
-    "harmful": "Look at the accepted samples below, then change the generator, its options or the checks.",
-    "inconclusive": "Give more held-out rows or a stronger generator; the numbers below say how far it is from proof.",
-    "not_produced": "Mend the cause named here and run again; what was finished is reused.",
-    "unsound_source": "Mend the source and run again.",
-}
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "focus_f1": "mean F1 of the focus labels"}
 ARMS = {"real": "real rows alone", "placebo": "placebo: real rows repeated", "mix": "mix: real and synthetic rows"}
 SHOWN_CLASSES = 30  # the rest stands in a folded table
@@ -62,7 +55,7 @@ def render_report(evidence: ReportEvidence) -> str:
         e=_complete(evidence),
         headline=HEADLINES[evidence["outcome"]],
         released=RELEASED[evidence.get("released")],
-        next_action=evidence.get("next_action") or NEXT[evidence["outcome"]],
+        next_action=evidence["next_action"],
         figures=key_figures(evidence),
         metric=METRICS[gate["judged_by"]] if gate else "",
         effects=_effects(gate) if gate else "",
@@ -257,7 +250,7 @@ def report_summary_markdown(evidence: ReportEvidence) -> str:
         f"# {_plain(evidence['dataset'])} {_plain(evidence['snapshot'])}: {evidence['outcome'].replace('_', ' ')}",
         f"**{HEADLINES[evidence['outcome']]}** {RELEASED[evidence.get('released')]}",
         _plain(evidence["reason"]),
-        f"Next: {_plain(evidence.get('next_action') or NEXT[evidence['outcome']])}",
+        f"Next: {_plain(evidence['next_action'])}",
     ]
     lines += ["\n".join(f"- {name}: **{value}** ({detail})" for value, name, detail in key_figures(evidence))]
     if gate := evidence.get("gate"):

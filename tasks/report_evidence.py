@@ -47,7 +47,7 @@ class Validation(TypedDict, total=False):
 
 
 class ReportEvidence(TypedDict, total=False):
-    """All that a report shows; every part but the first four may be missing, and its section is then left out.
+    """All that a report shows; every part but the first five may be missing, and its section is then left out.
 
     The parts are what the pipeline holds already: ``gate`` is the gate's evidence (tasks/gate.py), ``ledger`` the
     settled ledger.json, ``source`` ingest's summary.json. Numbers in ``gate`` are points and percent.
@@ -57,8 +57,8 @@ class ReportEvidence(TypedDict, total=False):
     snapshot: Required[str]
     outcome: Required[str]  # published | harmful | inconclusive | not_produced | unsound_source
     reason: Required[str]
+    next_action: Required[str]
     released: str | None  # mix | real | placebo | current (what stood before stays); None: nothing
-    next_action: str
     gate: dict[str, Any] | None
     ledger: dict[str, Any] | None
     train: dict[str, int]  # class -> real train rows

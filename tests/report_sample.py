@@ -137,6 +137,7 @@ def evidence() -> ReportEvidence:
         "dataset": "support_intents",
         "snapshot": "2026-11-24",
         "outcome": "published",
+        "next_action": "Train on this release.",
         "reason": gate()["reason"],
         "released": "mix",
         "gate": gate(),

@@ -122,6 +122,7 @@ def test_every_outcome_stands_without_its_optional_parts(outcome: str) -> None:
         "dataset": "d",
         "snapshot": "all",
         "outcome": outcome,
+        "next_action": "Look into it.",
         "reason": "the model's weights are gone",
     }
     parsed = Text(render_report(bare))
@@ -132,7 +133,7 @@ def test_every_outcome_stands_without_its_optional_parts(outcome: str) -> None:
     assert "gone" in report_summary_markdown(bare)
 
 
-@pytest.mark.parametrize("part", sorted(set(evidence()) - {"dataset", "snapshot", "outcome", "reason"}))
+@pytest.mark.parametrize("part", sorted(set(evidence()) - {"dataset", "snapshot", "outcome", "reason", "next_action"}))
 def test_each_part_alone_may_be_missing(part: str) -> None:
     whole: Any = evidence()
     whole.pop(part, None)
