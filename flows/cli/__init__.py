@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from augmill.flows.cli import check, judge, releases, run
+from augmill.flows.cli import check, init, judge, releases, run, schema
 from augmill.tasks.contracts import AugmillError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (run, check, judge, releases):
+for module in (run, init, check, judge, releases, schema):
     module.register(app)
 
 

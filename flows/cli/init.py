@@ -1,0 +1,293 @@
+"""``augmill init``: a first recipe for a dataset, with guessed columns and every default as a comment."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SPLIT_COLUMN = re.compile(r"(^|_)(split|subset|fold|set)$", re.IGNORECASE)
+USUAL_SHARE, MOST_REFUSED = 0.05, 0.5  # of refused rows: the recipe's default, and where the file is not the right one
+UNBALANCED = 1.5  # largest class to smallest: below it there is nothing to balance
+MOST_ASKED = 3  # times the train rows; balancing a class of 4 up to one of 100,000 is no start
+
+
+@dataclass
+class Draft:
+    """What is known of the recipe so far: the document, and a reason for what was found rather than chosen."""
+
+    document: dict[str, Any]
+    why: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("init")(init)
+
+
+def init(
+    data: Annotated[str, typer.Argument(help="A file, glob or directory of labelled rows, or an s3:// address.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to; else the data's name with .yaml, here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that stands there.")] = False,
+    text: Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="The label column.")] = None,
+) -> None:
+    """Writes a first recipe for a dataset, with guessed columns and every default as a comment."""
+    from augmill.flows.cli.starter import starter
+    from augmill.flows.cli.terminal import shown, wrapped
+    from augmill.tasks.contracts import UserError
+
+    name = dataset_name(data)
+    path = out if out is not None else Path(f"{name}.yaml")
+    if path.exists() and not force:
+        raise UserError(
+            "this file stands already", where=str(path), fix="give --out OTHER, or --force to write over it"
+        )
+    if not path.absolute().parent.is_dir():
+        raise UserError("its directory is not there", where=str(path), fix="make it, or give another --out")
+    draft = draft_recipe(data, name, path.absolute().parent, text or [], label)
+    shown_data = shown(Path(data).name if "://" not in data else data)
+    try:
+        path.write_text(starter(draft.document, draft.why, data=shown_data, recipe=path.name), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"it cannot be written: {error.strerror}", where=str(path), fix="give another --out") from error
+    out_lines = [f"{path} is written."]
+    for key, value in draft.document["columns"].items():
+        names = ", ".join(value) if isinstance(value, list) else value
+        out_lines += wrapped(f"{key}: {names} ({draft.why[f'columns.{key}']})")
+    for note in draft.notes:
+        out_lines += wrapped(note)
+    out_lines += [f"Next: augmill check {path}"]
+    sys.stdout.write("\n".join(out_lines) + "\n")
+
+
+def dataset_name(data: str) -> str:
+    """A dataset name from a path: of the file without its endings, or the directory above where that says little."""
+    whole = data if "://" in data else os.path.normpath(Path(data).expanduser().absolute())
+    parts = [part for part in whole.split("/") if part and not re.search(r"[*?\[]", part)]
+    for part in reversed(parts):
+        stem = re.sub(r"(\.(csv|tsv|jsonl|ndjson|json|parquet|pq|gz|gzip|zst|zstd))+$", "", part.lower())
+        name = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:64]
+        if name and name not in (*SPLIT_OF, "data", "raw"):
+            return name
+    return "dataset"
+
+
+def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str | None) -> Draft:
+    """The recipe that ``augmill check`` accepts for this data. Raises as check does where there is none."""
+    from augmill.tasks.contracts import UserError
+    from augmill.tasks.sources import SourceOptions, list_files
+
+    try:
+        source = SourceOptions(path=data)
+    except ValueError as error:
+        raise UserError(str(error), where="DATA", fix="name a file or directory") from error
+    files = list_files(source)
+    near = data if "://" in data else os.path.relpath(Path(data).expanduser(), base)
+    # A path that climbs further says less than where the data is.
+    path = near if not near.startswith("../../") else os.path.normpath(Path(data).expanduser().absolute())
+    draft = Draft({"dataset": name, "source": {"path": path}, "columns": {}})
+    splits = split_files([file.name for file in files])
+    train = next((file for file in files if file.name.startswith(splits.get("train", "").rstrip("*"))), files[0])
+    _choose_columns(draft, train, source, texts, label)
+    _choose_splits(draft, files, source, splits)
+    draft.document["generators"] = [{"use": "rules"}]
+    draft.why["generators"] = (
+        "Word edits know nothing that your rows do not say already, and the gate will often refuse them. With a thesaurus "
+        "of your own words they do."
+    )
+    _fit_to_data(draft, base)
+    return draft
+
+
+def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], label: str | None) -> None:
+    """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
+    from augmill.flows.cli.schema import yaml_text
+    from augmill.tasks.contracts import DataError, UserError
+    from augmill.tasks.sources import guess_columns, read_schema, sample_rows
+
+    names = read_schema(file, source)
+    for given in [*texts, *([label] if label else [])]:
+        if given not in names:
+            close = difflib.get_close_matches(given, names, n=1, cutoff=0.3)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:20])}"
+            raise UserError(f"there is no column {given!r}; {hint}", where=file.name, fix="correct --text or --label")
+    if not sample_rows(file, source, 1):
+        raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
+    guess = guess_columns(file, source)
+    chosen = texts or [name for name in guess["text"] if name != label]
+    label = label or next((name for name in [guess["label"]] if name not in chosen), None)
+    for found, what in ((chosen, "text"), (label, "label")):
+        if not found:
+            raise UserError(
+                f"no {what} column could be told among {', '.join(names[:20])}",
+                where=file.name,
+                fix=f"name it: --{what} COLUMN",
+            )
+    columns = draft.document["columns"]
+    columns |= {"text": chosen[0] if len(chosen) == 1 else chosen, "label": label}
+    if guess["id"] not in (None, label, *chosen):
+        columns["id"] = guess["id"]
+    if len(chosen) == 2:
+        draft.document["task"] = "pair_classification"
+    for key, value in (("text", chosen[0]), ("label", label), ("id", columns.get("id"))):
+        if value is not None:
+            draft.why[f"columns.{key}"] = plain(guess["why"].get(value, "named on the command line"))
+    if guess["date"]:
+        draft.why["columns.#partition"] = "# holds ISO dates; `augmill run --as-of D` then uses the rows up to D\n" + (
+            f"#partition: {yaml_text(guess['date'][0])}"
+        )
+
+
+def plain(text: str) -> str:
+    """On one line, so that it can stand behind a key as a comment."""
+    return " ".join(text.split())
+
+
+def _choose_splits(draft: Draft, files: list[Any], source: Any, found: dict[str, str]) -> None:
+    """Splits that the source gives: by file, or by a column whose every value names one."""
+    splits: dict[str, Any] = {}
+    if found:
+        splits = {"files": found}
+    elif (column := split_column(files, source, draft.document["columns"])) is not None:
+        name, values = column
+        names = {value: split for value, split in values.items() if value != split}
+        splits = {"column": name} | ({"names": names} if names else {})
+        found = {split: value for value, split in values.items()}
+    if not splits:
+        return
+    if "validation" not in found:
+        # Something must judge, and a part of the given train rows would no longer be the given split.
+        key = "files" if "files" in splits else "names"
+        splits[key] = {k: "validation" if v == "test" else v for k, v in splits.get(key, {}).items()}
+        if key == "files":
+            splits[key] = {("validation" if k == "test" else k): v for k, v in found.items()}
+        else:
+            splits[key] |= {found["test"]: "validation"}
+        draft.notes.append("there is no validation part, so the test rows judge; nothing is left to be only reported")
+    draft.document["splits"] = splits
+    draft.notes.append(f"splits: as given, by {'file' if 'files' in splits else 'column ' + splits['column']}")
+
+
+def split_files(names: list[str]) -> dict[str, str]:
+    """split: pattern, where every file's name, or that of its directory, begins with the name of a split."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        first = name.split("/")[0]
+        word = re.split(r"[^a-z]", first.lower())[0]
+        if word not in SPLIT_OF:
+            return {}
+        pattern = f"{first}/*" if "/" in name else f"{first[: len(word)]}*"
+        groups.setdefault(SPLIT_OF[word], {}).setdefault(pattern, []).append(name)
+    if not {"train", "validation"} <= set(groups) and not {"train", "test"} <= set(groups):
+        return {}
+    if any(len(patterns) > 1 for patterns in groups.values()):
+        return {}
+    out = {}
+    for split in ("train", "validation", "test"):
+        for pattern, members in groups.get(split, {}).items():
+            out[split] = members[0] if len(members) == 1 else pattern
+    return out
+
+
+def split_column(files: list[Any], source: Any, used: dict[str, Any]) -> tuple[str, dict[str, str]] | None:
+    """(column, {value: split}) of a column named as one whose every value names a split, train and another at least."""
+    from augmill.tasks.sources import read_batches, read_schema, scan_schema
+
+    names = [n for n in read_schema(files[0], source) if SPLIT_COLUMN.search(n) and n not in used.values()]
+    for name in names:
+        schema = scan_schema(files, source)
+        values: set[Any] = set()
+        for file in files:
+            for batch in read_batches(file, source, [name], schema=schema):
+                values |= set(batch.table[name].unique().to_pylist())
+        splits = {str(value): SPLIT_OF.get(str(value).lower(), "") for value in values}
+        taken = list(splits.values())
+        if "train" in taken and len(set(taken)) == len(taken) > 1 and "" not in taken:
+            return name, splits
+    return None
+
+
+def _fit_to_data(draft: Draft, base: Path) -> None:
+    """Tries the draft on the whole source and sets what the rows ask for: rare classes, refused rows, target."""
+    found = _try(draft, base)
+    if {"duplicate_id", "no_id"} & set(found["source"]["refused"]):
+        dropped = draft.document["columns"].pop("id")
+        draft.notes.append(f"column {dropped} is no id after all: a value stands twice, or is missing")
+        found = _try(draft, base)
+    source, splits = found["source"], found["splits"]
+    _allow_refused(draft, source)
+    if splits["rare_classes"]:
+        from augmill.flows.cli.terminal import named
+
+        draft.document["labels"] = {"rare": "quarantine"}
+        draft.notes.append(f"left out for too few train rows: {named(splits['rare_classes'], 6)} (labels.rare)")
+    counts = [row["train"] for row in found["classes"]]
+    top, low, train = max(counts), min(counts), sum(counts)
+    missing = sum(top - count for count in counts)
+    balance = top > UNBALANCED * low and missing <= MOST_ASKED * train
+    draft.document["target"] = {"balance": "max"} if balance else {"multiply": 2.0}
+    labels = len(counts) + len(splits["rare_classes"])
+    draft.why["columns.label"] = re.sub(
+        r"\d[\d,]* distinct values? in \d+ rows", f"{labels:,} classes", draft.why["columns.label"]
+    )
+    key = next(iter(draft.document["target"]))
+    draft.why[f"target.{key}"] = f"{len(counts):,} classes of {low:,} to {top:,} train rows"
+    draft.why["target.#"] = "# or per_class, multiply, balance: one of the three"
+    gate = found["gate"]
+    if gate["visible"] > 2:
+        draft.notes.append(
+            f"{gate['rows']:,} validation rows tell a gain of {gate['visible']:.1f} points from none; `gate.folds: auto` lets "
+            "the train rows judge too, at five times the work"
+        )
+
+
+def _try(draft: Draft, base: Path) -> dict[str, Any]:
+    """The survey of the draft with every bound open. Few rows: the test share judges too. Raises as the survey."""
+    from augmill.flows.cli.survey import survey
+    from augmill.tasks.contracts import DataError
+    from augmill.tasks.recipe import build_recipe
+
+    open_bounds = {"target": {"per_class": 1}, "labels": {"rare": "quarantine"}, "refuse": {"max_share": 1.0}}
+    try:
+        return survey(build_recipe(draft.document | open_bounds, base=base))
+    except DataError as error:
+        if error.where != "splits" or "splits" in draft.document:
+            raise
+    draft.document["splits"] = {"validation": 0.3, "test": 0.0}
+    draft.notes.append("so few rows that all held-out ones must judge (splits.validation 0.3, test 0)")
+    return survey(build_recipe(draft.document | open_bounds, base=base))
+
+
+def _allow_refused(draft: Draft, source: dict[str, Any]) -> None:
+    """Raises ``refuse.max_share`` to what these rows need, and says so. Raises DataError where most are refused."""
+    from augmill.flows.cli.terminal import counted
+    from augmill.tasks.contracts import DataError
+
+    refused = sum(source["refused"].values())
+    share = refused / source["read"]
+    if share <= USUAL_SHARE:
+        return
+    first = source["examples"][0]
+    if share > MOST_REFUSED:
+        raise DataError(
+            f"{refused:,} of {source['read']:,} rows could not be used ({counted(source['refused'])})",
+            where=f"{first['file']} {first['location']} is the first",
+            fix="name other columns with --text and --label, or mend the file",
+        )
+    draft.document["refuse"] = {"max_share": math.ceil(100 * share) / 100}
+    draft.notes.append(
+        f"{share:.0%} of the rows are refused ({counted(source['refused'])}): refuse.max_share was raised"
+    )

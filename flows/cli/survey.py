@@ -1,0 +1,196 @@
+"""What a recipe means for its data, found by the very stages that a run uses, in a store that is thrown away."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from augmill.tasks.contracts import Artifact, UserError
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.stage import Event, Site, fetch
+from augmill.tasks.store import REMOTE_SCHEMES, Store
+
+ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
+FURTHER = 1.0  # points beyond the bar, for "how many rows would it take"
+
+
+def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
+    """Files, rows, classes, plan and what the gate can see, as JSON values. Writes nothing but a temporary directory.
+
+    Raises as ingest and split do, and what a run would raise only hours later: a column, a focus label or a prefix
+    that does not fit, a generator's file that cannot be used.
+    """
+    events: list[Event] = []
+    with tempfile.TemporaryDirectory(prefix="augmill-check-") as directory:
+        site = Site(Store(directory), threads=recipe.run.threads, observe=events.append)
+        files = _files(recipe)
+        ingested, split = _read(recipe, site, as_of)
+        source = _json(site, ingested, "summary.json")
+        summary = _json(site, split, "summary.json")
+        fitted = _fit_what_trains_nothing(recipe, site, split)
+    held_out = summary["classes"]["validation"]
+    _require_focus(recipe, held_out)
+    asked = plan_facts(recipe, summary["classes"]["train"])
+    return {
+        "dataset": recipe.dataset,
+        "snapshot": as_of or "all",
+        "files": files,
+        "source": source,
+        "splits": _split_facts(recipe, summary),
+        "plan": {key: value for key, value in asked.items() if key != "targets"},
+        "classes": class_facts(recipe, summary["classes"], asked["targets"]),
+        "gate": gate_facts(recipe, summary["rows"]["train"], summary["rows"]["validation"]),
+        "fitted": fitted,
+        "measured_seconds": {event.stage: event.seconds for event in events},
+    }
+
+
+def _json(site: Site, artifact: Artifact, name: str) -> Any:
+    return json.loads(fetch(site.store, artifact, name).read_text(encoding="utf-8"))
+
+
+def _files(recipe: Recipe) -> list[dict[str, Any]]:
+    """Every file with its format, and the guesses of encoding and delimiter with their reasons."""
+    from augmill.tasks.sources import describe_file, list_files
+
+    return [describe_file(file, recipe.source) | {"bytes": file.size} for file in list_files(recipe.source)]
+
+
+def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact]:
+    from augmill.tasks.ingest import ingest, prepare_ingest, require_columns
+    from augmill.tasks.sources import scan_schema
+    from augmill.tasks.split import prepare_split, split
+
+    config = prepare_ingest(recipe)
+    names = scan_schema(config.handles, config.source).names
+    where = config.handles[0].name if len(config.handles) == 1 else recipe.source.path
+    require_columns(recipe, names, where)
+    prefix = recipe.publish.prefix
+    if clash := next((name for name in names if name.startswith(prefix)), None):
+        raise UserError(
+            f"the source's column {clash!r} begins with the prefix {prefix!r} of the added columns",
+            where="publish.prefix",
+            fix="choose another prefix, such as `syn_`",
+        )
+    ingested = ingest(site, config)
+    return ingested, split(site, prepare_split(recipe, as_of), ingested)
+
+
+def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> list[str]:
+    """The generators that are fitted in a moment, fitted: a thesaurus or a file that does not fit is named now."""
+    from augmill.tasks.fit import fit
+    from augmill.tasks.generators import GENERATORS
+    from augmill.tasks.ribs import generator_config
+
+    quick = [choice for choice in recipe.generators if not GENERATORS[choice.use].libraries]
+    for choice in quick:
+        fit(site, generator_config(choice, recipe), split)
+    return [choice.use for choice in quick]
+
+
+def _require_focus(recipe: Recipe, held_out: dict[str, int]) -> None:
+    missing = next((label for label in recipe.gate.focus if label not in held_out), None)
+    if missing is not None:
+        close = difflib.get_close_matches(missing, held_out, n=1, cutoff=0.3)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(list(held_out)[:20])}"
+        raise UserError(f"no validation row is labelled {missing!r}; {hint}", where="gate.focus", fix="correct it")
+
+
+def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
+    """Where the store is and what is current in it; a store on a local disk is looked at, never made."""
+    from augmill.tasks.log import read_log
+
+    root = recipe.run.store
+    if root.startswith(REMOTE_SCHEMES):
+        return {"root": root, "state": "in an object store, not looked at", "current": None}
+    path = Path(root).expanduser().absolute()
+    above = next((parent for parent in (path, *path.parents) if parent.exists()), path)
+    if not above.is_dir():
+        raise UserError(f"{above} is a file", where=f"store {root}", fix="give a directory (run.store, --store)")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"{above} may not be written", where=f"store {root}", fix="give another one (run.store)")
+    if above != path:
+        return {"root": root, "state": "not there yet; the first run makes it", "current": None}
+    current = read_log(Store(str(path)), recipe.dataset).current().get(as_of or "all")
+    return {"root": root, "state": "there", "current": current}
+
+
+def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
+    splits = recipe.splits
+    how = f"column {splits.column!r}" if splits.column else "files" if splits.files else "hash of the text"
+    how = f"hash of column {recipe.columns.group!r}" if recipe.columns.group and not splits.given else how
+    kept = ("rows", "train_before_leaving", "held_back", "rare_classes", "excluded_texts")
+    return {"by": how, **{name: summary[name] for name in kept}}
+
+
+def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
+    """Targets, and what the first round asks: the plan stage's own functions on an empty ledger."""
+    from augmill.tasks.plan import PlanConfig, cut_shards, plan_round
+    from augmill.tasks.targets import split_target, targets_for
+
+    targets = targets_for(recipe.target, counts)
+    shares = {choice.use: choice.share for choice in recipe.generators}
+    segments = plan_round(PlanConfig(recipe.target, recipe.refill, shares), targets, {}, {})
+    parts = [split_target(target, shares) for target in targets.values()]
+    first = {name: sum(s["count"] for s in segments if s["generator"] == name) for name in shares}
+    return {
+        "targets": targets,
+        "target": sum(targets.values()),
+        "asked_at_least": {name: sum(part[name] for part in parts) for name in shares},
+        "asked_first": first,
+        "asked_at_most": sum(math.ceil(recipe.refill.max_asked * target) for target in targets.values()),
+        "max_rounds": recipe.refill.max_rounds,
+        "shards_first": len(cut_shards(segments, recipe.run.shard_rows)),
+    }
+
+
+def class_facts(recipe: Recipe, classes: dict[str, dict[str, int]], targets: dict[str, int]) -> list[dict[str, Any]]:
+    """Each class, the largest first: its rows by split, its target, and whether the gate judges it by itself."""
+    folds = gate_folds(recipe, sum(classes["validation"].values()))
+    rows = []
+    for name, train in sorted(classes["train"].items(), key=lambda item: (-item[1], item[0])):
+        held = {split: classes[split].get(name, 0) for split in ("validation", "test")}
+        judging = held["validation"] + (train if folds else 0)
+        judged = judging >= recipe.gate.min_heldout_per_class
+        rows.append({"label": name, "train": train, "target": targets[name], **held, "judged": judged})
+    return rows
+
+
+def gate_folds(recipe: Recipe, validation: int) -> int:
+    from augmill.tasks.verdict import folds_for
+
+    return folds_for(recipe.gate.folds, validation, recipe.gate.min_gain, recipe.gate.confidence)
+
+
+def gate_facts(recipe: Recipe, train: int, validation: int) -> dict[str, Any]:
+    """What the held-out rows can show. ``visible``: points of true gain that are told from none, four times in five;
+
+    ``passes``: those that pass the rule; ``rows_needed``: for FURTHER points beyond the rule's bar; ``rows_for_min_gain``:
+    rows that tell ``min_gain`` from none, where these do not.
+    """
+    from augmill.tasks.verdict import Rule, rows_needed, smallest_visible_gain
+
+    gate = recipe.gate
+    folds = gate_folds(recipe, validation)
+    rows = validation + (train if folds else 0)
+    bar = Rule(gate.rule, gate.min_gain, gate.margin, gate.confidence).bar
+    visible = smallest_visible_gain(rows, ACCURACY, gate.confidence)
+    short = 0 < gate.min_gain < visible and gate.rule == "superior"
+    return {
+        "rule": gate.rule,
+        "bar": bar,
+        "metric": gate.metric,
+        "min_heldout_per_class": gate.min_heldout_per_class,
+        "rows": rows,
+        "folds": folds,
+        "assumed_accuracy": ACCURACY,
+        "visible": round(visible, 2),
+        "passes": round(bar + visible, 2),
+        "rows_needed": rows_needed(bar + FURTHER, ACCURACY, gate.confidence, bar),
+        "rows_for_min_gain": rows_needed(gate.min_gain, ACCURACY, gate.confidence) if short else None,
+    }

@@ -1,0 +1,60 @@
+"""Text for people: 80 columns, whatever the language, and nothing of the data that a terminal would obey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+WIDTH = 80
+
+
+def shown(text: str, width: int | None = None) -> str:
+    """The text with what cannot be printed written out, cut to ``width`` columns of the terminal."""
+    from rich.cells import cell_len, chop_cells
+
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if width is None or cell_len(plain) <= width:
+        return plain
+    return f"{chop_cells(plain, width - 1)[0]}…"
+
+
+def padded(text: str, width: int) -> str:
+    """Cut or filled up to exactly ``width`` columns."""
+    from rich.cells import cell_len
+
+    cut = shown(text, width)
+    return cut + " " * (width - cell_len(cut))
+
+
+def wrapped(text: str, indent: str = "  ", first: str | None = None) -> list[str]:
+    """Lines of at most WIDTH columns, broken between words; ``first`` in place of the first indent."""
+    from rich.cells import cell_len
+
+    lines = [indent if first is None else first]
+    for word in shown(text).split(" "):
+        glue = "" if lines[-1] in (indent, first) else " "
+        if glue and cell_len(lines[-1] + glue + word) > WIDTH:
+            lines.append(indent + word)
+        else:
+            lines[-1] += glue + word
+    return lines
+
+
+def named(names: Sequence[str], limit: int) -> str:
+    """``a, b, c and 4 more``."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def counted(counts: dict[str, int]) -> str:
+    """``no_text 3, no_label 1``: the most frequent first."""
+    return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], first: int) -> list[str]:
+    """A table whose first column is text of ``first`` columns and whose others are numbers, right-aligned."""
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[at]) for row in [list(heads), *rows]) + 2 for at in range(1, len(heads))]
+    return [
+        ("  " + padded(row[0], first) + "".join(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)))
+        for row in [list(heads), *rows]
+    ]
