@@ -94,13 +94,14 @@ def decode(
     noise: npt.NDArray[np.float64],
     grammar: Grammar,
     sampling: Sampling,
-    out_of_time: Callable[[], bool] = lambda: False,
+    check_time: Callable[[], None] = lambda: None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Continues each prompt until its row is whole or the noise is used up.
 
     ``prompts``: (rows, prompt length), all of one length, so nothing is padded; ``noise``: (rows, most new tokens).
     Returns the tokens (rows, most new tokens), -1 where none was drawn, and whether each row is whole. What stands
-    after the end of a whole row is meaningless. Finished rows leave the batch: they cost nothing.
+    after the end of a whole row is meaningless. Finished rows leave the batch: they cost nothing. ``check_time`` is
+    called at each step, and may raise.
     """
     import torch
 
@@ -117,8 +118,7 @@ def decode(
     live, past = torch.arange(size, device=device), None
     with torch.inference_mode():
         for step in range(steps):
-            if out_of_time():
-                break
+            check_time()
             output = model(input_ids=ids, past_key_values=past, use_cache=True)
             past = output.past_key_values
             logits = output.logits[:, -1].float().index_fill(1, banned, -torch.inf)

@@ -35,7 +35,11 @@ class Pretrained:
 def quiet() -> Iterator[None]:
     """Keeps transformers and the hub client from printing, warning or reporting usage while the block runs."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
     from transformers.utils import logging
 
     verbosity, bars, hub_bars = (
@@ -206,6 +210,15 @@ def add_tokens(model: Any, tokenizer: Any, tokens: dict[str, str]) -> dict[str, 
             output = model.get_output_embeddings().weight
             output[new] = output[old].mean(dim=0)
     return ids
+
+
+def banned_tokens(model: Any, tokenizer: Any, end: int) -> list[int]:
+    """Ids that stand for no text (special tokens but ``end``, places of the embeddings that no token has), sorted."""
+    special = {index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    empty = {
+        index for index in range(model.config.get_text_config().vocab_size) if tokenizer.id_to_token(index) is None
+    }
+    return sorted((special | empty) - {end})
 
 
 def save(model: Any, tokenizer: Any, plan: dict[str, Any], directory: Path) -> dict[str, Path]:

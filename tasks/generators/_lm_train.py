@@ -86,8 +86,8 @@ def train(
     """Trains ``model`` in place on token rows; the first ``prompt`` tokens of each are given, not learnt.
 
     The loss is the mean over the tokens of a batch. After each epoch the loss on ``select`` is measured; the best
-    weights are kept, and ``patience`` epochs without a better one end the training. Without select rows the last
-    weights stay. Returns the record of the training.
+    weights are kept, and ``patience`` epochs without a better one end the training. Without select rows all steps are
+    taken and the last weights stay. Returns the record of the training: steps, losses by epoch.
     """
     import torch
 
@@ -95,7 +95,7 @@ def train(
     record: dict[str, Any] = {"steps": 0, "train_loss": [], "select_loss": []}
     best, best_loss, waited = None, math.inf, 0
     per_epoch = -(-len(rows) // schedule.batch_size)
-    while record["steps"] < schedule.steps and waited < schedule.patience:
+    while record["steps"] < schedule.steps and (not select or waited < schedule.patience):
         model.train()
         losses = []
         for batch in _batches(rows, schedule.batch_size, rng):
@@ -104,7 +104,7 @@ def train(
                 group["lr"] = schedule.learning_rate * _rate(record["steps"], schedule.steps)
             loss = _loss(model, batch, prompt)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             losses.append(float(loss.detach()))
@@ -112,8 +112,8 @@ def train(
             if record["steps"] >= schedule.steps:
                 break
         record["train_loss"].append(round(sum(losses) / len(losses), 4))
-        if len(select) < SELECT_MIN_ROWS or len(losses) < per_epoch / 2:
-            continue  # too few rows to judge by, or a last epoch cut short by the step budget
+        if not select or len(losses) < per_epoch / 2:
+            continue  # nothing to judge by, or a last epoch cut short by the step budget
         loss_now = evaluate(model, select, prompt, schedule.batch_size)
         record["select_loss"].append(round(loss_now, 4))
         waited += 1

@@ -20,10 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import (
-    ROW_ID,
     STRATUM,
     Context,
-    DataError,
+    DeadlineExceeded,
     FitInputs,
     Fitted,
     Generator,
@@ -36,12 +35,14 @@ from augmill.tasks.generators._lm_load import (
     END,
     Pretrained,
     add_tokens,
+    banned_tokens,
     find_model,
     load_fitted,
     load_pretrained,
     quiet,
     save,
 )
+from augmill.tasks.generators._lm_rows import Rows, encode, read_row
 from augmill.tasks.generators._lm_train import Schedule, scratch_model, train, train_tokenizer
 from augmill.tasks.randomness import uniforms
 
@@ -77,6 +78,13 @@ class CausalLMOptions:
     learning_rate: float | None = field(
         default=None, metadata={"help": "Peak rate of AdamW; when null, 3e-3 for `scratch` and 1e-4 otherwise."}
     )
+    patience: int = field(
+        default=0,
+        metadata={
+            "help": "Epochs without a better loss on `select` (a tenth of train, by hash, then not learnt from) that end "
+            "the training; 0: all steps, on all rows. Without effect where `select` has fewer than 20 rows."
+        },
+    )
     weight_decay: float = field(default=0.1, metadata={"help": "Decoupled weight decay of matrices."})
     vocabulary: int = field(default=1000, metadata={"help": "`scratch` only: size of the byte-level BPE at most."})
     layers: int = field(default=2, metadata={"help": "`scratch` only."})
@@ -95,9 +103,9 @@ class CausalLMOptions:
     def __post_init__(self) -> None:
         bounds: dict[str, tuple[float, float]] = {
             "max_length": (4, 1 << 20), "epochs": (1, 10_000), "max_steps": (1, 10_000_000), "batch_size": (1, 4096),
-            "weight_decay": (0, 1), "vocabulary": (260, 1 << 20), "layers": (1, 96), "hidden": (8, 16384),
-            "heads": (1, 256), "temperature": (0.01, 10), "top_k": (1, 1 << 20), "top_p": (0.01, 1), "min_p": (0, 1),
-            "repetition_penalty": (1, 10), "decode_batch": (1, 65536),
+            "patience": (0, 10_000), "weight_decay": (0, 1), "vocabulary": (260, 1 << 20), "layers": (1, 96),
+            "hidden": (8, 16384), "heads": (1, 256), "temperature": (0.01, 10), "top_k": (1, 1 << 20),
+            "top_p": (0.01, 1), "min_p": (0, 1), "repetition_penalty": (1, 10), "decode_batch": (1, 65536),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -135,17 +143,17 @@ class CausalLM(Generator):
         gpus = [torch.device(ctx.device)] if ctx.device.startswith("cuda") else []
         with quiet(), torch_threads(ctx.threads), torch.random.fork_rng(gpus):
             torch.manual_seed(seed)  # weights and dropout; fork_rng puts the old state back
-            rows = _Rows(inputs.train, ctx.fields)
+            rows = Rows(inputs.train, ctx.fields)
             base, plan = self._prepare(rows)
-            tokens = self._encode(base, plan, rows, ctx)
+            learnt, select = encode(base, plan, rows, self.options, ctx)
             base.model.to(ctx.device)
             rng = np.random.Generator(np.random.Philox(key=seed))
-            schedule = self._schedule(len(tokens))
-            plan["losses"] = train(base.model, tokens, len(plan["start"]) + 1, schedule, rng, _in_time(ctx))
-            ctx.log.info("causal_lm: %d rows, %d steps, loss %s", len(tokens), schedule.steps, plan["losses"][-1])
+            schedule = self._schedule(len(learnt))
+            prompt = len(plan["start"]) + 1
+            plan["training"] = train(base.model, learnt, select, prompt, schedule, rng, lambda: _require_time(ctx))
             return save(base.model.cpu(), base.tokenizer, plan, ctx.workdir)
 
-    def _prepare(self, rows: _Rows) -> tuple[Pretrained, dict[str, Any]]:
+    def _prepare(self, rows: Rows) -> tuple[Pretrained, dict[str, Any]]:
         """The model to train with its tokens for labels and the end, and the plan that ``sample`` goes by."""
         options: CausalLMOptions = self.options
         labels = sorted(set(rows.strata))
@@ -167,50 +175,27 @@ class CausalLM(Generator):
             base = load_pretrained(path, trust_remote_code=trust, allow_pickle=pickle)
             new = {name: _WORDS.sub(" ", label).strip() for label, name in names.items()}
             ids = add_tokens(base.model, base.tokenizer, new | ({END: ""} if base.end is None else {}))
+        end = ids[END] if base.end is None else base.end
         plan = {
             "labels": {label: ids[name] for label, name in names.items()},
             "start": [] if base.start is None else [base.start],
-            "end": base.end if base.end is not None else ids[END],
+            "end": end,
+            "banned": banned_tokens(base.model, base.tokenizer, end),
         }
         base.tokenizer.encode_special_tokens = True  # a user's text that holds `<|end|>` is text
-        return base, plan | {"banned": banned_tokens(base.model, base.tokenizer, plan["end"])}
-
-    def _encode(self, base: Pretrained, plan: dict[str, Any], rows: _Rows, ctx: Context) -> list[list[int]]:
-        """The rows as token ids, those within the length bound; notes in ``plan`` how long a sampled row may be."""
-        options: CausalLMOptions = self.options
-        positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
-        bound = min(options.max_length, positions or options.max_length)
-        tokens = []
-        for stratum, texts in zip(rows.strata, rows.texts, strict=True):
-            row = [*plan["start"], plan["labels"][stratum]]
-            for text in texts:
-                row += [*base.tokenizer.encode(text, add_special_tokens=False).ids, plan["end"]]
-            tokens.append(row)
-        kept = [row for row in tokens if len(row) <= bound]
-        if not kept:
-            raise DataError(
-                f"expected train rows of at most {bound} tokens, found {len(tokens)} rows, all longer",
-                where="causal_lm",
-                fix="raise `max_length`, or use a model that takes longer texts",
-            )
-        if len(kept) < len(tokens):
-            ctx.log.warning(
-                "causal_lm: %d of %d train rows exceed %d tokens", len(tokens) - len(kept), len(tokens), bound
-            )
-        plan["too_long"] = len(tokens) - len(kept)
-        plan["max_new_tokens"] = max(map(len, kept)) - len(plan["start"]) - 1
-        return kept
+        return base, plan
 
     def _schedule(self, rows: int) -> Schedule:
         options: CausalLMOptions = self.options
         steps = min(options.max_steps, options.epochs * -(-rows // options.batch_size))
         rate = options.learning_rate or (3e-3 if options.model == SCRATCH else 1e-4)
-        return Schedule(steps, options.batch_size, rate, options.weight_decay)
+        return Schedule(steps, options.batch_size, rate, options.weight_decay, options.patience)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Rows that cannot be made: ``unknown_class`` (not in train), ``too_long`` (no end within the longest train
 
-        row), ``empty``, ``undecodable`` (bytes that are no UTF-8), ``deadline``.
+        row), ``empty``, ``undecodable`` (bytes that are no UTF-8). Raises DeadlineExceeded: a row must not depend on
+        how much time there was.
         """
         plan = fitted.read_json("lm.json")
         model, tokenizer = fitted.get(
@@ -226,7 +211,7 @@ class CausalLM(Generator):
         texts: list[list[str] | None] = [None] * len(request)
         reasons: list[str | None] = ["unknown_class"] * len(request)
         for at, row, done in zip(known.tolist(), tokens, whole, strict=True):
-            texts[at], reasons[at] = _read(row.tolist(), bool(done), tokenizer, plan["end"], len(ctx.fields))
+            texts[at], reasons[at] = read_row(row.tolist(), bool(done), tokenizer, plan["end"], len(ctx.fields))
         columns: dict[str, Any] = {
             "ordinal": request.ordinals,
             "asked": request.strata,
@@ -261,7 +246,7 @@ class CausalLM(Generator):
         def run(part: slice) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
             try:
                 noise = uniforms(seeds[part], plan["max_new_tokens"])
-                return decode(model, prompts[part], noise, grammar, sampling, ctx.out_of_time)
+                return decode(model, prompts[part], noise, grammar, sampling, lambda: _require_time(ctx))
             except torch.OutOfMemoryError as error:
                 size = (part.stop - part.start) // 2
                 if size == 0:
@@ -285,15 +270,10 @@ class CausalLM(Generator):
         )
 
 
-class _Rows:
-    """Train rows in the order of their ids, so that the order of the table changes nothing."""
-
-    def __init__(self, train: pa.Table, fields: tuple[str, ...]) -> None:
-        table = train.select([ROW_ID, STRATUM, *fields]).sort_by(ROW_ID)
-        self.strata: list[str] = table[STRATUM].to_pylist()
-        columns = [table[name].to_pylist() for name in fields]
-        self.texts = [tuple((text or "").strip() for text in row) for row in zip(*columns, strict=True)]
-
-
 def _seed(seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"causal_lm {seed}".encode()).digest()[:8], "little") >> 1
+
+
+def _require_time(ctx: Context) -> None:
+    if ctx.out_of_time():
+        raise DeadlineExceeded("the language model ran out of time", where="causal_lm", fix="raise run.shard_minutes")

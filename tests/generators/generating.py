@@ -1,0 +1,84 @@
+"""What the generators' tests share: train rows as tables, a fitted generator in a directory of its own, requests."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, real_schema
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.randomness import row_seeds
+
+ROWS = [
+    (f"{stratum}-{number}", stratum, text.format(number), f"{second} {number}")
+    for stratum, text, second in (
+        ("refund", "please pay the money for order {} back to me", "the refund of order"),
+        ("track", "where is the parcel number {} that you sent", "the status of parcel"),
+        ("中文", "请问第{}个包裹现在在哪里，谢谢", "包裹查询"),
+    )
+    for number in range(12)
+]
+# The smallest that still learns something; a fit takes about a second.
+TINY_LM: dict[str, Any] = {"layers": 1, "hidden": 32, "heads": 2, "vocabulary": 400, "epochs": 40, "batch_size": 8}
+
+
+def table(rows: list[tuple[str, ...]], fields: tuple[str, ...]) -> pa.Table:
+    columns = list(zip(*rows, strict=True))[: 2 + len(fields)]
+    return pa.table(dict(zip(("row_id", "stratum", *fields), map(list, columns), strict=True)), real_schema(fields))
+
+
+def options_of(name: str, folder: Path) -> dict[str, Any]:
+    """Options that make a generator quick, or that it cannot do without; defaults for one not named here."""
+    if name == "replay":
+        path = folder / "made.csv"
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["text", "text_b", "label", "parent"])
+            writer.writerows([f"{text} again", second, stratum, row_id] for row_id, stratum, text, second in ROWS)
+        return {"path": str(path), "parent": "parent"}
+    return TINY_LM if name == "causal_lm" else {}
+
+
+class Bench:
+    """One fitted generator: its files and its rows."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        rows: list[tuple[str, ...]] = ROWS,
+        fields: tuple[str, ...] = ("text",),
+        seed: int = 0,
+        threads: int = 1,
+        **options: Any,
+    ) -> None:
+        self.directory = folder / "fitted"
+        self.directory.mkdir(parents=True)
+        kind = GENERATORS[name]
+        self.generator = kind(kind.Options(**(options_of(name, folder) | options)))
+        self.context = Context(seed=seed, fields=fields, workdir=self.directory, threads=threads)
+        train = table(rows, fields)
+        empty = train.slice(0, 0)
+        self.files = self.generator.fit(FitInputs(train, empty, empty, empty, empty), self.context)
+        self.fitted = Fitted(self.directory, "content")
+
+    def sample(self, request: Request, threads: int = 1, **options: Any) -> pa.Table:
+        """Through a generator object and a cache of its own, as another worker would."""
+        changed = type(self.generator)(type(self.generator.options)(**(vars(self.generator.options) | options)))
+        context = Context(seed=0, fields=self.context.fields, workdir=self.directory, threads=threads)
+        return changed.sample(self.fitted, request, context)
+
+
+def ask(strata: list[str], start: int = 0, key: int = 7) -> Request:
+    ordinals = np.arange(start, start + len(strata), dtype=np.int64)
+    return Request(strata, ordinals, row_seeds(key, ordinals))
+
+
+def part(request: Request, at: list[int]) -> Request:
+    return Request([request.strata[index] for index in at], request.ordinals[at], request.seeds[at])

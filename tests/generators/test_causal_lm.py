@@ -1,0 +1,308 @@
+"""The language model generator: how a token is drawn, on what a row depends, and which models are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from generating import ROWS, TINY_LM, Bench, ask, part, table
+
+from augmill.tasks.contracts import Context, DataError, DeadlineExceeded, FitInputs, UserError
+from augmill.tasks.generators._lm_decode import Grammar, Sampling, decode, draw, penalise
+from augmill.tasks.generators._lm_load import load_fitted, load_pretrained
+from augmill.tasks.generators._lm_train import is_select, train_tokenizer
+from augmill.tasks.generators.causal_lm import CausalLM, CausalLMOptions
+from augmill.tasks.randomness import uniforms
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PLAIN = Sampling(temperature=1.0, top_k=1000, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench("causal_lm", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with a tokenizer that has a start token, an end token and one for padding."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = train_tokenizer([text for _, _, text, _ in ROWS], ["<pad>", "<s>", "</s>"], 350)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def copy(folder: Path, target: Path, *leave: str) -> Path:
+    return Path(shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*leave)))
+
+
+def one_step_logits(rows: int) -> torch.Tensor:
+    return torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0]]).repeat(rows, 1)
+
+
+def test_tokens_are_drawn_with_the_probabilities_of_the_softmax() -> None:
+    noise = torch.from_numpy(uniforms(np.arange(200_000), 1)[:, 0])
+    for temperature in (0.5, 1.0, 2.0):
+        sampling = Sampling(temperature, 5, 1.0, 0.0, 1.0)
+        counts = torch.bincount(draw(one_step_logits(len(noise)), noise, sampling), minlength=5)
+        expected = torch.softmax(one_step_logits(1)[0].double() / temperature, dim=0) * len(noise)
+        chi_square = float(((counts - expected) ** 2 / expected).sum())
+        assert chi_square < 23.5  # the 0.9999 quantile with 4 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(1.0, 2, 1.0, 0.0, 1.0), {0, 1}),
+        (Sampling(1.0, 5, 0.6, 0.0, 1.0), {0}),  # the first token alone has 0.636
+        (Sampling(1.0, 5, 0.7, 0.0, 1.0), {0, 1}),
+        (Sampling(1.0, 5, 1.0, 0.1, 1.0), {0, 1, 2}),  # shares of the likeliest: 1, 0.37, 0.14, 0.05, 0.02
+        (Sampling(1.0, 50, 1.0, 0.0, 1.0), {0, 1, 2, 3, 4}),
+    ],
+)
+def test_top_k_top_p_and_min_p_cut_the_candidates(sampling: Sampling, kept: set[int]) -> None:
+    noise = torch.linspace(0, 1 - 1e-12, 10_001, dtype=torch.float64)
+    assert set(draw(one_step_logits(len(noise)), noise, sampling).tolist()) == kept
+
+
+def test_a_repeated_token_is_penalised_once_and_the_end_token_never() -> None:
+    logits = torch.tensor([[2.0, -2.0, 4.0, 1.0]])
+    penalised = penalise(logits, torch.tensor([[0, 1, 0, 2]]), 2, 2.0)
+    assert penalised.tolist() == [[1.0, -4.0, 4.0, 1.0]]
+
+
+def test_the_batched_loop_draws_what_a_plain_loop_over_one_row_without_a_cache_draws(tiny: Bench) -> None:
+    plan = tiny.fitted.read_json("lm.json")
+    model, _ = load_fitted(tiny.fitted, "cpu", trust_remote_code=False)
+    labels = list(plan["labels"].values())
+    prompts = np.array([[*plan["start"], labels[row % 3]] for row in range(20)], dtype=np.int64)
+    noise = uniforms(np.arange(20), plan["max_new_tokens"])
+    for sampling in (PLAIN, Sampling(0.7, 20, 0.9, 0.01, 1.3)):
+        grammar = Grammar(plan["end"], 1, tuple(plan["banned"]))
+        tokens, whole = decode(model, prompts, noise, grammar, sampling)
+        for row in range(20):
+            drawn: list[int] = []
+            with torch.inference_mode():
+                for step in range(plan["max_new_tokens"]):
+                    ids = torch.tensor([[*prompts[row].tolist(), *drawn]])
+                    logits = model(input_ids=ids).logits[:, -1].float()
+                    logits[:, plan["banned"]] = -torch.inf
+                    if sampling.repetition_penalty != 1.0 and drawn:
+                        logits = penalise(logits, torch.tensor([drawn]), plan["end"], sampling.repetition_penalty)
+                    drawn.append(int(draw(logits, torch.tensor([noise[row, step]]), sampling)))
+                    if drawn[-1] == plan["end"]:
+                        break
+            assert tokens[row, : len(drawn)].tolist() == drawn
+            assert whole[row] == (drawn[-1] == plan["end"])
+
+
+def test_a_row_is_the_same_at_every_batch_size_and_number_of_threads(tmp_path: Path) -> None:
+    bench = Bench("causal_lm", tmp_path, layers=2, hidden=128, heads=4, epochs=2)
+    asked = ask(["refund", "track", "中文", "refund"] * 32)
+    whole = bench.sample(asked)
+    for batch in (1, 32, 48, 64):
+        for threads in (1, 2):
+            assert bench.sample(asked, threads=threads, decode_batch=batch).equals(whole), (batch, threads)
+    assert bench.sample(part(asked, [77])).equals(whole.slice(77, 1).combine_chunks())
+
+
+def test_the_label_conditions_the_row(tiny: Bench) -> None:
+    words = {"refund": "money", "track": "parcel", "中文": "请问"}
+    rows = tiny.sample(ask(["refund", "track", "中文"] * 40)).to_pylist()
+    delivered = [row for row in rows if row["text"]]
+    right = sum(words[row["stratum"]] in row["text"] for row in delivered)
+    wrong = sum(word in row["text"] for row in delivered for name, word in words.items() if name != row["stratum"])
+    assert len(delivered) > 80 and right > 0.6 * len(delivered) and wrong < 0.1 * len(delivered)
+
+
+def test_another_seed_trains_other_weights_and_no_global_generator_is_touched(tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002 - the global one is what is looked at
+    first, second = (Bench("causal_lm", tmp_path / str(seed), seed=seed, epochs=1) for seed in (0, 1))
+    weights = [bench.files["model.safetensors"].read_bytes() for bench in (first, second)]
+    assert weights[0] != weights[1]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert (numpy_before == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_text_that_looks_like_a_special_token_is_text(tmp_path: Path) -> None:
+    rows = [(f"r{number}", "ab"[number % 2], "say <|end|> and <|label:1|> now", "x") for number in range(8)]
+    bench = Bench("causal_lm", tmp_path, rows=rows, epochs=150, temperature=0.1)
+    texts = [text for text in bench.sample(ask(["a", "b"] * 4))["text"].to_pylist() if text]
+    assert texts and set(texts) == {"say <|end|> and <|label:1|> now"}
+
+
+def test_a_select_part_of_train_ends_the_training_and_is_not_learnt_from(tmp_path: Path) -> None:
+    rows = [(f"r{n}", "ab"[n % 2], f"case {n * 7919 % 1009} of {n * 31 % 97}", "x") for n in range(300)]
+    select = sum(is_select(text) for _, _, text, _ in rows)
+    assert 20 <= select <= 45
+    told = Bench("causal_lm", tmp_path / "a", rows=rows, patience=2, epochs=40).fitted.read_json("lm.json")["training"]
+    assert told["steps"] < 40 * -(-(300 - select) // TINY_LM["batch_size"])
+    assert len(told["select_loss"]) == len(told["train_loss"])
+    assert min(told["select_loss"]) == told["select_loss"][-3]
+    few = Bench("causal_lm", tmp_path / "b", patience=2, epochs=3).fitted.read_json("lm.json")["training"]
+    assert few["select_loss"] == [] and few["steps"] == 3 * -(-len(ROWS) // TINY_LM["batch_size"])
+
+
+def test_a_local_model_is_fine_tuned_and_keeps_its_own_end_token(llama: Path, tmp_path: Path) -> None:
+    bench = Bench("causal_lm", tmp_path, model=str(llama), learning_rate=5e-3)
+    plan = bench.fitted.read_json("lm.json")
+    assert plan["start"] == [1] and plan["end"] == 2
+    assert set(plan["banned"]) >= {0, 1, *plan["labels"].values()} and 2 not in plan["banned"]
+    assert plan["training"]["train_loss"][-1] < plan["training"]["train_loss"][0] / 2
+    rows = bench.sample(ask(["refund", "track", "中文"] * 8))
+    assert rows["reason"].null_count >= 12
+    assert not any("<" in (text or "") for text in rows["text"].to_pylist())
+    assert bench.sample(ask(["refund"] * 9), decode_batch=2).equals(bench.sample(ask(["refund"] * 9)))
+
+
+@pytest.mark.slow
+def test_a_real_pretrained_model_is_fine_tuned(tmp_path: Path) -> None:
+    from checking import SHARED
+
+    folder = SHARED / "models" / "tinystories_656k"
+    if not folder.exists():
+        pytest.skip("needs tinystories_656k under AUGMILL_SHARED")
+    bench = Bench("causal_lm", tmp_path, rows=ROWS[:24], model=str(folder), layers=2, epochs=30, learning_rate=2e-3)
+    losses = bench.fitted.read_json("lm.json")["training"]["train_loss"]
+    assert losses[-1] < losses[0] / 3
+    texts = [text for text in bench.sample(ask(["refund", "track"] * 20))["text"].to_pylist() if text]
+    assert len(texts) > 20
+    assert sum(any(word in text for word in ("order", "parcel", "money")) for text in texts) > len(texts) / 2
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [(("config.json",), "config.json is missing"), (("*.safetensors",), "the weights are missing")],
+)
+def test_a_model_that_is_not_whole_is_refused_by_name(
+    llama: Path, tmp_path: Path, missing: tuple[str, ...], message: str
+) -> None:
+    folder = copy(llama, tmp_path / "model", *missing)
+    with pytest.raises(UserError, match=message) as caught:
+        Bench("causal_lm", tmp_path, model=str(folder))
+    assert str(folder) in str(caught.value) and caught.value.fix
+
+
+def test_pickled_weights_are_refused_unless_allowed(llama: Path, tmp_path: Path) -> None:
+    folder = copy(llama, tmp_path / "model", "*.safetensors")
+    model = load_pretrained(llama, trust_remote_code=False, allow_pickle=False).model
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pickle files only \(pytorch_model.bin\)"):
+        Bench("causal_lm", tmp_path / "a", model=str(folder))
+    assert Bench("causal_lm", tmp_path / "b", model=str(folder), allow_pickle=True, epochs=1).files
+
+
+def test_code_that_comes_with_a_model_is_not_run_unless_allowed(llama: Path, tmp_path: Path) -> None:
+    folder, ran = copy(llama, tmp_path / "model"), tmp_path / "ran"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nC = M = object\n")
+    with pytest.raises(UserError, match="no causal language model that transformers can load"):
+        Bench("causal_lm", tmp_path, model=str(folder))
+    assert not ran.exists()
+
+
+def test_a_model_of_another_kind_is_refused(llama: Path, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    folder = copy(llama, tmp_path / "model", "*.safetensors", "config.json")
+    config = BertConfig(
+        vocab_size=384,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        is_decoder=True,
+    )
+    BertModel(config).save_pretrained(folder)
+    with pytest.raises(UserError, match="not \\(all of\\) a causal LM"):
+        Bench("causal_lm", tmp_path, model=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "someone/model"}, "no revision"),
+        ({"model": "someone/model", "revision": "main"}, "can move"),
+        ({"model": "/not/there", "revision": COMMIT}, "no such directory"),
+        ({"model": __file__}, "found a file"),
+    ],
+)
+def test_a_name_that_pins_no_model_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        Bench("causal_lm", tmp_path, **options)
+
+
+def test_a_hub_model_in_the_local_cache_is_found_without_a_network(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        Bench("causal_lm", tmp_path / "a", model="someone/model", revision=COMMIT)
+    copy(llama, tmp_path / "hub" / "models--someone--model" / "snapshots" / COMMIT)
+    cached = Bench("causal_lm", tmp_path / "b", model="someone/model", revision=COMMIT, epochs=1)
+    local = Bench("causal_lm", tmp_path / "c", model=str(llama), epochs=1)
+    for name, path in local.files.items():
+        assert cached.files[name].read_bytes() == path.read_bytes()
+
+
+def test_rows_longer_than_the_bound_are_left_out_and_all_of_them_are_an_error(tmp_path: Path) -> None:
+    long = ("r-long", "refund", "very " * 60 + "long", "x")
+    plan = Bench("causal_lm", tmp_path / "a", rows=[*ROWS, long], max_length=40, epochs=1).fitted.read_json("lm.json")
+    assert plan["too_long"] == 1 and plan["max_new_tokens"] < 40
+    with pytest.raises(DataError, match="at most 4 tokens"):
+        Bench("causal_lm", tmp_path / "b", max_length=4)
+
+
+def test_the_deadline_ends_a_fit_and_a_sample_and_no_row_hangs_on_it(tiny: Bench, tmp_path: Path) -> None:
+    train = table(ROWS, ("text",))
+    past = Context(seed=0, fields=("text",), workdir=tmp_path, deadline=time.monotonic())
+    generator, empty = CausalLM(CausalLMOptions(**TINY_LM)), train.slice(0, 0)
+    with pytest.raises(DeadlineExceeded):
+        generator.fit(FitInputs(train, empty, empty, empty, empty), past)
+    with pytest.raises(DeadlineExceeded):
+        generator.sample(tiny.fitted, ask(["refund"] * 4), past)
+
+
+@pytest.mark.slow
+def test_rows_of_a_real_set_keep_their_label_and_are_new(tmp_path: Path) -> None:
+    """SNIPS at 50 rows per class: a probe on all 13,084 rows agreed with 97 % of the labels, 2 % were copies."""
+    from checking import shared_rows
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = [(f"r{at}", stratum, text, "") for at, (stratum, text) in enumerate(shared_rows("snips", "train", 50))]
+    known = shared_rows("snips", "train", 400, seed=1)
+    probe = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=500))
+    probe.fit([text for _, text in known], [stratum for stratum, _ in known])
+    defaults = vars(CausalLMOptions())
+    bench = Bench("causal_lm", tmp_path, rows=rows, threads=2, **defaults)
+    made = bench.sample(ask(sorted({stratum for _, stratum, *_ in rows}) * 30), threads=2)
+    made = made.filter(pa.compute.is_valid(made["text"]))
+    assert made.num_rows > 190
+    texts = made["text"].to_pylist()
+    assert np.mean(probe.predict(texts) == np.array(made["stratum"].to_pylist())) > 0.85
+    assert len(set(texts) - {text for _, _, text, _ in rows}) > 0.85 * len(texts)
