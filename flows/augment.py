@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from augmill.flows.outcome import NotProduced, Outcome, judge_evidence
 from augmill.flows.steps import Steps
@@ -17,10 +20,12 @@ from augmill.tasks.folds import FoldConfig, JudgeConfig, judge_folds, predict_fo
 from augmill.tasks.generate import SetAsideConfig, ShardConfig, set_aside
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.log import read_log
-from augmill.tasks.mix import MixConfig, mix
+from augmill.tasks.mix import MixConfig, arrange_real, mix
 from augmill.tasks.plan import PlanConfig, cut_shards, plan
 from augmill.tasks.publish import ReleaseConfig, build_release, commit_release, put_release
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.refusals import require_fit
+from augmill.tasks.retries import COMMIT, STORE
 from augmill.tasks.ribs import FitConfig, check_config, generator_config
 from augmill.tasks.settle import SettleConfig, settle
 from augmill.tasks.split import prepare_split, split
@@ -56,14 +61,18 @@ def augment(
 ) -> tuple[Outcome, Snapshot]:
     """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said."""
     name = as_of or "all"
+    for choice in recipe.generators:
+        choice.build().preflight()
     expected = read_log(steps.site.store, recipe.dataset).current().get(name)
     snapshot = Snapshot(recipe, name, expected)
     try:
         read_source(snapshot, steps, as_of)
     except UnsoundSource as error:
-        if expected is None or recipe.outcomes.unsound_source == "fail":
-            raise
-        return Outcome("unsound_source", "keep_current", str(error), release=expected), snapshot
+        action = recipe.outcomes.unsound_source
+        if expected is None and action == "keep_current":
+            raise  # there is nothing to keep
+        reason = f"{error.where}: {error.problem}. What to do: {error.fix}"
+        return Outcome("unsound_source", action, reason, release=expected), snapshot
     try:
         produce(snapshot, steps)
         outcome = judge_evidence(prove(snapshot, steps), recipe)
@@ -80,12 +89,15 @@ def read_source(snapshot: Snapshot, steps: Steps, as_of: str | None) -> None:
         shown.note = f"{len(config.files)} file(s)"
     snapshot.ingested = steps.do(ingest, config)
     snapshot.split = steps.do(split, prepare_split(recipe, as_of), snapshot.ingested)
+    store = steps.site.store
+    classes = read_json(store, snapshot.split, "summary.json")["classes"]
+    names = pq.read_schema(fetch(store, snapshot.ingested, "source.parquet")).names
+    require_fit(recipe.publish, recipe.gate.focus, names, list(classes["validation"]))
     if snapshot.expected is None:
         return
-    raw = steps.site.store.get(release_key(recipe.dataset, snapshot.expected, "manifest.json"))
+    raw = store.get(release_key(recipe.dataset, snapshot.expected, "manifest.json"))
     before = set(json.loads(raw)["counts"]["train"]["classes"]) if raw is not None else set()
-    now = set(read_json(steps.site.store, snapshot.split, "summary.json")["classes"]["train"])
-    vanished = sorted(before - now - {str(value) for value in recipe.labels.retired})
+    vanished = sorted(before - set(classes["train"]) - {str(value) for value in recipe.labels.retired})
     if vanished:
         raise UnsoundSource(
             f"{len(vanished)} class(es) of the current release have no train rows any more: {', '.join(vanished[:5])}",
@@ -236,7 +248,10 @@ def publish(snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str,
     ledger = [snapshot.settled] if snapshot.settled else []
     built = steps.do(build_release, config, snapshot.ingested, snapshot.split, mixed, ledger)
     with steps.progress.stage("publish") as shown:
-        release = put_release(store, recipe.dataset, built, provenance(recipe, steps, command))
+        name, tags = f"publish {steps.label}", steps.tags
+        released_by = provenance(recipe, steps, command)
+        put = functools.partial(put_release, store, recipe.dataset, built, released_by)
+        release = steps.orchestrator.call(put, name=name, retry=STORE, tags=tags)
         entry = {
             "reason": outcome.reason,
             "outcome": outcome.name,
@@ -245,17 +260,17 @@ def publish(snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str,
             "verdict": outcome.numbers,
             "approved_by": f"rule {recipe.gate.rule}" if outcome.name == "published" else f"outcomes.{outcome.name}",
         }
-        appended = commit_release(
-            steps.site, config, release, expected=snapshot.expected, entry=entry, command=command, force=republish
-        )
+        commit = functools.partial(
+            commit_release, steps.site, config, release,
+            expected=snapshot.expected, entry=entry, command=command, force=republish,
+        )  # fmt: skip
+        appended = steps.orchestrator.call(commit, name=name, retry=COMMIT, tags=tags)
         shown.note = release if appended else f"{release}, already published"
     return dataclasses.replace(outcome, release=release, appended=appended)
 
 
 def _real_alone(snapshot: Snapshot, steps: Steps) -> Artifact:
     """The training set where nothing was produced: real rows and their order."""
-    from augmill.tasks.mix import arrange_real
-
     recipe = snapshot.recipe
     config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
     assert snapshot.split is not None

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Failed
 
 from augmill.flows.start import run_recipe
+from augmill.tasks.contracts import AugmillError
 from augmill.tasks.recipe import load_recipe
 
 
@@ -17,9 +20,14 @@ def _run_name() -> str:
 
 
 @flow(name="augment", flow_run_name=_run_name, persist_result=False)
-def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> dict[str, Any]:
+def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> dict[str, Any] | State[Any]:
     """One snapshot, source to release. ``recipe``: a YAML file on the worker's machine; parameters hold no secrets.
 
-    Returns what the last line of ``augmill run`` says. Raises AugmillError, which makes the flow run Failed.
+    Returns what the last line of ``augmill run`` says. An AugmillError makes the flow run Failed, with its message: a
+    returned state, unlike a raised error, is not pickled to the worker's disk.
     """
-    return run_recipe(load_recipe(Path(recipe), store=store), as_of=as_of, command=f"deployment {Path(recipe).name}")
+    command = f"deployment {Path(recipe).name}"
+    try:
+        return run_recipe(load_recipe(Path(recipe), store=store), as_of=as_of, command=command)
+    except AugmillError as error:
+        return Failed(message=str(error))

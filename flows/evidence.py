@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -44,7 +45,8 @@ def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outc
             evidence["validation"]["docs"] = "data_docs/index.html"
         (folder / "index.html").write_text(render_report(evidence), encoding="utf-8")
         name = hash_json({"evidence": {k: v for k, v in evidence.items() if k != "versions"}})[:12]
-        prefix = f"private/reports/{recipe.dataset}/{snapshot.name}-{name}"
+        shown_name = re.sub(r"[^A-Za-z0-9-]", "_", snapshot.name)[:64]  # a partition may be named `../x`
+        prefix = f"private/reports/{recipe.dataset}/{shown_name}-{name}"
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 store.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
@@ -62,8 +64,8 @@ def _valid(snapshot: Snapshot) -> list[Any]:
     return [shard for shard in snapshot.shards if shard.key.startswith("generate/")]
 
 
-def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> ReportEvidence:
-    """Everything the report shows, from the store; parts that the run did not reach are left out."""
+def _heading(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> ReportEvidence:
+    """What is known of a run however far it came."""
     released = {"keep_current": "current", "fail": None}.get(outcome.action, outcome.arrangement)
     evidence: ReportEvidence = {
         "dataset": recipe.dataset,
@@ -80,9 +82,14 @@ def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -
         ),
         "validation": {},
     }
-    store = steps.site.store
     if outcome.release:
-        evidence["release_path"] = f"{store.root}/{release_key(recipe.dataset, outcome.release)}"
+        evidence["release_path"] = f"{steps.site.store.root}/{release_key(recipe.dataset, outcome.release)}"
+    return evidence
+
+
+def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> ReportEvidence:
+    """Everything the report shows, from the store; parts that the run did not reach are left out."""
+    store, evidence = steps.site.store, _heading(recipe, steps, snapshot, outcome)
     if snapshot.ingested:
         evidence["source"] = read_json(store, snapshot.ingested, "summary.json")
     if snapshot.split:
@@ -108,7 +115,17 @@ def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -
 
 def _finding(name: str, found: dict[str, Any]) -> Any:
     known = ("abstains", "real_refused", "why")
-    return {"name": name, **{key: found.get(key) for key in known}, "thresholds": found.get("thresholds", {})}
+    return {"name": name, **{key: found.get(key) for key in known}, "thresholds": _thresholds(found)}
+
+
+def _thresholds(found: dict[str, Any]) -> dict[str, Any]:
+    """What a check learnt from train: its bounds by name, and the least and most of each text column."""
+    spans = {
+        f"{name} {unit}": f"{least:g} to {most:g}"
+        for name, bounds in found.get("fields", {}).items()
+        for unit, (least, most) in bounds.items()
+    }
+    return {**spans, **found.get("bounds", {})}
 
 
 def _add_samples(evidence: ReportEvidence, recipe: Recipe, steps: Steps, snapshot: Snapshot) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import contextvars
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NoReturn, TypeVar
 
 from augmill.tasks.contracts import AugmillError
@@ -222,12 +223,18 @@ def log_retry(name: str, error: BaseException, tried: int, policy: RetryPolicy) 
 
 
 def _collect(futures: list[Future[T]], on_done: Callable[[T], None] | None) -> None:
-    """Waits for all, or for the first failure, which it raises."""
-    pending = set(futures)
-    while pending:
+    """Waits for all, or for the first failure, which it raises. Linear in the futures: each reports itself once."""
+    finished: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
+    for future in futures:
+        future.add_done_callback(finished.put)
+    for _ in futures:
+        value = _next(finished).result()
+        if on_done is not None:
+            on_done(value)
+
+
+def _next(finished: queue.SimpleQueue[Future[T]]) -> Future[T]:
+    while True:
         # A bounded wait: an unbounded one on the main thread would not see signals on every platform.
-        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=futures.index):
-            value = future.result()
-            if on_done is not None:
-                on_done(value)
+        with contextlib.suppress(queue.Empty):
+            return finished.get(timeout=0.5)

@@ -55,28 +55,19 @@ class PrefectOrchestrator(Orchestrator):
     ) -> T:
         from prefect import Flow
         from prefect import tags as flow_tags
-        from prefect.client.schemas.objects import State
         from prefect.context import FlowRunContext, TagsContext
         from prefect.exceptions import Abort
-        from prefect.states import Cancelled, Failed
 
         if FlowRunContext.get() is not None:  # a deployment's flow is already running this code
             return body()
         outcome: _Outcome[T] = _Outcome()
 
-        def flow(parameters: dict[str, str]) -> State[Any] | None:
+        def flow(parameters: dict[str, str]) -> Any:
             # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
-            # A returned state, unlike a raised error, is neither pickled to disk nor logged with a traceback.
             # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
             with interruptible(), TagsContext(current_tags=set()), suppress(Exception, KeyboardInterrupt):
                 outcome.run(body)
-            if isinstance(outcome.error, KeyboardInterrupt):
-                self.stop()
-            if not self.recording:
-                raise Abort("the API is gone")  # ends the engine without another 4 s of requests to it
-            if isinstance(outcome.error, KeyboardInterrupt):
-                return Cancelled(message=f"interrupted ({type(outcome.error).__name__})")
-            return None if outcome.error is None else Failed(message=str(outcome.error))
+            return self._final_state(outcome.error)
 
         engine = Flow(flow, name=name, flow_run_name=run_name, validate_parameters=False, persist_result=False)
         with interruptible():
@@ -92,6 +83,22 @@ class PrefectOrchestrator(Orchestrator):
                 outcome.run(body)
             return outcome.result()
 
+    def _final_state(self, error: BaseException | None) -> Any:
+        """The flow run's state: a returned one, unlike a raised error, is neither pickled to disk nor logged with a
+
+        traceback. None where the run completed.
+        """
+        from prefect.exceptions import Abort
+        from prefect.states import Cancelled, Failed
+
+        if isinstance(error, KeyboardInterrupt):
+            self.stop()
+        if not self.recording:
+            raise Abort("the API is gone")  # ends the engine without another 4 s of requests to it
+        if isinstance(error, KeyboardInterrupt):
+            return Cancelled(message=f"interrupted ({type(error).__name__})")
+        return None if error is None else Failed(message=str(error))
+
     def call(
         self,
         fn: Callable[..., T],
@@ -103,9 +110,6 @@ class PrefectOrchestrator(Orchestrator):
     ) -> T:
         if not self.recording:
             return self._plain.call(fn, *args, name=name, retry=retry)
-        from prefect import Task
-        from prefect.cache_policies import NO_CACHE
-
         outcome: _Outcome[T] = _Outcome()
 
         def attempt() -> None:
@@ -118,21 +122,8 @@ class PrefectOrchestrator(Orchestrator):
             log_retry(name, error, run.run_count, retry)
             return True
 
-        task: Task[[], None] = Task(
-            attempt,
-            name=name.split(" ", maxsplit=1)[0],
-            task_run_name=name.replace("{", "{{").replace("}", "}}"),
-            tags=tags,
-            retries=retry.tries - 1,
-            retry_delay_seconds=cast("list[int | float]", retry.delays()) or 0,
-            retry_jitter_factor=retry.jitter,
-            retry_condition_fn=again,
-            timeout_seconds=timeout if threading.current_thread() is threading.main_thread() else None,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )
         try:
-            task()
+            _task(attempt, again, name, retry, tags, timeout)()
         except Exception as error:  # noqa: BLE001 - the stage's own is in the outcome: any other is Prefect's
             if error is not outcome.error:
                 self.report(error)
@@ -166,6 +157,33 @@ class _Outcome(Generic[T]):
         if self.error is not None:
             raise self.error
         return self._values[0]
+
+
+def _task(
+    attempt: Callable[[], None],
+    again: Callable[[object, Any, object], bool],
+    name: str,
+    retry: RetryPolicy,
+    tags: Sequence[str],
+    timeout: float | None,
+) -> Callable[[], None]:
+    """A Prefect task whose tries are ours to allow; it keeps no result and no cache."""
+    from prefect import Task
+    from prefect.cache_policies import NO_CACHE
+
+    return Task(
+        attempt,
+        name=name.split(" ", maxsplit=1)[0],
+        task_run_name=name.replace("{", "{{").replace("}", "}}"),
+        tags=tags,
+        retries=retry.tries - 1,
+        retry_delay_seconds=cast("list[int | float]", retry.delays()) or 0,
+        retry_jitter_factor=retry.jitter,
+        retry_condition_fn=again,
+        timeout_seconds=timeout if threading.current_thread() is threading.main_thread() else None,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
 
 
 def _deadline(error: BaseException | None, name: str, timeout: float | None) -> BaseException | None:

@@ -15,9 +15,10 @@ from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.steps import Steps
 from augmill.flows.telemetry import quiet_logging
 from augmill.tasks.contracts import CorruptObject
+from augmill.tasks.hashing import seal
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.stage import Event, Site
-from augmill.tasks.store import Store, release_key, seal
+from augmill.tasks.store import Store, release_key
 from augmill.tasks.workers import find_devices, worker_pool
 
 MENDS = 3  # a corrupt object is made again by running again; one that is corrupt thrice is a broken disk

@@ -81,19 +81,11 @@ class Steps:
         bar = self.artifacts.progress(
             f"augmill-{self.label.split('@')[0]}-round-{round_number}", "shards of this round"
         )
-        finished = 0
+        finished, before = 0, len(self.events)
 
         def run(job: tuple[int, ShardConfig, list[Artifact]]) -> Artifact:
             _, config, shard_inputs = job
             return self._in_worker(generate, config, shard_inputs, minutes * 60)
-
-        def give_up(job: tuple[int, ShardConfig, list[Artifact]], error: AugmillError) -> Artifact:
-            number, config, _ = job
-            reason = "deadline" if isinstance(error, DeadlineExceeded) else "shard_failed"
-            self.failures.append({"round": round_number, "shard": number, "reason": reason, "error": str(error)})
-            return set_aside(
-                self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason)
-            )
 
         with self.progress.stage(f"generate {round_number}", total, "rows") as shown:
 
@@ -111,8 +103,16 @@ class Steps:
                 retry=generate.retry if minutes else NEVER,
                 tags=[*self.tags, "shard"],
                 on_done=done,
-                give_up=give_up,
+                give_up=lambda job, error: self._give_up(round_number, job[0], job[1], error),
             )
-            reused = sum(event.reused for event in self.events if event.stage == generate.name)
+            reused = sum(event.reused for event in self.events[before:])  # of this round: nothing else runs meanwhile
             shown.note = f"{len(results)} shards" + (", unchanged, from the store" if reused == len(results) else "")
         return results
+
+    def _give_up(self, round_number: int, shard: int, config: ShardConfig, error: AugmillError) -> Artifact:
+        """Stands in for a shard whose tries are used up: its rows are undelivered, with the reason."""
+        reason = "deadline" if isinstance(error, DeadlineExceeded) else "shard_failed"
+        self.failures.append({"round": round_number, "shard": shard, "reason": reason, "error": str(error)})
+        return set_aside(
+            self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason)
+        )

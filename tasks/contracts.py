@@ -5,6 +5,7 @@ Imports only the standard library, numpy and pyarrow, so that a bare GPU worker 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import time
@@ -71,6 +72,18 @@ class StoreRefused(StoreError):
     """The store refuses for a reason that waiting cannot cure (permission, read-only, full)."""
 
     retryable = False
+
+
+def world_error(error: OSError | MemoryError) -> WorldError:
+    """What the operating system refused, in our words. A full disk is not tried again: waiting does not empty it."""
+    if isinstance(error, MemoryError):
+        return WorldError(f"out of memory: {error}", where="memory", fix="use smaller shards, or a larger machine")
+    where = str(error.filename or "the store, or the directory for temporary files")
+    said = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        again = "free some space; the run resumes where it stopped"
+        return StoreRefused(f"no space is left ({said})", where=where, fix=again)
+    return WorldError(f"{type(error).__name__}: {said}", where=where, fix="run it again; what is done is kept")
 
 
 class CorruptObject(WorldError):
@@ -246,6 +259,9 @@ class Generator(ABC):
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def preflight(self) -> None:  # noqa: B027 - most generators have nothing to look at
+        """Raises UserError, within a moment, where the options name something that a fit could not use."""
 
     @abstractmethod
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:

@@ -63,17 +63,17 @@ class GateOptions:
 
     def __post_init__(self) -> None:
         bounds = [
-            ("margin", self.margin >= 0, "0 or more"),
-            ("min_gain", self.min_gain >= 0, "0 or more (rule: not_worse allows a loss)"),
-            ("seeds", self.seeds >= 3, "at least 3"),
+            ("margin", 0 <= self.margin <= 100, "between 0 and 100 points"),
+            ("min_gain", 0 <= self.min_gain <= 100, "between 0 and 100 points (rule: not_worse allows a loss)"),
+            ("seeds", 3 <= self.seeds <= 1000, "3 to 1000"),
             ("confidence", 0.5 < self.confidence < 1, "above 0.5 and below 1"),
-            ("min_heldout_per_class", self.min_heldout_per_class >= 1, "at least 1"),
+            ("min_heldout_per_class", 1 <= self.min_heldout_per_class <= 10**9, "at least 1"),
             (
                 "folds",
                 self.folds in ("auto", 0) or (isinstance(self.folds, int) and 2 <= self.folds <= 20),
                 "0 or 2 to 20",
             ),
-            ("resamples", self.resamples >= 200, "at least 200"),
+            ("resamples", 200 <= self.resamples <= 100_000, "200 to 100,000"),
         ]
         for name, holds, expected in bounds:
             if not holds:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -36,9 +36,36 @@ def hash_path(path: Path) -> str:
     return hash_json({p.relative_to(path).as_posix(): hash_path(p) for p in files})
 
 
+def seal(body: dict[str, Any]) -> bytes:
+    """A JSON document that carries its own checksum, so that a flipped bit is seen on read."""
+    return canonical_json({"body": body, "sha256": hashlib.sha256(canonical_json(body)).hexdigest()})
+
+
+def unseal(raw: bytes) -> dict[str, Any] | None:
+    """The body, or None where the document is not what was sealed."""
+    try:
+        document = json.loads(raw)
+        body = document["body"]
+        sealed = document["sha256"] == hashlib.sha256(canonical_json(body)).hexdigest()
+    except (ValueError, KeyError, TypeError):
+        return None
+    return cast("dict[str, Any]", body) if sealed else None
+
+
 @functools.lru_cache(maxsize=1024)
 def _hash_unchanged(path: Path, modified: int, size: int) -> str:
     return hash_file(path)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Dictionaries decoded; maps and the other kinds of lists as lists."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return array.dictionary_decode()
+    if pa.types.is_map(kind):
+        return array.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
+    others = (pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view)
+    return array.cast(pa.list_(kind.value_type)) if any(of(kind) for of in others) else array
 
 
 class TableHasher:
@@ -64,10 +91,8 @@ class TableHasher:
                 self._column(field.name, column)
 
     def _column(self, path: str, array: pa.Array) -> None:
+        array = _plain(array)
         kind = array.type
-        if pa.types.is_dictionary(kind):
-            self._column(path, array.dictionary_decode())
-            return
         self._feed(f"{path}\x00valid", pc.is_valid(array).to_numpy(zero_copy_only=False).tobytes())
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             lengths = pc.fill_null(pc.list_value_length(array), 0)

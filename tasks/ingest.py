@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, DataError, UnsoundSource, UserError
+from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX
 from augmill.tasks.hashing import TableHasher
+from augmill.tasks.labels import LabelReader, label_text
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse
+from augmill.tasks.refusals import no_usable_row, require_columns, require_plain, require_sound
 from augmill.tasks.retries import READ
 from augmill.tasks.rows import GROUP, PARTITION, POSITION, SPLIT
-from augmill.tasks.sources import SourceFile, SourceOptions, hash_file, list_files, read_batches, scan_schema
+from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches, scan_schema
 from augmill.tasks.stage import PARQUET, Work, stage
 from augmill.tasks.text import canonical, join_fields
 
@@ -28,7 +31,7 @@ REFUSED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "location",
 class IngestConfig:
     """What of the recipe and of the source's files decides the ingested rows."""
 
-    files: tuple[dict[str, Any], ...]  # name, sha256 and hive partition of each, in order
+    files: tuple[dict[str, Any], ...]  # name, sha256 and hive partition of each, in order, and its reader's version
     source: SourceOptions
     columns: Columns
     labels: Labels
@@ -43,10 +46,14 @@ def prepare_ingest(recipe: Recipe) -> IngestConfig:
     """Lists and hashes the source's files. Raises UserError or DataError where there is nothing to read."""
     handles = tuple(list_files(recipe.source))
     files = tuple(
-        {"name": item.name, "sha256": hash_file(item, recipe.source), "partition": item.partition} for item in handles
+        {
+            "name": item.name,
+            "sha256": hash_file(item, recipe.source),
+            "partition": item.partition,
+            "reader": SOURCES[item.format].VERSION,
+        }
+        for item in handles
     )
-    import dataclasses
-
     return IngestConfig(
         files=files,
         source=dataclasses.replace(recipe.source, path="-"),
@@ -60,53 +67,14 @@ def prepare_ingest(recipe: Recipe) -> IngestConfig:
     )
 
 
-def label_text(value: Any) -> str:
-    """A label as the string by which classes are counted: true and false in lower case, integers plainly."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-class _Labels:
-    """Maps a source label to its class, or says why its row is refused."""
-
-    def __init__(self, rules: Labels) -> None:
-        self.rules = rules
-        self.declared = {label_text(value) for value in rules.declared}
-        self.retired = {label_text(value) for value in rules.retired}
-        self.aliases = {old: label_text(new) for old, new in rules.aliases.items()}
-        self.values: dict[str, Any] = {}
-        self.coerced = 0
-
-    def read(self, value: Any) -> tuple[str | None, str]:
-        """(class, "") or (None, reason)."""
-        if value is None or value == "":
-            return None, "no_label"
-        if isinstance(value, float):
-            if not value.is_integer():  # NaN and infinities too
-                return None, "fractional_label"
-            value, self.coerced = int(value), self.coerced + 1
-        if not isinstance(value, str | int | bool):
-            return None, "label_type"
-        name = label_text(value)
-        if name in self.aliases:
-            name = self.aliases[name]
-            value = next((v for v in self.rules.aliases.values() if label_text(v) == name), name)
-        if name in self.retired:
-            return None, "retired_label"
-        if self.declared and name not in self.declared and self.rules.unknown != "admit":
-            return None, "unknown_label"
-        self.values.setdefault(name, value)
-        return name, ""
-
-
 class _Rows:
     """Turns batches of source rows into real rows, keeping count of ids, labels and refusals."""
 
     def __init__(self, config: IngestConfig) -> None:
         self.config = config
-        self.labels = _Labels(config.labels)
+        self.labels = LabelReader(config.labels)
         self.seen: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
-        self.accepted = 0
+        self.repaired: Counter[str] = Counter()
         self.position = 0
 
     def split_of(self, file: SourceFile, value: Any) -> str | None:
@@ -120,7 +88,7 @@ class _Rows:
         name = config.split_names.get(label_text(value), label_text(value)) if value is not None else None
         return name if name in ("train", "validation", "test") else None
 
-    def refusal(self, texts: list[Any], label: Any, file: SourceFile, split: str | None) -> tuple[str | None, str]:
+    def refusal(self, texts: list[Any], label: Any, split: str | None, partition: Any) -> tuple[str | None, str]:
         """(class, "") for a row that is taken, (None, reason) for one that is not."""
         if any(text is None or not canonical(text) for text in texts):
             return None, "no_text"
@@ -129,6 +97,8 @@ class _Rows:
         stratum, reason = self.labels.read(label)
         if not reason and (self.config.split_column or self.config.split_files) and split is None:
             return None, "unknown_split"
+        if not reason and self.config.columns.partition is not None and partition is None:
+            return None, "no_partition"
         return stratum, reason
 
     def row_id(self, identifier: Any, texts: list[str], with_id: bool) -> str | None:
@@ -145,12 +115,7 @@ class _Rows:
 
 
 def _text_column(table: pa.Table, name: str) -> list[str | None]:
-    column = table[name]
-    if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
-        raise DataError(
-            f"column {name!r} holds {column.type}, not text", where="columns.text", fix="give a column of plain text"
-        )
-    return list(column.cast(pa.string()).to_pylist())
+    return list(table[name].cast(pa.string()).to_pylist())
 
 
 def _convert(
@@ -160,20 +125,24 @@ def _convert(
     columns = rows.config.columns
     texts = [_text_column(table, name) for name in columns.texts]
     labels = table[columns.label].to_pylist()
-    ids = table[columns.id].to_pylist() if columns.id else [None] * table.num_rows
-    splits = table[rows.config.split_column].to_pylist() if rows.config.split_column else [None] * table.num_rows
+    ids, splits, partitions = (
+        table[name].to_pylist() if name else [None] * table.num_rows
+        for name in (columns.id, rows.config.split_column, columns.partition)
+    )
     kept: list[int] = []
     out: dict[str, list[Any]] = {ROW_ID: [], STRATUM: [], SPLIT: [], POSITION: []}
     refused: list[dict[str, str]] = []
     for index in range(table.num_rows):
         row_texts = [column[index] for column in texts]
         split = rows.split_of(file, splits[index])
-        stratum, reason = rows.refusal(row_texts, labels[index], file, split)
+        stratum, reason = rows.refusal(row_texts, labels[index], split, partitions[index])
         row_id = None if reason else rows.row_id(ids[index], [t or "" for t in row_texts], columns.id is not None)
         if not reason and row_id is None:
             reason = "duplicate_id" if ids[index] not in (None, "") else "no_id"
         if reason:
-            detail = f"label {labels[index]!r}" if "label" in reason else ""
+            about = next((name for name in ("label", "split") if name in reason), "")
+            value = {"label": labels, "split": splits}[about][index] if about else None
+            detail = "" if value is None else f"{about} {value!r}"
             shown = " | ".join((t or "")[:200] for t in row_texts)
             refused.append(
                 {"file": file.name, "location": locations[index], "reason": reason, "detail": detail, "row": shown}
@@ -220,23 +189,41 @@ def _needed(columns: Columns, split_column: str | None) -> list[str]:
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
-@stage("ingest", version=1, retry=READ)
+@stage("ingest", version=2, retry=READ)
 def ingest(work: Work, config: IngestConfig) -> None:
     """Reads every file of the source in order, batch by batch: memory does not grow with the file.
 
     Raises DataError past ``refuse.max_share``, with no usable row, or for ``labels.unknown: stop``.
     """
     rows = _Rows(config)
+    schema = scan_schema(config.handles, config.source)
+    require_columns(config.columns, config.split_column, schema.names, config.handles[0], config.source)
+    require_plain(config.columns, schema)
+    hasher, refused, read = _write_rows(work, rows, schema)
+    if hasher is None or not hasher.rows:
+        raise no_usable_row(config.handles, schema.names, refused)
+    require_sound(config.labels, config.refuse, refused, read)
+    work.rows = hasher.rows
+    work.contents["rows.parquet"] = hasher.hexdigest()
+    work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
+    work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
+    work.write_json({"values": rows.labels.values, "order": list(rows.labels.values)}, "labels.json")
+    work.write_json(_summary(rows, read, refused), "summary.json")
+
+
+def _write_rows(work: Work, rows: _Rows, schema: pa.Schema) -> tuple[TableHasher | None, list[dict[str, str]], int]:
+    """Writes rows.parquet batch by batch: (its hash, None where there was no batch; the refused rows; rows read)."""
+    config = rows.config
     writer: pq.ParquetWriter | None = None
     hasher: TableHasher | None = None
     refused: list[dict[str, str]] = []
     read = 0
     needed = _needed(config.columns, config.split_column)
-    schema = scan_schema(config.handles, config.source)
     try:
         for file in config.handles:
             for batch in read_batches(file, config.source, needed=needed, schema=schema):
                 table, bad = _convert(rows, file, batch.table, batch.locations.to_pylist())
+                rows.repaired.update(batch.repaired)
                 refused += bad
                 refused += [
                     {"file": file.name, "location": r.location, "reason": r.reason, "detail": r.detail, "row": ""}
@@ -251,45 +238,7 @@ def ingest(work: Work, config: IngestConfig) -> None:
     finally:
         if writer is not None:
             writer.close()
-    if hasher is None or not hasher.rows:
-        raise DataError(
-            f"no usable row in {len(config.handles)} file(s): {_reasons(refused)}",
-            where="source",
-            fix="check columns.text and columns.label, and that the files hold rows",
-        )
-    _judge(config, refused, read)
-    work.rows = hasher.rows
-    work.contents["rows.parquet"] = hasher.hexdigest()
-    work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
-    work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
-    work.write_json({"values": rows.labels.values, "order": list(rows.labels.values)}, "labels.json")
-    work.write_json(_summary(rows, read, refused), "summary.json")
-
-
-def _reasons(refused: list[dict[str, str]]) -> str:
-    counts = Counter(item["reason"] for item in refused)
-    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items())) or "no rows"
-
-
-def _judge(config: IngestConfig, refused: list[dict[str, str]], read: int) -> None:
-    """Stops before any generation where the source is not sound."""
-    unknown = [item for item in refused if item["reason"] == "unknown_label"]
-    if unknown and config.labels.unknown == "stop":
-        first = unknown[0]
-        raise DataError(
-            f"{first['detail']} is not among labels.declared ({len(unknown):,} such rows)",
-            where=f"{first['file']} {first['location']}",
-            fix="declare it, add an alias, or set labels.unknown",
-        )
-    counted = [item for item in refused if item["reason"] != "retired_label"]
-    if len(counted) > config.refuse.max_share * read:
-        first = counted[0]
-        raise UnsoundSource(
-            f"{len(counted):,} of {read:,} rows are refused ({_reasons(counted)}), more than the share "
-            f"{config.refuse.max_share:g} that refuse.max_share allows",
-            where=f"{first['file']} {first['location']} is the first ({first['reason']})",
-            fix="mend the source, or raise refuse.max_share",
-        )
+    return hasher, refused, read
 
 
 def _summary(rows: _Rows, read: int, refused: list[dict[str, str]]) -> dict[str, Any]:
@@ -299,24 +248,6 @@ def _summary(rows: _Rows, read: int, refused: list[dict[str, str]]) -> dict[str,
         "taken": rows.position,
         "refused": dict(sorted(Counter(item["reason"] for item in refused).items())),
         "labels_coerced_from_float": rows.labels.coerced,
+        "repaired": dict(sorted(rows.repaired.items())),
         "examples": refused[:20],
     }
-
-
-def require_columns(recipe: Recipe, names: list[str], where: str) -> None:
-    """Raises UserError naming the nearest column where the recipe names one that is not there."""
-    import difflib
-
-    wanted = {
-        "columns.label": recipe.columns.label,
-        "columns.id": recipe.columns.id,
-        "columns.group": recipe.columns.group,
-    }
-    wanted |= {"columns.partition": recipe.columns.partition, "splits.column": recipe.splits.column}
-    wanted |= {f"columns.text[{i}]": name for i, name in enumerate(recipe.columns.texts)}
-    wanted |= {f"publish.copy[{i}]": name for i, name in enumerate(recipe.publish.copy)}
-    for key, name in wanted.items():
-        if name is not None and name not in names:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:20])}"
-            raise UserError(f"there is no column {name!r}; {hint}", where=f"{where} ({key})", fix=f"correct {key}")

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from augmill.tasks.contracts import ConflictError, UserError
-from augmill.tasks.store import Store, log_key, release_key, seal
+from augmill.tasks.hashing import seal
+from augmill.tasks.store import Store, log_key, release_key
 
 
 @dataclass
@@ -46,8 +47,11 @@ class Log:
         return names
 
     def newest(self, as_of: str | None = None) -> str | None:
-        """The release a reader gets: of the newest snapshot, or of the newest one up to ``as_of``."""
-        state = {s: r for s, r in self.current().items() if as_of is None or s == "all" or s <= as_of}
+        """The release a reader gets: of the newest snapshot, or of the newest one up to ``as_of``.
+
+        ``all`` holds every row there was, later ones too: it is as of no date.
+        """
+        state = {s: r for s, r in self.current().items() if as_of is None or (s != "all" and s <= as_of)}
         return state[max(state)] if state else None
 
 

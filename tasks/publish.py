@@ -48,8 +48,7 @@ def user_table(
         if field.name in texts:
             column = rows[texts[field.name]]
         elif field.name == config.columns.label:
-            values = [labels[name] for name in rows[STRATUM].to_pylist()]
-            column = _label_array(values, field.type)
+            column = _label_array(rows[STRATUM].to_pylist(), labels, field.type)
         else:
             column = rows[f"{USER_PREFIX}{field.name}"]
         arrays.append(column.cast(field.type))
@@ -60,12 +59,12 @@ def user_table(
     return pa.table(arrays, names=names)
 
 
-def _label_array(values: list[Any], kind: pa.DataType) -> Any:
-    """The labels in the user's own type, through text where an alias changed the type."""
+def _label_array(names: list[str], values: dict[str, Any], kind: pa.DataType) -> Any:
+    """The labels of the named classes in the user's own type; in a text column the class's name is the label."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array(names, pa.string())
     try:
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
-            return pa.array([str(value) for value in values], pa.string())
-        return pa.array(values).cast(kind)
+        return pa.array([values[name] for name in names]).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(
             f"labels do not fit their column: {error}", where="labels.aliases", fix="use one type"
@@ -92,19 +91,7 @@ def build_release(
     labels = work.read_json(ingested, "labels.json")
     tables = {"train": work.read(mixed, f"{config.arrangement}.parquet")}
     tables |= {name: as_training(work.read(split, f"{name}.parquet")) for name in ("validation", "test")}
-    files: dict[str, dict[str, Any]] = {}
-    for name, rows in tables.items():
-        if not rows.num_rows:
-            continue  # no empty Parquet
-        order = pc.sort_indices(
-            rows.append_column("at", pa.array(range(rows.num_rows))),
-            sort_keys=[(STRATUM, "ascending"), (ORIGIN, "ascending"), ("at", "ascending")],
-        )
-        table = user_table(rows.take(order), name, config, schema, labels["values"])
-        file_name = f"{name}/part-00000.parquet"
-        (work.directory / name).mkdir()
-        work.write(table, file_name, row_group_size=ROW_GROUP)
-        files[file_name] = {"rows": table.num_rows, "content": work.contents[file_name]}
+    files = _write_splits(work, config, tables, schema, labels["values"])
     order_table = work.read(mixed, f"{config.arrangement}.order.parquet")
     order_table = order_table.rename_columns(["epoch", "position", f"{config.prefix}row_id"])
     work.write(order_table, "order.parquet")
@@ -133,6 +120,26 @@ def build_release(
     work.write_json(manifest, "manifest.json")
     work.meta = {"release": hash_json(manifest)[:16]}
     work.rows = counts["train"]["rows"]
+
+
+def _write_splits(
+    work: Work, config: ReleaseConfig, tables: dict[str, pa.Table], schema: pa.Schema, labels: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Writes each split that has rows, sorted by class and origin; rows and content of each file."""
+    files: dict[str, dict[str, Any]] = {}
+    for name, rows in tables.items():
+        if not rows.num_rows:
+            continue  # no empty Parquet
+        order = pc.sort_indices(
+            rows.append_column("at", pa.array(range(rows.num_rows))),
+            sort_keys=[(STRATUM, "ascending"), (ORIGIN, "ascending"), ("at", "ascending")],
+        )
+        table = user_table(rows.take(order), name, config, schema, labels)
+        file_name = f"{name}/part-00000.parquet"
+        (work.directory / name).mkdir()
+        work.write(table, file_name, row_group_size=ROW_GROUP)
+        files[file_name] = {"rows": table.num_rows, "content": work.contents[file_name]}
+    return files
 
 
 def _counts(tables: dict[str, pa.Table]) -> dict[str, Any]:
@@ -221,13 +228,14 @@ def verify_release(store: Store, dataset: str, release: str) -> list[str]:
     raw = store.get(release_key(dataset, release, "manifest.json"))
     if raw is None:
         raise UserError(f"there is no release {release!r} of {dataset!r}", where="verify", fix="augmill releases")
-    wrong = []
     try:
         manifest = json.loads(raw)
+        whole = hash_json(manifest)[:16] == release and canonical_json(manifest) == raw
     except ValueError:
-        return ["manifest.json"]
-    if hash_json(manifest)[:16] != release or canonical_json(manifest) != raw:
-        wrong.append("manifest.json")
+        whole = False
+    if not whole:
+        return ["manifest.json"]  # what it says of the other files cannot be trusted
+    wrong = []
     for name, entry in manifest["files"].items():
         content = store.get(release_key(dataset, release, name))
         if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:

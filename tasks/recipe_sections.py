@@ -40,7 +40,7 @@ class Columns:
 
     text: str | tuple[str, ...] = required("the text column; a list of columns for tasks on several texts")
     label: str = required("the label column: strings, integers or booleans; it comes back in its own type")
-    id: str | None = option(None, "a column of unique ids; without it a row's id is a hash of its texts and label")
+    id: str | None = option(None, "a column of unique ids; without it a row's id is a hash of its texts")
     group: str | None = option(None, "rows of one group never stand in different splits (a customer, a document)")
     partition: str | None = option(None, "an ordered key, such as a date; `--as-of D` uses the rows up to and with D")
 
@@ -76,7 +76,7 @@ class Labels:
 
     def __post_init__(self) -> None:
         check(bool(self.declared) or self.unknown == "admit", "unknown: quarantine and stop need `declared` labels")
-        check(self.min_rows >= 1, "min_rows: at least 1")
+        check(1 <= self.min_rows <= 10**9, "min_rows: at least 1")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Refuse:
 
     def __post_init__(self) -> None:
         check(0 <= self.max_share <= 1, "max_share: a share between 0 and 1")
-        check(self.max_chars > 0, "max_chars: a positive number")
+        check(0 < self.max_chars <= 2**24, "max_chars: between 1 and 2**24")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class Splits:
     def __post_init__(self) -> None:
         check(self.validation > 0 and self.test >= 0, "validation must be positive and test not negative")
         check(self.validation + self.test <= 0.9, "validation and test leave less than a tenth for train")
+        check(0 <= self.seed < 2**63, "seed: between 0 and 2**63 - 1")
         check(0.5 <= self.near <= 1, "near: a similarity between 0.5 and 1")
         check(not (self.column and self.files), "column and files contradict each other: give one")
         known = {"train", "validation", "test"}
@@ -212,6 +213,7 @@ class Publish:
 
 
 _RUN = "where and how fast, not what"
+_WEEK = 10_080.0  # minutes
 
 
 @dataclass(frozen=True)
@@ -237,9 +239,12 @@ class Run:
     )
 
     def __post_init__(self) -> None:
-        check(self.shard_rows >= 1, "shard_rows: at least 1")
+        check(1 <= self.shard_rows <= 10_000_000, "shard_rows: between 1 and 10,000,000")
         check(0 <= self.workers <= 256, "workers: between 0 and 256")
         check(1 <= self.threads <= 256, "threads: between 1 and 256")
-        check(self.shard_minutes > 0, "shard_minutes: more than 0")
+        check(0 < self.shard_minutes <= _WEEK, "shard_minutes: more than 0, at most a week (10,080)")
+        limit = self.deadline_minutes
+        check(limit is None or 0 < limit <= _WEEK, "deadline_minutes: more than 0, at most a week (10,080)")
+        check(0 <= self.max_failed_shards <= 1, "max_failed_shards: a share between 0 and 1")
         for device in self.devices:
             check(bool(re.fullmatch(r"cpu|mps|cuda(:\d+)?", device)), f"devices: {device!r} is not cpu or cuda:N")

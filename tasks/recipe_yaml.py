@@ -38,7 +38,8 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], where: str) -> int:
     """How many nodes the document has once aliases are expanded; each node is visited once."""
     if id(node) in sizes:
         if sizes[id(node)] < 0:
-            raise UserError("an alias refers to itself", where=where, fix="write the value out")
+            line = node.start_mark.line + 1
+            raise UserError("an alias refers to itself", where=f"{where} line {line}", fix="write the value out")
         return sizes[id(node)]
     sizes[id(node)] = -1
     children: list[yaml.Node] = []
@@ -46,7 +47,8 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], where: str) -> int:
         seen: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError("a key is not plain text", where=f"{where} line {key.start_mark.line + 1}")
+                line = key.start_mark.line + 1
+                raise UserError("a key is not plain text", where=f"{where} line {line}", fix="write `name: value`")
             if key.value in seen:
                 line = key.start_mark.line + 1
                 raise UserError(f"the key {key.value!r} stands twice", where=f"{where} line {line}", fix="keep one")
@@ -58,8 +60,8 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], where: str) -> int:
     if total > MAX_NODES:
         raise UserError(
             f"the recipe holds more than {MAX_NODES:,} values once its aliases are expanded",
-            where=where,
-            fix="write less",
+            where=f"{where} line {node.start_mark.line + 1}",
+            fix="write the values out, without aliases of aliases",
         )
     sizes[id(node)] = total
     return total
@@ -75,7 +77,11 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
         fix = f"recipes in that directory: {nearby}" if nearby else "augmill init DATA writes a first one"
         raise UserError(f"the recipe cannot be read: {error.strerror}", where=where, fix=fix) from error
     if len(raw) > MAX_BYTES:
-        raise UserError(f"a recipe is at most {MAX_BYTES:,} bytes; found {len(raw):,}", where=where)
+        raise UserError(
+            f"a recipe is at most {MAX_BYTES:,} bytes; found {len(raw):,}",
+            where=where,
+            fix="give a recipe: is this the data?",
+        )
     try:
         text = raw.decode("utf-8-sig")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -87,7 +93,10 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(
-            f"not valid YAML: {error.problem}", where=f"{where} line {line}", fix="see docs/recipe.md"
+            f"not valid YAML: {', '.join(filter(None, (error.context, error.problem)))}",
+            where=f"{where} line {line}",
+            fix="see docs/recipe.md; a text that holds `: ` or begins with a sign is put in quotes",
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"not valid YAML: {str(error)[:200]}", where=where, fix="see docs/recipe.md") from error
+        problem = str(error).splitlines()[0][:200]
+        raise UserError(f"not valid YAML: {problem}", where=where, fix="see docs/recipe.md") from error

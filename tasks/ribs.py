@@ -9,7 +9,8 @@ from typing import Any
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Context
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.recipe import GeneratorChoice, Recipe
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe_reader import GeneratorChoice
 from augmill.tasks.stage import Work
 
 

@@ -87,10 +87,13 @@ def settle_rows(candidates: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
     """
     order = {generator: index for index, generator in enumerate(config.shares)}
     rows = candidates.with_columns(generator_index=pl.col("generator").replace_strict(order, return_dtype=pl.Int64))
-    passed = rows.filter(pl.col("reason").is_null() & pl.col("rejected").is_null())
-    marked = mark_duplicates(priority(passed, config), config)
-    accepted = mark_accepted(marked.filter(pl.col("refused").is_null()), config)
     key = ["generator", "asked", "ordinal"]
+    # What decides, and no more: the other columns are half of a gibibyte at a million rows.
+    passed = rows.filter(pl.col("reason").is_null() & pl.col("rejected").is_null()).select(
+        *key, "generator_index", STRATUM, *config.fields, "scores"
+    )
+    marked = mark_duplicates(priority(passed, config), config).drop(*config.fields, "scores")
+    accepted = mark_accepted(marked.filter(pl.col("refused").is_null()), config)
     rows = rows.join(marked.select(*key, "refused"), on=key, how="left").join(
         accepted.select(*key, "accepted"), on=key, how="left"
     )
@@ -111,8 +114,8 @@ def settle_rows(candidates: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
     )
 
 
-def ledger_of(rows: pl.DataFrame, config: SettleConfig, before: dict[str, Any]) -> dict[str, Any]:
-    """Every candidate accounted for (law 4). ``before``: the previous round's streams, to see which gave nothing new."""
+def _entries(rows: pl.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
+    """The ledger's rows by generator and asked class."""
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     groups = rows.group_by("generator", "asked", "status", "why").len().sort("generator", "asked", "status", "why")
     for item in groups.to_dicts():
@@ -135,6 +138,12 @@ def ledger_of(rows: pl.DataFrame, config: SettleConfig, before: dict[str, Any]) 
             entry[item["status"]][item["why"]] = item["len"]
         else:
             entry[item["status"]] += item["len"]
+    return entries
+
+
+def ledger_of(rows: pl.DataFrame, config: SettleConfig, before: dict[str, Any]) -> dict[str, Any]:
+    """Every candidate accounted for (law 4). ``before``: the previous round's streams, to see which gave nothing new."""
+    entries = _entries(rows)
     kept = rows.filter(pl.col("status") == "accepted")
     accepted = dict(sorted(Counter(kept[STRATUM].to_list()).items()))
     relabelled = kept.group_by("generator", "asked", STRATUM).len().sort("generator", "asked", STRATUM)
@@ -178,18 +187,23 @@ def settle(work: Work, config: SettleConfig, shards: list[Artifact], previous: l
 
     ``shards``: all of the snapshot so far; ``previous``: the settle of the round before, or none.
     """
-    tables = [work.read(shard, "candidates.parquet") for shard in shards]
-    rows = settle_rows(_frame(pa.concat_tables(tables)), config)
+    candidates, schema, notes = _read(work, shards)
+    rows = settle_rows(candidates, config)
     before = work.read_json(previous[0], "ledger.json")["streams"] if previous else {}
     accepted = rows.filter(pl.col("status") == "accepted").drop("status", "why", "also")
-    work.write(accepted.to_arrow().cast(_schema(tables[0].schema, accepted.columns)), "accepted.parquet")
+    work.write(accepted.to_arrow().cast(_schema(schema, accepted.columns)), "accepted.parquet")
     rest = rows.filter(pl.col("status") != "accepted")
-    work.write(rest.to_arrow().cast(_schema(tables[0].schema, rest.columns)), "rest.parquet")
+    work.write(rest.to_arrow().cast(_schema(schema, rest.columns)), "rest.parquet")
     work.write_json(ledger_of(rows, config, before), "ledger.json")
-    work.note(
-        {"shards": [_shard_ledger(shard, table) for shard, table in zip(shards, tables, strict=True)]}, "shards.json"
-    )
+    work.note({"shards": notes}, "shards.json")
     work.rows = accepted.height
+
+
+def _read(work: Work, shards: list[Artifact]) -> tuple[pl.DataFrame, pa.Schema, list[dict[str, Any]]]:
+    """All candidates, their schema in Arrow, and the ledger of each shard."""
+    tables = [work.read(shard, "candidates.parquet") for shard in shards]
+    notes = [_shard_ledger(shard, table) for shard, table in zip(shards, tables, strict=True)]
+    return _frame(pa.concat_tables(tables)), tables[0].schema, notes
 
 
 def _shard_ledger(shard: Artifact, table: pa.Table) -> dict[str, Any]:

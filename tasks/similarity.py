@@ -13,12 +13,14 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.minhash import BLOCK, SIZE, Bools, Floats, Ints, Sketches, Words, ranges, verify
 from augmill.tasks.text import fold, shingles
 
 _PAIRS = 1 << 22  # candidate pairs held at once: 64 MiB
+_LOW44, _LOW50 = np.uint64((1 << 44) - 1), np.uint64((1 << 50) - 1)
 
 
 def jaccard(a: str, b: str, size: int = SIZE) -> float:
@@ -152,21 +154,66 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Bools:
 
 
 def _kept(sketches: Sketches, threshold: float) -> Bools:
-    """Greedy choice among distinct rows; only those that share a band with another row need a look."""
+    """Greedy choice among distinct rows; only those that share a band with another row need a look.
+
+    Rows of one template share bands by the thousand. So candidates are looked up by their rarest hashes first, which
+    loses none that is near (prefix filter: Xiao et al., "Efficient similarity joins for near duplicate detection",
+    WWW 2008): two near rows share one of the first few of the smaller row and the first few more of the larger one.
+    """
     kept = np.ones(len(sketches.sizes), dtype=bool)
-    bands = sketches.keys.shape[1]
-    buckets = np.full(sketches.keys.shape, -1, np.int64)
-    for band, column in enumerate(sketches.keys.T):
+    crowded = np.zeros(len(kept), dtype=bool)
+    for column in sketches.keys.T:
         _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
-        buckets[:, band] = np.where(counts[inverse] > 1, inverse * bands + band, -1)
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for row in np.flatnonzero((buckets >= 0).any(axis=1)):
-        shared = [bucket for bucket in buckets[row].tolist() if bucket >= 0]
-        before = set(chain.from_iterable(members[bucket] for bucket in shared))
+        crowded |= counts[inverse] > 1
+    rows = np.flatnonzero(crowded)
+    smaller: defaultdict[int, list[int]] = defaultdict(list)  # kept rows by their first few hashes
+    larger: defaultdict[int, list[int]] = defaultdict(list)  # by their first few more
+    for row, (few, more) in zip(rows.tolist(), _prefixes(sketches, rows, threshold), strict=True):
+        found = [*(smaller.get(word, ()) for word in more), *(larger.get(word, ()) for word in few)]
+        before = set(chain.from_iterable(found))
         if before:
-            rows = np.fromiter(sorted(before), np.int64, len(before))
-            kept[row] = not verify(sketches, np.full(len(rows), row), sketches, rows, threshold)[0].any()
+            near = np.fromiter(sorted(before), np.int64, len(before))
+            near = near[(sketches.keys[near] == sketches.keys[row]).any(axis=1)]
+            if len(near):
+                kept[row] = not verify(sketches, np.full(len(near), row), sketches, near, threshold)[0].any()
         if kept[row]:
-            for bucket in shared:
-                members[bucket].append(int(row))
+            for word in few:
+                smaller[word].append(row)
+            for word in more:
+                larger[word].append(row)
     return kept
+
+
+def _prefixes(sketches: Sketches, rows: Ints, threshold: float) -> Iterator[tuple[list[int], list[int]]]:
+    """Of each row its rarest hashes: as few as it needs beside a larger row, and as many as beside a smaller one."""
+    rarity, size = _rarity(sketches.values)
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        sizes = sketches.sizes[block]
+        values = sketches.values[ranges(sketches.offsets[block], sizes)]
+        places = np.repeat(np.arange(len(block), dtype=np.uint64), sizes)
+        ranks = rarity[values % size].astype(np.uint64)
+        words = np.sort((places << np.uint64(50)) | (ranks << np.uint64(44)) | (values & _LOW44))
+        more = _first_hashes(sizes, threshold)
+        few = _first_hashes(sizes, 2 * threshold / (1 + threshold))
+        chosen = words[ranges(np.cumsum(sizes) - sizes, more)] & _LOW50
+        for prefix, least in zip(np.split(chosen, np.cumsum(more)[:-1]), few.tolist(), strict=True):
+            yield prefix[:least].tolist(), prefix.tolist()
+
+
+def _first_hashes(sizes: Ints, share: float) -> Ints:
+    """How many of a row's hashes hold one that a row with this share of them has too."""
+    counts: Ints = sizes - np.ceil(share * sizes - 1e-9).astype(np.int64) + 1
+    return counts
+
+
+def _rarity(values: Words) -> tuple[npt.NDArray[np.uint8], np.uint64]:
+    """(how often hashes occur, in powers of two, by their remainder; the divisor).
+
+    Roughly is enough: any fixed order of the hashes gives the same rows, one that puts rare ones first the fewest.
+    """
+    size = 1 << min(23, max(16, len(values).bit_length() - 3))
+    counts = np.zeros(size, np.int64)
+    for start in range(0, len(values), size):
+        counts += np.bincount((values[start : start + size] % np.uint64(size)).astype(np.int64), minlength=size)
+    return np.log2(counts + 1, dtype=np.float32).astype(np.uint8), np.uint64(size)

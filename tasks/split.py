@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError, UserError
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Labels, Splits
 from augmill.tasks.rows import GROUP, PARTITION, SPLIT, class_counts, texts_of
 from augmill.tasks.similarity import NearIndex
-from augmill.tasks.sources import SourceFile, SourceOptions, list_files, read_batches
+from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
 from augmill.tasks.stage import Work, stage
 from augmill.tasks.text import canonical, fold, join_fields
 
@@ -32,7 +32,9 @@ class SplitConfig:
     fields: tuple[str, ...]
     text_columns: tuple[str, ...]
     as_of: str | None
-    # The texts to be excluded are read from here; their content counts through splits.heldout_exclude.
+    # Each file of splits.heldout_exclude, which may be a glob or remote: how it is read, by which version of its
+    # reader, its sha256; and where it is read from.
+    excluded: tuple[tuple[SourceOptions, int, str], ...] = ()
     exclude: tuple[tuple[SourceOptions, tuple[SourceFile, ...]], ...] = field(
         default=(), metadata={"identity": False, "why": "where the same bytes are read from"}
     )
@@ -42,24 +44,30 @@ def prepare_split(recipe: Recipe, as_of: str | None = None) -> SplitConfig:
     exclude = []
     for path in recipe.splits.heldout_exclude:
         options = dataclasses.replace(recipe.source, path=path, format="auto")
-        exclude.append((options, tuple(list_files(options))))
+        try:
+            exclude.append((options, tuple(list_files(options))))
+        except UserError as error:  # it speaks of the source
+            where = f"{error.where} (splits.heldout_exclude)"
+            raise UserError(error.problem, where=where, fix="correct splits.heldout_exclude") from error
     columns = recipe.columns
-    return SplitConfig(recipe.splits, recipe.labels, columns.fields, columns.texts, as_of, tuple(exclude))
+    excluded = tuple(
+        (options, SOURCES[file.format].VERSION, hash_file(file, options))
+        for options, files in exclude
+        for file in files
+    )
+    return SplitConfig(recipe.splits, recipe.labels, columns.fields, columns.texts, as_of, excluded, tuple(exclude))
 
 
 def split_names(table: pa.Table, config: SplitConfig) -> list[str]:
     """The split of each row: the given one, else by hash of the folded texts, or of the group, against the shares."""
     if config.splits.given:
         return [str(name) for name in table[SPLIT].to_pylist()]
-    if GROUP in table.column_names:
-        # A row without a group is a group of its own.
-        groups = table[GROUP].to_pylist()
-        keys = [g if g is not None else f"\x1f{t}" for g, t in zip(groups, texts_of(table, config.fields), strict=True)]
-    else:
-        keys = [
-            join_fields(fold(part) or canonical(part) for part in text.split("\x1f"))
-            for text in texts_of(table, config.fields)
-        ]
+    keys = [
+        join_fields(fold(part) or canonical(part) for part in text.split("\x1f"))
+        for text in texts_of(table, config.fields)
+    ]
+    if GROUP in table.column_names:  # a row without a group goes by its texts, as one of a source without groups
+        keys = [key if group is None else group for key, group in zip(keys, table[GROUP].to_pylist(), strict=True)]
     names = []
     for key in keys:
         digest = hashlib.sha256(f"{config.splits.seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
@@ -100,18 +108,54 @@ def hold_back(train: pa.Table, held_out: pa.Table, exclude: pa.Table, config: Sp
     return train.filter(pc.invert(matched)), held
 
 
-def _rare(train: pa.Table, everything: pa.Table, config: SplitConfig) -> list[str]:
+def _texts(table: pa.Table, config: SplitConfig) -> set[str]:
+    """The folded texts: rows that agree in them share a split."""
+    return {fold(text) or text for text in texts_of(table, config.fields)}
+
+
+def _rare(train: pa.Table, held: pa.Table, everything: pa.Table, config: SplitConfig) -> list[str]:
     """Classes with fewer than labels.min_rows train rows. Raises DataError where the recipe says stop."""
     counts = class_counts(train[STRATUM])
     rare = [name for name in class_counts(everything[STRATUM]) if counts.get(name, 0) < config.labels.min_rows]
     if rare and config.labels.rare == "stop":
-        found = ", ".join(f"{name!r} has {counts.get(name, 0)}" for name in rare[:5])
+        before = class_counts(everything[STRATUM])
+        different = {
+            name: len(_texts(everything.filter(pc.equal(everything[STRATUM], name)), config)) for name in rare[:5]
+        }
+        found = ", ".join(
+            f"{name!r} has {counts.get(name, 0)} (of {before[name]:,} rows, {texts:,} different)"
+            for name, texts in different.items()
+        )
+        more = f" and {len(rare) - 5:,} classes more" if len(rare) > 5 else ""
+        left = (
+            f"; {held.num_rows:,} rows left train because they repeat a held-out or excluded row"
+            if held.num_rows
+            else ""
+        )
         raise DataError(
-            f"a class needs {config.labels.min_rows} train rows; {found}" + (" ..." if len(rare) > 5 else ""),
+            f"a class needs {config.labels.min_rows} train rows; {found}{more}{left}",
             where="source",
             fix="add rows, retire the label (labels.retired), or set labels.rare: quarantine",
         )
     return rare
+
+
+def _upto(rows: pa.Table, as_of: str) -> pa.Table:
+    """The rows of partitions up to and with ``as_of``. Raises UserError where that is none, or cannot be said."""
+    if PARTITION not in rows.column_names:
+        raise UserError("--as-of needs a partition column", where="columns.partition", fix="name it there")
+    names = sorted(set(rows[PARTITION].drop_null().to_pylist()))
+    if all(name.isdigit() for name in names) and len({len(name) for name in names}) > 1:
+        problem = (
+            f"partitions are compared as text, where {names[0]!r} to {names[-1]!r} are not in the order of numbers"
+        )
+        raise UserError(problem, where="columns.partition", fix="write them all equally long, such as 007 or a date")
+    rows = rows.filter(pc.less_equal(rows[PARTITION], as_of))
+    if not rows.num_rows:
+        first = f"the first one is of {names[0]!r}" if names else "no row has a partition"
+        problem = f"no row stands at or before {as_of!r}; {first}"
+        raise UserError(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
+    return rows
 
 
 @stage("split", version=1)
@@ -123,9 +167,7 @@ def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
     """
     rows = work.read(ingested)
     if config.as_of is not None:
-        if PARTITION not in rows.column_names:
-            raise DataError("--as-of needs columns.partition", where="columns", fix="name the partition column")
-        rows = rows.filter(pc.less_equal(rows[PARTITION], config.as_of))
+        rows = _upto(rows, config.as_of)
     names = pa.array(split_names(rows, config))
     rows = rows.drop_columns([SPLIT])
     tables = {name: rows.filter(pc.equal(names, name)) for name in ("train", *HELD_OUT)}
@@ -133,7 +175,7 @@ def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
     held_out = pa.concat_tables([tables[name] for name in HELD_OUT])
     given_train = tables["train"].num_rows
     tables["train"], held = hold_back(tables["train"], held_out, exclude, config)
-    rare = _rare(tables["train"], rows, config)
+    rare = _rare(tables["train"], held, rows, config)
     if rare:
         tables = {n: t.filter(pc.invert(pc.is_in(t[STRATUM], pa.array(rare)))) for n, t in tables.items()}
     _require_sound(tables, rows)

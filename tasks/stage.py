@@ -32,24 +32,30 @@ def identity_of(value: Any) -> Any:
     Dataclass fields with ``metadata["identity"] is False`` are left out; a field with ``metadata["file"]`` stands for
     the content it names, never for its path.
     """
+    if isinstance(value, Artifact):  # its key and its manifest's hash hold how it was cut and written
+        return value.content
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {}
         for item in dataclasses.fields(value):
             if item.metadata.get("identity") is False:
                 continue
             part = getattr(value, item.name)
-            is_file = item.metadata.get("file") and isinstance(part, str) and Path(part).exists()
-            out[item.name] = {"content": hash_path(Path(part))} if is_file else identity_of(part)
+            out[item.name] = _content_of(part) if item.metadata.get("file") else identity_of(part)
         return out
     if isinstance(value, dict):
         return {str(key): identity_of(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [identity_of(part) for part in value]
-    if isinstance(value, Artifact):
-        return value.content
     if isinstance(value, Path):
         raise TypeError(f"a path is no identity: {value}")
     return value
+
+
+def _content_of(named: Any) -> Any:
+    """What stands under a path, or under each of several; a name that is no local path (a hub id) as it is."""
+    if isinstance(named, list | tuple):
+        return [_content_of(part) for part in named]
+    return {"content": hash_path(Path(named))} if isinstance(named, str) and Path(named).exists() else named
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ public/<dataset>/releases/<id>/...        releases
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -32,18 +32,18 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from augmill.tasks.contracts import CorruptObject, Scratch, StoreError, StoreRefused, UserError
-from augmill.tasks.hashing import canonical_json, hash_file
+from augmill.tasks.hashing import hash_file, seal, unseal
 
 REMOTE_SCHEMES = ("s3://", "gs://", "az://")
 
 # What waiting cannot cure, by what the operating system calls it in obstore's message.
-_HOPELESS = {
-    "No space left on device": "free some space; the run resumes where it stopped",
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+_HOPELESS = dict.fromkeys(_FULL, "free some space; the run resumes where it stopped") | {
     "Read-only file system": "give a store that can be written (run.store)",
     "Permission denied": "let this user write to the store, or give another one (run.store)",
     "Not a directory": "give a store whose path is a directory (run.store)",
-    "Disk quota exceeded": "free some space; the run resumes where it stopped",
-    "File too large": "free some space; the run resumes where it stopped",
+    "The specified bucket does not exist": "create the bucket, or give another one (run.store)",
+    "The specified container does not exist": "create the container, or give another one (run.store)",
 }
 
 
@@ -63,20 +63,26 @@ def log_key(dataset: str, number: int) -> str:
     return f"public/{dataset}/_log/{number:08d}.json"
 
 
-def seal(body: dict[str, Any]) -> bytes:
-    """A JSON document that carries its own checksum, so that a flipped bit is seen on read."""
-    return canonical_json({"body": body, "sha256": hashlib.sha256(canonical_json(body)).hexdigest()})
+def require_root(root: str) -> None:
+    """Raises UserError for what can be no store's root; looks at nothing."""
+    if root.startswith(REMOTE_SCHEMES):
+        return
+    fix = "give a directory, or a bucket this machine's credentials can write (run.store, --store)"
+    if "://" in root:
+        problem = (
+            f"a store is a local directory or one of {', '.join(REMOTE_SCHEMES)}; found {root.partition(':')[0]}://"
+        )
+        raise UserError(problem, where="run.store", fix=fix)
+    if not root.strip() or "\0" in root:
+        raise UserError(f"{root!r} is no directory", where="run.store", fix=fix)
 
 
-def unseal(raw: bytes) -> dict[str, Any] | None:
-    """The body, or None where the document is not what was sealed."""
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        document = json.loads(raw)
-        body = document["body"]
-        sealed = document["sha256"] == hashlib.sha256(canonical_json(body)).hexdigest()
-    except (ValueError, KeyError, TypeError):
-        return None
-    return cast("dict[str, Any]", body) if sealed else None
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Store:
@@ -89,28 +95,29 @@ class Store:
         self.root = root
         self.local: Path | None = None if root.startswith(REMOTE_SCHEMES) else Path(root).expanduser().absolute()
         self._verified: set[str] = set()
+        self._durable: set[Path] = set()  # directories whose own entry is known to be on the disk
         self._lock = threading.Lock()
-        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+        self._downloads: Path | None = None
         self.backend = backend or self._open()
 
     def _open(self) -> ObjectStore:
         if self.local is None:
             plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
             retry = {"max_retries": 8, "retry_timeout": timedelta(seconds=120)}  # obstore's backoff is jittered
-            opened: ObjectStore = from_url(self.root, retry_config=retry, client_options={"allow_http": plain})  # type: ignore[call-overload]
-            return opened
-        if "://" in self.root:
-            raise UserError(
-                f"a store is a local directory or one of {', '.join(REMOTE_SCHEMES)}; found {self.root.split(':')[0]}://",
-                where="run.store",
-                fix="give a directory, or a bucket this machine's credentials can write",
-            )
+            options: dict[str, Any] = {"retry_config": retry, "client_options": {"allow_http": plain}}
+            try:
+                return from_url(self.root, **options)
+            except (BaseError, ValueError) as error:
+                problem = str(error).split("\n\nDebug source:")[0]
+                fix = "give a bucket, such as s3://bucket/prefix, and the account's settings in the environment"
+                raise UserError(f"{self.root!r} is no store: {problem}", where="run.store", fix=fix) from error
+        require_root(self.root)
         try:
             self.local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreRefused(
-                f"the store's directory cannot be made: {error.strerror}", where=str(self.local), fix="see run.store"
-            ) from error
+            problem = f"the store's directory cannot be made: {error.strerror}"
+            fix = "give a directory that is there, or can be made (run.store, --store)"
+            raise StoreRefused(problem, where=str(self.local), fix=fix) from error
         return cast("ObjectStore", LocalStore(self.local))
 
     def _explain(self, error: Exception, key: str) -> StoreError:
@@ -121,8 +128,6 @@ class Store:
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
             return StoreRefused(text, where=f"{self.root}: {key}", fix="check the credentials and the bucket's policy")
         return StoreError(text, where=f"{self.root}: {key}", fix="run it again; what is done is kept")
-
-    # --- bytes -----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -156,12 +161,15 @@ class Store:
     def _sync(self, key: str) -> None:
         if self.local is None:
             return
-        for path in (self.local / key, (self.local / key).parent):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        path = self.local / key
+        _fsync(path)
+        made: list[Path] = []
+        for directory in path.parents:
+            _fsync(directory)
+            if directory == self.local or directory in self._durable:
+                break
+            made.append(directory)  # perhaps for this file: it lasts once its parent is synced, which is next
+        self._durable.update(made)
 
     def size(self, key: str) -> int | None:
         try:
@@ -206,23 +214,21 @@ class Store:
         else:
             with self._lock:
                 if self._downloads is None:
-                    self._downloads = tempfile.TemporaryDirectory(prefix="augmill-objects-")
-            path = Path(self._downloads.name) / sha256
+                    self._downloads = Path(tempfile.mkdtemp(prefix="augmill-objects-"))
+                    weakref.finalize(self, shutil.rmtree, self._downloads, ignore_errors=True)
+            path = self._downloads / sha256
             if not path.exists():
                 self._download(key, path)
         if sha256 in self._verified and path.exists():
             return path
+        where, fix = f"{self.root}: {key}", "run it again: it is made anew"
         if not path.exists():
-            raise CorruptObject("the object is gone", where=f"{self.root}: {key}", fix="run it again: it is made anew")
+            raise CorruptObject("the object is gone", where=where, fix=fix)
         if path.stat().st_size != size or hash_file(path) != sha256:
             self.move_aside(key)
             if self.local is None:
                 path.unlink()
-            raise CorruptObject(
-                "the checksum is wrong; the object was moved aside",
-                where=f"{self.root}: {key}",
-                fix="run it again: it is made anew",
-            )
+            raise CorruptObject("the checksum is wrong; the object was moved aside", where=where, fix=fix)
         self._verified.add(sha256)
         return path
 

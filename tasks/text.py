@@ -16,16 +16,17 @@ def canonical(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """NFKC, case and punctuation folded away: what a reader would call the same sentence."""
-    return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    """NFKC, case and punctuation folded away: what a reader would call the same sentence. Joined fields stay apart."""
+    parts = [_NOT_WORD.sub(" ", unicodedata.normalize("NFKC", part).casefold()).strip() for part in text.split("\x1f")]
+    return "\x1f".join(parts) if any(parts) else ""
 
 
 NORMALISATIONS: dict[str, Callable[[str], str]] = {"canonical": canonical, "fold": fold}
 
 
 def join_fields(texts: Iterable[str | None]) -> str:
-    """The text columns of one row as one string, for hashing and comparing (U+001F between them)."""
-    return "\x1f".join(text or "" for text in texts)
+    """The text columns of one row as one string, for hashing and comparing (U+001F between them, and nowhere else)."""
+    return "\x1f".join((text or "").replace("\x1f", " ") for text in texts)
 
 
 def shingles(text: str, size: int = 5) -> set[str]:
@@ -36,7 +37,7 @@ def shingles(text: str, size: int = 5) -> set[str]:
     return {folded[start : start + size] for start in range(len(folded) - size + 1)}
 
 
-_UNSPACED = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # kana, CJK ideographs; no Hangul
 
 
 def is_unspaced(texts: Iterable[str]) -> bool:

@@ -22,18 +22,35 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from augmill.tasks.contracts import Artifact, AugmillError, DeadlineExceeded, WorkerDied, WorldError
+from augmill.tasks.contracts import (
+    Artifact,
+    AugmillError,
+    DataError,
+    DeadlineExceeded,
+    LedgerError,
+    StoreRefused,
+    UserError,
+    WorkerDied,
+    WorldError,
+    world_error,
+)
 
 _LOG = logging.getLogger("augmill.workers")
 GRACE_SECONDS = 5.0
 
 
 class WorkerFailed(AugmillError):
-    """The shard's own code raised: a defect, or data that a generator cannot take. Trying again would not help."""
+    """The shard's own code raised what nobody foresaw: a defect. Trying again would not help."""
 
 
 class WorkerWorldError(WorldError):
     """The shard met a cause that can pass (store, memory); it may be tried again."""
+
+
+# What a worker may end with for good, by name: its exit code is that of the same error in this process.
+_NOT_RETRIED: dict[str, type[AugmillError]] = {
+    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, LedgerError)
+}
 
 
 def _environment(threads: int, device: str) -> dict[str, str]:
@@ -136,8 +153,9 @@ class WorkerPool:
             self.closed = True
             workers = list(self.started)
         for worker in workers:
-            if kill:
-                worker.kill()
+            if kill:  # the connection is left to the thread that waits on it, which sees its end
+                worker.process.kill()
+                worker.process.wait()
             else:
                 worker.stop()
 
@@ -145,8 +163,11 @@ class WorkerPool:
 def _unpack(answer: dict[str, Any]) -> tuple[Artifact, bool]:
     if "artifact" in answer:
         return Artifact.from_json(answer["artifact"]), bool(answer["reused"])
-    kind = WorkerWorldError if answer["retryable"] else WorkerFailed
-    raise kind(answer["problem"], where=answer["where"], fix=answer["fix"])
+    kind = WorkerWorldError if answer["retryable"] else _NOT_RETRIED.get(answer["kind"], WorkerFailed)
+    error = kind(answer["problem"], where=answer["where"], fix=answer["fix"])
+    if answer["trace"]:
+        error.add_note(answer["trace"])  # shown with --debug only
+    raise error
 
 
 @contextmanager
@@ -193,13 +214,22 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     try:
         artifact, reused = run_job(job)
     except AugmillError as error:
-        return {"retryable": error.retryable, "problem": error.problem, "where": error.where, "fix": error.fix}
-    except MemoryError as error:
-        return {"retryable": True, "problem": f"out of memory: {error}", "where": "shard", "fix": "use smaller shards"}
+        return _answer(error)
+    except (OSError, MemoryError) as error:
+        return _answer(world_error(error))
     except Exception as error:  # noqa: BLE001 - the process boundary: the parent raises it again, with its traceback
-        trace = traceback.format_exc(limit=-4)
-        return {"retryable": False, "problem": f"{type(error).__name__}: {error}", "where": "shard", "fix": trace}
+        problem, again = (
+            f"a defect of Augmill: {type(error).__name__}: {error}",
+            "run it again with --debug and report it",
+        )
+        return _answer(WorkerFailed(problem, where="worker", fix=again), traceback.format_exc())
     return {"artifact": artifact.to_json(), "reused": reused}
+
+
+def _answer(error: AugmillError, trace: str = "") -> dict[str, Any]:
+    known = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _NOT_RETRIED), "")
+    said = {"problem": error.problem, "where": error.where, "fix": error.fix}
+    return {"retryable": error.retryable, "kind": known, "trace": trace, **said}
 
 
 def serve(descriptor: int, parent: int) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from typing import Annotated, Any, NoReturn
+import traceback
+from typing import Annotated, NoReturn
 
 import typer
 
 from augmill.flows.cli import check, init, judge, releases, run, schema
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.contracts import AugmillError, UserError, world_error
 
 app = typer.Typer(
     name="augmill",
     help="Data augmentation on a schedule, published only where it is proven to help.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -24,51 +25,92 @@ for module in (run, init, check, judge, releases, schema):
     module.register(app)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        sys.stdout.write(f"augmill {importlib.metadata.version('augmill')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand behind a command too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    if debug:
-        os.environ["AUGMILL_DEBUG"] = "1"
-
-
-def _fail(problem: dict[str, Any], text: str, code: int) -> NoReturn:
-    sys.stderr.write(f"{text}\n")
-    sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    """``main`` has taken ``--debug`` out already, wherever it stood."""
 
 
 def main() -> NoReturn:
-    """Runs a command and turns every error of ours into one message and its documented exit code."""
+    """Runs a command and turns every error into one message, one line of JSON and its documented exit code."""
+    from augmill.flows.orchestrate import interruptible
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        code = app(standalone_mode=False)
-    except AugmillError as error:
-        if os.environ.get("AUGMILL_DEBUG"):
-            raise
-        problem = {"outcome": "error", "kind": type(error).__name__, "reason": error.problem, "where": error.where}
-        _fail(problem | {"next": error.fix}, f"Error: {error}", error.exit_code)
+        with interruptible():
+            _invoke(arguments or ["--help"])
+            sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
-        _interrupted(interrupt)
-    except RuntimeError as error:  # typer's Abort, made of the KeyboardInterrupt that a command raised
-        if not isinstance(error.__cause__, KeyboardInterrupt):
-            raise
-        _interrupted(error.__cause__)
-    except Exception as error:
-        # A wrong option or argument: typer's own errors know how to show themselves.
-        show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
-        if show is None or code is None:
-            raise
-        show()
-        sys.exit(code)
-    sys.exit(code if isinstance(code, int) else 0)
+        _interrupted(interrupt, arguments)
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
+    except BrokenPipeError:
+        # Whoever read stdout (`| head`) has seen enough: ends as typer does, and tries nothing again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong becomes a message
+        if debug:
+            traceback.print_exc()
+        _fail(error, arguments)
+    sys.exit(0)
 
 
-def _interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+def _invoke(arguments: list[str]) -> None:
+    """Parses and runs; past typer's own ``main``, which makes an exit code of a KeyboardInterrupt and drops the rest."""
+    command = typer.main.get_command(app)
+    with command.make_context("augmill", arguments) as context:
+        command.invoke(context)
+
+
+def _fail(error: Exception, arguments: list[str]) -> NoReturn:
+    known = error if isinstance(error, AugmillError) else _explained(error, arguments)
+    kind = type(known).__name__ if type(known) is not AugmillError else "Defect"
+    problem = {"outcome": "error", "kind": kind, "reason": known.problem, "where": known.where, "next": known.fix}
+    sys.stderr.write(f"Error: {known}\n")
+    sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(known.exit_code)
+
+
+def _explained(error: Exception, arguments: list[str]) -> AugmillError:
+    """What is not of our own tree: a wrong option or argument, a full disk, or a defect."""
+    if (message := getattr(error, "format_message", None)) is not None:  # typer's own errors
+        context = getattr(error, "ctx", None)
+        where = "augmill" if context is None else context.command_path
+        return UserError(message() or "no command", where=where, fix=f"`{where} --help` shows what there is")
+    if isinstance(error, OSError | MemoryError):
+        return world_error(error)
+    return AugmillError(
+        f"a defect of Augmill: {type(error).__name__}: {str(error)[:500]}",
+        where=_command(arguments),
+        fix="run it again with --debug and report what it shows; no release was changed",
+    )
+
+
+def _command(arguments: list[str]) -> str:
+    return shlex.join(["augmill", *arguments])
+
+
+def _interrupted(interrupt: KeyboardInterrupt, arguments: list[str]) -> NoReturn:
     from augmill.flows.orchestrate import Terminated, leave
 
-    command = " ".join(sys.argv[1:])
-    sys.stderr.write(f"\nInterrupted. What is finished is kept: `augmill {command}` goes on from there.\n")
-    sys.stdout.write(json.dumps({"outcome": "interrupted", "next": f"augmill {command}"}) + "\n")
+    again = _command(arguments)
+    kept = "What is finished is kept: " if "run" in arguments else ""
+    goes = "goes on from there" if kept else "does it all"
+    sys.stderr.write(f"\nInterrupted. {kept}`{again}` {goes}.\n")
+    sys.stdout.write(json.dumps({"outcome": "interrupted", "next": again}, ensure_ascii=False) + "\n")
     leave(143 if isinstance(interrupt, Terminated) else 130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -116,14 +115,14 @@ def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], labe
     """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
     from augmill.flows.cli.schema import yaml_text
     from augmill.tasks.contracts import DataError, UserError
+    from augmill.tasks.refusals import nearest
     from augmill.tasks.sources import guess_columns, read_schema, sample_rows
 
     names = read_schema(file, source)
     for given in [*texts, *([label] if label else [])]:
         if given not in names:
-            close = difflib.get_close_matches(given, names, n=1, cutoff=0.3)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:20])}"
-            raise UserError(f"there is no column {given!r}; {hint}", where=file.name, fix="correct --text or --label")
+            problem = f"there is no column {given!r}; {nearest(given, names)}"
+            raise UserError(problem, where=file.name, fix="correct --text or --label")
     if not sample_rows(file, source, 1):
         raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
     guess = guess_columns(file, source)

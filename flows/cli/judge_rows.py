@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from augmill.tasks.contracts import STRATUM, DataError, UserError, real_schema
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse, Settle, Splits, Target
+from augmill.tasks.refusals import nearest
 from augmill.tasks.rows import class_counts, texts_of
 from augmill.tasks.similarity import NearIndex, near_duplicate_groups
 from augmill.tasks.sources import SourceOptions, guess_columns, list_files, read_schema
@@ -91,10 +91,8 @@ def _columns(
     names = read_schema(files[0], source)
     for given in [*text, *([label] if label else [])]:
         if given not in names:
-            close = difflib.get_close_matches(given, names, n=1, cutoff=0.3)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:20])}"
             raise UserError(
-                f"there is no column {given!r}; {hint}",
+                f"there is no column {given!r}; {nearest(given, names)}",
                 where=f"{files[0].name} ({option})",
                 fix="give --real, --synthetic and --validation the same column names",
             )

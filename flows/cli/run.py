@@ -37,7 +37,8 @@ def run(
 
     codes = parse_exit_codes(exit_code)
     if orchestrator not in (None, "prefect", "none"):
-        raise UserError(f"an orchestrator is prefect or none; found {orchestrator!r}", where="--orchestrator")
+        problem = f"an orchestrator is prefect or none; found {orchestrator!r}"
+        raise UserError(problem, where="--orchestrator", fix="give one of the two")
     loaded = load_recipe(recipe, store=store)
     command = f"augmill run {recipe.name}" + (f" --as-of {as_of}" if as_of else "")
     result = run_recipe(

@@ -77,7 +77,7 @@ def reference() -> str:
     from augmill.tasks.trainers import TRAINERS
 
     hints = typing.get_type_hints(Recipe)
-    sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    sections: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     helps = {item.name: item.metadata["help"] for item in dataclasses.fields(Recipe)}
     out = [INTRODUCTION, "## Top level\n", _top(Recipe, sections)]
     for name, kind in sections.items():

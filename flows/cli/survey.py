@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -10,10 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from augmill.tasks.contracts import Artifact, UserError
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.refusals import require_fit
 from augmill.tasks.stage import Event, Site, fetch
-from augmill.tasks.store import REMOTE_SCHEMES, Store
+from augmill.tasks.store import REMOTE_SCHEMES, Store, require_root
 
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
 FURTHER = 1.0  # points beyond the bar, for "how many rows would it take"
@@ -25,16 +27,18 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
     Raises as ingest and split do, and what a run would raise only hours later: a column, a focus label or a prefix
     that does not fit, a generator's file that cannot be used.
     """
+    for choice in recipe.generators:
+        choice.build().preflight()
     events: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="augmill-check-") as directory:
         site = Site(Store(directory), threads=recipe.run.threads, observe=events.append)
         files = _files(recipe)
         ingested, split = _read(recipe, site, as_of)
         source = _json(site, ingested, "summary.json")
+        names = pq.read_schema(fetch(site.store, ingested, "source.parquet")).names
         summary = _json(site, split, "summary.json")
+        require_fit(recipe.publish, recipe.gate.focus, names, list(summary["classes"]["validation"]))
         fitted = _fit_what_trains_nothing(recipe, site, split)
-    held_out = summary["classes"]["validation"]
-    _require_focus(recipe, held_out)
     asked = plan_facts(recipe, summary["classes"]["train"])
     return {
         "dataset": recipe.dataset,
@@ -62,21 +66,10 @@ def _files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact]:
-    from augmill.tasks.ingest import ingest, prepare_ingest, require_columns
-    from augmill.tasks.sources import scan_schema
+    from augmill.tasks.ingest import ingest, prepare_ingest
     from augmill.tasks.split import prepare_split, split
 
     config = prepare_ingest(recipe)
-    names = scan_schema(config.handles, config.source).names
-    where = config.handles[0].name if len(config.handles) == 1 else recipe.source.path
-    require_columns(recipe, names, where)
-    prefix = recipe.publish.prefix
-    if clash := next((name for name in names if name.startswith(prefix)), None):
-        raise UserError(
-            f"the source's column {clash!r} begins with the prefix {prefix!r} of the added columns",
-            where="publish.prefix",
-            fix="choose another prefix, such as `syn_`",
-        )
     ingested = ingest(site, config)
     return ingested, split(site, prepare_split(recipe, as_of), ingested)
 
@@ -93,19 +86,12 @@ def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> lis
     return [choice.use for choice in quick]
 
 
-def _require_focus(recipe: Recipe, held_out: dict[str, int]) -> None:
-    missing = next((label for label in recipe.gate.focus if label not in held_out), None)
-    if missing is not None:
-        close = difflib.get_close_matches(missing, held_out, n=1, cutoff=0.3)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(list(held_out)[:20])}"
-        raise UserError(f"no validation row is labelled {missing!r}; {hint}", where="gate.focus", fix="correct it")
-
-
 def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
     """Where the store is and what is current in it; a store on a local disk is looked at, never made."""
     from augmill.tasks.log import read_log
 
     root = recipe.run.store
+    require_root(root)
     if root.startswith(REMOTE_SCHEMES):
         return {"root": root, "state": "in an object store, not looked at", "current": None}
     path = Path(root).expanduser().absolute()

@@ -23,8 +23,9 @@ Operation = Literal["synonym", "insert", "swap", "delete", "punctuation"]
 Token = tuple[str, str, str]  # punctuation before, word, punctuation (and, in Chinese, white space) after
 MARKS = (".", ";", "?", ":", "!", ",")  # AEDA's six
 MAX_EDITS = 256  # a text of 10 MB would otherwise ask for 160,000 edits
-_IDEOGRAPH = re.compile("[぀-ヿ㐀-鿿豈-﫿]")
-_UNSPACED_TOKEN = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]\s*|[^\s぀-ヿ㐀-鿿豈-﫿]+\s*")
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and CJK ideographs; no Hangul, which has spaces
+_IDEOGRAPH = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_TOKEN = re.compile(rf"[{_UNSPACED}]\s*|[^\s{_UNSPACED}]+\s*")
 
 
 @dataclass(frozen=True)

@@ -128,15 +128,24 @@ def decode(
             tokens[live, step] = chosen
             ends[live] += chosen == grammar.end
             alive = ends[live] < grammar.fields
-            count = int(alive.sum())
-            if count == 0:
+            if not alive.any():
                 break
-            if _tiles(count) < len(live):
-                kept = torch.argsort(~alive, stable=True)[: _tiles(count)]
-                live, chosen = live[kept], chosen[kept]
-                past.batch_select_indices(kept)
-            ids = chosen[:, None]
+            live, ids = _drop_finished(live, chosen, alive, past)
     return tokens[:rows].cpu().numpy(), (ends[:rows] >= grammar.fields).cpu().numpy()
+
+
+def _drop_finished(
+    live: torch.Tensor, chosen: torch.Tensor, alive: torch.Tensor, past: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that stay, in whole tiles, and the next token of each; ``past`` is cut to them in place."""
+    import torch
+
+    size = _tiles(int(alive.sum()))
+    if size < len(live):
+        kept = torch.argsort(~alive, stable=True)[:size]
+        live, chosen = live[kept], chosen[kept]
+        past.batch_select_indices(kept)
+    return live, chosen[:, None]
 
 
 def _tiles(rows: int) -> int:

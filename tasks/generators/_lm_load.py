@@ -123,7 +123,7 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
         raise WorldError(f"the download failed: {error}", where=where, fix="run again later") from error
 
 
-def _check_files(path: Path, allow_pickle: bool) -> bool:
+def check_files(path: Path, allow_pickle: bool) -> bool:
     """Whether the weights are safetensors. Raises UserError where the directory holds no loadable model."""
     where = f"model {path}"
     if not (path / "config.json").is_file():
@@ -153,7 +153,7 @@ def load_pretrained(path: Path, *, trust_remote_code: bool, allow_pickle: bool) 
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    safe = _check_files(path, allow_pickle)
+    safe = check_files(path, allow_pickle)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         model, report = AutoModelForCausalLM.from_pretrained(

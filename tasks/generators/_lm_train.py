@@ -89,7 +89,6 @@ def train(
     weights are kept, and ``patience`` epochs without a better one end the training. Without select rows all steps are
     taken and the last weights stay. Returns the record of the training: steps, losses by epoch.
     """
-    import torch
 
     optimiser = _optimiser(model, schedule)
     record: dict[str, Any] = {"steps": 0, "train_loss": [], "select_loss": []}
@@ -100,14 +99,8 @@ def train(
         losses = []
         for batch in _batches(rows, schedule.batch_size, rng):
             check_time()
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.learning_rate * _rate(record["steps"], schedule.steps)
-            loss = _loss(model, batch, prompt)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            losses.append(float(loss.detach()))
+            rate = schedule.learning_rate * _rate(record["steps"], schedule.steps)
+            losses.append(_step(model, optimiser, batch, prompt, rate))
             record["steps"] += 1
             if record["steps"] >= schedule.steps:
                 break
@@ -124,6 +117,20 @@ def train(
         model.load_state_dict(best)
     model.eval()
     return record
+
+
+def _step(model: Any, optimiser: Any, batch: list[list[int]], prompt: int, rate: float) -> float:
+    """One step of the optimiser; the loss before it."""
+    import torch
+
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    loss = _loss(model, batch, prompt)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    return float(loss.detach())
 
 
 def evaluate(model: Any, rows: list[list[int]], prompt: int, batch_size: int) -> float:

@@ -36,6 +36,7 @@ from augmill.tasks.generators._lm_load import (
     Pretrained,
     add_tokens,
     banned_tokens,
+    check_files,
     find_model,
     load_fitted,
     load_pretrained,
@@ -130,6 +131,16 @@ class CausalLM(Generator):
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+
+    def preflight(self) -> None:
+        """Looks for a model's files where its name is a local directory; a hub is not asked."""
+        options: CausalLMOptions = self.options
+        path = Path(options.model).expanduser()
+        if options.model != SCRATCH and (path.exists() or not options.revision):
+            trust, pickle = options.trust_remote_code, options.allow_pickle
+            check_files(
+                find_model(options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle), pickle
+            )
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """Writes model.safetensors, config.json, tokenizer.json and lm.json (label tokens, bounds, losses).
@@ -265,9 +276,8 @@ class CausalLM(Generator):
         with torch_threads(1) if on_cpu else nullcontext(), ThreadPoolExecutor(lanes) as pool:
             done = list(pool.map(run, parts))
         empty = (np.zeros((0, plan["max_new_tokens"]), dtype=np.int64), np.zeros(0, dtype=np.bool_))
-        return np.concatenate([empty[0], *(part[0] for part in done)]), np.concatenate(
-            [empty[1], *(part[1] for part in done)]
-        )
+        tokens, whole = zip(empty, *done, strict=True)
+        return np.concatenate(tokens), np.concatenate(whole)
 
 
 def _seed(seed: int) -> int:

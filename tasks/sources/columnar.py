@@ -22,6 +22,7 @@ from .storage import open_bytes, reaching
 class Parquet(Reader):
     """Every cell that is text is checked: Parquet promises UTF-8, and some writers do not keep the promise."""
 
+    VERSION = 1
     noun = "row"
 
     def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:

@@ -74,6 +74,7 @@ class _Lines:
 class Delimited(Reader):
     """Cells are strings, null where empty; blank lines are skipped; the header must name every column once."""
 
+    VERSION = 1
     noun = "line"
 
     def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:

@@ -80,6 +80,7 @@ class Seen:
 class JsonLines(Reader):
     """Blank lines are skipped."""
 
+    VERSION = 1
     noun = "line"
 
     def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:

@@ -107,6 +107,7 @@ class Batch:
 class Reader(ABC):
     """Reads one format. A new format is a subclass and a line in ``SOURCES``, ``Format`` and ``files.FORMATS``."""
 
+    VERSION: ClassVar[int]  # counts up whenever the same file gives other rows
     noun: ClassVar[str]  # "line" or "row"
 
     @abstractmethod

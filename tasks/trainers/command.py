@@ -60,8 +60,8 @@ class CommandOptions:
             raise ValueError(f"trainer.command: expected {{{missing[0]}}} in the command, found {self.command!r}")
         if unknown := sorted(found - set(PLACEHOLDERS)):
             raise ValueError(f"trainer.command: {{{unknown[0]}}} is none of {', '.join(PLACEHOLDERS)}")
-        if not self.timeout > 0:
-            raise ValueError(f"trainer.timeout: expected seconds above 0, found {self.timeout}")
+        if not 0 < self.timeout <= 604_800:
+            raise ValueError(f"trainer.timeout: expected seconds above 0, at most a week, found {self.timeout}")
 
 
 class CommandTrainer(Trainer):

@@ -8,6 +8,7 @@ lie in the first columns, so that the arms without synthetic rows fit on a small
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,12 +45,12 @@ class TfidfOptions:
     )
 
     def __post_init__(self) -> None:
-        if not self.cs or any(not c > 0 for c in self.cs):
+        if not self.cs or any(not 0 < c < math.inf for c in self.cs):
             raise ValueError(f"trainer.tfidf.cs: expected positive numbers, found {self.cs}")
-        if self.folds < 2:
-            raise ValueError(f"trainer.tfidf.folds: expected at least 2, found {self.folds}")
-        if self.threads < 0:
-            raise ValueError(f"trainer.tfidf.threads: expected 0 or more, found {self.threads}")
+        if not 2 <= self.folds <= 20:
+            raise ValueError(f"trainer.tfidf.folds: expected 2 to 20, found {self.folds}")
+        if not 0 <= self.threads <= 256:
+            raise ValueError(f"trainer.tfidf.threads: expected 0 to 256, found {self.threads}")
 
 
 @dataclass(frozen=True)

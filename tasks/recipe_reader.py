@@ -1,0 +1,189 @@
+"""Reads sections of a recipe strictly; every mistake becomes a sentence with its line and the nearest known key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+import typing
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Generator, UserError
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.recipe_yaml import Lines
+from augmill.tasks.trainers import TRAINERS
+
+
+@dataclass(frozen=True)
+class GeneratorChoice:
+    """One generator of the recipe, its share of each class's target, and its own options."""
+
+    use: str
+    share: float
+    options: Any
+
+    def build(self) -> Generator:
+        return GENERATORS[self.use](self.options)
+
+
+@dataclass(frozen=True)
+class TrainerChoice:
+    """What judges the rows, and its options."""
+
+    use: str
+    options: Any
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Validates strictly, refusing unknown keys, in every dataclass below ``kind``."""
+    hashable: Hashable = kind
+    return _adapter(hashable)
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    for part in _dataclasses(kind, set()):
+        part.__pydantic_config__ = {"extra": "forbid", "strict": True}
+    return TypeAdapter(kind)
+
+
+def _dataclasses(kind: Any, seen: set[Any]) -> set[Any]:
+    if dataclasses.is_dataclass(kind) and kind not in seen:
+        seen.add(kind)
+        for hint in typing.get_type_hints(kind).values():
+            _dataclasses(hint, seen)
+    for argument in typing.get_args(kind):
+        _dataclasses(argument, seen)
+    return seen
+
+
+def _known_keys(kind: Any, location: tuple[str | int, ...]) -> list[str]:
+    for part in location:
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        kind = hints.get(str(part), kind)
+    return [item.name for item in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+class Reader:
+    """Validates parts of one document and turns every pydantic error into a sentence with its line."""
+
+    def __init__(self, path: str, lines: Lines) -> None:
+        self.path, self.lines = path, lines
+
+    def fail(self, problem: str, location: tuple[str | int, ...], fix: str = "") -> UserError:
+        name = ".".join(str(part) for part in location)
+        where = f"{self.path} line {self.lines.of(location)}" + (f" ({name})" if name else "")
+        return UserError(problem, where=where, fix=fix or "see docs/recipe.md, or `augmill schema`")
+
+    def read(self, kind: Any, value: Any, location: tuple[str | int, ...]) -> Any:
+        if not isinstance(value, dict):
+            found = json.dumps(value, default=str, ensure_ascii=False)[:80]
+            raise self.fail(f"expected a section with keys; found {found}", location)
+        try:
+            # Through JSON, because strict validation of Python values would refuse a list where a tuple stands.
+            return adapter(kind).validate_json(json.dumps(value, default=str))
+        except ValidationError as error:
+            raise self._explain(kind, error, location) from error
+
+    def _explain(self, kind: Any, error: ValidationError, location: tuple[str | int, ...]) -> UserError:
+        """The first of pydantic's complaints; all it says of that one key, which may be of several types."""
+        errors = error.errors(include_url=False, include_context=False)
+        first, at = errors[0], _place(errors[0]["loc"])
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "no_such_attribute"):
+            known = _known_keys(kind, at[:-1])
+            return self.fail(f"unknown key {str(at[-1])!r}; {_nearest(str(at[-1]), known)}", (*location, *at))
+        if first["type"].startswith("missing"):
+            return self.fail(f"{at[-1]!r} is missing", (*location, *at))
+        if first["type"] == "value_error":
+            return self._out_of_bounds(first["msg"].removeprefix("Value error, "), first["input"], (*location, *at))
+        said = dict.fromkeys(_expected(other["msg"]) for other in errors if _place(other["loc"]) == at)
+        found = json.dumps(first["input"], default=str, ensure_ascii=False)[:80]
+        return self.fail(f"expected {' or '.join(said)}; found {found}", (*location, *at))
+
+    def _out_of_bounds(self, message: str, section: Any, location: tuple[str | int, ...]) -> UserError:
+        """What a section says of its own values: ``key: what was expected``. The line is the key's where there is one."""
+        key, colon, rest = message.partition(": ")
+        key = key.rsplit(".", 1)[-1]
+        if not colon or not isinstance(section, dict) or key not in section:
+            return self.fail(message, location)
+        found = json.dumps(section[key], default=str, ensure_ascii=False)[:80]
+        return self.fail(rest if "found" in rest else f"{rest}; found {found}", (*location, key))
+
+    def generators(self, value: Any) -> tuple[GeneratorChoice, ...]:
+        at: tuple[str | int, ...] = ("generators",)
+        if not isinstance(value, list) or not value:
+            raise self.fail("expected a list of at least one generator", at, f"known: {', '.join(GENERATORS)}")
+        chosen = []
+        for index, entry in enumerate(value):
+            if not isinstance(entry, dict) or not isinstance(entry.get("use"), str):
+                raise self.fail(
+                    "each generator is a section with `use: NAME`", (*at, index), f"known: {', '.join(GENERATORS)}"
+                )
+            rest = {key: part for key, part in entry.items() if key not in ("use", "share")}
+            if entry["use"] not in GENERATORS:
+                problem = f"there is no generator {entry['use']!r}; {_nearest(entry['use'], list(GENERATORS))}"
+                raise self.fail(problem, (*at, index, "use"))
+            share = entry.get("share", 1.0)
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1e6:
+                raise self.fail(f"share: a positive number; found {share!r}", (*at, index, "share"))
+            options = self.read(GENERATORS[entry["use"]].Options, rest, (*at, index))
+            chosen.append(GeneratorChoice(entry["use"], float(share), options))
+        names = [choice.use for choice in chosen]
+        if len(set(names)) < len(names):
+            raise self.fail("a generator stands twice", at, "give each once, with a share")
+        return tuple(chosen)
+
+    def trainer(self, value: Any) -> TrainerChoice:
+        if isinstance(value, str):
+            value = {"use": value}
+        if not isinstance(value, dict):
+            raise self.fail("expected `use: NAME` or `command: ...`", ("trainer",), f"known: {', '.join(TRAINERS)}")
+        name = value.get("use", "command" if "command" in value else "tfidf")
+        if name not in TRAINERS:
+            raise self.fail(f"there is no trainer {name!r}; {_nearest(str(name), list(TRAINERS))}", ("trainer", "use"))
+        rest = {key: part for key, part in value.items() if key != "use"}
+        return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))
+
+    def checks(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.fail("expected a section of checks by name", ("checks",), f"known: {', '.join(CHECKS)}")
+        for name in value:
+            if name not in CHECKS:
+                raise self.fail(f"there is no check {name!r}; {_nearest(str(name), list(CHECKS))}", ("checks", name))
+        given = {name: value.get(name, {}) for name in CHECKS}
+        return {
+            name: self.read(CHECKS[name].Options, part or {}, ("checks", name))
+            for name, part in given.items()
+            if part is not False
+        }
+
+
+def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The keys of the recipe in one of pydantic's locations."""
+    return tuple(part for part in location if not (isinstance(part, str) and _is_type_tag(part)))
+
+
+def _expected(message: str) -> str:
+    """``Input should be a valid integer`` in a reader's words: ``an integer``."""
+    said = message.removeprefix("Input should be ").replace("a valid ", "a ")
+    known = {"an object": "a section with keys", "a integer": "an integer", "a string": "text", "a array": "a list"}
+    return known.get(said, said)
+
+
+def _is_type_tag(part: str) -> bool:
+    """pydantic names the branch of a union it tried; that is no key of the recipe."""
+    return part == "[key]" or bool(
+        re.fullmatch(r"str|int|bool|float|(tuple|list|dict|literal|constrained|function|json)[\[\-'].*", part)
+    )

@@ -1,0 +1,159 @@
+"""What is said of source rows and columns that cannot be used: how many, where the first stands, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from augmill.tasks.contracts import DataError, UnsoundSource, UserError
+from augmill.tasks.recipe_sections import Columns, Labels, Publish, Refuse
+from augmill.tasks.sources import SourceFile, SourceOptions, describe_file
+from augmill.tasks.sources.delimited import DELIMITERS
+
+SHOWN = 20  # column names in a message
+
+# What to do about most refused rows, by their reason; where none is named, to mend the source.
+REMEDIES = {
+    "ragged": "quote cells that hold the delimiter, or correct source.delimiter",
+    "bad_quoting": "pair the quotes, or set source.quote: none where they are plain text",
+    "bad_json": "write one JSON object a line, or correct source.format",
+    "not_an_object": "write one JSON object a line",
+    "invalid_encoding": "set source.encoding to what the file is written in, or auto",
+    "cell_too_long": "shorten those cells, or raise source.max_cell_bytes",
+    "too_long": "shorten those texts, or raise refuse.max_chars",
+    "no_text": "check columns.text, and fill the empty texts",
+    "no_label": "check columns.label, and fill the empty labels",
+    "fractional_label": "check columns.label: a label is a text, a whole number, or true or false",
+    "label_type": "check columns.label: a label is a text, a whole number, or true or false",
+    "unknown_label": "declare the labels (labels.declared), or add aliases (labels.aliases)",
+    "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
+    "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the texts",
+    "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
+    "no_id": "check columns.id: each row needs one; without it ids are made from the texts",
+}
+
+
+def nearest(name: str, present: Sequence[str]) -> str:
+    """``did you mean 'text'?``, whatever the case; what there is, where none is near."""
+    folded = {other.casefold(): other for other in reversed(present)}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    rest = f" and {len(present) - SHOWN:,} more" if len(present) > SHOWN else ""
+    return f"there are: {', '.join(present[:SHOWN])}{rest}"
+
+
+def require_columns(
+    columns: Columns, split: str | None, names: Sequence[str], file: SourceFile, how: SourceOptions
+) -> None:
+    """Raises UserError where the recipe names a column that no file has: with the nearest one, or the right delimiter."""
+    many = len(columns.texts) > 1
+    wanted: dict[str, str | None] = {f"columns.text{[at] if many else ''}": n for at, n in enumerate(columns.texts)}
+    wanted |= {"columns.label": columns.label, "columns.id": columns.id, "columns.group": columns.group}
+    wanted |= {"columns.partition": columns.partition, "splits.column": split}
+    for key, name in wanted.items():
+        if name is None or name in names:
+            continue
+        fix = f"correct {key}"
+        if file.format == "csv" and len(names) == 1:
+            used = describe_file(file, how)["delimiter"]
+            other = next((mark for mark in DELIMITERS if mark != used and mark in names[0]), None)
+            instead = f" to {other!r}" if other else ""
+            fix = f"set source.delimiter{instead}: read with {used!r}, the file has one column only"
+        raise UserError(f"there is no column {name!r}; {nearest(name, names)}", where=f"{file.name} ({key})", fix=fix)
+
+
+def require_plain(columns: Columns, schema: pa.Schema) -> None:
+    """Raises DataError where texts or labels are lists, objects or bytes, or texts are numbers or dates.
+
+    Their JSON or bytes would be taken for words, and no generated text goes back into a column of numbers.
+    """
+    for name, key in (*((name, "columns.text") for name in columns.texts), (columns.label, "columns.label")):
+        field = schema.field(name)
+        kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
+        if kind != str(field.type) or pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+            raise DataError(
+                f"column {name!r} holds {kind}, not plain values", where=key, fix="give a column of plain values"
+            )
+        if key == "columns.text" and not _is_text(field.type):
+            raise DataError(f"column {name!r} holds {kind}, not text", where=key, fix="give a column of texts")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def require_fit(publish: Publish, focus: Sequence[str], names: Sequence[str], held_out: Sequence[str]) -> None:
+    """Raises UserError for what would fail only hours later: a copied column or focus label that is not there, a
+
+    prefix that is taken. ``names``: the source's columns; ``held_out``: the classes of validation rows.
+    """
+    for at, name in enumerate(publish.copy):
+        if name not in names:
+            problem = f"there is no column {name!r}; {nearest(name, names)}"
+            raise UserError(problem, where=f"publish.copy[{at}]", fix=f"correct publish.copy[{at}]")
+    if clash := next((name for name in names if name.startswith(publish.prefix)), None):
+        raise UserError(
+            f"the source's column {clash!r} begins with the prefix {publish.prefix!r} of the added columns",
+            where="publish.prefix",
+            fix="choose another prefix, such as `syn_`",
+        )
+    for label in focus:
+        if label not in held_out:
+            problem = f"no validation row is labelled {label!r}; {nearest(label, held_out)}"
+            raise UserError(problem, where="gate.focus", fix="correct gate.focus, or hold out rows of that class")
+
+
+def counted(refused: Sequence[dict[str, str]]) -> str:
+    """``no_label 3, ragged 1``, or ``no rows``."""
+    counts = Counter(item["reason"] for item in refused)
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items())) or "no rows"
+
+
+def _first(refused: Sequence[dict[str, str]]) -> str:
+    first = refused[0]
+    detail = f": {first['detail']}" if first["detail"] else ""
+    return f"{first['file']} {first['location']} ({first['reason']}{detail})"
+
+
+def _remedy(refused: Sequence[dict[str, str]]) -> str:
+    (reason, _), *_ = Counter(item["reason"] for item in refused).most_common(1)
+    return REMEDIES.get(reason, "mend the source")
+
+
+def no_usable_row(files: Sequence[SourceFile], names: Sequence[str], refused: Sequence[dict[str, str]]) -> DataError:
+    """Files without a row, or with refused ones only."""
+    if not refused:
+        where = files[0].name if len(files) == 1 else f"{len(files):,} files"
+        shown = ", ".join(names[:SHOWN])
+        return DataError(f"expected rows, found columns alone: {shown}", where=where, fix="give files with rows")
+    return DataError(
+        f"with this one, all {len(refused):,} rows are refused ({counted(refused)})",
+        where=_first(refused),
+        fix=_remedy(refused),
+    )
+
+
+def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, str]], read: int) -> None:
+    """Stops before any generation: DataError at an unknown label, UnsoundSource past the share of refused rows."""
+    unknown = [item for item in refused if item["reason"] == "unknown_label"]
+    if unknown and labels.unknown == "stop":
+        first = unknown[0]
+        raise DataError(
+            f"{first['detail']} is not among labels.declared ({len(unknown):,} such rows)",
+            where=f"{first['file']} {first['location']}",
+            fix="declare it, add an alias, or set labels.unknown",
+        )
+    faulty = [item for item in refused if item["reason"] != "retired_label"]
+    if len(faulty) > refuse.max_share * read:
+        raise UnsoundSource(
+            f"with this one, {len(faulty):,} of {read:,} rows are refused ({counted(faulty)}): more than refuse.max_share "
+            f"({refuse.max_share:g}) allows",
+            where=_first(faulty),
+            fix=f"{_remedy(faulty)}; or let more rows be left out (refuse.max_share)",
+        )

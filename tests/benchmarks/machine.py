@@ -1,0 +1,121 @@
+"""What the benchmarks share: the line that names the machine, and a meter of wall time and peak memory by stage."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from augmill.flows import progress
+
+EVERY = 0.05  # seconds between samples of memory
+LIBRARIES = ("numpy", "pyarrow", "polars", "scikit-learn", "great-expectations", "torch", "transformers")
+GIB = 2**30
+
+
+def machine_line() -> str:
+    """CPU, cores, memory, Python and libraries: without them a table means little."""
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        )
+        if Path("/proc/cpuinfo").exists()
+        else iter(()),
+        platform.processor() or platform.machine(),
+    )
+    memory = psutil.virtual_memory().total / GIB
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}; load {os.getloadavg()[0]:.1f} at the "
+        f"start; Python {platform.python_version()}, {versions}"
+    )
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclass
+class Reading:
+    """One stage: seconds of wall time; the most bytes that were resident while it ran."""
+
+    name: str
+    seconds: float
+    driver: int
+    workers: int
+
+
+class Meter:
+    """Samples the resident memory of this process and of the processes below it, from a thread of its own.
+
+    Pages that processes share count in each. What a stage leaves in memory counts in the next ones too.
+    """
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+        self._peak = (0, 0)
+        self._end = threading.Event()
+        self._me = psutil.Process()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Meter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        workers = 0
+        for child in self._me.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                workers += child.memory_info().rss
+        driver = self._me.memory_info().rss
+        self._peak = (max(self._peak[0], driver), max(self._peak[1], workers))
+
+    def _watch(self) -> None:
+        while not self._end.wait(EVERY):
+            self._sample()
+
+    @contextlib.contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        self._peak = (0, 0)
+        started = time.monotonic()
+        yield
+        self._sample()
+        self.readings.append(Reading(name, time.monotonic() - started, *self._peak))
+
+    def driver_peak(self) -> int:
+        return max(reading.driver for reading in self.readings)
+
+    def whole_peak(self) -> int:
+        """Of the driver and its workers together."""
+        return max(reading.driver + reading.workers for reading in self.readings)
+
+
+class MeteredProgress(progress.Progress):
+    """A run's own progress lines, each also a reading of the meter under the stage's name."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__(live=False)
+        self.meter = meter
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[progress.Stage]:
+        with self.meter.measure(name), super().stage(name, total, unit) as shown:
+            yield shown

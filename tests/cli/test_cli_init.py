@@ -1,0 +1,115 @@
+"""``augmill init``: a first recipe that ``check`` accepts, whatever the format; nothing is written over, or half written."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from chain import write_rows
+from commands import augmill, fingerprint, refused
+
+from augmill.tasks.recipe import load_recipe
+
+
+def rows(directory: Path, count: int = 120) -> list[dict[str, Any]]:
+    with write_rows(directory / "made.csv", count).open(newline="") as stream:
+        found = list(csv.DictReader(stream))
+    (directory / "made.csv").unlink()
+    return [{"ticket_id": f"t{at}", "body": row["text"], "queue": row["label"]} for at, row in enumerate(found)]
+
+
+def write(path: Path, found: list[dict[str, Any]]) -> Path:
+    table = pa.Table.from_pylist(found)
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".jsonl":
+        pa_lines = "\n".join(str(row).replace("'", '"') for row in found)
+        path.write_text(pa_lines + "\n")
+    else:
+        mark = ";" if "semicolon" in path.name else ","
+        text = "\n".join([mark.join(found[0]), *(mark.join(row.values()) for row in found)]) + "\n"
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["t.csv", "semicolon.csv", "t.jsonl", "t.parquet", "t.csv.gz"])
+def test_init_writes_a_recipe_that_check_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found = rows(tmp_path)
+    write(tmp_path / name, found)
+    monkeypatch.chdir(tmp_path)
+    ended = augmill("init", name)
+    (recipe,) = tmp_path.glob("*.yaml")
+    assert ended.code == 0 and f"Next: augmill check {recipe.name}" in ended.out
+    columns = yaml.safe_load(recipe.read_text())["columns"]
+    assert columns == {"text": "body", "label": "queue", "id": "ticket_id"}
+    checked = augmill("check", recipe.name)
+    assert checked.code == 0 and f"{len(found)} rows read, {len(found)} taken, 0 refused" in checked.out
+    assert recipe.read_text().count("#") > 100  # every default stands there as a comment
+
+
+def test_every_comment_of_the_starter_that_is_a_key_is_that_keys_default(tmp_path: Path) -> None:
+    """Taking the `#` away from all of them at once changes nothing about the recipe."""
+    data = write(tmp_path / "tickets.csv", rows(tmp_path))
+    path = tmp_path / "tickets.yaml"
+    assert augmill("init", data, "--out", path).code == 0
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if not line.lstrip().startswith("# ")]
+    opened = "\n".join(line.replace("#", "", 1) if line.lstrip().startswith("#") else line for line in kept)
+    other = tmp_path / "opened.yaml"
+    other.write_text(opened + "\n")
+    assert load_recipe(other) == load_recipe(path)
+
+
+def test_init_writes_over_nothing_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "tickets.csv", rows(tmp_path))
+    (tmp_path / "tickets.yaml").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    refused(augmill("init", "tickets.csv"), 2, ["tickets.yaml", "stands already", "--force"])
+    assert (tmp_path / "tickets.yaml").read_text() == "mine"
+    assert augmill("init", "tickets.csv", "--force").code == 0
+    assert load_recipe(tmp_path / "tickets.yaml").columns.label == "queue"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words", "code"),
+    [
+        ("noise.csv", os.urandom(3000), ["noise.csv"], (2, 3)),
+        ("noise.parquet", os.urandom(3000), ["noise.parquet", "Parquet"], (3,)),
+        ("noise.jsonl", b"not json\n" * 20, ["noise.jsonl"], (2, 3)),
+        ("empty.csv", b"", ["empty.csv", "empty file"], (3,)),
+        ("header.csv", b"body,queue\n", ["header.csv", "no row"], (3,)),
+        ("one.csv", b"body\n" + b"some words here\n" * 30, ["one.csv", "column"], (2, 3)),
+        ("photo.png", b"\x89PNG\r\n\x1a\n", ["photo.png", ".csv"], (2,)),
+        (
+            "numbers.csv",
+            b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7) for i in range(50)),
+            ["numbers.csv", "column", "name it: --"],
+            (2,),
+        ),
+    ],
+)
+def test_what_is_no_labelled_text_is_one_message_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, words: list[str], code: tuple[int, ...]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    before = fingerprint(tmp_path)
+    ended = augmill("init", name)
+    assert ended.code in code
+    refused(ended, ended.code, words)
+    assert fingerprint(tmp_path) == before
+
+
+def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "tickets.csv", rows(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    refused(augmill("init", "tickets.csv", "--label", "Queu"), 2, ["tickets.csv", "did you mean 'queue'", "--label"])
+    refused(augmill("init", "nothing.csv"), 2, ["nothing.csv"])
+    refused(augmill("init", "tickets.csv", "--out", "no/where.yaml"), 2, ["no/where.yaml", "directory"])

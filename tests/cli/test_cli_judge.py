@@ -1,0 +1,118 @@
+"""``augmill judge``: rows made anywhere are judged as a run's are; copies of what judges never count."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+from chain import WORDS
+from commands import augmill, fingerprint, refused
+
+FILLER = [f"word{at}" for at in range(400)]
+
+
+def write(path: Path, rows: list[tuple[str, str]], head: tuple[str, str] = ("text", "label")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([head, *rows])
+    return path
+
+
+def draw(count: int, seed: int, *, strength: int = 1) -> list[tuple[str, str]]:
+    """Rows with ``strength`` telling words among filler: a few of them teach little, many teach much."""
+    rng = random.Random(seed)
+    rows = []
+    for at in range(count):
+        label = list(WORDS)[at % 3]
+        words = rng.choices(WORDS[label], k=strength) + rng.choices(FILLER, k=6)
+        rng.shuffle(words)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def shuffled(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    labels = list(WORDS)
+    return [(text, labels[(labels.index(label) + 1) % 3]) for text, label in rows]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    write(folder / "real.csv", draw(30, 1))
+    write(folder / "validation.csv", draw(300, 2))
+    write(folder / "few.csv", draw(30, 5))
+    write(folder / "little.csv", draw(12, 10))
+    write(folder / "good.csv", draw(300, 3))
+    write(folder / "wrong.csv", shuffled(draw(300, 4)))
+    return folder
+
+
+def judge(folder: Path, made: str, *more: object, real: str = "real.csv", validation: str | None = "validation.csv"):  # type: ignore[no-untyped-def]
+    held = ["--validation", folder / validation] if validation else []
+    return augmill("judge", "--real", folder / real, "--synthetic", folder / made, *held, "--seeds", 3, *more)
+
+
+@pytest.mark.parametrize(
+    ("made", "validation", "outcome"),
+    [
+        ("good.csv", "validation.csv", "published"),
+        ("wrong.csv", "validation.csv", "harmful"),
+        ("little.csv", "few.csv", "inconclusive"),
+    ],
+)
+def test_rows_are_judged_for_what_they_are(folder: Path, made: str, validation: str, outcome: str) -> None:
+    as_json = ["--json"] if outcome == "harmful" else []
+    ended = judge(folder, made, "--exit-code", f"{outcome}=20", *as_json, validation=validation)
+    assert (ended.out.count("\n") == 1) == bool(as_json)
+    assert ended.code == 20 and ended.last["outcome"] == outcome, ended.out
+    rows = ended.last["rows"]
+    assert ended.last["read"]["synthetic"]["taken"] == rows["synthetic"] + sum(ended.last["left"]["synthetic"].values())
+
+
+def test_copies_of_held_out_rows_are_left_out_and_counted(folder: Path) -> None:
+    held_out = draw(300, 2)
+    write(folder / "cheating.csv", [*held_out[:120], *draw(60, 6, strength=0)])
+    ended = judge(folder, "cheating.csv")
+    assert ended.code == 0 and ended.last["outcome"] != "published"
+    assert ended.last["left"]["synthetic"]["in_heldout"] == 120 and ended.last["rows"]["synthetic"] <= 60
+    assert "in_heldout 120" in ended.out
+    write(folder / "copies.csv", held_out)
+    refused(judge(folder, "copies.csv"), 3, ["--synthetic", "in_heldout 300"])
+
+
+def test_copies_of_real_rows_prove_nothing(folder: Path) -> None:
+    write(folder / "again.csv", draw(30, 1))
+    refused(judge(folder, "again.csv"), 3, ["--synthetic", "in_train"])
+
+
+def test_the_report_is_written_and_nothing_else(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = fingerprint(folder)
+    ended = judge(folder, "good.csv", "--report", tmp_path / "page.html")
+    assert ended.last["report"] == str(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "The synthetic rows help." in page and "<script src" not in page
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"] and fingerprint(folder) == before
+
+
+@pytest.mark.slow
+def test_without_validation_rows_a_part_of_the_real_ones_judges_and_it_says_so(folder: Path) -> None:
+    write(folder / "many.csv", draw(200, 7))
+    ended = judge(folder, "good.csv", real="many.csv", validation=None)
+    rows = ended.last["rows"]
+    assert ended.code == 0 and rows["real"] + rows["validation"] + sum(ended.last["left"]["train"].values()) == 200
+    assert "--validation names rows" in ended.out.replace("\n ", "")
+
+
+def test_what_is_missing_is_named(folder: Path) -> None:
+    write(folder / "other.csv", draw(30, 8), head=("body", "tag"))
+    refused(judge(folder, "good.csv", "--label", "lable"), 2, ["real.csv (--real)", "did you mean 'label'"])
+    refused(judge(folder, "other.csv", "--text", "text"), 2, ["other.csv (--synthetic)", "'text'", "body, tag"])
+    refused(judge(folder, "nothing.csv"), 2, ["nothing.csv"])
+    refused(judge(folder, "good.csv", "--trainer", "tfid"), 2, ["--trainer", "did you mean 'tfidf'"])
+    refused(judge(folder, "good.csv", "--rule", "best"), 2, ["--rule", "superior or not_worse"])
+    refused(judge(folder, "good.csv", "--min-gain", "nan"), 2, ["min_gain"])
+    refused(judge(folder, "good.csv", "--report", folder / "no" / "page.html"), 2, ["--report"])
+    write(folder / "one.csv", [(text, "refund") for text, _ in draw(30, 9)])
+    refused(judge(folder, "good.csv", real="one.csv"), 3, ["--real", "two classes"])

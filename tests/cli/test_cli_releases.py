@@ -1,0 +1,108 @@
+"""``releases``, ``show``, ``verify``, ``rollback``: what is published, whether it is whole, and taking it back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import Ended, augmill, fingerprint, refused, write_recipe
+
+from augmill.tasks.log import read_log
+from augmill.tasks.store import Store
+
+
+@pytest.fixture(scope="module")
+def two_releases(first_run: tuple[Path, Ended], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose store holds the first run's release and, current, a second one whose columns have another prefix."""
+    folder = tmp_path_factory.mktemp("two") / "copy"
+    shutil.copytree(first_run[0], folder)
+    ended = augmill("run", write_recipe(folder, publish={"prefix": "syn_"}))
+    assert ended.code == 0 and ended.last["new"] is True
+    return folder
+
+
+@pytest.fixture
+def store(two_releases: Path, tmp_path: Path) -> Path:
+    shutil.copytree(two_releases / "store", tmp_path / "store")
+    return tmp_path / "store"
+
+
+def current(store: Path) -> str | None:
+    return read_log(Store(str(store)), "tiny").newest()
+
+
+def test_releases_lists_all_and_marks_the_current_one(store: Path, first_run: tuple[Path, Ended]) -> None:
+    ended = augmill("releases", "--store", store)
+    first, second = first_run[1].last["release"], current(store)
+    entries = [line for line in ended.out.splitlines() if first in line or str(second) in line]
+    assert ended.code == 0 and len(entries) == 2 and first != second
+    assert not entries[0].startswith("*") and entries[1].startswith("*")
+
+
+def test_show_tells_the_rows_and_the_ledger_of_the_release(store: Path, first_run: tuple[Path, Ended]) -> None:
+    first = first_run[1].last["release"]
+    manifest = json.loads((store / "public" / "tiny" / "releases" / first / "manifest.json").read_text())
+    ended = augmill("show", "--store", store, "--release", first[:6])
+    assert ended.code == 0 and first in ended.out and "rows" in ended.out
+    for split, part in manifest["counts"].items():
+        assert f"{split:<12}{part['rows']:>10,}" in ended.out
+    asked = sum(row["asked"] for row in manifest["ledger"]["rows"])
+    assert f"{'rules':<16}{asked:>9,}" in ended.out
+    shown = augmill("show", "--store", store)
+    assert str(current(store)) in shown.out
+
+
+def test_verify_finds_a_flipped_bit_and_names_the_file(store: Path) -> None:
+    before = fingerprint(store)
+    ended = augmill("verify", "--store", store)
+    assert ended.code == 0 and "whole" in ended.out and fingerprint(store) == before
+    release = store / "public" / "tiny" / "releases" / str(current(store))
+    for name in ("train/part-00000.parquet", "order.parquet", "manifest.json"):
+        raw = (release / name).read_bytes()
+        (release / name).write_bytes(raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :])
+        refused(augmill("verify", "--store", store), 4, [name, "checksum"])
+        (release / name).write_bytes(raw)
+    (release / "labels.json").unlink()
+    refused(augmill("verify", "--store", store), 4, ["labels.json"])
+
+
+def test_verify_finds_a_broken_log(store: Path) -> None:
+    (entry, *_) = sorted((store / "public" / "tiny" / "_log").iterdir())
+    entry.write_bytes(entry.read_bytes().replace(b"inconclusive", b"published", 1))
+    refused(augmill("verify", "--store", store), 4, [entry.name, "checksum", "backup"])
+
+
+def test_rollback_makes_the_one_before_current_once(store: Path, first_run: tuple[Path, Ended]) -> None:
+    first, second = first_run[1].last["release"], current(store)
+    ended = augmill("rollback", "--store", store, "--reason", "wrong labels in queue 7")
+    assert ended.code == 0 and current(store) == first and f"{first} is current again" in ended.out
+    listed = augmill("releases", "--store", store).out
+    assert "wrong labels in queue 7" in listed and "withdrawn" in listed
+    before = fingerprint(store)
+    refused(augmill("rollback", "--store", store, "--reason", "again"), 2, ["no earlier release", "augmill releases"])
+    assert fingerprint(store) == before and current(store) == first
+    assert augmill("verify", "--store", store, "--release", str(second)).code == 0  # kept, only withdrawn
+
+
+def test_a_withdrawn_release_is_not_published_again_unless_told(store: Path, two_releases: Path) -> None:
+    first, second = read_log(Store(str(store)), "tiny").entries[0], current(store)
+    assert augmill("rollback", "--store", store, "--reason", "bad").code == 0
+    recipe = two_releases / "recipe.yaml"
+    ended = augmill("run", recipe, "--store", store)
+    assert (
+        ended.code != 0 and "withdrawn" in ended.err and "--republish" in ended.err and ended.last["outcome"] == "error"
+    )
+    assert current(store) in first["current"].values()
+    assert augmill("run", recipe, "--store", store, "--republish").code == 0 and current(store) == second
+
+
+@pytest.mark.parametrize("command", ["releases", "show", "verify", "rollback"])
+def test_what_is_not_there_is_named(store: Path, tmp_path: Path, command: str) -> None:
+    more = ["--reason", "x"] if command == "rollback" else []
+    refused(augmill(command, "--store", tmp_path / "nowhere", *more), 2, ["nowhere", "run.store"])
+    assert not (tmp_path / "nowhere").exists()
+    refused(augmill(command, "tinny", "--store", store, *more), 2, ["'tinny'", "tiny"])
+    if command in ("show", "verify"):
+        refused(augmill(command, "--store", store, "--release", "zzz"), 2, ["'zzz'", "augmill releases"])

@@ -1,0 +1,43 @@
+"""The benchmarks still run: each command at its tiniest size prints its table. What they measure is not judged here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "benchmarks"
+SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[2] / "shared"))
+
+# Command without its interpreter, and the heading of a column of its table.
+TINIEST = {
+    "bench_million.py": (["--rows", "400", "--real", "300"], "| stage | seconds |"),
+    "bench_stages.py": (["--per-class", "3", "--classes", "3", "--seeds", "3"], "| stage | 3 a class: s |"),
+    "bench_decode.py": (
+        ["--models", "scratch", "--rows", "4", "--alone", "2", "--steps", "3", "--repeats", "1"],
+        "| scratch |",
+    ),
+    "bench_minhash.py": (["--shared", str(SHARED), "--rows", "60"], "NearIndex, verified"),
+    "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
+}
+WITHOUT_SHARED = {"bench_million.py", "bench_decode.py"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(TINIEST))
+def test_a_benchmark_prints_its_table(name: str) -> None:
+    if name not in WITHOUT_SHARED and not SHARED.exists():
+        pytest.skip("the shared data sets are not here")
+    arguments, shown = TINIEST[name]
+    done = subprocess.run(
+        [sys.executable, str(HERE / name), *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert shown in done.stdout
+
+
+def test_every_benchmark_is_run_at_its_tiniest_size() -> None:
+    assert {path.name for path in HERE.glob("bench_*.py")} == set(TINIEST)

@@ -1,0 +1,168 @@
+"""The nouns every module shares, and what each entry of a registry owes. Generators and checks have suites of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.tasks import contracts
+from augmill.tasks.arms import trainings
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Artifact, AugmillError, Check, DataError, Generator, UserError, WorldError
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.metrics import METRICS
+from augmill.tasks.metrics.classification import counts
+from augmill.tasks.retries import may_retry
+from augmill.tasks.sources import SOURCES, Reader, SourceOptions, list_files, read_batches, read_schema
+from augmill.tasks.trainers import TRAINERS, Trainer
+from augmill.tasks.trainers.contract import Problem
+
+ROOT = Path(__file__).parents[1]
+REGISTRIES: dict[str, tuple[dict[str, Any], type[Any]]] = {
+    "generators": (GENERATORS, Generator),
+    "checks": (CHECKS, Check),
+    "trainers": (TRAINERS, Trainer),
+    "sources": (SOURCES, Reader),
+}
+RIBS = [(kind, name) for kind, (registry, _) in REGISTRIES.items() for name in registry]
+ERRORS = [kind for _, kind in inspect.getmembers(contracts, inspect.isclass) if issubclass(kind, AugmillError)]
+
+
+def test_the_exception_tree_is_on_one_screen() -> None:
+    """Whose fault it was decides the exit code; only what the world did wrong is retried (DESIGN, "Size and style")."""
+    codes = {kind: (kind.exit_code, kind.retryable) for kind in ERRORS}
+    for kind, (code, retryable) in codes.items():
+        assert not retryable or issubclass(kind, WorldError), kind
+        assert code == next(
+            codes[base][0] for base in (UserError, DataError, WorldError, kind) if issubclass(kind, base)
+        )
+        assert may_retry(kind("problem")) == retryable
+    assert {code for code, _ in codes.values()} == {1, 2, 3, 4, 5}
+
+
+def test_every_error_of_ours_stands_in_that_tree() -> None:
+    """Elsewhere at most a special case of one of its nouns."""
+    for path in sorted(path for top in ("flows", "tasks") for path in (ROOT / top).rglob("*.py")):
+        for name, base in re.findall(
+            r"^class (\w+)\((\w*(?:Error|Exception|Interrupt))\)", path.read_text(), re.MULTILINE
+        ):
+            ours = base in {kind.__name__ for kind in ERRORS} or base == "KeyboardInterrupt"  # an interrupt is no error
+            assert ours or path.name == "contracts.py", f"{path}: {name}({base})"
+
+
+@given(st.text(min_size=1), st.text(), st.text())
+def test_an_error_says_what_where_and_what_to_do(problem: str, where: str, fix: str) -> None:
+    shown = str(UserError(problem, where=where, fix=fix))
+    assert problem in shown and where in shown and fix in shown
+    assert ("What to do: " in shown) == bool(fix) or "What to do: " in problem + where
+
+
+@given(st.builds(Artifact, st.text(), st.integers(0), st.text(), st.text()))
+def test_an_artifact_travels_as_json(artifact: Artifact) -> None:
+    assert Artifact.from_json(artifact.to_json()) == artifact
+
+
+@pytest.mark.parametrize(("kind", "name"), RIBS)
+def test_a_rib_has_a_version_and_is_final(kind: str, name: str) -> None:
+    rib, base = REGISTRIES[kind][0][name], REGISTRIES[kind][1]
+    assert type(rib.VERSION) is int and rib.VERSION >= 1
+    assert rib.__bases__ == (base,), "no inheritance beyond the abstract class (law 11)"
+    assert not inspect.isabstract(rib)
+    assert not [other for other in rib.__subclasses__() if other.__module__.startswith("augmill.")]
+
+
+@pytest.mark.parametrize(("kind", "name"), RIBS)
+def test_a_rib_has_frozen_options_with_a_help_text_each(kind: str, name: str) -> None:
+    options = SourceOptions if kind == "sources" else REGISTRIES[kind][0][name].Options
+    assert dataclasses.is_dataclass(options) and options.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    for item in dataclasses.fields(options):
+        assert len(item.metadata.get("help", "")) > 10 or item.metadata.get("help", "").endswith("only."), item.name
+        assert item.metadata.get("identity", True) or item.metadata.get("why"), f"{item.name}: why is it no identity?"
+
+
+def test_no_name_stands_for_two_ribs() -> None:
+    for registry, _ in REGISTRIES.values():
+        assert len(set(registry.values())) == len(registry)
+    for name in [name for _, name in RIBS] + list(METRICS):
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+
+
+# A program for the trainer `command`: it predicts the commonest class.
+MAJORITY = """
+import sys, collections, pyarrow.parquet as pq, pyarrow as pa
+train, held, _, out = sys.argv[1:]
+rows, asked = pq.read_table(train), pq.read_metadata(held).num_rows
+common = collections.Counter(rows["label"].to_pylist()).most_common(1)[0][0]
+pq.write_table(pa.table({"row": range(asked), "label": [common] * asked}), out)
+"""
+
+
+def small_problem() -> Problem:
+    def rows(prefix: str, count: int) -> pa.Table:
+        strata = ["ab"[at % 3 == 0] for at in range(count)]
+        texts = [f"{'left' if stratum == 'a' else 'right'} word{at % 5}" for at, stratum in enumerate(strata)]
+        return pa.table({"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": strata, "text": texts})
+
+    made = rows("s", 9).append_column("parent_ids", pa.array([["r0"]] * 9, pa.list_(pa.string())))
+    return Problem(rows("r", 12), made, rows("v", 20), ("text",), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "command" else name for name in TRAINERS]
+)
+def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(MAJORITY)
+    command = f"{sys.executable} {tmp_path / 'train.py'} {{train}} {{eval}} {{seed}} {{predictions}}"
+    trainer = TRAINERS[name](TRAINERS[name].Options(**({"command": command} if name == "command" else {})))
+    problem = small_problem()
+    planned = trainings(problem, 0, 1)
+    together = list(trainer.predict(problem, planned, tmp_path / "all"))
+    assert len(together) == len(planned)
+    for prediction in together:
+        assert prediction.labels.dtype == np.int64 and prediction.labels.shape == (problem.evaluation.num_rows,)
+        assert set(prediction.labels.tolist()) <= {-1, 0, 1}
+        json.dumps(prediction.chosen)
+    (alone,) = trainer.predict(problem, planned[-1:], tmp_path / "alone")
+    assert alone.labels.tolist() == together[-1].labels.tolist()
+
+
+@pytest.mark.parametrize("name", METRICS)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
+def test_a_metric_is_a_share_and_one_where_all_is_right(name: str, pairs: list[tuple[int, int]]) -> None:
+    predicted, actual = np.array(pairs).T
+    held = np.unique(actual)  # a metric is handed the classes that have held-out rows
+    some, all_right = (METRICS[name](*(n[held] for n in counts(actual, found, 4))) for found in (predicted, actual))
+    assert 0 <= some <= 1 and np.isclose(all_right, 1)
+
+
+WRITERS: dict[str, Any] = {
+    "csv": pyarrow.csv.write_csv,
+    "jsonl": lambda table, path: path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist())),
+    "parquet": pyarrow.parquet.write_table,
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_reader_gives_back_what_stands_in_the_file(name: str, tmp_path: Path) -> None:
+    rows = [{"text": f"row {at}, “quoted”", "label": "ab"[at % 2]} for at in range(50)]
+    WRITERS[name](pa.Table.from_pylist(rows), tmp_path / f"rows.{name}")
+    options = SourceOptions(path=str(tmp_path))
+    (file,) = list_files(options)
+    assert file.format == name and read_schema(file, options) == ["text", "label"]
+    batches = list(read_batches(file, options))
+    assert [row for batch in batches for row in batch.table.to_pylist()] == rows
+    assert len({place for batch in batches for place in batch.locations.to_pylist()}) == len(rows)
+    assert not [row for batch in batches for row in batch.refused]

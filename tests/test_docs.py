@@ -1,0 +1,414 @@
+"""README and docs say what the code does (law 15): all of it is named there, every command and snippet there works.
+
+Three parts are written by `python tests/test_docs.py --write`: docs/recipe.md, docs/commands.md, the file tree in README.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from chain import produce_and_publish, tiny_recipe, write_rows
+from commands import Ended, augmill
+
+from augmill.flows.cli import app
+from augmill.flows.outcome import NEXT
+from augmill.tasks import contracts
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import AugmillError, Context, Fitted, Request, candidate_schema
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.metrics import METRICS
+from augmill.tasks.publish import ADDED
+from augmill.tasks.randomness import row_seeds
+from augmill.tasks.recipe import build_recipe
+from augmill.tasks.sources import SOURCES
+from augmill.tasks.store import REMOTE_SCHEMES, Store, release_key
+from augmill.tasks.trainers import TRAINERS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "infra").rglob("*.md"))]
+BY_HAND = [page for page in PAGES if page.name not in ("recipe.md", "commands.md")]
+
+# Every shell command of the pages. Those run by a test here or elsewhere, with where; those that are not, with why.
+RUN = {
+    "augmill init tickets.csv": "test_the_commands_for_ones_own_data_work_in_their_order",
+    "augmill check tickets.yaml": "the same",
+    "augmill run tickets.yaml": "the same, without Prefect; with it: tests/test_support_example.py",
+    "augmill releases": "the same",
+    "augmill show": "the same",
+    "augmill verify": "the same",
+    'augmill rollback --reason "..."': "the same",
+    "augmill judge --real real.csv --synthetic made.csv": "the same",
+    "augmill schema": "the same",
+    "augmill schema --markdown > docs/recipe.md": "test_generated_pages_are_up_to_date",
+    "augmill run infra/examples/support/recipe_word_deletion.yaml": "test_the_examples_print_what_readme_quotes",
+    "make run": "test_the_examples_print_what_readme_quotes, but for the install",
+}
+NOT_RUN = {
+    "make test": "it is what runs this",
+    "prefect server start": "a server that stays; what it would show: tests/test_deployed.py",
+    "prefect work-pool create augmill --type process": "needs a server that stays; the flow is run by tests/test_deployed.py",
+    "prefect deploy --all --prefect-file infra/prefect.yaml": "the same",
+    "prefect worker start --pool augmill": "a worker that stays",
+    "python train.py --train {train} --eval {eval} --seed {seed} --out {predictions}": "the user's own program",
+    "python tests/test_versions.py --record": "it writes; tests/test_versions.py holds what it wrote",
+    "python tests/test_docs.py --write": "it writes; test_generated_pages_are_up_to_date holds what it wrote",
+}
+# What the file tree says where a file has no docstring, or one that is too long for a line.
+ABOUT = {
+    ".ci/run": "What a submission must pass: `make test`.",
+    ".gitignore": "What is not kept.",
+    "LICENSE": "Apache-2.0.",
+    "Makefile": "`make run`, `make test`, and what they are made of.",
+    "README.md": "This page.",
+    "constraints.txt": "The lock: every package's version.",
+    "pyproject.toml": "The package, its dependencies with a reason each, and the tools' settings.",
+    "docs/commands.md": "Every command and option (generated).",
+    "docs/decisions.md": "The log of decisions with their numbers, negative results included.",
+    "docs/operations.md": "What to do after each outcome.",
+    "docs/pictures/report.png": "The report of the example.",
+    "docs/recipe.md": "Every key of a recipe (generated).",
+    "flows/__init__.py": "The package `augmill.flows`: what runs, in which order.",
+    "tasks/__init__.py": "The package `augmill.tasks`: what is done.",
+    "tasks/metrics/__init__.py": "The metrics a gate can judge by.",
+    "tasks/generators/causal_lm.py": "Rows from a language model that was told the class (Kumar 2020, LAMBADA).",
+    "tasks/templates/report.css": "The report's style.",
+    "tasks/templates/report.html": "The report's page.",
+    "infra/examples/support/README.md": "Where the example's data come from.",
+    "infra/examples/support/intents.csv": "Customer-support messages in ten imbalanced classes.",
+    "infra/examples/support/recipe.yaml": "What `make run` runs: word edits with the shop's own thesaurus.",
+    "infra/examples/support/recipe_word_deletion.yaml": "The same data with a generator that does not help.",
+    "infra/examples/support/thesaurus.csv": "The shop's own words for the same things.",
+    "infra/prefect.yaml": "A nightly deployment to a Prefect work pool.",
+    "tests/": "The laws (layers, house, docs, contracts, versions), stages, gate, flow, crashes.",
+    "tests/benchmarks/": "Commands that print the tables above.",
+    "tests/checks/": "The checks and their contract suite.",
+    "tests/cli/": "The command line.",
+    "tests/generators/": "The generators and their contract suite.",
+    "tests/metrics/": "The metrics.",
+    "tests/sources/": "The readers: formats, encodings, damaged files, object stores.",
+}
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+@cache
+def project_files() -> list[str]:
+    """What is in the repository, or would be with the next commit."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return sorted({name for name in listed.stdout.splitlines() if (ROOT / name).is_file()})
+
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for name, body in FENCE.findall(read(page)) if name == language]
+
+
+def shell_commands(page: Path) -> list[str]:
+    """Lines of sh blocks without their comments, and commands in backticks."""
+    lines = [line.split("  #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
+    prose = FENCE.sub("", read(page))
+    programs = r"(?:augmill [a-z]|make [a-z]|python [a-z]|pip |prefect [a-z])"
+    return [line for line in lines if line] + [m for m in re.findall(r"`([^`]+)`", prose) if re.match(programs, m)]
+
+
+def commands() -> list[str]:
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert len(names) > 5
+    return names
+
+
+def recipe_page() -> str:
+    return augmill("schema", "--markdown").out
+
+
+def commands_page() -> str:
+    """docs/commands.md: each command's own help."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100"
+    try:
+        helps = {name: augmill(*name.split(), "--help").out for name in ("", *commands())}
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    head = '# Commands\n\nWhat each command says of itself with `--help`; README, "How it ends", has the exit codes.\n'
+    parts = [f"\n## augmill {name}".rstrip() + f"\n\n```text\n{text.strip()}\n```\n" for name, text in helps.items()]
+    return f"{head}{''.join(parts)}\nThis page is generated: `python tests/test_docs.py --write`.\n"
+
+
+def about(name: str) -> str:
+    """A file's line in the tree: what its docstring says first."""
+    if name in ABOUT:
+        return ABOUT[name]
+    said = ast.get_docstring(ast.parse(read(ROOT / name))) or ""
+    first = re.split(r"(?<=[.!?])\s", " ".join(said.split("\n\n")[0].split()) + " ")[0]
+    return re.sub(r" \((DESIGN, )?laws? \d+\)", "", first).replace("``", "`")
+
+
+def file_tree() -> str:
+    """A line per file; of tests/, a line per folder."""
+    names = {name if not name.startswith("tests/") else f"{name.rpartition('/')[0]}/" for name in project_files()}
+    return "\n".join(["| file | what |", "|---|---|", *(f"| `{name}` | {about(name)} |" for name in sorted(names))])
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    fix = "run `python tests/test_docs.py --write`"
+    assert read(ROOT / "docs/recipe.md") == recipe_page(), fix
+    assert read(ROOT / "docs/commands.md") == commands_page(), fix
+
+
+def test_the_file_tree_names_every_file_with_a_line() -> None:
+    tree = file_tree()
+    assert tree in read(README), "run `python tests/test_docs.py --write`"
+    lines = [line.split(" | ", 1) for line in tree.splitlines() if line.startswith("| `")]
+    assert not [name for name, said in lines if not 10 < len(said) < 140]
+
+
+def test_readme_names_every_rib_source_and_outcome() -> None:
+    text = read(README)
+    for name in (*GENERATORS, *CHECKS, *SOURCES):
+        assert re.search(rf"^\|.*`{name}`", text, re.MULTILINE), f"{name} is in no table of README"
+    for name in (*TRAINERS, *METRICS, *REMOTE_SCHEMES, *(f"aug_{name}" for name in ADDED)):
+        assert f"`{name}`" in text, name
+    for outcome in NEXT:
+        assert re.search(rf"^\| `{outcome}` \|", text, re.MULTILINE), outcome
+        assert re.search(rf"^\| {outcome} \|", read(ROOT / "docs/operations.md"), re.MULTILINE), outcome
+    for name in commands():
+        assert re.search(rf"^augmill {name}\b", "\n".join(blocks(README, "sh")), re.MULTILINE), f"augmill {name}"
+
+
+def test_readme_has_every_exit_code_and_no_other() -> None:
+    kinds = [kind for _, kind in inspect.getmembers(contracts, inspect.isclass) if issubclass(kind, AugmillError)]
+    in_code = {0} | {kind.exit_code for kind in kinds}
+    for path in sorted((ROOT / "flows").rglob("*.py")):
+        for call in ast.walk(ast.parse(read(path))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("sys.exit", "typer.Exit", "leave", "_fail"):
+                in_code |= {c.value for c in ast.walk(call) if isinstance(c, ast.Constant) and type(c.value) is int}
+    table = read(README).split("| exit code |")[1].split("\n\n")[0]
+    assert {
+        int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(",")
+    } == in_code
+
+
+def test_every_shell_command_is_run_by_a_test_or_says_why_not() -> None:
+    known = {**RUN, **NOT_RUN}
+    found = {command for page in BY_HAND for command in shell_commands(page)}
+    named = {
+        command for command in found if re.fullmatch(r"augmill [a-z]+", command) and command.split()[1] in commands()
+    }
+    assert not found - named - set(known), "run it in a test, or say in NOT_RUN why not"
+    everywhere = {command for page in PAGES for command in shell_commands(page)}
+    assert not set(known) - everywhere, "a command of the tables that no page has"
+    for text in known.values():
+        for path in re.findall(r"tests/[\w/]+\.py", text):
+            assert (ROOT / path).exists(), path
+
+
+def test_links_and_paths_exist() -> None:
+    missing = []
+    for page in PAGES:
+        text = read(page)
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            if "://" not in target and not (page.parent / target).exists():
+                missing.append(f"{page.name}: {target}")
+        for path in re.findall(r"`((?:flows|tasks|tests|infra|docs)/[\w./-]+)`", text):
+            if not (ROOT / path).exists() and path != "tasks/generators/shout.py":
+                missing.append(f"{page.name}: {path}")
+        for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+            headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}, (
+                f"{page.name}: #{anchor}"
+            )
+    assert not missing
+
+
+def test_files_speak_of_the_project_alone() -> None:
+    """No address of a registry, no path of somebody's machine, no pictograms."""
+    barred = {
+        "a registry's address": re.compile(
+            "|".join(
+                ["py" + "pi.org", "python" + "hosted", "--index" + "-url", "extra-" + "index", "huggingface" + r"\.co/"]
+            )
+        ),
+        "a machine's path": re.compile(
+            r"(?<![\w.])/(?:" + "|".join(["wo" + "rk", "ro" + "ot", "ho" + "me", "Us" + "ers", "mnt"]) + r")/\w"
+        ),
+        "a pictogram": re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2b55\ufe0f]"),
+    }
+    found = []
+    for name in project_files():
+        if name.endswith((".png", ".csv")):
+            continue
+        for number, line in enumerate(read(ROOT / name).splitlines(), 1):
+            found += [f"{name}:{number}: {what}" for what, pattern in barred.items() if pattern.search(line)]
+    found = [
+        line for line in found if not (line.startswith("tests/") and line.endswith("pictogram"))
+    ]  # they are data there
+    assert not found
+    assert (ROOT / "docs/pictures/report.png").stat().st_size < 300_000
+
+
+def test_readmes_recipe_is_one(tmp_path: Path) -> None:
+    whole, trainer = (yaml.safe_load(block) for block in blocks(README, "yaml"))
+    assert build_recipe(whole, base=tmp_path).generators[1].share == 0.5
+    assert build_recipe(whole | trainer, base=tmp_path).trainer.use == "command"
+
+
+def snippet(word: str) -> str:
+    (found,) = [block for block in blocks(README, "python") if word in block]
+    return found
+
+
+def test_readmes_generator_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitted, asked row by row and all at once; then from the source to a release, by its line in the dict."""
+    scope: dict[str, Any] = {"__name__": "shout"}
+    sys.modules["shout"] = type(sys)("shout")
+    exec(compile(snippet("class Shout"), "README.md", "exec"), scope)
+    monkeypatch.setitem(GENERATORS, "shout", scope["Shout"])
+    recipe = tiny_recipe(
+        write_rows(tmp_path / "rows.csv"),
+        generators=[{"use": "shout", "mark": "!?"}],
+        target={"per_class": 4},
+        checks={"label_consistency": False},
+    )
+    release, _ = produce_and_publish(recipe, Store(str(tmp_path / "store")))
+    train = pq.read_table(tmp_path / "store" / release_key("tiny", release) / "train").to_pylist()
+    made = [row for row in train if row["aug_origin"] == "synthetic"]
+    assert len(made) == 12 and all(row["aug_generator"] == "shout" for row in made)
+    real = {row["aug_row_id"]: row["text"] for row in train}
+    assert all(row["text"] == real[row["aug_parent_ids"][0]].upper() + "!?" for row in made)
+
+    (work := tmp_path / "work").mkdir()
+    context = Context(seed=0, fields=("text",), workdir=work)
+    generator = scope["Shout"](scope["ShoutOptions"]())
+    table = pq.read_table(
+        tmp_path / "store" / release_key("tiny", release) / "train", columns=["aug_row_id", "label", "text"]
+    )
+    inputs = contracts.FitInputs(table.rename_columns(["row_id", "stratum", "text"]), *[table.slice(0, 0)] * 4)
+    assert all(path.is_relative_to(work) for path in generator.fit(inputs, context).values())
+    fitted, ordinals = Fitted(work, "content"), contracts.np.arange(8)
+    seeds = row_seeds(1, ordinals)
+    strata = ["refund", "track"] * 4
+    together = generator.sample(fitted, Request(strata, ordinals, seeds), context)
+    assert together.schema == candidate_schema(("text",))
+    alone = [
+        generator.sample(fitted, Request([strata[at]], ordinals[at : at + 1], seeds[at : at + 1]), context).to_pylist()[
+            0
+        ]
+        for at in range(8)
+    ]
+    assert together.to_pylist() == alone
+
+
+@pytest.mark.slow
+def test_readmes_way_to_read_a_release_works(tmp_path: Path) -> None:
+    """In a process of its own, in a directory of its own, and without a network."""
+    recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
+    release, _ = produce_and_publish(recipe, Store(str(tmp_path / "store")))
+    folder = tmp_path / "store" / release_key("tiny", release)
+    code = snippet("read_parquet").replace("datasets.load_dataset(", "splits = datasets.load_dataset(")
+    code = f"release = {str(folder)!r}\n{code}\nprint({{name: len(part) for name, part in sorted(splits.items())}})\n"
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    manifest = json.loads(read(folder / "manifest.json"))
+    assert str({name: part["rows"] for name, part in sorted(manifest["counts"].items())}) in ended.stdout
+    named = read(README).split("## Reading a release")[1].split("```")[0]
+    for path in folder.iterdir():
+        assert path.name == "README.md" or path.name in named, f"README does not say what {path.name} is"
+
+
+def run_lines(*wanted: str) -> list[str]:
+    return [
+        line.split("  #")[0].strip()
+        for block in blocks(README, "sh")
+        for line in block.splitlines()
+        if line.startswith(wanted)
+    ]
+
+
+@pytest.mark.slow
+def test_the_commands_for_ones_own_data_work_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "tickets.csv", 120)
+    write_rows(tmp_path / "real.csv", 120)
+    write_rows(tmp_path / "made.csv", 60, seed=7)
+    lines = [line for line in run_lines("augmill ") if "infra/" not in line]
+    assert [line.split()[1] for line in lines] == [
+        "init",
+        "check",
+        "run",
+        "releases",
+        "show",
+        "verify",
+        "rollback",
+        "judge",
+        "schema",
+    ]
+    said: dict[str, Ended] = {}
+    for line in lines:
+        _, name, *rest = shlex.split(line)
+        if name == "run":
+            rest += ["--orchestrator", "none"]
+        if name == "rollback":  # a release to come back from
+            write_rows(tmp_path / "tickets.csv", 110)
+            with (tmp_path / "tickets.yaml").open("a", encoding="utf-8") as stream:
+                stream.write("\nvalidation: {enabled: false}\ngate: {seeds: 3}\n")  # quicker
+            assert augmill("run", "tickets.yaml", "--orchestrator", "none").code == 0
+        said[name] = augmill(name, *rest)
+        assert said[name].code == 0, f"{line}\n{said[name].err}"
+    first = said["run"].last["release"]
+    assert first in said["releases"].out and first in said["show"].out and first in said["rollback"].out
+    assert f"location     augmill-store/{release_key('tickets', first)}" in said["show"].out
+    json.loads(said["schema"].out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["recipe.yaml", "recipe_word_deletion.yaml"])
+def test_the_examples_print_what_readme_quotes(recipe: str, tmp_path: Path) -> None:
+    """Word for word, but for line breaks. Where a CPU of another kind gives other numbers, README's are to be read again."""
+    title = {"recipe.yaml": "Published", "recipe_word_deletion.yaml": "Not published"}[recipe]
+    (quoted,) = [block for block in blocks(README, "") if block.startswith(title)]
+    ended = augmill(
+        "run", ROOT / "infra/examples/support" / recipe, "--store", tmp_path / "store", "--orchestrator", "none"
+    )
+    assert ended.code == 0
+    assert " ".join(quoted.split()) in " ".join(ended.out.split())
+
+
+def write() -> None:
+    (ROOT / "docs/recipe.md").write_text(recipe_page(), encoding="utf-8")
+    (ROOT / "docs/commands.md").write_text(commands_page(), encoding="utf-8")
+    text = re.sub(r"<!-- files -->.*?<!-- /files -->", "<!-- files -->\n<!-- /files -->", read(README), flags=re.DOTALL)
+    assert "<!-- files -->\n<!-- /files -->" in text
+    README.write_text(text.replace("<!-- files -->\n", f"<!-- files -->\n{file_tree()}\n"), encoding="utf-8")
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["--write"]:
+    write()

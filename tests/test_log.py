@@ -1,0 +1,256 @@
+"""The log is one chain whoever writes at once; what is current follows from it alone; it is added to and never mended."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.tasks.contracts import ConflictError, StoreError, StoreRefused, UserError
+from augmill.tasks.log import Log, append, read_log, rollback
+from augmill.tasks.publish import ReleaseConfig, commit_release
+from augmill.tasks.recipe_sections import Columns
+from augmill.tasks.stage import Site
+from augmill.tasks.store import Store, log_key, release_key
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def commit(
+    store: Store, release: str, *, snapshot: str = "all", expected: str | None = None, force: bool = False
+) -> bool:
+    """Publishes as the flow does: a release whose manifest stands, then its log entry."""
+    store.put(release_key("tiny", release, "manifest.json"), b"{}")
+    config = ReleaseConfig("tiny", snapshot, "mix", "aug_", Columns("text", "label"), "0", "classification")
+    return commit_release(
+        Site(store), config, release, expected=expected, entry={"reason": "test"}, command="test", force=force
+    )
+
+
+def log_of(*entries: dict[str, Any]) -> Log:
+    return Log("tiny", [{"current": {}} | entry for entry in entries])
+
+
+def test_each_entry_holds_the_hash_of_the_bytes_before_it_and_who_did_what(store: Store) -> None:
+    for number in range(3):
+        append(store, "tiny", lambda log: {"current": {"all": f"r{len(log.entries)}"}}, command=f"do {number}")
+    entries = read_log(store, "tiny").entries
+    before = hashlib.sha256(b"").hexdigest()
+    for number, entry in enumerate(entries):
+        assert (entry["number"], entry["previous"], entry["command"]) == (number, before, f"do {number}")
+        assert entry["actor"] and datetime.fromisoformat(entry["time"]).tzinfo == UTC
+        before = hashlib.sha256(store.get(log_key("tiny", number)) or b"").hexdigest()
+    assert read_log(store, "tiny").head == before
+    assert len({entry["commit"] for entry in entries}) == 3
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("how", ["flipped", "resealed", "gone"])
+def test_a_changed_or_missing_entry_is_found(store: Store, number: int, how: str) -> None:
+    for release in ("r0", "r1", "r2", "r3"):
+        append(store, "tiny", lambda log, r=release: {"current": {"all": r}}, command="x")  # type: ignore[misc]
+    key = log_key("tiny", number)
+    body = store.read_sealed(key)
+    assert body is not None
+    (Path(store.root) / key).unlink()
+    if how == "flipped":
+        store.write_sealed(key, body)
+        raw = store.get(key) or b""
+        store.put(key, raw.replace(b'"command":"x"', b'"command":"y"'))
+    elif how == "resealed":
+        store.write_sealed(key, body | {"command": "y"})
+    with pytest.raises(StoreRefused, match=r"_log/0000000\d\.json: .*\n  What to do: restore"):
+        read_log(store, "tiny")
+    with pytest.raises(StoreRefused):
+        append(store, "tiny", lambda log: {"current": {"all": "r4"}}, command="x")
+    assert store.size(log_key("tiny", 4)) is None
+
+
+def test_an_entry_under_another_number_is_found(store: Store) -> None:
+    for release in ("r0", "r1"):
+        append(store, "tiny", lambda log, r=release: {"current": {"all": r}}, command="x")  # type: ignore[misc]
+    (Path(store.root) / log_key("tiny", 1)).rename(Path(store.root) / log_key("tiny", 2))
+    with pytest.raises(StoreRefused, match="chain is broken at entry 2"):
+        read_log(store, "tiny")
+
+
+def test_twenty_threads_append_twenty_entries_to_one_chain(store: Store) -> None:
+    def publish(number: int) -> bool:
+        return append(store, "tiny", lambda log: {"current": {str(number): "r"}}, command=str(number))[1]
+
+    with ThreadPoolExecutor(20) as pool:
+        assert all(pool.map(publish, range(20)))
+    log = read_log(store, "tiny")
+    assert sorted(int(entry["command"]) for entry in log.entries) == list(range(20))
+    assert len(log.current()) == 20
+
+
+@pytest.mark.slow
+def test_four_processes_append_twenty_entries_to_one_chain(store: Store) -> None:
+    code = (
+        "import sys; from augmill.tasks.store import Store; from augmill.tasks.log import append; sys.stdin.read(1);"
+        "s = Store(sys.argv[1]); names = [sys.argv[2] + str(i) for i in range(5)];"
+        "print(all(append(s, 'tiny', lambda log: {'current': {name: 'r'}}, command=name)[1] for name in names))"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, store.root, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "abcd"
+    ]
+    assert [process.communicate("x")[0].strip() for process in started] == ["True"] * 4
+    assert sorted(read_log(store, "tiny").current()) == [f"{name}{index}" for name in "abcd" for index in range(5)]
+
+
+class Deaf(Store):
+    """A disk whose next write of the log succeeds and is then answered by an error, as a time-out after a PUT is."""
+
+    def put_if_absent(self, key: str, value: bytes) -> bool:
+        super().put_if_absent(key, value)
+        raise StoreError("timed out", where=key)
+
+
+def test_a_put_whose_answer_was_lost_is_not_done_twice_by_the_next_try(store: Store) -> None:
+    with pytest.raises(StoreError, match="timed out"):
+        commit(Deaf(store.root), "r1")
+    assert not commit(store, "r1")
+    assert [entry["current"] for entry in read_log(store, "tiny").entries] == [{"all": "r1"}]
+
+
+def test_nothing_to_change_appends_nothing(store: Store) -> None:
+    assert append(store, "tiny", lambda log: None, command="x") == (None, False)
+    assert read_log(store, "tiny").entries == []
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["2026-01-01", "2026-01-02", "2026-02-01"]), st.sampled_from(["a", "b", None])),
+        max_size=6,
+    )
+)
+def test_current_is_the_last_word_on_each_snapshot(moves: list[dict[str, str | None]]) -> None:
+    log = log_of(*({"current": move} for move in moves))
+    last: dict[str, str | None] = {}
+    for move in moves:
+        last |= move
+    assert log.current() == {snapshot: release for snapshot, release in last.items() if release is not None}
+    for day in ("2025-12-31", "2026-01-01", "2026-01-15", "2026-03-01"):
+        upto = [snapshot for snapshot in log.current() if snapshot <= day]
+        assert log.newest(day) == (log.current()[max(upto)] if upto else None)
+    assert log.newest() == log.newest("2026-03-01")
+
+
+def test_a_release_of_all_rows_is_never_given_as_of_a_date() -> None:
+    log = log_of({"current": {"2026-01-01": "d"}}, {"current": {"all": "a"}})
+    assert (log.newest("2026-01-01"), log.newest("2025-01-01"), log.newest()) == ("d", None, "a")
+    assert log.newest("week-9") == "d"  # a key that sorts behind the word
+
+
+def test_a_release_stays_withdrawn_until_an_entry_says_that_it_was_forced() -> None:
+    moves: list[dict[str, Any]] = [{"current": {"all": "a"}}, {"current": {"all": "b"}, "withdraws": ["a"]}]
+    assert log_of(*moves, {"current": {"all": "a"}}).withdrawn() == {"a"}
+    assert log_of(*moves, {"current": {"all": "a"}, "forced": True}).withdrawn() == set()
+
+
+def test_several_snapshots_switch_in_one_entry() -> None:
+    assert log_of({"current": {"1": "a", "2": "b"}}, {"current": {"1": "c", "2": None}}).current() == {"1": "c"}
+
+
+def test_publishing_what_is_current_already_appends_nothing(store: Store) -> None:
+    assert commit(store, "r1")
+    assert not commit(store, "r1", expected="r1")
+    assert not commit(store, "r1", expected="anything")
+    assert len(read_log(store, "tiny").entries) == 1
+
+
+def test_a_snapshot_that_changed_since_the_run_began_is_a_conflict_and_appends_nothing(store: Store) -> None:
+    commit(store, "r1")
+    commit(store, "r2", expected="r1")
+    for expected in (None, "r1"):
+        with pytest.raises(ConflictError, match=r"another run published r2 for snapshot 'all'"):
+            commit(store, "r3", expected=expected)
+    assert read_log(store, "tiny").current() == {"all": "r2"}
+    assert not ConflictError.retryable
+
+
+def test_another_snapshots_entry_in_between_is_no_conflict(store: Store) -> None:
+    raced: list[bool] = []
+
+    def change(log: Log) -> dict[str, Any]:
+        if not raced:  # between the reading of the log and the writing of the entry
+            raced.append(commit(store, "b1", snapshot="2026-01-02"))
+        assert log.current().get("2026-01-01") is None
+        return {"current": {"2026-01-01": "a1"}}
+
+    entry, appended = append(store, "tiny", change, command="test")
+    assert appended and entry is not None and entry["number"] == 1
+    log = read_log(store, "tiny")
+    assert log.current() == {"2026-01-01": "a1", "2026-01-02": "b1"}
+
+
+def test_a_rollback_appends_withdraws_and_goes_back_one_release_at_a_time(store: Store) -> None:
+    for before, release in zip([None, "r1", "r2"], ["r1", "r2", "r3"], strict=True):
+        commit(store, release, expected=before)
+    entry = rollback(store, "tiny", to=None, reason="bad", command="rollback")
+    assert (entry["current"], entry["withdraws"], entry["reason"]) == ({"all": "r2"}, ["r3"], "bad")
+    assert rollback(store, "tiny", to=None, reason="worse", command="rollback")["current"] == {"all": "r1"}
+    with pytest.raises(UserError, match="no earlier release"):
+        rollback(store, "tiny", to=None, reason="again", command="rollback")
+    log = read_log(store, "tiny")
+    assert (len(log.entries), log.current(), log.withdrawn()) == (5, {"all": "r1"}, {"r2", "r3"})
+
+
+def test_a_rollback_to_a_named_release_takes_its_snapshot_and_its_prefix_is_enough(store: Store) -> None:
+    for before, release in zip([None, "aa11", "bb22"], ["aa11", "bb22", "cc33"], strict=True):
+        commit(store, release, snapshot="2026-01-01", expected=before)
+    commit(store, "dd44", snapshot="2026-01-02")
+    entry = rollback(store, "tiny", to="aa", reason="bad", command="rollback")
+    assert (entry["current"], entry["withdraws"]) == ({"2026-01-01": "aa11"}, ["cc33"])
+    assert read_log(store, "tiny").current() == {"2026-01-01": "aa11", "2026-01-02": "dd44"}
+
+
+@pytest.mark.parametrize("to", ["zz", "r2"])
+def test_a_rollback_to_what_is_unknown_or_current_is_refused(store: Store, to: str) -> None:
+    commit(store, "r1")
+    commit(store, "r2", expected="r1")
+    with pytest.raises(UserError):
+        rollback(store, "tiny", to=to, reason="bad", command="rollback")
+    assert len(read_log(store, "tiny").entries) == 2
+
+
+def test_a_rollback_is_refused_where_there_is_no_release_or_its_files_are_gone(store: Store) -> None:
+    with pytest.raises(UserError, match="'tiny' has no release"):
+        rollback(store, "tiny", to=None, reason="bad", command="rollback")
+    commit(store, "r1")
+    commit(store, "r2", expected="r1")
+    (Path(store.root) / release_key("tiny", "r1", "manifest.json")).unlink()
+    with pytest.raises(UserError, match="r1 is gone from the store"):
+        rollback(store, "tiny", to=None, reason="bad", command="rollback")
+
+
+def test_a_withdrawn_release_is_published_again_only_on_purpose(store: Store) -> None:
+    commit(store, "r1")
+    commit(store, "r2", expected="r1")
+    rollback(store, "tiny", to=None, reason="bad", command="rollback")
+    with pytest.raises(UserError, match=r"r2 was withdrawn by a rollback\n  What to do: .*--republish"):
+        commit(store, "r2", expected="r1")
+    assert commit(store, "r2", expected="r1", force=True)
+    log = read_log(store, "tiny")
+    assert (log.current(), log.withdrawn()) == ({"all": "r2"}, set())
+    assert rollback(store, "tiny", to=None, reason="bad again", command="rollback")["withdraws"] == ["r2"]
+    with pytest.raises(UserError):
+        commit(store, "r2", expected="r1")

@@ -1,0 +1,192 @@
+"""Mix: ratio, weights and reading orders are exact, and a synthetic row takes nothing from its parents that was not asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.tasks.mix import MixConfig, arrange, limit_ratio, reading_order, synthetic_ids, weigh_placebo
+from augmill.tasks.recipe_sections import Mix
+from augmill.tasks.rows import SCORES, as_training
+
+ACCEPTED = pa.schema(
+    [
+        ("generator", pa.string()),
+        ("ordinal", pa.int64()),
+        ("asked", pa.string()),
+        ("stratum", pa.string()),
+        ("text", pa.string()),
+        ("parent_ids", pa.list_(pa.string())),
+        ("seed", pa.int64()),
+        ("scores", SCORES),
+    ]
+)
+
+
+def config_of(copy: tuple[str, ...] = (), seed: int = 0, **mix: Any) -> MixConfig:
+    return MixConfig(Mix(**mix), copy, ("text",), seed)
+
+
+def real_rows(strata: str) -> pa.Table:
+    """One real row per letter, its class; the user's own columns ``lang`` and ``stars``."""
+    count = len(strata)
+    return pa.table(
+        {
+            "row_id": [f"r{i}" for i in range(count)],
+            "stratum": pa.array(list(strata), pa.string()),
+            "text": pa.array([f"real {i}" for i in range(count)], pa.string()),
+            "position": pa.array(range(count), pa.int64()),
+            "user.lang": pa.array([f"l{i}" for i in range(count)], pa.string()),
+            "user.stars": pa.array(range(count), pa.int16()),
+        }
+    )
+
+
+def accepted_rows(strata: str, scores: list[float] | None = None, parents: list[list[str]] | None = None) -> pa.Table:
+    rows = [
+        {
+            "generator": "g",
+            "ordinal": i,
+            "asked": name,
+            "stratum": name,
+            "text": f"made {i}",
+            "parent_ids": parents[i] if parents else [],
+            "seed": 100 + i,
+            "scores": [{"name": "label_consistency", "value": scores[i]}] if scores else [],
+        }
+        for i, name in enumerate(strata)
+    ]
+    return pa.Table.from_pylist(rows, ACCEPTED)
+
+
+CLASSES = st.text("abc", min_size=1, max_size=40)
+
+
+@given(strata=CLASSES, real=st.integers(1, 30), ratio=st.floats(0.01, 3), data=st.data())
+def test_the_ratio_is_kept_by_the_same_share_of_each_class_and_its_best_rows(
+    strata: str, real: int, ratio: float, data: st.DataObject
+) -> None:
+    scores = data.draw(st.lists(st.sampled_from([0.1, 0.5, 0.9]), min_size=len(strata), max_size=len(strata)))
+    rows = accepted_rows(strata, scores)
+    kept = limit_ratio(rows, real, ratio)
+    assert kept.num_rows <= ratio * real
+    share = min(1.0, ratio * real / len(strata))
+    for name, count in Counter(strata).items():
+        got = Counter(kept["stratum"].to_pylist())[name]
+        assert count * share - 1 < got + 1e-9 and got <= count * share + 1e-9
+        worst = [s for s, o in zip(scores, range(len(strata)), strict=True) if strata[o] == name]
+        ours = [
+            scores[o] for o, s in zip(*(kept[c].to_pylist() for c in ("ordinal", "stratum")), strict=True) if s == name
+        ]
+        assert sorted(ours, reverse=True) == sorted(worst, reverse=True)[:got]
+    assert kept["ordinal"].to_pylist() == sorted(kept["ordinal"].to_pylist())
+
+
+def test_without_a_ratio_or_below_it_every_row_is_kept() -> None:
+    rows = accepted_rows("aab")
+    assert limit_ratio(rows, 1, None).equals(rows)
+    assert limit_ratio(rows, 3, 1.0).equals(rows)
+
+
+@given(real=CLASSES, made=CLASSES, weight=st.floats(0.01, 10))
+def test_the_placebo_weighs_each_class_as_the_mix_does_with_each_real_row_once(
+    real: str, made: str, weight: float
+) -> None:
+    made = "".join(name for name in made if name in real)
+    config = config_of(synthetic_weight=weight)
+    alone = arrange(real_rows(real), accepted_rows(""), config)
+    mixed = arrange(real_rows(real), accepted_rows(made), config)
+    placebo = weigh_placebo(alone, mixed)
+
+    def totals(table: pa.Table) -> dict[str, float]:
+        found: Counter[str] = Counter()
+        for name, value in zip(table["stratum"].to_pylist(), table["weight"].to_pylist(), strict=True):
+            found[name] += value
+        return dict(found)
+
+    assert totals(placebo) == pytest.approx(totals(mixed))
+    assert totals(mixed) == pytest.approx({n: c + weight * made.count(n) for n, c in Counter(real).items()})
+    assert placebo.drop_columns(["weight"]).equals(alone.drop_columns(["weight"]))
+    assert set(alone["weight"].to_pylist()) == {1.0}
+
+
+def test_a_synthetic_row_has_the_users_columns_null_unless_the_recipe_copies_them() -> None:
+    real = real_rows("ab")
+    made = accepted_rows("abab", parents=[["r1", "r0"], [], ["gone"], ["r0"]])
+    mixed = arrange(real, made, config_of(copy=("lang",)))
+    assert mixed["user.lang"].to_pylist() == ["l0", "l1", "l1", None, None, "l0"]
+    assert mixed["user.stars"].to_pylist() == [0, 1, None, None, None, None]
+    assert mixed.schema.field("user.stars").type == pa.int16()
+    assert mixed["origin"].to_pylist() == ["real"] * 2 + ["synthetic"] * 4
+    assert mixed["parent_ids"].to_pylist() == [None, None, ["r1", "r0"], [], ["gone"], ["r0"]]
+    assert mixed["seed"].to_pylist() == [None, None, 100, 101, 102, 103]
+    assert mixed.schema.equals(arrange(real, made.slice(0, 0), config_of()).schema)
+
+
+def test_a_synthetic_id_is_its_own_and_follows_from_what_the_row_is_a_function_of() -> None:
+    rows = accepted_rows("ab" * 50)
+    ids = synthetic_ids(rows).to_pylist()
+    assert len(set(ids)) == 100
+    assert synthetic_ids(rows.slice(40, 3)).to_pylist() == ids[40:43]
+    other = rows.set_column(rows.column_names.index("seed"), "seed", pa.array([7] * 100, pa.int64()))
+    assert not set(ids) & set(synthetic_ids(other).to_pylist())
+
+
+def epochs(rows: pa.Table, config: MixConfig) -> list[list[str]]:
+    """The ids of each epoch in the order in which they are read."""
+    order = reading_order(rows, config).to_pylist()
+    found = [[item["row_id"] for item in part] for _, part in groupby(order, key=lambda item: item["epoch"])]
+    assert [(item["epoch"], item["position"]) for item in order] == [
+        (epoch, position) for epoch, ids in enumerate(found) for position in range(len(ids))
+    ]
+    return found
+
+
+@given(real=CLASSES, made=st.text("abc", max_size=10), count=st.integers(1, 4), seed=st.integers(0, 5))
+def test_a_shuffled_epoch_reads_every_row_once(real: str, made: str, count: int, seed: int) -> None:
+    rows = arrange(real_rows(real), accepted_rows(made), config_of())
+    read = epochs(rows, config_of(epochs=count, seed=seed))
+    assert len(read) == count
+    for ids in read:
+        assert sorted(ids) == sorted(rows["row_id"].to_pylist())
+
+
+def test_epochs_and_seeds_differ_and_the_order_is_no_order() -> None:
+    rows = as_training(real_rows("ab" * 100))
+    ids = rows["row_id"].to_pylist()
+    read = epochs(rows, config_of(epochs=2))
+    other = epochs(rows, config_of(seed=1))
+    assert len({tuple(part) for part in [ids, *read, *other]}) == 4
+    assert epochs(rows, config_of(epochs=1)) == read[:1]  # more epochs change no earlier one
+    moved = sum(abs(ids.index(name) - at) for at, name in enumerate(read[0])) / len(ids)
+    assert moved == pytest.approx(len(ids) / 3, rel=0.15)  # a uniform permutation's mean distance
+
+
+@given(real=CLASSES, made=CLASSES, share=st.floats(0.05, 0.95), count=st.integers(1, 6))
+def test_alternating_epochs_keep_the_share_and_take_all_rows_in_turn(
+    real: str, made: str, share: float, count: int
+) -> None:
+    rows = arrange(real_rows(real), accepted_rows(made), config_of())
+    read = epochs(rows, config_of(order="alternating", synthetic_share=share, epochs=count))
+    synthetic = round(len(real) * share)
+    for ids in read:
+        assert len(ids) == len(real)
+        assert sum(name.startswith("syn-") for name in ids) == synthetic
+    # In turn: whatever the epochs, no row is read twice more often than another of its kind is read.
+    times = Counter(name for ids in read for name in ids)
+    for kind, size, per_epoch in (("syn-", len(made), synthetic), ("r", len(real), len(real) - synthetic)):
+        counts = [times[name] for name in rows["row_id"].to_pylist() if name.startswith(kind)]
+        assert (len(counts), sum(counts)) == (size, count * per_epoch)
+        assert max(counts) - min(counts) <= 1
+
+
+def test_without_synthetic_rows_alternating_epochs_are_whole_ones() -> None:
+    rows = as_training(real_rows("aabb"))
+    read = epochs(rows, config_of(order="alternating", epochs=2))
+    assert [sorted(ids) for ids in read] == [["r0", "r1", "r2", "r3"]] * 2

@@ -1,0 +1,323 @@
+"""A release is readable on its own: the user's columns as they came, the added ones typed, every byte vouched for."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from chain import WORDS, make_steps, recipe_document, write_rows
+
+from augmill.flows.augment import Snapshot, mix_accepted, produce, read_source
+from augmill.tasks import publish
+from augmill.tasks.contracts import Artifact, DataError, UserError
+from augmill.tasks.hashing import hash_json
+from augmill.tasks.ingest import ingest, prepare_ingest
+from augmill.tasks.mix import MixConfig, arrange_real
+from augmill.tasks.publish import ReleaseConfig, build_release, put_release, release_id, verify_release
+from augmill.tasks.recipe import Recipe, build_recipe
+from augmill.tasks.settle import verify_ledger
+from augmill.tasks.split import prepare_split, split
+from augmill.tasks.stage import Site
+from augmill.tasks.store import Store, release_key
+
+LABELS = (30, 1, 20, 30, 1)  # three classes; 30 appears first, so that no sorting would give this order
+ADDED = {
+    "aug_row_id": pa.string(),
+    "aug_split": pa.string(),
+    "aug_origin": pa.string(),
+    "aug_generator": pa.string(),
+    "aug_parent_ids": pa.list_(pa.string()),
+    "aug_seed": pa.int64(),
+    "aug_weight": pa.float64(),
+    "aug_scores": pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())])),
+}
+
+
+def typed_source(path: Path, rows: int = 150) -> pa.Table:
+    """Rows with columns of many types around text and label, nulls in each."""
+    words = list(WORDS.values())
+
+    def some(values: list[Any], kind: pa.DataType) -> pa.Array:
+        return pa.array([None if i % 7 == 3 else values[i % len(values)] for i in range(rows)], kind)
+
+    day = datetime.datetime(2026, 1, 1, 12)
+    table = pa.table(
+        {
+            "price": some([decimal.Decimal("1.50"), decimal.Decimal("-2.25")], pa.decimal128(6, 2)),
+            "text": [
+                " ".join(words[LABELS[i % 5] % 3][(i * k + k * k) % 12] for k in range(1, 8)) for i in range(rows)
+            ],
+            "ok": some([True, False], pa.bool_()),
+            "label": pa.array([LABELS[i % 5] for i in range(rows)], pa.int16()),
+            "day": some([day.date()], pa.date32()),
+            "at": some([day], pa.timestamp("us", "Europe/Berlin")),
+            "lang": some(["en", "de", "fr"], pa.string()),
+            "stars": some([1, 5], pa.uint8()),
+            "share": some([0.5, float("inf")], pa.float32()),
+            "tags": some([["a", None], []], pa.list_(pa.string())),
+            "nothing": pa.nulls(rows, pa.int32()),
+        }
+    )
+    pq.write_table(table, path)
+    return table
+
+
+@dataclasses.dataclass
+class Made:
+    recipe: Recipe
+    source: pa.Table
+    store: Store
+    snapshot: Snapshot
+    config: ReleaseConfig
+    built: Artifact
+    release: str
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.store.root) / release_key("tiny", self.release)
+
+    def read(self, part: str = "train") -> pa.Table:
+        return pq.read_table(self.directory / part / "part-00000.parquet")
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.directory / name).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    directory = tmp_path_factory.mktemp("made")
+    source = typed_source(directory / "rows.parquet")
+    document = recipe_document(directory / "rows.parquet", publish={"copy": ["lang"]})
+    recipe = build_recipe(document, base=directory)
+    store = Store(str(directory / "store"))
+    steps = make_steps(recipe, store)
+    snapshot = Snapshot(recipe, "all", None)
+    read_source(snapshot, steps, None)
+    produce(snapshot, steps)
+    mixed = mix_accepted(snapshot, steps)
+    config = ReleaseConfig("tiny", "all", "mix", "aug_", recipe.columns, recipe.hash(), recipe.task)
+    assert snapshot.ingested and snapshot.split and snapshot.settled
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "ROW_GROUP", 16)  # so that these few rows make several groups
+        built = build_release(steps.site, config, snapshot.ingested, snapshot.split, mixed, [snapshot.settled])
+    release = put_release(store, "tiny", built, {"command": "test"})
+    snapshot.mixed = mixed
+    yield Made(recipe, source, store, snapshot, config, built, release)
+
+
+def test_the_users_columns_come_back_in_name_order_type_and_value(made: Made) -> None:
+    names = made.source.column_names
+    rows = pa.concat_tables([made.read(name) for name in ("train", "validation", "test")])
+    assert rows.column_names == [*names, *ADDED]
+    assert rows.select(names).schema.equals(made.source.schema)
+    real = rows.filter(pc.equal(rows["aug_origin"], "real")).select(names)
+    held = {tuple(map(repr, row.values())) for row in made.source.to_pylist()}
+    assert {tuple(map(repr, row.values())) for row in real.to_pylist()} <= held
+    manifest = made.json("manifest.json")
+    assert real.num_rows == sum(part["rows"] - part["synthetic"] for part in manifest["counts"].values())
+
+
+def test_the_added_columns_have_their_types_and_say_what_a_row_is(made: Made) -> None:
+    for part in ("train", "validation", "test"):
+        rows = made.read(part)
+        for name, kind in ADDED.items():
+            assert rows.schema.field(name).type.equals(kind), name
+        assert set(rows["aug_split"].to_pylist()) == {part}
+        assert rows["aug_row_id"].null_count == 0
+    synthetic = made.read().filter(pc.equal(made.read()["aug_origin"], "synthetic")).to_pylist()
+    real_ids = set(made.read().filter(pc.equal(made.read()["aug_origin"], "real"))["aug_row_id"].to_pylist())
+    assert len(synthetic) == 60
+    for row in synthetic:
+        assert (row["aug_generator"], row["aug_weight"]) == ("rules", 1.0)
+        assert row["aug_seed"] >= 0 and row["aug_scores"]
+        assert row["aug_parent_ids"] and set(row["aug_parent_ids"]) <= real_ids
+    assert set(made.read("test")["aug_origin"].to_pylist()) == {"real"}
+
+
+def test_synthetic_rows_are_null_where_nothing_was_made_and_copied_where_the_recipe_says(made: Made) -> None:
+    rows = made.read().to_pylist()
+    langs = {row["aug_row_id"]: row["lang"] for row in rows}
+    synthetic = [row for row in rows if row["aug_origin"] == "synthetic"]
+    for row in synthetic:
+        assert row["lang"] == langs[row["aug_parent_ids"][0]]
+        assert {row[n] for n in ("price", "ok", "day", "at", "stars", "share", "nothing")} == {None}
+        assert row["tags"] is None
+        assert row["text"] and row["label"] in LABELS
+    assert {row["lang"] for row in synthetic} > {"en", "de"}
+
+
+def test_label_ids_follow_the_order_of_first_appearance(made: Made) -> None:
+    names = [("30", 30), ("1", 1), ("20", 20)]
+    assert made.json("labels.json")["labels"] == [{"id": i, "name": n, "value": v} for i, (n, v) in enumerate(names)]
+
+
+def test_the_manifest_vouches_for_every_file_and_names_the_release(made: Made) -> None:
+    manifest = made.json("manifest.json")
+    files = {path.relative_to(made.directory).as_posix() for path in made.directory.rglob("*") if path.is_file()}
+    assert files == {*manifest["files"], "manifest.json", "provenance.json"}
+    assert hash_json(manifest)[:16] == made.release == release_id(made.store, made.built)
+    verify_ledger(manifest["ledger"])
+    assert manifest["counts"]["train"]["synthetic"] == sum(manifest["ledger"]["accepted"].values())
+    assert made.json("provenance.json") == {"command": "test"}
+
+
+def test_the_reading_order_names_each_training_row(made: Made) -> None:
+    order = pq.read_table(made.directory / "order.parquet")
+    assert order.column_names == ["epoch", "position", "aug_row_id"]
+    assert sorted(order["aug_row_id"].to_pylist()) == sorted(made.read()["aug_row_id"].to_pylist())
+
+
+def test_rows_are_sorted_so_that_readers_skip_row_groups(made: Made) -> None:
+    rows = made.read()
+    keys = list(zip(map(str, rows["label"].to_pylist()), rows["aug_origin"].to_pylist(), strict=True))
+    assert keys == sorted(keys)
+    metadata = pq.ParquetFile(made.directory / "train" / "part-00000.parquet").metadata
+    at = rows.column_names.index("label")
+    groups = [metadata.row_group(index).column(at) for index in range(metadata.num_row_groups)]
+    assert len(groups) > 6 and {column.compression for column in groups} == {"ZSTD"}
+    for label in set(LABELS):
+        holding = sum(column.statistics.min <= label <= column.statistics.max for column in groups)
+        count = rows["label"].to_pylist().count(label)
+        # Text order: 1, 20, 30, as the numbers' own. A class needs its own groups and one at each end.
+        assert holding <= count / 16 + 2
+
+
+def test_a_release_reads_alike_through_pyarrow_polars_and_duckdb(made: Made) -> None:
+    import duckdb
+
+    for name, part in made.json("manifest.json")["counts"].items():
+        pattern = f"{made.directory}/{name}/*.parquet"
+        expected = part["classes"]
+        frame = pl.read_parquet(pattern)
+        assert {str(k): v for k, v in frame.group_by("label").len().iter_rows()} == expected
+        found = duckdb.sql(f"select label, count(*) from read_parquet('{pattern}') group by label").fetchall()
+        assert {str(k): v for k, v in found} == expected
+        table = ds.dataset(str(made.directory / name)).to_table()
+        assert frame["text"].to_list() == table["text"].to_pylist()
+        texts = duckdb.sql(f"select text, aug_scores[1].name from read_parquet('{pattern}')").fetchall()
+        assert [text for text, _ in texts] == table["text"].to_pylist()
+
+
+@pytest.mark.slow
+def test_a_release_reads_through_datasets_from_its_card(made: Made, tmp_path: Path) -> None:
+    import datasets
+
+    loaded = datasets.load_dataset(str(made.directory), cache_dir=str(tmp_path))
+    counts = made.json("manifest.json")["counts"]
+    assert {name: part.num_rows for name, part in loaded.items()} == {n: part["rows"] for n, part in counts.items()}
+    assert loaded["train"].column_names == made.read().column_names
+    assert list(loaded["train"]["text"]) == made.read()["text"].to_pylist()
+
+
+def test_any_flipped_bit_is_found_in_its_file(made: Made) -> None:
+    assert verify_release(made.store, "tiny", made.release) == []
+    names = [*made.json("manifest.json")["files"], "manifest.json"]
+    for name in names:
+        path = made.directory / name
+        good = path.read_bytes()
+        for at in {0, len(good) // 3, len(good) // 2, len(good) - 1}:
+            path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+            assert verify_release(made.store, "tiny", made.release) == [name]
+        path.unlink()
+        if name != "manifest.json":
+            assert verify_release(made.store, "tiny", made.release) == [name]
+        path.write_bytes(good)
+    with pytest.raises(UserError, match="no release 'other'"):
+        verify_release(made.store, "tiny", "other")
+
+
+def test_a_manifest_changed_in_any_byte_is_found_and_not_believed(made: Made) -> None:
+    path = made.directory / "manifest.json"
+    good = path.read_bytes()
+    try:
+        for at in range(0, len(good), 7):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+            assert verify_release(made.store, "tiny", made.release) == ["manifest.json"]
+    finally:
+        path.write_bytes(good)
+
+
+def test_a_release_that_was_cut_off_is_completed_and_one_that_stands_is_left_alone(made: Made) -> None:
+    (made.directory / "manifest.json").unlink()
+    part = made.directory / "train" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    (made.directory / "order.parquet").unlink()
+    assert put_release(made.store, "tiny", made.built, {"command": "test"}) == made.release
+    assert verify_release(made.store, "tiny", made.release) == []
+    stamps = {path: path.stat().st_mtime_ns for path in made.directory.rglob("*")}
+    assert put_release(made.store, "tiny", made.built, {"command": "later"}) == made.release
+    assert stamps == {path: path.stat().st_mtime_ns for path in made.directory.rglob("*")}
+
+
+def test_a_prefix_that_clashes_with_the_users_columns_is_refused(made: Made) -> None:
+    assert made.snapshot.ingested and made.snapshot.split and made.snapshot.mixed
+    config = dataclasses.replace(made.config, prefix="la")
+    with pytest.raises(UserError, match=r"publish\.prefix: the source's column 'label' begins with the prefix 'la'"):
+        build_release(Site(made.store), config, made.snapshot.ingested, made.snapshot.split, made.snapshot.mixed, [])
+
+
+def release_real(directory: Path, **changes: Any) -> Path:
+    """The release of the real rows alone, without generation."""
+    recipe = build_recipe(recipe_document(directory / "rows.csv") | changes, base=directory)
+    site = Site(Store(str(directory / "store")))
+    ingested = ingest(site, prepare_ingest(recipe))
+    parts = split(site, prepare_split(recipe), ingested)
+    real = arrange_real(site, MixConfig(recipe.mix, (), recipe.columns.fields, recipe.seed), parts)
+    config = ReleaseConfig("tiny", "all", "real", recipe.publish.prefix, recipe.columns, recipe.hash(), recipe.task)
+    built = build_release(site, config, ingested, parts, real, [])
+    release = put_release(site.store, "tiny", built, {})
+    assert verify_release(site.store, "tiny", release) == []
+    return Path(site.store.root) / release_key("tiny", release)
+
+
+def test_an_empty_split_has_no_file(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv")
+    directory = release_real(tmp_path, splits={"validation": 0.3, "test": 0.0})
+    assert sorted(path.name for path in directory.iterdir() if path.is_dir()) == ["train", "validation"]
+    assert json.loads((directory / "manifest.json").read_bytes())["counts"]["test"]["rows"] == 0
+    assert "split: test" not in (directory / "README.md").read_text()
+    train = pq.read_table(directory / "train")
+    assert (train["aug_generator"].null_count, train["aug_generator"].type) == (train.num_rows, pa.string())
+
+
+def test_nested_columns_come_back_too(tmp_path: Path) -> None:
+    rows = 40
+    table = pa.table(
+        {
+            "text": [f"{WORDS['refund'][i % 7]} {WORDS['track'][i % 11]} {i * 7919}" for i in range(rows)],
+            "label": [i % 2 == 0 for i in range(rows)],
+            "map": pa.array([[("k", i), ("l", None)] if i % 3 else None for i in range(rows)], pa.map_("str", "int64")),
+            "pair": pa.array([[i, 1] if i % 3 else None for i in range(rows)], pa.list_(pa.int32(), 2)),
+            "struct": [{"a": i, "b": [str(i)]} if i % 3 else None for i in range(rows)],
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    directory = release_real(tmp_path, source={"path": "rows.parquet"}, splits={"validation": 0.3, "test": 0.0})
+    released = [pq.read_table(directory / name) for name in ("train", "validation")]
+    assert released[0].schema.field("map").type == table.schema.field("map").type
+    got = {row["text"]: row for part in released for row in part.select(table.column_names).to_pylist()}
+    assert len(got) > 30
+    assert got == {row["text"]: row for row in table.to_pylist() if row["text"] in got}
+
+
+def test_a_label_renamed_to_another_type_is_the_class_name_in_a_text_column_and_refused_in_a_number_one(
+    tmp_path: Path,
+) -> None:
+    write_rows(tmp_path / "rows.csv")
+    directory = release_real(tmp_path, labels={"aliases": {"login": True, "track": 7}})
+    labels = pq.read_table(directory / "train")["label"].to_pylist()
+    assert set(labels) == {"refund", "true", "7"}
+    typed_source(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"labels\.aliases"):
+        release_real(tmp_path, source={"path": str(tmp_path / "rows.parquet")}, labels={"aliases": {"30": "thirty"}})

@@ -1,0 +1,427 @@
+"""The recipe: strict, with every mistake named where it stands; its identity is exactly what can change a row."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from chain import write_rows
+
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import UserError
+from augmill.tasks.evaluate import EvaluateConfig
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.ingest import prepare_ingest
+from augmill.tasks.mix import MixConfig
+from augmill.tasks.plan import PlanConfig
+from augmill.tasks.recipe import Recipe, build_recipe, json_schema, load_recipe, not_identity
+from augmill.tasks.recipe_reader import GeneratorChoice, TrainerChoice
+from augmill.tasks.ribs import check_config, generator_config
+from augmill.tasks.settle import SettleConfig
+from augmill.tasks.split import prepare_split
+from augmill.tasks.stage import identity_of
+from augmill.tasks.targets import targets_for
+from augmill.tasks.trainers import TRAINERS
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "infra" / "examples").rglob("*.yaml"))
+RECIPE = """\
+dataset: tiny
+source:
+  path: rows.csv
+columns:
+  text: text
+  label: label
+target:
+  per_class: 20
+generators:
+  - use: rules
+"""
+
+
+def load(directory: Path, text: str) -> Recipe:
+    if not (directory / "rows.csv").exists():
+        write_rows(directory / "rows.csv")
+    (directory / "recipe.yaml").write_text(text, encoding="utf-8")
+    return load_recipe(directory / "recipe.yaml")
+
+
+def refusal(directory: Path, text: str) -> UserError:
+    with pytest.raises(UserError) as caught:
+        load(directory, text)
+    assert caught.value.exit_code == 2 and caught.value.fix
+    return caught.value
+
+
+# --- what is refused, and where it is said to stand ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"),
+    [
+        (RECIPE + "sed: 1\n", 11, "sed", "did you mean 'seed'?"),
+        (RECIPE.replace("  label: label", "  label: label\n  gruop: a"), 7, "columns.gruop", "did you mean 'group'?"),
+        (RECIPE + "    thesarus: a.csv\n", 11, "generators.0.thesarus", "did you mean 'thesaurus'?"),
+        (RECIPE.replace("use: rules", "use: rule"), 10, "generators.0.use", "did you mean 'rules'?"),
+        (RECIPE + "checks:\n  lenght: off\n", 12, "checks.lenght", "did you mean 'length'?"),
+        (RECIPE + "checks:\n  length:\n    quantil: 1\n", 13, "checks.length.quantil", "did you mean 'quantile'?"),
+        (RECIPE + "trainer:\n  use: tfid\n", 12, "trainer.use", "did you mean 'tfidf'?"),
+        (RECIPE + "trainer:\n  use: tfidf\n  fold: 2\n", 13, "trainer.fold", "did you mean 'folds'?"),
+        (RECIPE + "gate:\n  min_gains: 2\n", 12, "gate.min_gains", "did you mean 'min_gain'?"),
+        (RECIPE + "run:\n  zzz: 2\n", 12, "run.zzz", "known here: deadline_minutes, devices"),
+        (RECIPE + "    operations: {insrt: 1.0}\n", 11, "generators.0.operations.insrt", "'insert'"),
+        (RECIPE.replace("  label: label\n", ""), 4, "columns.label", "'label' is missing"),
+        (RECIPE.replace("dataset: tiny\n", ""), 1, "dataset", "'dataset' is missing"),
+        (RECIPE.replace("generators:\n  - use: rules\n", ""), 1, "", "'generators' is missing"),
+        (RECIPE.replace("generators:\n  - use: rules\n", "generators: rules\n"), 9, "generators", "expected a list"),
+        (RECIPE + "  - use: rules\n", 9, "generators", "stands twice"),
+    ],
+)
+def test_an_unknown_or_missing_key_is_named_with_its_line_and_the_nearest_known(
+    tmp_path: Path, text: str, line: int, key: str, words: str
+) -> None:
+    error = refusal(tmp_path, text)
+    assert error.where == f"{tmp_path / 'recipe.yaml'} line {line}" + (f" ({key})" if key else "")
+    assert words in error.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "words"),
+    [
+        (RECIPE + 'seed: "3"\n', "line 11 (seed)", 'expected an integer; found "3"'),
+        (RECIPE + "seed: 3.5\n", "line 11 (seed)", "expected an integer; found 3.5"),
+        (RECIPE + "seed: true\n", "line 11 (seed)", "expected an integer; found true"),
+        (RECIPE + "refill:\n  max_asked: many\n", "line 12 (refill.max_asked)", 'expected a number; found "many"'),
+        (RECIPE + "validation:\n  enabled: 1\n", "line 12 (validation.enabled)", "expected a boolean; found 1"),
+        (RECIPE + "gate:\n  rule: best\n", "line 12 (gate.rule)", "expected 'superior' or 'not_worse'"),
+        (RECIPE.replace("per_class: 20", "balance: most"), "line 8 (target.balance)", "expected 'max' or an integer"),
+        (RECIPE.replace("text: text", "text: {a: b}"), "line 5 (columns.text)", "expected text or a list"),
+        (RECIPE.replace("source:\n  path: rows.csv", "source: rows.csv"), "line 2 (source)", "a section with keys"),
+        (RECIPE + "splits:\n", "line 11 (splits)", "expected a section with keys; found null"),
+        (RECIPE + "checks:\n  length: on\n", "line 12 (checks.length)", "expected a section with keys; found true"),
+        (RECIPE + "labels:\n  retired: spam\n", "line 12 (labels.retired)", "expected a list"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_never_coerced(tmp_path: Path, text: str, where: str, words: str) -> None:
+    error = refusal(tmp_path, text)
+    assert error.where.endswith(where) and words in error.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "words"),
+    [
+        (RECIPE.replace("per_class: 20", "per_class: 20\n  multiply: 2.0"), "(target)", "exactly one of"),
+        (RECIPE.replace("  per_class: 20", "  per_class: null"), "(target)", "exactly one of"),
+        (RECIPE + "splits: {column: lang, files: {train: a}}\n", "(splits)", "column and files contradict each other"),
+        (RECIPE + "splits: {validation: 0.6, test: 0.4}\n", "(splits)", "less than a tenth for train"),
+        (RECIPE + "splits: {files: {validation: a}}\n", "(splits.files)", "a pattern for train is needed"),
+        (RECIPE + "splits: {column: lang, names: {a: trian}}\n", "(splits)", "'trian' is no split"),
+        (RECIPE + "labels: {unknown: stop}\n", "(labels.unknown)", "need `declared` labels"),
+        (RECIPE + "task: pair_classification\n", "(task)", "needs two text columns"),
+        (RECIPE.replace("label: label", "label: text"), "(columns)", "used twice: text, text"),
+        (RECIPE + "publish: {copy: [label]}\n", "publish.copy", "label is made by the generator"),
+        (RECIPE + "publish: {prefix: _}\n", "(publish.prefix)", "letters, digits and underscores"),
+        (RECIPE + "trainer: {command: python train.py}\n", "(trainer.command)", "expected {train} in the command"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(tmp_path: Path, text: str, where: str, words: str) -> None:
+    error = refusal(tmp_path, text)
+    assert where in f"{error.where} {error.problem}" and words in error.problem
+
+
+def sections() -> Iterator[tuple[str, Any]]:
+    """(dotted place, dataclass) of everything a recipe can hold."""
+    yield "", Recipe
+    for name, kind in typing.get_type_hints(Recipe).items():
+        if dataclasses.is_dataclass(kind):
+            yield name, kind
+    yield from ((f"generators.{name}", kind.Options) for name, kind in GENERATORS.items())
+    yield from ((f"checks.{name}", kind.Options) for name, kind in CHECKS.items())
+    yield from ((f"trainer.{name}", kind.Options) for name, kind in TRAINERS.items())
+
+
+def numbers(kind: Any) -> Iterator[tuple[str, bool]]:
+    """(field, whether it may be fractional) of each number."""
+    for name, hint in typing.get_type_hints(kind).items():
+        kinds = {hint, *typing.get_args(hint)} & {int, float}
+        if kinds:
+            yield name, float in kinds
+
+
+def with_value(place: str, name: str, value: str) -> str:
+    """The recipe with one value set, ``value`` as YAML."""
+    document = yaml.safe_load(RECIPE)
+    where, *rib = place.split(".")
+    needed = {
+        "trainer.command": {"command": "x {train} {eval} {seed} {predictions}"},
+        "generators.replay": {"path": "a"},
+    }
+    if where == "generators":
+        section: dict[str, Any] = {"use": rib[0], **needed.get(place, {})}
+        document["generators"] = [section]
+    elif where == "trainer":
+        section = document["trainer"] = {"use": rib[0], **needed.get(place, {})}
+    elif where == "checks":
+        section = document.setdefault("checks", {}).setdefault(rib[0], {})
+    else:
+        section = document.setdefault(where, {}) if where else document
+    if where == "target":
+        section.clear()
+    section[name] = "@value"
+    return yaml.safe_dump(document).replace("'@value'", value)
+
+
+@pytest.mark.parametrize(("place", "kind"), [part for part in sections() if any(numbers(part[1]))])
+def test_every_number_of_a_recipe_has_bounds(tmp_path: Path, place: str, kind: Any) -> None:
+    for name, real in numbers(kind):
+        for value in (".nan", ".inf", "-.inf", "-1.0e+9") if real else ("-1000000000", "1" + "0" * 30):
+            error = refusal(tmp_path, with_value(place, name, value))
+            assert name in f"{error.where} {error.problem}", error
+
+
+def test_a_ratio_of_a_thousand_million_is_refused(tmp_path: Path) -> None:
+    for text in ("target: {multiply: 1.0e+9}", "mix: {max_ratio: 1.0e+9}", "refill: {max_asked: 1.0e+9}"):
+        kept = RECIPE.replace("target:\n  per_class: 20\n", "") if text.startswith("target") else RECIPE
+        assert "1000000000.0" in refusal(tmp_path, f"{kept}{text}\n").problem
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "a/b", "CON", "con", "nul", "com1", "", ".hidden", "-x", "x" * 300, "\U0001f600", "a b", "a\n"]
+)
+def test_a_dataset_name_that_could_leave_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    error = refusal(tmp_path, RECIPE.replace("dataset: tiny", f"dataset: {json.dumps(name)}"))
+    assert error.where.endswith("line 1 (dataset)") and len(str(error)) < 400
+
+
+# --- what is accepted ---------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "words.csv").write_text("parcel,package\n")
+    monkeypatch.chdir("/")
+    text = RECIPE + "    thesaurus: words.csv\nsplits:\n  heldout_exclude: [../other.csv]\n"
+    recipe = load(tmp_path, text)
+    assert recipe.source.path == str(tmp_path / "rows.csv")
+    assert recipe.generators[0].options.thesaurus == str(tmp_path / "words.csv")
+    assert Path(recipe.splits.heldout_exclude[0]).resolve() == tmp_path.parent / "other.csv"
+    assert load(tmp_path, text.replace("rows.csv", "s3://bucket/x")).source.path == "s3://bucket/x"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_are_valid_by_the_schema_and_by_the_reader(path: Path) -> None:
+    assert load_recipe(path).dataset
+    jsonschema.Draft202012Validator(json_schema()).validate(yaml.safe_load(path.read_text()))
+
+
+def test_the_schema_is_one_of_draft_2020_12_and_refuses_what_the_reader_refuses(tmp_path: Path) -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(yaml.safe_load(RECIPE))
+    broken = (
+        "sed: 1",
+        "seed: three",
+        "gate: {rule: best}",
+        "run: {zzz: 1}",
+        "checks: {lenght: off}",
+        "checks: [length]",
+    )
+    for line in broken:
+        refusal(tmp_path, f"{RECIPE}{line}\n")
+        assert not validator.is_valid(yaml.safe_load(f"{RECIPE}{line}\n")), line
+
+
+def test_every_default_is_valid_by_the_schema(tmp_path: Path) -> None:
+    load(tmp_path, RECIPE)
+    document = yaml.safe_load(RECIPE)
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for place, kind in sections():
+        if place in ("", "source", "columns", "target") or place.startswith(("generators", "trainer")):
+            continue
+        defaults = json.loads(json.dumps(dataclasses.asdict(kind()), default=list))
+        where, *rib = place.split(".")
+        validator.validate(document | {where: {rib[0]: defaults} if rib else defaults})
+
+
+# --- identity -----------------------------------------------------------------------------------------------------------
+
+# Another valid value, where one cannot be told from the type; a section that needs more than one change has them all.
+ANOTHER: dict[str, Any] = {
+    "task": "pair_classification",
+    "source.delimiter": ";",
+    "source.hive": False,
+    "source.encoding": "utf-8",
+    "columns.text": ("text", "other"),
+    "target.multiply": {"per_class": None, "multiply": 2.0},
+    "target.balance": {"per_class": None, "balance": "max"},
+    "labels.aliases": {"aliases": {"a": "b"}},
+    "labels.unknown": {"declared": ("a",), "unknown": "stop"},
+    "splits.files": {"column": None, "files": {"train": "a"}},
+    "splits.names": {"names": {"a": "train"}},
+    "validation.release": {"release": {"ttr": (0.0, 1.0)}},
+    "run.devices": ("cpu",),
+    "generators.rules.operations": {"operations": {"swap": 1.0}},
+    "generators.rules.thesaurus": "words.csv",
+    "generators.causal_lm.hidden": 64,
+    "generators.causal_lm.heads": 2,
+    "generators.causal_lm.repetition_penalty": 1.1,
+    "generators.replay.columns": {"columns": {"text": "b"}},
+    "generators.replay.labels": {"labels": {"a": "b"}},
+    "generators.replay.delimiter": ";",
+    "trainer.tfidf.cs": (3.0,),
+    "trainer.command.command": "y {train} {eval} {seed} {predictions}",
+}
+
+
+def another(key: str, hint: Any, value: Any) -> Any:
+    """Another value of a field, by its type."""
+    if key in ANOTHER:
+        return ANOTHER[key]
+    kinds = [hint, *typing.get_args(hint)]
+    choices = [v for kind in kinds if typing.get_origin(kind) is typing.Literal for v in typing.get_args(kind)]
+    if typing.get_origin(hint) is tuple:
+        return ("x",)
+    if choices:
+        return next(choice for choice in choices if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if str in kinds:
+        return f"{value or ''}x"
+    return (value or 4) + 1 if int in kinds else (value if value is not None else 0.5) * 0.95 + 0.02
+
+
+def section_of(recipe: Recipe, place: str) -> Any:
+    where, *rib = place.split(".")
+    if where == "generators":
+        return next(choice.options for choice in recipe.generators if choice.use == rib[0])
+    if where == "trainer":
+        return recipe.trainer.options
+    return (recipe.checks[rib[0]] if rib else getattr(recipe, where)) if where else recipe
+
+
+def changed(recipe: Recipe, place: str, name: str) -> Recipe:
+    """The recipe with another value of one field."""
+    section = section_of(recipe, place)
+    value = another(f"{place}.{name}".lstrip("."), typing.get_type_hints(type(section))[name], getattr(section, name))
+    changes = value if isinstance(value, dict) else {name: value}
+    return put(recipe, place, dataclasses.replace(section, **changes))
+
+
+def put(recipe: Recipe, place: str, section: Any) -> Recipe:
+    where, *rib = place.split(".")
+    if where == "generators":
+        chosen = [dataclasses.replace(c, options=section) if c.use == rib[0] else c for c in recipe.generators]
+        return dataclasses.replace(recipe, generators=tuple(chosen))
+    if where == "trainer":
+        return dataclasses.replace(recipe, trainer=TrainerChoice(rib[0], section))
+    if where == "checks":
+        return dataclasses.replace(recipe, checks=recipe.checks | {rib[0]: section})
+    return dataclasses.replace(recipe, **{where: section}) if where else section
+
+
+def whole_recipe(directory: Path, trainer: str) -> Recipe:
+    """A recipe with every generator and check; its trainer is the one named."""
+    write_rows(directory / "rows.csv")
+    options = {"replay": {"path": str(directory / "rows.csv")}}
+    document = yaml.safe_load(RECIPE) | {
+        "generators": [{"use": name, **options.get(name, {})} for name in GENERATORS],
+        "trainer": {"use": trainer}
+        | ({"command": "x {train} {eval} {seed} {predictions}"} if trainer == "command" else {}),
+        "columns": {"text": ["text", "lang"], "label": "label"},
+        "splits": {"column": "lang"},
+    }
+    return build_recipe(document, base=directory)
+
+
+def stages(recipe: Recipe) -> dict[str, Any]:
+    """The identity of every stage's configuration that a flow makes of a recipe."""
+    columns, shares = recipe.columns.fields, {choice.use: choice.share for choice in recipe.generators}
+    targets = targets_for(recipe.target, {"a": 5, "b": 9})
+    configs = [
+        prepare_ingest(recipe),
+        prepare_split(recipe),
+        *(generator_config(choice, recipe) for choice in recipe.generators),
+        *(check_config(name, options, recipe) for name, options in recipe.checks.items()),
+        PlanConfig(recipe.target, recipe.refill, shares),
+        SettleConfig(recipe.settle, targets, shares, columns),
+        MixConfig(recipe.mix, recipe.publish.copy, columns, recipe.seed),
+        EvaluateConfig(
+            recipe.gate, recipe.trainer.use, 1, recipe.trainer.options, recipe.seed, columns, recipe.validation
+        ),
+    ]
+    return {f"{at} {type(config).__name__}": identity_of(config) for at, config in enumerate(configs)}
+
+
+@pytest.mark.parametrize(("place", "kind"), list(sections()))
+def test_a_field_changes_the_identity_unless_it_is_listed_with_a_reason(tmp_path: Path, place: str, kind: Any) -> None:
+    recipe = whole_recipe(tmp_path, "command" if place == "trainer.command" else "tfidf")
+    hints, known = typing.get_type_hints(kind), stages(recipe)
+    plain = [name for name in hints if place or not dataclasses.is_dataclass(hints[name])]
+    for name in set(plain) - ({"generators", "checks", "trainer"} if not place else set()):
+        key = f"{place}.{name}".lstrip(".")
+        if key == "source.path":
+            (tmp_path / "moved").mkdir()
+            moved = str(write_rows(tmp_path / "moved" / "rows.csv"))
+            other = dataclasses.replace(recipe, source=dataclasses.replace(recipe.source, path=moved))
+        else:
+            other = changed(recipe, place, name)
+        assert other != recipe
+        if key in not_identity():
+            assert recipe.hash() == other.hash(), key
+            assert known == stages(other), key
+        elif key == "run.threads":  # counts where a model is trained, and there alone
+            assert recipe.hash() == other.hash()
+            for choice in recipe.generators:
+                same = identity_of(generator_config(choice, recipe)) == identity_of(generator_config(choice, other))
+                assert same == (not GENERATORS[choice.use].libraries)
+        else:
+            assert recipe.hash() != other.hash(), key
+
+
+def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
+    """A new entry changes what a rerun reuses: it is meant, or it is a defect."""
+    run = ("store", "orchestrator", "shard_rows", "devices", "workers", "shard_minutes", "deadline_minutes")
+    expected = {*(f"run.{name}" for name in (*run, "max_failed_shards")), "source.path", "validation.data_docs"}
+    expected |= {f"outcomes.{name}" for name in ("harmful", "inconclusive", "not_produced", "unsound_source")}
+    expected |= {"trainer.tfidf.threads", "trainer.command.timeout"}
+    expected |= {"generators.causal_lm.decode_batch"} if "causal_lm" in GENERATORS else set()
+    table = not_identity()
+    assert set(table) == expected and all(len(why) > 10 for why in table.values())
+
+
+def test_a_share_or_another_generator_changes_the_identity(tmp_path: Path) -> None:
+    recipe = whole_recipe(tmp_path, "tfidf")
+    first, *rest = recipe.generators
+    assert isinstance(first, GeneratorChoice)
+    others = [(dataclasses.replace(first, share=2.0), *rest), tuple(rest)]
+    hashes = {dataclasses.replace(recipe, generators=chosen).hash() for chosen in others} | {recipe.hash()}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("key", ["thesaurus", "heldout_exclude", "a glob in heldout_exclude"])
+def test_a_file_counts_by_its_content_not_by_where_it_lies(tmp_path: Path, key: str) -> None:
+    """Law 2: a moved file reuses everything, a changed one does not; also where a list or a glob names it."""
+
+    def recipe(name: str, content: str) -> Recipe:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "file.csv").write_text(content)
+        if key == "thesaurus":
+            return load(folder, RECIPE + "    thesaurus: file.csv\n")
+        return load(
+            folder, RECIPE + f"splits: {{heldout_exclude: [{'file.csv' if 'glob' not in key else 'f*.csv'}]}}\n"
+        )
+
+    first, moved, other = (
+        recipe(name, text) for name, text in zip("abc", ("text\nx\n", "text\nx\n", "text\ny\n"), strict=True)
+    )
+    if "glob" not in key:
+        assert first.hash() == moved.hash() != other.hash()
+        assert stages(first) == stages(moved)
+    assert stages(first) != stages(other)

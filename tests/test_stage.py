@@ -1,0 +1,240 @@
+"""A stage runs once for one identity: what changes its rows changes the identity, and nothing else does; damage runs it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.tasks.contracts import Artifact, CorruptObject, UserError
+from augmill.tasks.stage import Event, Site, Stage, Work, fetch, fetch_directory, identity_of, look_up, stage
+from augmill.tasks.store import Store, manifest_key, object_key
+
+
+@dataclass(frozen=True)
+class Options:
+    rows: int = 3
+    batch: int = field(default=8, metadata={"identity": False, "why": "how it is cut, not what"})
+    file: str | None = field(default=None, metadata={"file": True})
+    files: tuple[str, ...] = field(default=(), metadata={"file": True})
+
+
+def counting(
+    version: int = 1, write: Callable[[Work, Options], None] | None = None
+) -> tuple[Stage[Options], list[Options]]:
+    """A stage that writes ``rows`` numbers, and the list of the times it really ran."""
+    ran: list[Options] = []
+
+    @stage("count", version=version)
+    def count(work: Work, config: Options, *inputs: Artifact) -> None:
+        ran.append(config)
+        work.rows = config.rows
+        work.write(pa.table({"n": list(range(config.rows))}))
+        if write is not None:
+            write(work, config)
+
+    return count, ran
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(Store(str(tmp_path / "store")))
+
+
+def test_the_second_call_runs_nothing_and_gives_the_same(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    count, ran = counting()
+    first = count(Site(Store(str(tmp_path)), observe=seen.append), Options())
+    again = count(Site(Store(str(tmp_path)), observe=seen.append), Options())
+    assert first == again
+    assert (len(ran), first.rows, [event.reused for event in seen]) == (1, 3, [False, True])
+
+
+def test_a_field_that_is_no_identity_changes_nothing(site: Site) -> None:
+    count, ran = counting()
+    assert count(site, Options(batch=1)) == count(site, Options(batch=99))
+    assert len(ran) == 1
+
+
+def test_rows_version_stage_and_inputs_are_identity(site: Site) -> None:
+    count, _ = counting()
+    one, two = count(site, Options(rows=1)), count(site, Options(rows=2))
+    keys = {
+        count.identity(Options(), ()),
+        count.identity(Options(rows=4), ()),
+        counting(version=2)[0].identity(Options(), ()),
+        Stage(count.run, "other", 1, count.retry).identity(Options(), ()),
+        count.identity(Options(), (one,)),
+        count.identity(Options(), (two,)),
+        count.identity(Options(), ([one, two],)),
+        count.identity(Options(), ([two, one],)),
+        count.identity(Options(), (one, two)),
+    }
+    assert len(keys) == 9
+
+
+def test_an_input_counts_by_its_content_alone(site: Site) -> None:
+    count, ran = counting()
+    given_rows = count(site, Options())
+    elsewhere = dataclasses.replace(given_rows, key="other/1", sha256="0" * 64)
+    assert count(site, Options(rows=5), given_rows) == count(site, Options(rows=5), elsewhere)
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("name", ["file", "files"])
+def test_a_file_option_counts_by_content_and_not_by_path(tmp_path: Path, name: str) -> None:
+    def identity(*paths: str) -> Any:
+        return identity_of(Options(**{name: paths if name == "files" else paths[0]}))
+
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    Path(here).write_text("a")
+    Path(there).write_text("a")
+    before = identity(here)
+    assert identity(there) == before
+    Path(here).write_text("other")
+    assert identity(here) != before
+    assert identity("a-hub/id") != identity("another-hub/id")
+
+
+def test_a_directory_counts_by_the_names_and_contents_of_its_files(tmp_path: Path) -> None:
+    def made(name: str, files: dict[str, str]) -> Any:
+        for path, content in files.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(content)
+        return identity_of(Options(file=str(tmp_path / name)))
+
+    first = made("a", {"x": "1", "sub/y": "2"})
+    assert made("b", {"sub/y": "2", "x": "1"}) == first
+    assert made("c", {"x": "2", "sub/y": "1"}) != first
+    assert made("d", {"x": "1", "suby": "2"}) != first
+
+
+def test_a_path_is_no_identity() -> None:
+    with pytest.raises(TypeError, match="a path is no identity"):
+        identity_of({"where": Path("here")})
+
+
+@given(st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4), max_size=5))
+def test_the_order_of_keys_is_no_identity(mapping: dict[str, Any]) -> None:
+    turned = dict(reversed(mapping.items()))
+    count, _ = counting()
+    assert count.identity(mapping, ()) == count.identity(turned, ())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw[:50] + b"?" + raw[51:]], ids=["cut", "flip"])
+def test_a_corrupt_file_is_seen_when_read_and_its_stage_runs_again(
+    site: Site, change: Callable[[bytes], bytes]
+) -> None:
+    count, ran = counting()
+    artifact = count(site, Options())
+    path = fetch(site.store, artifact, "rows.parquet")
+    good = path.read_bytes()
+    path.write_bytes(change(good))
+    fresh = Site(Store(site.store.root))  # another process: this one has checked the file already
+    if len(change(good)) == len(good):
+        with pytest.raises(CorruptObject, match="the checksum is wrong"):
+            fetch(fresh.store, artifact, "rows.parquet")
+        assert fresh.store.size(manifest_key(*artifact.key.split("/"))) is None
+    assert count(fresh, Options()) == artifact
+    assert len(ran) == 2
+    assert fetch(fresh.store, artifact, "rows.parquet").read_bytes() == good
+    assert fresh.store.list_keys(f"private/aside/{manifest_key('count', '')[:-6]}")
+
+
+@pytest.mark.parametrize("damage", ["manifest", "no manifest", "no file"])
+def test_an_artifact_that_is_not_whole_is_made_again(site: Site, damage: str) -> None:
+    count, ran = counting()
+    artifact = count(site, Options())
+    manifest = Path(site.store.root) / manifest_key(*artifact.key.split("/"))
+    sha256 = json.loads(manifest.read_bytes())["body"]["files"]["rows.parquet"]["sha256"]
+    if damage == "manifest":
+        manifest.write_bytes(manifest.read_bytes().replace(b'"rows":3', b'"rows":4'))
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        (Path(site.store.root) / object_key(sha256)).unlink()
+    assert look_up(site.store, *artifact.key.split("/")) is None
+    assert count(site, Options()) == artifact
+    assert len(ran) == 2
+
+
+def test_the_loser_of_a_race_adopts_what_the_winner_made(tmp_path: Path) -> None:
+    barrier = threading.Barrier(4)
+    lock, numbers = threading.Lock(), iter(range(4))
+
+    def differ(work: Work, config: Options) -> None:
+        with lock:
+            number = next(numbers)
+        barrier.wait()
+        work.write_json(number, "attempt.json")  # as a stage that is not repeatable: each attempt differs
+
+    count, ran = counting(write=differ)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: count(Site(Store(str(tmp_path))), Options()), range(4)))
+    assert len(ran) == 4
+    assert len(set(made)) == 1
+    assert fetch(Store(str(tmp_path)), made[0], "attempt.json").read_bytes() in {b"0", b"1", b"2", b"3"}
+
+
+def test_notes_are_kept_but_are_no_part_of_the_content(tmp_path: Path) -> None:
+    noted = [
+        counting(write=lambda work, config, n=n: work.note(n, "note.json"))[0](  # type: ignore[misc]
+            Site(Store(str(tmp_path / str(n)))), Options()
+        )
+        for n in range(2)
+    ]
+    written = counting(write=lambda work, config: work.write_json(1, "note.json"))[0](
+        Site(Store(str(tmp_path / "w"))), Options()
+    )
+    assert noted[0].content == noted[1].content != written.content
+    assert noted[0].sha256 != noted[1].sha256
+    assert fetch(Store(str(tmp_path / "1")), noted[1], "note.json").read_bytes() == b"1"
+
+
+def test_the_content_is_of_canonical_rows_and_not_of_parquet_bytes(tmp_path: Path) -> None:
+    def one_group(work: Work, config: Options) -> None:
+        work.write(pa.table({"n": list(range(100))}))
+
+    def many_groups(work: Work, config: Options) -> None:
+        work.write(pa.table({"n": list(range(100))}), row_group_size=7)
+
+    made = [
+        counting(write=write)[0](Site(Store(str(tmp_path / write.__name__))), Options())
+        for write in (one_group, many_groups)
+    ]
+    assert made[0].content == made[1].content
+    assert made[0].sha256 != made[1].sha256
+
+
+def test_a_stage_that_fails_leaves_no_manifest_and_one_that_writes_nothing_fails(site: Site) -> None:
+    def fail(work: Work, config: Options) -> None:
+        raise ValueError("broke off")
+
+    count, ran = counting(write=fail)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broke off"):
+            count(site, Options())
+    assert (len(ran), site.store.list_keys("private")) == (2, [])
+    with pytest.raises(UserError, match="wrote no file"):
+        Stage(lambda work, config: None, "idle", 1, count.retry)(site, Options())
+
+
+def test_an_artifact_is_laid_out_as_the_directory_it_was(site: Site, tmp_path: Path) -> None:
+    def model(work: Work, config: Options) -> None:
+        (work.empty_directory("files") / "model.json").write_text("{}")
+
+    artifact = counting(write=model)[0](site, Options())
+    for _ in range(2):
+        laid = fetch_directory(site.store, artifact, tmp_path / "laid")
+    found = sorted(path.relative_to(laid).as_posix() for path in laid.rglob("*") if path.is_file())
+    assert found == ["files/model.json", "rows.parquet"]

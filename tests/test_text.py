@@ -1,0 +1,95 @@
+"""Texts that a reader would call equal are equal here, in every script, and those that differ stay different."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.tasks.generators._edits import split_words
+from augmill.tasks.text import canonical, fold, is_unspaced, join_fields, shingles
+
+TEXT = st.text(st.characters(exclude_characters="\x1f"), max_size=20)
+
+
+@given(TEXT)
+def test_canonical_is_its_own_canonical_and_sees_no_white_space_or_composition(text: str) -> None:
+    once = canonical(text)
+    assert canonical(once) == once
+    assert canonical(f" \t{text}\n") == once
+    for form in ("NFC", "NFD"):
+        assert canonical(unicodedata.normalize(form, text)) == once  # type: ignore[arg-type]
+    assert "  " not in once and "\x1f" not in once
+
+
+@given(TEXT, TEXT)
+def test_texts_with_one_canonical_form_have_one_folded_form(text: str, other: str) -> None:
+    assert fold(canonical(text)) == fold(text)
+    assert canonical(text) != canonical(other) or fold(text) == fold(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Where is my parcel?", "where is my  PARCEL"),
+        ("Straße", "STRASSE"),
+        ("ｆｕｌｌ　ｗｉｄｔｈ", "full width"),
+        ("ﬁnd it", "find it"),
+        ("don't", "DON’T"),
+        ("snake_case", "snake case"),
+        ("我的包裹在哪里？", "我的包裹在哪里"),
+        ("e\u0301tude", "étude"),
+    ],
+)
+def test_case_width_punctuation_and_composition_are_folded_away(one: str, other: str) -> None:
+    assert fold(one) == fold(other) != ""
+
+
+@pytest.mark.parametrize(("one", "other"), [("a b", "ab"), ("résumé", "resume"), ("42", "43"), ("我", "你")])
+def test_words_accents_and_numbers_are_not(one: str, other: str) -> None:
+    assert fold(one) != fold(other)
+
+
+def test_fields_stay_apart_when_they_are_folded() -> None:
+    pairs = [("A b!", "c"), ("a", "b c"), ("a b c", ""), ("", "a b c")]
+    assert len({fold(join_fields(pair)) for pair in pairs}) == len(pairs)
+    assert fold(join_fields(["!", "?"])) == ""
+    assert join_fields(["a\x1fb"]) == "a b"
+
+
+@given(st.lists(st.text("ab \n", max_size=3), min_size=1, max_size=3))
+def test_fields_are_joined_so_that_where_they_end_can_be_seen(parts: list[str]) -> None:
+    assert join_fields(canonical(part) for part in parts).split("\x1f") == [canonical(part) for part in parts]
+    assert join_fields([None, "x"]) == join_fields(["", "x"])
+
+
+@given(TEXT, st.integers(1, 7))
+def test_shingles_cover_the_folded_text(text: str, size: int) -> None:
+    found = shingles(text, size)
+    folded = fold(text) or text.strip()
+    assert found and all(piece in folded for piece in found)
+    assert {len(piece) for piece in found} == {min(size, len(folded))}
+    assert len(found) <= max(1, len(folded) - size + 1)
+    assert set("".join(found)) == set(folded)
+
+
+@pytest.mark.parametrize(
+    ("text", "unspaced"),
+    [
+        ("我的包裹在哪里", True),
+        ("私の荷物はどこ", True),
+        ("where is it", False),
+        ("내 소포 어디", False),
+        ("?! 12", False),
+    ],
+)
+def test_only_chinese_and_japanese_are_written_without_spaces(text: str, unspaced: bool) -> None:
+    assert is_unspaced([text]) is unspaced
+    assert not is_unspaced([])
+
+
+def test_korean_is_taken_apart_at_its_spaces() -> None:
+    assert [word for _, word, _ in split_words("내 소포 어디")[0]] == ["내", "소포", "어디"]
+    assert [word for _, word, _ in split_words("我的包裹")[0]] == ["我", "的", "包", "裹"]

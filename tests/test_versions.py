@@ -1,0 +1,329 @@
+"""Bytes that change need a new VERSION (law 2): each stage and rib runs on a fixed input, against tests/versions.json.
+
+What is hashed is portable: rows rather than Parquet bytes; floats to six digits and weights by name, type and shape
+alone, because a matrix product's last bits differ between kinds of CPU. So a change to a model's weights that leaves
+their shapes alone is not seen here, one to its tokenizer, its plan or its verdicts is.
+
+After a change of rows that is meant: count the VERSION up, then `python tests/test_versions.py --record`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from chain import WORDS, make_steps, tiny_recipe, write_rows
+from safetensors.numpy import load_file
+
+from augmill.flows.augment import augment
+from augmill.tasks.arms import trainings
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Request, real_schema
+from augmill.tasks.generate import SetAsideConfig, set_aside
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.mix import MixConfig, arrange_real
+from augmill.tasks.randomness import row_seeds
+from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
+from augmill.tasks.stage import Stage, fetch, read_manifest
+from augmill.tasks.store import Store
+from augmill.tasks.trainers import TRAINERS
+from augmill.tasks.trainers.contract import Problem
+
+RECORDED = Path(__file__).with_name("versions.json")
+RECORD = f"python tests/{Path(__file__).name} --record"
+# What a rib needs beside its defaults; a name without an entry runs with those. {here} is a directory of the test's.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rules": {
+        "thesaurus": "{here}/thesaurus.csv",
+        "operations": dict.fromkeys(("synonym", "insert", "swap", "delete", "punctuation"), 1.0),
+    },
+    "replay": {"path": "{here}/made.csv"},
+    "causal_lm": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
+    "command": {"command": sys.executable + " {here}/train.py {{train}} {{eval}} {{seed}} {{predictions}}"},
+}
+# Their rows hang on weights, whose last bits are the CPU's: what is hashed of a row is what was asked and its seed.
+BY_WEIGHTS = {"causal_lm"}
+SLOW = {"causal_lm", "command"}  # torch is imported; processes are started
+TRAIN = """
+import sys, pyarrow as pa, pyarrow.parquet as pq
+train, held, seed, out = sys.argv[1:]
+labels = sorted(pq.read_table(train)["label"].to_pylist())
+rows = pq.read_metadata(held).num_rows
+pq.write_table(pa.table({"row": range(rows), "label": [labels[(at + int(seed)) % len(labels)] for at in range(rows)]}), out)
+"""
+
+
+def rounded(value: Any) -> Any:
+    """Floats to six digits; what JSON does not know as text."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {str(key): rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def without_floats(value: Any) -> Any:
+    """Losses, which hang on weights as rows do, are left out."""
+    if isinstance(value, dict):
+        return {key: without_floats(part) for key, part in value.items()}
+    return (
+        [without_floats(part) for part in value]
+        if isinstance(value, list)
+        else None
+        if isinstance(value, float)
+        else value
+    )
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(rounded(value), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def portable(name: str, path: Path) -> Any:
+    """What a file of that name says, without what a machine or a library's version adds to it."""
+    kind = Path(name).suffix
+    if kind == ".parquet":
+        table = pq.read_table(path)
+        return [str(table.schema.remove_metadata()), table.to_pylist()]
+    if kind == ".arrow":
+        table = pa.ipc.open_file(path).read_all()
+        return [str(table.schema.remove_metadata()), table.to_pylist()]
+    if kind == ".safetensors":
+        return {name: [str(part.dtype), list(part.shape)] for name, part in load_file(path).items()}
+    if kind == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    return path.read_text(encoding="utf-8")
+
+
+def texts(count: int, seed: int) -> list[tuple[str, str]]:
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    names = sorted(WORDS)
+    return [
+        (name := names[at % 3], " ".join(WORDS[name][pick] for pick in rng.integers(0, 12, 7))) for at in range(count)
+    ]
+
+
+def rows(prefix: str, count: int, seed: int) -> pa.Table:
+    drawn = texts(count, seed)
+    columns = {
+        "row_id": [f"{prefix}{at}" for at in range(count)],
+        "stratum": [s for s, _ in drawn],
+        "text": [t for _, t in drawn],
+    }
+    return pa.table(columns, schema=real_schema(("text",)))
+
+
+def options_of(name: str, kind: Any, here: Path) -> Any:
+    """The rib's options for this test, with the files they name."""
+    (here / "thesaurus.csv").write_text("money,cash\nparcel,box,post\npassword,code\n", encoding="utf-8")
+    made = "".join(f"{label},{text}\n" for label, text in texts(12, 5))
+    (here / "made.csv").write_text(f"label,text\n{made}", encoding="utf-8")
+    (here / "train.py").write_text(TRAIN, encoding="utf-8")
+    given = {
+        key: value.format(here=here) if isinstance(value, str) else value
+        for key, value in OPTIONS.get(name, {}).items()
+    }
+    return kind.Options(**given)
+
+
+def fitted(rib: Any, here: Path) -> tuple[Fitted, Context, dict[str, Any]]:
+    """The rib fitted to fixed rows: its files, and what they say."""
+    work = here / "files"
+    work.mkdir()
+    ctx = Context(seed=3, fields=("text",), workdir=work)
+    none = rows("n", 0, 0)
+    files = rib.fit(FitInputs(rows("r", 45, 1), rows("v", 9, 2), rows("t", 9, 3), none, none), ctx)
+    # An option that is a path stands in no artifact: what it names does.
+    return Fitted(work, "content"), ctx, {name: portable(name, path) for name, path in files.items()}
+
+
+def run_generator(name: str, here: Path) -> Any:
+    generator = GENERATORS[name](options_of(name, GENERATORS[name], here))
+    model, ctx, files = fitted(generator, here)
+    ordinals = np.arange(12, dtype=np.int64)
+    table = generator.sample(model, Request([s for s, _ in texts(12, 0)], ordinals, row_seeds(9, ordinals)), ctx)
+    files = without_floats(files) if name in BY_WEIGHTS else files
+    return [files, (table.select(["ordinal", "asked", "seed"]) if name in BY_WEIGHTS else table).to_pylist()]
+
+
+def run_check(name: str, here: Path) -> Any:
+    check = CHECKS[name](options_of(name, CHECKS[name], here))
+    model, ctx, files = fitted(check, here)
+    strange = [("refund", ""), ("refund", "!!! ??"), ("nobody", "money back"), ("login", "x" * 400), ("track", "退款")]
+    drawn = [*texts(20, 4), *texts(9, 1), *texts(3, 2), *strange]
+    columns = {"stratum": [s for s, _ in drawn], "text": [t for _, t in drawn], "parent_ids": [["r0"]] * len(drawn)}
+    candidates = pa.table(
+        columns,
+        schema=pa.schema([("stratum", pa.string()), ("text", pa.string()), ("parent_ids", pa.list_(pa.string()))]),
+    )
+    return [files, check.judge(model, candidates, ctx).to_pylist()]
+
+
+def run_trainer(name: str, here: Path) -> Any:
+    made = rows("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
+    problem = Problem(rows("r", 45, 1), made, rows("v", 30, 2), ("text",), tuple(sorted(WORDS)))
+    trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
+    predictions = trainer.predict(problem, trainings(problem, 0, 1), here / "work")
+    # What `command` chose names its directory, which is another one each time.
+    return [[found.labels.tolist(), {} if name == "command" else found.chosen] for found in predictions]
+
+
+SOURCE_ROWS = {
+    "csv": 'id,text,label\n1,"a, ""b""",x\n2,,y\n3,\ufeffc,x\n4,d\n\n5,"e\nf",\n',
+    "jsonl": '{"id": 1, "text": "a, b", "label": true}\n{"id": 2, "text": null}\nno\n[]\n{"text": "c\\u0000", "label": false}\n',
+}
+
+
+def run_source(name: str, here: Path) -> Any:
+    path = here / f"rows.{name}"
+    if name in SOURCE_ROWS:
+        path.write_text(SOURCE_ROWS[name], encoding="utf-8")
+    else:
+        pq.write_table(pa.table({"id": [1, 2], "text": ["a", "\ufeffb\x00"], "label": [True, None]}), path)
+    options = SourceOptions(path=str(path))
+    (file,) = list_files(options)
+    return [
+        [str(batch.table.schema), batch.table.to_pylist(), batch.locations.to_pylist(), batch.repaired]
+        + [[row.location, row.reason] for row in batch.refused]
+        for batch in read_batches(file, options)
+    ]
+
+
+RIBS: dict[str, tuple[dict[str, Any], Any]] = {
+    "generators": (GENERATORS, run_generator),
+    "checks": (CHECKS, run_check),
+    "trainers": (TRAINERS, run_trainer),
+    "sources": (SOURCES, run_source),
+}
+NAMES = [(kind, name) for kind, (registry, _) in RIBS.items() for name in registry]
+
+
+def rib_entry(kind: str, name: str) -> list[Any]:
+    registry, run = RIBS[kind]
+    with tempfile.TemporaryDirectory() as directory:
+        return [registry[name].VERSION, digest(run(name, Path(directory)))]
+
+
+def artifact_says(store: Store, artifact: Artifact) -> dict[str, Any]:
+    said = {name: portable(name, fetch(store, artifact, name)) for name in read_manifest(store, artifact)["files"]}
+    if "manifest.json" in said:
+        del said["manifest.json"]["recipe"]  # another recipe key, or another default, is no other row
+    return said
+
+
+def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every stage with what it made: a run with folds, the two stages that only failures reach."""
+    loaded = [module for name, module in sys.modules.items() if name.startswith("augmill.tasks.")]
+    stages = {part.name: part for module in loaded for part in vars(module).values() if isinstance(part, Stage)}
+    with tempfile.TemporaryDirectory() as directory:
+        here = Path(directory)
+        store = Store(str(here / "store"))
+        checks = {"label_consistency": False, "garbage": False}
+        gate = {"seeds": 3, "resamples": 200, "folds": 2}
+        # Content hashes stand in a release's manifest, and those are exact: no check here that computes with floats.
+        recipe = tiny_recipe(
+            write_rows(here / "rows.csv", 90),
+            gate=gate,
+            checks=checks,
+            validation={"enabled": False},
+        )
+        steps = make_steps(recipe, store)
+        _, snapshot = augment(recipe, steps, as_of=None, command="test", republish=False)
+        assert snapshot.split
+        steps.do(
+            arrange_real, MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed), snapshot.split
+        )
+        segment = {"generator": "rules", "stratum": "refund", "start": 0, "count": 3}
+        steps.do(set_aside, SetAsideConfig("rules", recipe.columns.fields, (segment,), "deadline"))
+        for event in steps.events:
+            yield stages[event.stage], artifact_says(store, Artifact(event.key, 0, "", ""))
+
+
+@cache
+def stage_entries() -> dict[str, list[Any]]:
+    made: dict[str, list[str]] = {}
+    versions: dict[str, int] = {}
+    for stage, said in stage_runs():
+        versions[stage.name] = stage.version
+        made.setdefault(stage.name, []).append(digest(said))
+    # Sorted: shards are made side by side and end in any order.
+    return {name: [versions[name], digest(sorted(said))] for name, said in sorted(made.items())}
+
+
+Table = dict[str, dict[str, list[Any]]]  # kind: {name: [VERSION, hash]}
+
+
+def recorded() -> Table:
+    table: Table = json.loads(RECORDED.read_text(encoding="utf-8"))
+    return table
+
+
+def unversioned(found: Table, known: Table) -> list[str]:
+    """What gives other rows than recorded under the recorded version; a stage's may have come from one before it."""
+    pairs = [(kind, name) for kind in found for name in found[kind] if name in known.get(kind, {})]
+    changed = [(kind, name) for kind, name in pairs if found[kind][name] != known[kind][name]]
+    counted = [(kind, name) for kind, name in changed if found[kind][name][0] != known[kind][name][0]]
+    silent = [(kind, name) for kind, name in changed if (kind, name) not in counted]
+    return [f"{kind}/{name}" for kind, name in silent if not (kind == "stages" and counted)]
+
+
+def compare(found: Table) -> None:
+    known = recorded()
+    if silent := unversioned(found, known):
+        pytest.fail(
+            f"other rows than before under the same VERSION: {', '.join(silent)}. Stores would mix old and new: where "
+            f"that is meant, count up the VERSION of what was changed and run `{RECORD}`; where not, it is a defect"
+        )
+    new = [
+        f"{kind}/{name}"
+        for kind in found
+        for name, pair in found[kind].items()
+        if known.get(kind, {}).get(name) != pair
+    ]
+    assert not new, f"not recorded yet: run `{RECORD}` and commit {RECORDED.name}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(*pair, marks=[pytest.mark.slow] if pair[1] in SLOW else []) for pair in NAMES]
+)
+def test_a_rib_that_gives_other_rows_has_a_new_version(kind: str, name: str) -> None:
+    compare({kind: {name: rib_entry(kind, name)}})
+
+
+def test_a_stage_that_gives_other_rows_has_a_new_version() -> None:
+    """Where several are named, the first on the way from source to release is the cause."""
+    compare({"stages": stage_entries()})
+
+
+def test_every_stage_and_rib_is_recorded() -> None:
+    known = recorded()
+    assert {kind: sorted(part) for kind, part in known.items() if kind != "stages"} == {
+        kind: sorted(registry) for kind, (registry, _) in RIBS.items()
+    }
+    sources = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "tasks").glob("*.py"))
+    assert sorted(known["stages"]) == sorted(re.findall(r'^@stage\("(\w+)"', sources, re.MULTILINE))
+
+
+def record() -> None:
+    """Notes what each stage and rib makes now, unless rows changed and nobody said so."""
+    found: Table = {kind: {name: rib_entry(kind, name) for name in sorted(rib)} for kind, (rib, _) in RIBS.items()}
+    found["stages"] = stage_entries()
+    silent = unversioned(found, recorded() if RECORDED.exists() else {})
+    if silent:
+        sys.exit(f"nothing recorded: count up the VERSION of what was changed first: {', '.join(silent)}")
+    RECORDED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["--record"]:
+    record()
