@@ -189,5 +189,5 @@ def _task(
 def _deadline(error: BaseException | None, name: str, timeout: float | None) -> BaseException | None:
     """``error``, or ``DeadlineExceeded`` in place of the CancelledError that Prefect's alarm raises in the stage."""
     if timeout is not None and isinstance(error, CancelledError):
-        return DeadlineExceeded(f"{name} took longer than {timeout:g} s", fix="raise its timeout in `run:`")
+        return DeadlineExceeded(f"{name} took longer than {timeout:g} s", fix="raise run.stage_minutes")
     return error

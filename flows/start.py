@@ -47,7 +47,9 @@ def run_recipe(
 
         def body() -> dict[str, Any]:
             with Progress() as progress:
-                steps = Steps(runner, site, pool, progress, Artifacts(runner), label, events)
+                steps = Steps(
+                    runner, site, pool, progress, Artifacts(runner), label, 60 * recipe.run.stage_minutes, events
+                )
                 outcome, snapshot = _mending(recipe, steps, as_of, command, republish)
                 report = write_report(recipe, steps, snapshot, outcome)
             result = outcome.to_json(recipe, snapshot.name, report)

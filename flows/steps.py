@@ -17,8 +17,6 @@ from augmill.tasks.shards import pack
 from augmill.tasks.stage import Event, Site, Stage, look_up
 from augmill.tasks.workers import WorkerPool
 
-FIT_SECONDS = 6 * 3600.0  # a fit is bounded by its steps; this ends one that hangs
-
 
 @dataclass
 class Steps:
@@ -30,6 +28,7 @@ class Steps:
     progress: Progress
     artifacts: Artifacts
     label: str  # dataset@snapshot, in every task's name
+    stage_seconds: float  # a stage that takes longer is stopped, and tried again as its retries say
     events: list[Event] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
 
@@ -42,8 +41,9 @@ class Steps:
         name = f"{stage.name} {self.label} {what}".strip()
         with self.progress.stage(f"{stage.name} {what}".strip()) as shown:
             artifact = self.orchestrator.call(
-                stage, self.site, config, *inputs, name=name, retry=stage.retry, tags=self.tags
-            )
+                stage, self.site, config, *inputs,
+                name=name, retry=stage.retry, tags=self.tags, timeout=self.stage_seconds,
+            )  # fmt: skip
             event = next(event for event in reversed(self.events) if event.key == artifact.key)
             shown.note = f"{artifact.rows:,} rows" + (", unchanged, from the store" if event.reused else "")
         return artifact
@@ -52,7 +52,7 @@ class Steps:
         """A fit as one task, run in a worker process: it can be killed, and this process stays small."""
         name = f"{stage.name} {self.label} {what}"
         with self.progress.stage(f"{stage.name} {what}") as shown:
-            run = lambda: self._in_worker(stage, config, [split], FIT_SECONDS)  # noqa: E731
+            run = lambda: self._in_worker(stage, config, [split], self.stage_seconds)  # noqa: E731
             artifact = self.orchestrator.call(run, name=name, retry=stage.retry, tags=self.tags)
             event = next(event for event in reversed(self.events) if event.key == artifact.key)
             shown.note = "unchanged, from the store" if event.reused else f"{artifact.rows:,} rows"

@@ -114,7 +114,7 @@ def make_steps(recipe: Recipe, store: Store) -> Steps:
     shards.STORES[store.root] = store
     site = Site(store, observe=events.append)
     progress = Progress(live=False)
-    return Steps(runner, site, InlinePool(), progress, Artifacts(runner), f"{recipe.dataset}@all", events)  # type: ignore[arg-type]
+    return Steps(runner, site, InlinePool(), progress, Artifacts(runner), f"{recipe.dataset}@all", 3600.0, events)  # type: ignore[arg-type]
 
 
 def produce_and_publish(recipe: Recipe, store: Store) -> tuple[str, Steps]:

@@ -43,8 +43,8 @@ def check_kills(found: list[dict]) -> None:
 
 
 def test_a_kill_at_any_store_operation_is_made_good_by_the_next_run(tmp_path: Path) -> None:
-    found = run_kills(tmp_path, 12, random.Random(1).randrange(2**31))
-    assert len(found) == 12
+    found = run_kills(tmp_path, 5, random.Random(1).randrange(2**31))
+    assert len(found) == 5
     check_kills(found)
 
 

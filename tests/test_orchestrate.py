@@ -18,7 +18,7 @@ from augmill.tasks.retries import NEVER, RetryPolicy
 QUICK = RetryPolicy(tries=3, first_delay=0.01)
 
 
-@pytest.fixture(params=["none", "prefect"])
+@pytest.fixture(params=["none", pytest.param("prefect", marks=pytest.mark.slow)])
 def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
     if request.param == "none":
         yield PlainOrchestrator()

@@ -386,7 +386,16 @@ def test_a_field_changes_the_identity_unless_it_is_listed_with_a_reason(tmp_path
 
 def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
     """A new entry changes what a rerun reuses: it is meant, or it is a defect."""
-    run = ("store", "orchestrator", "shard_rows", "devices", "workers", "shard_minutes", "deadline_minutes")
+    run = (
+        "store",
+        "orchestrator",
+        "shard_rows",
+        "devices",
+        "workers",
+        "shard_minutes",
+        "stage_minutes",
+        "deadline_minutes",
+    )
     expected = {*(f"run.{name}" for name in (*run, "max_failed_shards")), "source.path", "validation.data_docs"}
     expected |= {f"outcomes.{name}" for name in ("harmful", "inconclusive", "not_produced", "unsound_source")}
     expected |= {"trainer.tfidf.threads", "trainer.command.timeout"}

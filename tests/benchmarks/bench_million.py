@@ -113,7 +113,7 @@ def bench(folder: Path, store: Store, rows: int, real: int, near: float) -> None
     site = Site(store, observe=events.append)
     runner = PlainOrchestrator()
     with Meter() as meter, worker_pool(find_devices((), recipe.run.workers), recipe.run.threads) as pool:
-        steps = Steps(runner, site, pool, MeteredProgress(meter), Artifacts(runner), "million@all", events)
+        steps = Steps(runner, site, pool, MeteredProgress(meter), Artifacts(runner), "million@all", 3600.0, events)
         snapshot = run_rows(recipe, steps, rows)
         workers = pool.size
     assert snapshot.settled is not None

@@ -72,7 +72,7 @@ def run_stages(recipe: Recipe, folder: Path) -> tuple[list[Reading], str]:
     site = Site(Store(str(folder / "store")), threads=recipe.run.threads, observe=events.append)
     runner = PlainOrchestrator()
     with Meter() as meter, worker_pool(find_devices((), recipe.run.workers), recipe.run.threads) as pool:
-        steps = Steps(runner, site, pool, MeteredProgress(meter), Artifacts(runner), "banking77@all", events)
+        steps = Steps(runner, site, pool, MeteredProgress(meter), Artifacts(runner), "banking77@all", 3600.0, events)
         outcome, snapshot = augment(recipe, steps, as_of=None, command="bench", republish=False)
         write_report(recipe, steps, snapshot, outcome)
     return by_stage(meter.readings), outcome.name
