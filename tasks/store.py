@@ -4,6 +4,7 @@ private/objects/<ab>/<sha256>             every file, named by its content
 private/manifests/<stage>/<identity>.json what a finished stage gave; written last, put-if-absent
 private/aside/...                         what was found corrupt, kept for a look, never read again
 private/scratch/<rib>/...                 a rib's own space
+private/staging/<random>                  a file on its way (local disks only); what a kill leaves here, nobody reads
 private/reports/<name>/...                reports and Data Docs, which may hold samples of rows
 public/<dataset>/_log/<8 digits>.json     the log
 public/<dataset>/releases/<id>/...        releases
@@ -32,6 +33,7 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from augmill.tasks.contracts import CorruptObject, Scratch, StoreError, StoreRefused, UserError
+from augmill.tasks.durable import DurableWriter
 from augmill.tasks.hashing import hash_file, seal, unseal
 
 REMOTE_SCHEMES = ("s3://", "gs://", "az://")
@@ -77,14 +79,6 @@ def require_root(root: str) -> None:
         raise UserError(f"{root!r} is no directory", where="run.store", fix=fix)
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class Store:
     """Objects, sealed documents, releases. Every error names the object.
 
@@ -95,10 +89,10 @@ class Store:
         self.root = root
         self.local: Path | None = None if root.startswith(REMOTE_SCHEMES) else Path(root).expanduser().absolute()
         self._verified: set[str] = set()
-        self._durable: set[Path] = set()  # directories whose own entry is known to be on the disk
         self._lock = threading.Lock()
         self._downloads: Path | None = None
         self.backend = backend or self._open()
+        self._writer = None if self.local is None else DurableWriter(self.local, self.backend)
 
     def _open(self) -> ObjectStore:
         if self.local is None:
@@ -140,36 +134,27 @@ class Store:
     def put(self, key: str, value: bytes | Path) -> None:
         """Writes whole or not at all, over what stands there; durable on a local disk when it returns."""
         try:
-            obstore.put(self.backend, key, value)
+            self._write(key, value, overwrite=True)
         except (BaseError, OSError) as error:
             raise self._explain(error, key) from error
-        self._sync(key)
 
     def put_if_absent(self, key: str, value: bytes) -> bool:
         """True where this call wrote it. After an error whose PUT may have succeeded, the caller looks again."""
         try:
-            obstore.put(self.backend, key, value, mode="create")
+            self._write(key, value, overwrite=False)
         except AlreadyExistsError:
             return False
         except (BaseError, OSError) as error:
             if self.get(key) == value:  # the PUT succeeded and its answer was lost
                 return True
             raise self._explain(error, key) from error
-        self._sync(key)
         return True
 
-    def _sync(self, key: str) -> None:
-        if self.local is None:
-            return
-        path = self.local / key
-        _fsync(path)
-        made: list[Path] = []
-        for directory in path.parents:
-            _fsync(directory)
-            if directory == self.local or directory in self._durable:
-                break
-            made.append(directory)  # perhaps for this file: it lasts once its parent is synced, which is next
-        self._durable.update(made)
+    def _write(self, key: str, value: bytes | Path, *, overwrite: bool) -> None:
+        if self._writer is not None:
+            self._writer.write(key, value, overwrite=overwrite)
+        else:
+            obstore.put(self.backend, key, value, mode="overwrite" if overwrite else "create")
 
     def size(self, key: str) -> int | None:
         try:

@@ -24,7 +24,19 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
     "spine": (
         True,
         {
-            *("stage", "store", "hashing", "log", "retries", "rows", "ribs", "targets", "labels", "refusals"),
+            *(
+                "stage",
+                "store",
+                "durable",
+                "hashing",
+                "log",
+                "retries",
+                "rows",
+                "ribs",
+                "targets",
+                "labels",
+                "refusals",
+            ),
             *("recipe", "recipe_reader", "recipe_sections", "recipe_yaml", "validation", "data_docs", "card"),
             *("gate", "arms", "evidence", "interval", "verdict", "report", "report_charts", "report_evidence"),
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from chain import make_steps
+from chain import make_steps, public_bytes
 from running import (
     Row,
     Run,
@@ -92,6 +93,27 @@ def test_a_real_set_goes_through(name: str, tmp_path: Path) -> None:
     check_real_rows(ran, parts)
     check_readers(ran, tmp_path / "cache")
     check_again(ran)
+
+
+@pytest.mark.slow
+def test_a_language_model_goes_the_whole_way_to_the_same_bytes(tmp_path: Path) -> None:
+    """SNIPS: a small model trained on the train rows beside word edits; other shards, batches and workers change nothing."""
+    prepare("snips", tmp_path / "source")
+
+    def made(name: str, batch: int, **how: Any) -> Run:
+        model = {"use": "causal_lm", "epochs": 12, "decode_batch": batch}
+        changes = {"generators": [model, {"use": "rules"}], "target": {"per_class": 8}}
+        recipe = real_recipe(tmp_path / "source", tmp_path / name, **changes)
+        return run(dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **how)))
+
+    ran = made("one", 256)
+    assert {row["aug_generator"] for row in ran.synthetic()} == {"causal_lm", "rules"}
+    check_ledger(ran)
+    check_no_leak(ran)
+    check_again(ran)
+    other = made("other", 24, shard_rows=13, workers=2)
+    assert public_bytes(tmp_path / "other") == public_bytes(tmp_path / "one")
+    assert other.result["release"] == ran.result["release"]
 
 
 @pytest.mark.slow

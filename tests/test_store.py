@@ -299,10 +299,12 @@ def test_a_write_on_a_disk_is_synced_with_every_directory_made_for_it(
 
     monkeypatch.setattr(os, "fsync", fsync)
     store.write_sealed("public/d/_log/00000000.json", {})
-    assert synced == ["public/d/_log/00000000.json", "public/d/_log", "public/d", "public", "."]
+    assert synced[0].startswith("private/staging/")
+    assert synced[1:] == ["public/d/_log", "public/d", "public", "."]
     synced.clear()
     store.put("public/d/_log/x", b"")
-    assert synced == ["public/d/_log/x", "public/d/_log"]
+    assert synced[1:] == ["public/d/_log"]
+    assert not list((tmp_path / "private" / "staging").iterdir())
 
 
 def test_a_log_entry_that_is_corrupt_is_refused_and_never_put_aside(store: Store) -> None:
