@@ -137,7 +137,7 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
             for part in cut_shards(segments, recipe.run.shard_rows)
         ]
         inputs = [[fitted[config.generator.rib], *snapshot.checks.values()] for config in configs]
-        shards = steps.run_shards(configs, inputs, round_number=number, minutes=recipe.run.shard_minutes)
+        shards = steps.run_shards(configs, inputs, recipe.run, round_number=number)
         snapshot.shards += require_valid(steps, configs, shards, recipe)
         snapshot.settled = steps.do(settle, settle_config, snapshot.shards, before, what=str(number))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from augmill.flows.orchestrate import Orchestrator
 from augmill.flows.progress import Artifacts, Progress
 from augmill.tasks.contracts import Artifact, AugmillError, DeadlineExceeded
 from augmill.tasks.generate import SetAsideConfig, ShardConfig, generate, set_aside
-from augmill.tasks.retries import NEVER
+from augmill.tasks.recipe_sections import Run
 from augmill.tasks.ribs import FitConfig
 from augmill.tasks.shards import pack
 from augmill.tasks.stage import Event, Site, Stage, look_up
@@ -73,7 +73,7 @@ class Steps:
         return artifact
 
     def run_shards(
-        self, configs: Sequence[ShardConfig], inputs: list[list[Artifact]], *, round_number: int, minutes: float
+        self, configs: Sequence[ShardConfig], inputs: list[list[Artifact]], how: Run, *, round_number: int
     ) -> list[Artifact]:
         """Every shard's artifact, in order. One that failed for good is set aside: its rows count as undelivered."""
         jobs = list(zip(range(len(configs)), configs, inputs, strict=True))
@@ -85,7 +85,7 @@ class Steps:
 
         def run(job: tuple[int, ShardConfig, list[Artifact]]) -> Artifact:
             _, config, shard_inputs = job
-            return self._in_worker(generate, config, shard_inputs, minutes * 60)
+            return self._in_worker(generate, config, shard_inputs, 60 * how.shard_minutes)
 
         with self.progress.stage(f"generate {round_number}", total, "rows") as shown:
 
@@ -100,7 +100,7 @@ class Steps:
                 jobs,
                 limit=2 * self.pool.size,
                 name=lambda job: f"generate {self.label} round {round_number} shard {job[0]}",
-                retry=generate.retry if minutes else NEVER,
+                retry=replace(generate.retry, tries=1 + how.shard_retries),
                 tags=[*self.tags, "shard"],
                 on_done=done,
                 give_up=lambda job, error: self._give_up(round_number, job[0], job[1], error),

@@ -231,6 +231,9 @@ class Run:
     workers: int = option(0, "worker processes; 0: one per device", why_no_identity=_RUN)
     threads: int = option(2, "threads a fit is pinned to; part of a trained model's identity")
     shard_minutes: float = option(30.0, "a shard that takes longer is killed and tried again", why_no_identity=_RUN)
+    shard_retries: int = option(
+        2, "how often a shard that failed for a cause that can pass is tried again", why_no_identity=_RUN
+    )
     stage_minutes: float = option(
         360.0, "a fit, an evaluation or any other stage that takes longer is stopped", why_no_identity=_RUN
     )
@@ -245,6 +248,7 @@ class Run:
         check(1 <= self.shard_rows <= 10_000_000, "shard_rows: between 1 and 10,000,000")
         check(0 <= self.workers <= 256, "workers: between 0 and 256")
         check(1 <= self.threads <= 256, "threads: between 1 and 256")
+        check(0 <= self.shard_retries <= 100, "shard_retries: between 0 and 100")
         for name in ("shard_minutes", "stage_minutes"):
             check(0 < getattr(self, name) <= _WEEK, f"{name}: more than 0, at most a week (10,080)")
         limit = self.deadline_minutes

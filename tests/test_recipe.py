@@ -393,6 +393,7 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
         "devices",
         "workers",
         "shard_minutes",
+        "shard_retries",
         "stage_minutes",
         "deadline_minutes",
     )

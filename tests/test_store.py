@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import resource
 import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from buckets import s3_server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,19 +28,8 @@ from augmill.tasks.store import Store, object_key
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """The address of an S3 server of this process, with a bucket ``rows``."""
-    moto = pytest.importorskip("moto.server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", url)
-        urllib.request.urlopen(urllib.request.Request(f"{url}/rows", method="PUT")).close()
+    with s3_server("rows") as url:
         yield url
-    server.stop()
 
 
 @pytest.fixture(params=["disk", "s3"])

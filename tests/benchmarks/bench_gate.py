@@ -91,7 +91,10 @@ def deleted(real: list[Row], rng: np.random.Generator) -> tuple[list[Row], list[
     return made, parents
 
 
-def judge(rows: list[Row], kind: str, number: int, heldout: int) -> Evidence:
+def judge(
+    rows: list[Row], kind: str, number: int, heldout: int, options: GateOptions | None = None, test: int = 2000
+) -> Evidence:
+    """One gate over rows drawn for ``number``; ``test`` further rows stand for the truth."""
     rng = np.random.default_rng([number, len(rows)])
     classes = len({str(row["label"]) for row in rows})
     sizes = [10] * classes
@@ -105,11 +108,11 @@ def judge(rows: list[Row], kind: str, number: int, heldout: int) -> Evidence:
             table(made, "s", parents),
             table(others[:heldout], "v"),
             TfidfTrainer(TfidfOptions(threads=1)),
-            GateOptions(),
+            options or GateOptions(),
             seed=number,
             fields=("text",),
             workdir=Path(workdir),
-            test=table(others[heldout : heldout + 2000], "t"),
+            test=table(others[heldout : heldout + test], "t"),
         )
 
 

@@ -96,7 +96,7 @@ def run_rows(recipe: Recipe, steps: Steps, rows: int) -> Snapshot:
         for part in cut_shards(asked, recipe.run.shard_rows)
     ]
     inputs = [[fitted, *snapshot.checks.values()] for _ in configs]
-    shards = steps.run_shards(configs, inputs, round_number=1, minutes=recipe.run.shard_minutes)
+    shards = steps.run_shards(configs, inputs, recipe.run, round_number=1)
     snapshot.shards = require_valid(steps, configs, shards, recipe)
     targets = dict.fromkeys(names, recipe.target.per_class or 0)
     config = SettleConfig(recipe.settle, targets, {generator.rib: 1.0}, recipe.columns.fields)

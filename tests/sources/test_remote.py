@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import urllib.request
 from collections.abc import Iterator
 
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from buckets import s3_server
 from obstore.store import from_url
 from reading import only, read
 
@@ -21,21 +20,7 @@ ROWS = "text,label\n" + "".join(f"row number {index},{index % 5}\n" for index in
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    moto = pytest.importorskip("moto.server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/rows", method="PUT")).close()
+    with s3_server("rows"):
         store = from_url("s3://rows")
         obstore.put(store, "in/dt=1/a.csv", ROWS.encode())
         obstore.put(store, "in/dt=2/b.csv.zst", pa.compress(ROWS.encode(), codec="zstd", asbytes=True))
@@ -46,7 +31,6 @@ def bucket() -> Iterator[str]:
             obstore.put(store, name, sink.getvalue().to_pybytes())
         obstore.put(store, "table/_delta_log/0.json", b"{}")
         yield "s3://rows"
-    server.stop()
 
 
 def test_prefixes_globs_and_objects_list_as_on_a_disk(bucket: str) -> None:

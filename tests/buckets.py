@@ -1,0 +1,34 @@
+"""A bucket on an S3 server of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+
+@contextlib.contextmanager
+def s3_server(*buckets: str) -> Iterator[str]:
+    """The server's address; obstore finds it, and these buckets on it, in the environment while the block runs."""
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        for bucket in buckets:
+            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")).close()
+        yield endpoint
+    server.stop()

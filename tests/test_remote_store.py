@@ -1,0 +1,63 @@
+"""Source and store in a bucket: the release of a disk, the second run without work, a corrupt object made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+import pytest
+from buckets import s3_server
+from chain import public_bytes, recipe_document, write_rows
+from obstore.store import from_url
+from running import Run, run
+
+from augmill.tasks.publish import verify_release
+from augmill.tasks.recipe import build_recipe
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    with s3_server("data", "mill") as address:
+        yield address
+
+
+def go(source: str, store: str, base: Path) -> Run:
+    changes = {"gate": {"seeds": 3, "resamples": 200, "rule": "not_worse", "margin": 100.0}}
+    document = recipe_document(Path("unused"), **changes, source={"path": source})
+    document["run"] |= {"store": store, "workers": 2}
+    return run(build_recipe(document, base=base))
+
+
+def public_objects(ran: Run) -> dict[str, bytes]:
+    keys = [key for key in ran.store.list_keys("public") if "/_log/" not in key and "provenance" not in key]
+    return {key.removeprefix("public/"): ran.store.get(key) or b"" for key in keys}
+
+
+@pytest.mark.slow
+def test_a_bucket_holds_the_release_that_a_disk_holds_and_is_resumed_alike(endpoint: str, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.csv", rows=90)
+    obstore.put(from_url("s3://data"), "in/rows.csv", rows)
+    local = go(str(rows), str(tmp_path / "store"), tmp_path)
+    remote = go("s3://data/in/rows.csv", "s3://mill/store", tmp_path)
+    assert remote.result["arrangement"] == "mix"
+    assert remote.result["location"].startswith("s3://mill/store/public/tiny/releases/")
+    assert public_objects(remote) == public_bytes(tmp_path / "store")
+    assert local.result["release"] == remote.result["release"]
+    assert verify_release(remote.store, "tiny", remote.result["release"]) == []
+    again = go("s3://data/in/rows.csv", "s3://mill/store", tmp_path)
+    assert (again.worked, again.result["new"]) == (0, False)
+
+
+@pytest.mark.slow
+def test_an_object_that_rots_in_a_bucket_is_made_again_in_the_same_run(endpoint: str, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.csv", rows=90)
+    first = go(str(rows), "s3://mill/store", tmp_path)
+    for key in first.store.list_keys("private/objects"):
+        content = first.store.get(key) or b""
+        obstore.put(first.store.backend, key, content[:-1] + bytes([content[-1] ^ 1]))
+    for key in first.store.list_keys("private/manifests/release"):
+        obstore.delete(first.store.backend, key)
+    again = go(str(rows), "s3://mill/store", tmp_path)
+    assert again.worked > 5 and again.result["release"] == first.result["release"]
+    assert first.store.list_keys("private/aside")
