@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -12,25 +13,27 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from augmill.flows.outcome import NotProduced, Outcome, judge_evidence
+from augmill.flows.provenance import provenance
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import Artifact, AugmillError, UnsoundSource
 from augmill.tasks.evaluate import EvaluateConfig, evaluate
 from augmill.tasks.fit import fit, fit_check
-from augmill.tasks.folds import FoldConfig, JudgeConfig, judge_folds, predict_fold, split_fold
+from augmill.tasks.folds import FoldConfig, JudgeConfig, can_judge, judge_folds, predict_fold, split_fold
 from augmill.tasks.generate import SetAsideConfig, ShardConfig, set_aside
 from augmill.tasks.ingest import ingest, prepare_ingest
+from augmill.tasks.labels import label_text
 from augmill.tasks.log import read_log
 from augmill.tasks.mix import MixConfig, arrange_real, mix
 from augmill.tasks.plan import PlanConfig, cut_shards, plan
-from augmill.tasks.publish import ReleaseConfig, build_release, commit_release, put_release
+from augmill.tasks.publish import ReleaseConfig, build_release, commit_release, put_release, trained_classes
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import require_fit
 from augmill.tasks.retries import COMMIT, STORE
-from augmill.tasks.ribs import FitConfig, check_config, generator_config
+from augmill.tasks.ribs import check_config, generator_config
 from augmill.tasks.settle import SettleConfig, settle
 from augmill.tasks.split import prepare_split, split
 from augmill.tasks.stage import fetch
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.store import Store
 from augmill.tasks.targets import targets_for
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.verdict import folds_for
@@ -85,19 +88,19 @@ def read_source(snapshot: Snapshot, steps: Steps, as_of: str | None) -> None:
     """ingest and split. Raises UnsoundSource where the source cannot be trusted, DataError where it cannot be read."""
     recipe = snapshot.recipe
     with steps.progress.stage("source") as shown:
-        config = prepare_ingest(recipe)
+        config = prepare_ingest(recipe, as_of)
         shown.note = f"{len(config.files)} file(s)"
     snapshot.ingested = steps.do(ingest, config)
-    snapshot.split = steps.do(split, prepare_split(recipe, as_of), snapshot.ingested)
+    snapshot.split = steps.do(split, prepare_split(recipe), snapshot.ingested)
     store = steps.site.store
     classes = read_json(store, snapshot.split, "summary.json")["classes"]
     names = pq.read_schema(fetch(store, snapshot.ingested, "source.parquet")).names
     require_fit(recipe.publish, recipe.gate.focus, names, list(classes["validation"]))
     if snapshot.expected is None:
         return
-    raw = store.get(release_key(recipe.dataset, snapshot.expected, "manifest.json"))
-    before = set(json.loads(raw)["counts"]["train"]["classes"]) if raw is not None else set()
-    vanished = sorted(before - set(classes["train"]) - {str(value) for value in recipe.labels.retired})
+    left = {label_text(value) for value in recipe.labels.retired} | set(recipe.labels.aliases)
+    before = trained_classes(store, recipe.dataset, snapshot.expected)
+    vanished = sorted(before - set(classes["train"]) - left)
     if vanished:
         raise UnsoundSource(
             f"{len(vanished)} class(es) of the current release have no train rows any more: {', '.join(vanished[:5])}",
@@ -121,10 +124,13 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         raise NotProduced(f"a generator could not be fitted: {error.problem}") from error
     counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
     shares = {choice.use: choice.share for choice in recipe.generators}
-    settle_config = SettleConfig(recipe.settle, targets_for(recipe.target, counts), shares, recipe.columns.fields)
+    ratio = recipe.mix.max_ratio
+    targets, asked = targets_for(recipe.target, counts, ratio), {name: dict[str, int]() for name in generators}
     for number in range(1, recipe.refill.max_rounds + 1):
         before = [snapshot.settled] if snapshot.settled else []
-        planned = steps.do(plan, PlanConfig(recipe.target, recipe.refill, shares), split_rows, before, what=str(number))
+        planned = steps.do(
+            plan, PlanConfig(recipe.target, recipe.refill, shares, ratio), split_rows, before, what=str(number)
+        )
         segments = read_json(steps.site.store, planned, "plan.json")["segments"]
         if not segments:
             return
@@ -139,7 +145,10 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         inputs = [[fitted[config.generator.rib], *snapshot.checks.values()] for config in configs]
         shards = steps.run_shards(configs, inputs, recipe.run, round_number=number)
         snapshot.shards += require_valid(steps, configs, shards, recipe)
-        snapshot.settled = steps.do(settle, settle_config, snapshot.shards, before, what=str(number))
+        for part in segments:
+            asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
+        config = SettleConfig(recipe.settle, targets, shares, recipe.columns.fields, copy.deepcopy(asked))
+        snapshot.settled = steps.do(settle, config, snapshot.shards, before, what=str(number))
 
 
 def require_valid(steps: Steps, configs: list[ShardConfig], shards: list[Artifact], recipe: Recipe) -> list[Artifact]:
@@ -174,6 +183,7 @@ def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
         trainer=trainer.use,
         trainer_version=TRAINERS[trainer.use].VERSION,
         trainer_options=trainer.options,
+        trainer_content=TRAINERS[trainer.use](trainer.options).content(),
         seed=recipe.seed,
         fields=recipe.columns.fields,
         validation=recipe.validation,
@@ -195,7 +205,13 @@ def judge_in_folds(snapshot: Snapshot, steps: Steps, evaluated: Artifact, folds:
     recipe, trainer = snapshot.recipe, snapshot.recipe.trainer
     assert snapshot.split is not None
     judge_config = JudgeConfig(
-        recipe.gate, trainer.use, TRAINERS[trainer.use].VERSION, trainer.options, recipe.seed, recipe.columns.fields
+        gate=recipe.gate,
+        trainer=trainer.use,
+        trainer_version=TRAINERS[trainer.use].VERSION,
+        trainer_options=trainer.options,
+        trainer_content=TRAINERS[trainer.use](trainer.options).content(),
+        seed=recipe.seed,
+        fields=recipe.columns.fields,
     )
     predicted = []
     for number in range(folds):
@@ -203,6 +219,8 @@ def judge_in_folds(snapshot: Snapshot, steps: Steps, evaluated: Artifact, folds:
         inside = dataclasses.replace(steps, label=f"{steps.label} fold {number + 1}")
         part = Snapshot(recipe, snapshot.name, None)
         part.split = inside.do(split_fold, fold_config, snapshot.split, what=f"{number + 1} of {folds}")
+        if not can_judge(read_json(steps.site.store, part.split, "summary.json")):
+            continue
         produce(part, inside)
         part.mixed = mix_accepted(part, inside)
         predicted.append(inside.do(predict_fold, judge_config, part.split, part.mixed))
@@ -275,26 +293,3 @@ def _real_alone(snapshot: Snapshot, steps: Steps) -> Artifact:
     config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
     assert snapshot.split is not None
     return steps.do(arrange_real, config, snapshot.split)
-
-
-def provenance(recipe: Recipe, steps: Steps, command: str) -> dict[str, Any]:
-    """Who, where, when and with what; not hashed. The recipe holds no secrets: they come from the environment."""
-    import platform
-    from datetime import UTC, datetime
-
-    from augmill.tasks.ribs import library_versions
-
-    names = ("prefect", "torch", "transformers", "pyarrow", "polars", "great-expectations", "scikit-learn", "numpy")
-    return {
-        "command": command,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "versions": library_versions(names),
-        "recipe": dataclasses.asdict(recipe),
-        "stages": [dataclasses.asdict(event) for event in steps.events],
-        "failures": steps.failures,
-    }
-
-
-__all__ = ["FitConfig", "Snapshot", "augment"]

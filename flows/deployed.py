@@ -28,6 +28,7 @@ def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> 
     """
     command = f"deployment {Path(recipe).name}"
     try:
-        return run_recipe(load_recipe(Path(recipe), store=store), as_of=as_of, command=command)
+        result = run_recipe(load_recipe(Path(recipe), store=store), as_of=as_of, command=command)
+        return Failed(message=result["reason"]) if result["action"] == "fail" else result
     except AugmillError as error:
         return Failed(message=str(error))

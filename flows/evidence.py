@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -22,8 +23,8 @@ from augmill.tasks.recipe import Recipe
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
 from augmill.tasks.ribs import library_versions
 from augmill.tasks.rows import texts_of
-from augmill.tasks.stage import Work
-from augmill.tasks.store import release_key
+from augmill.tasks.stage import Work, fetch
+from augmill.tasks.store import Store, release_key
 from augmill.tasks.text import shingles
 
 SAMPLES = 12  # of accepted and of refused rows each
@@ -44,6 +45,7 @@ def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outc
             build_data_docs(folder / "data_docs", shards, release, title=f"{recipe.dataset} {snapshot.name}")
             evidence["validation"]["docs"] = "data_docs/index.html"
         (folder / "index.html").write_text(render_report(evidence), encoding="utf-8")
+        _copy_refused(store, snapshot, folder)
         name = hash_json({"evidence": {k: v for k, v in evidence.items() if k != "versions"}})[:12]
         shown_name = re.sub(r"[^A-Za-z0-9-]", "_", snapshot.name)[:64]  # a partition may be named `../x`
         prefix = f"private/reports/{recipe.dataset}/{shown_name}-{name}"
@@ -58,6 +60,18 @@ def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outc
     uri = Path(location).absolute().as_uri() if store.local is not None else location
     steps.artifacts.link(f"augmill-{key}-report", uri, "report", "the full report")
     return location
+
+
+def _copy_refused(store: Store, snapshot: Snapshot, folder: Path) -> None:
+    """What did not get in, with its reasons, as Parquet beside the page: nothing vanishes, and it can be looked at."""
+    kept = {
+        "source_rows_refused.parquet": (snapshot.ingested, "refused.parquet"),
+        "train_rows_held_back.parquet": (snapshot.split, "held_back.parquet"),
+        "made_rows_not_accepted.parquet": (snapshot.settled, "rest.parquet"),
+    }
+    for name, (artifact, file) in kept.items():
+        if artifact is not None:
+            shutil.copyfile(fetch(store, artifact, file), folder / name)
 
 
 def _valid(snapshot: Snapshot) -> list[Any]:
@@ -95,7 +109,8 @@ def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -
     if snapshot.split:
         summary = read_json(store, snapshot.split, "summary.json")
         evidence["train"] = summary["classes"]["train"]
-        evidence["splits"] = summary["rows"] | {"held_back": sum(summary["held_back"].values())}
+        near = sum(rows for reason, rows in summary["held_back"].items() if reason != "rare_class")
+        evidence["splits"] = summary["rows"] | {"held_back": near}
     if snapshot.checks:
         evidence["checks"] = [
             _finding(name, read_json(store, artifact, "files/check.json")) for name, artifact in snapshot.checks.items()

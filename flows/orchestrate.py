@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NoReturn, TypeVar
 
 from augmill.tasks.contracts import AugmillError
-from augmill.tasks.retries import NEVER, RetryPolicy, call_with_retries
+from augmill.tasks.retries import NEVER, RetryPolicy, call_with_retries, may_retry
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -91,7 +91,8 @@ class Orchestrator(ABC):
         """``call`` for each item, at most ``limit`` at once; the results in the items' order.
 
         Each runs in a thread that waits for a worker process. ``on_done`` is called on this thread as they finish.
-        ``give_up(item, error)``, in the item's thread, answers for an item whose tries are used up, or raises.
+        ``give_up(item, error)``, in the item's thread, answers for an item whose tries are used up; an error that no
+        retry could cure (a defect, a mistake, a full disk) is raised instead.
         The first failure lets running items finish, starts no others, and is raised.
         """
 
@@ -99,7 +100,7 @@ class Orchestrator(ABC):
             try:
                 return self.call(fn, item, name=name(item), retry=retry, tags=tags)
             except AugmillError as error:
-                if give_up is None or self.stopping.is_set():
+                if give_up is None or self.stopping.is_set() or not may_retry(error):
                     raise
                 return give_up(item, error)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +23,7 @@ from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store, release_key
 from augmill.tasks.workers import find_devices, worker_pool
 
+_log = logging.getLogger("augmill")
 MENDS = 3  # a corrupt object is made again by running again; one that is corrupt thrice is a broken disk
 
 
@@ -51,7 +54,7 @@ def run_recipe(
                     runner, site, pool, progress, Artifacts(runner), label, 60 * recipe.run.stage_minutes, events
                 )
                 outcome, snapshot = _mending(recipe, steps, as_of, command, republish)
-                report = write_report(recipe, steps, snapshot, outcome)
+                report = _report(recipe, steps, snapshot, outcome)
             result = outcome.to_json(recipe, snapshot.name, report)
             if result["arrangement"]:
                 result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
@@ -67,18 +70,28 @@ def run_recipe(
         )
 
 
+def _report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> str | None:
+    """Where the report is; None, with a warning, where it could not be written: what was published stands all the same."""
+    try:
+        return write_report(recipe, steps, snapshot, outcome)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the outcome is decided and in the log
+        _log.warning("The outcome stands, but its report could not be written: %s: %s", type(error).__name__, error)
+        return None
+
+
 def _mending(
     recipe: Recipe, steps: Steps, as_of: str | None, command: str, republish: bool
 ) -> tuple[Outcome, Snapshot]:
     """The flow, run again where it met a corrupt object: it was moved aside, and its stage makes it anew."""
-    for attempt in range(MENDS):
+    found: Counter[str] = Counter()
+    while True:
         try:
             return augment(recipe, steps, as_of=as_of, command=command, republish=republish)
         except CorruptObject as error:
-            if attempt == MENDS - 1:
+            found[error.where] += 1
+            if found[error.where] == MENDS:
                 raise
             steps.failures.append({"reason": "corrupt", "error": str(error)})
-    raise AssertionError("unreachable")
 
 
 def _record(store: Store, recipe: Recipe, result: dict[str, Any], events: list[Event], seconds: float) -> None:

@@ -87,7 +87,9 @@ def world_error(error: OSError | MemoryError) -> WorldError:
 
 
 class CorruptObject(WorldError):
-    """A stored file's checksum is wrong. It was moved aside; running again makes it anew."""
+    """A stored file's checksum is wrong. It was moved aside; the flow runs again, and its stage makes it anew."""
+
+    retryable = False  # the stage that reads it would only miss it: whoever made it has to run
 
 
 class WorkerDied(WorldError):
@@ -99,7 +101,7 @@ class DeadlineExceeded(WorldError):
 
 
 class ConflictError(WorldError):
-    """Another run published while this one ran."""
+    """Another run published, or a file of the source changed, while this one ran."""
 
     retryable = False
 

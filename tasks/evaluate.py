@@ -28,6 +28,7 @@ class EvaluateConfig:
     trainer: str
     trainer_version: int
     trainer_options: Any
+    trainer_content: dict[str, str]  # Trainer.content(), when the run began to judge
     seed: int
     fields: tuple[str, ...]
     validation: ValidationOptions
@@ -62,6 +63,7 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
     synthetic = rows.filter(pc.equal(rows[ORIGIN], SYNTHETIC))
     real = work.read(mixed, "real.parquet")
     validation, test = (work.read(split, f"{name}.parquet") for name in ("validation", "test"))
+    gate.require_focus(validation, config.gate)
     identity = hash_json(identity_of((config, split, mixed)))
     predicted = gate.predict(
         real,

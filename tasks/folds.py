@@ -45,6 +45,7 @@ class JudgeConfig:
     trainer: str
     trainer_version: int
     trainer_options: Any
+    trainer_content: dict[str, str]  # Trainer.content(), when the run began to judge
     seed: int
     fields: tuple[str, ...]
 
@@ -52,10 +53,13 @@ class JudgeConfig:
 def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:
     """The fold of each row: dealt out within its class by the hash of its text, so that small classes spread.
 
-    Rows of one group share a fold, by the hash of the group alone.
+    Rows of one group share a fold, by the hash of the group alone, so a fold may be empty; a row without a group goes
+    by its text.
     """
     grouped = GROUP in rows.column_names
-    keys = rows[GROUP].to_pylist() if grouped else [fold_text(t) or t for t in texts_of(rows, config.fields)]
+    keys = [fold_text(text) or text for text in texts_of(rows, config.fields)]
+    if grouped:
+        keys = [key if group is None else group for key, group in zip(keys, rows[GROUP].to_pylist(), strict=True)]
     points = {key: hashlib.sha256(f"{config.seed}\x1ffold\x1f{key}".encode()).digest() for key in set(keys)}
     if grouped:
         return [int.from_bytes(points[key][:8], "big") % config.folds for key in keys]
@@ -70,7 +74,7 @@ def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:
     return [place[key] for key in keys]
 
 
-@stage("fold", version=1)
+@stage("fold", version=2)
 def split_fold(work: Work, config: FoldConfig, split: Artifact) -> None:
     """A split artifact whose validation is one fold of the train rows, and whose train is the rest of them.
 
@@ -92,6 +96,11 @@ def split_fold(work: Work, config: FoldConfig, split: Artifact) -> None:
     work.rows = rows.num_rows
     classes = {name: class_counts(made[name][STRATUM]) for name in ("train", "validation", "test")}
     work.write_json({"rows": {name: t.num_rows for name, t in made.items()}, "classes": classes}, "summary.json")
+
+
+def can_judge(summary: dict[str, Any]) -> bool:
+    """Whether a fold, by its summary.json, has rows to judge by and two classes or more to train on."""
+    return summary["rows"]["validation"] > 0 and len(summary["classes"]["train"]) > 1
 
 
 @stage("predict_fold", version=1)
@@ -117,7 +126,10 @@ def predict_fold(work: Work, config: JudgeConfig, split: Artifact, mixed: Artifa
 
 @stage("judge_folds", version=1)
 def judge_folds(work: Work, config: JudgeConfig, evaluated: Artifact, predicted: list[Artifact]) -> None:
-    """evidence.json as the evaluate stage writes it, the folds' held-out rows judging beside validation."""
+    """evidence.json as the evaluate stage writes it, the folds' held-out rows judging beside validation.
+
+    ``folds`` in it: how many judged, which may be fewer than were asked for (see ``can_judge``).
+    """
     parts = [
         Predictions.from_table(work.read(part, "predictions.parquet"), work.read_json(part, "predictions.json"))
         for part in (evaluated, *predicted)

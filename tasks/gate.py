@@ -99,6 +99,7 @@ def evaluate(
     ``progress`` hears (trainings done, trainings in all). Raises DataError where there is nothing to train on or to
     judge by, UserError where ``focus`` names a label that no held-out row has.
     """
+    require_focus(heldout, options)
     splits = [heldout, *([test] if test is not None and test.num_rows else [])]
     predicted = predict(
         real, synthetic, splits, trainer, options, seed=seed, fields=fields, workdir=workdir, progress=progress
@@ -125,9 +126,9 @@ def predict(
 ) -> list[Predictions]:
     """Trains each arm ``options.seeds`` times; what each predicts for each split, its rows sorted by id.
 
-    Raises as ``evaluate``.
+    Raises DataError where there is nothing to train on or to judge by.
     """
-    _refuse_unsound(real, synthetic, splits[0], options)
+    _refuse_unsound(real, synthetic, splits[0])
     splits = [_sorted(split) for split in splits]
     problem = _problem(_sorted(real), _sorted(synthetic), splits, fields)
     planned = trainings(problem, seed, options.seeds)
@@ -207,15 +208,8 @@ def _problem(real: pa.Table, synthetic: pa.Table, splits: list[pa.Table], fields
     return Problem(real, synthetic, evaluation, fields, tuple(sorted(labels)))
 
 
-def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table, options: GateOptions) -> None:
-    for name, table in (("real train", real), ("synthetic", synthetic), ("held-out", heldout)):
-        if not table.num_rows:
-            raise DataError(
-                f"expected {name} rows to judge with, found none", where="gate", fix="check the splits' shares"
-            )
-    if len(real["stratum"].unique()) < 2:
-        raise DataError("expected two or more classes in train, found one", where="gate", fix="check the label column")
-
+def require_focus(heldout: pa.Table, options: GateOptions) -> None:
+    """Raises UserError where a focus label has no held-out row. To be asked of all rows that judge, not of a fold."""
     held = set(heldout["stratum"].unique().to_pylist())
     if missing := [label for label in options.focus if label not in held]:
         raise UserError(
@@ -223,6 +217,16 @@ def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table, opti
             where="gate.focus",
             fix=f"name labels among {sorted(held)[:20]}",
         )
+
+
+def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table) -> None:
+    for name, table in (("real train", real), ("synthetic", synthetic), ("held-out", heldout)):
+        if not table.num_rows:
+            raise DataError(
+                f"expected {name} rows to judge with, found none", where="gate", fix="check the splits' shares"
+            )
+    if len(real["stratum"].unique()) < 2:
+        raise DataError("expected two or more classes in train, found one", where="gate", fix="check the label column")
 
 
 def _conclude(measured: list[SplitEvidence], options: GateOptions, *, real: int, synthetic: int) -> Evidence:

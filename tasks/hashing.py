@@ -58,8 +58,10 @@ def _hash_unchanged(path: Path, modified: int, size: int) -> str:
 
 
 def _plain(array: pa.Array) -> pa.Array:
-    """Dictionaries decoded; maps and the other kinds of lists as lists."""
+    """Dictionaries decoded; maps and the other kinds of lists as lists; an extension (a UUID) as its storage."""
     kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(array.storage)
     if pa.types.is_dictionary(kind):
         return array.dictionary_decode()
     if pa.types.is_map(kind):
@@ -108,7 +110,7 @@ class TableHasher:
 
     def _values(self, path: str, array: pa.Array) -> None:
         kind = array.type
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_fixed_size_binary(kind):
             array = array.cast(pa.large_binary())
             kind = array.type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):

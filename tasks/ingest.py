@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX
@@ -17,10 +18,27 @@ from augmill.tasks.hashing import TableHasher
 from augmill.tasks.labels import LabelReader, label_text
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse
-from augmill.tasks.refusals import no_usable_row, require_columns, require_plain, require_sound
+from augmill.tasks.refusals import (
+    files_upto,
+    no_row_upto,
+    no_usable_row,
+    require_alike,
+    require_columns,
+    require_plain,
+    require_sound,
+)
 from augmill.tasks.retries import READ
 from augmill.tasks.rows import GROUP, PARTITION, POSITION, SPLIT
-from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches, scan_schema
+from augmill.tasks.sources import (
+    SOURCES,
+    SourceFile,
+    SourceOptions,
+    describe_file,
+    hash_file,
+    list_files,
+    read_batches,
+    scan_schema,
+)
 from augmill.tasks.stage import PARQUET, Work, stage
 from augmill.tasks.text import canonical, join_fields
 
@@ -39,12 +57,18 @@ class IngestConfig:
     split_column: str | None
     split_files: dict[str, str]
     split_names: dict[str, str]
+    as_of: str | None  # rows of later partitions are as if they were not there (None: all there is)
     handles: tuple[SourceFile, ...] = field(metadata={"identity": False, "why": "where the same bytes are read from"})
 
 
-def prepare_ingest(recipe: Recipe) -> IngestConfig:
-    """Lists and hashes the source's files. Raises UserError or DataError where there is nothing to read."""
+def prepare_ingest(recipe: Recipe, as_of: str | None = None) -> IngestConfig:
+    """Lists and hashes the source's files; those of a ``key=value`` directory after ``as_of`` are left alone.
+
+    Raises UserError or DataError where there is nothing to read.
+    """
     handles = tuple(list_files(recipe.source))
+    if as_of is not None:
+        handles = files_upto(handles, recipe.columns.partition, as_of)
     files = tuple(
         {
             "name": item.name,
@@ -63,6 +87,7 @@ def prepare_ingest(recipe: Recipe) -> IngestConfig:
         split_column=recipe.splits.column,
         split_files=recipe.splits.files,
         split_names=recipe.splits.names,
+        as_of=as_of,
         handles=handles,
     )
 
@@ -76,6 +101,20 @@ class _Rows:
         self.seen: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
         self.position = 0
+        self.later: Counter[str] = Counter()  # rows left out, by partition
+
+    def upto(self, table: pa.Table, locations: pa.Array) -> tuple[pa.Table, pa.Array]:
+        """The rows of partitions up to ``as_of``, and those without one, which are refused later."""
+        name, as_of = self.config.columns.partition, self.config.as_of
+        if name is None or as_of is None:
+            return table, locations
+        partitions = table[name].cast(pa.string())
+        for part in pc.unique(partitions).drop_null().to_pylist():
+            require_alike(part, as_of)
+        later = pc.fill_null(pc.greater(partitions, as_of), False)
+        self.later.update(partitions.filter(later).to_pylist())
+        kept = pc.invert(later)
+        return table.filter(kept), locations.filter(kept.combine_chunks())
 
     def split_of(self, file: SourceFile, value: Any) -> str | None:
         config = self.config
@@ -107,15 +146,10 @@ class _Rows:
             name = "" if identifier is None else str(identifier)
             self.seen[name] += 1
             return name if name and self.seen[name] == 1 else None
-        digest = hashlib.sha256(join_fields(canonical(text) for text in texts).encode("utf-8", "replace")).hexdigest()[
-            :32
-        ]
+        joined = join_fields(canonical(text) for text in texts)
+        digest = hashlib.sha256(joined.encode("utf-8", "replace")).hexdigest()[:32]
         self.seen[digest] += 1
         return digest if self.seen[digest] == 1 else f"{digest}-{self.seen[digest]}"
-
-
-def _text_column(table: pa.Table, name: str) -> list[str | None]:
-    return list(table[name].cast(pa.string()).to_pylist())
 
 
 def _convert(
@@ -123,7 +157,7 @@ def _convert(
 ) -> tuple[pa.Table, list[dict[str, str]]]:
     """One batch: the rows that are taken, as a table, and the refused ones."""
     columns = rows.config.columns
-    texts = [_text_column(table, name) for name in columns.texts]
+    texts: list[list[str | None]] = [table[name].cast(pa.string()).to_pylist() for name in columns.texts]
     labels = table[columns.label].to_pylist()
     ids, splits, partitions = (
         table[name].to_pylist() if name else [None] * table.num_rows
@@ -189,11 +223,16 @@ def _needed(columns: Columns, split_column: str | None) -> list[str]:
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
-@stage("ingest", version=2, retry=READ)
+@stage("ingest", version=3, retry=READ)
 def ingest(work: Work, config: IngestConfig) -> None:
     """Reads every file of the source in order, batch by batch: memory does not grow with the file.
 
-    Raises DataError past ``refuse.max_share``, with no usable row, or for ``labels.unknown: stop``.
+    Rows after ``as_of`` are left out before anything else is done with them: no id, label, share or refusal hangs on
+    them. Three things are of all rows of the files read: the columns with their types, a guessed encoding, and the
+    refusals of lines that cannot be parsed, for nobody knows their partition; these count for ``refuse.max_share``,
+    but are no part of the content.
+    Raises DataError past ``refuse.max_share``, with no usable row, or for ``labels.unknown: stop``; UserError where
+    no row stands at or before ``as_of``, or ``as_of`` is not written as the partitions are.
     """
     rows = _Rows(config)
     schema = scan_schema(config.handles, config.source)
@@ -201,14 +240,17 @@ def ingest(work: Work, config: IngestConfig) -> None:
     require_plain(config.columns, schema)
     hasher, refused, read = _write_rows(work, rows, schema)
     if hasher is None or not hasher.rows:
+        if rows.later and not refused:
+            raise no_row_upto(config.as_of or "", min(rows.later))
         raise no_usable_row(config.handles, schema.names, refused)
     require_sound(config.labels, config.refuse, refused, read)
     work.rows = hasher.rows
     work.contents["rows.parquet"] = hasher.hexdigest()
     work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
+    work.notes.add("refused.parquet")
     work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
     work.write_json({"values": rows.labels.values, "order": list(rows.labels.values)}, "labels.json")
-    work.write_json(_summary(rows, read, refused), "summary.json")
+    work.note(_summary(rows, read, refused), "summary.json")
 
 
 def _write_rows(work: Work, rows: _Rows, schema: pa.Schema) -> tuple[TableHasher | None, list[dict[str, str]], int]:
@@ -222,14 +264,15 @@ def _write_rows(work: Work, rows: _Rows, schema: pa.Schema) -> tuple[TableHasher
     try:
         for file in config.handles:
             for batch in read_batches(file, config.source, needed=needed, schema=schema):
-                table, bad = _convert(rows, file, batch.table, batch.locations.to_pylist())
+                taken, locations = rows.upto(batch.table, batch.locations)
+                table, bad = _convert(rows, file, taken, locations.to_pylist())
                 rows.repaired.update(batch.repaired)
                 refused += bad
                 refused += [
                     {"file": file.name, "location": r.location, "reason": r.reason, "detail": r.detail, "row": ""}
                     for r in batch.refused
                 ]
-                read += batch.table.num_rows + len(batch.refused)
+                read += taken.num_rows + len(batch.refused)
                 if writer is None or hasher is None:
                     writer = pq.ParquetWriter(work.directory / "rows.parquet", table.schema, **PARQUET)
                     hasher = TableHasher(table.schema)
@@ -242,9 +285,12 @@ def _write_rows(work: Work, rows: _Rows, schema: pa.Schema) -> tuple[TableHasher
 
 
 def _summary(rows: _Rows, read: int, refused: list[dict[str, str]]) -> dict[str, Any]:
+    config = rows.config
     return {
-        "files": [item["name"] for item in rows.config.files],
+        "files": [item["name"] for item in config.files],
+        "read_as": [describe_file(file, config.source) for file in config.handles[:20]],
         "read": read,
+        "later": rows.later.total(),
         "taken": rows.position,
         "refused": dict(sorted(Counter(item["reason"] for item in refused).items())),
         "labels_coerced_from_float": rows.labels.coerced,

@@ -49,10 +49,16 @@ class Log:
     def newest(self, as_of: str | None = None) -> str | None:
         """The release a reader gets: of the newest snapshot, or of the newest one up to ``as_of``.
 
-        ``all`` holds every row there was, later ones too: it is as of no date.
+        ``all`` holds every row there was, later ones too: it is as of no date. Beside dated snapshots it is the newest
+        only where it was the last to change.
         """
-        state = {s: r for s, r in self.current().items() if as_of is None or (s != "all" and s <= as_of)}
-        return state[max(state)] if state else None
+        state = self.current()
+        everything = state.pop("all", None)
+        dated = {s: r for s, r in state.items() if as_of is None or s <= as_of}
+        last = next((s for entry in reversed(self.entries) for s in entry["current"]), None)
+        if as_of is None and everything is not None and (last == "all" or not dated):
+            return everything
+        return dated[max(dated)] if dated else None
 
 
 def read_log(store: Store, dataset: str) -> Log:
@@ -113,6 +119,13 @@ def _actor() -> str:
         return "unknown"
 
 
+def _published(log: Log) -> list[tuple[str, str]]:
+    """(snapshot, release) of each entry that published one, in order."""
+    return [
+        (s, r) for e in log.entries if e.get("kind") != "rollback" for s, r in e["current"].items() if r is not None
+    ]
+
+
 def rollback(store: Store, dataset: str, *, to: str | None, reason: str, command: str) -> dict[str, Any]:
     """Makes the release before the newest change current again (or ``to``) and withdraws the one it replaces.
 
@@ -128,9 +141,16 @@ def rollback(store: Store, dataset: str, *, to: str | None, reason: str, command
         history = [r for s, r in moves if s == snapshot]
         if snapshot not in state:
             raise UserError(f"no release {to!r} in {dataset!r}", where="rollback", fix="augmill releases shows them")
-        gone = log.withdrawn()
-        earlier = [r for r in history if r != state[snapshot] and r not in gone]
-        target = next((r for r in reversed(earlier) if to is None or r.startswith(to)), None)
+        gone = log.withdrawn() | {state[snapshot]}
+        if to is None:  # what stood before the current one was published, whatever was rolled back to since
+            made = [r for s, r in _published(log) if s == snapshot]
+            history = made[: len(made) - 1 - made[::-1].index(state[snapshot])]
+        hits = [r for r in dict.fromkeys(reversed(history)) if r not in gone and r.startswith(to or "")]
+        target = hits[0] if hits else None
+        if to is not None and len(hits) > 1:
+            raise UserError(
+                f"{to!r} names {len(hits)} releases ({', '.join(hits)})", where="--to", fix="give more of it"
+            )
         if target is None:
             raise UserError(
                 "there is no earlier release that was not withdrawn",

@@ -7,11 +7,11 @@ each row once). Which one is released is decided later, by the gate.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact
@@ -40,30 +40,6 @@ def synthetic_ids(rows: pa.Table) -> pa.Array:
     )
 
 
-def limit_ratio(accepted: pa.Table, real_rows: int, max_ratio: float | None) -> pa.Table:
-    """At most ``max_ratio`` synthetic rows per real row, every class cut by the same share, its best rows kept."""
-    if max_ratio is None or accepted.num_rows <= max_ratio * real_rows:
-        return accepted
-    share = max_ratio * real_rows / accepted.num_rows
-    frame = pl.from_arrow(accepted.select([STRATUM, "scores"]))
-    assert isinstance(frame, pl.DataFrame)
-    score = (
-        pl.col("scores")
-        .list.eval(pl.element().filter(pl.element().struct.field("name") == "label_consistency"))
-        .list.first()
-        .struct.field("value")
-        .fill_null(0.0)
-    )
-    kept = (
-        frame.with_row_index("at")
-        .with_columns(score=score)
-        .sort(["score", "at"], descending=[True, False])
-        .with_columns(place=pl.int_range(1, pl.len() + 1).over(STRATUM), quota=(pl.len() * share).floor().over(STRATUM))
-        .filter(pl.col("place") <= pl.col("quota"))
-    )
-    return accepted.take(pa.array(sorted(kept["at"].to_list()), pa.int64()))
-
-
 def _own_columns(train: pa.Table) -> pa.Table:
     return train.drop_columns([name for name in (GROUP, PARTITION, POSITION) if name in train.column_names])
 
@@ -90,10 +66,13 @@ def arrange(train: pa.Table, synthetic: pa.Table, config: MixConfig) -> pa.Table
 
 def weigh_placebo(real: pa.Table, mix: pa.Table) -> pa.Table:
     """Real rows, each once, weighted so that every class weighs what it weighs in the mix."""
-    frame = pl.DataFrame({"stratum": mix[STRATUM].to_pylist(), "weight": mix["weight"].to_pylist()})
-    total = dict(frame.group_by("stratum").agg(pl.col("weight").sum()).iter_rows())
+    in_mix: dict[str, list[float]] = {}
+    for name, weight in zip(mix[STRATUM].to_pylist(), mix["weight"].to_pylist(), strict=True):
+        in_mix.setdefault(name, []).append(weight)
     counts = class_counts(real[STRATUM])
-    weights = [total[name] / counts[name] for name in real[STRATUM].to_pylist()]
+    # fsum is exact: the order of the rows, which a plain sum's last bits hang on, is not a class's weight.
+    each = {name: math.fsum(in_mix[name]) / count for name, count in counts.items()}
+    weights = [each[name] for name in real[STRATUM].to_pylist()]
     at = real.column_names.index("weight")
     return real.set_column(at, "weight", pa.array(weights, pa.float64()))
 
@@ -140,11 +119,11 @@ def _turn(ids: list[str], size: int, epoch: int, seed: int, what: str) -> list[s
     return taken
 
 
-@stage("mix", version=1)
+@stage("mix", version=2)
 def mix(work: Work, config: MixConfig, split: Artifact, settled: Artifact) -> None:
     """train and order of each arrangement, and the synthetic rows of the mix alone."""
     train = work.read(split, "train.parquet")
-    accepted = limit_ratio(work.read(settled, "accepted.parquet"), train.num_rows, config.mix.max_ratio)
+    accepted = work.read(settled, "accepted.parquet")
     real = arrange(train, accepted.slice(0, 0), config)
     mixed = arrange(train, accepted, config)
     arrangements = {"mix": mixed, "real": real, "placebo": weigh_placebo(real, mixed)}

@@ -21,6 +21,7 @@ class PlanConfig:
     target: Target
     refill: Refill
     shares: dict[str, float]  # generator: its share of each class's target
+    max_ratio: float | None = None  # mix.max_ratio
 
 
 def ask(missing: int, asked: int, eligible: int) -> int:
@@ -86,7 +87,7 @@ def _pieces(segments: list[dict[str, Any]], limit: int) -> Iterator[dict[str, An
 def plan(work: Work, config: PlanConfig, split: Artifact, settled: list[Artifact]) -> None:
     """Writes plan.json: the targets and this round's segments. ``settled``: the previous round's, or none."""
     counts = work.read_json(split, "summary.json")["classes"]["train"]
-    targets = targets_for(config.target, counts)
+    targets = targets_for(config.target, counts, config.max_ratio)
     ledger = work.read_json(settled[0], "ledger.json") if settled else {"accepted": {}, "streams": {}}
     segments = plan_round(config, targets, ledger["accepted"], ledger["streams"])
     work.rows = sum(segment["count"] for segment in segments)

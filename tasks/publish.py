@@ -81,7 +81,7 @@ def _check_clash(schema: pa.Schema, prefix: str) -> None:
         )
 
 
-@stage("release", version=1)
+@stage("release", version=2)
 def build_release(
     work: Work, config: ReleaseConfig, ingested: Artifact, split: Artifact, mixed: Artifact, ledger: list[Artifact]
 ) -> None:
@@ -97,13 +97,15 @@ def build_release(
     work.write(order_table, "order.parquet")
     files["order.parquet"] = {"rows": order_table.num_rows, "content": work.contents["order.parquet"]}
     in_use = set().union(*(set(rows[STRATUM].to_pylist()) for rows in tables.values()))
-    # Ids in order of first appearance in the source, so that a new label shifts no id.
-    names = [name for name in labels["order"] if name in in_use]
-    work.write_json(
-        {"labels": [{"id": i, "name": n, "value": labels["values"][n]} for i, n in enumerate(names)]}, "labels.json"
-    )
+    # Ids in order of first appearance in the source, of all its labels: neither a new label nor a rare class that
+    # gets rows enough shifts one. So there may be gaps.
+    ids = {name: at for at, name in enumerate(labels["order"]) if name in in_use}
+    named = [{"id": at, "name": name, "value": labels["values"][name]} for name, at in ids.items()]
+    work.write_json({"labels": named}, "labels.json")
     counts = _counts(tables)
-    card = dataset_card(config.dataset, config.task, counts, names, config.columns, config.prefix, config.arrangement)
+    card = dataset_card(
+        config.dataset, config.task, counts, list(ids), config.columns, config.prefix, config.arrangement
+    )
     (work.directory / "README.md").write_text(card, encoding="utf-8")
     manifest = {
         "format": FORMAT,
@@ -166,20 +168,19 @@ def release_id(store: Store, built: Artifact) -> str:
 def put_release(store: Store, dataset: str, built: Artifact, provenance: dict[str, Any]) -> str:
     """Copies the built files to their public place, manifest.json last, and returns the release's id.
 
-    A crash before the end leaves files that nobody reads: readers go through the log.
+    A crash before the end leaves files that nobody reads: readers go through the log. In a release that stands, what
+    is gone or rotted is put again; the first run's provenance stays.
     """
     release = release_id(store, built)
-    names = sorted(read_manifest(store, built)["files"], key=lambda name: (name == "manifest.json", name))
-    done = store.size(release_key(dataset, release, "manifest.json"))
-    if done is not None:
-        return release
-    for name in names:
-        path = fetch(store, built, name)
-        if name == "manifest.json":
+    files = read_manifest(store, built)["files"]
+    done = store.size(release_key(dataset, release, "manifest.json")) is not None
+    for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
+        if name == "manifest.json" and not (done and store.size(release_key(dataset, release, "provenance.json"))):
             text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
             store.put(release_key(dataset, release, "provenance.json"), text.encode())
-        if store.size(release_key(dataset, release, name)) != path.stat().st_size or name == "manifest.json":
-            store.put(release_key(dataset, release, name), path)
+        key, entry = release_key(dataset, release, name), files[name]
+        if not store.holds(key, entry["sha256"], entry["size"]):
+            store.put(key, fetch(store, built, name))
     return release
 
 
@@ -221,6 +222,23 @@ def commit_release(
     return appended
 
 
+def _believed(raw: bytes, release: str) -> dict[str, Any] | None:
+    """The manifest, or None where it is not the one that the release's id was made of."""
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+        whole = hash_json(manifest)[:16] == release and canonical_json(manifest) == raw
+    except ValueError:
+        return None
+    return manifest if whole else None
+
+
+def trained_classes(store: Store, dataset: str, release: str) -> set[str]:
+    """The classes of a release's train rows; none where its manifest is gone or rotted (then nobody can say)."""
+    raw = store.get(release_key(dataset, release, "manifest.json"))
+    manifest = _believed(raw, release) if raw is not None else None
+    return set(manifest["counts"]["train"]["classes"]) if manifest is not None else set()
+
+
 def verify_release(store: Store, dataset: str, release: str) -> list[str]:
     """Every file against the manifest, offline; the names of the files that are wrong."""
     import hashlib
@@ -228,12 +246,8 @@ def verify_release(store: Store, dataset: str, release: str) -> list[str]:
     raw = store.get(release_key(dataset, release, "manifest.json"))
     if raw is None:
         raise UserError(f"there is no release {release!r} of {dataset!r}", where="verify", fix="augmill releases")
-    try:
-        manifest = json.loads(raw)
-        whole = hash_json(manifest)[:16] == release and canonical_json(manifest) == raw
-    except ValueError:
-        whole = False
-    if not whole:
+    manifest = _believed(raw, release)
+    if manifest is None:
         return ["manifest.json"]  # what it says of the other files cannot be trusted
     wrong = []
     for name, entry in manifest["files"].items():

@@ -162,6 +162,11 @@ class Reader:
         for name in value:
             if name not in CHECKS:
                 raise self.fail(f"there is no check {name!r}; {_nearest(str(name), list(CHECKS))}", ("checks", name))
+        if value.get("relations") is False:
+            problem = (
+                "`relations` cannot be switched off: it keeps held-out rows out of train, and the gate judges by them"
+            )
+            raise self.fail(problem, ("checks", "relations"), "set its thresholds instead")
         given = {name: value.get(name, {}) for name in CHECKS}
         return {
             name: self.read(CHECKS[name].Options, part or {}, ("checks", name))

@@ -238,7 +238,7 @@ class Run:
         360.0, "a fit, an evaluation or any other stage that takes longer is stopped", why_no_identity=_RUN
     )
     deadline_minutes: float | None = option(
-        None, "generation stops after this long; what stands then decides", why_no_identity=_RUN
+        None, "a run that is still generating after this long ends as not_produced", why_no_identity=_RUN
     )
     max_failed_shards: float = option(
         0.1, "more failed shards than this share of a round's end generation", why_no_identity=_RUN

@@ -66,6 +66,37 @@ def require_columns(
         raise UserError(f"there is no column {name!r}; {nearest(name, names)}", where=f"{file.name} ({key})", fix=fix)
 
 
+def _shape(name: str) -> str:
+    return "".join("0" if mark.isdigit() else "a" if mark.isalpha() else mark for mark in name)
+
+
+def require_alike(name: str, as_of: str) -> None:
+    """Raises UserError unless ``as_of`` is written as the partition ``name``: only then is the order of texts theirs."""
+    if _shape(name) == _shape(as_of):
+        return
+    problem = f"{as_of!r} is not written as the column's {name!r} is; they are compared as texts"
+    fix = f"write it as {name!r}; numbers of different lengths have to be written equally long in the source, as 007"
+    raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
+
+
+def files_upto(files: Sequence[SourceFile], column: str | None, as_of: str) -> tuple[SourceFile, ...]:
+    """Without those whose ``key=value`` directory says that they hold later rows. Raises UserError where none is left."""
+    if column is None:
+        raise UserError("--as-of needs a partition column", where="columns.partition", fix="name it there")
+    names = {file.partition[column] for file in files if column in file.partition}
+    for name in sorted(names):
+        require_alike(name, as_of)
+    kept = tuple(file for file in files if file.partition.get(column, as_of) <= as_of)
+    if not kept:
+        raise no_row_upto(as_of, min(names))
+    return kept
+
+
+def no_row_upto(as_of: str, first: str) -> UserError:
+    problem = f"no row stands at or before {as_of!r}; the first one is of {first!r}"
+    return UserError(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
+
+
 def require_plain(columns: Columns, schema: pa.Schema) -> None:
     """Raises DataError where texts or labels are lists, objects or bytes, or texts are numbers or dates.
 

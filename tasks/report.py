@@ -159,15 +159,21 @@ def _test_arm(gate: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 
 def class_rows(evidence: ReportEvidence) -> list[dict[str, Any]]:
-    """One row per class, rarest in train first: counts, target, accepted, shortfall with its causes, scores."""
+    """One row per class, rarest in train first: counts, target, accepted, shortfall with its causes, scores, gains
+
+    in recall over both baselines.
+    """
     ledger = evidence.get("ledger") or {"rows": [], "targets": {}, "accepted": {}, "shortfall": {}}
     train, gate = evidence.get("train", {}), evidence.get("gate")
     arms = gate["validation"]["arms"] if gate else {}
     before, after = (
         {each["label"]: each for each in arms.get(name, {}).get("per_class", [])} for name in ("real", "mix")
     )
-    gains = gate["validation"]["comparisons"]["mix-real"]["per_class"] if gate else []
-    by_label = {each["label"]: each for each in gains}
+    pairs = gate["validation"]["comparisons"] if gate else {}
+    over_real, over_placebo = (
+        {each["label"]: each for each in pairs.get(pair, {}).get("per_class", [])}
+        for pair in ("mix-real", "mix-placebo")
+    )
     rows = []
     for label in sorted({*train, *ledger["targets"], *before}, key=lambda name: (train.get(name, 0), name)):
         accepted = ledger["accepted"].get(label, 0)
@@ -181,7 +187,8 @@ def class_rows(evidence: ReportEvidence) -> list[dict[str, Any]]:
             "causes": _causes(ledger["rows"], label) if ledger["shortfall"].get(label) else "",
             "before": before.get(label),
             "after": after.get(label),
-            "gain": by_label.get(label),
+            "gain": over_real.get(label),
+            "gain_placebo": over_placebo.get(label),
         }
         rows.append(row)
     return rows
@@ -262,11 +269,14 @@ def report_table(evidence: ReportEvidence) -> list[dict[str, Any]]:
     """One flat row per class, rarest first, for a Prefect table artifact; None where nothing was measured."""
     table = []
     for row in class_rows(evidence):
-        judged = row["gain"] if row["gain"] and row["gain"]["judged"] else {}
         scores = {
             name: row[key]["f1"] if row[key] else None for name, key in (("f1_real", "before"), ("f1_mix", "after"))
         }
-        gains = {f"recall_{name}": judged.get(name) for name in ("gain", "low", "high")}
+        gains = {
+            f"recall_{name}{over}": row[key][name] if row[key] and row[key]["judged"] else None
+            for key, over in (("gain", ""), ("gain_placebo", "_over_placebo"))
+            for name in ("gain", "low", "high")
+        }
         counts = {"class": row["label"], **{key: row[key] for key in ("train", "target", "accepted", "shortfall")}}
         table.append({**counts, **scores, **gains})
     return table

@@ -27,6 +27,7 @@ class SettleConfig:
     targets: dict[str, int]
     shares: dict[str, float]
     fields: tuple[str, ...]
+    asked: dict[str, dict[str, int]] | None = None  # generator, class: rows planned so far; None: not compared
 
 
 def priority(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
@@ -181,6 +182,21 @@ def verify_ledger(ledger: dict[str, Any]) -> None:
         raise LedgerError("the relabel matrix does not join asked and final classes")
 
 
+def require_all(rows: pl.DataFrame, asked: dict[str, dict[str, int]]) -> None:
+    """Raises LedgerError where a planned row is missing or doubled, or a row was never planned."""
+    groups = rows.group_by("generator", "asked").agg(
+        pl.len().alias("rows"), pl.col("ordinal").n_unique().alias("distinct"), pl.col("ordinal").max().alias("last")
+    )
+    found = {(g["generator"], g["asked"]): (g["rows"], g["distinct"], g["last"] + 1) for g in groups.to_dicts()}
+    planned = {(generator, name): (n, n, n) for generator, part in asked.items() for name, n in part.items()}
+    if wrong := sorted(key for key in found.keys() | planned.keys() if found.get(key) != planned.get(key)):
+        generator, name = wrong[0]
+        raise LedgerError(
+            f"{len(wrong)} classes differ from the plan; of class {name!r} {planned.get(wrong[0], (0,))[0]} rows were asked "
+            f"of {generator}, and (rows, distinct, last) {found.get(wrong[0], (0, 0, 0))} came"
+        )
+
+
 @stage("settle", version=1)
 def settle(work: Work, config: SettleConfig, shards: list[Artifact], previous: list[Artifact]) -> None:
     """accepted.parquet, rest.parquet (surplus, rejected and undelivered rows with their reasons), ledger.json.
@@ -188,6 +204,8 @@ def settle(work: Work, config: SettleConfig, shards: list[Artifact], previous: l
     ``shards``: all of the snapshot so far; ``previous``: the settle of the round before, or none.
     """
     candidates, schema, notes = _read(work, shards)
+    if config.asked is not None:
+        require_all(candidates, config.asked)
     rows = settle_rows(candidates, config)
     before = work.read_json(previous[0], "ledger.json")["streams"] if previous else {}
     accepted = rows.filter(pl.col("status") == "accepted").drop("status", "why", "also")

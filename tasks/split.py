@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError, UserError
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Labels, Splits
-from augmill.tasks.rows import GROUP, PARTITION, SPLIT, class_counts, texts_of
+from augmill.tasks.rows import GROUP, SPLIT, class_counts, texts_of
 from augmill.tasks.similarity import NearIndex
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
 from augmill.tasks.stage import Work, stage
@@ -25,13 +25,12 @@ HELD_OUT = ("validation", "test")
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """What of the recipe decides the splits of the snapshot as of ``as_of`` (None: all there is)."""
+    """What of the recipe decides the splits of the snapshot's rows."""
 
     splits: Splits
     labels: Labels
     fields: tuple[str, ...]
     text_columns: tuple[str, ...]
-    as_of: str | None
     # Each file of splits.heldout_exclude, which may be a glob or remote: how it is read, by which version of its
     # reader, its sha256; and where it is read from.
     excluded: tuple[tuple[SourceOptions, int, str], ...] = ()
@@ -40,7 +39,7 @@ class SplitConfig:
     )
 
 
-def prepare_split(recipe: Recipe, as_of: str | None = None) -> SplitConfig:
+def prepare_split(recipe: Recipe) -> SplitConfig:
     exclude = []
     for path in recipe.splits.heldout_exclude:
         options = dataclasses.replace(recipe.source, path=path, format="auto")
@@ -55,7 +54,7 @@ def prepare_split(recipe: Recipe, as_of: str | None = None) -> SplitConfig:
         for options, files in exclude
         for file in files
     )
-    return SplitConfig(recipe.splits, recipe.labels, columns.fields, columns.texts, as_of, excluded, tuple(exclude))
+    return SplitConfig(recipe.splits, recipe.labels, columns.fields, columns.texts, excluded, tuple(exclude))
 
 
 def split_names(table: pa.Table, config: SplitConfig) -> list[str]:
@@ -140,34 +139,29 @@ def _rare(train: pa.Table, held: pa.Table, everything: pa.Table, config: SplitCo
     return rare
 
 
-def _upto(rows: pa.Table, as_of: str) -> pa.Table:
-    """The rows of partitions up to and with ``as_of``. Raises UserError where that is none, or cannot be said."""
-    if PARTITION not in rows.column_names:
-        raise UserError("--as-of needs a partition column", where="columns.partition", fix="name it there")
-    names = sorted(set(rows[PARTITION].drop_null().to_pylist()))
-    if all(name.isdigit() for name in names) and len({len(name) for name in names}) > 1:
-        problem = (
-            f"partitions are compared as text, where {names[0]!r} to {names[-1]!r} are not in the order of numbers"
-        )
-        raise UserError(problem, where="columns.partition", fix="write them all equally long, such as 007 or a date")
-    rows = rows.filter(pc.less_equal(rows[PARTITION], as_of))
-    if not rows.num_rows:
-        first = f"the first one is of {names[0]!r}" if names else "no row has a partition"
-        problem = f"no row stands at or before {as_of!r}; {first}"
-        raise UserError(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
-    return rows
+def _leave(tables: dict[str, pa.Table], rare: list[str], schema: pa.Schema) -> tuple[dict[str, pa.Table], pa.Table]:
+    """(the tables without the rare classes, those rows of all splits with their reason)."""
+    are_rare = {name: pc.is_in(table[STRATUM], pa.array(rare, pa.string())) for name, table in tables.items()}
+    left = pa.concat_tables([table.filter(are_rare[name]) for name, table in tables.items()])
+    empty = {"reason": pa.repeat("rare_class", left.num_rows)}
+    columns = [
+        left[field.name]
+        if field.name in left.column_names
+        else empty.get(field.name, pa.nulls(left.num_rows, field.type))
+        for field in schema
+    ]
+    kept = {name: table.filter(pc.invert(are_rare[name])) for name, table in tables.items()}
+    return kept, pa.table(columns, schema=schema)
 
 
-@stage("split", version=1)
+@stage("split", version=2)
 def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
-    """train, validation and test of the snapshot, and the train rows that had to leave.
+    """train, validation and test of the snapshot, and the rows that had to leave: each row stands in one of the four.
 
     Raises DataError with one class only, nothing to train or judge on, a rare class (unless quarantined), or
     nothing but copies of one text.
     """
     rows = work.read(ingested)
-    if config.as_of is not None:
-        rows = _upto(rows, config.as_of)
     names = pa.array(split_names(rows, config))
     rows = rows.drop_columns([SPLIT])
     tables = {name: rows.filter(pc.equal(names, name)) for name in ("train", *HELD_OUT)}
@@ -177,7 +171,8 @@ def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
     tables["train"], held = hold_back(tables["train"], held_out, exclude, config)
     rare = _rare(tables["train"], held, rows, config)
     if rare:
-        tables = {n: t.filter(pc.invert(pc.is_in(t[STRATUM], pa.array(rare)))) for n, t in tables.items()}
+        tables, left = _leave(tables, rare, held.schema)
+        held = pa.concat_tables([held, left])
     _require_sound(tables, rows)
     for name, table in tables.items():
         work.write(table, f"{name}.parquet")

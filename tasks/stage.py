@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from glob import has_magic
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -52,10 +53,16 @@ def identity_of(value: Any) -> Any:
 
 
 def _content_of(named: Any) -> Any:
-    """What stands under a path, or under each of several; a name that is no local path (a hub id) as it is."""
+    """What stands under a path, a glob, or each of several; a name that is no local path (a hub id) as it is."""
     if isinstance(named, list | tuple):
         return [_content_of(part) for part in named]
-    return {"content": hash_path(Path(named))} if isinstance(named, str) and Path(named).exists() else named
+    if not isinstance(named, str):
+        return named
+    path = Path(named)
+    if path.exists():
+        return {"content": hash_path(path)}
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if has_magic(named) else []
+    return [{"content": hash_path(hit)} for hit in found] or named
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,10 @@ def log_key(dataset: str, number: int) -> str:
 def require_root(root: str) -> None:
     """Raises UserError for what can be no store's root; looks at nothing."""
     if root.startswith(REMOTE_SCHEMES):
+        if "?" in root or "@" in root.split("/")[2]:
+            problem = "the store's address holds credentials"  # and is not repeated: it would stand in logs and reports
+            fix = "give them by environment variables (AWS_..., GOOGLE_..., AZURE_...) or an instance role"
+            raise UserError(problem, where="run.store", fix=fix)
         return
     fix = "give a directory, or a bucket this machine's credentials can write (run.store, --store)"
     if "://" in root:
@@ -95,6 +99,7 @@ class Store:
         self._writer = None if self.local is None else DurableWriter(self.local, self.backend)
 
     def _open(self) -> ObjectStore:
+        require_root(self.root)
         if self.local is None:
             plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
             retry = {"max_retries": 8, "retry_timeout": timedelta(seconds=120)}  # obstore's backoff is jittered
@@ -105,7 +110,6 @@ class Store:
                 problem = str(error).split("\n\nDebug source:")[0]
                 fix = "give a bucket, such as s3://bucket/prefix, and the account's settings in the environment"
                 raise UserError(f"{self.root!r} is no store: {problem}", where="run.store", fix=fix) from error
-        require_root(self.root)
         try:
             self.local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -163,6 +167,10 @@ class Store:
             return None
         except (BaseError, OSError) as error:
             raise self._explain(error, key) from error
+
+    def holds(self, key: str, sha256: str, size: int) -> bool:
+        """Whether that content stands there: by its size and, on a local disk, its checksum."""
+        return self.size(key) == size and (self.local is None or hash_file(self.local / key) == sha256)
 
     def list_keys(self, prefix: str) -> list[str]:
         """Every key under the prefix, sorted."""

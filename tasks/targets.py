@@ -7,8 +7,17 @@ import math
 from augmill.tasks.recipe_sections import Target
 
 
-def targets_for(target: Target, counts: dict[str, int]) -> dict[str, int]:
-    """Accepted rows each class is to get, from the train rows it has."""
+def targets_for(target: Target, counts: dict[str, int], max_ratio: float | None = None) -> dict[str, int]:
+    """Accepted rows each class is to get, from the train rows it has; all together at most ``max_ratio`` per train row:
+
+    beyond that every class's target is cut by the same share.
+    """
+    wanted = _wanted(target, counts)
+    most, total = math.inf if max_ratio is None else max_ratio * sum(counts.values()), sum(wanted.values())
+    return wanted if total <= most else {name: math.floor(rows * most / total) for name, rows in wanted.items()}
+
+
+def _wanted(target: Target, counts: dict[str, int]) -> dict[str, int]:
     if target.per_class is not None:
         return dict.fromkeys(counts, target.per_class)
     if target.multiply is not None:

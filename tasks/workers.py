@@ -25,6 +25,7 @@ from typing import Any
 from augmill.tasks.contracts import (
     Artifact,
     AugmillError,
+    CorruptObject,
     DataError,
     DeadlineExceeded,
     LedgerError,
@@ -49,7 +50,7 @@ class WorkerWorldError(WorldError):
 
 # What a worker may end with for good, by name: its exit code is that of the same error in this process.
 _NOT_RETRIED: dict[str, type[AugmillError]] = {
-    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, LedgerError)
+    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, LedgerError, CorruptObject)
 }
 
 

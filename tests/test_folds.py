@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chain import make_steps, tiny_recipe, write_rows
+from chain import WORDS, make_steps, tiny_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.augment import Snapshot, produce, prove, read_source
 from augmill.tasks.folds import FoldConfig, fold_numbers
+from augmill.tasks.recipe import Recipe
 from augmill.tasks.rows import GROUP, texts_of
 from augmill.tasks.similarity import jaccard
-from augmill.tasks.stage import fetch
+from augmill.tasks.stage import Event, fetch
 from augmill.tasks.store import Store
 from augmill.tasks.verdict import FOLDS, folds_for
 
@@ -51,6 +55,79 @@ def test_rows_of_one_group_share_a_fold() -> None:
     numbers = fold_numbers(rows, CONFIG)
     assert len(set(numbers)) > 1
     assert all(len(set(numbers[start : start + 5])) == 1 for start in range(0, 60, 5))
+
+
+def test_a_row_without_a_group_goes_by_its_text_as_in_the_split() -> None:
+    rows = table([(f"row {index % 40}", "ab"[index % 2]) for index in range(80)])
+    groups = pa.array(["one customer" if index % 40 < 5 else None for index in range(80)], pa.string())
+    numbers = fold_numbers(rows.append_column(GROUP, groups), CONFIG)
+    assert numbers[:40] == numbers[40:], "equal texts share a fold"
+    assert len(set(numbers[:5])) == 1
+    loose = [numbers[5:40].count(number) for number in range(CONFIG.folds)]
+    assert max(loose) < 25 and min(loose) > 0, "those without a group are no group of their own"
+
+
+def run_to_evidence(recipe: Recipe, store: Path) -> tuple[dict[str, Any], list[Event]]:
+    steps, snapshot = make_steps(recipe, Store(str(store))), Snapshot(recipe, "all", None)
+    read_source(snapshot, steps, None)
+    produce(snapshot, steps)
+    return prove(snapshot, steps), steps.events
+
+
+def test_a_fold_that_cannot_judge_is_left_out_and_one_without_a_focus_label_judges(tmp_path: Path) -> None:
+    """Three folds of two customers: one is empty, one leaves a single class to train on, one has no login row."""
+    draw = random.Random(0)
+    lines = ["text,label,customer,split"]
+    for at in range(100):
+        label = ("refund", "refund", "track", "login")[at % 4]
+        part, customer = "validation" if at % 5 == 0 else "train", "few" if label == "refund" else "many"
+        lines.append(f"{' '.join(draw.choices(WORDS[label], k=7))},{label},{customer},{part}")
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    recipe = tiny_recipe(
+        tmp_path / "rows.csv",
+        columns={"text": "text", "label": "label", "group": "customer"},
+        splits={"column": "split"},
+        checks={"label_consistency": False, "garbage": False},
+        gate={"seeds": 3, "resamples": 200, "folds": 3, "focus": ["login"]},
+    )
+    evidence, events = run_to_evidence(recipe, tmp_path / "store")
+    parts = [pq.read_table(files["validation.parquet"]) for files in fold_artifacts(tmp_path / "store")]
+    assert sorted(len(part) for part in parts)[0] == 0 and sum(len(part) > 0 for part in parts) == 2
+    assert evidence["folds"] == sum(event.stage == "predict_fold" for event in events) == 1
+    judged = next(part for part in parts if part.num_rows and "login" not in part["stratum"].to_pylist())
+    assert evidence["rows"]["validation"] == 20 + judged.num_rows
+    assert evidence["judged_by"] == "focus_f1"
+
+
+MAJORITY = """
+import collections, sys
+import pyarrow as pa, pyarrow.parquet as pq
+train, held, seed, out = sys.argv[1:]
+[(label, _)] = collections.Counter(pq.read_table(train)["label"].to_pylist()).most_common(1)
+rows = pq.read_metadata(held).num_rows
+pq.write_table(pa.table({"row": range(rows), "label": [label] * rows}), out)
+"""
+
+
+@pytest.mark.slow
+def test_an_edited_training_judges_anew_and_an_unedited_one_is_reused(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(MAJORITY)
+    words = f"{sys.executable} {script} {{train}} {{eval}} {{seed}} {{predictions}}"
+    gate = {"seeds": 3, "resamples": 200, "folds": 2}
+    checks = {"label_consistency": False, "garbage": False}
+    recipe = tiny_recipe(
+        write_rows(tmp_path / "rows.csv", 60), gate=gate, checks=checks, trainer={"use": "command", "command": words}
+    )
+
+    def trained() -> list[str]:
+        return [event.stage for event in run_to_evidence(recipe, tmp_path / "store")[1] if not event.reused]
+
+    judged = ["evaluate", "predict_fold", "predict_fold", "judge_folds"]
+    assert [name for name in trained() if name in judged] == judged
+    assert trained() == []
+    script.write_text(MAJORITY.replace("[(label, _)]", "[*_, (label, _)]").replace("most_common(1)", "most_common()"))
+    assert trained() == judged
 
 
 def test_auto_runs_folds_only_where_the_validation_rows_are_too_few() -> None:

@@ -66,3 +66,16 @@ def test_null_differs_from_empty_and_cuts_between_values_count() -> None:
 def test_json_has_one_byte_string_per_value() -> None:
     assert canonical_json({"b": 1, "a": [True, None, "é"]}) == '{"a":[true,null,"é"],"b":1}'.encode()
     assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
+
+
+@given(st.lists(st.one_of(st.none(), st.binary(min_size=16, max_size=16)), max_size=6), st.integers(1, 4))
+def test_bytes_of_one_length_and_uuids_hash_by_their_bytes(values: list, size: int) -> None:
+    fixed = pa.array(values, pa.binary(16))
+    for column in (fixed, pa.ExtensionArray.from_storage(pa.uuid(), fixed), pa.StructArray.from_arrays([fixed], ["a"])):
+        whole = pa.table({"a": column})
+        hasher = TableHasher(whole.schema)
+        for batch in whole.to_batches(max_chunksize=size):
+            hasher.update(batch)
+        assert hasher.hexdigest() == hash_table(whole)
+        turned = whole.take(pa.array(range(len(values))[::-1], pa.int64()))
+        assert (hash_table(turned) == hash_table(whole)) == (values == values[::-1])

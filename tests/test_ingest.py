@@ -14,7 +14,7 @@ from chain import recipe_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import DataError, UnsoundSource
+from augmill.tasks.contracts import ConflictError, DataError, UnsoundSource, UserError
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.recipe import build_recipe
 from augmill.tasks.stage import Site, Work
@@ -24,9 +24,9 @@ from augmill.tasks.store import Store
 class Ingested:
     """The ingest stage's files over a source directory, with ``refuse.max_share`` at 1 unless given."""
 
-    def __init__(self, source: Path, /, **changes: Any) -> None:
+    def __init__(self, source: Path, /, as_of: str | None = None, **changes: Any) -> None:
         document = recipe_document(source) | {"refuse": {"max_share": 1.0}} | changes
-        self.config = prepare_ingest(build_recipe(document, base=source.parent))
+        self.config = prepare_ingest(build_recipe(document, base=source.parent), as_of)
         self.site = Site(Store(str(source.parent / "store")))
         self.artifact = ingest(self.site, self.config)
         work = Work(self.site, source)
@@ -286,3 +286,58 @@ def test_ingest_is_known_again_by_its_files_contents_and_not_by_where_they_lie(t
 def prepared(source: Path) -> str:
     recipe = build_recipe(recipe_document(source), base=source.parent)
     return ingest.identity(prepare_ingest(recipe), ())
+
+
+DATED = {"text": "text", "label": "label", "partition": "day"}
+
+
+@pytest.mark.parametrize("as_of", ["2026-11-3", "2026-11-03 ", "20261103", "3rd of May", "2026-11-03 00:00:00"])
+def test_as_of_is_compared_only_where_it_is_written_as_the_partitions_are(tmp_path: Path, as_of: str) -> None:
+    rows = [{"text": f"t {day}", "label": "a", "day": f"2026-11-{day:02}"} for day in range(1, 30)]
+    source = jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match=r"is not written as the column's '2026-11-01' is"):
+        Ingested(source, columns=DATED, as_of=as_of)
+    made = Ingested(source, columns=DATED, as_of="2026-11-03")
+    assert (made.column("text"), made.summary["later"], made.summary["read"]) == (["t 1", "t 2", "t 3"], 26, 3)
+
+
+def test_as_of_a_day_is_no_moment_of_a_column_of_moments(tmp_path: Path) -> None:
+    at = pa.array([0, 86_399_999, 86_400_000], pa.timestamp("ms"))
+    pq.write_table(pa.table({"text": ["x", "y", "z"], "label": ["a"] * 3, "day": at}), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"'1970-01-01 00:00:00\.000'"):
+        Ingested(tmp_path / "rows.parquet", columns=DATED, as_of="1970-01-01")
+    made = Ingested(tmp_path / "rows.parquet", columns=DATED, as_of="1970-01-01 23:59:59.999")
+    assert made.column("text") == ["x", "y"]
+
+
+def test_files_of_later_directories_are_not_even_read(tmp_path: Path) -> None:
+    jsonl(tmp_path / "in" / "day=2026-11-03" / "rows.jsonl", [{"text": "x", "label": "a"}])
+    before = Ingested(tmp_path / "in", columns=DATED, as_of="2026-11-03")
+    (tmp_path / "in" / "day=2026-11-04").mkdir()
+    (tmp_path / "in" / "day=2026-11-04" / "rows.jsonl").write_text("no JSON at all\n")
+    after = Ingested(tmp_path / "in", columns=DATED, as_of="2026-11-03")
+    assert before.artifact == after.artifact
+    with pytest.raises(UserError, match="the first one is of '2026-11-03'"):
+        Ingested(tmp_path / "in", columns=DATED, as_of="2026-11-02")
+    assert Ingested(tmp_path / "in", columns=DATED).reasons == [("day=2026-11-04/rows.jsonl", "line 1", "bad_json")]
+
+
+def test_a_file_that_changes_after_it_was_hashed_is_not_taken_for_the_hashed_one(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "rows.jsonl", [{"text": f"t{i}", "label": "a"} for i in range(9)])
+    config = prepare_ingest(build_recipe(recipe_document(source), base=tmp_path))
+    jsonl(source, [{"text": f"u{i}", "label": "a"} for i in range(9)])
+    site = Site(Store(str(tmp_path / "store")))
+    with pytest.raises(ConflictError, match=r"rows\.jsonl: the file changed while it was read") as told:
+        ingest(site, config)
+    assert "run it again" in told.value.fix
+    assert site.store.list_keys("private/manifests") == []
+    Ingested(source)
+
+
+def test_how_files_were_read_is_kept(tmp_path: Path) -> None:
+    for number in range(22):
+        jsonl(tmp_path / "in" / f"{number:02}.jsonl", [{"text": f"t{number}", "label": "a"}])
+    (tmp_path / "in" / "00.jsonl").write_bytes('{"text": "caf\xe9 ol\xe9", "label": "a"}\n'.encode("latin-1") * 50)
+    (_, *others) = read_as = Ingested(tmp_path / "in").summary["read_as"]
+    assert len(read_as) == 20
+    assert read_as[0]["encoding"] != others[0]["encoding"] and read_as[0]["encoding_why"]

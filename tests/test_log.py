@@ -160,6 +160,13 @@ def test_a_release_of_all_rows_is_never_given_as_of_a_date() -> None:
     assert log.newest("week-9") == "d"  # a key that sorts behind the word
 
 
+def test_beside_dated_snapshots_all_rows_are_the_newest_only_where_they_changed_last() -> None:
+    moves: list[dict[str, Any]] = [{"current": {"all": "a"}}, {"current": {"2026-01-01": "d"}}]
+    assert log_of(*moves).newest() == "d"
+    assert log_of(*moves[:1]).newest() == "a"
+    assert log_of(*moves, {"current": {"all": "b"}}).newest() == "b"
+
+
 def test_a_release_stays_withdrawn_until_an_entry_says_that_it_was_forced() -> None:
     moves: list[dict[str, Any]] = [{"current": {"all": "a"}}, {"current": {"all": "b"}, "withdraws": ["a"]}]
     assert log_of(*moves, {"current": {"all": "a"}}).withdrawn() == {"a"}
@@ -221,6 +228,22 @@ def test_a_rollback_to_a_named_release_takes_its_snapshot_and_its_prefix_is_enou
     entry = rollback(store, "tiny", to="aa", reason="bad", command="rollback")
     assert (entry["current"], entry["withdraws"]) == ({"2026-01-01": "aa11"}, ["cc33"])
     assert read_log(store, "tiny").current() == {"2026-01-01": "aa11", "2026-01-02": "dd44"}
+
+
+def test_a_second_rollback_never_goes_forward(store: Store) -> None:
+    for before, release in zip([None, "r1", "r2"], ["r1", "r2", "r3"], strict=True):
+        commit(store, release, expected=before)
+    rollback(store, "tiny", to="r1", reason="bad", command="rollback")
+    with pytest.raises(UserError, match="no earlier release"):  # r2 came after r1
+        rollback(store, "tiny", to=None, reason="bad", command="rollback")
+    assert rollback(store, "tiny", to="r2", reason="on purpose", command="rollback")["current"] == {"all": "r2"}
+
+
+def test_a_beginning_that_names_two_releases_is_refused(store: Store) -> None:
+    for before, release in zip([None, "ab1", "ab2"], ["ab1", "ab2", "cc"], strict=True):
+        commit(store, release, expected=before)
+    with pytest.raises(UserError, match=r"'ab' names 2 releases \(ab2, ab1\)"):
+        rollback(store, "tiny", to="ab", reason="bad", command="rollback")
 
 
 @pytest.mark.parametrize("to", ["zz", "r2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from itertools import groupby
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.mix import MixConfig, arrange, limit_ratio, reading_order, synthetic_ids, weigh_placebo
+from augmill.tasks.mix import MixConfig, arrange, reading_order, synthetic_ids, weigh_placebo
 from augmill.tasks.recipe_sections import Mix
 from augmill.tasks.rows import SCORES, as_training
 
@@ -68,32 +69,6 @@ def accepted_rows(strata: str, scores: list[float] | None = None, parents: list[
 CLASSES = st.text("abc", min_size=1, max_size=40)
 
 
-@given(strata=CLASSES, real=st.integers(1, 30), ratio=st.floats(0.01, 3), data=st.data())
-def test_the_ratio_is_kept_by_the_same_share_of_each_class_and_its_best_rows(
-    strata: str, real: int, ratio: float, data: st.DataObject
-) -> None:
-    scores = data.draw(st.lists(st.sampled_from([0.1, 0.5, 0.9]), min_size=len(strata), max_size=len(strata)))
-    rows = accepted_rows(strata, scores)
-    kept = limit_ratio(rows, real, ratio)
-    assert kept.num_rows <= ratio * real
-    share = min(1.0, ratio * real / len(strata))
-    for name, count in Counter(strata).items():
-        got = Counter(kept["stratum"].to_pylist())[name]
-        assert count * share - 1 < got + 1e-9 and got <= count * share + 1e-9
-        worst = [s for s, o in zip(scores, range(len(strata)), strict=True) if strata[o] == name]
-        ours = [
-            scores[o] for o, s in zip(*(kept[c].to_pylist() for c in ("ordinal", "stratum")), strict=True) if s == name
-        ]
-        assert sorted(ours, reverse=True) == sorted(worst, reverse=True)[:got]
-    assert kept["ordinal"].to_pylist() == sorted(kept["ordinal"].to_pylist())
-
-
-def test_without_a_ratio_or_below_it_every_row_is_kept() -> None:
-    rows = accepted_rows("aab")
-    assert limit_ratio(rows, 1, None).equals(rows)
-    assert limit_ratio(rows, 3, 1.0).equals(rows)
-
-
 @given(real=CLASSES, made=CLASSES, weight=st.floats(0.01, 10))
 def test_the_placebo_weighs_each_class_as_the_mix_does_with_each_real_row_once(
     real: str, made: str, weight: float
@@ -114,6 +89,15 @@ def test_the_placebo_weighs_each_class_as_the_mix_does_with_each_real_row_once(
     assert totals(mixed) == pytest.approx({n: c + weight * made.count(n) for n, c in Counter(real).items()})
     assert placebo.drop_columns(["weight"]).equals(alone.drop_columns(["weight"]))
     assert set(alone["weight"].to_pylist()) == {1.0}
+
+
+@given(weights=st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=12), order=st.randoms(use_true_random=False))
+def test_the_placebos_weights_hang_on_no_order_of_rows(weights: list[float], order: random.Random) -> None:
+    alone = arrange(real_rows("aab"), accepted_rows(""), config_of())
+    mixed = arrange(real_rows("aab"), accepted_rows("a" * (len(weights) - 3)), config_of())
+    mixed = mixed.set_column(mixed.column_names.index("weight"), "weight", pa.array(weights))
+    shuffled = mixed.take(pa.array(order.sample(range(len(weights)), len(weights))))
+    assert weigh_placebo(alone, mixed).equals(weigh_placebo(alone, shuffled))
 
 
 def test_a_synthetic_row_has_the_users_columns_null_unless_the_recipe_copies_them() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from augmill.flows.orchestrate import Orchestrator, PlainOrchestrator
-from augmill.tasks.contracts import AugmillError, DataError, DeadlineExceeded, WorkerDied
+from augmill.tasks.contracts import AugmillError, CorruptObject, DataError, DeadlineExceeded, LedgerError, WorkerDied
 from augmill.tasks.retries import NEVER, RetryPolicy
 
 QUICK = RetryPolicy(tries=3, first_delay=0.01)
@@ -101,6 +101,18 @@ def test_one_item_that_fails_for_good_can_be_answered_for(orchestrator: Orchestr
         )
 
     assert in_flow(orchestrator, body) == [0, 1, -1, 9, 16, 25]
+
+
+def test_only_what_a_retry_could_have_cured_is_answered_for(orchestrator: Orchestrator) -> None:
+    for error in (LedgerError("lost a row"), DataError("bad"), CorruptObject("rotten")):
+        with pytest.raises(type(error)):
+            broken = Flaky({1: 9}, lambda error=error: error)
+            in_flow(
+                orchestrator,
+                lambda broken=broken: orchestrator.map(
+                    broken, range(3), limit=1, name=str, retry=QUICK, give_up=lambda item, found: -1
+                ),
+            )
 
 
 def test_the_first_failure_of_a_map_starts_no_more_items(orchestrator: Orchestrator) -> None:

@@ -30,6 +30,18 @@ def test_targets_count_accepted_rows_by_each_of_the_three_ways() -> None:
     assert targets_for(Target(balance=20), counts) == {"big": 0, "small": 13, "one": 19}
 
 
+@given(st.dictionaries(st.sampled_from("abcde"), st.integers(1, 500), min_size=1), st.floats(0.01, 5))
+def test_the_ratio_cuts_every_target_by_the_same_share_before_anything_is_asked(
+    counts: dict[str, int], ratio: float
+) -> None:
+    whole = targets_for(Target(per_class=100), counts)
+    cut = targets_for(Target(per_class=100), counts, ratio)
+    most = ratio * sum(counts.values())
+    assert sum(cut.values()) <= max(most, 0)
+    share = min(1.0, most / sum(whole.values()))
+    assert all(whole[name] * share - 1 - 1e-6 < cut[name] <= whole[name] * share + 1e-6 for name in counts)
+
+
 @given(total=st.integers(0, 10_000), shares=SHARES)
 def test_a_target_is_split_into_whole_rows_by_share_without_loss(total: int, shares: dict[str, float]) -> None:
     parts = split_target(total, shares)

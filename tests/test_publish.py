@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import datetime
 import decimal
@@ -260,6 +261,20 @@ def test_a_release_that_was_cut_off_is_completed_and_one_that_stands_is_left_alo
     assert stamps == {path: path.stat().st_mtime_ns for path in made.directory.rglob("*")}
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "train/part-00000.parquet", "labels.json"])
+def test_a_file_that_rotted_in_a_release_is_put_again_by_the_next_run(made: Made, name: str) -> None:
+    path = made.directory / name
+    good = path.read_bytes()
+    path.write_bytes(good[:10] + bytes([good[10] ^ 255]) + good[11:])
+    assert verify_release(made.store, "tiny", made.release) == [name]
+    steps, again = make_steps(made.recipe, made.store), Snapshot(made.recipe, "all", made.release)
+    read_source(again, steps, None)  # looks into the current release's manifest
+    assert again.split == made.snapshot.split
+    assert put_release(made.store, "tiny", made.built, {"command": "later"}) == made.release
+    assert path.read_bytes() == good
+    assert made.json("provenance.json") == {"command": "test"}
+
+
 def test_a_prefix_that_clashes_with_the_users_columns_is_refused(made: Made) -> None:
     assert made.snapshot.ingested and made.snapshot.split and made.snapshot.mixed
     config = dataclasses.replace(made.config, prefix="la")
@@ -267,11 +282,11 @@ def test_a_prefix_that_clashes_with_the_users_columns_is_refused(made: Made) -> 
         build_release(Site(made.store), config, made.snapshot.ingested, made.snapshot.split, made.snapshot.mixed, [])
 
 
-def release_real(directory: Path, **changes: Any) -> Path:
+def release_real(directory: Path, as_of: str | None = None, **changes: Any) -> Path:
     """The release of the real rows alone, without generation."""
     recipe = build_recipe(recipe_document(directory / "rows.csv") | changes, base=directory)
     site = Site(Store(str(directory / "store")))
-    ingested = ingest(site, prepare_ingest(recipe))
+    ingested = ingest(site, prepare_ingest(recipe, as_of))
     parts = split(site, prepare_split(recipe), ingested)
     real = arrange_real(site, MixConfig(recipe.mix, (), recipe.columns.fields, recipe.seed), parts)
     config = ReleaseConfig("tiny", "all", "real", recipe.publish.prefix, recipe.columns, recipe.hash(), recipe.task)
@@ -291,10 +306,13 @@ def test_an_empty_split_has_no_file(tmp_path: Path) -> None:
     assert (train["aug_generator"].null_count, train["aug_generator"].type) == (train.num_rows, pa.string())
 
 
-def test_nested_columns_come_back_too(tmp_path: Path) -> None:
+def test_nested_and_binary_columns_come_back_too(tmp_path: Path) -> None:
     rows = 40
+    fixed = pa.array([i.to_bytes(16, "big") if i % 3 else None for i in range(rows)], pa.binary(16))
     table = pa.table(
         {
+            "fixed": fixed,
+            "uuid": pa.ExtensionArray.from_storage(pa.uuid(), fixed),
             "text": [f"{WORDS['refund'][i % 7]} {WORDS['track'][i % 11]} {i * 7919}" for i in range(rows)],
             "label": [i % 2 == 0 for i in range(rows)],
             "map": pa.array([[("k", i), ("l", None)] if i % 3 else None for i in range(rows)], pa.map_("str", "int64")),
@@ -305,7 +323,8 @@ def test_nested_columns_come_back_too(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "rows.parquet")
     directory = release_real(tmp_path, source={"path": "rows.parquet"}, splits={"validation": 0.3, "test": 0.0})
     released = [pq.read_table(directory / name) for name in ("train", "validation")]
-    assert released[0].schema.field("map").type == table.schema.field("map").type
+    for name in ("map", "fixed", "uuid"):
+        assert released[0].schema.field(name).type == table.schema.field(name).type
     got = {row["text"]: row for part in released for row in part.select(table.column_names).to_pylist()}
     assert len(got) > 30
     assert got == {row["text"]: row for row in table.to_pylist() if row["text"] in got}
@@ -321,3 +340,82 @@ def test_a_label_renamed_to_another_type_is_the_class_name_in_a_text_column_and_
     typed_source(tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=r"labels\.aliases"):
         release_real(tmp_path, source={"path": str(tmp_path / "rows.parquet")}, labels={"aliases": {"30": "thirty"}})
+
+
+def public_files(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "provenance.json")
+    return {path.relative_to(directory.parent).as_posix(): path.read_bytes() for path in files}
+
+
+LATER = [
+    {"key": "0", "text": "an id of the day before", "label": "refund"},
+    {"key": "later-1", "text": "", "label": "refund"},
+    {"key": "later-2", "text": "a class of its own", "label": "brand new"},
+    {"key": None, "text": "without an id", "label": "refund"},
+    {"key": "later-3", "text": "WITHOUT a label", "label": None},
+]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_release_as_of_a_day_has_the_same_bytes_whatever_comes_later(tmp_path: Path, ids: bool) -> None:
+    """Later rows that are refused, doubled, of new labels, and even stand first in the file."""
+    with write_rows(tmp_path / "made.csv").open(newline="") as stream:
+        made = [row | {"key": str(at), "day": "2026-11-03"} for at, row in enumerate(csv.DictReader(stream))]
+    names = ("text", "label", "lang", "key", "day")  # the columns and their order are of the whole source
+    later = [row | {"lang": "en", "day": "2026-11-04"} for row in [*LATER, *made[:20]]]
+    later = [{name: row[name] for name in names} for row in later]
+    recipe: dict[str, Any] = {
+        "source": {"path": "rows.jsonl"},
+        "columns": {"text": "text", "label": "label", "partition": "day"} | ({"id": "key"} if ids else {}),
+        "labels": {"declared": ["refund", "track", "login"], "unknown": "stop"} if ids else {},
+        "refuse": {"max_share": 0.0},
+    }
+
+    def release(name: str, rows: list[dict[str, Any]]) -> dict[str, bytes]:
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / name / "rows.jsonl").write_text(text)
+        return public_files(release_real(tmp_path / name, "2026-11-03", **recipe))
+
+    alone = release("alone", made)
+    assert release("before", [*later, *made]) == alone == release("after", [*made, *later])
+    with pytest.raises(DataError):  # what they would do if they were seen
+        release_real(tmp_path / "after", "2026-11-04", **recipe)
+
+
+def test_a_later_line_that_cannot_be_read_is_counted_and_changes_no_release(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.csv").read_text().replace(",en", ",2026-11-03")
+    (tmp_path / "rows.csv").write_text(rows)
+    columns = {"text": "text", "label": "label", "partition": "lang"}
+    before = public_files(release_real(tmp_path, "2026-11-03", columns=columns))
+    (tmp_path / "rows.csv").write_text(rows + "a line,of too,many,cells,2026-11-04\n")
+    assert public_files(release_real(tmp_path, "2026-11-03", columns=columns)) == before
+
+
+def test_a_class_that_gets_rows_enough_shifts_no_label_id(tmp_path: Path) -> None:
+    def ids(rare: int) -> dict[str, int]:
+        write_rows(tmp_path / "rows.csv")
+        head, *rows = (tmp_path / "rows.csv").read_text().splitlines()
+        made = [f"{'abc'[at % 3] * 9} {at * 7919} {'xyz'[at % 2] * 9},rare,en" for at in range(rare)]
+        (tmp_path / "rows.csv").write_text("\n".join([head, *made, *rows]) + "\n")
+        labels = {"rare": "quarantine", "min_rows": 5}
+        directory = release_real(tmp_path, labels=labels, splits={"validation": 0.3, "test": 0.0})
+        return {part["name"]: part["id"] for part in json.loads((directory / "labels.json").read_bytes())["labels"]}
+
+    few, many = ids(1), ids(60)
+    assert few == {"refund": 1, "track": 2, "login": 3}
+    assert many == few | {"rare": 0}
+
+
+@pytest.mark.parametrize("excluded", ["theirs/*.jsonl", "theirs", "theirs/b.jsonl"])
+def test_two_checkouts_in_two_directories_make_one_release(tmp_path: Path, excluded: str) -> None:
+    def release(name: str, text: str) -> dict[str, bytes]:
+        directory = tmp_path / name
+        (directory / "theirs").mkdir(parents=True)
+        write_rows(directory / "rows.csv")
+        for at, file in enumerate(("b.jsonl", "a.jsonl")):
+            (directory / "theirs" / file).write_text(json.dumps({"text": f"{text} {at}"}) + "\n")
+        splits = {"validation": 0.3, "test": 0.0, "heldout_exclude": [excluded]}
+        return public_files(release_real(directory, splits=splits))
+
+    assert release("one", "some text") == release("two", "some text") != release("three", "another text")

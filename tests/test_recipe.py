@@ -352,7 +352,7 @@ def stages(recipe: Recipe) -> dict[str, Any]:
         SettleConfig(recipe.settle, targets, shares, columns),
         MixConfig(recipe.mix, recipe.publish.copy, columns, recipe.seed),
         EvaluateConfig(
-            recipe.gate, recipe.trainer.use, 1, recipe.trainer.options, recipe.seed, columns, recipe.validation
+            recipe.gate, recipe.trainer.use, 1, recipe.trainer.options, {}, recipe.seed, columns, recipe.validation
         ),
     ]
     return {f"{at} {type(config).__name__}": identity_of(config) for at, config in enumerate(configs)}

@@ -24,7 +24,7 @@ def endpoint() -> Iterator[str]:
 
 def go(source: str, store: str, base: Path) -> Run:
     changes = {"gate": {"seeds": 3, "resamples": 200, "rule": "not_worse", "margin": 100.0}}
-    document = recipe_document(Path("unused"), **changes, source={"path": source})
+    document = recipe_document(Path("unused"), **changes) | {"source": {"path": source}}
     document["run"] |= {"store": store, "workers": 2}
     return run(build_recipe(document, base=base))
 
@@ -50,14 +50,20 @@ def test_a_bucket_holds_the_release_that_a_disk_holds_and_is_resumed_alike(endpo
 
 
 @pytest.mark.slow
-def test_an_object_that_rots_in_a_bucket_is_made_again_in_the_same_run(endpoint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "stage"), [("bucket", "release"), ("disk", "generate")])  # the latter by a worker
+def test_objects_that_rot_are_made_again_in_the_same_run(endpoint: str, tmp_path: Path, kind: str, stage: str) -> None:
     rows = write_rows(tmp_path / "rows.csv", rows=90)
-    first = go(str(rows), "s3://mill/store", tmp_path)
+    root = "s3://mill/store" if kind == "bucket" else str(tmp_path / "store")
+    first = go(str(rows), root, tmp_path)
     for key in first.store.list_keys("private/objects"):
         content = first.store.get(key) or b""
         obstore.put(first.store.backend, key, content[:-1] + bytes([content[-1] ^ 1]))
-    for key in first.store.list_keys("private/manifests/release"):
+    for key in first.store.list_keys(f"private/manifests/{stage}"):
         obstore.delete(first.store.backend, key)
-    again = go(str(rows), "s3://mill/store", tmp_path)
-    assert again.worked > 5 and again.result["release"] == first.result["release"]
+    again = go(str(rows), root, tmp_path)
+    assert (
+        again.worked > 5
+        and again.result["outcome"] == "published"
+        and again.result["release"] == first.result["release"]
+    )
     assert first.store.list_keys("private/aside")

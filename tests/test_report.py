@@ -162,8 +162,20 @@ def test_the_table_holds_one_flat_row_per_class() -> None:
     assert first | {"f1_real": 0, "f1_mix": 0} == {
         "class": "gdpr_request", "train": 4, "target": 48, "accepted": 41, "shortfall": 7, "f1_real": 0, "f1_mix": 0,
         "recall_gain": None, "recall_low": None, "recall_high": None,
+        "recall_gain_over_placebo": None, "recall_low_over_placebo": None, "recall_high_over_placebo": None,
     }  # fmt: skip
-    assert last["recall_gain"] == 4.2 and last["target"] == 0
+    assert last["recall_gain"] == 4.2 and last["recall_gain_over_placebo"] == 2.1 and last["target"] == 0
+
+
+def test_a_class_shows_its_gain_over_both_baselines() -> None:
+    found = evidence()
+    for pair, gain in (("mix-real", 1.7), ("mix-placebo", -2.3)):
+        of_class = found["gate"]["validation"]["comparisons"][pair]["per_class"]
+        next(each for each in of_class if each["judged"]).update(gain=gain, low=gain - 1, high=gain + 1)
+    judged = next(each["label"] for each in of_class if each["judged"])
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", render_report(found), re.DOTALL)
+    (row,) = [Text(each).text for each in rows if f">{judged}<" in each and "+1.7" in each]
+    assert row.index("+1.7") < row.index("+0.7 to +2.7") < row.index("\u22122.3") < row.index("\u22123.3 to \u22121.3")
 
 
 def test_markdown_says_verdict_numbers_and_next_step() -> None:

@@ -6,6 +6,8 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -233,6 +235,19 @@ def test_every_imbalance_fails_the_run(unbalance: Callable[[dict[str, Any]], obj
     with pytest.raises(LedgerError):
         verify_ledger(ledger)
     assert LedgerError.exit_code == 5 and not LedgerError.retryable
+
+
+@pytest.mark.parametrize(
+    "ordinals", [[0, 1], [0, 1, 1, 2], [0, 1, 3], [0, 1, 2, 3]], ids=["missing", "doubled", "another", "one more"]
+)
+def test_rows_that_are_not_those_of_the_plan_fail_the_run(tmp_path: Path, ordinals: list[int]) -> None:
+    site = Site(Store(str(tmp_path)))
+    config = replace(config_of({"a": 3}), asked={"g": {"a": 3}})
+    settle(site, config, [shard_of(site, [candidate(at, f"text {at}") for at in range(3)])], [])
+    with pytest.raises(LedgerError, match="class 'a' 3 rows were asked of g"):
+        settle(site, config, [shard_of(site, [candidate(at, f"text {at}") for at in ordinals])], [])
+    with pytest.raises(LedgerError, match="differ from the plan"):
+        settle(site, replace(config, asked={}), [shard_of(site, [candidate(0, "text")])], [])
 
 
 def shard_of(site: Site, rows: list[dict[str, Any]]) -> Artifact:

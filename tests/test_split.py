@@ -13,7 +13,7 @@ from chain import recipe_document, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.contracts import ConflictError, DataError, UserError
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.recipe import build_recipe
 from augmill.tasks.recipe_sections import Labels, Splits
@@ -27,7 +27,7 @@ WORDS = st.text("abcdeéß你 ,.!-", min_size=1, max_size=12)
 
 
 def config_of(fields: tuple[str, ...] = ("text",), **splits: Any) -> SplitConfig:
-    return SplitConfig(Splits(**({"validation": 0.3, "test": 0.2} | splits)), Labels(), fields, fields, None)
+    return SplitConfig(Splits(**({"validation": 0.3, "test": 0.2} | splits)), Labels(), fields, fields)
 
 
 def table_of(texts: list[str], groups: list[str | None] | None = None, **columns: list[Any]) -> pa.Table:
@@ -43,8 +43,8 @@ class Splat:
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         recipe = build_recipe(recipe_document(source) | {"refuse": {"max_share": 1.0}} | changes, base=directory)
         site = Site(Store(str(directory / "store")))
-        self.config = prepare_split(recipe, as_of)
-        self.artifact = split(site, self.config, ingest(site, prepare_ingest(recipe)))
+        self.config = prepare_split(recipe)
+        self.artifact = split(site, self.config, ingest(site, prepare_ingest(recipe, as_of)))
         work = Work(site, directory)
         self.tables = {
             name: work.read(self.artifact, f"{name}.parquet")
@@ -204,6 +204,18 @@ def test_no_training_row_repeats_a_row_of_the_excluded_files(tmp_path: Path) -> 
     assert "parcel never came" in second.texts("train")
 
 
+def test_an_excluded_file_that_changes_after_it_was_hashed_stops_the_run(tmp_path: Path) -> None:
+    (tmp_path / "theirs.jsonl").write_text('{"text": "parcel never came"}\n')
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in given_rows(train=PLAIN, validation=HELD)))
+    splits = {"column": "part", "heldout_exclude": ["theirs.jsonl"]}
+    recipe = build_recipe(recipe_document(source, splits=splits), base=tmp_path)
+    site, config = Site(Store(str(tmp_path / "store"))), prepare_split(recipe)
+    (tmp_path / "theirs.jsonl").write_text('{"text": "another sentence"}\n')
+    with pytest.raises(ConflictError, match=r"theirs\.jsonl: the file changed"):
+        split(site, config, ingest(site, prepare_ingest(recipe)))
+
+
 def test_a_snapshot_as_of_a_day_has_the_rows_up_to_it_and_each_keeps_its_split(tmp_path: Path) -> None:
     rows = [
         {"text": f"row {i} of {label}", "label": label, "day": f"2026-01-0{1 + i % 3}"}
@@ -241,7 +253,7 @@ def test_what_cannot_be_learnt_or_judged_is_refused(tmp_path: Path) -> None:
     assert "2026-01-02" in refused(tmp_path, dated, as_of="2026-01-01", splits={}, columns=columns)
     # As text 10 comes before 9: a run as of 9 would look ahead.
     numbered = [row | {"day": day} for row, day in zip(plain * 2, range(1, 13), strict=True)]
-    assert "order of numbers" in refused(tmp_path, numbered, as_of="9", splits={}, columns=columns)
+    assert "equally long" in refused(tmp_path, numbered, as_of="9", splits={}, columns=columns)
 
 
 def test_a_class_with_too_few_train_rows_stops_the_run_or_leaves_every_split(tmp_path: Path) -> None:
@@ -249,6 +261,12 @@ def test_a_class_with_too_few_train_rows_stops_the_run_or_leaves_every_split(tmp
     assert "'rare' has 1" in refused(tmp_path, rows)
     made = Splat(tmp_path, rows, splits={"column": "part"}, labels={"rare": "quarantine"})
     assert made.summary["rare_classes"] == ["rare"]
+    held = made.tables["held_back"].select(["text", "stratum", "reason", "match", "similarity"]).to_pylist()
+    assert [tuple(row.values()) for row in held] == [
+        (text, "rare", "rare_class", None, None) for text in ("one of its kind", "another rare thing")
+    ]
+    assert made.summary["held_back"] == {"rare_class": 2}
+    assert sum(made.summary["rows"].values()) + 2 == made.artifact.rows == len(rows)
     for name in ("train", "validation", "test"):
         assert "rare" not in made.tables[name]["stratum"].to_pylist()
 

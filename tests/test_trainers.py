@@ -1,10 +1,16 @@
 """The built-in trainer is TF-IDF and logistic regression; the command trainer runs the user's own."""
 
+import contextlib
+import os
+import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -272,6 +278,141 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     trainer = CommandTrainer(CommandOptions("no-such-program {train} {eval} {seed} {predictions}"))
     with pytest.raises(UserError, match="no-such-program"):
         list(trainer.predict(problem, trainings(problem, 3, 1), tmp_path))
+
+
+def test_what_a_training_hangs_on_is_every_file_that_the_command_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "trainer").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "trainer").chmod(0o755)
+    for name in ("train.py", "c.yaml", "d.yaml", "trainer", "{e}"):
+        (tmp_path / name).write_text(name)
+    options = CommandOptions("trainer train.py --cfg c.yaml --more=d.yaml {{e}} {train} {eval} {seed} {predictions}")
+    before = CommandTrainer(options).content()
+    assert list(before) == ["--more=d.yaml", "c.yaml", "train.py", "trainer", "{e}"]
+    for path, word in (("train.py", "train.py"), ("d.yaml", "--more=d.yaml"), ("bin/trainer", "trainer")):
+        (tmp_path / path).write_text((tmp_path / path).read_text() + "# edited\n")
+        after = CommandTrainer(options).content()
+        assert [name for name in after if after[name] != before[name]] == [word]
+        before = after
+    (tmp_path / "trainer").write_text("a file in the working directory is not what runs")
+    assert CommandTrainer(options).content() == before
+    assert TfidfTrainer(TfidfOptions()).content() == {}
+
+
+def test_two_runs_at_once_share_no_file_and_agree(tmp_path: Path) -> None:
+    """Each waits, its training half written, until the other has begun; then both write their predictions."""
+    problem, script = toy(), tmp_path / "train it.py"
+    wait = f"""
+import pathlib, time
+here = pathlib.Path({str(tmp_path)!r})
+pathlib.Path(out).write_text("half a file")
+(here / f"begun.{{os.getpid()}}").touch()
+while len(list(here.glob("begun.*"))) < 2:
+    time.sleep(0.01)
+assert open(out).read() == "half a file"
+"""
+    trainer = command(tmp_path, timeout=20.0)
+    script.write_text(script.read_text().replace("votes = {}\n", "import os" + wait + "votes = {}\n"))
+    planned, found = trainings(problem, 3, 1)[:1], []
+    runs = [threading.Thread(target=lambda: found.extend(trainer.predict(problem, planned, tmp_path))) for _ in "ab"]
+    for thread in runs:
+        thread.start()
+    for thread in runs:
+        thread.join()
+    assert len(found) == 2 and found[0].labels.tolist() == found[1].labels.tolist()
+    assert found[0].chosen == found[1].chosen and not list((tmp_path / "attempts").iterdir())
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_predictions_that_rotted_are_refused_and_made_again(tmp_path: Path) -> None:
+    problem, trainer = toy(), command(tmp_path)
+    planned = trainings(problem, 3, 1)[:1]
+    first = next(trainer.predict(problem, planned, tmp_path))
+    (standing,) = tmp_path.rglob("predictions.parquet")
+    standing.write_bytes(b"rot")
+    with pytest.raises(UserError, match="expected Parquet"):
+        list(trainer.predict(problem, planned, tmp_path))
+    for _ in range(2):
+        assert next(trainer.predict(problem, planned, tmp_path)).labels.tolist() == first.labels.tolist()
+    assert len(calls(tmp_path)) == 2
+
+
+def test_attempts_that_nobody_can_be_at_any_more_are_removed(tmp_path: Path) -> None:
+    problem, attempts = toy(), tmp_path / "attempts"
+    for name, age in (("killed", 8 * 86_400), ("running", 6 * 86_400)):
+        (attempts / name).mkdir(parents=True)
+        (attempts / name / "train.parquet").touch()
+        os.utime(attempts / name, (time.time() - age,) * 2)
+    list(command(tmp_path).predict(problem, trainings(problem, 3, 1)[:1], tmp_path))
+    assert [path.name for path in attempts.iterdir()] == ["running"]
+
+
+SLEEPER = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(60) # {sys.argv[5]}"])
+print(os.getpid(), flush=True)
+time.sleep(float(sys.argv[6]))
+"""
+
+
+def sleeper(tmp_path: Path, seconds: float, timeout: float = 60.0) -> CommandTrainer:
+    """A training that starts a process of its own in the background, and then sleeps."""
+    script = tmp_path / "sleeper.py"
+    script.write_text(SLEEPER)
+    words = f"{sys.executable} {script} {{train}} {{eval}} {{seed}} {{predictions}} {tmp_path} {seconds}"
+    return CommandTrainer(CommandOptions(words, timeout))
+
+
+def alive(tmp_path: Path) -> list[str]:
+    """The command lines of running processes that name the directory."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += [line for line in [" ".join(process.cmdline())] if str(tmp_path) in line]
+    return found
+
+
+@pytest.mark.parametrize(("seconds", "timeout", "said"), [(0.0, 60.0, "wrote nothing"), (60.0, 2.0, "within 2 s")])
+def test_nothing_of_a_training_stays_when_it_has_ended(
+    tmp_path: Path, seconds: float, timeout: float, said: str
+) -> None:
+    problem = toy()
+    with pytest.raises(UserError, match=said):
+        list(sleeper(tmp_path, seconds, timeout).predict(problem, trainings(problem, 3, 1), tmp_path))
+    assert not alive(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    sleeper(tmp_path, 60.0)
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; import test_trainers as t;"
+        f"problem, here = t.toy(), Path({str(tmp_path)!r});"
+        "list(t.sleeper(here, 60.0).predict(problem, t.trainings(problem, 3, 1), here))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    begun = time.monotonic()
+    while len(alive(tmp_path)) < 4:  # the run, the guard, the training and what it started
+        assert run.poll() is None and time.monotonic() < begun + 60
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    killed = time.monotonic()
+    while alive(tmp_path):
+        assert time.monotonic() < killed + 3, alive(tmp_path)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("ending", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("kill -15 $$", 143)])
+def test_the_exit_code_is_the_commands(tmp_path: Path, ending: str, code: int) -> None:
+    problem = toy()
+    options = CommandOptions(f"sh -c '{ending}' {{train}} {{eval}} {{seed}} {{predictions}}")
+    with pytest.raises(UserError, match=f"expected exit code 0, found {code}"):
+        list(CommandTrainer(options).predict(problem, trainings(problem, 3, 1), tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,12 @@ def _splits(found: dict[str, Any]) -> list[str]:
     rows = splits["rows"]
     lines = [f"Splits, by {splits['by']}"]
     lines.append("  " + ", ".join(f"{name} {rows[name]:,}" for name in ("train", "validation", "test")))
-    if splits["held_back"]:
-        left = sum(splits["held_back"].values())
+    held_back = {reason: count for reason, count in splits["held_back"].items() if reason != "rare_class"}
+    if held_back:
+        left = sum(held_back.values())
         lines += wrapped(
             f"{left:,} of {splits['train_before_leaving']:,} train rows leave because they stand in held-out sets or too "
-            f"near them: {counted(splits['held_back'])}"
+            f"near them: {counted(held_back)}"
         )
     if splits["rare_classes"]:
         lines += wrapped(f"too few train rows, so left out: {named(splits['rare_classes'], NAMED)}")

@@ -133,7 +133,7 @@ def part_rows(read: dict[str, Read], *, seed: int) -> Judged:
     """
     columns = read["real"].columns
     splits = Splits(validation=SHARE, test=0.0, seed=seed)
-    config = SplitConfig(splits, Labels(), columns.fields, columns.texts, None)
+    config = SplitConfig(splits, Labels(), columns.fields, columns.texts)
     train = read["real"].rows
     if "validation" in read:
         held_out = read["validation"].rows

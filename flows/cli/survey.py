@@ -69,9 +69,9 @@ def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Arti
     from augmill.tasks.ingest import ingest, prepare_ingest
     from augmill.tasks.split import prepare_split, split
 
-    config = prepare_ingest(recipe)
+    config = prepare_ingest(recipe, as_of)
     ingested = ingest(site, config)
-    return ingested, split(site, prepare_split(recipe, as_of), ingested)
+    return ingested, split(site, prepare_split(recipe), ingested)
 
 
 def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> list[str]:
@@ -119,7 +119,7 @@ def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     from augmill.tasks.plan import PlanConfig, cut_shards, plan_round
     from augmill.tasks.targets import split_target, targets_for
 
-    targets = targets_for(recipe.target, counts)
+    targets = targets_for(recipe.target, counts, recipe.mix.max_ratio)
     shares = {choice.use: choice.share for choice in recipe.generators}
     segments = plan_round(PlanConfig(recipe.target, recipe.refill, shares), targets, {}, {})
     parts = [split_target(target, shares) for target in targets.values()]

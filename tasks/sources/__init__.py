@@ -22,6 +22,7 @@ from .files import list_files
 from .guess import guess_columns
 from .jsonl import JsonLines
 from .lines import find_encoding
+from .listing import require_unchanged
 from .options import REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
 from .storage import hash_file, open_bytes
 
@@ -101,8 +102,24 @@ def read_batches(
     ``columns``: which, None for all; ``needed``: those without which the file is refused; ``schema``: the types, as
     ``scan_schema`` found them over all files (where None, over this file alone: two passes for JSON Lines). A column
     that other files have and this one lacks is null. Partition values are string columns; the path wins over a
-    column of that name. Raises DataError for a damaged file or a missing column, naming file, place and remedy.
+    column of that name. Raises DataError for a damaged file or a missing column, naming file, place and remedy;
+    ConflictError where the file, read to its end or found damaged, is no longer the one that was listed.
     """
+    try:
+        yield from _read(file, options, columns, needed, schema)
+    except DataError:
+        require_unchanged(file)  # a file that is being written looks damaged
+        raise
+    require_unchanged(file)
+
+
+def _read(
+    file: SourceFile,
+    options: SourceOptions,
+    columns: Sequence[str] | None,
+    needed: Sequence[str],
+    schema: pa.Schema | None,
+) -> Iterator[Batch]:
     reader = SOURCES[file.format]()
     present = [*(reader.columns(file, options) if schema is not None and file.format != "jsonl" else [])]
     wanted = _with_partition(schema if schema is not None else reader.schema([file], options), file.partition)

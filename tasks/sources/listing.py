@@ -11,9 +11,10 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any, cast
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.contracts import ConflictError, UserError
 
-from .storage import connect, reaching, split_uri
+from .options import SourceFile
+from .storage import connect, is_remote, reaching, split_uri
 
 # What makes a directory a table whose Parquet files are not all its rows.
 _TABLE_LOG = re.compile(r"(?:^|/)(_delta_log|\.hoodie)(?:/|$)|(?:^|/)metadata/[^/]+\.(metadata\.json)$")
@@ -111,7 +112,33 @@ def _refuse_leaving(paths: list[Path], root: Path) -> None:
 
 def _entry(path: Path, root: Path) -> Entry:
     status = path.stat()
-    return Entry(str(path), path.relative_to(root).as_posix(), status.st_size, f"{status.st_mtime_ns}-{status.st_size}")
+    return Entry(str(path), path.relative_to(root).as_posix(), status.st_size, _local_stamp(status))
+
+
+def _local_stamp(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def _remote_stamp(meta: Any) -> str:
+    """Quotes stand around an e_tag in some answers of a store and not in others."""
+    return str(meta.get("e_tag") or f"{meta['last_modified'].isoformat()}-{meta['size']}").strip('"')
+
+
+def require_unchanged(file: SourceFile) -> None:
+    """Raises ConflictError where the file is no longer the one that was listed (and hashed since)."""
+    if not file.stamp:
+        return
+    with reaching(file.uri):
+        if is_remote(file.uri):
+            import obstore
+
+            bucket, key = split_uri(file.uri)
+            stamp = _remote_stamp(obstore.head(connect(bucket), key))
+        else:
+            stamp = _local_stamp(Path(file.uri).stat())
+    if stamp != file.stamp:
+        fix = "run it again once nothing writes there; writers should put a file in place whole, by renaming it"
+        raise ConflictError("the file changed while it was read", where=file.uri, fix=fix)
 
 
 def _table_roots(root: str) -> list[str]:
@@ -174,8 +201,7 @@ def list_remote(path: str) -> Found:
 def _remote_entry(bucket: str, root: str, meta: dict[str, Any]) -> Entry:
     key = str(meta["path"])
     name = key[len(root) + 1 :] if root else key
-    stamp = str(meta.get("e_tag") or f"{meta['last_modified'].isoformat()}-{meta['size']}")
-    return Entry(f"{bucket}/{key}", name, int(meta["size"]), stamp)
+    return Entry(f"{bucket}/{key}", name, int(meta["size"]), _remote_stamp(meta))
 
 
 def _remote_table(store: Any, root: str, keys: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,10 @@ def connect(bucket: str) -> Any:
     from obstore.store import from_url
 
     # One call tries for 30 s at most; the stage's own retries (retries.READ) come on top.
-    return from_url(bucket, retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)})
+    retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+    # Such as MinIO in one's own network; as the store has it.
+    options: Any = {"allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
+    return from_url(bucket, retry_config=retry, client_options=options)
 
 
 @contextmanager

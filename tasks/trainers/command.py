@@ -12,12 +12,16 @@ What the command gets, through the placeholders of its template:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shlex
-import signal
+import shutil
 import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +33,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import UserError, real_schema
+from augmill.tasks.trainers import _guard
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 
 PLACEHOLDERS = ("train", "eval", "seed", "predictions")
+PREDICTIONS = "predictions.parquet"
+LONGEST = 604_800  # seconds, a week: what `timeout` may be, so no attempt is older and still running
 TAIL = 2000  # characters of the command's output shown in an error
 
 
@@ -51,7 +58,7 @@ class CommandOptions:
     def __post_init__(self) -> None:
         try:
             words = shlex.split(self.command)
-            found = {name for word in words for _, name, _, _ in Formatter().parse(word) if name is not None}
+            found = {name for word in words for name in _places(word)}
         except ValueError as error:
             raise ValueError(
                 f"trainer.command: cannot be read ({error}); write braces that are meant as {{{{ }}}}"
@@ -60,7 +67,7 @@ class CommandOptions:
             raise ValueError(f"trainer.command: expected {{{missing[0]}}} in the command, found {self.command!r}")
         if unknown := sorted(found - set(PLACEHOLDERS)):
             raise ValueError(f"trainer.command: {{{unknown[0]}}} is none of {', '.join(PLACEHOLDERS)}")
-        if not 0 < self.timeout <= 604_800:
+        if not 0 < self.timeout <= LONGEST:
             raise ValueError(f"trainer.timeout: expected seconds above 0, at most a week, found {self.timeout}")
 
 
@@ -73,31 +80,35 @@ class CommandTrainer(Trainer):
     def predict(self, problem: Problem, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
         evaluation = problem.evaluation.select(list(problem.fields))
         evaluation = evaluation.add_column(0, "row", pa.array(range(evaluation.num_rows), pa.int64()))
-        eval_hash = _hash(evaluation)
+        inputs = [self.VERSION, self.options.command, self.content(), _hash(evaluation)]
         for training in trainings:
             train = _train_table(problem, training)
-            key = hashlib.sha256(
-                json.dumps([self.VERSION, self._command_identity(), _hash(train), eval_hash, training.seed]).encode()
-            ).hexdigest()
-            folder = workdir / "runs" / key
-            finished = folder / "predictions.parquet"
-            if not finished.exists():
-                self._run(folder, train, evaluation, training)
-            yield Prediction(_read_predictions(finished, problem), {"run": key[:16]})
+            key = hashlib.sha256(json.dumps([*inputs, _hash(train), training.seed]).encode()).hexdigest()
+            finished = workdir / "runs" / key
+            if not (finished / PREDICTIONS).exists():
+                attempt = _new_attempt(workdir / "attempts", key)
+                _read_predictions(self._run(attempt, train, evaluation, training), problem)
+                _adopt(attempt, finished)
+            yield Prediction(_read_predictions(finished / PREDICTIONS, problem), {"run": key[:16]})
 
-    def _command_identity(self) -> list[str]:
-        """The command's words, and the content of those that name a file: an edited script is trained again."""
-        words = shlex.split(self.options.command)
-        files = [Path(word) for word in words if "{" not in word and Path(word).is_file()]
-        return [*words, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files[1:] or files)]
+    def content(self) -> dict[str, str]:
+        """The sha256 of each file that a word of the command names, the program too: an edited one is trained again.
 
-    def _run(self, folder: Path, train: pa.Table, evaluation: pa.Table, training: Training) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        Of ``--config=c.yaml`` the end counts. Paths are taken as the command takes them: the program's from PATH, the
+        others from the working directory.
+        """
+        words = [word.format() for word in shlex.split(self.options.command) if not _places(word)]
+        named = {word: Path(word.rpartition("=")[2]) for word in words}
+        if words and (program := shutil.which(words[0])):
+            named[words[0]] = Path(program)
+        return {word: _hash_file(path) for word, path in sorted(named.items()) if path.is_file()}
+
+    def _run(self, folder: Path, train: pa.Table, evaluation: pa.Table, training: Training) -> Path:
+        """Trains once, with ``folder`` for its files. Raises UserError where the command does not do its part."""
         paths = {"train": folder / "train.parquet", "eval": folder / "eval.parquet"}
         pq.write_table(train, paths["train"])
         pq.write_table(evaluation, paths["eval"])
-        written = folder / "predictions.part.parquet"
-        written.unlink(missing_ok=True)
+        written = folder / PREDICTIONS
         values = {**paths, "seed": training.seed, "predictions": written}
         words = [word.format(**values) for word in shlex.split(self.options.command)]
         code, output = _execute(words, folder / "output.txt", self.options.timeout)
@@ -120,9 +131,48 @@ class CommandTrainer(Trainer):
                 where=str(written),
                 fix="write Parquet with columns row and label to {predictions}",
             )
-        for path in paths.values():
-            path.unlink()  # a copy of the training rows for every run would fill the disk
-        written.replace(folder / "predictions.parquet")
+        return written
+
+
+def _places(word: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(word) if name is not None]
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _new_attempt(attempts: Path, key: str) -> Path:
+    """A directory that no other process writes to: two runs of one recipe may train at once.
+
+    A failed attempt stays to be looked at, a killed one because nobody could remove it; both for a week.
+    """
+    attempts.mkdir(parents=True, exist_ok=True)
+    for other in attempts.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # its run ended, or removes it too
+            if other.stat().st_mtime < time.time() - LONGEST:
+                shutil.rmtree(other)
+    attempt = attempts / f"{key[:16]}-{uuid.uuid4().hex[:12]}"
+    attempt.mkdir()
+    return attempt
+
+
+def _adopt(attempt: Path, finished: Path) -> None:
+    """Puts a finished attempt in its place at once; where another run was first, its predictions are the truth."""
+    for name in ("train", "eval"):
+        (attempt / f"{name}.parquet").unlink(
+            missing_ok=True
+        )  # a copy of the training rows for every run would fill the disk
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        attempt.rename(finished)
+    except OSError:
+        if not finished.is_dir():
+            raise
+        if not (finished / PREDICTIONS).exists():  # what stood there was refused when it was read again
+            (attempt / PREDICTIONS).replace(finished / PREDICTIONS)
+        shutil.rmtree(attempt)
 
 
 def _train_table(problem: Problem, training: Training) -> pa.Table:
@@ -143,33 +193,36 @@ def _hash(table: pa.Table) -> str:
 
 
 def _execute(words: list[str], log: Path, timeout: float) -> tuple[int | None, str]:
-    """Exit code (None where time ran out) and output. The command's whole process group ends with this call."""
+    """Exit code (None where time ran out) and output.
+
+    The command's process group ends with this call, and with this process however that ends: see _guard.py.
+    """
+    if shutil.which(words[0]) is None:
+        raise UserError(
+            f"expected a program to run, found {words[0]!r} (there is none of that name)",
+            where="trainer.command",
+            fix="give the full path, or put it on PATH",
+        )
+    guarded = [sys.executable, "-I", "-S", _guard.__file__, str(os.getpid()), *words]
     with log.open("wb") as sink:
-        try:
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        except OSError as error:
-            raise UserError(
-                f"expected a program to run, found {words[0]!r} ({error.strerror})",
-                where="trainer.command",
-                fix="give the full path, or put it on PATH",
-            ) from error
+        process = subprocess.Popen(
+            guarded, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             code: int | None = process.wait(timeout)
         except subprocess.TimeoutExpired:
             code = None
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.terminate()  # the guard kills the group and ends
                 process.wait()
     return code, log.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def _read_predictions(path: Path, problem: Problem) -> np.ndarray[Any, np.dtype[np.int64]]:
     def wrong(problem_text: str) -> UserError:
-        moved = path.replace(path.with_name("predictions.refused.parquet"))
-        return UserError(problem_text, where=str(moved), fix="one row per row of {eval}: columns row and label")
+        refused = path.replace(path.with_name("predictions.refused.parquet"))
+        return UserError(problem_text, where=str(refused), fix="one row per row of {eval}: columns row and label")
 
     try:
         table = pq.read_table(path)

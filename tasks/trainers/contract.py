@@ -62,6 +62,10 @@ class Trainer(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    def content(self) -> dict[str, str]:
+        """What a training hangs on that neither options nor rows hold, by name: a part of the identity of its results."""
+        return {}
+
     @abstractmethod
     def predict(self, problem: Problem, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
         """One prediction per training, in order. ``workdir`` is kept between attempts: finished work may rest there."""

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from chain import public_bytes, write_rows
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 
+from augmill.flows import start as start_module
 from augmill.flows.outcome import NEXT
 from augmill.tasks.generators import GENERATORS, rules
 
@@ -29,6 +31,38 @@ def test_a_run_ends_with_its_release_and_one_line_of_json(first_run: tuple[Path,
     assert result["dataset"] == "tiny" and result["new"] is True
     assert Path(result["location"], "manifest.json").is_file() and Path(result["report"]).is_file()
     assert Path(result["location"]).is_relative_to(folder / "store" / "public")
+
+
+def test_what_did_not_get_in_lies_beside_the_report_with_its_reason(first_run: tuple[Path, Ended]) -> None:
+    beside = Path(first_run[1].last["report"]).parent
+    made = pq.read_table(beside / "made_rows_not_accepted.parquet")
+    ledger = json.loads(Path(first_run[1].last["location"], "manifest.json").read_text())["ledger"]
+    assert made.num_rows == sum(row["asked"] - row["accepted"] for row in ledger["rows"]) > 0
+    assert {"why", "status", "also"} <= set(made.column_names)
+    for name, columns in {
+        "source_rows_refused": {"file", "location", "reason"},
+        "train_rows_held_back": {"reason", "match", "similarity"},
+    }.items():
+        assert columns <= set(pq.read_schema(beside / f"{name}.parquet").names)
+
+
+def test_a_report_that_cannot_be_written_takes_no_release_back(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(start_module, "write_report", full)
+    ended = augmill("run", copied_run / "recipe.yaml", "--store", copied_run / "another")
+    assert ended.code == 0 and ended.last["report"] is None
+    assert "its report could not be written" in ended.err and "No space left" in ended.err
+    assert Path(ended.last["location"], "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("store", ["s3://KEY:hunter2@bucket/path", "az://box/path?sig=hunter2"])
+def test_credentials_in_the_stores_address_are_refused_and_not_repeated(copied_run: Path, store: str) -> None:
+    ended = augmill("run", copied_run / "recipe.yaml", "--store", store)
+    assert ended.code == 2 and "credentials" in ended.err and "hunter2" not in ended.out + ended.err
 
 
 def test_a_second_run_does_no_work_and_says_so(copied_run: Path) -> None:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reading import only, put, read
 
-from augmill.tasks.contracts import DataError, UserError
-from augmill.tasks.sources import SourceOptions, hash_file, list_files, read_schema, sample_rows, scan_schema
+from augmill.tasks.contracts import ConflictError, DataError, UserError
+from augmill.tasks.sources import (
+    SourceOptions,
+    hash_file,
+    list_files,
+    read_batches,
+    read_schema,
+    sample_rows,
+    scan_schema,
+)
 
 
 def names(path: Path | str, **options: str | bool) -> list[str]:
@@ -164,3 +174,14 @@ def test_the_hash_is_of_the_bytes_as_stored(tmp_path: Path) -> None:
 def test_options_out_of_bounds_are_refused(wrong: dict[str, str | int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: "):
         SourceOptions(**{"path": "a.csv", **wrong})  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_rewritten_while_it_is_read_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": [f"text number {i * 7919}" for i in range(1000)]}), path)
+    file, options = only(path)
+    path.write_bytes(path.read_bytes()[:-900])
+    with pytest.raises(ConflictError, match="changed while it was read"):
+        list(read_batches(file, options))
+    with pytest.raises(DataError, match="damaged or cut"):
+        list(read_batches(*only(path)))

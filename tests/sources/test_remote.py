@@ -12,8 +12,8 @@ from buckets import s3_server
 from obstore.store import from_url
 from reading import only, read
 
-from augmill.tasks.contracts import UserError, WorldError
-from augmill.tasks.sources import SourceOptions, hash_file, list_files
+from augmill.tasks.contracts import ConflictError, UserError, WorldError
+from augmill.tasks.sources import SourceOptions, hash_file, list_files, read_batches
 
 ROWS = "text,label\n" + "".join(f"row number {index},{index % 5}\n" for index in range(100_000))
 
@@ -66,3 +66,18 @@ def test_a_missing_key_is_a_mistake_of_the_user_and_a_missing_bucket_one_of_the_
     with pytest.raises(WorldError, match="404 Not Found") as caught:
         list_files(SourceOptions(path="s3://nowhere/x"))
     assert "<" not in str(caught.value)
+
+
+def test_an_endpoint_without_tls_is_a_source_as_it_is_a_store(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    assert read(f"{bucket}/plain/a.parquet").table["text"].to_pylist() == ["a", "b"]
+
+
+def test_an_object_put_again_after_it_was_listed_is_found(bucket: str) -> None:
+    store = from_url("s3://rows")
+    obstore.put(store, "moving/a.csv", b"text\nx\n")
+    listed, options = list_files(SourceOptions(path=f"{bucket}/moving"))[0], SourceOptions(path=f"{bucket}/moving")
+    assert sum(batch.table.num_rows for batch in read_batches(listed, options)) == 1
+    obstore.put(store, "moving/a.csv", b"text\ny\n")
+    with pytest.raises(ConflictError, match="changed while it was read"):
+        list(read_batches(listed, options))
