@@ -23,7 +23,7 @@ SIZE = 5  # characters in a shingle
 PERMUTATIONS = 128
 RECALL = 0.998  # least chance that a pair exactly at the threshold becomes a candidate
 BLOCK = 1 << 14  # rows hashed at once; below 2**16, so that row and 48-bit hash share one sortable word
-_PAD = "\x1f"  # fills short texts; no text compared here ends with it
+_PAD = "\x1e"  # fills short texts; no text compared here ends with it: folding and stripping remove it
 _LOW48 = np.uint64((1 << 48) - 1)
 # Odd, so that a product modulo 2**64 permutes; from a fixed seed, so that every machine draws the same ones.
 _MULTIPLIERS = np.random.Generator(np.random.Philox(5)).integers(0, 1 << 63, PERMUTATIONS, np.uint64) | np.uint64(1)

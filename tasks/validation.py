@@ -39,7 +39,8 @@ class ValidationOptions:
     min_passed: float = field(
         default=0.0,
         metadata={
-            "help": "Smallest share of a shard's delivered rows that must pass the checks; 0 allows none at all."
+            "help": "Smallest share of a shard's delivered rows that must pass the checks, or the shard is set aside (so "
+            "other shard sizes may then give other rows); 0 allows none at all."
         },
     )
     release: dict[str, Bounds] = field(

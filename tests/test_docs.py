@@ -64,6 +64,12 @@ NOT_RUN = {
     "prefect deploy --all --prefect-file infra/prefect.yaml": "the same",
     "prefect worker start --pool augmill": "a worker that stays",
     "python train.py --train {train} --eval {eval} --seed {seed} --out {predictions}": "the user's own program",
+    "python tests/benchmarks/bench_stages.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
+    "python tests/benchmarks/bench_decode.py": "the same",
+    "python tests/benchmarks/bench_decode.py --device cuda:0": "needs a GPU",
+    "python tests/benchmarks/bench_million.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
+    "python tests/benchmarks/bench_gate.py": "the same",
+    "python tests/benchmarks/kill_runs.py --kills 30 --seed 1": "minutes; tests/test_kills.py does 5 by the same code",
     "python tests/test_versions.py --record": "it writes; tests/test_versions.py holds what it wrote",
     "python tests/test_docs.py --write": "it writes; test_generated_pages_are_up_to_date holds what it wrote",
 }

@@ -267,7 +267,7 @@ def test_a_second_draw_of_the_placebo_is_published_no_more_often_than_stated(nam
     if not bench_gate.SHARED.exists():
         pytest.skip("needs the real sets under AUGMILL_SHARED")
     rows = bench_gate.read(name)
-    options = GateOptions(seeds=5, resamples=500)
+    options = GateOptions(seeds=3, resamples=300)
     found = [bench_gate.judge(rows, "aa", number, 100, options, test=0) for number in range(100)]
     # Nominal is 5 %: more than 10 of 100 would come with a chance of 1 %.
     assert sum(evidence["verdict"] == "published" for evidence in found) <= 10

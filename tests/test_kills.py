@@ -27,7 +27,7 @@ def check_kills(found: list[Kill]) -> None:
     for kill in found:
         assert kill.good, kill
     assert sum(kill.killed for kill in found) > len(found) / 2
-    assert len({kill.finished for kill in found}) > 1
+    assert len(found) == 1 or len({kill.finished for kill in found}) > 1
 
 
 def test_the_moments_of_kills_are_seeded_and_spread_over_the_run() -> None:

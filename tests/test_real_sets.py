@@ -101,7 +101,7 @@ def test_a_language_model_goes_the_whole_way_to_the_same_bytes(tmp_path: Path) -
     prepare("snips", tmp_path / "source")
 
     def made(name: str, batch: int, **how: Any) -> Run:
-        model = {"use": "causal_lm", "epochs": 12, "decode_batch": batch}
+        model = {"use": "causal_lm", "epochs": 6, "decode_batch": batch}
         changes = {"generators": [model, {"use": "rules"}], "target": {"per_class": 8}}
         recipe = real_recipe(tmp_path / "source", tmp_path / name, **changes)
         return run(dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **how)))
