@@ -2,67 +2,35 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
-import json
-import time
-from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from augmill.flows.outcome import NotProduced, Outcome, judge_evidence
+from augmill.flows.producing import produce
 from augmill.flows.provenance import provenance
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
-from augmill.tasks.contracts import Artifact, AugmillError, UnsoundSource
+from augmill.tasks.contracts import Artifact, UnsoundSource
 from augmill.tasks.evaluate import EvaluateConfig, evaluate
-from augmill.tasks.fit import fit, fit_check
 from augmill.tasks.folds import FoldConfig, JudgeConfig, can_judge, judge_folds, predict_fold, split_fold
-from augmill.tasks.generate import SetAsideConfig, ShardConfig, set_aside
-from augmill.tasks.ingest import ingest, prepare_ingest
-from augmill.tasks.labels import label_text
 from augmill.tasks.log import read_log
 from augmill.tasks.mix import MixConfig, arrange_real, mix
-from augmill.tasks.plan import PlanConfig, cut_shards, plan
-from augmill.tasks.publish import ReleaseConfig, build_release, commit_release, put_release, trained_classes
+from augmill.tasks.publish import ReleaseConfig, build_release, commit_releases, put_release
 from augmill.tasks.recipe import Recipe
-from augmill.tasks.refusals import require_fit
 from augmill.tasks.retries import COMMIT, STORE
-from augmill.tasks.ribs import check_config, generator_config
-from augmill.tasks.settle import SettleConfig, settle
-from augmill.tasks.split import prepare_split, split
-from augmill.tasks.stage import fetch
-from augmill.tasks.store import Store
-from augmill.tasks.targets import targets_for
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.verdict import folds_for
 
 
-@dataclass
-class Snapshot:
-    """What one run has made so far; what is missing was not reached."""
-
-    recipe: Recipe
-    name: str
-    expected: str | None  # the release that was current when the run began
-    ingested: Artifact | None = None
-    split: Artifact | None = None
-    checks: dict[str, Artifact] = field(default_factory=dict)
-    settled: Artifact | None = None
-    mixed: Artifact | None = None
-    evidence: dict[str, Any] | None = None
-    shards: list[Artifact] = field(default_factory=list)
-
-
-def read_json(store: Store, artifact: Artifact, name: str) -> Any:
-    return json.loads(fetch(store, artifact, name).read_text(encoding="utf-8"))
-
-
 def augment(
-    recipe: Recipe, steps: Steps, *, as_of: str | None, command: str, republish: bool
+    recipe: Recipe, steps: Steps, *, as_of: str | None, command: str, republish: bool, staged: bool = False
 ) -> tuple[Outcome, Snapshot]:
-    """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said."""
+    """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said.
+
+    ``staged``: the release is put but not made current; ``Outcome.pending`` holds what the log is to say.
+    """
     name = as_of or "all"
     for choice in recipe.generators:
         choice.build().preflight()
@@ -81,95 +49,7 @@ def augment(
         outcome = judge_evidence(prove(snapshot, steps), recipe)
     except NotProduced as error:
         outcome = Outcome("not_produced", recipe.outcomes.not_produced, str(error))
-    return publish(snapshot, steps, outcome, command=command, republish=republish), snapshot
-
-
-def read_source(snapshot: Snapshot, steps: Steps, as_of: str | None) -> None:
-    """ingest and split. Raises UnsoundSource where the source cannot be trusted, DataError where it cannot be read."""
-    recipe = snapshot.recipe
-    with steps.progress.stage("source") as shown:
-        config = prepare_ingest(recipe, as_of)
-        shown.note = f"{len(config.files)} file(s)"
-    snapshot.ingested = steps.do(ingest, config)
-    snapshot.split = steps.do(split, prepare_split(recipe), snapshot.ingested)
-    store = steps.site.store
-    classes = read_json(store, snapshot.split, "summary.json")["classes"]
-    names = pq.read_schema(fetch(store, snapshot.ingested, "source.parquet")).names
-    require_fit(recipe.publish, recipe.gate.focus, names, list(classes["validation"]))
-    if snapshot.expected is None:
-        return
-    left = {label_text(value) for value in recipe.labels.retired} | set(recipe.labels.aliases)
-    before = trained_classes(store, recipe.dataset, snapshot.expected)
-    vanished = sorted(before - set(classes["train"]) - left)
-    if vanished:
-        raise UnsoundSource(
-            f"{len(vanished)} class(es) of the current release have no train rows any more: {', '.join(vanished[:5])}",
-            where="source",
-            fix="restore their rows, or name them in labels.retired",
-        )
-
-
-def produce(snapshot: Snapshot, steps: Steps) -> None:
-    """Fits generators and checks, then asks in rounds until every class has its target or the bounds end it."""
-    recipe, split_rows = snapshot.recipe, snapshot.split
-    assert split_rows is not None
-    generators = {choice.use: generator_config(choice, recipe) for choice in recipe.generators}
-    checks = {name: check_config(name, options, recipe) for name, options in recipe.checks.items()}
-    try:
-        fitted = {name: steps.in_worker(fit, config, split_rows, what=name) for name, config in generators.items()}
-        snapshot.checks = {n: steps.in_worker(fit_check, config, split_rows, what=n) for n, config in checks.items()}
-    except AugmillError as error:
-        if not error.retryable:
-            raise
-        raise NotProduced(f"a generator could not be fitted: {error.problem}") from error
-    counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
-    shares = {choice.use: choice.share for choice in recipe.generators}
-    ratio = recipe.mix.max_ratio
-    targets, asked = targets_for(recipe.target, counts, ratio), {name: dict[str, int]() for name in generators}
-    for number in range(1, recipe.refill.max_rounds + 1):
-        before = [snapshot.settled] if snapshot.settled else []
-        planned = steps.do(
-            plan, PlanConfig(recipe.target, recipe.refill, shares, ratio), split_rows, before, what=str(number)
-        )
-        segments = read_json(steps.site.store, planned, "plan.json")["segments"]
-        if not segments:
-            return
-        if steps.site.deadline is not None and time.monotonic() >= steps.site.deadline:
-            raise NotProduced("the run's deadline came before every class had its target")
-        configs = [
-            ShardConfig(
-                generators[part[0]["generator"]], tuple(checks.values()), tuple(part), tuple(counts), recipe.validation
-            )
-            for part in cut_shards(segments, recipe.run.shard_rows)
-        ]
-        inputs = [[fitted[config.generator.rib], *snapshot.checks.values()] for config in configs]
-        shards = steps.run_shards(configs, inputs, recipe.run, round_number=number)
-        snapshot.shards += require_valid(steps, configs, shards, recipe)
-        for part in segments:
-            asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
-        config = SettleConfig(recipe.settle, targets, shares, recipe.columns.fields, copy.deepcopy(asked))
-        snapshot.settled = steps.do(settle, config, snapshot.shards, before, what=str(number))
-
-
-def require_valid(steps: Steps, configs: list[ShardConfig], shards: list[Artifact], recipe: Recipe) -> list[Artifact]:
-    """The round's shards; one whose Great Expectations suite failed is set aside. Raises NotProduced past the bound."""
-    kept = []
-    for number, (config, shard) in enumerate(zip(configs, shards, strict=True)):
-        if not shard.key.startswith("generate/"):
-            kept.append(shard)
-            continue
-        summary = read_json(steps.site.store, shard, "validation.json")
-        if summary["outcome"] in ("failed", "errored"):
-            problems = "; ".join(summary["problems"])
-            steps.failures.append({"shard": number, "reason": "validation", "error": problems})
-            aside = SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, "validation")
-            shard = set_aside(steps.site, aside)  # noqa: PLW2901
-        kept.append(shard)
-    failed = sum(not shard.key.startswith("generate/") for shard in kept)
-    if failed > recipe.run.max_failed_shards * len(kept):
-        last = steps.failures[-1]
-        raise NotProduced(f"{failed} of {len(kept)} shards failed; the last one: {last['error']}")
-    return kept
+    return publish(snapshot, steps, outcome, command=command, republish=republish, staged=staged), snapshot
 
 
 def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
@@ -244,47 +124,63 @@ def mix_accepted(snapshot: Snapshot, steps: Steps) -> Artifact:
     return steps.do(mix, mix_config, snapshot.split, snapshot.settled)
 
 
-def publish(snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str, republish: bool) -> Outcome:
+def publish(
+    snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str, republish: bool, staged: bool = False
+) -> Outcome:
     """One immutable release and one log entry, as the outcome's action says."""
     recipe, store = snapshot.recipe, steps.site.store
-    assert snapshot.ingested is not None and snapshot.split is not None
     if outcome.action in ("keep_current", "fail"):
         return dataclasses.replace(outcome, release=snapshot.expected)
-    if snapshot.mixed is None or outcome.arrangement != "mix":
-        outcome = dataclasses.replace(outcome, arrangement=outcome.arrangement if snapshot.mixed else "real")
-    mixed = snapshot.mixed or _real_alone(snapshot, steps)
-    recipe_hash = recipe.hash()
+    if snapshot.mixed is None:
+        outcome = dataclasses.replace(outcome, arrangement="real")
+    built = _build(snapshot, steps, outcome)
+    with steps.progress.stage("publish") as shown:
+        name, tags = f"publish {steps.label}", steps.tags
+        released_by = provenance(recipe, steps, command)
+        put = functools.partial(put_release, store, recipe.dataset, built, released_by)
+        release = steps.orchestrator.call(put, name=name, retry=STORE, tags=tags)
+        entry = log_entry(outcome, recipe)
+        if staged:
+            shown.note = f"{release}, staged"
+            pending = {"snapshot": snapshot.name, "release": release, "expected": snapshot.expected, "entry": entry}
+            return dataclasses.replace(outcome, release=release, pending=pending)
+        commit = functools.partial(
+            commit_releases, store, recipe.dataset, {snapshot.name: (snapshot.expected, release)},
+            entry=entry, command=command, force=republish,
+        )  # fmt: skip
+        appended = steps.orchestrator.call(commit, name=name, retry=COMMIT, tags=tags)
+        shown.note = release if appended else f"{release}, already published"
+    return dataclasses.replace(outcome, release=release, appended=appended)
+
+
+def _build(snapshot: Snapshot, steps: Steps, outcome: Outcome) -> Artifact:
+    """The release's files as an artifact."""
+    recipe = snapshot.recipe
+    assert snapshot.ingested is not None and snapshot.split is not None
     config = ReleaseConfig(
         recipe.dataset,
         snapshot.name,
         outcome.arrangement,
         recipe.publish.prefix,
         recipe.columns,
-        recipe_hash,
+        recipe.hash(),
         recipe.task,
     )
+    mixed = snapshot.mixed or _real_alone(snapshot, steps)
     ledger = [snapshot.settled] if snapshot.settled else []
-    built = steps.do(build_release, config, snapshot.ingested, snapshot.split, mixed, ledger)
-    with steps.progress.stage("publish") as shown:
-        name, tags = f"publish {steps.label}", steps.tags
-        released_by = provenance(recipe, steps, command)
-        put = functools.partial(put_release, store, recipe.dataset, built, released_by)
-        release = steps.orchestrator.call(put, name=name, retry=STORE, tags=tags)
-        entry = {
-            "reason": outcome.reason,
-            "outcome": outcome.name,
-            "arrangement": outcome.arrangement,
-            "recipe": recipe_hash,
-            "verdict": outcome.numbers,
-            "approved_by": f"rule {recipe.gate.rule}" if outcome.name == "published" else f"outcomes.{outcome.name}",
-        }
-        commit = functools.partial(
-            commit_release, steps.site, config, release,
-            expected=snapshot.expected, entry=entry, command=command, force=republish,
-        )  # fmt: skip
-        appended = steps.orchestrator.call(commit, name=name, retry=COMMIT, tags=tags)
-        shown.note = release if appended else f"{release}, already published"
-    return dataclasses.replace(outcome, release=release, appended=appended)
+    return steps.do(build_release, config, snapshot.ingested, snapshot.split, mixed, ledger)
+
+
+def log_entry(outcome: Outcome, recipe: Recipe) -> dict[str, Any]:
+    """What the log says of a release: why, with which numbers, approved by which rule."""
+    return {
+        "reason": outcome.reason,
+        "outcome": outcome.name,
+        "arrangement": outcome.arrangement,
+        "recipe": recipe.hash(),
+        "verdict": outcome.numbers,
+        "approved_by": f"rule {recipe.gate.rule}" if outcome.name == "published" else f"outcomes.{outcome.name}",
+    }
 
 
 def _real_alone(snapshot: Snapshot, steps: Steps) -> Artifact:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.flows.augment import Snapshot, read_json
 from augmill.flows.outcome import NEXT, Outcome
+from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import ROW_ID, STRATUM
 from augmill.tasks.data_docs import build_data_docs

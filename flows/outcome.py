@@ -31,6 +31,7 @@ class Outcome:
     arrangement: str = "real"
     release: str | None = None
     appended: bool = False
+    pending: dict[str, Any] | None = None  # of a staged release: the log entry that makes it current
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self, recipe: Recipe, snapshot: str, report: str | None) -> dict[str, Any]:
@@ -44,6 +45,7 @@ class Outcome:
             "release": self.release,
             "arrangement": self.arrangement if self.action in ("publish", "best_real") else None,
             "new": self.appended,
+            **({} if self.pending is None else {"pending": self.pending}),
             "report": report,
             "next": NEXT[self.name],
         }

@@ -8,9 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from augmill.flows.steps import Steps
+from augmill.tasks.checks import CHECKS
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.hashing import hash_json
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.ribs import library_versions
+from augmill.tasks.sources import SOURCES
+from augmill.tasks.stage import STAGE_VERSIONS
+from augmill.tasks.trainers import TRAINERS
 
 LIBRARIES = ("prefect", "torch", "transformers", "pyarrow", "polars", "great-expectations", "scikit-learn", "numpy")
 
@@ -35,3 +40,17 @@ def repeatable(generator: str, device: str) -> bool:
     """Whether a fresh store would hold the same rows (law 3): a model's are promised on a CPU alone."""
     kind = GENERATORS[generator]
     return kind.repeatable and (not kind.libraries or device == "cpu")
+
+
+def code_version() -> str:
+    """Short sha256 of every stage's and rib's VERSION: what of Augmill itself can change rows."""
+    import augmill.flows.augment  # noqa: F401 - so that every stage has been imported
+
+    ribs: dict[str, dict[str, Any]] = {
+        "generators": GENERATORS,
+        "checks": CHECKS,
+        "trainers": TRAINERS,
+        "sources": SOURCES,
+    }
+    versions = {kind: {name: rib.VERSION for name, rib in known.items()} for kind, known in ribs.items()}
+    return hash_json(versions | {"stages": STAGE_VERSIONS})[:16]

@@ -1,30 +1,75 @@
-"""Starts a run: opens the store, the orchestrator and the workers, runs the flow, writes the report and the run's record."""
+"""Starts runs: opens the store, the orchestrator and the workers once; makes snapshots; notes each attempt's start and end."""
 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from augmill.flows.augment import Snapshot, augment
+from augmill.flows.augment import augment
 from augmill.flows.evidence import write_report
-from augmill.flows.orchestrate import open_orchestrator
+from augmill.flows.orchestrate import Orchestrator, open_orchestrator
 from augmill.flows.outcome import Outcome
 from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.provenance import code_version
+from augmill.flows.snapshot import Snapshot
 from augmill.flows.steps import Steps
 from augmill.flows.telemetry import quiet_logging
-from augmill.tasks.contracts import CorruptObject
-from augmill.tasks.hashing import seal
+from augmill.tasks.attempts import Attempt, beating, begin, finish
+from augmill.tasks.calendar import next_clock, parse_clock
+from augmill.tasks.contracts import AugmillError, CorruptObject
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store, release_key
-from augmill.tasks.workers import find_devices, worker_pool
+from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
 
 _log = logging.getLogger("augmill")
 MENDS = 3  # a corrupt object is made again by running again; one that is corrupt thrice is a broken disk
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the snapshots of one run share. ``run_snapshot`` may be called from several threads at once."""
+
+    recipe: Recipe
+    store: Store
+    orchestrator: Orchestrator
+    pool: WorkerPool
+    device: str
+    deadline: float | None  # seconds of time.monotonic(), at which generation ends
+    command: str
+
+
+@contextmanager
+def open_session(recipe: Recipe, *, command: str, orchestrator: str | None = None, verbose: bool) -> Iterator[Session]:
+    """Raises AugmillError where the store cannot be opened."""
+    store = Store(recipe.run.store)
+    deadline = deadline_of(recipe)
+    devices = find_devices(recipe.run.devices, recipe.run.workers)
+    kind = orchestrator or recipe.run.orchestrator
+    with (
+        quiet_logging(verbose),
+        open_orchestrator(kind) as runner,
+        worker_pool(devices, recipe.run.threads) as pool,
+    ):
+        runner.on_stop(lambda: pool.close(kill=True))
+        yield Session(recipe, store, runner, pool, devices[0], deadline, command)
+
+
+def deadline_of(recipe: Recipe) -> float | None:
+    """When generation ends, in seconds of time.monotonic(): run.deadline_minutes from now, or the next run.deadline."""
+    ends = []
+    if recipe.run.deadline_minutes is not None:
+        ends.append(60 * recipe.run.deadline_minutes)
+    if recipe.run.deadline is not None:
+        now = datetime.now(UTC)
+        ends.append((next_clock(parse_clock(recipe.run.deadline), now, recipe.schedule.timezone) - now).total_seconds())
+    return time.monotonic() + min(ends) if ends else None
 
 
 def run_recipe(
@@ -37,37 +82,87 @@ def run_recipe(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """The whole main job; returns what the last line of stdout says. Raises AugmillError."""
-    store = Store(recipe.run.store)
-    kind = orchestrator or recipe.run.orchestrator
-    started = time.monotonic()
-    deadline = None if recipe.run.deadline_minutes is None else started + 60 * recipe.run.deadline_minutes
-    devices = find_devices(recipe.run.devices, recipe.run.workers)
-    events: list[Event] = []
-    site = Site(store, devices[0], recipe.run.threads, deadline, events.append)
-    label = f"{recipe.dataset}@{as_of or 'all'}"
-    with quiet_logging(verbose), open_orchestrator(kind) as runner, worker_pool(devices, recipe.run.threads) as pool:
-        runner.on_stop(lambda: pool.close(kill=True))
-
-        def body() -> dict[str, Any]:
-            with Progress() as progress:
-                steps = Steps(
-                    runner, site, pool, progress, Artifacts(runner), label, 60 * recipe.run.stage_minutes, events
-                )
-                outcome, snapshot = _mending(recipe, steps, as_of, command, republish)
-                report = _report(recipe, steps, snapshot, outcome)
-            result = outcome.to_json(recipe, snapshot.name, report)
-            if result["arrangement"]:
-                result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
-            _record(store, recipe, result, events, time.monotonic() - started)
-            return result
-
-        return runner.run(
-            body,
+    with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose) as session:
+        return session.orchestrator.run(
+            lambda: run_snapshot(session, as_of, republish=republish),
             name="augment",
-            run_name=label,
+            run_name=f"{recipe.dataset}@{as_of or 'all'}",
             parameters={"dataset": recipe.dataset, "snapshot": as_of or "all", "recipe": recipe.hash()},
             tags=["augmill", recipe.dataset],
         )
+
+
+def run_snapshot(
+    session: Session,
+    as_of: str | None,
+    *,
+    republish: bool = False,
+    staged: bool = False,
+    about: dict[str, Any] | None = None,
+    live: bool | None = None,
+) -> dict[str, Any]:
+    """One snapshot as one attempt: what the last line of stdout says. Raises AugmillError, noted in the attempt's end.
+
+    ``staged``: the release is put, and ``result["pending"]`` holds the log entry that would make it current.
+    ``about``: further keys of the attempt's start (which backfill it belongs to). ``live``: see ``Progress``.
+    """
+    recipe, store = session.recipe, session.store
+    started = time.monotonic()
+    events: list[Event] = []
+    site = Site(store, session.device, recipe.run.threads, session.deadline, events.append)
+    label = f"{recipe.dataset}@{as_of or 'all'}"
+    head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(), **(about or {})}
+    attempt = begin(store, recipe.dataset, as_of or "all", head)
+    with beating(store, recipe.dataset, attempt), Progress(live=live) as progress:
+        artifacts = Artifacts(session.orchestrator)
+        seconds = 60 * recipe.run.stage_minutes
+        steps = Steps(session.orchestrator, site, session.pool, progress, artifacts, label, seconds, events)
+        try:
+            outcome, snapshot = _mending(recipe, steps, as_of, session.command, republish, staged)
+        except BaseException as error:
+            _end(session, attempt, _failure(error), events, started)
+            raise
+        report = _report(recipe, steps, snapshot, outcome)
+    result = outcome.to_json(recipe, snapshot.name, report)
+    if result["arrangement"]:
+        result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
+    _end(session, attempt, {**result, "source": snapshot.source}, events, started)
+    return result
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, AugmillError):
+        kind = type(error).__name__
+        return {"outcome": "error", "kind": kind, "reason": error.problem, "where": error.where, "next": error.fix}
+    name = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+    return {
+        "outcome": name,
+        "kind": type(error).__name__,
+        "reason": str(error)[:500],
+        "where": "",
+        "next": "run it again",
+    }
+
+
+def _end(session: Session, attempt: Attempt, body: dict[str, Any], events: list[Event], started: float) -> None:
+    """What the attempt did, for status, estimates and gc. Where the store takes no more, the attempt stays without an end."""
+    worked = [event for event in events if not event.reused]
+    gpu = (
+        sum(event.seconds for event in worked if event.stage in ("fit", "generate"))
+        if "cuda" in session.device
+        else 0.0
+    )
+    done = {
+        "seconds": round(time.monotonic() - started, 1),
+        "gpu_seconds": round(gpu, 1),
+        "worked": len(worked),
+        "generated": sum(event.rows for event in worked if event.stage == "generate"),
+        "artifacts": sorted({event.key for event in events}),
+    }
+    try:
+        finish(session.store, session.recipe.dataset, attempt, {**body, **done})
+    except AugmillError as error:
+        _log.warning("How this attempt ended could not be noted: %s", error)
 
 
 def _report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> str | None:
@@ -80,23 +175,15 @@ def _report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) 
 
 
 def _mending(
-    recipe: Recipe, steps: Steps, as_of: str | None, command: str, republish: bool
+    recipe: Recipe, steps: Steps, as_of: str | None, command: str, republish: bool, staged: bool
 ) -> tuple[Outcome, Snapshot]:
     """The flow, run again where it met a corrupt object: it was moved aside, and its stage makes it anew."""
     found: Counter[str] = Counter()
     while True:
         try:
-            return augment(recipe, steps, as_of=as_of, command=command, republish=republish)
+            return augment(recipe, steps, as_of=as_of, command=command, republish=republish, staged=staged)
         except CorruptObject as error:
             found[error.where] += 1
             if found[error.where] == MENDS:
                 raise
             steps.failures.append({"reason": "corrupt", "error": str(error)})
-
-
-def _record(store: Store, recipe: Recipe, result: dict[str, Any], events: list[Event], seconds: float) -> None:
-    """What this run did, beside the log: a night that released nothing leaves a trace too."""
-    now = datetime.now(UTC)
-    worked = sum(not event.reused for event in events)
-    body = {"time": now.isoformat(timespec="seconds"), "seconds": round(seconds, 1), "worked": worked, **result}
-    store.put(f"private/runs/{recipe.dataset}/{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.json", seal(body))

@@ -17,7 +17,7 @@ from augmill.tasks.hashing import canonical_json, hash_json
 from augmill.tasks.log import Log, append
 from augmill.tasks.recipe_sections import Columns
 from augmill.tasks.rows import ORIGIN, as_training, class_counts
-from augmill.tasks.stage import Site, Work, fetch, read_manifest, stage
+from augmill.tasks.stage import Work, fetch, read_manifest, stage
 from augmill.tasks.store import Store, release_key
 
 FORMAT = 1
@@ -184,41 +184,42 @@ def put_release(store: Store, dataset: str, built: Artifact, provenance: dict[st
     return release
 
 
-def commit_release(
-    site: Site,
-    config: ReleaseConfig,
-    release: str,
+def commit_releases(
+    store: Store,
+    dataset: str,
+    moves: dict[str, tuple[str | None, str]],
     *,
-    expected: str | None,
     entry: dict[str, Any],
     command: str,
-    force: bool,
+    force: bool = False,
 ) -> bool:
-    """Makes the release current for its snapshot in one log entry. False: it was already.
+    """Makes each snapshot's release current, all of them in one log entry. False: they were already.
 
-    Raises ConflictError where another run changed the snapshot since ``expected`` was read, UserError for a
-    withdrawn release unless ``force``.
+    ``moves``: snapshot -> (the release that was current when its run began, the release that is to be).
+    Raises ConflictError where another run changed one of the snapshots since, UserError for a withdrawn release
+    unless ``force``.
     """
 
     def change(log: Log) -> dict[str, Any] | None:
-        current = log.current().get(config.snapshot)
-        if current == release:
-            return None
-        if current != expected:
-            raise ConflictError(
-                f"another run published {current} for snapshot {config.snapshot!r} while this one ran",
-                where=f"{config.dataset} log",
-                fix="run it again; it starts from what is current now",
-            )
-        if release in log.withdrawn() and not force:
-            raise UserError(
-                f"release {release} was withdrawn by a rollback",
-                where=config.dataset,
-                fix="change the recipe or the source, or publish it on purpose with --republish",
-            )
-        return entry | {"kind": "release", "current": {config.snapshot: release}, "forced": force}
+        current, gone = log.current(), log.withdrawn()
+        ahead = {snapshot: move for snapshot, move in moves.items() if current.get(snapshot) != move[1]}
+        for snapshot, (expected, release) in ahead.items():
+            if current.get(snapshot) != expected:
+                raise ConflictError(
+                    f"another run published {current.get(snapshot)} for snapshot {snapshot!r} while this one ran",
+                    where=f"{dataset} log",
+                    fix="run it again; it starts from what is current now",
+                )
+            if release in gone and not force:
+                raise UserError(
+                    f"release {release} was withdrawn by a rollback",
+                    where=dataset,
+                    fix="change the recipe or the source, or publish it on purpose with --republish",
+                )
+        released = {snapshot: release for snapshot, (_, release) in ahead.items()}
+        return entry | {"kind": "release", "current": released, "forced": force} if released else None
 
-    _, appended = append(site.store, config.dataset, change, command=command)
+    _, appended = append(store, dataset, change, command=command)
     return appended
 
 

@@ -13,6 +13,7 @@ from augmill.tasks.checks import CHECKS
 from augmill.tasks.gate import GateOptions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.hashing import hash_json
+from augmill.tasks.recipe_nights import Partitions, Price, Refit, Retain, Schedule
 from augmill.tasks.recipe_reader import Reader, adapter
 from augmill.tasks.recipe_sections import (
     Columns,
@@ -52,6 +53,10 @@ class Recipe:
     labels: Labels = field(default_factory=Labels, metadata={"help": "what labels may be"})
     refuse: Refuse = field(default_factory=Refuse, metadata={"help": "when the source itself is refused"})
     splits: Splits = field(default_factory=Splits, metadata={"help": "which rows train, which judge"})
+    partitions: Partitions = field(
+        default_factory=Partitions, metadata={"help": "how the source is cut by date, and which of it a snapshot holds"}
+    )
+    refit: Refit = field(default_factory=Refit, metadata={"help": "when a generator is fitted anew"})
     checks: dict[str, Any] = field(
         default_factory=dict,
         metadata={"help": "options by check; `off` leaves one out; what is not named has defaults"},
@@ -66,6 +71,9 @@ class Recipe:
     outcomes: Outcomes = field(default_factory=Outcomes, metadata={"help": "what is released otherwise"})
     publish: Publish = field(default_factory=Publish, metadata={"help": "what a release looks like"})
     run: Run = field(default_factory=Run, metadata={"help": "where it runs and how fast; changes no row"})
+    schedule: Schedule = field(default_factory=Schedule, metadata={"help": "when it runs by itself; changes no row"})
+    retain: Retain = field(default_factory=Retain, metadata={"help": "how long what is made is kept; changes no row"})
+    price: Price = field(default_factory=Price, metadata={"help": "what things cost, for estimates; changes no row"})
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", self.dataset)
@@ -73,6 +81,12 @@ class Recipe:
         pair = self.task == "pair_classification"
         check(not pair or len(self.columns.texts) == 2, "task: pair_classification needs two text columns")
         check(0 <= self.seed < 2**63, "seed: between 0 and 2**63 - 1")
+        cut = self.columns.partition is not None or self.partitions.pattern is not None
+        check(cut or self.partitions == Partitions(), "partitions: name columns.partition, or give partitions.pattern")
+        both = self.columns.partition is not None and self.partitions.pattern is not None
+        check(not both, "partitions.pattern: contradicts columns.partition; give one")
+        dated = self.partitions.every != "key"
+        check(dated or not self.refit.asked, "refit: needs partitions by day, week or month (partitions.every)")
         clash = set(self.publish.copy) & {*self.columns.texts, self.columns.label}
         check(not clash, f"publish.copy: {', '.join(sorted(clash))} is made by the generator, not copied")
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from augmill.tasks.calendar import parse_clock
 from augmill.tasks.contracts import FIELD_NAMES
 
 Action = Literal["best_real", "keep_current", "fail"]
@@ -200,12 +201,18 @@ class Outcomes:
     )
 
 
+_COPY = "the same rows, in another table as well"
+
+
 @dataclass(frozen=True)
 class Publish:
     """What a release looks like."""
 
     prefix: str = option("aug_", "prefix of the columns Augmill adds; one that clashes with the user's is refused")
     copy: tuple[str, ...] = option((), "columns a synthetic row takes from its first parent; the others are null")
+    format: Literal["parquet", "delta"] = option(
+        "parquet", "delta: each release is a version of a Delta table as well (extra `delta`)", why_no_identity=_COPY
+    )
 
     def __post_init__(self) -> None:
         check(bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", self.prefix)), "prefix: letters, digits and underscores")
@@ -240,6 +247,9 @@ class Run:
     deadline_minutes: float | None = option(
         None, "a run that is still generating after this long ends as not_produced", why_no_identity=_RUN
     )
+    deadline: str | None = option(
+        None, 'a time of day, such as "05:30", in schedule.timezone: the same', why_no_identity=_RUN
+    )
     max_failed_shards: float = option(
         0.1, "more failed shards than this share of a round's end generation", why_no_identity=_RUN
     )
@@ -253,6 +263,11 @@ class Run:
             check(0 < getattr(self, name) <= _WEEK, f"{name}: more than 0, at most a week (10,080)")
         limit = self.deadline_minutes
         check(limit is None or 0 < limit <= _WEEK, "deadline_minutes: more than 0, at most a week (10,080)")
+        if self.deadline is not None:
+            try:
+                parse_clock(self.deadline)
+            except ValueError as error:
+                raise ValueError(f"deadline: {error}") from error
         check(0 <= self.max_failed_shards <= 1, "max_failed_shards: a share between 0 and 1")
         for device in self.devices:
             check(bool(re.fullmatch(r"cpu|mps|cuda(:\d+)?", device)), f"devices: {device!r} is not cpu or cuda:N")

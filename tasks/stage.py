@@ -156,6 +156,9 @@ def fetch_directory(store: Store, artifact: Artifact, directory: Path) -> Path:
     return directory
 
 
+STAGE_VERSIONS: dict[str, int] = {}  # of every stage that has been imported
+
+
 class Stage(Generic[C]):
     """A stage: a plain function ``(work, config, *artifacts)`` with a name, a version and a retry policy.
 
@@ -165,6 +168,7 @@ class Stage(Generic[C]):
     def __init__(self, run: Callable[..., None], name: str, version: int, retry: RetryPolicy) -> None:
         self.run, self.name, self.version, self.retry = run, name, version, retry
         self.__name__, self.__doc__ = name, run.__doc__
+        STAGE_VERSIONS[name] = version
 
     def identity(self, config: C, inputs: tuple[Any, ...]) -> str:
         return hash_json(

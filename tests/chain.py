@@ -7,14 +7,16 @@ import random
 from pathlib import Path
 from typing import Any
 
-from augmill.flows.augment import Snapshot, produce, read_source
 from augmill.flows.orchestrate import PlainOrchestrator
+from augmill.flows.producing import produce
 from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot
 from augmill.flows.steps import Steps
 from augmill.tasks import shards
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.mix import MixConfig, mix
-from augmill.tasks.publish import ReleaseConfig, build_release, commit_release, put_release
+from augmill.tasks.publish import ReleaseConfig, build_release, commit_releases, put_release
 from augmill.tasks.recipe import Recipe, build_recipe
 from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store
@@ -131,9 +133,7 @@ def produce_and_publish(recipe: Recipe, store: Store) -> tuple[str, Steps]:
     )
     built = steps.do(build_release, release_config, snapshot.ingested, snapshot.split, mixed, [snapshot.settled])
     release = put_release(store, recipe.dataset, built, {"command": "test"})
-    commit_release(
-        steps.site, release_config, release, expected=None, entry={"reason": "test"}, command="test", force=False
-    )
+    commit_releases(store, recipe.dataset, {"all": (None, release)}, entry={"reason": "test"}, command="test")
     return release, steps
 
 

@@ -20,11 +20,12 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from augmill.flows.start import run_recipe
+from augmill.tasks.attempts import read_attempts
 from augmill.tasks.log import read_log
 from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe, build_recipe
 from augmill.tasks.settle import verify_ledger
-from augmill.tasks.store import Store, release_key, unseal
+from augmill.tasks.store import Store, release_key
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[2] / "shared"))
 SPLITS = ("train", "validation", "test")
@@ -102,13 +103,10 @@ class Run:
 
 def run(recipe: Recipe, **options: Any) -> Run:
     store = Store(recipe.run.store)
-    records = f"private/runs/{recipe.dataset}"
-    before = set(store.list_keys(records))
     result = run_recipe(recipe, **options)
-    (key,) = set(store.list_keys(records)) - before
-    record = unseal(store.get(key) or b"")
-    assert record is not None
-    return Run(recipe, store, result, record["worked"])
+    attempt = read_attempts(store, recipe.dataset, result["snapshot"])[result["snapshot"]][-1]
+    assert attempt.end is not None
+    return Run(recipe, store, result, attempt.end["worked"])
 
 
 def check_ledger(ran: Run) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from chain import WORDS, make_steps, tiny_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows.augment import Snapshot, produce, prove, read_source
+from augmill.flows.augment import prove
+from augmill.flows.producing import produce
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot
 from augmill.tasks.folds import FoldConfig, fold_numbers
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.rows import GROUP, texts_of

@@ -36,15 +36,25 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
                 "targets",
                 "labels",
                 "refusals",
+                "attempts",
             ),
-            *("recipe", "recipe_reader", "recipe_sections", "recipe_yaml", "validation", "data_docs", "card"),
+            *(
+                "recipe",
+                "recipe_reader",
+                "recipe_sections",
+                "recipe_nights",
+                "recipe_yaml",
+                "validation",
+                "data_docs",
+                "card",
+            ),
             *("gate", "arms", "evidence", "interval", "verdict", "report", "report_charts", "report_evidence"),
         },
     ),
     # one folder a kind: a rib imports of its own kind, never of another
     "ribs": (False, {"sources", "generators", "checks", "metrics", "trainers"}),
     # plain functions on texts and numbers that ribs and stages share
-    "tools": (True, {"text", "randomness", "similarity", "minhash"}),
+    "tools": (True, {"text", "randomness", "similarity", "minhash", "calendar"}),
     "contracts": (False, {"contracts"}),
 }
 ORDER = list(LAYERS)

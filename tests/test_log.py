@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 
 from augmill.tasks.contracts import ConflictError, StoreError, StoreRefused, UserError
 from augmill.tasks.log import Log, append, read_log, rollback
-from augmill.tasks.publish import ReleaseConfig, commit_release
-from augmill.tasks.recipe_sections import Columns
-from augmill.tasks.stage import Site
+from augmill.tasks.publish import commit_releases
 from augmill.tasks.store import Store, log_key, release_key
 
 
@@ -32,10 +30,8 @@ def commit(
 ) -> bool:
     """Publishes as the flow does: a release whose manifest stands, then its log entry."""
     store.put(release_key("tiny", release, "manifest.json"), b"{}")
-    config = ReleaseConfig("tiny", snapshot, "mix", "aug_", Columns("text", "label"), "0", "classification")
-    return commit_release(
-        Site(store), config, release, expected=expected, entry={"reason": "test"}, command="test", force=force
-    )
+    moves = {snapshot: (expected, release)}
+    return commit_releases(store, "tiny", moves, entry={"reason": "test"}, command="test", force=force)
 
 
 def log_of(*entries: dict[str, Any]) -> Log:

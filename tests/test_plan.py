@@ -11,7 +11,9 @@ from chain import make_steps, tiny_recipe, write_rows
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from augmill.flows.augment import Snapshot, produce, read_source
+from augmill.flows.producing import produce
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot
 from augmill.tasks.plan import PlanConfig, ask, cut_shards, plan_round
 from augmill.tasks.recipe_sections import Refill, Target
 from augmill.tasks.stage import Work

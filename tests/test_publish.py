@@ -19,7 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from chain import WORDS, make_steps, recipe_document, write_rows
 
-from augmill.flows.augment import Snapshot, mix_accepted, produce, read_source
+from augmill.flows.augment import mix_accepted
+from augmill.flows.producing import produce
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot
 from augmill.tasks import publish
 from augmill.tasks.contracts import Artifact, DataError, UserError
 from augmill.tasks.hashing import hash_json

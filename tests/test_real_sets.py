@@ -28,7 +28,8 @@ from running import (
     write_lines,
 )
 
-from augmill.flows.augment import Snapshot, read_source
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot
 from augmill.tasks.stage import fetch
 from augmill.tasks.store import Store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,42 @@ def _option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+_READY = "decides whether a night trusts the source, not what its rows are"
+
+
+def _ready(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help, "identity": False, "why": _READY})
+
+
+@dataclass(frozen=True)
+class Ready:
+    """When a partition of the source may be trusted; until then, and where it never is, the source is unsound."""
+
+    marker: str | None = _ready(
+        None, "a file, such as _SUCCESS, that stands beside the partition's files once all are there"
+    )
+    min_rows: int = _ready(0, "rows the newest partition has at least")
+    max_drop: str | None = _ready(None, "how far its rows may fall below the median of the seven before, such as 50%")
+    wait_until: str | None = _ready(
+        None, 'until when it is waited for, a time of day such as "04:00" (schedule.timezone)'
+    )
+
+    def __post_init__(self) -> None:
+        if self.marker is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", self.marker):
+            raise ValueError(f"marker: a plain file name such as _SUCCESS, found {self.marker!r}")
+        if not 0 <= self.min_rows <= 10**12:
+            raise ValueError("min_rows: at least 0")
+        if self.max_drop is not None and not re.fullmatch(r"\d{1,2}%|100%", self.max_drop):
+            raise ValueError(f"max_drop: a share such as 50%, found {self.max_drop!r}")
+        if self.wait_until is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", self.wait_until):
+            raise ValueError(f'wait_until: a time of day such as "04:00", in quotes; found {self.wait_until!r}')
+
+    @property
+    def least_share(self) -> float:
+        """Rows of the newest partition as a share of the median before it, at least."""
+        return 0.0 if self.max_drop is None else 1 - int(self.max_drop[:-1]) / 100
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """Where labelled rows lie and how their files are read. Credentials come from the environment or the instance."""
@@ -54,6 +91,7 @@ class SourceOptions:
     hive: bool | Literal["auto"] = _option(
         "auto", "whether key=value directories become columns; true: they must be there"
     )
+    ready: Ready = field(default_factory=Ready, metadata={"help": "when the newest partition may be trusted"})
     max_cell_bytes: int = _option(1_000_000, "a row with a longer cell (UTF-8 bytes) is refused")
 
     def __post_init__(self) -> None:

@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 from machine import GIB, Meter, MeteredProgress, machine_line, markdown
 
-from augmill.flows.augment import Snapshot, mix_accepted, publish, read_json, read_source, require_valid
+from augmill.flows.augment import mix_accepted, publish
 from augmill.flows.orchestrate import PlainOrchestrator
 from augmill.flows.outcome import Outcome
+from augmill.flows.producing import require_valid
 from augmill.flows.progress import Artifacts
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.fit import fit, fit_check
 from augmill.tasks.generate import ShardConfig

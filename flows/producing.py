@@ -1,0 +1,81 @@
+"""Producing: generators and checks fitted, candidates asked for in rounds until every class has its target."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+from augmill.flows.outcome import NotProduced
+from augmill.flows.snapshot import Snapshot, read_json
+from augmill.flows.steps import Steps
+from augmill.tasks.contracts import Artifact, AugmillError
+from augmill.tasks.fit import fit, fit_check
+from augmill.tasks.generate import SetAsideConfig, ShardConfig, set_aside
+from augmill.tasks.plan import PlanConfig, cut_shards, plan
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.ribs import check_config, generator_config
+from augmill.tasks.settle import SettleConfig, settle
+from augmill.tasks.targets import targets_for
+
+
+def produce(snapshot: Snapshot, steps: Steps) -> None:
+    """Fits generators and checks, then asks in rounds until every class has its target or the bounds end it."""
+    recipe, split_rows = snapshot.recipe, snapshot.split
+    assert split_rows is not None
+    generators = {choice.use: generator_config(choice, recipe) for choice in recipe.generators}
+    checks = {name: check_config(name, options, recipe) for name, options in recipe.checks.items()}
+    try:
+        fitted = {name: steps.in_worker(fit, config, split_rows, what=name) for name, config in generators.items()}
+        snapshot.checks = {n: steps.in_worker(fit_check, config, split_rows, what=n) for n, config in checks.items()}
+    except AugmillError as error:
+        if not error.retryable:
+            raise
+        raise NotProduced(f"a generator could not be fitted: {error.problem}") from error
+    counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
+    shares = {choice.use: choice.share for choice in recipe.generators}
+    ratio = recipe.mix.max_ratio
+    targets, asked = targets_for(recipe.target, counts, ratio), {name: dict[str, int]() for name in generators}
+    for number in range(1, recipe.refill.max_rounds + 1):
+        before = [snapshot.settled] if snapshot.settled else []
+        planned = steps.do(
+            plan, PlanConfig(recipe.target, recipe.refill, shares, ratio), split_rows, before, what=str(number)
+        )
+        segments = read_json(steps.site.store, planned, "plan.json")["segments"]
+        if not segments:
+            return
+        if steps.site.deadline is not None and time.monotonic() >= steps.site.deadline:
+            raise NotProduced("the run's deadline came before every class had its target")
+        configs = [
+            ShardConfig(
+                generators[part[0]["generator"]], tuple(checks.values()), tuple(part), tuple(counts), recipe.validation
+            )
+            for part in cut_shards(segments, recipe.run.shard_rows)
+        ]
+        inputs = [[fitted[config.generator.rib], *snapshot.checks.values()] for config in configs]
+        shards = steps.run_shards(configs, inputs, recipe.run, round_number=number)
+        snapshot.shards += require_valid(steps, configs, shards, recipe)
+        for part in segments:
+            asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
+        config = SettleConfig(recipe.settle, targets, shares, recipe.columns.fields, copy.deepcopy(asked))
+        snapshot.settled = steps.do(settle, config, snapshot.shards, before, what=str(number))
+
+
+def require_valid(steps: Steps, configs: list[ShardConfig], shards: list[Artifact], recipe: Recipe) -> list[Artifact]:
+    """The round's shards; one whose Great Expectations suite failed is set aside. Raises NotProduced past the bound."""
+    kept = []
+    for number, (config, shard) in enumerate(zip(configs, shards, strict=True)):
+        if not shard.key.startswith("generate/"):
+            kept.append(shard)
+            continue
+        summary = read_json(steps.site.store, shard, "validation.json")
+        if summary["outcome"] in ("failed", "errored"):
+            problems = "; ".join(summary["problems"])
+            steps.failures.append({"shard": number, "reason": "validation", "error": problems})
+            aside = SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, "validation")
+            shard = set_aside(steps.site, aside)  # noqa: PLW2901
+        kept.append(shard)
+    failed = sum(not shard.key.startswith("generate/") for shard in kept)
+    if failed > recipe.run.max_failed_shards * len(kept):
+        last = steps.failures[-1]
+        raise NotProduced(f"{failed} of {len(kept)} shards failed; the last one: {last['error']}")
+    return kept

@@ -1,0 +1,33 @@
+"""What one run knows of the snapshot it makes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.stage import fetch
+from augmill.tasks.store import Store
+
+
+@dataclass
+class Snapshot:
+    """What one run has made so far; what is missing was not reached."""
+
+    recipe: Recipe
+    name: str
+    expected: str | None  # the release that was current when the run began
+    ingested: Artifact | None = None
+    split: Artifact | None = None
+    checks: dict[str, Artifact] = field(default_factory=dict)
+    settled: Artifact | None = None
+    mixed: Artifact | None = None
+    evidence: dict[str, Any] | None = None
+    shards: list[Artifact] = field(default_factory=list)
+    source: dict[str, str] = field(default_factory=dict)  # the revision of each partition that it holds
+
+
+def read_json(store: Store, artifact: Artifact, name: str) -> Any:
+    return json.loads(fetch(store, artifact, name).read_text(encoding="utf-8"))
