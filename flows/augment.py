@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from augmill.flows.mirror import mirror_delta, require_mirrors
 from augmill.flows.outcome import NotProduced, Outcome, judge_evidence
 from augmill.flows.producing import produce
 from augmill.flows.provenance import provenance
@@ -32,18 +33,20 @@ def augment(
     ``staged``: the release is put but not made current; ``Outcome.pending`` holds what the log is to say.
     """
     name = as_of or "all"
+    require_mirrors(recipe)
     for choice in recipe.generators:
         choice.build().preflight()
-    expected = read_log(steps.site.store, recipe.dataset).current().get(name)
-    snapshot = Snapshot(recipe, name, expected)
+    log = read_log(steps.site.store, recipe.dataset)
+    expected = log.current().get(name)
+    snapshot = Snapshot(recipe, name, expected, expected or (log.newest(as_of) if as_of else None))
     try:
         read_source(snapshot, steps, as_of)
     except UnsoundSource as error:
         action = recipe.outcomes.unsound_source
-        if expected is None and action == "keep_current":
+        if snapshot.standing is None and action == "keep_current":
             raise  # there is nothing to keep
         reason = f"{error.where}: {error.problem}. What to do: {error.fix}"
-        return Outcome("unsound_source", action, reason, release=expected), snapshot
+        return Outcome("unsound_source", action, reason, release=snapshot.standing), snapshot
     try:
         produce(snapshot, steps)
         outcome = judge_evidence(prove(snapshot, steps), recipe)
@@ -130,7 +133,7 @@ def publish(
     """One immutable release and one log entry, as the outcome's action says."""
     recipe, store = snapshot.recipe, steps.site.store
     if outcome.action in ("keep_current", "fail"):
-        return dataclasses.replace(outcome, release=snapshot.expected)
+        return dataclasses.replace(outcome, release=snapshot.standing)
     if snapshot.mixed is None:
         outcome = dataclasses.replace(outcome, arrangement="real")
     built = _build(snapshot, steps, outcome)
@@ -149,8 +152,9 @@ def publish(
             entry=entry, command=command, force=republish,
         )  # fmt: skip
         appended = steps.orchestrator.call(commit, name=name, retry=COMMIT, tags=tags)
+        version = mirror_delta(store, recipe.dataset, wanted=True) if recipe.publish.format == "delta" else None
         shown.note = release if appended else f"{release}, already published"
-    return dataclasses.replace(outcome, release=release, appended=appended)
+    return dataclasses.replace(outcome, release=release, appended=appended, delta=version)
 
 
 def _build(snapshot: Snapshot, steps: Steps, outcome: Outcome) -> Artifact:

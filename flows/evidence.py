@@ -111,6 +111,8 @@ def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -
         evidence["train"] = summary["classes"]["train"]
         near = sum(rows for reason, rows in summary["held_back"].items() if reason != "rare_class")
         evidence["splits"] = summary["rows"] | {"held_back": near}
+    if snapshot.drift:
+        evidence["drift"] = snapshot.drift
     if snapshot.checks:
         evidence["checks"] = [
             _finding(name, read_json(store, artifact, "files/check.json")) for name, artifact in snapshot.checks.items()

@@ -54,8 +54,13 @@ class Orchestrator(ABC):
         run_name: str,
         parameters: dict[str, str] | None = None,
         tags: Sequence[str] = (),
+        nested: bool = False,
     ) -> T:
-        """``body()`` as one flow run. An interrupt is recorded as Cancelled and raised again."""
+        """``body()`` as one flow run. An interrupt is recorded as Cancelled and raised again.
+
+        ``nested``: as a run of its own even inside another; then it may be called from several threads, each with a copy
+        of the outer run's context (contextvars).
+        """
 
     @abstractmethod
     def call(
@@ -126,6 +131,11 @@ class Orchestrator(ABC):
         """``callback`` runs at the first interrupt: for whoever holds worker processes, to kill them."""
         self._stop_callbacks.append(callback)
 
+    def require_going(self) -> None:
+        """Raises KeyboardInterrupt after the first interrupt: a snapshot in another thread begins no further stage."""
+        if self.stopping.is_set():
+            raise KeyboardInterrupt
+
     def stop(self) -> None:
         """Idempotent."""
         if not self.stopping.is_set():
@@ -145,6 +155,7 @@ class PlainOrchestrator(Orchestrator):
         run_name: str,
         parameters: dict[str, str] | None = None,
         tags: Sequence[str] = (),
+        nested: bool = False,
     ) -> T:
         with interruptible():
             try:
@@ -172,6 +183,7 @@ class PlainOrchestrator(Orchestrator):
             if self.stopping.wait(seconds):
                 raise KeyboardInterrupt
 
+        self.require_going()
         return call_with_retries(attempt, retry, on_retry=told, sleep=pause)
 
 

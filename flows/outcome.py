@@ -31,6 +31,7 @@ class Outcome:
     arrangement: str = "real"
     release: str | None = None
     appended: bool = False
+    delta: int | None = None  # the version of the Delta table; None where it is behind the log
     pending: dict[str, Any] | None = None  # of a staged release: the log entry that makes it current
     numbers: dict[str, Any] = field(default_factory=dict)
 
@@ -46,6 +47,7 @@ class Outcome:
             "arrangement": self.arrangement if self.action in ("publish", "best_real") else None,
             "new": self.appended,
             **({} if self.pending is None else {"pending": self.pending}),
+            **({"delta": self.delta} if recipe.publish.format == "delta" else {}),
             "report": report,
             "next": NEXT[self.name],
         }

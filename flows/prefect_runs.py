@@ -30,7 +30,7 @@ class PrefectOrchestrator(Orchestrator):
         super().__init__()
         self._lost = threading.Event()
         self._plain = PlainOrchestrator()
-        self._plain.stopping = self.stopping
+        self._plain.stopping, self._plain._stop_callbacks = self.stopping, self._stop_callbacks
 
     @property
     def recording(self) -> bool:
@@ -52,14 +52,16 @@ class PrefectOrchestrator(Orchestrator):
         run_name: str,
         parameters: dict[str, str] | None = None,
         tags: Sequence[str] = (),
+        nested: bool = False,
     ) -> T:
         from prefect import Flow
         from prefect import tags as flow_tags
         from prefect.context import FlowRunContext, TagsContext
         from prefect.exceptions import Abort
 
-        if FlowRunContext.get() is not None:  # a deployment's flow is already running this code
-            return body()
+        inside = FlowRunContext.get() is not None and not nested  # a deployment's flow is already running this code
+        if inside or not self.recording:
+            return self._plain.run(body, name=name, run_name=run_name)
         outcome: _Outcome[T] = _Outcome()
 
         def flow(parameters: dict[str, str]) -> Any:
@@ -108,6 +110,7 @@ class PrefectOrchestrator(Orchestrator):
         tags: Sequence[str] = (),
         timeout: float | None = None,
     ) -> T:
+        self.require_going()
         if not self.recording:
             return self._plain.call(fn, *args, name=name, retry=retry)
         outcome: _Outcome[T] = _Outcome()

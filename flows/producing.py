@@ -6,6 +6,7 @@ import copy
 import time
 
 from augmill.flows.outcome import NotProduced
+from augmill.flows.refits import split_to_fit
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import Artifact, AugmillError
@@ -25,20 +26,21 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
     generators = {choice.use: generator_config(choice, recipe) for choice in recipe.generators}
     checks = {name: check_config(name, options, recipe) for name, options in recipe.checks.items()}
     try:
-        fitted = {name: steps.in_worker(fit, config, split_rows, what=name) for name, config in generators.items()}
+        learnt = split_to_fit(snapshot, steps)
+        fitted = {name: steps.in_worker(fit, config, learnt, what=name) for name, config in generators.items()}
         snapshot.checks = {n: steps.in_worker(fit_check, config, split_rows, what=n) for n, config in checks.items()}
     except AugmillError as error:
         if not error.retryable:
             raise
         raise NotProduced(f"a generator could not be fitted: {error.problem}") from error
     counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
-    shares = {choice.use: choice.share for choice in recipe.generators}
-    ratio = recipe.mix.max_ratio
+    known = known_classes(steps, learnt, list(counts)) if learnt != split_rows else None
+    shares, ratio = {choice.use: choice.share for choice in recipe.generators}, recipe.mix.max_ratio
     targets, asked = targets_for(recipe.target, counts, ratio), {name: dict[str, int]() for name in generators}
     for number in range(1, recipe.refill.max_rounds + 1):
         before = [snapshot.settled] if snapshot.settled else []
         planned = steps.do(
-            plan, PlanConfig(recipe.target, recipe.refill, shares, ratio), split_rows, before, what=str(number)
+            plan, PlanConfig(recipe.target, recipe.refill, shares, ratio, known), split_rows, before, what=str(number)
         )
         segments = read_json(steps.site.store, planned, "plan.json")["segments"]
         if not segments:
@@ -58,6 +60,12 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
             asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
         config = SettleConfig(recipe.settle, targets, shares, recipe.columns.fields, copy.deepcopy(asked))
         snapshot.settled = steps.do(settle, config, snapshot.shards, before, what=str(number))
+
+
+def known_classes(steps: Steps, learnt: Artifact, names: list[str]) -> tuple[str, ...]:
+    """Those of the classes that generators fitted on another night's rows can be asked for."""
+    fitted_to = read_json(steps.site.store, learnt, "summary.json")["classes"]["train"]
+    return tuple(name for name in names if name in fitted_to)
 
 
 def require_valid(steps: Steps, configs: list[ShardConfig], shards: list[Artifact], recipe: Recipe) -> list[Artifact]:

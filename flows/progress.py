@@ -22,11 +22,14 @@ _ARTIFACT_INTERVAL = 2.0  # seconds between updates of a progress artifact: each
 class Progress:
     """Use as a context manager; ``stage`` within it. Everything goes to stderr: stdout's last line is the result."""
 
-    def __init__(self, *, live: bool | None = None) -> None:
+    def __init__(self, *, live: bool | None = None, quiet: bool = False) -> None:
+        """``live`` None: where stderr is a terminal. ``quiet``: no stage is shown: one of many snapshots."""
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live
+        self._live = self._live and not quiet
         self._bars: Any = None
 
     def __enter__(self) -> Progress:
@@ -54,7 +57,7 @@ class Progress:
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
         """One stage: a bar of ``total`` units while it runs; on a plain stream one line when it ends."""
-        stage = Stage(name, total, unit, self._bars)
+        stage = Stage(name, total, unit, self._bars, quiet=self._quiet)
         stage.show()
         try:
             yield stage
@@ -68,8 +71,8 @@ class Progress:
 class Stage:
     """``advance`` counts; ``note`` is set to what the reader should know ("unchanged, from the store")."""
 
-    def __init__(self, name: str, total: int | None, unit: str, bars: Any) -> None:
-        self.name, self.total, self.unit, self.note = name, total, unit, ""
+    def __init__(self, name: str, total: int | None, unit: str, bars: Any, *, quiet: bool = False) -> None:
+        self.name, self.total, self.unit, self.note, self.quiet = name, total, unit, "", quiet
         self.done = 0
         self._bars = bars
         self._started = time.monotonic()
@@ -96,7 +99,7 @@ class Stage:
         if self._bars is not None:
             end = self.total if self.total is not None else max(self.done, 1)
             self._bars.update(self._task, total=end, completed=end, count=self.count)
-        else:
+        elif not self.quiet:
             sys.stderr.write(f"{self.name:<10} {time.monotonic() - self._started:6.1f} s  {self.count}".rstrip() + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Reading: the source as of a partition, split; and whether it can be trusted."""
+"""Reading: the source as of a partition, cut to its window and split; and what the source holds now."""
 
 from __future__ import annotations
 
@@ -6,35 +6,65 @@ import pyarrow.parquet as pq
 
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
-from augmill.tasks.contracts import UnsoundSource
-from augmill.tasks.ingest import ingest, prepare_ingest
-from augmill.tasks.labels import label_text
-from augmill.tasks.publish import trained_classes
+from augmill.flows.trust import (
+    Clock,
+    Sleep,
+    require_like_current,
+    require_sound_rows,
+    require_suite,
+    utc_now,
+    wait_until_ready,
+)
+from augmill.flows.units import Part, Units, ingest_source, read_units
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.gather import gather, prepare_gather
+from augmill.tasks.ingest import prepare_ingest
+from augmill.tasks.partitions import is_partitioned, window_start
+from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import require_fit
 from augmill.tasks.split import prepare_split, split
-from augmill.tasks.stage import fetch
+from augmill.tasks.stage import Site, fetch
+from augmill.tasks.store import Store
 
 
-def read_source(snapshot: Snapshot, steps: Steps, as_of: str | None) -> None:
-    """ingest and split. Raises UnsoundSource where the source cannot be trusted, DataError where it cannot be read."""
-    recipe = snapshot.recipe
-    with steps.progress.stage("source") as shown:
-        config = prepare_ingest(recipe, as_of)
-        shown.note = f"{len(config.files)} file(s)"
-    snapshot.ingested = steps.do(ingest, config)
+def source_view(recipe: Recipe, store: Store) -> dict[str, Part]:
+    """Every partition of the source with its rows and revision; ``all`` alone where it has none. Reads what is new.
+
+    Raises AugmillError where the source cannot be read.
+    """
+    return read_units(Site(store, threads=recipe.run.threads), prepare_ingest(recipe, None, store)).view()
+
+
+def read_rows(steps: Steps, recipe: Recipe, name: str | None) -> tuple[Artifact, Artifact]:
+    """(the rows as of partition ``name``, None: all there are, cut to the window; their split)."""
+    units = ingest_source(steps, recipe, name)
+    gathered = steps.do(gather, prepare_gather(recipe, name), units.artifacts)
+    return gathered, steps.do(split, prepare_split(recipe), gathered)
+
+
+def read_source(
+    snapshot: Snapshot, steps: Steps, as_of: str | None, *, clock: Clock = utc_now, sleep: Sleep | None = None
+) -> None:
+    """The snapshot's rows, split. Raises UnsoundSource where the source cannot be trusted, DataError where it cannot be read."""
+    recipe, store = snapshot.recipe, steps.site.store
+    suite = require_suite(recipe)
+    units = wait_until_ready(
+        recipe, as_of, lambda: ingest_source(steps, recipe, as_of), clock, sleep or steps.orchestrator.stopping.wait
+    )
+    snapshot.source = window_of(recipe, units, as_of)
+    snapshot.ingested = steps.do(gather, prepare_gather(recipe, as_of), units.artifacts)
+    require_sound_rows(recipe, store, as_of, units, snapshot.ingested, suite)
     snapshot.split = steps.do(split, prepare_split(recipe), snapshot.ingested)
-    store = steps.site.store
     classes = read_json(store, snapshot.split, "summary.json")["classes"]
     names = pq.read_schema(fetch(store, snapshot.ingested, "source.parquet")).names
     require_fit(recipe.publish, recipe.gate.focus, names, list(classes["validation"]))
-    if snapshot.expected is None:
-        return
-    left = {label_text(value) for value in recipe.labels.retired} | set(recipe.labels.aliases)
-    before = trained_classes(store, recipe.dataset, snapshot.expected)
-    vanished = sorted(before - set(classes["train"]) - left)
-    if vanished:
-        raise UnsoundSource(
-            f"{len(vanished)} class(es) of the current release have no train rows any more: {', '.join(vanished[:5])}",
-            where="source",
-            fix="restore their rows, or name them in labels.retired",
-        )
+    if snapshot.expected is not None and not (is_partitioned(recipe) and as_of is not None):
+        require_like_current(recipe, store, snapshot.split, snapshot.expected)
+
+
+def window_of(recipe: Recipe, units: Units, as_of: str | None) -> dict[str, str]:
+    """The revision of each partition that a snapshot as of ``as_of`` holds."""
+    first, view = window_start(recipe, as_of) or "", units.view()
+    if not is_partitioned(recipe):
+        return {name: part.revision for name, part in view.items()}
+    return {name: part.revision for name, part in view.items() if first <= name and (as_of is None or name <= as_of)}

@@ -29,12 +29,12 @@ _LOG_BYTES = 1_000_000  # the server's log starts anew beyond this
 _SERVER_ENV = {
     **QUIET,
     "PREFECT_SERVER_UI_ENABLED": "false",
-    # Automations belong to a server that stands; here they would also race with a stop within the first second.
-    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-    "PREFECT__SERVER_EPHEMERAL": "1",  # no scheduler, no late-run marking: those belong to a standing server too
     "PREFECT__SERVER_FINAL": "1",
 }
+# Automations belong to a server that stands; in one that does not they would also race with a stop within the first
+# second. The same for the scheduler and for the marking of late runs.
+_PASSING_ENV = {"PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1"}
 
 
 class ServerUnavailable(WorldError):
@@ -44,11 +44,12 @@ class ServerUnavailable(WorldError):
 
 
 @contextlib.contextmanager
-def prefect_server() -> Iterator[str]:
+def prefect_server(*, standing: bool = False) -> Iterator[str]:
     """The address of a Prefect API for the body: the configured PREFECT_API_URL, or that of a server of our own.
 
-    Raises ``ServerUnavailable`` where no server could be started within ``START_TIMEOUT``. On leaving, what the
-    client still holds is sent before the server stops.
+    ``standing``: our own one schedules runs and heeds automations too, as ``prefect server start`` does. Raises
+    ``ServerUnavailable`` where no server could be started within ``START_TIMEOUT``. On leaving, what the client still
+    holds is sent before the server stops.
     """
     prepare_prefect()
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
@@ -60,7 +61,7 @@ def prefect_server() -> Iterator[str]:
             flush_client()
         return
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(_own_server(Path(PREFECT_HOME.value())))
+        url = stack.enter_context(_own_server(Path(PREFECT_HOME.value()), standing))
         stack.enter_context(_settings_for(url))
         stack.callback(flush_client)
         yield url
@@ -87,13 +88,13 @@ def _settings_for(url: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_server(home: Path) -> Iterator[str]:
-    log = home / "augmill-server.log"
+def _own_server(home: Path, standing: bool) -> Iterator[str]:
+    log = server_log(home)
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.unlink()
     with log.open("ab") as output:
         offset = output.tell()
-        process = _spawn(home, output.fileno())
+        process = _spawn(home, output.fileno(), standing)
     try:
         port = _announced_port(process, START_TIMEOUT)
         if port is None:
@@ -108,14 +109,19 @@ def _own_server(home: Path) -> Iterator[str]:
         _stop(process)
 
 
-def _spawn(home: Path, log: int) -> subprocess.Popen[bytes]:
+def server_log(home: Path) -> Path:
+    """What our own server has to say: warnings and worse."""
+    return home / "augmill-server.log"
+
+
+def _spawn(home: Path, log: int, standing: bool) -> subprocess.Popen[bytes]:
     from prefect.settings import get_current_settings
 
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     return subprocess.Popen(
         # -P: nothing in the working directory shadows a package of the server's
         [sys.executable, "-P", "-m", "augmill.flows.server_child", str(os.getpid())],
-        env={**os.environ, **settings, **_SERVER_ENV, "PREFECT_HOME": str(home)},
+        env={**os.environ, **settings, **_SERVER_ENV, **({} if standing else _PASSING_ENV), "PREFECT_HOME": str(home)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -71,7 +71,7 @@ def serve(parent: int) -> None:
 
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    app = create_app(ephemeral=True, final=True)
+    app = create_app(final=True)  # PREFECT__SERVER_EPHEMERAL says whether it schedules runs too
     config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5)
     Server(config).run(sockets=[listener])
 

@@ -18,7 +18,8 @@ class Snapshot:
 
     recipe: Recipe
     name: str
-    expected: str | None  # the release that was current when the run began
+    expected: str | None  # the release of this snapshot that was current when the run began
+    standing: str | None = None  # what a reader as of this snapshot gets until there is a new one
     ingested: Artifact | None = None
     split: Artifact | None = None
     checks: dict[str, Artifact] = field(default_factory=dict)
@@ -26,6 +27,7 @@ class Snapshot:
     mixed: Artifact | None = None
     evidence: dict[str, Any] | None = None
     shards: list[Artifact] = field(default_factory=list)
+    drift: dict[str, Any] = field(default_factory=dict)  # of its rows, since those its generators were fitted on
     source: dict[str, str] = field(default_factory=dict)  # the revision of each partition that it holds
 
 

@@ -15,6 +15,7 @@ from augmill.flows.augment import augment
 from augmill.flows.evidence import write_report
 from augmill.flows.orchestrate import Orchestrator, open_orchestrator
 from augmill.flows.outcome import Outcome
+from augmill.flows.owner import this_process
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.snapshot import Snapshot
@@ -41,15 +42,17 @@ class Session:
     orchestrator: Orchestrator
     pool: WorkerPool
     device: str
-    deadline: float | None  # seconds of time.monotonic(), at which generation ends
+    deadline: float | None  # seconds of time.monotonic(), at which generation ends: run.deadline
     command: str
 
 
 @contextmanager
-def open_session(recipe: Recipe, *, command: str, orchestrator: str | None = None, verbose: bool) -> Iterator[Session]:
-    """Raises AugmillError where the store cannot be opened."""
+def open_session(
+    recipe: Recipe, *, command: str, orchestrator: str | None = None, verbose: bool, by_morning: bool = True
+) -> Iterator[Session]:
+    """Raises AugmillError where the store cannot be opened. ``by_morning``: whether ``run.deadline`` counts."""
     store = Store(recipe.run.store)
-    deadline = deadline_of(recipe)
+    deadline = deadline_of(recipe) if by_morning else None
     devices = find_devices(recipe.run.devices, recipe.run.workers)
     kind = orchestrator or recipe.run.orchestrator
     with (
@@ -62,14 +65,15 @@ def open_session(recipe: Recipe, *, command: str, orchestrator: str | None = Non
 
 
 def deadline_of(recipe: Recipe) -> float | None:
-    """When generation ends, in seconds of time.monotonic(): run.deadline_minutes from now, or the next run.deadline."""
-    ends = []
-    if recipe.run.deadline_minutes is not None:
-        ends.append(60 * recipe.run.deadline_minutes)
-    if recipe.run.deadline is not None:
-        now = datetime.now(UTC)
-        ends.append((next_clock(parse_clock(recipe.run.deadline), now, recipe.schedule.timezone) - now).total_seconds())
-    return time.monotonic() + min(ends) if ends else None
+    """When generation ends, in seconds of time.monotonic(): at the next run.deadline.
+
+    A run that starts after this morning's has until the next one: it is too late for this morning whatever it does.
+    """
+    if recipe.run.deadline is None:
+        return None
+    now = datetime.now(UTC)
+    left = next_clock(parse_clock(recipe.run.deadline), now, recipe.schedule.timezone) - now
+    return time.monotonic() + left.total_seconds()
 
 
 def run_recipe(
@@ -100,43 +104,47 @@ def run_snapshot(
     staged: bool = False,
     about: dict[str, Any] | None = None,
     live: bool | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """One snapshot as one attempt: what the last line of stdout says. Raises AugmillError, noted in the attempt's end.
 
     ``staged``: the release is put, and ``result["pending"]`` holds the log entry that would make it current.
-    ``about``: further keys of the attempt's start (which backfill it belongs to). ``live``: see ``Progress``.
+    ``about``: further keys of the attempt's start (which backfill it belongs to). ``live``, ``quiet``: see ``Progress``.
     """
     recipe, store = session.recipe, session.store
     started = time.monotonic()
     events: list[Event] = []
-    site = Site(store, session.device, recipe.run.threads, session.deadline, events.append)
+    ends = [session.deadline] if session.deadline is not None else []
+    ends += [started + 60 * recipe.run.deadline_minutes] if recipe.run.deadline_minutes is not None else []
+    site = Site(store, session.device, recipe.run.threads, min(ends, default=None), events.append)
     label = f"{recipe.dataset}@{as_of or 'all'}"
-    head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(), **(about or {})}
-    attempt = begin(store, recipe.dataset, as_of or "all", head)
-    with beating(store, recipe.dataset, attempt), Progress(live=live) as progress:
+    head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(), "owner": this_process()}
+    attempt = begin(store, recipe.dataset, as_of or "all", head | (about or {}))
+    with beating(store, recipe.dataset, attempt), Progress(live=live, quiet=quiet) as progress:
         artifacts = Artifacts(session.orchestrator)
         seconds = 60 * recipe.run.stage_minutes
         steps = Steps(session.orchestrator, site, session.pool, progress, artifacts, label, seconds, events)
         try:
             outcome, snapshot = _mending(recipe, steps, as_of, session.command, republish, staged)
         except BaseException as error:
-            _end(session, attempt, _failure(error), events, started)
+            _end(session, attempt, _failure(error, session.orchestrator.stopping.is_set()), events, started)
             raise
         report = _report(recipe, steps, snapshot, outcome)
     result = outcome.to_json(recipe, snapshot.name, report)
     if result["arrangement"]:
         result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
-    _end(session, attempt, {**result, "source": snapshot.source}, events, started)
+    _end(session, attempt, {**result, "source": snapshot.source, "drift": snapshot.drift}, events, started)
     return result
 
 
-def _failure(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, AugmillError):
+def _failure(error: BaseException, stopping: bool) -> dict[str, Any]:
+    """What a stage raises because its workers were killed for an interrupt is part of the interrupt."""
+    interrupted = stopping or isinstance(error, KeyboardInterrupt)
+    if isinstance(error, AugmillError) and not interrupted:
         kind = type(error).__name__
         return {"outcome": "error", "kind": kind, "reason": error.problem, "where": error.where, "next": error.fix}
-    name = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
     return {
-        "outcome": name,
+        "outcome": "interrupted" if interrupted else "error",
         "kind": type(error).__name__,
         "reason": str(error)[:500],
         "where": "",
@@ -148,15 +156,14 @@ def _end(session: Session, attempt: Attempt, body: dict[str, Any], events: list[
     """What the attempt did, for status, estimates and gc. Where the store takes no more, the attempt stays without an end."""
     worked = [event for event in events if not event.reused]
     gpu = (
-        sum(event.seconds for event in worked if event.stage in ("fit", "generate"))
-        if "cuda" in session.device
-        else 0.0
+        sum(event.seconds for event in worked if event.stage in ("fit", "sample")) if "cuda" in session.device else 0.0
     )
     done = {
         "seconds": round(time.monotonic() - started, 1),
         "gpu_seconds": round(gpu, 1),
         "worked": len(worked),
-        "generated": sum(event.rows for event in worked if event.stage == "generate"),
+        "generated": sum(event.rows for event in worked if event.stage == "sample"),
+        "tokens": sum(event.usage.get("tokens", 0) for event in worked),
         "artifacts": sorted({event.key for event in events}),
     }
     try:

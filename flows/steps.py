@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,10 +10,12 @@ from typing import Any
 
 from augmill.flows.orchestrate import Orchestrator
 from augmill.flows.progress import Artifacts, Progress
+from augmill.tasks.bank import Bank
 from augmill.tasks.contracts import Artifact, AugmillError, DeadlineExceeded
 from augmill.tasks.generate import SetAsideConfig, ShardConfig, generate, set_aside
 from augmill.tasks.recipe_sections import Run
 from augmill.tasks.ribs import FitConfig
+from augmill.tasks.sample import bank_of, sample
 from augmill.tasks.shards import pack
 from augmill.tasks.stage import Event, Site, Stage, look_up
 from augmill.tasks.workers import WorkerPool
@@ -31,6 +34,8 @@ class Steps:
     stage_seconds: float  # a stage that takes longer is stopped, and tried again as its retries say
     events: list[Event] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    banks: dict[str, Bank] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def tags(self) -> list[str]:
@@ -68,9 +73,20 @@ class Steps:
             return known
         if self.site.deadline is not None:
             seconds = min(seconds, self.site.deadline - started)
-        artifact, reused = self.pool.run(self.site.store.root, pack(stage, config, inputs), seconds=seconds)
-        self.site.observe(Event(stage.name, artifact.key, artifact.rows, reused, time.monotonic() - started))
+        if stage is generate:
+            bank = self._bank(bank_of(config.generator, inputs[0].content))
+            config = replace(config, raw=bank.pieces(config.segments))
+        artifact, events = self.pool.run(self.site.store.root, pack(stage, config, inputs), seconds=seconds)
+        for event in events:
+            self.site.observe(event)
         return artifact
+
+    def _bank(self, name: str) -> Bank:
+        """The bank as it stood when it was first asked for in this round: read once, not by each shard."""
+        with self.lock:
+            if name not in self.banks:
+                self.banks[name] = Bank(self.site.store, name)
+            return self.banks[name]
 
     def run_shards(
         self, configs: Sequence[ShardConfig], inputs: list[list[Artifact]], how: Run, *, round_number: int
@@ -82,6 +98,8 @@ class Steps:
             f"augmill-{self.label.split('@')[0]}-round-{round_number}", "shards of this round"
         )
         finished, before = 0, len(self.events)
+        for bank in self.banks.values():
+            bank.refresh()  # what the round before, or another snapshot, has sampled
 
         def run(job: tuple[int, ShardConfig, list[Artifact]]) -> Artifact:
             _, config, shard_inputs = job
@@ -105,8 +123,8 @@ class Steps:
                 on_done=done,
                 give_up=lambda job, error: self._give_up(round_number, job[0], job[1], error),
             )
-            reused = sum(event.reused for event in self.events[before:])  # of this round: nothing else runs meanwhile
-            shown.note = f"{len(results)} shards" + (", unchanged, from the store" if reused == len(results) else "")
+            round_events = self.events[before:]  # nothing else of this snapshot runs meanwhile
+            shown.note = f"{len(results)} shards{_from_before(round_events, len(results))}"
         return results
 
     def _give_up(self, round_number: int, shard: int, config: ShardConfig, error: AugmillError) -> Artifact:
@@ -116,3 +134,11 @@ class Steps:
         return set_aside(
             self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason)
         )
+
+
+def _from_before(events: list[Event], shards: int) -> str:
+    """What of a round did not have to be made."""
+    if sum(event.reused and event.stage == generate.name for event in events) == shards:
+        return ", unchanged, from the store"
+    taken = sum(event.rows for event in events if event.reused and event.stage == sample.name)
+    return f", {taken:,} rows sampled before" if taken else ""

@@ -52,7 +52,7 @@ def prepare_prefect() -> str | None:
         return None
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    home = Path(os.path.expanduser(os.environ.get("PREFECT_HOME") or "~/.prefect"))  # noqa: PTH111
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):

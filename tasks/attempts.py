@@ -2,7 +2,7 @@
 
 private/attempts/<dataset>/<snapshot>/<8 digits>/start.json  put-if-absent: the claim of that number
                                                  beat.json   overwritten by its owner alone while it lives
-                                                 end.json    put-if-absent: how it ended
+                                                 end.json    put-if-absent: how it ended; repeats the start
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import hashlib
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,12 +20,15 @@ from typing import Any
 
 from augmill.tasks.contracts import StoreError
 from augmill.tasks.hashing import seal
-from augmill.tasks.store import Store
+from augmill.tasks.store import READERS, Store
 
 BEAT_SECONDS = 20.0
 LEASE = timedelta(seconds=120)  # without a beat for so long its owner counts as dead, wherever it ran
 
 Clock = Callable[[], datetime]
+
+_PLAIN = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(?<!\.)")
+_DOCUMENT = re.compile(r"([^/]+)/(\d{8})/(start|beat|end)\.json")
 
 
 def utc_now() -> datetime:
@@ -37,8 +41,9 @@ def attempts_key(dataset: str, snapshot: str = "") -> str:
 
 def folder_of(snapshot: str) -> str:
     """A directory's name for a snapshot: its own where it is plain, else a hash: a partition may be named ``../x``."""
-    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", snapshot) and not snapshot.endswith(".")
-    return snapshot if plain else f"_{hashlib.sha256(snapshot.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
+    if _PLAIN.fullmatch(snapshot):
+        return snapshot
+    return f"_{hashlib.sha256(snapshot.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,18 @@ class Attempt:
     end: dict[str, Any] | None = None
 
     def state(self, now: datetime) -> str:
-        """``running``, ``interrupted``, ``failed`` (it ended by an error) or ``done`` (it ended by an outcome)."""
+        """``running``, ``interrupted`` (killed or stopped), ``failed`` (by an error) or ``done`` (by an outcome)."""
         if self.end is None:
             return "running" if now - self.beat < LEASE else "interrupted"
-        return "failed" if self.end["outcome"] in ("error", "interrupted") else "done"
+        return {"error": "failed", "interrupted": "interrupted"}.get(self.end["outcome"], "done")
 
 
 def begin(store: Store, dataset: str, snapshot: str, about: dict[str, Any], *, now: Clock = utc_now) -> Attempt:
     """Claims the next number for the snapshot. ``about`` says what is to be done (command, recipe, code)."""
     token = secrets.token_hex(8)
     base = attempts_key(dataset, snapshot)
-    number = 1 + max(
-        (int(key.split("/")[-2]) for key in store.list_keys(base) if key.endswith("start.json")), default=-1
-    )
+    taken = [number for _, number, _ in _documents(store, base)]  # by any document: a rotted start frees no number
+    number = max(taken, default=-1) + 1
     for following in range(number, number + 100):
         moment = now()
         body = {"snapshot": snapshot, "token": token, "time": moment.isoformat(timespec="seconds"), **about}
@@ -77,7 +81,8 @@ def begin(store: Store, dataset: str, snapshot: str, about: dict[str, Any], *, n
 def finish(store: Store, dataset: str, attempt: Attempt, body: dict[str, Any]) -> None:
     """Says how it ended; the first word stands."""
     key = f"{attempts_key(dataset, attempt.snapshot)}/{attempt.number:08d}/end.json"
-    store.write_sealed(key, {"time": utc_now().isoformat(timespec="seconds"), **body})
+    # With the start in it, an attempt that ended is read by one request, and a start that rots costs nothing.
+    store.write_sealed(key, {"time": utc_now().isoformat(timespec="seconds"), **body, "start": attempt.start})
 
 
 @contextmanager
@@ -102,26 +107,56 @@ def beating(store: Store, dataset: str, attempt: Attempt, *, every: float = BEAT
         thread.join(timeout=5)
 
 
-def read_attempts(store: Store, dataset: str, snapshot: str | None = None) -> dict[str, list[Attempt]]:
-    """Every attempt by snapshot, oldest first."""
-    found: dict[str, dict[int, set[str]]] = {}
-    for key in store.list_keys(attempts_key(dataset, snapshot or "")):
-        folder, number, name = key.split("/")[-3:]
-        found.setdefault(folder, {}).setdefault(int(number), set()).add(name)
-    attempts: dict[str, list[Attempt]] = {}
-    for folder, numbers in found.items():
-        for at, names in sorted(numbers.items()):
-            read = _read(store, f"{attempts_key(dataset)}/{folder}/{at:08d}", at, names)
-            if read is not None:
-                attempts.setdefault(read.snapshot, []).append(read)
-    return attempts
+def read_attempts(
+    store: Store, dataset: str, snapshots: str | Collection[str] | None = None, *, newest: bool = False
+) -> dict[str, list[Attempt]]:
+    """Every attempt by snapshot, oldest first. ``snapshots``: of these alone; None: of all that were ever tried.
+
+    ``newest``: of each snapshot only the last that can be read.
+    """
+    one = snapshots if isinstance(snapshots, str) else ""
+    wanted = None if snapshots is None or one else {folder_of(snapshot) for snapshot in snapshots}
+    found: dict[str, dict[int, dict[str, datetime]]] = {}
+    for folder, number, written in _documents(store, attempts_key(dataset, one)):
+        if wanted is None or folder in wanted:
+            found.setdefault(folder, {}).setdefault(number, {}).update(written)
+
+    def read(folder: str) -> list[Attempt]:
+        attempts: list[Attempt] = []
+        for number in sorted(found[folder], reverse=True):
+            attempt = _read(store, f"{attempts_key(dataset)}/{folder}/{number:08d}", number, found[folder][number])
+            attempts += [attempt] if attempt is not None else []
+            if newest and attempts:
+                break
+        return attempts[::-1]
+
+    with ThreadPoolExecutor(READERS) as pool:
+        every = [attempt for attempts in pool.map(read, sorted(found)) for attempt in attempts]
+    by: dict[str, list[Attempt]] = {}
+    for attempt in every:
+        by.setdefault(attempt.snapshot, []).append(attempt)
+    return by
 
 
-def _read(store: Store, base: str, number: int, names: set[str]) -> Attempt | None:
-    """None where the start is gone or rotted: then nobody can say what was tried."""
-    start = store.read_sealed(f"{base}/start.json")
+def _documents(store: Store, base: str) -> Iterator[tuple[str, int, dict[str, datetime]]]:
+    """(folder, number, {document: when it was written}) of each document below; what else lies there is not ours."""
+    for item in store.list_files(base):
+        if named := _DOCUMENT.fullmatch("/".join(item.key.split("/")[-3:])):
+            yield named[1], int(named[2]), {named[3]: item.modified}
+
+
+def _read(store: Store, base: str, number: int, written: dict[str, datetime]) -> Attempt | None:
+    """None where start and end are gone or rotted: then nobody can say what was tried.
+
+    A beat is as old as the store says where its owner's clock runs ahead: else a dead owner would seem to live on.
+    """
+    end = store.read_sealed(f"{base}/end.json") if "end" in written else None
+    start = end.pop("start", None) if end is not None else None
+    if start is None:
+        start = store.read_sealed(f"{base}/start.json") if "start" in written else None
     if start is None:
         return None
-    end = store.read_sealed(f"{base}/end.json") if "end.json" in names else None
-    beat = store.read_sealed(f"{base}/beat.json") if "beat.json" in names and end is None else None
-    return Attempt(start["snapshot"], number, start, datetime.fromisoformat((beat or start)["time"]), end)
+    beat = store.read_sealed(f"{base}/beat.json") if "beat" in written and end is None else None
+    at = written.get("beat" if beat is not None else "start")
+    said = datetime.fromisoformat((beat or start)["time"])
+    return Attempt(start["snapshot"], number, start, said if at is None else min(said, at), end)

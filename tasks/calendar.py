@@ -16,7 +16,11 @@ from zoneinfo import ZoneInfo
 Every = Literal["key", "day", "week", "month"]
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-_SHAPES = {"day": r"\d{4}-\d{2}-\d{2}", "week": r"\d{4}-W\d{2}", "month": r"\d{4}-\d{2}"}
+_SHAPES = {"day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "week": r"[0-9]{4}-W[0-9]{2}", "month": r"[0-9]{4}-[0-9]{2}"}
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}")
+# Days whose partitions have names that sort as texts, and others before and after them. In a table of rows 0001-01-01
+# and 9999-12-31 stand for "none".
+_FIRST, _LAST = date(1000, 1, 1), date(9990, 1, 1)
 
 
 def parse_duration(text: str) -> timedelta:
@@ -55,33 +59,46 @@ class Calendar:
         return self.every != "key"
 
     def name_of(self, value: Any) -> str | None:
-        """The partition that ``value`` (a date, an instant, or a text of one) is in; None where it is none of them.
+        """The partition that ``value`` (a date, an instant, or a text or number of one) is in; None where it is none.
 
         An instant with an offset is seen in ``timezone``; one without is taken as local already.
         """
         if value is None or not self.dated:
             return None if value is None else str(value)
         day = _local_day(value, ZoneInfo(self.timezone))
-        if day is None:  # a partition's own name
-            try:
-                return str(value) if self.first_day(str(value)) else None
-            except ValueError:
-                return None
-        return self._name(day)
+        try:  # where it is no day, a partition's own name
+            name = str(value) if day is None else self._name(day)
+            self.first_day(name)
+        except ValueError:
+            return None
+        return name
 
     def _name(self, day: date) -> str:
         if self.every == "week":
             year, week, _ = day.isocalendar()
             return f"{year:04}-W{week:02}"
-        return day.isoformat() if self.every == "day" else f"{day:%Y-%m}"
+        return day.isoformat() if self.every == "day" else day.isoformat()[:7]
 
     def first_day(self, name: str) -> date:
         """The day on which the partition begins. Raises ValueError for what is no name of one."""
         if not self.dated or not re.fullmatch(_SHAPES[self.every], name):
             raise ValueError(f"expected a {self.every} such as {self._example()}; found {name!r}")
+        try:
+            day = self._begins(name)
+        except ValueError:
+            raise ValueError(f"there is no {self.every} {name!r}") from None
+        if not _FIRST <= day < _LAST:
+            raise ValueError(f"expected a year from {_FIRST.year} to {_LAST.year - 1}; found {name!r}")
+        return day
+
+    def _begins(self, name: str) -> date:
         if self.every == "week":
             return date.fromisocalendar(int(name[:4]), int(name[6:]), 1)
         return date.fromisoformat(name if self.every == "day" else f"{name}-01")
+
+    def _ended(self, name: str) -> date:
+        """The day after the partition's last one."""
+        return self._begins(self.step(name, 1))
 
     def _example(self) -> str:
         return {"day": "2026-10-01", "week": "2026-W40", "month": "2026-10", "key": "a"}[self.every]
@@ -90,9 +107,9 @@ class Calendar:
         """The partition ``by`` after (before, where negative) this one."""
         day = self.first_day(name)
         if self.every == "month":
-            months = day.year * 12 + day.month - 1 + by
+            months = max(day.year * 12 + day.month - 1 + by, _FIRST.year * 12 + 12)
             return self._name(date(months // 12, months % 12 + 1, 1))
-        return self._name(day + by * timedelta(days=7 if self.every == "week" else 1))
+        return self._name(_back(day, -by * (7 if self.every == "week" else 1)))
 
     def between(self, first: str, last: str) -> Iterator[str]:
         """Every partition from ``first`` up to and with ``last``."""
@@ -102,38 +119,51 @@ class Calendar:
 
     def ends(self, name: str) -> datetime:
         """The instant at which the partition is complete: where the next one begins."""
-        return datetime.combine(self.first_day(self.step(name, 1)), time(), ZoneInfo(self.timezone))
+        return datetime.combine(self._ended(name), time(), ZoneInfo(self.timezone))
 
     def newest_complete(self, now: datetime) -> str:
         """The last partition that has ended by ``now`` (aware)."""
         return self.step(self._name(now.astimezone(ZoneInfo(self.timezone)).date()), -1)
 
     def window_start(self, name: str, days: int) -> str:
-        """The first partition of the window of ``days`` days that ends with ``name``: those that end within it."""
-        last = self.first_day(self.step(name, 1)) - timedelta(days=days)
-        first = self._name(last)
-        return first if self.first_day(first) >= last else self.step(first, 1)
+        """The first partition of the window of ``days`` days that ends with ``name``: those that lie wholly within it.
+
+        At least ``name`` itself, where the window is shorter than it.
+        """
+        first_day = _back(self._ended(name), days)
+        first = self._name(first_day)
+        return min(name, first if self._begins(first) >= first_day else self.step(first, 1))
 
     def boundary(self, name: str, days: int) -> str:
-        """The last partition ``B <= name`` on the fixed grid of every ``days`` days, counted from Monday 1970-01-05.
+        """The last partition ``B <= name`` in which a day of the grid falls: every ``days`` days from Monday 1970-01-05.
 
-        B is the last partition that is complete on the grid's day: refits fall on the same nights whoever runs when.
+        A day of the grid belongs to the partition that it ends, so weeks on a grid of 7 days are each their own
+        boundary. Which partitions are boundaries hangs on the grid alone: refits fall on the same nights whoever runs
+        when, and ``boundary`` of a boundary is itself.
         """
-        origin = date(1970, 1, 5)
-        ended = self.first_day(self.step(name, 1))  # the day after the partition's last one
-        grid = ended - (ended - origin) % timedelta(days=days)
-        return min(name, self.step(self._name(grid), -1))
+        ended = self._ended(name)
+        return self._name(_back(ended, (ended - date(1970, 1, 5)).days % days + 1))
+
+
+def _back(day: date, days: int) -> date:
+    """``days`` before ``day``, or a year after the first day there is: a window of 999999 days is all history."""
+    return date.fromordinal(max(day.toordinal() - days, _FIRST.toordinal() + 365))
 
 
 def _local_day(value: Any, zone: ZoneInfo) -> date | None:
-    """The local day of a date or instant, or of the text of one; None for anything else."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value) if len(value) > 10 else date.fromisoformat(value)
-        except ValueError:
-            return None
-    if isinstance(value, datetime):
-        return (value.astimezone(zone) if value.tzinfo is not None else value).date()
+    """The local day of a date or instant, or of the text of one (of digits alone too); None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # 20261001, as warehouses key days
+    try:
+        if isinstance(value, str):
+            plain = _DATE.match(value)
+            if plain is None or value[plain.end() : plain.end() + 1] not in ("", "T", " "):
+                return None
+            value = date.fromisoformat(value) if plain.end() == len(value) else datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            return (value.astimezone(zone) if value.tzinfo is not None else value).date()
+    except (ValueError, OverflowError):  # no date; or one that is out of the calendar once seen in the time zone
+        return None
     return value if isinstance(value, date) else None
 
 

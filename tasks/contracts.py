@@ -53,6 +53,10 @@ class DataError(AugmillError):
     exit_code = 3
 
 
+class NoRows(DataError):
+    """A file without a row from which its columns could be known."""
+
+
 class UnsoundSource(DataError):
     """The source can be read but not trusted: too many refused rows, a class that vanished."""
 
@@ -223,6 +227,7 @@ class Context:
     deadline: float | None = None  # seconds of time.monotonic()
     scratch: Scratch | None = None
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("augmill"))
+    usage: dict[str, int] = field(default_factory=dict)  # ``sample`` may count here what it spends: ``tokens``
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline

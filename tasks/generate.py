@@ -1,34 +1,31 @@
-"""Generate and validate: one shard spec in, candidates out, with verdicts that depend on the row and fixed artifacts."""
+"""Generate and validate: a shard's sampled rows in, candidates out, with verdicts of the row and fixed artifacts alone."""
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-import threading
-from collections import OrderedDict
-from dataclasses import dataclass
-from pathlib import Path
+import shutil
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import STRATUM, Artifact, Fitted, LedgerError, Request, candidate_schema
+from augmill.tasks.contracts import STRATUM, Artifact, LedgerError, candidate_schema
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.randomness import row_seeds, stream_key
 from augmill.tasks.retries import SHARD
-from augmill.tasks.ribs import FitConfig, rib_context
+from augmill.tasks.ribs import FITTED, FitConfig, make_request, rib_context
 from augmill.tasks.rows import SCORES
-from augmill.tasks.stage import Site, Work, fetch_directory, stage
+from augmill.tasks.stage import Work, stage
 from augmill.tasks.validation import ValidationOptions, validate_shard
 
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """Which rows one shard makes, and by which rules it judges them.
+    """Which rows one shard holds, and by which rules it judges them.
 
-    ``segments``: ranges of ordinals by class; ``checks`` in the order in which they own a refused row.
+    ``segments``: ranges of ordinals by class; ``checks`` in the order in which they own a refused row; ``raw``: the
+    pieces (stratum, start, count, artifact) in which those rows stand sampled, in the order of the segments.
     """
 
     generator: FitConfig
@@ -36,6 +33,9 @@ class ShardConfig:
     segments: tuple[dict[str, Any], ...]
     strata: tuple[str, ...]
     validation: ValidationOptions
+    raw: tuple[dict[str, Any], ...] = field(
+        default=(), metadata={"identity": False, "why": "where rows stand that the fit and the segments decide"}
+    )
 
 
 def shard_schema(fields: tuple[str, ...]) -> pa.Schema:
@@ -50,43 +50,6 @@ def shard_schema(fields: tuple[str, ...]) -> pa.Schema:
     )
 
 
-class _Loaded:
-    """Fit artifacts laid out once per process, the last few of them: a worker loads a model once."""
-
-    def __init__(self, keep: int = 16) -> None:
-        self.keep = keep
-        self.items: OrderedDict[str, tuple[Fitted, tempfile.TemporaryDirectory[str]]] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, site: Site, artifact: Artifact) -> Fitted:
-        key = f"{site.store.root}\x1f{artifact.key}\x1f{artifact.sha256}"
-        with self.lock:
-            if key not in self.items:
-                holder = tempfile.TemporaryDirectory(prefix="augmill-fitted-")
-                path = fetch_directory(site.store, artifact, Path(holder.name)) / "files"
-                self.items[key] = (Fitted(path, artifact.content), holder)
-            self.items.move_to_end(key)
-            while len(self.items) > self.keep:
-                self.items.popitem(last=False)[1][1].cleanup()
-            return self.items[key][0]
-
-
-_LOADED = _Loaded()
-
-
-def make_request(config: ShardConfig, content: str) -> Request:
-    """The rows of the shard's segments with their seeds: a function of (fit artifact, seed, class, ordinal)."""
-    strata: list[str] = []
-    ordinals, seeds = [], []
-    for segment in config.segments:
-        part = np.arange(segment["start"], segment["start"] + segment["count"], dtype=np.int64)
-        key = stream_key(content, config.generator.seed, config.generator.rib, segment["stratum"])
-        strata += [segment["stratum"]] * len(part)
-        ordinals.append(part)
-        seeds.append(row_seeds(key, part))
-    return Request(strata, np.concatenate(ordinals), np.concatenate(seeds))
-
-
 def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Artifact]) -> pa.Table:
     """The verdicts on delivered rows: ``rejected`` (the first refusing check and reason), ``also``, ``scores``."""
     normalisation = GENERATORS[config.generator.rib].normalisation
@@ -98,7 +61,7 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
         if any(item.name == "parent_normalisation" for item in dataclasses.fields(options)):
             options = dataclasses.replace(options, parent_normalisation=normalisation)
         context = rib_context(work, check_config, f"check-{check_config.rib}")
-        verdicts = CHECKS[check_config.rib](options).judge(_LOADED.get(work.site, artifact), delivered, context)
+        verdicts = CHECKS[check_config.rib](options).judge(FITTED.get(work.site, artifact), delivered, context)
         if verdicts.num_rows != delivered.num_rows:
             raise LedgerError(f"check {check_config.rib} judged {verdicts.num_rows} of {delivered.num_rows} rows")
         for index, (reason, score) in enumerate(
@@ -121,18 +84,30 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
     )
 
 
-@stage("generate", version=1, retry=SHARD)
+def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
+    """The shard's raw rows, from the artifacts they stand in. Raises LedgerError unless they are those that were asked."""
+    schema = candidate_schema(config.generator.fields)
+    tables = {key: work.read(Artifact(key, 0, "", "")) for key in {piece["artifact"] for piece in config.raw}}
+    parts = [schema.empty_table()]
+    for piece in config.raw:
+        table, start = tables[piece["artifact"]], piece["start"]
+        in_range = pc.and_(pc.greater_equal(table["ordinal"], start), pc.less(table["ordinal"], start + piece["count"]))
+        parts.append(table.filter(pc.and_(in_range, pc.equal(table["asked"], piece["stratum"]))))
+    rows = pa.concat_tables(parts)
+    request = make_request(config.generator, config.segments, content)
+    asked = [request.strata, request.ordinals.tolist(), request.seeds.tolist()]
+    if [rows[name].to_pylist() for name in ("asked", "ordinal", "seed")] != asked:
+        raise LedgerError(
+            f"generator {config.generator.rib}: {rows.num_rows} rows are not the {len(request)} asked ones"
+        )
+    return rows
+
+
+@stage("generate", version=2, retry=SHARD)
 def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Artifact]) -> None:
     """One shard: candidates.parquet (every asked row, with why it was not delivered or was refused), validation.json."""
-    generator = GENERATORS[config.generator.rib](config.generator.options)
-    loaded = _LOADED.get(work.site, fitted)
-    request = make_request(config, fitted.content)
-    context = rib_context(work, config.generator, "scratch")
-    rows = generator.sample(loaded, request, context)
     fields = config.generator.fields
-    if rows.num_rows != len(request) or rows["ordinal"].to_pylist() != request.ordinals.tolist():
-        raise LedgerError(f"generator {config.generator.rib} answered {rows.num_rows} of {len(request)} asked rows")
-    rows = rows.select(candidate_schema(fields).names).cast(candidate_schema(fields))
+    rows = sampled_rows(work, config, fitted.content)
     delivered_at = [index for index, reason in enumerate(rows["reason"].to_pylist()) if reason is None]
     verdicts = judge(work, config, rows.take(pa.array(delivered_at, pa.int64())), checks)
     # Undelivered rows have no verdict: a null where take() finds no index.
@@ -143,14 +118,8 @@ def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Art
     for name in verdicts.column_names:
         rows = rows.append_column(name, verdicts[name])
     for directory in [path for path in work.directory.iterdir() if path.is_dir()]:
-        _remove(directory)  # a rib's temporary files are no part of the shard
+        shutil.rmtree(directory)  # a rib's temporary files are no part of the shard
     _write(work, config, rows, fields)
-
-
-def _remove(directory: Path) -> None:
-    import shutil
-
-    shutil.rmtree(directory)
 
 
 def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, ...]) -> None:

@@ -1,17 +1,21 @@
-"""The log: what is current, one sealed entry after another, put-if-absent (law 8)."""
+"""The log: what is current, one sealed entry after another, put-if-absent (law 8).
+
+An entry's ``kind``: release, rollback, forget and expire move what is current; tag moves nothing (``current`` is {}).
+"""
 
 from __future__ import annotations
 
 import getpass
 import hashlib
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from augmill.tasks.contracts import ConflictError, UserError
-from augmill.tasks.hashing import seal
+from augmill.tasks.contracts import ConflictError, StoreRefused, UserError
+from augmill.tasks.hashing import seal, unseal
 from augmill.tasks.store import Store, log_key, release_key
 
 
@@ -46,35 +50,66 @@ class Log:
             names |= set(entry.get("withdraws", []))
         return names
 
+    def standing(self) -> dict[str, int]:
+        """snapshot: the number of the entry that published what is current; a rollback brings an earlier one back."""
+        published: dict[tuple[str, str | None], int] = {}
+        for number, entry in enumerate(self.entries):
+            if entry.get("kind") == "rollback":
+                continue
+            for snapshot, release in entry["current"].items():
+                # What forget made again stands in place of what it erased: it is undone with that one's publication.
+                before = (
+                    published.get((snapshot, old)) for old, new in entry.get("replaced", {}).items() if new == release
+                )
+                published[snapshot, release] = min((at for at in before if at is not None), default=number)
+        return {snapshot: published[snapshot, release] for snapshot, release in self.current().items()}
+
+    def tags(self) -> dict[str, str]:
+        """tag: the release that it keeps."""
+        found: dict[str, str] = {}
+        for entry in self.entries:
+            if entry.get("kind") == "tag":
+                found.pop(entry["tag"], None)
+                found |= {entry["tag"]: entry["release"]} if entry["release"] is not None else {}
+        return found
+
     def newest(self, as_of: str | None = None) -> str | None:
         """The release a reader gets: of the newest snapshot, or of the newest one up to ``as_of``.
 
         ``all`` holds every row there was, later ones too: it is as of no date. Beside dated snapshots it is the newest
-        only where it was the last to change.
+        only where it was published after every one of them that stands.
         """
         state = self.current()
         everything = state.pop("all", None)
         dated = {s: r for s, r in state.items() if as_of is None or s <= as_of}
-        last = next((s for entry in reversed(self.entries) for s in entry["current"]), None)
-        if as_of is None and everything is not None and (last == "all" or not dated):
-            return everything
+        if as_of is None and everything is not None:
+            at = self.standing()
+            if all(at[snapshot] < at["all"] for snapshot in dated):
+                return everything
         return dated[max(dated)] if dated else None
 
 
 def read_log(store: Store, dataset: str) -> Log:
-    """Raises StoreRefused where an entry is corrupt or the chain is broken."""
+    """Raises StoreRefused where an entry is corrupt or the chain is broken: a log is never mended."""
     log = Log(dataset)
-    for number, body in store.iter_log(dataset):
-        if number != len(log.entries) or body["previous"] != log.head:
-            from augmill.tasks.contracts import StoreRefused
-
-            raise StoreRefused(
-                f"the log's chain is broken at entry {number}",
-                where=log_key(dataset, number),
-                fix="restore it from a backup",
-            )
+    keys = store.list_keys(log_key(dataset, 0).rpartition("/")[0])
+    for key, raw in zip(keys, store.get_all(keys), strict=True):
+        body = unseal(raw) if raw is not None else None
+        if body is None:
+            raise StoreRefused("the log entry's checksum is wrong", where=key, fix="restore the file from a backup")
+        number = len(log.entries)
+        if key != log_key(dataset, number) or body["previous"] != log.head:
+            problem = f"the log's chain is broken at entry {number}"
+            raise StoreRefused(problem, where=key, fix="restore it from a backup")
         log.entries.append(body)
     return log
+
+
+def entry_of(entry: dict[str, Any], release: str | None) -> dict[str, Any]:
+    """The entry as it concerns one release: where several switched together, each has its own reason and numbers."""
+    snapshot = next((name for name, current in entry["current"].items() if current == release), "")
+    own: dict[str, Any] = entry.get("snapshots", {}).get(snapshot, {})
+    return entry | own
 
 
 def append(
@@ -119,48 +154,97 @@ def _actor() -> str:
         return "unknown"
 
 
-def _published(log: Log) -> list[tuple[str, str]]:
-    """(snapshot, release) of each entry that published one, in order."""
-    return [
-        (s, r) for e in log.entries if e.get("kind") != "rollback" for s, r in e["current"].items() if r is not None
-    ]
-
-
 def rollback(store: Store, dataset: str, *, to: str | None, reason: str, command: str) -> dict[str, Any]:
-    """Makes the release before the newest change current again (or ``to``) and withdraws the one it replaces.
+    """Undoes the newest publication that stands, or makes the release ``to`` current again; returns the entry.
 
-    Raises UserError where there is nothing to go back to.
+    A publication is undone as a whole: each snapshot that it moved gets back what was current before, or nothing (None)
+    where there was nothing, as long as another snapshot keeps a release. What is replaced is withdrawn. Raises UserError
+    where there is nothing to go back to.
     """
 
     def change(log: Log) -> dict[str, Any]:
-        moves = [(s, r) for entry in log.entries for s, r in entry["current"].items() if r is not None]
         state = log.current()
-        if not moves or not state:
+        if not state:
             raise UserError(f"{dataset!r} has no release", where="rollback", fix="augmill releases shows what there is")
-        snapshot = moves[-1][0] if to is None else next((s for s, r in reversed(moves) if r.startswith(to)), "")
-        history = [r for s, r in moves if s == snapshot]
-        if snapshot not in state:
-            raise UserError(f"no release {to!r} in {dataset!r}", where="rollback", fix="augmill releases shows them")
-        gone = log.withdrawn() | {state[snapshot]}
-        if to is None:  # what stood before the current one was published, whatever was rolled back to since
-            made = [r for s, r in _published(log) if s == snapshot]
-            history = made[: len(made) - 1 - made[::-1].index(state[snapshot])]
-        hits = [r for r in dict.fromkeys(reversed(history)) if r not in gone and r.startswith(to or "")]
-        target = hits[0] if hits else None
-        if to is not None and len(hits) > 1:
-            raise UserError(
-                f"{to!r} names {len(hits)} releases ({', '.join(hits)})", where="--to", fix="give more of it"
-            )
-        if target is None:
-            raise UserError(
-                "there is no earlier release that was not withdrawn",
-                where=f"{dataset} {snapshot}",
-                fix="augmill releases",
-            )
-        if store.size(release_key(dataset, target, "manifest.json")) is None:
-            raise UserError(f"release {target} is gone from the store", where="rollback", fix="name another with --to")
-        return {"current": {snapshot: target}, "withdraws": [state[snapshot]], "reason": reason, "kind": "rollback"}
+        moves = _undone(log) if to is None else _back_to(log, to)
+        for target in filter(None, moves.values()):
+            if store.size(release_key(dataset, target, "manifest.json")) is None:
+                problem = f"release {target} is gone from the store"
+                raise UserError(problem, where="rollback", fix="name another with --to")
+        gone = [state[snapshot] for snapshot in moves]
+        return {"current": moves, "withdraws": gone, "reason": reason, "kind": "rollback"}
 
     entry, _ = append(store, dataset, change, command=command)
     assert entry is not None
     return entry
+
+
+def _undone(log: Log) -> dict[str, str | None]:
+    """snapshot: what it gets back when the newest publication that stands is undone."""
+    state, standing = log.current(), log.standing()
+    last = max(standing.values())
+    undone = sorted(snapshot for snapshot, number in standing.items() if number == last)
+    gone = log.withdrawn() | {state[snapshot] for snapshot in undone}
+    moves = {snapshot: _before(log, snapshot, last, gone) for snapshot in undone}
+    if len(undone) == len(state) and not any(moves.values()):
+        raise _nothing_earlier(log, undone[0])
+    return moves
+
+
+def _before(log: Log, snapshot: str, number: int, gone: set[str]) -> str | None:
+    """What was current before that entry; where it was withdrawn, what was before its own publication, and so on."""
+    while True:
+        earlier = list(enumerate(log.entries[:number]))
+        release = next((e["current"][snapshot] for _, e in reversed(earlier) if snapshot in e["current"]), None)
+        if release is None or release not in gone:
+            return release
+        number = max(at for at, e in earlier if e.get("kind") != "rollback" and e["current"].get(snapshot) == release)
+
+
+def _back_to(log: Log, to: str) -> dict[str, str | None]:
+    """The snapshot whose release begins with ``to``, and that release."""
+    moves = [(s, r) for entry in log.entries for s, r in entry["current"].items() if r is not None]
+    state = log.current()
+    snapshot = next((s for s, r in reversed(moves) if r.startswith(to)), "")
+    if snapshot not in state:
+        raise UserError(f"no release {to!r} in {log.dataset!r}", where="rollback", fix="augmill releases shows them")
+    gone = log.withdrawn() | {state[snapshot]}
+    earlier = dict.fromkeys(r for s, r in reversed(moves) if s == snapshot)
+    hits = [r for r in earlier if r not in gone and r.startswith(to)]
+    if len(hits) > 1:
+        raise UserError(f"{to!r} names {len(hits)} releases ({', '.join(hits)})", where="--to", fix="give more of it")
+    if not hits:
+        raise _nothing_earlier(log, snapshot)
+    return {snapshot: hits[0]}
+
+
+def _nothing_earlier(log: Log, snapshot: str) -> UserError:
+    problem = "there is no earlier release that was not withdrawn"
+    return UserError(problem, where=f"{log.dataset} {snapshot}", fix="augmill releases shows what there is")
+
+
+def tag(
+    store: Store, dataset: str, name: str, release: str | None, *, reason: str, command: str
+) -> dict[str, Any] | None:
+    """Names a release, which is then kept whatever its age; None takes the name away. None where it is so already.
+
+    Raises UserError for what is no name, for one that is taken, and for a release that is not there.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        problem = f"expected 1 to 64 letters, digits, `.`, `_` and `-`; found {name!r}"
+        raise UserError(problem, where="NAME", fix="give the tag a plain name, such as model-7")
+
+    def change(log: Log) -> dict[str, Any] | None:
+        held = log.tags().get(name)
+        if held == release:
+            if release is None:
+                known = ", ".join(log.tags()) or "none yet"
+                raise UserError(f"there is no tag {name!r} in {dataset!r}", where="NAME", fix=f"known: {known}")
+            return None
+        if held is not None and release is not None:  # who reads by the tag, or counts on it, would not be told
+            raise UserError(f"the tag {name!r} names {held} already", where="NAME", fix="delete it first (--delete)")
+        if release is not None and store.size(release_key(dataset, release, "manifest.json")) is None:
+            raise UserError(f"release {release} is gone from the store", where="--release", fix="augmill releases")
+        return {"current": {}, "kind": "tag", "tag": name, "release": release, "reason": reason}
+
+    return append(store, dataset, change, command=command)[0]

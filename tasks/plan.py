@@ -22,6 +22,7 @@ class PlanConfig:
     refill: Refill
     shares: dict[str, float]  # generator: its share of each class's target
     max_ratio: float | None = None  # mix.max_ratio
+    known: tuple[str, ...] | None = None  # the classes that the generators were fitted to; None: all of the snapshot's
 
 
 def ask(missing: int, asked: int, eligible: int) -> int:
@@ -39,13 +40,15 @@ def plan_round(
     """What to ask in the next round: ``[{generator, stratum, start, count}]``; empty when nothing more is to be asked.
 
     ``streams[generator][class]`` holds ``asked``, ``eligible`` (accepted or surplus) and ``stopped`` (its last round
-    gave nothing new). What a class lacks is split over its generators that have not stopped, by share.
+    gave nothing new). What a class lacks is split over its generators that have not stopped, by share; a class that
+    came after they were fitted is not asked for: it is a shortfall until they are fitted again.
     """
     segments = []
     for name, target in targets.items():
         missing = target - accepted.get(name, 0)
         seen = {g: streams.get(g, {}).get(name, {"asked": 0, "eligible": 0, "stopped": False}) for g in config.shares}
-        active = {g: share for g, share in config.shares.items() if not seen[g]["stopped"]}
+        known = config.known is None or name in config.known
+        active = {g: share for g, share in config.shares.items() if known and not seen[g]["stopped"]}
         free = math.ceil(config.refill.max_asked * target) - sum(part["asked"] for part in seen.values())
         if missing <= 0 or not active:
             continue

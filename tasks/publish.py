@@ -22,7 +22,20 @@ from augmill.tasks.store import Store, release_key
 
 FORMAT = 1
 ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them
+# The publish protocol, step by step: a kill before any of them leaves the old release current, or the new one whole.
+# tests/test_crash.py kills at every one, and fails where one is not met.
+CRASH_POINTS = (
+    "file",  # before each file of the release that is not there yet; nobody reads a release that the log does not name
+    "provenance",  # all files but the manifest stand
+    "manifest",  # before manifest.json, by which the release is whole
+    "entry",  # the release is whole; before the log entry that makes it current
+    "published",  # it is current
+)
 ADDED = ("row_id", "split", "origin", "generator", "parent_ids", "seed", "weight", "scores")
+
+
+def passing(point: str) -> None:
+    """One of CRASH_POINTS is reached: where a test's process dies."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +189,12 @@ def put_release(store: Store, dataset: str, built: Artifact, provenance: dict[st
     done = store.size(release_key(dataset, release, "manifest.json")) is not None
     for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
         if name == "manifest.json" and not (done and store.size(release_key(dataset, release, "provenance.json"))):
+            passing("provenance")
             text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
             store.put(release_key(dataset, release, "provenance.json"), text.encode())
         key, entry = release_key(dataset, release, name), files[name]
         if not store.holds(key, entry["sha256"], entry["size"]):
+            passing("manifest" if name == "manifest.json" else "file")
             store.put(key, fetch(store, built, name))
     return release
 
@@ -219,7 +234,9 @@ def commit_releases(
         released = {snapshot: release for snapshot, (_, release) in ahead.items()}
         return entry | {"kind": "release", "current": released, "forced": force} if released else None
 
+    passing("entry")
     _, appended = append(store, dataset, change, command=command)
+    passing("published")
     return appended
 
 
@@ -238,6 +255,13 @@ def trained_classes(store: Store, dataset: str, release: str) -> set[str]:
     raw = store.get(release_key(dataset, release, "manifest.json"))
     manifest = _believed(raw, release) if raw is not None else None
     return set(manifest["counts"]["train"]["classes"]) if manifest is not None else set()
+
+
+def real_rows(store: Store, dataset: str, release: str) -> int:
+    """A release's real rows over all splits; 0 where its manifest is gone or rotted."""
+    raw = store.get(release_key(dataset, release, "manifest.json"))
+    manifest = _believed(raw, release) if raw is not None else None
+    return sum(part["rows"] - part["synthetic"] for part in manifest["counts"].values()) if manifest is not None else 0
 
 
 def verify_release(store: Store, dataset: str, release: str) -> list[str]:

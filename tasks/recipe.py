@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import typing
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import UserError
 from augmill.tasks.gate import GateOptions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.hashing import hash_json
@@ -36,6 +38,8 @@ from augmill.tasks.sources import SourceOptions
 from augmill.tasks.stage import identity_of
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.validation import ValidationOptions
+
+LONGEST_NAME = 255  # bytes, on the file systems there are
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,19 @@ class Recipe:
         )
 
 
+def _located(value: str, base: Path, where: str) -> Path:
+    """Where a path of the recipe leads. ``os.path``: Path raises at an unknown user, and at links that go round."""
+    expanded = os.path.expanduser(value)  # noqa: PTH111
+    if expanded.startswith("~"):
+        raise UserError("nobody knows whose home this is", where=where, fix="write it out")
+    resolved = (base / expanded).absolute()
+    if max(len(part.encode("utf-8", "replace")) for part in resolved.parts) > LONGEST_NAME:
+        raise UserError("file name too long", where=where, fix="give the path of what is there")
+    if os.path.realpath(resolved) == resolved.anchor:  # to hash them, or to list them, would take minutes
+        raise UserError("this is all of the machine's files", where=where, fix="name a file or a directory")
+    return resolved
+
+
 def _resolve(options: Any, base: Path) -> Any:
     """Paths in a recipe are relative to the recipe."""
     changes: dict[str, Any] = {}
@@ -105,9 +122,9 @@ def _resolve(options: Any, base: Path) -> Any:
         if not item.metadata.get("file"):
             continue
         if isinstance(value, str) and value and "://" not in value:
-            resolved = (base / Path(value).expanduser()).absolute()
+            resolved = _located(value, base, f"{item.name}: {value[:200]}")
             # A name that is no local path may be a hub id; the generator says what it found.
-            if resolved.exists() or not item.metadata.get("hub"):
+            if os.path.exists(resolved) or not item.metadata.get("hub"):  # noqa: PTH110
                 changes[item.name] = str(resolved)
         elif isinstance(value, tuple):
             changes[item.name] = tuple(v if "://" in v else str((base / v).absolute()) for v in value)
@@ -136,6 +153,7 @@ def build_recipe(document: Any, *, base: Path, reader: Reader | None = None, sto
         recipe,
         source=_resolve(recipe.source, base),
         splits=_resolve(recipe.splits, base),
+        validation=_resolve(recipe.validation, base),
         generators=tuple(dataclasses.replace(c, options=_resolve(c.options, base)) for c in chosen),
         checks=reader.checks(document.get("checks", {})),
         trainer=reader.trainer(document.get("trainer", {})),

@@ -151,7 +151,7 @@ class Reader:
         if not isinstance(value, dict):
             raise self.fail("expected `use: NAME` or `command: ...`", ("trainer",), f"known: {', '.join(TRAINERS)}")
         name = value.get("use", "command" if "command" in value else "tfidf")
-        if name not in TRAINERS:
+        if not isinstance(name, str) or name not in TRAINERS:
             raise self.fail(f"there is no trainer {name!r}; {_nearest(str(name), list(TRAINERS))}", ("trainer", "use"))
         rest = {key: part for key, part in value.items() if key != "use"}
         return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))

@@ -11,6 +11,8 @@ from augmill.tasks.contracts import UserError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000  # after aliases are expanded; a large recipe has hundreds
+# Tags of keys that JSON has too; the numbers and words among them are read as they are written.
+_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "merge")}
 
 
 class Lines:
@@ -46,9 +48,10 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int], where: str) -> int:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in _PLAIN:
                 line = key.start_mark.line + 1
-                raise UserError("a key is not plain text", where=f"{where} line {line}", fix="write `name: value`")
+                fix = "write `name: value`, and a date as a key in quotes"
+                raise UserError("a key is not plain text", where=f"{where} line {line}", fix=fix)
             if key.value in seen:
                 line = key.start_mark.line + 1
                 raise UserError(f"the key {key.value!r} stands twice", where=f"{where} line {line}", fix="keep one")
@@ -97,6 +100,7 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
             where=f"{where} line {line}",
             fix="see docs/recipe.md; a text that holds `: ` or begins with a sign is put in quotes",
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = str(error).splitlines()[0][:200]
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:
+        # The last three are PyYAML's at a tag that its text does not fit: `!!timestamp x`, `!!bool x`, `!!int ""`.
+        problem = (str(error).splitlines() or ["empty"])[0][:200]
         raise UserError(f"not valid YAML: {problem}", where=where, fix="see docs/recipe.md") from error

@@ -32,6 +32,7 @@ REMEDIES = {
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
     "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the texts",
     "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
+    "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
     "no_id": "check columns.id: each row needs one; without it ids are made from the texts",
 }
 
@@ -79,30 +80,25 @@ def require_alike(name: str, as_of: str) -> None:
     raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
 
 
-def files_upto(files: Sequence[SourceFile], column: str | None, as_of: str) -> tuple[SourceFile, ...]:
-    """Without those whose ``key=value`` directory says that they hold later rows. Raises UserError where none is left."""
-    if column is None:
-        raise UserError("--as-of needs a partition column", where="columns.partition", fix="name it there")
-    names = {file.partition[column] for file in files if column in file.partition}
-    for name in sorted(names):
-        require_alike(name, as_of)
-    kept = tuple(file for file in files if file.partition.get(column, as_of) <= as_of)
-    if not kept:
-        raise no_row_upto(as_of, min(names))
-    return kept
-
-
 def no_row_upto(as_of: str, first: str) -> UserError:
     problem = f"no row stands at or before {as_of!r}; the first one is of {first!r}"
     return UserError(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
 
 
+def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
+    problem = f"column {column!r} holds more than {most:,} different values: those are no partitions"
+    fix = "set partitions.every to day, week or month, or name a coarser column"
+    return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
+
+
 def require_plain(columns: Columns, schema: pa.Schema) -> None:
-    """Raises DataError where texts or labels are lists, objects or bytes, or texts are numbers or dates.
+    """Raises DataError where texts, labels or partitions are lists, objects or bytes, or texts are numbers or dates.
 
     Their JSON or bytes would be taken for words, and no generated text goes back into a column of numbers.
     """
-    for name, key in (*((name, "columns.text") for name in columns.texts), (columns.label, "columns.label")):
+    plain = [*((name, "columns.text") for name in columns.texts), (columns.label, "columns.label")]
+    plain += [(columns.partition, "columns.partition")] if columns.partition is not None else []
+    for name, key in plain:
         field = schema.field(name)
         kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
         if kind != str(field.type) or pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
@@ -157,10 +153,10 @@ def _remedy(refused: Sequence[dict[str, str]]) -> str:
     return REMEDIES.get(reason, "mend the source")
 
 
-def no_usable_row(files: Sequence[SourceFile], names: Sequence[str], refused: Sequence[dict[str, str]]) -> DataError:
+def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[dict[str, str]]) -> DataError:
     """Files without a row, or with refused ones only."""
     if not refused:
-        where = files[0].name if len(files) == 1 else f"{len(files):,} files"
+        where = files[0] if len(files) == 1 else f"{len(files):,} files"
         shown = ", ".join(names[:SHOWN])
         return DataError(f"expected rows, found columns alone: {shown}", where=where, fix="give files with rows")
     return DataError(

@@ -68,6 +68,7 @@ class ReportEvidence(TypedDict, total=False):
     validation: Validation
     samples: dict[str, list[Sample]]  # "accepted", "refused"
     source: dict[str, Any] | None
+    drift: dict[str, Any]  # fitted, against (snapshots), and, where both could be read, labels, lengths, characters
     splits: dict[str, int]  # rows of train, validation, test, and of train held back for standing in the latter two
     release: str | None
     release_path: str  # path or URI, as a reader of the release would give it

@@ -1,17 +1,25 @@
-"""What stages share about ribs: the configuration of a fit, and the context a rib runs in."""
+"""What stages share about ribs: the configuration of a fit, the context a rib runs in, loaded fits, asked rows."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Context
+from augmill.tasks.contracts import Artifact, Context, Fitted, Request
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.randomness import row_seeds, stream_key
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_reader import GeneratorChoice
-from augmill.tasks.stage import Work
+from augmill.tasks.stage import Site, Work, fetch_directory
 
 
 @dataclass(frozen=True)
@@ -55,3 +63,40 @@ def rib_context(work: Work, config: FitConfig, name: str) -> Context:
         deadline=work.site.deadline,
         scratch=work.site.store.scratch(config.rib),
     )
+
+
+class LoadedFits:
+    """Fit artifacts laid out once per process, the last few of them: a worker loads a model once."""
+
+    def __init__(self, keep: int = 16) -> None:
+        self.keep = keep
+        self.items: OrderedDict[str, tuple[Fitted, tempfile.TemporaryDirectory[str]]] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, site: Site, artifact: Artifact) -> Fitted:
+        key = f"{site.store.root}\x1f{artifact.key}\x1f{artifact.sha256}"
+        with self.lock:
+            if key not in self.items:
+                holder = tempfile.TemporaryDirectory(prefix="augmill-fitted-")
+                path = fetch_directory(site.store, artifact, Path(holder.name)) / "files"
+                self.items[key] = (Fitted(path, artifact.content), holder)
+            self.items.move_to_end(key)
+            while len(self.items) > self.keep:
+                self.items.popitem(last=False)[1][1].cleanup()
+            return self.items[key][0]
+
+
+FITTED = LoadedFits()
+
+
+def make_request(generator: FitConfig, segments: Iterable[dict[str, Any]], content: str) -> Request:
+    """The rows of the segments with their seeds: a function of (fit artifact, seed, class, ordinal)."""
+    strata: list[str] = []
+    ordinals, seeds = [], []
+    for segment in segments:
+        part = np.arange(segment["start"], segment["start"] + segment["count"], dtype=np.int64)
+        key = stream_key(content, generator.seed, generator.rib, segment["stratum"])
+        strata += [segment["stratum"]] * len(part)
+        ordinals.append(part)
+        seeds.append(row_seeds(key, part))
+    return Request(strata, np.concatenate(ordinals), np.concatenate(seeds))

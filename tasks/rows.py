@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,6 +14,10 @@ SPLIT = "given_split"
 GROUP = "group"
 PARTITION = "partition"
 POSITION = "position"
+
+# Of a unit of the source: its refused rows, and where each of its rows stands.
+UNIT_REFUSED = pa.schema([(name, pa.string()) for name in ("file", "location", "reason", "detail", "row", "partition")])
+PLACES = pa.schema([("file", pa.string()), ("location", pa.string())])
 
 ORIGIN, REAL, SYNTHETIC = "origin", "real", "synthetic"
 SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
@@ -45,3 +51,10 @@ def as_training(rows: pa.Table) -> pa.Table:
     for name, kind in TRAINING_COLUMNS:
         rows = rows.append_column(name, pa.repeat(pa.scalar(values.get(name), kind), rows.num_rows))
     return rows
+
+
+def id_within(partition: str | None, stem: str) -> str:
+    """The id of a row without an id column: the hash of its texts, in a partitioned source of its partition too."""
+    if partition is None:
+        return stem
+    return hashlib.sha256(f"{partition}\x1f{stem}".encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,23 +1,27 @@
-"""A job of a worker process as JSON and back: which stage, its config, its input artifacts."""
+"""A worker process's job as JSON and back: which stage, its config, its inputs; and a shard: sample, then judge."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from typing import Any
 
+from augmill.tasks.bank import cover, cut_segments, note_in_bank
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, CorruptObject
 from augmill.tasks.fit import fit, fit_check
 from augmill.tasks.generate import ShardConfig, generate
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.ribs import FitConfig
-from augmill.tasks.stage import Event, Site, Stage
+from augmill.tasks.sample import SampleConfig, bank_of, sample
+from augmill.tasks.stage import Event, Site, Stage, fetch, look_up
 from augmill.tasks.store import Store
 from augmill.tasks.validation import ValidationOptions
 
 STAGES: dict[str, Stage[Any]] = {stage.name: stage for stage in (fit, fit_check, generate)}
 STORES: dict[str, Store] = {}
+_log = logging.getLogger("augmill")
 
 
 def _tuples(value: Any) -> Any:
@@ -38,6 +42,7 @@ def _shard_config(value: dict[str, Any]) -> ShardConfig:
         segments=value["segments"],
         strata=value["strata"],
         validation=ValidationOptions(**value["validation"]),
+        raw=value["raw"],
     )
 
 
@@ -54,11 +59,44 @@ def unpack(job: dict[str, Any]) -> tuple[Stage[Any], Any, list[Any]]:
     return STAGES[job["stage"]], _fit_config(value, GENERATORS if job["stage"] == fit.name else CHECKS), [first]
 
 
-def run_job(job: dict[str, Any]) -> tuple[Artifact, bool]:
-    """Runs one job: (its artifact, whether the store had it already)."""
+def run_job(job: dict[str, Any]) -> tuple[Artifact, list[Event]]:
+    """Runs one job: (its artifact, what each stage did; the last one is the job's own)."""
     store = STORES.setdefault(job["store"], Store(job["store"]))
     events: list[Event] = []
     site = Site(store, job["device"], job["threads"], time.monotonic() + job["seconds"], events.append)
     stage, config, inputs = unpack(job)
-    artifact = stage(site, config, *inputs)
-    return artifact, events[-1].reused
+    if stage is generate:
+        return run_shard(site, config, *inputs), events
+    return stage(site, config, *inputs), events
+
+
+def run_shard(site: Site, config: ShardConfig, fitted: Artifact, checks: list[Artifact]) -> Artifact:
+    """Rows that stand in the bank are taken from there, the others sampled and noted in it; then all are judged.
+
+    ``config.raw``: the pieces that the bank held when the shard was planned.
+    """
+    if look_up(site.store, generate.name, generate.identity(config, (fitted, checks))) is None:
+        whole = require_whole(site, config.raw)
+        missing = cut_segments(cover(whole), config.segments)[1]
+        if missing:
+            made = sample(site, SampleConfig(config.generator, tuple(missing)), fitted)
+            note_in_bank(site.store, bank_of(config.generator, fitted.content), made, missing)
+            whole += [{**piece, "artifact": made.key} for piece in missing]
+        raw = cut_segments(cover(whole), config.segments)[0]
+        config = dataclasses.replace(config, raw=tuple(raw))
+    return generate(site, config, fitted, checks)
+
+
+def require_whole(site: Site, pieces: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    """The pieces whose artifact still stands as it was written; the rows of the others are made anew."""
+    found: list[dict[str, Any]] = []
+    for key in dict.fromkeys(piece["artifact"] for piece in pieces):
+        own = [piece for piece in pieces if piece["artifact"] == key]
+        try:
+            fetch(site.store, Artifact(key, 0, "", ""), "rows.parquet")
+        except CorruptObject as error:  # gone by retention, or rotted and moved aside
+            _log.info("%s; its rows are sampled again", error)
+            continue
+        found += own
+        site.observe(Event(sample.name, key, sum(piece["count"] for piece in own), True, 0.0))
+    return found

@@ -59,10 +59,16 @@ def _content_of(named: Any) -> Any:
     if not isinstance(named, str):
         return named
     path = Path(named)
-    if path.exists():
-        return {"content": hash_path(path)}
-    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if has_magic(named) else []
-    return [{"content": hash_path(hit)} for hit in found] or named
+    try:
+        if path.exists():
+            return {"content": hash_path(path)}
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if has_magic(named) else []
+        return [{"content": hash_path(hit)} for hit in found] or named
+    except OSError as error:
+        problem = f"what the recipe names cannot be read: {error.strerror}"
+        raise UserError(
+            problem, where=str(error.filename or named), fix="correct the path, or grant read access"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Event:
     rows: int
     reused: bool
     seconds: float
+    usage: dict[str, int] = field(default_factory=dict)  # what it spent beside time: tokens
 
 
 @dataclass(frozen=True)
@@ -180,12 +187,14 @@ class Stage(Generic[C]):
         identity = self.identity(config, inputs)
         artifact = look_up(site.store, self.name, identity)
         reused = artifact is not None
+        usage: dict[str, int] = {}
         if artifact is None:
             with tempfile.TemporaryDirectory(prefix=f"augmill-{self.name}-") as directory:
                 work = Work(site, Path(directory))
                 self.run(work, config, *inputs)
                 artifact = commit(work, self.name, identity)
-        site.observe(Event(self.name, artifact.key, artifact.rows, reused, time.monotonic() - started))
+                usage = work.meta.get("usage", {})
+        site.observe(Event(self.name, artifact.key, artifact.rows, reused, time.monotonic() - started, usage))
         return artifact
 
 

@@ -4,49 +4,52 @@ private/objects/<ab>/<sha256>             every file, named by its content
 private/manifests/<stage>/<identity>.json what a finished stage gave; written last, put-if-absent
 private/aside/...                         what was found corrupt, kept for a look, never read again
 private/scratch/<rib>/...                 a rib's own space
+private/attempts/, private/backfills/     what was tried (tasks/attempts.py) and planned (flows/backfill.py)
+private/bank/<fit>/...                    which candidates of a fit were sampled already (tasks/shards.py)
+private/erased/<dataset>/...              hashes of the rows that must not come back (tasks/erasure.py)
 private/staging/<random>                  a file on its way (local disks only); what a kill leaves here, nobody reads
 private/reports/<name>/...                reports and Data Docs, which may hold samples of rows
 public/<dataset>/_log/<8 digits>.json     the log
 public/<dataset>/releases/<id>/...        releases
+public/<dataset>/delta/...                a Delta table with copies of its own (tasks/delta.py)
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    InvalidPathError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from augmill.tasks.contracts import CorruptObject, Scratch, StoreError, StoreRefused, UserError
 from augmill.tasks.durable import DurableWriter
 from augmill.tasks.hashing import hash_file, seal, unseal
+from augmill.tasks.store_rules import REMOTE_SCHEMES, explain, put_remote, require_root
 
-REMOTE_SCHEMES = ("s3://", "gs://", "az://")
+# What a run names again counts as new for gc, whose grace is longer than this; a write per file and hour costs little.
+RENEWED = timedelta(minutes=30)
+READERS = 16  # documents asked for at once: from a bucket, 400 of 30 ms each take a second instead of twelve
 
-# What waiting cannot cure, by what the operating system calls it in obstore's message.
-_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
-_HOPELESS = dict.fromkeys(_FULL, "free some space; the run resumes where it stopped") | {
-    "Read-only file system": "give a store that can be written (run.store)",
-    "Permission denied": "let this user write to the store, or give another one (run.store)",
-    "Not a directory": "give a store whose path is a directory (run.store)",
-    "The specified bucket does not exist": "create the bucket, or give another one (run.store)",
-    "The specified container does not exist": "create the container, or give another one (run.store)",
-}
+
+@dataclass(frozen=True)
+class Stored:
+    """What stands under a key, without its content."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 def object_key(sha256: str) -> str:
@@ -65,22 +68,7 @@ def log_key(dataset: str, number: int) -> str:
     return f"public/{dataset}/_log/{number:08d}.json"
 
 
-def require_root(root: str) -> None:
-    """Raises UserError for what can be no store's root; looks at nothing."""
-    if root.startswith(REMOTE_SCHEMES):
-        if "?" in root or "@" in root.split("/")[2]:
-            problem = "the store's address holds credentials"  # and is not repeated: it would stand in logs and reports
-            fix = "give them by environment variables (AWS_..., GOOGLE_..., AZURE_...) or an instance role"
-            raise UserError(problem, where="run.store", fix=fix)
-        return
-    fix = "give a directory, or a bucket this machine's credentials can write (run.store, --store)"
-    if "://" in root:
-        problem = (
-            f"a store is a local directory or one of {', '.join(REMOTE_SCHEMES)}; found {root.partition(':')[0]}://"
-        )
-        raise UserError(problem, where="run.store", fix=fix)
-    if not root.strip() or "\0" in root:
-        raise UserError(f"{root!r} is no directory", where="run.store", fix=fix)
+delta_key = "public/{}/delta".format  # of a dataset
 
 
 class Store:
@@ -91,7 +79,7 @@ class Store:
 
     def __init__(self, root: str, *, backend: ObjectStore | None = None) -> None:
         self.root = root
-        self.local: Path | None = None if root.startswith(REMOTE_SCHEMES) else Path(root).expanduser().absolute()
+        self.local: Path | None = None if root.startswith(REMOTE_SCHEMES) else Path(os.path.expanduser(root)).absolute()  # noqa: PTH111
         self._verified: set[str] = set()
         self._lock = threading.Lock()
         self._downloads: Path | None = None
@@ -119,13 +107,7 @@ class Store:
         return cast("ObjectStore", LocalStore(self.local))
 
     def _explain(self, error: Exception, key: str) -> StoreError:
-        text = str(error).split("\n\nDebug source:")[0]
-        for sign, fix in _HOPELESS.items():
-            if sign in text:
-                return StoreRefused(sign.lower(), where=f"{self.root}: {key}", fix=fix)
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
-            return StoreRefused(text, where=f"{self.root}: {key}", fix="check the credentials and the bucket's policy")
-        return StoreError(text, where=f"{self.root}: {key}", fix="run it again; what is done is kept")
+        return explain(error, f"{self.root}: {key}")
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -134,6 +116,11 @@ class Store:
             return None
         except (BaseError, OSError) as error:
             raise self._explain(error, key) from error
+
+    def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What stands under each key."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self.get, keys))
 
     def put(self, key: str, value: bytes | Path) -> None:
         """Writes whole or not at all, over what stands there; durable on a local disk when it returns."""
@@ -158,15 +145,20 @@ class Store:
         if self._writer is not None:
             self._writer.write(key, value, overwrite=overwrite)
         else:
-            obstore.put(self.backend, key, value, mode="overwrite" if overwrite else "create")
+            put_remote(self.backend, key, value, overwrite=overwrite)
 
     def size(self, key: str) -> int | None:
+        found = self.head(key)
+        return None if found is None else found.size
+
+    def head(self, key: str) -> Stored | None:
         try:
-            return int(obstore.head(self.backend, key)["size"])
+            found = obstore.head(self.backend, key)
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
             raise self._explain(error, key) from error
+        return Stored(key, int(found["size"]), found["last_modified"])
 
     def holds(self, key: str, sha256: str, size: int) -> bool:
         """Whether that content stands there: by its size and, on a local disk, its checksum."""
@@ -174,12 +166,33 @@ class Store:
 
     def list_keys(self, prefix: str) -> list[str]:
         """Every key under the prefix, sorted."""
+        return [item.key for item in self.list_files(prefix)]
+
+    def list_files(self, prefix: str) -> list[Stored]:
+        """Everything under the prefix with its size and age, sorted by key."""
         try:
-            return sorted(item["path"] for chunk in obstore.list(self.backend, prefix) for item in chunk)
+            found = [item for chunk in obstore.list(self.backend, prefix) for item in chunk]
         except FileNotFoundError:
             return []
         except (BaseError, OSError) as error:
             raise self._explain(error, prefix) from error
+        return sorted((Stored(i["path"], i["size"], i["last_modified"]) for i in found), key=lambda item: item.key)
+
+    def delete(self, key: str) -> None:
+        """Where another process did so first, there is nothing left to do."""
+        try:
+            obstore.delete(self.backend, key)
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise self._explain(error, key) from error
+
+    def tidy(self, prefix: str) -> None:
+        """On a local disk, removes the directories below that hold nothing any more; elsewhere there are none."""
+        if self.local is not None:
+            for folder, _, _ in os.walk(self.local / prefix, topdown=False):
+                with contextlib.suppress(OSError):  # something stands in it
+                    Path(folder).rmdir()
 
     def move_aside(self, key: str) -> None:
         """Takes a corrupt object out of the way; where another process did so first, there is nothing left to do."""
@@ -193,9 +206,10 @@ class Store:
     # --- objects: files named by their sha256 ----------------------------------------------------------------------
 
     def put_object(self, path: Path) -> tuple[str, int]:
-        """(sha256, bytes) of a file that now stands in the store."""
+        """(sha256, bytes) of a file that now stands in the store, as one that is new: gc leaves it alone."""
         sha256, size = hash_file(path), path.stat().st_size
-        if self.size(object_key(sha256)) != size:
+        standing = self.head(object_key(sha256))
+        if standing is None or standing.size != size or datetime.now(UTC) - standing.modified > RENEWED:
             self.put(object_key(sha256), path)
         return sha256, size
 
@@ -268,15 +282,6 @@ class Store:
 
     def scratch(self, rib: str) -> Scratch:
         return _StoreScratch(self, f"private/scratch/{rib}")
-
-    def iter_log(self, dataset: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number, body) of each entry in order. Raises StoreRefused at a corrupt one: a log is never mended."""
-        for key in self.list_keys(f"public/{dataset}/_log"):
-            raw = self.get(key)
-            body = unseal(raw) if raw is not None else None
-            if body is None:
-                raise StoreRefused("the log entry's checksum is wrong", where=key, fix="restore the file from a backup")
-            yield int(Path(key).stem), body
 
     def datasets(self) -> list[str]:
         return sorted({key.split("/")[1] for key in self.list_keys("public")})

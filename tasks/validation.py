@@ -43,6 +43,16 @@ class ValidationOptions:
             "other shard sizes may then give other rows); 0 allows none at all."
         },
     )
+    source: str | None = field(
+        default=None,
+        metadata={
+            "help": "Your own suite over the real rows: a YAML or JSON file, a list of `{type: ..., kwargs: {...}}`; where "
+            "one fails, the source is unsound.",
+            "file": True,
+            "identity": False,
+            "why": "decides whether the source is trusted, not what its rows are",
+        },
+    )
     release: dict[str, Bounds] = field(
         default_factory=dict,
         metadata={

@@ -6,6 +6,7 @@ thread cannot be interrupted inside a blocking call, a process can. The death of
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -35,6 +36,7 @@ from augmill.tasks.contracts import (
     WorldError,
     world_error,
 )
+from augmill.tasks.stage import Event
 
 _LOG = logging.getLogger("augmill.workers")
 GRACE_SECONDS = 5.0
@@ -129,8 +131,8 @@ class WorkerPool:
         self.lock = threading.Lock()
         self.closed = False
 
-    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, bool]:
-        """One job: (its artifact, whether it was there already). Raises WorldError or WorkerFailed."""
+    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, list[Event]]:
+        """One job: (its artifact, what its stages did, its own last). Raises WorldError or WorkerFailed."""
         device, worker = self.free.get()
         try:
             if worker is None or not worker.alive():
@@ -161,9 +163,9 @@ class WorkerPool:
                 worker.stop()
 
 
-def _unpack(answer: dict[str, Any]) -> tuple[Artifact, bool]:
+def _unpack(answer: dict[str, Any]) -> tuple[Artifact, list[Event]]:
     if "artifact" in answer:
-        return Artifact.from_json(answer["artifact"]), bool(answer["reused"])
+        return Artifact.from_json(answer["artifact"]), [Event(**event) for event in answer["events"]]
     kind = WorkerWorldError if answer["retryable"] else _NOT_RETRIED.get(answer["kind"], WorkerFailed)
     error = kind(answer["problem"], where=answer["where"], fix=answer["fix"])
     if answer["trace"]:
@@ -213,7 +215,7 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     from augmill.tasks.shards import run_job
 
     try:
-        artifact, reused = run_job(job)
+        artifact, events = run_job(job)
     except AugmillError as error:
         return _answer(error)
     except (OSError, MemoryError) as error:
@@ -224,7 +226,7 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
             "run it again with --debug and report it",
         )
         return _answer(WorkerFailed(problem, where="worker", fix=again), traceback.format_exc())
-    return {"artifact": artifact.to_json(), "reused": reused}
+    return {"artifact": artifact.to_json(), "events": [dataclasses.asdict(event) for event in events]}
 
 
 def _answer(error: AugmillError, trace: str = "") -> dict[str, Any]:

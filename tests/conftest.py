@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import socket_guard
 from hypothesis import HealthCheck, settings
 
 # Two shared cores: how long an example takes says nothing about the code.
@@ -54,8 +55,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not socket_guard.active():
+        shutil.rmtree(_HOME, ignore_errors=True)
+        socket_guard.preload(config)  # starts anew, where it can be
+        _HOME.mkdir(exist_ok=True)
+
+
+def pytest_report_header() -> str:
+    if socket_guard.active():
+        return "network: nothing beyond loopback, in any process (tests/socket_guard.c)"
+    return "network: only Python's own connections of this process are watched; a C compiler would guard all"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if socket_guard.noted():
+        terminalreporter.section("reached for the network")
+        for line in dict.fromkeys(socket_guard.noted()):
+            terminalreporter.line(line)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if socket_guard.noted() and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
+    if socket_guard.active():
+        Path(os.environ[socket_guard.LOG]).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,16 @@
 """Imports everything, then forks: one child per kill, which dies at one store operation, and one that runs again.
 
     python crash_zygote.py DIRECTORY KILLS SEED
+    python crash_zygote.py DIRECTORY points
 
-prints a line of JSON per kill: which operation, how both children ended, whether the bytes are an undisturbed run's.
+prints a line of JSON per kill: at which operation, or at which named point of the publish protocol, how both children
+ended, whether the bytes are an undisturbed run's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import itertools
 import json
@@ -23,6 +26,9 @@ from typing import TypeVar
 
 from chain import produce_and_publish, public_bytes, tiny_recipe, write_rows
 
+from augmill.tasks import publish
+from augmill.tasks.log import read_log
+from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
 
@@ -70,6 +76,24 @@ class DyingStore(Store):
         return self._dying(key, value, lambda: super(DyingStore, self).put_if_absent(key, value))
 
 
+def dying_at(at: int | None, passed: Path) -> Callable[[str], None]:
+    """Notes the points of the publish protocol that are passed, and dies at one of them."""
+    numbers = itertools.count()
+
+    def passing(point: str) -> None:
+        with passed.open("a", encoding="utf-8") as stream:
+            stream.write(f"{point}\n")
+        if next(numbers) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return passing
+
+
+def run_to_point(recipe: Recipe, root: Path, at: int | None, passed: Path) -> None:
+    publish.passing = dying_at(at, passed)  # in a forked child: nobody else sees it
+    run_once(recipe, Store(str(root)))
+
+
 def in_child(work: Callable[[], None]) -> int:
     """The exit code of ``work`` in a forked child; minus the signal that killed it."""
     pid = os.fork()
@@ -110,6 +134,41 @@ def run_once(recipe: Recipe, store: Store) -> None:
     produce_and_publish(recipe, store)
 
 
+def look(root: Path, said: Path) -> None:
+    """Which release is current, what is wrong with it, and how many entries the log has."""
+    store = Store(str(root))
+    log = read_log(store, "tiny")
+    current = str(log.newest())
+    found = {"current": current, "wrong": verify_release(store, "tiny", current), "entries": len(log.entries)}
+    said.write_text(json.dumps(found), encoding="utf-8")
+
+
+def told(root: Path, said: Path) -> dict[str, object]:
+    """``look`` in a child: opening a store starts threads, which a later fork would lose."""
+    assert in_child(lambda: look(root, said)) == 0
+    found: dict[str, object] = json.loads(said.read_text(encoding="utf-8"))
+    return found
+
+
+def kill_at_points(directory: Path) -> None:
+    """Publishes over an older release: killed at each point in turn, looked at, and run again."""
+    recipe = tiny_recipe(write_rows(directory / "rows.csv"))
+    old, whole, passed, said = (directory / name for name in ("old", "whole", "passed", "said"))
+    assert in_child(lambda: run_once(dataclasses.replace(recipe, seed=1), Store(str(old)))) == 0
+    before = told(old, said)["current"]
+    shutil.copytree(old, whole)
+    assert in_child(lambda: run_to_point(recipe, whole, None, passed)) == 0
+    for at, point in enumerate(passed.read_text(encoding="utf-8").split()):
+        root = directory / f"killed-{at}"
+        shutil.copytree(old, root)
+        first = in_child(lambda at=at, root=root: run_to_point(recipe, root, at, directory / "again"))
+        seen = told(root, said)
+        kill = {"point": point, "first": first, "old": seen["current"] == before, "wrong": seen["wrong"]}
+        second = in_child(lambda root=root: run_once(recipe, Store(str(root))))
+        equal = public_bytes(root) == public_bytes(whole)
+        print(json.dumps(kill | {"second": second, "equal": equal, "entries": told(root, said)["entries"]}), flush=True)
+
+
 def main(directory: Path, kills: int, seed: int) -> None:
     recipe = tiny_recipe(write_rows(directory / "rows.csv"))
     undisturbed = directory / "undisturbed"
@@ -136,4 +195,7 @@ def main(directory: Path, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[2] == "points":
+        kill_at_points(Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

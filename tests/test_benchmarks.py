@@ -21,9 +21,14 @@ TINIEST = {
         "| scratch |",
     ),
     "bench_minhash.py": (["--shared", str(SHARED), "--rows", "60"], "NearIndex, verified"),
+    "bench_nights.py": (
+        ["--nights", "2", "--rows", "300", "--windows", "all", "--refits", "7d"],
+        "| night | fitted as of |",
+    ),
+    "bench_overhead.py": (["--shards", "2", "--orchestrators", "none"], "| way | before the first shard |"),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
-WITHOUT_SHARED = {"bench_million.py", "bench_decode.py"}
+WITHOUT_SHARED = {"bench_million.py", "bench_decode.py", "bench_nights.py", "bench_overhead.py"}
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from augmill.tasks.publish import CRASH_POINTS
+
 HERE = Path(__file__).parent
 
 
@@ -33,11 +35,11 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(made)
 
 
-def run_kills(directory: Path, kills: int, seed: int) -> list[dict]:
+def run_kills(directory: Path, *arguments: object) -> list[dict]:
     directory.mkdir(exist_ok=True)
     done = subprocess.run(
         # One thread: a fork keeps none of the others.
-        [sys.executable, str(HERE / "crash_zygote.py"), str(directory), str(kills), str(seed)],
+        [sys.executable, str(HERE / "crash_zygote.py"), str(directory), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=1200,
@@ -71,3 +73,15 @@ def test_three_hundred_seeded_kills_are_made_good(folder: Path) -> None:
     assert len(found) == 300
     assert len({(kill["operation"], kill["phase"]) for kill in found}) > 100
     check_kills(found)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_point_of_the_publish_protocol_leaves_the_old_release_or_the_new_one_whole(folder: Path) -> None:
+    found = run_kills(folder, "points")
+    points = [kill["point"] for kill in found]
+    assert list(dict.fromkeys(points)) == list(CRASH_POINTS)  # every one that is listed is met, in this order
+    assert points.count("file") == 6  # three splits, order, labels, card
+    for kill in found:
+        assert (kill["first"], kill["second"]) == (-signal.SIGKILL, 0), kill
+        assert kill["old"] == (kill["point"] != "published"), kill
+        assert kill["wrong"] == [] and kill["equal"] and kill["entries"] == 2, kill

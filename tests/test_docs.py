@@ -22,8 +22,10 @@ import pytest
 import yaml
 from chain import produce_and_publish, tiny_recipe, write_rows
 from commands import Ended, augmill
+from dated import dated_document, day, write_days
 
 from augmill.flows.cli import app
+from augmill.flows.cli.backfill import EXIT_CODES
 from augmill.flows.outcome import NEXT
 from augmill.tasks import contracts
 from augmill.tasks.checks import CHECKS
@@ -34,7 +36,8 @@ from augmill.tasks.publish import ADDED
 from augmill.tasks.randomness import row_seeds
 from augmill.tasks.recipe import build_recipe
 from augmill.tasks.sources import SOURCES
-from augmill.tasks.store import REMOTE_SCHEMES, Store, release_key
+from augmill.tasks.store import Store, release_key
+from augmill.tasks.store_rules import REMOTE_SCHEMES
 from augmill.tasks.trainers import TRAINERS
 
 ROOT = Path(__file__).parents[1]
@@ -53,15 +56,47 @@ RUN = {
     'augmill rollback --reason "..."': "the same",
     "augmill judge --real real.csv --synthetic made.csv": "the same",
     "augmill schema": "the same",
+    "release=$(augmill path tickets.yaml)": "tests/test_consumers.py",
+    "release=$(augmill path tickets.yaml --as-of 2026-10-31)": "the same",
+    "augmill path --delta": "the same",
+    "augmill nightly tickets.yaml": "test_the_commands_between_nights_work_in_their_order",
+    **dict.fromkeys(
+        (
+            "augmill status --check",
+            "augmill doctor recipe.yaml",
+            "augmill gc recipe.yaml",
+            'augmill forget recipe.yaml --rows ids.txt --reason "..." --dry-run',
+            "augmill backfill recipe.yaml --from 2026-10-01 --to 2026-11-01 --dry-run",
+            "augmill backfill recipe.yaml --from 2026-10-01 --to 2026-11-01",
+            "augmill status tickets.yaml",
+            "augmill backfill tickets.yaml --from 2026-10-01 --to 2026-10-31 --dry-run",
+            "augmill backfill tickets.yaml --from 2026-10-01 --to 2026-10-31",
+            "augmill doctor",
+            "augmill diff OLD NEW",
+            "augmill audit RELEASE",
+            "augmill explain ROW_ID",
+            "augmill tag gold --release RELEASE",
+            "augmill gc tickets.yaml",
+            'augmill forget tickets.yaml --rows ids.txt --reason "..." --dry-run',
+        ),
+        "the same",
+    ),
+    "augmill deploy tickets.yaml --pool augmill": "tests/test_deployed.py, as augmill deploy",
+    "augmill deploy recipe.yaml --pool augmill": "the same",
+    "augmill serve tickets.yaml": "tests/test_deployed.py, as augmill serve",
+    "augmill serve recipe.yaml": "the same",
+    "augmill verify --all": "tests/cli/test_cli_housekeeping.py",
+    "augmill backfill recipe.yaml --reprocess changed-recipe --publish together --max-active 4": "tests/test_backfill.py",
+    "augmill backfill recipe.yaml --reprocess all --order newest --max-hours 6": "the same",
     "augmill schema --markdown > docs/recipe.md": "test_generated_pages_are_up_to_date",
     "augmill run infra/examples/support/recipe_word_deletion.yaml": "test_the_examples_print_what_readme_quotes",
     "make run": "test_the_examples_print_what_readme_quotes, but for the install",
 }
 NOT_RUN = {
     "make test": "it is what runs this",
+    "pip install 'augmill[delta]'": "an installation",
     "prefect server start": "a server that stays; what it would show: tests/test_deployed.py",
     "prefect work-pool create augmill --type process": "needs a server that stays; the flow is run by tests/test_deployed.py",
-    "prefect deploy --all --prefect-file infra/prefect.yaml": "the same",
     "prefect worker start --pool augmill": "a worker that stays",
     "python train.py --train {train} --eval {eval} --seed {seed} --out {predictions}": "the user's own program",
     "python tests/benchmarks/bench_stages.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
@@ -84,7 +119,7 @@ ABOUT = {
     "pyproject.toml": "The package, its dependencies with a reason each, and the tools' settings.",
     "docs/commands.md": "Every command and option (generated).",
     "docs/decisions.md": "The log of decisions with their numbers, negative results included.",
-    "docs/operations.md": "What to do after each outcome.",
+    "docs/operations.md": "What is current and what to do, after each outcome and in each state.",
     "docs/pictures/report.png": "The report of the example.",
     "docs/recipe.md": "Every key of a recipe (generated).",
     "flows/__init__.py": "The package `augmill.flows`: what runs, in which order.",
@@ -98,7 +133,7 @@ ABOUT = {
     "infra/examples/support/recipe.yaml": "What `make run` runs: word edits with the shop's own thesaurus.",
     "infra/examples/support/recipe_word_deletion.yaml": "The same data with a generator that does not help.",
     "infra/examples/support/thesaurus.csv": "The shop's own words for the same things.",
-    "infra/prefect.yaml": "A nightly deployment to a Prefect work pool.",
+    "infra/prefect.yaml": "The deployments of a recipe, nightly and on demand, for teams that keep them in files.",
     "tests/": "The laws (layers, house, docs, contracts, versions), stages, gate, flow, crashes.",
     "tests/benchmarks/": "Commands that print the tables above.",
     "tests/checks/": "The checks and their contract suite.",
@@ -204,12 +239,12 @@ def test_readme_names_every_rib_source_and_outcome() -> None:
         assert re.search(rf"^\| `{outcome}` \|", text, re.MULTILINE), outcome
         assert re.search(rf"^\| {outcome} \|", read(ROOT / "docs/operations.md"), re.MULTILINE), outcome
     for name in commands():
-        assert re.search(rf"^augmill {name}\b", "\n".join(blocks(README, "sh")), re.MULTILINE), f"augmill {name}"
+        assert re.search(rf"\baugmill {name}\b", "\n".join(blocks(README, "sh")), re.MULTILINE), f"augmill {name}"
 
 
 def test_readme_has_every_exit_code_and_no_other() -> None:
     kinds = [kind for _, kind in inspect.getmembers(contracts, inspect.isclass) if issubclass(kind, AugmillError)]
-    in_code = {0} | {kind.exit_code for kind in kinds}
+    in_code = {0, *EXIT_CODES.values()} | {kind.exit_code for kind in kinds}
     for path in sorted((ROOT / "flows").rglob("*.py")):
         for call in ast.walk(ast.parse(read(path))):
             if isinstance(call, ast.Call) and ast.unparse(call.func) in ("sys.exit", "typer.Exit", "leave", "_fail"):
@@ -279,9 +314,10 @@ def test_files_speak_of_the_project_alone() -> None:
 
 
 def test_readmes_recipe_is_one(tmp_path: Path) -> None:
-    whole, trainer = (yaml.safe_load(block) for block in blocks(README, "yaml"))
+    whole, trainer, nights = (yaml.safe_load(block) for block in blocks(README, "yaml"))
     assert build_recipe(whole, base=tmp_path).generators[1].share == 0.5
     assert build_recipe(whole | trainer, base=tmp_path).trainer.use == "command"
+    assert build_recipe(whole | nights, base=tmp_path).refit.every == "7d"
 
 
 def snippet(word: str) -> str:
@@ -336,7 +372,7 @@ def test_readmes_way_to_read_a_release_works(tmp_path: Path) -> None:
     recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
     release, _ = produce_and_publish(recipe, Store(str(tmp_path / "store")))
     folder = tmp_path / "store" / release_key("tiny", release)
-    code = snippet("read_parquet").replace("datasets.load_dataset(", "splits = datasets.load_dataset(")
+    code = snippet("duckdb.sql").replace("datasets.load_dataset(", "splits = datasets.load_dataset(")
     code = f"release = {str(folder)!r}\n{code}\nprint({{name: len(part) for name, part in sorted(splits.items())}})\n"
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     ended = subprocess.run(
@@ -393,6 +429,38 @@ def test_the_commands_for_ones_own_data_work_in_their_order(tmp_path: Path, monk
     assert first in said["releases"].out and first in said["show"].out and first in said["rollback"].out
     assert f"location     augmill-store/{release_key('tickets', first)}" in said["show"].out
     json.loads(said["schema"].out)
+
+
+@pytest.mark.slow
+def test_the_commands_between_nights_work_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = dated_document(write_days(tmp_path / "rows.csv", 3), tmp_path / "augmill-store")
+    (tmp_path / "tickets.yaml").write_text(yaml.safe_dump(document))
+    (section,) = [block for block in blocks(README, "sh") if "augmill nightly" in block]
+    lines = [line.split("  #")[0].strip() for line in section.splitlines()]
+    lines = [line for line in lines if line.split()[1] not in ("deploy", "serve")]
+    stands = {
+        "--from 2026-10-01": f"--from {day(0)}",
+        "--to 2026-10-31": f"--to {day(1)}",
+        "augmill doctor": "augmill doctor --quick",
+    }
+    log: list[str] = []
+    for line in sorted(lines, key=lambda line: line.split()[1] not in ("backfill", "nightly")):
+        for name, value in stands.items():
+            line = line.replace(name, value)  # noqa: PLW2901
+        if len(log) > 1:
+            for name, value in {"OLD": log[0], "NEW": log[1], "RELEASE": log[1]}.items():
+                line = re.sub(rf"\b{name}\b", value, line)  # noqa: PLW2901
+            rows = pq.read_table(next((tmp_path / "augmill-store").glob(f"public/*/releases/{log[1]}/train")))
+            row_id = rows["aug_row_id"][0].as_py()
+            (tmp_path / "ids.txt").write_text(f"{row_id}\n")
+            line = line.replace("ROW_ID", row_id)  # noqa: PLW2901
+        name, *rest = shlex.split(line)[1:]
+        ended = augmill(name, *rest)
+        assert ended.code == 0, f"{line}\n{ended.err}"
+        if name == "backfill" and "--dry-run" not in rest:
+            log = list(ended.last["released"].values())
+    assert len(log) == 2
 
 
 @pytest.mark.slow

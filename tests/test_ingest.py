@@ -14,6 +14,7 @@ from chain import recipe_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmill.flows.units import gather_source
 from augmill.tasks.contracts import ConflictError, DataError, UnsoundSource, UserError
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.recipe import build_recipe
@@ -22,13 +23,12 @@ from augmill.tasks.store import Store
 
 
 class Ingested:
-    """The ingest stage's files over a source directory, with ``refuse.max_share`` at 1 unless given."""
+    """What ingest and gather give over a source directory, with ``refuse.max_share`` at 1 unless given."""
 
     def __init__(self, source: Path, /, as_of: str | None = None, **changes: Any) -> None:
         document = recipe_document(source) | {"refuse": {"max_share": 1.0}} | changes
-        self.config = prepare_ingest(build_recipe(document, base=source.parent), as_of)
         self.site = Site(Store(str(source.parent / "store")))
-        self.artifact = ingest(self.site, self.config)
+        self.artifact = gather_source(self.site, build_recipe(document, base=source.parent), as_of)
         work = Work(self.site, source)
         self.rows = work.read(self.artifact)
         self.refused = work.read(self.artifact, "refused.parquet").to_pylist()
@@ -285,7 +285,8 @@ def test_ingest_is_known_again_by_its_files_contents_and_not_by_where_they_lie(t
 
 def prepared(source: Path) -> str:
     recipe = build_recipe(recipe_document(source), base=source.parent)
-    return ingest.identity(prepare_ingest(recipe), ())
+    (unit,) = prepare_ingest(recipe)
+    return ingest.identity(unit, ())
 
 
 DATED = {"text": "text", "label": "label", "partition": "day"}
@@ -324,11 +325,11 @@ def test_files_of_later_directories_are_not_even_read(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_after_it_was_hashed_is_not_taken_for_the_hashed_one(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "rows.jsonl", [{"text": f"t{i}", "label": "a"} for i in range(9)])
-    config = prepare_ingest(build_recipe(recipe_document(source), base=tmp_path))
+    (unit,) = prepare_ingest(build_recipe(recipe_document(source), base=tmp_path))
     jsonl(source, [{"text": f"u{i}", "label": "a"} for i in range(9)])
     site = Site(Store(str(tmp_path / "store")))
     with pytest.raises(ConflictError, match=r"rows\.jsonl: the file changed while it was read") as told:
-        ingest(site, config)
+        ingest(site, unit)
     assert "run it again" in told.value.fix
     assert site.store.list_keys("private/manifests") == []
     Ingested(source)

@@ -64,7 +64,7 @@ def test_a_run_outlives_the_death_of_its_workers(tmp_path: Path) -> None:
     command.run(tmp_path / "undisturbed")
     with tempfile.TemporaryFile() as errors:
         process = command.start(tmp_path / "killed", "workers", errors)
-        for done in (7, 10):  # ingest, split, fit and four checks; the last check, the plan and a shard
+        for done in (8, 11):  # ingest, gather, split, fit and four checks; the last check, the plan and a shard
             while len(manifests(tmp_path / "killed")) < done:
                 assert process.poll() is None
                 time.sleep(0.01)

@@ -19,7 +19,24 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
     # which stages a worker process knows, and the processes themselves
     "workers": (True, {"workers", "shards"}),
     # one file a stage, the pure function and its decorator together: never one another
-    "stages": (False, {"ingest", "split", "fit", "plan", "generate", "settle", "mix", "evaluate", "folds", "publish"}),
+    "stages": (
+        False,
+        {
+            "ingest",
+            "drift",
+            "gather",
+            "split",
+            "fit",
+            "plan",
+            "sample",
+            "generate",
+            "settle",
+            "mix",
+            "evaluate",
+            "folds",
+            "publish",
+        },
+    ),
     # what stages stand on: the store, the recipe, the gate's arithmetic, the report
     "spine": (
         True,
@@ -27,6 +44,11 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
             *(
                 "stage",
                 "store",
+                "delta",
+                "delta_types",
+                "store_rules",
+                "retention",
+                "erasure",
                 "durable",
                 "hashing",
                 "log",
@@ -36,7 +58,13 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
                 "targets",
                 "labels",
                 "refusals",
+                "partitions",
+                "unit_rows",
+                "schemas",
+                "ready",
+                "user_suite",
                 "attempts",
+                "bank",
             ),
             *(
                 "recipe",

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import ConflictError, StoreError, StoreRefused, UserError
-from augmill.tasks.log import Log, append, read_log, rollback
+from augmill.tasks.log import Log, append, read_log, rollback, tag
 from augmill.tasks.publish import commit_releases
 from augmill.tasks.store import Store, log_key, release_key
 
@@ -32,6 +32,19 @@ def commit(
     store.put(release_key("tiny", release, "manifest.json"), b"{}")
     moves = {snapshot: (expected, release)}
     return commit_releases(store, "tiny", moves, entry={"reason": "test"}, command="test", force=force)
+
+
+def together(store: Store, moves: dict[str, str]) -> bool:
+    """Publishes several snapshots in one entry, each over what is current."""
+    for release in moves.values():
+        store.put(release_key("tiny", release, "manifest.json"), b"{}")
+    current = read_log(store, "tiny").current()
+    every = {snapshot: (current.get(snapshot), release) for snapshot, release in moves.items()}
+    return commit_releases(store, "tiny", every, entry={"reason": "test"}, command="test")
+
+
+def back(store: Store) -> dict[str, Any]:
+    return rollback(store, "tiny", to=None, reason="bad", command="rollback")
 
 
 def log_of(*entries: dict[str, Any]) -> Log:
@@ -77,7 +90,7 @@ def test_an_entry_under_another_number_is_found(store: Store) -> None:
     for release in ("r0", "r1"):
         append(store, "tiny", lambda log, r=release: {"current": {"all": r}}, command="x")  # type: ignore[misc]
     (Path(store.root) / log_key("tiny", 1)).rename(Path(store.root) / log_key("tiny", 2))
-    with pytest.raises(StoreRefused, match="chain is broken at entry 2"):
+    with pytest.raises(StoreRefused, match=r"_log/00000002\.json: the log's chain is broken at entry 1"):
         read_log(store, "tiny")
 
 
@@ -273,3 +286,123 @@ def test_a_withdrawn_release_is_published_again_only_on_purpose(store: Store) ->
     assert rollback(store, "tiny", to=None, reason="bad again", command="rollback")["withdraws"] == ["r2"]
     with pytest.raises(UserError):
         commit(store, "r2", expected="r1")
+
+
+def test_all_rows_are_the_newest_again_once_a_dated_release_behind_them_is_undone(store: Store) -> None:
+    for snapshot, release in (("2026-01-01", "d1"), ("all", "a"), ("2026-01-02", "d2")):
+        commit(store, release, snapshot=snapshot)
+    assert read_log(store, "tiny").newest() == "d2"
+    assert back(store)["current"] == {"2026-01-02": None}
+    assert read_log(store, "tiny").newest() == "a"
+    assert back(store)["current"] == {"all": None}
+    assert read_log(store, "tiny").newest() == "d1"
+
+
+def test_a_backfill_of_sixty_snapshots_is_undone_by_one_rollback(store: Store) -> None:
+    days = [f"2026-{1 + day // 28:02}-{1 + day % 28:02}" for day in range(60)]
+    for day in days[:20]:
+        commit(store, f"old-{day}", snapshot=day)
+    before = read_log(store, "tiny").current()
+    assert together(store, {day: f"new-{day}" for day in days})
+    entry = back(store)
+    assert entry["current"] == {day: before.get(day) for day in days}
+    assert sorted(entry["withdraws"]) == sorted(f"new-{day}" for day in days)
+    log = read_log(store, "tiny")
+    assert (log.current(), len(log.entries)) == (before, 22)
+    assert back(store)["current"] == {days[19]: None}  # then the publication before it
+
+
+def test_a_rollback_leaves_alone_what_moved_on_and_undoes_that_first(store: Store) -> None:
+    together(store, {"1": "a1", "2": "b1"})
+    together(store, {"1": "a2", "2": "b2"})
+    commit(store, "a3", snapshot="1", expected="a2")
+    assert back(store)["current"] == {"1": "a2"}
+    assert back(store)["current"] == {"1": "a1", "2": "b1"}
+    with pytest.raises(UserError, match="no earlier release"):
+        back(store)
+
+
+def test_what_was_withdrawn_is_passed_over_on_the_way_back(store: Store) -> None:
+    commit(store, "r1")
+    commit(store, "r2", expected="r1")
+    commit(store, "r1", expected="r2")  # the recipe went back to what it was
+    commit(store, "r3", expected="r1")
+    assert back(store)["current"] == {"all": "r1"}
+    assert back(store)["current"] == {"all": "r2"}
+    with pytest.raises(UserError, match="no earlier release"):  # r1 was the only one before, and is withdrawn
+        back(store)
+
+
+def test_it_goes_back_to_what_was_current_not_to_what_was_made_last(store: Store) -> None:
+    for before, release in zip([None, "r1", "r2"], ["r1", "r2", "r3"], strict=True):
+        commit(store, release, expected=before)
+    rollback(store, "tiny", to="r1", reason="r2 is no good either", command="rollback")
+    commit(store, "r4", expected="r1")
+    assert back(store)["current"] == {"all": "r1"}
+
+
+MOVES = st.dictionaries(st.sampled_from("abc"), st.just("new"), max_size=3)
+
+
+@given(st.lists(MOVES, max_size=8))
+def test_publications_are_undone_one_by_one_as_from_a_stack(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[dict[str, str]]
+) -> None:
+    """An empty step is a rollback; a tag between any two changes nothing."""
+    store = Store(str(tmp_path_factory.mktemp("s")))
+    states: list[dict[str, str]] = [{}]
+    for number, step in enumerate(steps):
+        if step:
+            moves = {snapshot: f"{snapshot}{number}" for snapshot in step}
+            together(store, moves)
+            states.append(states[-1] | moves)
+        elif len(states) == 1 or not states[-2]:
+            with pytest.raises(UserError):
+                back(store)
+        else:
+            back(store)
+            states.pop()
+        if states[-1]:
+            tag(store, "tiny", f"t{number}", min(states[-1].values()), reason="", command="tag")
+        log = read_log(store, "tiny")
+        assert log.current() == states[-1]
+        assert log.standing().keys() == states[-1].keys()
+        assert not log.withdrawn() & set(states[-1].values())
+
+
+def test_tags_name_a_release_until_they_are_taken_away_and_move_nothing(store: Store) -> None:
+    commit(store, "r1")
+    commit(store, "r2", expected="r1")
+    entry = tag(store, "tiny", "model-7", "r1", reason="trained on it", command="tag")
+    assert entry is not None
+    assert {"kind": "tag", "current": {}, "tag": "model-7", "release": "r1", "reason": "trained on it"}.items() <= (
+        entry.items()
+    )
+    assert tag(store, "tiny", "model-7", "r1", reason="again", command="tag") is None
+    tag(store, "tiny", "prod", "r2", reason="", command="tag")
+    log = read_log(store, "tiny")
+    assert (log.tags(), log.current(), log.newest()) == ({"model-7": "r1", "prod": "r2"}, {"all": "r2"}, "r2")
+    assert back(store)["current"] == {"all": "r1"}
+    tag(store, "tiny", "model-7", None, reason="retired", command="tag")
+    assert read_log(store, "tiny").tags() == {"prod": "r2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "words"),
+    [
+        ("../x", "r1", "expected 1 to 64 letters"),
+        ("x" * 65, "r1", "expected 1 to 64 letters"),
+        ("taken", "r2", "names r1 already"),
+        ("new", "r9", "r9 is gone from the store"),
+        ("unknown", None, "there is no tag 'unknown'"),
+    ],
+)
+def test_a_tag_that_cannot_be_is_refused_and_appends_nothing(
+    store: Store, name: str, release: str | None, words: str
+) -> None:
+    commit(store, "r1")
+    commit(store, "r2", expected="r1")
+    tag(store, "tiny", "taken", "r1", reason="", command="tag")
+    with pytest.raises(UserError, match=words):
+        tag(store, "tiny", name, release, reason="", command="tag")
+    assert len(read_log(store, "tiny").entries) == 3

@@ -243,3 +243,20 @@ def test_never_means_once(orchestrator: Orchestrator) -> None:
     with pytest.raises(WorkerDied):
         in_flow(orchestrator, lambda: orchestrator.call(dying, 1, name="fit", retry=NEVER))
     assert dying.calls[1] == 1
+
+
+def test_an_interrupt_kills_workers_after_the_api_was_lost_too() -> None:
+    from augmill.flows.prefect_runs import PrefectOrchestrator
+
+    orchestrator, killed = PrefectOrchestrator(), threading.Event()
+    orchestrator.on_stop(killed.set)
+    orchestrator._lost.set()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        orchestrator.run(interrupt, name="test", run_name="x", nested=True)
+    assert killed.is_set()
+    with pytest.raises(KeyboardInterrupt):  # a snapshot in another thread begins no further stage
+        orchestrator.call(lambda: None, name="fit x")

@@ -23,10 +23,10 @@ from augmill.flows.augment import mix_accepted
 from augmill.flows.producing import produce
 from augmill.flows.reading import read_source
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.units import gather_source
 from augmill.tasks import publish
 from augmill.tasks.contracts import Artifact, DataError, UserError
 from augmill.tasks.hashing import hash_json
-from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.mix import MixConfig, arrange_real
 from augmill.tasks.publish import ReleaseConfig, build_release, put_release, release_id, verify_release
 from augmill.tasks.recipe import Recipe, build_recipe
@@ -289,7 +289,7 @@ def release_real(directory: Path, as_of: str | None = None, **changes: Any) -> P
     """The release of the real rows alone, without generation."""
     recipe = build_recipe(recipe_document(directory / "rows.csv") | changes, base=directory)
     site = Site(Store(str(directory / "store")))
-    ingested = ingest(site, prepare_ingest(recipe, as_of))
+    ingested = gather_source(site, recipe, as_of)
     parts = split(site, prepare_split(recipe), ingested)
     real = arrange_real(site, MixConfig(recipe.mix, (), recipe.columns.fields, recipe.seed), parts)
     config = ReleaseConfig("tiny", "all", "real", recipe.publish.prefix, recipe.columns, recipe.hash(), recipe.task)

@@ -13,8 +13,8 @@ from chain import recipe_document, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmill.flows.units import gather_source
 from augmill.tasks.contracts import ConflictError, DataError, UserError
-from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.recipe import build_recipe
 from augmill.tasks.recipe_sections import Labels, Splits
 from augmill.tasks.similarity import jaccard
@@ -44,7 +44,7 @@ class Splat:
         recipe = build_recipe(recipe_document(source) | {"refuse": {"max_share": 1.0}} | changes, base=directory)
         site = Site(Store(str(directory / "store")))
         self.config = prepare_split(recipe)
-        self.artifact = split(site, self.config, ingest(site, prepare_ingest(recipe, as_of)))
+        self.artifact = split(site, self.config, gather_source(site, recipe, as_of))
         work = Work(site, directory)
         self.tables = {
             name: work.read(self.artifact, f"{name}.parquet")
@@ -161,7 +161,7 @@ def test_hash_splits_are_disjoint_and_lose_nothing(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "rows.csv", rows=200)
     recipe = build_recipe(recipe_document(source), base=tmp_path)
     site = Site(Store(str(tmp_path / "store")))
-    ingested = ingest(site, prepare_ingest(recipe))
+    ingested = gather_source(site, recipe)
     artifact = split(site, prepare_split(recipe), ingested)
     work = Work(site, tmp_path)
     ids = [
@@ -213,7 +213,7 @@ def test_an_excluded_file_that_changes_after_it_was_hashed_stops_the_run(tmp_pat
     site, config = Site(Store(str(tmp_path / "store"))), prepare_split(recipe)
     (tmp_path / "theirs.jsonl").write_text('{"text": "another sentence"}\n')
     with pytest.raises(ConflictError, match=r"theirs\.jsonl: the file changed"):
-        split(site, config, ingest(site, prepare_ingest(recipe)))
+        split(site, config, gather_source(site, recipe))
 
 
 def test_a_snapshot_as_of_a_day_has_the_rows_up_to_it_and_each_keeps_its_split(tmp_path: Path) -> None:

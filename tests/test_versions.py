@@ -30,6 +30,7 @@ from augmill.flows.augment import augment
 from augmill.tasks.arms import trainings
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Request, real_schema
+from augmill.tasks.drift import DriftConfig, profile
 from augmill.tasks.generate import SetAsideConfig, set_aside
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.mix import MixConfig, arrange_real
@@ -244,6 +245,8 @@ def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
         steps.do(
             arrange_real, MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed), snapshot.split
         )
+        assert snapshot.ingested
+        steps.do(profile, DriftConfig(recipe.columns.fields), snapshot.ingested)
         segment = {"generator": "rules", "stratum": "refund", "start": 0, "count": 3}
         steps.do(set_aside, SetAsideConfig("rules", recipe.columns.fields, (segment,), "deadline"))
         for event in steps.events:

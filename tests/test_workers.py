@@ -18,10 +18,10 @@ import psutil
 import pytest
 from chain import tiny_recipe, write_rows
 
+from augmill.flows.units import gather_source
 from augmill.tasks.contracts import Artifact, AugmillError, CorruptObject, DeadlineExceeded, UserError, WorkerDied
 from augmill.tasks.fit import fit
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.retries import may_retry
 from augmill.tasks.ribs import FitConfig
 from augmill.tasks.shards import pack
@@ -41,7 +41,7 @@ class Bench:
         recipe = tiny_recipe(write_rows(directory / "rows.csv"))
         self.store = Store(str(directory / "store"))
         site = Site(self.store)
-        self.split = split(site, prepare_split(recipe), ingest(site, prepare_ingest(recipe)))
+        self.split = split(site, prepare_split(recipe), gather_source(site, recipe))
         self.pool = WorkerPool(["cpu"], 1)
         self.seed = 0
 
@@ -56,7 +56,8 @@ class Bench:
         return pack(fit, config, [self.split])
 
     def run(self, job: dict[str, Any], seconds: float = 60.0) -> tuple[Artifact, bool]:
-        return self.pool.run(self.store.root, job, seconds=seconds)
+        artifact, events = self.pool.run(self.store.root, job, seconds=seconds)
+        return artifact, events[-1].reused
 
     @property
     def pid(self) -> int:
@@ -168,7 +169,7 @@ def test_the_death_of_one_of_two_workers_is_not_felt_by_the_other(bench: Bench) 
         doomed.process.kill()
         with pytest.raises(WorkerDied):
             stuck.result(10)
-        assert not other[1]
+        assert not other[1][-1].reused
         assert len({worker.process.pid for worker in pool.started}) == 2
 
 

@@ -11,7 +11,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from augmill.flows.cli import check, init, judge, releases, run, schema
+from augmill.flows.cli import (
+    backfill,
+    check,
+    deploy,
+    doctor,
+    explain,
+    forget,
+    housekeeping,
+    init,
+    judge,
+    path,
+    releases,
+    run,
+    schema,
+    status,
+)
 from augmill.tasks.contracts import AugmillError, UserError, world_error
 
 app = typer.Typer(
@@ -21,7 +36,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (run, init, check, judge, releases, schema):
+for module in (
+    run,
+    backfill,
+    init,
+    check,
+    judge,
+    path,
+    releases,
+    housekeeping,
+    explain,
+    forget,
+    schema,
+    deploy,
+    doctor,
+    status,
+):
     module.register(app)
 
 
@@ -109,7 +139,7 @@ def _interrupted(interrupt: KeyboardInterrupt, arguments: list[str]) -> NoReturn
     from augmill.flows.orchestrate import Terminated, leave
 
     again = _command(arguments)
-    kept = "What is finished is kept: " if "run" in arguments else ""
+    kept = "What is finished is kept: " if {"run", "backfill", "nightly"} & {*arguments} else ""
     goes = "goes on from there" if kept else "does it all"
     sys.stderr.write(f"\nInterrupted. {kept}`{again}` {goes}.\n")
     sys.stdout.write(json.dumps({"outcome": "interrupted", "next": again}, ensure_ascii=False) + "\n")

@@ -39,7 +39,7 @@ def estimate(recipe: Recipe, found: dict[str, Any]) -> list[dict[str, Any]]:
     train, target = splits["rows"]["train"], plan["target"]
     held_out = splits["rows"]["validation"] + splits["rows"]["test"]
     parts: list[Part] = [("start", START[recipe.run.orchestrator], f"orchestrator: {recipe.run.orchestrator}")]
-    parts += [(name, measured[name], "measured just now") for name in ("ingest", "split")]
+    parts += [(name, measured[name], "measured just now") for name in ("ingest", "gather", "split")]
     path = [*_fits(recipe, found), ("fit checks", _checks(train), f"{train:,} train rows")]
     path.append(_generate(recipe, plan))
     path.append(_evaluate(recipe, train, target, held_out, len(found["classes"])))

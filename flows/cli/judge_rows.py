@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from augmill.flows.units import gather_source
 from augmill.tasks.checks.relations import RelationsOptions
 from augmill.tasks.contracts import STRATUM, DataError, UserError, real_schema
-from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse, Settle, Splits, Target
 from augmill.tasks.refusals import nearest
@@ -74,7 +74,7 @@ def read_rows(
     # No share of refused rows stops it: they are counted and shown, and nothing is published.
     recipe = Recipe("judge", source, columns, Target(per_class=1), (), refuse=Refuse(max_share=1.0))
     site = Site(Store(directory))
-    ingested = ingest(site, prepare_ingest(recipe))
+    ingested = gather_source(site, recipe)
     work = Work(site, site.store.local_scratch("judge"))
     summary = work.read_json(ingested, "summary.json")
     about = {"path": path, "text": list(columns.texts), "label": columns.label, "why": why}

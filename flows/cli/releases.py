@@ -1,4 +1,4 @@
-"""``augmill releases``, ``show``, ``verify``, ``rollback``: what is published, and taking it back."""
+"""``augmill releases``, ``show``, ``rollback``, ``tag``: what is published, taking it back, and keeping it by a name."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from augmill.tasks.contracts import CorruptObject, UserError
 Dataset = Annotated[str | None, typer.Argument(help="The dataset; may be left out where the store holds one.")]
 StoreOption = Annotated[str, typer.Option("--store", help="The store's directory or address.")]
 ReleaseOption = Annotated[
-    str | None, typer.Option("--release", help="A release's id or its beginning; else the newest.")
+    str | None, typer.Option("--release", help="A release's id, its beginning, or a tag; else the newest.")
 ]
 DEFAULT_STORE = "augmill-store"
+LISTED = 3  # snapshots of one entry that are named: a backfill moves hundreds
 
 
 def register(app: typer.Typer) -> None:
     app.command("releases")(releases)
     app.command("show")(show)
-    app.command("verify")(verify)
     app.command("rollback")(rollback)
+    app.command("tag")(tag)
 
 
 def _open(store: str, dataset: str | None) -> tuple[Any, str]:
     """The store and the dataset meant. Raises UserError."""
     from pathlib import Path
 
-    from augmill.tasks.store import REMOTE_SCHEMES, Store
+    from augmill.tasks.store import Store
+    from augmill.tasks.store_rules import REMOTE_SCHEMES
 
     if not store.startswith(REMOTE_SCHEMES) and not Path(store).expanduser().is_dir():
         raise UserError(
@@ -50,12 +52,14 @@ def _open(store: str, dataset: str | None) -> tuple[Any, str]:
 
 
 def _find(log: Any, prefix: str | None) -> str:
-    """The release whose id begins with ``prefix``; the newest one where it is None. Raises UserError."""
+    """The release whose id begins with ``prefix``, or whose tag it is; the newest where it is None. Raises UserError."""
     if prefix is None:
         newest = log.newest()
         if newest is None:
             raise UserError(f"{log.dataset!r} has no current release", where="--release", fix="augmill run makes one")
         return str(newest)
+    if prefix in (tags := log.tags()):
+        return str(tags[prefix])
     known = {release for entry in log.entries for release in entry["current"].values() if release}
     hits = sorted(release for release in known if release.startswith(prefix))
     if len(hits) != 1:
@@ -68,26 +72,33 @@ def _find(log: Any, prefix: str | None) -> str:
 
 def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> None:
     """Lists what was published, newest last; `*` marks what is current."""
-    from augmill.tasks.log import read_log
+    from augmill.tasks.log import entry_of, read_log
 
     opened, name = _open(store, dataset)
     log = read_log(opened, name)
     current, gone = set(log.current().values()), log.withdrawn()
     sys.stdout.write(f"{name}\n")
     for entry in log.entries:
-        for snapshot, release in entry["current"].items():
+        head = f"{entry['number']:>4}  {entry['time']}"
+        for snapshot, release in list(entry["current"].items())[:LISTED]:
             mark = "*" if release in current else " "
             state = " withdrawn" if release in gone else ""
-            outcome = entry.get("outcome", entry["kind"])
-            sys.stdout.write(
-                f"{mark} {entry['number']:>4}  {entry['time']}  {snapshot:<12} {release}  {outcome:<13} {entry['actor']}{state}\n"
-            )
-            sys.stdout.write(f"        {entry['reason']}\n")
+            outcome = entry_of(entry, release).get("outcome", entry["kind"])
+            made = release or "no release"
+            sys.stdout.write(f"{mark} {head}  {snapshot:<12} {made:<16}  {outcome:<13} {entry['actor']}{state}\n")
+        if (more := len(entry["current"]) - LISTED) > 0:
+            sys.stdout.write(f"        and {more:,} more snapshot(s) in the same entry\n")
+        if not entry["current"]:
+            what = f"{entry['tag']}: {entry['release'] or 'no release'}" if entry["kind"] == "tag" else ""
+            sys.stdout.write(f"  {head}  {entry['kind']:<12} {what}  {entry['actor']}\n")
+        sys.stdout.write(f"        {entry.get('reason', '')}\n")
+    for tag_name, release in sorted(log.tags().items()):
+        sys.stdout.write(f"tag {tag_name:<16} {release}\n")
 
 
 def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: ReleaseOption = None) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
-    from augmill.tasks.log import read_log
+    from augmill.tasks.log import entry_of, read_log
     from augmill.tasks.store import release_key
 
     opened, name = _open(store, dataset)
@@ -97,7 +108,8 @@ def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: R
     if raw is None:
         raise CorruptObject(f"release {found} is gone", where=release_key(name, found), fix="run the recipe again")
     manifest = json.loads(raw)
-    entry = next(e for e in reversed(log.entries) if found in e["current"].values())
+    moved = [entry for entry in log.entries if found in entry["current"].values()]
+    entry = entry_of(next((entry for entry in reversed(moved) if entry["kind"] != "rollback"), moved[-1]), found)
     out = sys.stdout
     out.write(f"release      {found}\nlocation     {store}/{release_key(name, found)}\n")
     out.write(f"published    {entry['time']} by {entry['actor']} ({entry['command']})\n")
@@ -107,6 +119,8 @@ def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: R
     out.write(f"{'split':<12}{'rows':>10}{'synthetic':>12}{'classes':>10}\n")
     for split, part in manifest["counts"].items():
         out.write(f"{split:<12}{part['rows']:>10,}{part['synthetic']:>12,}{len(part['classes']):>10}\n")
+    if tags := [tag_name for tag_name, tagged in log.tags().items() if tagged == found]:
+        out.write(f"tags         {', '.join(tags)}\n")
     if manifest["ledger"]:
         _show_ledger(manifest["ledger"])
 
@@ -134,34 +148,44 @@ def _show_ledger(ledger: dict[str, Any]) -> None:
         out.write(f"  {reason:<40}{count:>8,}\n")
 
 
-def verify(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: ReleaseOption = None) -> None:
-    """Checks every file of the current releases (or of one) against its checksum."""
-    from augmill.tasks.log import read_log
-    from augmill.tasks.publish import verify_release
-
-    opened, name = _open(store, dataset)
-    log = read_log(opened, name)
-    chosen = [_find(log, release)] if release else sorted(set(log.current().values()))
-    wrong = [f"{found}/{file}" for found in chosen for file in verify_release(opened, name, found)]
-    if wrong:
-        raise CorruptObject(
-            f"{len(wrong)} file(s) differ from their checksum: {', '.join(wrong)}",
-            where=name,
-            fix="restore or run again",
-        )
-    sys.stdout.write(f"{name}: the log and {len(chosen)} release(s) are whole.\n")
-
-
 def rollback(
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")],
     dataset: Dataset = None,
     store: StoreOption = DEFAULT_STORE,
-    to: Annotated[str | None, typer.Option("--to", help="The release to go back to; else the one before.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The release to go back to; else the newest publication is undone.")
+    ] = None,
 ) -> None:
-    """Makes an earlier release current again and withdraws the one it replaces."""
+    """Undoes the newest publication, all its snapshots at once, and withdraws what it had made current."""
+    from augmill.flows.mirror import mirror_delta
     from augmill.tasks import log
 
     opened, name = _open(store, dataset)
     entry = log.rollback(opened, name, to=to, reason=reason, command="augmill rollback")
-    (snapshot, release), *_ = entry["current"].items()
-    sys.stdout.write(f"{name} {snapshot}: {release} is current again; {', '.join(entry['withdraws'])} is withdrawn.\n")
+    mirror_delta(opened, name, wanted=False)
+    out, moves = sys.stdout, entry["current"]
+    for (snapshot, release), gone in list(zip(moves.items(), entry["withdraws"], strict=True))[:LISTED]:
+        back = f"{release} is current again" if release else "nothing is current any more"
+        out.write(f"{name} {snapshot}: {back}; {gone} is withdrawn.\n")
+    if (more := len(moves) - LISTED) > 0:
+        out.write(f"and {more:,} more snapshot(s) of the same publication.\n")
+
+
+def tag(
+    tag_name: Annotated[str, typer.Argument(metavar="NAME", help="The tag, such as the name of a trained model.")],
+    dataset: Dataset = None,
+    store: StoreOption = DEFAULT_STORE,
+    release: ReleaseOption = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")] = "",
+    delete: Annotated[bool, typer.Option("--delete", help="Take the tag away.")] = False,
+) -> None:
+    """Keeps a release under a name, whatever its age, and says so in the log."""
+    from augmill.tasks import log
+
+    opened, name = _open(store, dataset)
+    if delete and release is not None:
+        raise UserError("--delete takes the tag from whatever it names", where="--release", fix="leave --release out")
+    found = None if delete else _find(log.read_log(opened, name), release)
+    entry = log.tag(opened, name, tag_name, found, reason=reason, command="augmill tag")
+    done = "is taken away" if delete else f"keeps {found}" + ("" if entry else " already")
+    sys.stdout.write(f"{name}: the tag {tag_name} {done}.\n")

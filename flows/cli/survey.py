@@ -6,16 +6,19 @@ import json
 import math
 import os
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from augmill.flows.mirror import require_mirrors
 from augmill.tasks.contracts import Artifact, UserError
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import require_fit
 from augmill.tasks.stage import Event, Site, fetch
-from augmill.tasks.store import REMOTE_SCHEMES, Store, require_root
+from augmill.tasks.store import Store
+from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
 FURTHER = 1.0  # points beyond the bar, for "how many rows would it take"
@@ -29,6 +32,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
     """
     for choice in recipe.generators:
         choice.build().preflight()
+    require_mirrors(recipe)
     events: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="augmill-check-") as directory:
         site = Site(Store(directory), threads=recipe.run.threads, observe=events.append)
@@ -40,6 +44,9 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         require_fit(recipe.publish, recipe.gate.focus, names, list(summary["classes"]["validation"]))
         fitted = _fit_what_trains_nothing(recipe, site, split)
     asked = plan_facts(recipe, summary["classes"]["train"])
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        seconds[event.stage] += event.seconds
     return {
         "dataset": recipe.dataset,
         "snapshot": as_of or "all",
@@ -50,7 +57,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         "classes": class_facts(recipe, summary["classes"], asked["targets"]),
         "gate": gate_facts(recipe, summary["rows"]["train"], summary["rows"]["validation"]),
         "fitted": fitted,
-        "measured_seconds": {event.stage: event.seconds for event in events},
+        "measured_seconds": dict(seconds),
     }
 
 
@@ -66,11 +73,12 @@ def _files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact]:
-    from augmill.tasks.ingest import ingest, prepare_ingest
+    from augmill.flows.trust import require_suite
+    from augmill.flows.units import gather_source
     from augmill.tasks.split import prepare_split, split
 
-    config = prepare_ingest(recipe, as_of)
-    ingested = ingest(site, config)
+    require_suite(recipe)
+    ingested = gather_source(site, recipe, as_of)
     return ingested, split(site, prepare_split(recipe), ingested)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.checks.base import joined_texts, require, verdicts, write_check
-from augmill.tasks.contracts import ROW_ID, Check, Context, FitInputs, Fitted
+from augmill.tasks.contracts import ROW_ID, STRATUM, Check, Context, FitInputs, Fitted
 from augmill.tasks.similarity import NearIndex
 from augmill.tasks.text import NORMALISATIONS
 
@@ -37,6 +37,13 @@ class RelationsOptions:
         default="canonical",
         metadata={"help": "a row must differ from its parents under this; set to what the generator declares"},
     )
+    parent_class: Literal["same", "any"] = field(
+        default="same",
+        metadata={
+            "help": "same: a row leaves when a parent's class is no longer its own (a corrected label); any: for rows "
+            "that are meant to be of another class than what they were made from"
+        },
+    )
 
     def __post_init__(self) -> None:
         require("heldout_near", self.heldout_near, 0.5, 1)
@@ -45,20 +52,23 @@ class RelationsOptions:
 
 @dataclass(frozen=True)
 class _Train:
-    """Train texts by row_id, and for each the row that stands for it in the index (equal texts share one)."""
+    """Train texts and classes by row_id, and for each the row that stands for it in the index (equal texts share one)."""
 
     texts: dict[str, str]
+    strata: dict[str, str]
     indexed: dict[str, int]
 
 
 class Relations(Check):
-    """Reasons, the first that holds: ``in_heldout``, ``near_heldout``, ``equals_parent``, ``in_train``, ``near_train``.
+    """Reasons, the first that holds: ``in_heldout``, ``near_heldout``, ``parent_left``, ``equals_parent``, ``in_train``,
 
+    ``near_train``. ``parent_left``: made from a row that is no train row of this snapshot any more, or one of another
+    class: it left the window, was corrected, held back or erased since the generator was fitted (law 5).
     Score: 1 minus the greatest similarity found, at or above a threshold, to a row that is no parent. Never abstains:
     a leak is a leak however many real rows repeat each other.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     Options: ClassVar[type[RelationsOptions]] = RelationsOptions
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
@@ -78,7 +88,8 @@ class Relations(Check):
         repeats = own < np.arange(len(texts))
         repeats[query[position < query]] = True
         ids = pa.array(inputs.train[ROW_ID].to_pylist(), pa.string())
-        table = pa.table({ROW_ID: ids, "text": pa.array(texts, pa.string()), "indexed": own}).sort_by(ROW_ID)
+        columns = {ROW_ID: ids, STRATUM: inputs.train[STRATUM], "text": pa.array(texts, pa.string()), "indexed": own}
+        table = pa.table(columns).sort_by(ROW_ID)
         path = ctx.workdir / _PARENTS
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
@@ -100,16 +111,23 @@ class Relations(Check):
         to_train = _nearest_other(train, texts, parent_ids, parents)
         normalise = NORMALISATIONS[self.options.parent_normalisation]
         reasons: list[str | None] = []
-        for text, ids, held, near in zip(texts, parent_ids, to_heldout, to_train, strict=True):
+        strata = candidates[STRATUM].to_pylist()
+        for text, stratum, ids, held, near in zip(texts, strata, parent_ids, to_heldout, to_train, strict=True):
             if held > 0:
                 reasons.append("in_heldout" if held == 1 else "near_heldout")
-            elif any(normalise(parents.texts[i]) == normalise(text) for i in ids if i in parents.texts):
+            elif any(self._left(parents.strata.get(i), stratum) for i in ids):
+                reasons.append("parent_left")
+            elif any(normalise(parents.texts[i]) == normalise(text) for i in ids):
                 reasons.append("equals_parent")
             elif near > 0:
                 reasons.append("in_train" if near == 1 else "near_train")
             else:
                 reasons.append(None)
         return verdicts(reasons, 1 - np.maximum(to_heldout, to_train))
+
+    def _left(self, now: str | None, stratum: str) -> bool:
+        """Whether a parent whose class in train is ``now`` (None: it stands there no more) no longer stands for the row."""
+        return now is None or (self.options.parent_class == "same" and now != stratum)
 
 
 def _nearest_other(
@@ -128,5 +146,6 @@ def _nearest_other(
 def _load_train(path: Path) -> _Train:
     with pa.OSFile(str(path), "rb") as source:
         table = pa.ipc.open_file(source).read_all()
-    ids, texts, indexed = (table[name].to_pylist() for name in (ROW_ID, "text", "indexed"))
-    return _Train(dict(zip(ids, texts, strict=True)), dict(zip(ids, indexed, strict=True)))
+    ids, *columns = (table[name].to_pylist() for name in (ROW_ID, "text", STRATUM, "indexed"))
+    texts, strata, indexed = (dict(zip(ids, column, strict=True)) for column in columns)
+    return _Train(texts, strata, indexed)

@@ -219,6 +219,7 @@ class CausalLM(Generator):
             np.int64
         )
         tokens, whole = self._decode(model, plan, prompts, request.seeds[known], ctx)
+        ctx.usage["tokens"] = ctx.usage.get("tokens", 0) + int((tokens >= 0).sum())
         texts: list[list[str] | None] = [None] * len(request)
         reasons: list[str | None] = ["unknown_class"] * len(request)
         for at, row, done in zip(known.tolist(), tokens, whole, strict=True):

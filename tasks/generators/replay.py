@@ -182,7 +182,8 @@ def _read_table(path: Path, options: ReplayOptions, columns: list[str]) -> pa.Ta
             where=path.name,
             fix="check that it is whole, in UTF-8, and that `delimiter:` is right",
         ) from error
-    raise UserError(f"expected .csv, .tsv, .jsonl or .parquet; found {path.suffix or 'no suffix'}", where=path.name)
+    problem = f"expected .csv, .tsv, .jsonl or .parquet; found {path.suffix or 'no suffix'}"
+    raise UserError(problem, where=path.name, fix="give the file the suffix of what it holds")
 
 
 def _read_json_lines(path: Path, columns: list[str]) -> pa.Table:

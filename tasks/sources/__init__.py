@@ -17,19 +17,21 @@ from augmill.tasks.contracts import DataError
 from .batching import unify
 from .columnar import Parquet
 from .delimited import DELIMITERS, Delimited, find_dialect
+from .delta import Delta
 from .encoding import guess_encoding
 from .files import list_files
 from .guess import guess_columns
 from .jsonl import JsonLines
 from .lines import find_encoding
-from .listing import require_unchanged
+from .listing import is_settled, require_unchanged
 from .options import REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
-from .storage import hash_file, open_bytes
+from .storage import exists, hash_file, open_bytes
 
 SOURCES: dict[str, type[Reader]] = {
     "csv": Delimited,
     "jsonl": JsonLines,
     "parquet": Parquet,
+    "delta": Delta,
 }
 
 __all__ = [
@@ -41,9 +43,11 @@ __all__ = [
     "SourceFile",
     "SourceOptions",
     "describe_file",
+    "exists",
     "guess_columns",
     "guess_encoding",
     "hash_file",
+    "is_settled",
     "list_files",
     "open_bytes",
     "read_batches",
@@ -60,6 +64,8 @@ def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
         codec, why, delimiter = find_dialect(file, options)
         given = "set by the recipe" if options.delimiter else "found in the first rows"
         return out | {"encoding": codec, "encoding_why": why, "delimiter": delimiter, "delimiter_why": given}
+    if file.format == "delta":
+        return out | {"version": str(file.version)}
     if file.format == "jsonl":
         codec, why = find_encoding(file, options)
         return out | {"encoding": codec, "encoding_why": why}

@@ -23,6 +23,7 @@ from .repair import Refusal, is_odd, mend
 
 DELIMITERS = (",", "\t", ";", "|")
 RECORD_LIMIT = 16 << 20  # characters; a quoted field still open after so many is taken for a stray quote
+MAX_COLUMNS = 20_000  # as many as JSON Lines may have keys
 REPLAY_LIMIT = 1 << 30  # characters parsed again after stray quotes, over a whole file
 
 
@@ -145,6 +146,9 @@ class _Open:
             lines.source.close()  # type: ignore[attr-defined]
         if cells is None:
             raise self._bad_header("expected a header line, found an empty file")
+        if len(cells) > MAX_COLUMNS:
+            problem = f"expected at most {MAX_COLUMNS:,} columns, found {len(cells):,}"
+            raise DataError(problem, where=f"{self.file.uri} line 1", fix="write data as rows, below one line of names")
         names = []
         for index, cell in enumerate(cells):
             name = mend(cell, self.options, Counter())

@@ -49,10 +49,10 @@ def guess_encoding(sample: bytes, where: str = "source") -> tuple[str, str]:
             return codec, "every other byte is NUL"
     lines = [line for line in sample.splitlines() if not line.isascii()][:20_000]
     good = sum(_decodes(line, "utf-8") for line in lines[:-1])
-    good += _decodes_start(lines[-1]) if sample.endswith(lines[-1]) else _decodes(lines[-1], "utf-8")
-    if good == len(lines):
+    good += sum(_decodes_start(line) if sample.endswith(line) else _decodes(line, "utf-8") for line in lines[-1:])
+    if lines and good == len(lines):  # none: ASCII with many NULs, and no UTF-16
         return "utf-8", "decodes as UTF-8"
-    if good * 2 >= len(lines):
+    if lines and good * 2 >= len(lines):
         return "utf-8", f"{good:,} of {len(lines):,} lines beyond ASCII decode as UTF-8, the rest are damaged"
     return _guess_legacy(sample, lines, where)
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from augmill.tasks.contracts import DataError, UserError
 
+from .delta import is_delta, list_delta
 from .listing import Entry, is_hidden, list_local, list_remote
 from .options import Compression, Format, SourceFile, SourceOptions
 from .storage import is_remote
@@ -31,13 +32,20 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
     is not there (naming the nearest), links out of the directory, mixed formats, Delta, Iceberg or Hudi tables read
     as plain Parquet; DataError where all files are empty.
     """
+    if options.format == "delta" or (options.format == "auto" and is_delta(options.path)):
+        return list_delta(options)
+    if options.version is not None:
+        fix = "name the table's own directory, or leave source.version out"
+        raise UserError("source.version is given, and this is no Delta table", where=options.path, fix=fix)
     found = (list_remote if is_remote(options.path) else list_local)(options.path)
     entries = [entry for entry in found.entries if found.single or not is_hidden(entry.name)]
     if found.table and (options.format == "parquet" or any(_format_of(e.name) == "parquet" for e in entries)):
         raise UserError(
             f"this directory is {found.table}: its Parquet files hold rows that were deleted or replaced",
             where=found.root,
-            fix="export the table's current rows to plain Parquet and read those",
+            fix="read the table itself: its directory as source.path, with format auto or delta"
+            if "Delta" in found.table
+            else "export the table's current rows to plain Parquet and read those",
         )
     chosen = _choose(entries, options, found.single)
     filled = [(entry, kind) for entry, kind in chosen if entry.size]

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, cast
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.contracts import DataError, NoRows
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch
 from .lines import find_encoding, read_lines
@@ -102,7 +102,7 @@ class JsonLines(Reader):
                     )
         if not seen:
             found = f"line {refused[0][0]} is refused: {': '.join(refused[0][1])}" if refused else "only blank lines"
-            raise DataError(
+            raise NoRows(
                 f"expected one JSON object a line; {found}", where=files[0].uri, fix="check the file, or source.format"
             )
         return pa.schema([column.field(name) for name, column in seen.items()])

@@ -81,9 +81,10 @@ def open_plain(file: SourceFile, options: SourceOptions) -> Iterator[BinaryIO]:
                 where=file.uri,
                 fix="write or upload it again",
             ) from error
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:  # also of another kind: UTF-16 without its mark
+            codec = getattr(error, "encoding", options.encoding)
             raise DataError(
-                f"not {error.encoding} near byte {raw.tell():,}: {error.reason}",
+                f"not {codec} near byte {raw.tell():,}: {getattr(error, 'reason', error)}",
                 where=file.uri,
                 fix="set source.encoding to what the file is in",
             ) from error
@@ -103,21 +104,22 @@ def read_lines(file: SourceFile, options: SourceOptions, codec: str, newline: st
     Bytes that are no text in ``codec`` come as U+DC80 to U+DCFF, a line over LINE_LIMIT as ``OVERLONG``: whoever
     parses them refuses their rows. A byte order mark at the start is dropped.
     """
-    with (
-        open_plain(file, options) as plain,
-        io.TextIOWrapper(plain, encoding=codec, errors="surrogateescape", newline=newline) as text,
-    ):
-        read = partial(text.readline, LINE_LIMIT)
-        first = True
-        for line in iter(read, ""):
-            if len(line) >= LINE_LIMIT:
-                _skip_line(text, line, file)
-                yield f"{OVERLONG}\n"
-            elif first:
-                yield line.removeprefix("\ufeff") or "\n"
-            else:
-                yield line
-            first = False
+    with open_plain(file, options) as plain:
+        text = io.TextIOWrapper(plain, encoding=codec, errors="surrogateescape", newline=newline)
+        try:
+            read = partial(text.readline, LINE_LIMIT)
+            first = True
+            for line in iter(read, ""):
+                if len(line) >= LINE_LIMIT:
+                    _skip_line(text, line, file)
+                    yield f"{OVERLONG}\n"
+                elif first:
+                    yield line.removeprefix("\ufeff") or "\n"
+                else:
+                    yield line
+                first = False
+        finally:
+            text.detach()  # open_plain closes the bytes, once it has said where they are damaged
 
 
 def _skip_line(text: io.TextIOWrapper, line: str, file: SourceFile) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -19,6 +19,8 @@ from .storage import connect, is_remote, reaching, split_uri
 # What makes a directory a table whose Parquet files are not all its rows.
 _TABLE_LOG = re.compile(r"(?:^|/)(_delta_log|\.hoodie)(?:/|$)|(?:^|/)metadata/[^/]+\.(metadata\.json)$")
 _TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "metadata.json": "an Iceberg table"}
+
+MAX_FILES = 200_000  # twenty years of hourly files
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def list_local(path: str) -> Found:
-    given = Path(path).expanduser()
+    given = Path(os.path.expanduser(path))  # noqa: PTH111 - leaves a user who is not there as written
     try:
+        if os.path.realpath(given) == given.absolute().anchor:  # walking it would take minutes
+            raise UserError("this is all of the machine's files", where=path, fix="name the directory of the data")
         if given.is_file():
             root = given.parent
             return Found(str(root), [_entry(given, root)], single=True, table=_local_table([given], root))
@@ -65,7 +69,7 @@ def list_local(path: str) -> Found:
             parts = given.parts
             fixed = next(index for index, part in enumerate(parts) if has_magic(part))
             root = Path(*parts[:fixed])
-            hits = list(root.glob("/".join(parts[fixed:])))
+            hits = list(_bounded(root.glob("/".join(parts[fixed:])), root))
             paths = [inner for hit in hits for inner in (_walk(hit) if hit.is_dir() else [hit])]
         else:
             paths = []
@@ -78,6 +82,9 @@ def list_local(path: str) -> Found:
         raise UserError(
             "may not be read: permission denied", where=str(error.filename), fix="grant read access"
         ) from error
+    except OSError as error:  # too long a name, a link that leads to itself
+        problem = f"cannot be read: {error.strerror or error}"
+        raise UserError(problem, where=path[:200], fix="correct source.path") from error
 
 
 def _missing_local(given: Path, path: str) -> UserError:
@@ -89,14 +96,25 @@ def _missing_local(given: Path, path: str) -> UserError:
     return UserError(f"there is no {missing!r} in {parent}; {hint}", where=path, fix="correct source.path")
 
 
+def _bounded(paths: Iterable[Path], root: Path) -> Iterator[Path]:
+    """Raises UserError where there are more than a source can have: somebody's home, say."""
+    for count, path in enumerate(paths):
+        if count == MAX_FILES:
+            problem = f"there are more than {MAX_FILES:,} files below it"
+            raise UserError(problem, where=str(root), fix="name the directory of the data (source.path)")
+        yield path
+
+
 def _walk(root: Path) -> list[Path]:
     """Regular files below ``root``, and links: ``_refuse_leaving`` judges those. Hidden directories are not entered."""
-    found = []
-    for directory, inner, names in os.walk(root):
-        inner[:] = [name for name in inner if not is_hidden(name)]
-        found += [Path(directory) / name for name in names]
-        found += [link for name in inner if (link := Path(directory) / name).is_symlink()]
-    return [item for item in found if item.is_symlink() or item.is_file()]
+
+    def every() -> Iterator[Path]:
+        for directory, inner, names in os.walk(root):
+            inner[:] = [name for name in inner if not is_hidden(name)]
+            yield from (Path(directory) / name for name in names)
+            yield from (link for name in inner if (link := Path(directory) / name).is_symlink())
+
+    return [item for item in _bounded(every(), root) if item.is_symlink() or item.is_file()]
 
 
 def _refuse_leaving(paths: list[Path], root: Path) -> None:
@@ -116,7 +134,7 @@ def _entry(path: Path, root: Path) -> Entry:
 
 
 def _local_stamp(status: os.stat_result) -> str:
-    return f"{status.st_mtime_ns}-{status.st_size}"
+    return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
 
 
 def _remote_stamp(meta: Any) -> str:
@@ -124,9 +142,15 @@ def _remote_stamp(meta: Any) -> str:
     return str(meta.get("e_tag") or f"{meta['last_modified'].isoformat()}-{meta['size']}").strip('"')
 
 
+def is_settled(file: SourceFile, now_ns: int) -> bool:
+    """Whether another change would give another stamp: a clock may show one time twice within its grain (2 s on FAT)."""
+    local = re.fullmatch(r"(-?[0-9]+)-[0-9]+-[0-9]+", file.stamp)
+    return is_remote(file.uri) or file.format == "delta" if local is None else int(local[1]) < now_ns - 2_000_000_000
+
+
 def require_unchanged(file: SourceFile) -> None:
     """Raises ConflictError where the file is no longer the one that was listed (and hashed since)."""
-    if not file.stamp:
+    if not file.stamp or file.format == "delta":  # a table's files are written once
         return
     with reaching(file.uri):
         if is_remote(file.uri):

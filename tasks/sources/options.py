@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-Format = Literal["csv", "jsonl", "parquet"]
+Format = Literal["csv", "jsonl", "parquet", "delta"]
 Compression = Literal["none", "gzip", "zstd"]
 
 # Why a row can be refused here; labels and texts are judged later, by the ingest stage.
@@ -37,7 +37,7 @@ _READY = "decides whether a night trusts the source, not what its rows are"
 
 
 def _ready(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help, "identity": False, "why": _READY})
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,17 @@ class SourceOptions:
             "why": "the content of the files counts, not where they lie",
         }
     )
-    format: Literal["auto", "csv", "jsonl", "parquet"] = _option("auto", "by the file name, or as given")
+    format: Literal["auto", "csv", "jsonl", "parquet", "delta"] = _option(
+        "auto", "by the file name, or as given; delta: the table whose directory the path is (extra `delta`)"
+    )
+    version: int | None = field(
+        default=None,
+        metadata={
+            "help": "of a Delta table; the newest where not given",
+            "identity": False,
+            "why": "the files that the version names count",
+        },
+    )
     delimiter: str | None = _option(None, "between the cells of a CSV; found from the first rows where not given")
     quote: Literal['"', "'", "none"] = _option('"', "the quote around cells of a CSV; `none`: quotes are plain text")
     encoding: str = _option("auto", "auto, or a codec such as utf-8, gb18030, cp1252")
@@ -91,7 +101,10 @@ class SourceOptions:
     hive: bool | Literal["auto"] = _option(
         "auto", "whether key=value directories become columns; true: they must be there"
     )
-    ready: Ready = field(default_factory=Ready, metadata={"help": "when the newest partition may be trusted"})
+    ready: Ready = field(
+        default_factory=Ready,
+        metadata={"help": "when the newest partition may be trusted", "identity": False, "why": _READY},
+    )
     max_cell_bytes: int = _option(1_000_000, "a row with a longer cell (UTF-8 bytes) is refused")
 
     def __post_init__(self) -> None:
@@ -101,12 +114,14 @@ class SourceOptions:
             )
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in "\r\n\x00 \"'\ufeff"):
             raise ValueError(f"delimiter: one character such as `,` `;` `|` or a tab, found {self.delimiter!r}")
+        if self.version is not None and (not 0 <= self.version < 2**53 or self.format not in ("auto", "delta")):
+            raise ValueError(f"version: of a Delta table, from 0; found {self.version} with format {self.format}")
         if not 1 <= self.max_cell_bytes <= 2**24:
             raise ValueError(f"max_cell_bytes: between 1 and {2**24} (16 MiB), found {self.max_cell_bytes}")
         if self.encoding != "auto":
             try:
-                b"a".decode(codecs.lookup(self.encoding).name, "ignore")
-            except LookupError:  # also a codec that is not of text, such as zlib
+                "a".encode(self.encoding).decode(codecs.lookup(self.encoding).name, "surrogateescape")
+            except (LookupError, UnicodeError):  # also one that is not of text, such as zlib, or not of lines: punycode
                 raise ValueError(f"encoding: there is no text codec {self.encoding!r}; auto finds one") from None
 
 
@@ -121,6 +136,8 @@ class SourceFile:
     size: int
     partition: dict[str, str] = field(default_factory=dict)
     stamp: str = ""  # changes when the file does (e_tag, or modification time and size); never content
+    kept: bytes = b""  # a bit a row, the lowest first: 0 where a Delta table deleted it since; beyond the end all stand
+    version: int | None = None  # of the Delta table
 
 
 @dataclass(frozen=True)

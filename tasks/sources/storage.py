@@ -134,11 +134,27 @@ def open_bytes(uri: str) -> BinaryIO:
         return Path(uri).open("rb", buffering=_BLOCK)
 
 
+def exists(uri: str) -> bool:
+    """Whether a file stands there, empty or not."""
+    with reaching(uri):
+        if not is_remote(uri):
+            return Path(uri).is_file()
+        import obstore
+
+        bucket, key = split_uri(uri)
+        try:
+            obstore.head(connect(bucket), key)
+        except FileNotFoundError:
+            return False
+    return True
+
+
 def hash_file(file: SourceFile, options: SourceOptions) -> str:
-    """sha256 (hex) of the file's bytes as stored; memory does not grow with the file."""
+    """sha256 (hex) of the file's bytes as stored, and of which rows count; memory does not grow with the file."""
     del options  # the bytes as stored do not depend on how they are read
     digest = hashlib.sha256()
     with open_bytes(file.uri) as stream, reaching(file.uri):
         while block := stream.read(_BLOCK):
             digest.update(block)
+    digest.update(file.kept)  # rows that were deleted since change no byte of the file
     return digest.hexdigest()

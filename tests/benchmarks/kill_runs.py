@@ -40,7 +40,7 @@ from augmill.tasks.publish import verify_release
 from augmill.tasks.store import Store
 
 MARK = "AUGMILL_KILL_RUN"  # every process of a run inherits it, whatever session it is in
-STAGES = ("ingest", "split", "fit", "fit_check", "plan", "generate", "settle", "mix", "evaluate", "release")
+STAGES = ("ingest", "gather", "split", "fit", "fit_check", "plan", "generate", "settle", "mix", "evaluate", "release")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``releases``, ``show``, ``verify``, ``rollback``: what is published, whether it is whole, and taking it back."""
+"""``releases``, ``show``, ``verify``, ``rollback``, ``tag``: what is published and whole, taking it back, keeping it by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 
 from augmill.tasks.log import read_log
-from augmill.tasks.store import Store
+from augmill.tasks.publish import commit_releases
+from augmill.tasks.store import Store, release_key
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,40 @@ def test_a_withdrawn_release_is_not_published_again_unless_told(store: Path, two
     )
     assert current(store) in first["current"].values()
     assert augmill("run", recipe, "--store", store, "--republish").code == 0 and current(store) == second
+
+
+def test_a_backfill_of_many_is_told_briefly_and_taken_back_as_one(store: Path) -> None:
+    opened, before = Store(str(store)), current(store)
+    days = [f"2026-10-{day:02}" for day in range(1, 31)]
+    for day in days:
+        opened.put(release_key("tiny", f"made-{day}", "manifest.json"), b"{}")
+    moves: dict[str, tuple[str | None, str]] = {day: (None, f"made-{day}") for day in days}
+    assert commit_releases(opened, "tiny", moves, entry={"reason": "new recipe", "outcome": "published"}, command="x")
+    listed = augmill("releases", "--store", store).out.splitlines()
+    assert sum("made-2026" in line for line in listed) == 3
+    assert "        and 27 more snapshot(s) in the same entry" in listed and listed[-1] == "        new recipe"
+    ended = augmill("rollback", "--store", store, "--reason", "bad recipe")
+    assert ended.out.splitlines()[::3] == [
+        "tiny 2026-10-01: nothing is current any more; made-2026-10-01 is withdrawn.",
+        "and 27 more snapshot(s) of the same publication.",
+    ]
+    assert read_log(opened, "tiny").current() == {"all": before}
+    assert "no release" in augmill("releases", "--store", store).out
+
+
+def test_a_tag_keeps_a_release_by_a_name_until_it_is_taken_away(store: Path, first_run: tuple[Path, Ended]) -> None:
+    first, second = first_run[1].last["release"], current(store)
+    ended = augmill("tag", "model-7", "--store", store, "--release", first[:6], "--reason", "trained on it")
+    assert (ended.code, ended.out) == (0, f"tiny: the tag model-7 keeps {first}.\n")
+    shown = augmill("show", "--store", store, "--release", "model-7").out
+    assert f"release      {first}" in shown and "tags         model-7" in shown
+    listed = augmill("releases", "--store", store).out
+    assert f"model-7: {first}" in listed and "trained on it" in listed and f"tag model-7          {first}" in listed
+    refused(augmill("tag", "model-7", "--store", store), 2, [first, "--delete"])
+    refused(augmill("tag", "model-7", "--store", store, "--delete", "--release", first), 2, ["--release"])
+    assert augmill("tag", "model-7", "--store", store, "--delete").code == 0
+    assert read_log(Store(str(store)), "tiny").tags() == {} and current(store) == second
+    refused(augmill("tag", "model-7", "--store", store, "--delete"), 2, ["no tag", "none yet"])
 
 
 @pytest.mark.parametrize("command", ["releases", "show", "verify", "rollback"])

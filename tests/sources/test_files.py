@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -104,8 +105,12 @@ def test_partitions_in_the_path_become_columns_and_win_over_the_file(tmp_path: P
         names(tmp_path, hive=True)
 
 
-@pytest.mark.parametrize("log", ["_delta_log/0.json", "metadata/v1.metadata.json", ".hoodie/hoodie.properties"])
-@pytest.mark.parametrize("path", ["", "*.parquet", "dt=1", "dt=1/b.parquet"])
+LOGS = ("_delta_log/0.json", "metadata/v1.metadata.json", ".hoodie/hoodie.properties")
+BELOW = ("*.parquet", "dt=1", "dt=1/b.parquet")
+
+
+# A Delta table's own directory is read by its log: test_delta_source.py
+@pytest.mark.parametrize(("log", "path"), [*product(LOGS, BELOW), *product(LOGS[1:], [""])])
 def test_tables_with_a_log_are_refused_as_plain_parquet(tmp_path: Path, log: str, path: str) -> None:
     for name in ("a.parquet", "dt=1/b.parquet"):
         put(tmp_path / "table" / name, "PAR1")

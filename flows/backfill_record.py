@@ -1,0 +1,69 @@
+"""What the store knows of backfills: each one's plan, written before its first snapshot runs, and its end.
+
+private/backfills/<dataset>/<id>/plan.json  put-if-absent, sealed
+                                 end.json   when every line has been answered; without it the same command goes on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from augmill.flows.backfill_plan import Line, Plan, Request
+from augmill.flows.owner import is_gone
+from augmill.tasks.attempts import Attempt
+from augmill.tasks.contracts import CorruptObject
+from augmill.tasks.store import Store
+
+
+def backfill_key(dataset: str, backfill: str, name: str) -> str:
+    return f"private/backfills/{dataset}/{backfill}/{name}"
+
+
+def write_plan(store: Store, plan: Plan) -> None:
+    store.write_sealed(backfill_key(plan.dataset, plan.id, "plan.json"), plan.to_json())
+
+
+def write_end(store: Store, plan: Plan, body: dict[str, Any]) -> None:
+    store.write_sealed(backfill_key(plan.dataset, plan.id, "end.json"), body)
+
+
+def unfinished(store: Store, dataset: str, request: Request) -> Plan | None:
+    """The newest backfill of the same arguments that has no end."""
+    names: dict[str, set[str]] = {}
+    for key in store.list_keys(f"private/backfills/{dataset}"):
+        backfill, name = key.split("/")[-2:]
+        names.setdefault(backfill, set()).add(name)
+    for backfill in sorted(names, reverse=True):  # their names begin with the time
+        if "plan.json" not in names[backfill] or "end.json" in names[backfill]:
+            continue
+        key = backfill_key(dataset, backfill, "plan.json")
+        body = store.read_sealed(key)
+        if body is None:
+            raise CorruptObject(
+                "the plan of an unfinished backfill is rotten", where=key, fix="run it again: it plans anew"
+            )
+        plan = Plan.from_json(body)
+        if plan.kind == "backfill" and plan.request == request.key():
+            return plan
+    return None
+
+
+def answered(plan: Plan, line: Line, attempts: Sequence[Attempt], now: datetime) -> tuple[str, Attempt | None]:
+    """What became of one line since it was planned: ``done`` with its attempt, ``running`` elsewhere, or ``due``.
+
+    Another's attempt answers it too, where recipe and code were the plan's and its release does not wait for a switch.
+    """
+    later = [attempt for attempt in attempts if attempt.number > line.known]
+    for attempt in reversed(later):
+        alike = (attempt.start.get("recipe"), attempt.start.get("code")) == (plan.recipe, plan.code)
+        waits = bool((attempt.end or {}).get("pending")) and not is_own(plan, attempt)
+        if attempt.state(now) == "done" and alike and not waits:
+            return "done", attempt
+    alive = [a for a in later if a.state(now) == "running" and not is_gone(a.start.get("owner"))]
+    return ("running", alive[-1]) if alive else ("due", None)
+
+
+def is_own(plan: Plan, attempt: Attempt) -> bool:
+    return attempt.start.get("backfill") == plan.id

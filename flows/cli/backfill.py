@@ -1,0 +1,203 @@
+"""``augmill backfill``, ``augmill nightly``: many snapshots by one plan."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from augmill.flows.backfill_plan import Estimate, Plan
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
+Orchestrator = Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")]
+MaxActive = Annotated[int, typer.Option("--max-active", help="So many snapshots at once, never more.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON object alone.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")]
+
+First = Annotated[str | None, typer.Option("--from", help="The first partition; else the source's first.")]
+Last = Annotated[str | None, typer.Option("--to", help="The last one, included; else the newest complete.")]
+MODES = "missing, failed, changed-data, changed-recipe or all; each includes those before."
+Reprocess = Annotated[str, typer.Option("--reprocess", help=MODES)]
+Order = Annotated[str, typer.Option("--order", help="oldest or newest first.")]
+PUBLISH = "each as it ends, or together in one log entry, as is done where the recipe changed."
+Publish = Annotated[str | None, typer.Option("--publish", help=PUBLISH)]
+MaxFailures = Annotated[int | None, typer.Option("--max-failures", help="Start no more after so many failed.")]
+MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Start none past this price of the whole backfill.")]
+MaxHours = Annotated[float | None, typer.Option("--max-hours", help="Start none after so long.")]
+
+EXIT_CODES = {"failed": 4, "stopped": 11}  # README, "Exit codes"
+SHOWN = 400  # lines of a plan on the terminal; the JSON object holds all
+
+
+def register(app: typer.Typer) -> None:
+    app.command("backfill")(backfill)
+    app.command("nightly")(nightly)
+
+
+def backfill(
+    recipe: RecipePath,
+    first: First = None,
+    last: Last = None,
+    reprocess: Reprocess = "missing",
+    max_active: MaxActive = 1,
+    order: Order = "oldest",
+    publish: Publish = None,
+    max_failures: MaxFailures = None,
+    max_cost: MaxCost = None,
+    max_hours: MaxHours = None,
+    dry_run: DryRun = False,
+    store: StoreOption = None,
+    orchestrator: Orchestrator = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Makes the snapshots that are missing, failed or stale, by a plan that --dry-run prints."""
+    from augmill.flows import backfill as runs
+    from augmill.tasks.recipe import load_recipe
+
+    # What the first three may be, Request says.
+    request = runs.Request(
+        first, last, reprocess, order, publish,  # type: ignore[arg-type]
+        max_active, max_failures, max_cost, max_hours, dry_run,
+    )  # fmt: skip
+    result = runs.backfill(
+        load_recipe(recipe, store=store),
+        request,
+        command=f"augmill backfill {recipe.name} --reprocess {reprocess}",
+        orchestrator=_known(orchestrator),
+        verbose=verbose,
+        show=_shower(as_json, max_active),
+    )
+    _finish(result, as_json)
+
+
+def nightly(
+    recipe: RecipePath,
+    max_active: MaxActive = 1,
+    dry_run: DryRun = False,
+    store: StoreOption = None,
+    orchestrator: Orchestrator = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """What is missing or failed in schedule.look_back, newest first; never a date again for a changed recipe."""
+    from augmill.flows.backfill import nightly as carry_out
+    from augmill.flows.paging import watched
+    from augmill.tasks.recipe import load_recipe
+
+    loaded, known = load_recipe(recipe, store=store), _known(orchestrator)
+    with nullcontext() if dry_run else watched(loaded, datetime.now(UTC)):  # its webhook is told of what went wrong
+        result = carry_out(
+            loaded,
+            command=f"augmill nightly {recipe.name}",
+            max_active=max_active,
+            dry_run=dry_run,
+            orchestrator=known,
+            verbose=verbose,
+            show=_shower(as_json, max_active),
+        )
+    _finish(result, as_json)
+
+
+def _known(orchestrator: str | None) -> str | None:
+    from augmill.tasks.contracts import UserError
+
+    if orchestrator not in (None, "prefect", "none"):
+        problem = f"an orchestrator is prefect or none; found {orchestrator!r}"
+        raise UserError(problem, where="--orchestrator", fix="give one of the two")
+    return orchestrator
+
+
+def _shower(as_json: bool, max_active: int) -> Callable[[Plan, str], None]:
+    def show(plan: Plan, note: str) -> None:
+        if not as_json:
+            sys.stdout.write("\n".join(plan_lines(plan, note, max_active)) + "\n")
+            sys.stdout.flush()
+
+    return show
+
+
+def plan_lines(plan: Plan, note: str, max_active: int) -> list[str]:
+    """The plan for a person: one line per snapshot, the totals, and what is left out."""
+    from augmill.flows.cli.terminal import named, shown, wrapped
+
+    lines = wrapped(note, first="") if note else []
+    count = len(plan.lines)
+    how = {"each": "each published as it ends", "together": "all switched together in one log entry"}
+    made = f"{count} snapshot{'s' * (count != 1)} to make, {how[plan.publish]}" if count else "nothing to make"
+    lines += [f"{plan.dataset}: {made}.", *(_table(plan, max_active) if count else [])]
+    by_reason: dict[str, list[str]] = {}
+    for snapshot, why in plan.left_out.items():
+        by_reason.setdefault(why, []).append(shown(snapshot))
+    for why, names in by_reason.items():
+        lines += wrapped(f"Left out: {named(names, 5)}: {why}", indent="    ", first="  ")
+    return lines
+
+
+def _table(plan: Plan, max_active: int) -> list[str]:
+    """One line per snapshot, the reason last. A column that says nothing of any of them is left out."""
+    from augmill.flows.backfill_plan import total
+    from augmill.flows.cli.terminal import shown, table
+
+    whole, unknown = total(plan.lines, max_active)
+    rows = [(line.snapshot, *_cells(line.estimate)) for line in plan.lines[:SHOWN]]
+    rows.append(("in all", *_cells(whole)))
+    heads = ("snapshot", "time", "GPU", "tokens", "cost")
+    kept = [at for at in range(len(heads)) if at < 2 or any(row[at] not in ("", "-") for row in rows)]
+    names = [line.snapshot for line in plan.lines[:SHOWN]]
+    width = min(max(len(name) for name in [*names, "snapshot"]), 32) + 1
+    printed = table([heads[at] for at in kept], [[row[at] for at in kept] for row in rows], width)
+    reasons = ["", *(f"{line.state}: {line.reason}" for line in plan.lines[:SHOWN])]
+    reasons.append(f"with {max_active} at once" if max_active > 1 else "")
+    lines = [f"{text}  {shown(why[:160])}".rstrip() for text, why in zip(printed, reasons, strict=True)]
+    if len(plan.lines) > SHOWN:
+        lines.insert(-1, f"  ... and {len(plan.lines) - SHOWN:,} more (--json shows all)")
+    if unknown:
+        lines.append(f"  Of {unknown:,} of them no run yet tells what they take.")
+    return lines
+
+
+def _cells(estimate: Estimate) -> tuple[str, str, str, str]:
+    if estimate.seconds is None:
+        return "no run yet", "-", "-", "-"
+    cost = "-" if estimate.cost is None else f"{estimate.cost:,.2f}"
+    tokens = f"{estimate.tokens:,.0f}" if estimate.tokens else "-"
+    return _time(estimate.seconds), _time(estimate.gpu_seconds or 0.0, "-"), tokens, cost
+
+
+def _time(seconds: float, nothing: str = "0 s") -> str:
+    if not seconds:
+        return nothing
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _finish(result: dict[str, Any], as_json: bool) -> None:
+    """What happened, for a person; one line of JSON, for a program; and the exit code."""
+    if not as_json and result["outcome"] != "planned":
+        titles = {
+            "done": "Done.", "failed": "Some snapshots failed.", "stopped": "Stopped before the end of the plan.",
+            "nothing": "Nothing to do.", "skipped": "Not started.",
+        }  # fmt: skip
+        out = [f"\n{titles[result['outcome']]}", f"  {result['reason']}"]
+        for name in ("released", "kept", "failed", "not_switched"):
+            if found := result.get(name):
+                out.append(
+                    f"  {name.replace('_', ' '):<12} {len(found)}: {', '.join(list(found)[:6])}{', ...' * (len(found) > 6)}"
+                )
+        if result.get("log_entry") is not None:
+            out.append(f"  log entry    {result['log_entry']}; `augmill rollback` undoes it as a whole")
+        out.append(f"  next         {result['next']}")
+        sys.stdout.write("\n".join(out) + "\n")
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+    raise typer.Exit(EXIT_CODES.get(result["outcome"], 0))

@@ -1,0 +1,44 @@
+"""``augmill doctor``: whether this installation can do what a night needs, proven rather than assumed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from augmill.flows.cli.run import StoreOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe, for its store, devices and webhook.")] = None,
+    store: StoreOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the scheduled run.")] = False,
+) -> None:
+    """Proves the installation: versions, devices, disk, store, Prefect's server, and a scheduled run seen executed."""
+    from augmill.flows.cli.terminal import shown, wrapped
+    from augmill.flows.doctor import examine
+    from augmill.flows.telemetry import quiet_logging
+    from augmill.tasks.recipe import load_recipe
+
+    loaded = load_recipe(recipe, store=store) if recipe is not None else None
+    found = []
+    with quiet_logging():
+        for line in examine(loaded, store, quick):
+            found.append(line)
+            sys.stdout.write(f"{'ok    ' if line.ok else 'FAILED'}  {line.name:<9} {shown(line.said)}\n")
+            for text in [] if line.ok else wrapped(line.fix, " " * 10, f"{'':<8}What to do: "):
+                sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+    failed = [line.name for line in found if not line.ok]
+    following = "augmill deploy, or augmill serve" if not failed else next(line.fix for line in found if not line.ok)
+    last = {"outcome": "failed" if failed else "ok", "failed": failed, "checked": [line.name for line in found]}
+    sys.stdout.write(json.dumps(last | {"next": following}, ensure_ascii=False) + "\n")
+    if failed:
+        raise typer.Exit(4)

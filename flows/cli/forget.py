@@ -1,0 +1,113 @@
+"""``augmill forget``: source rows, what was made of them, and what was fitted on them, out of the store for good."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from augmill.flows.cli.housekeeping import open_store
+from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.tasks.contracts import UserError
+
+SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    app.command("forget")(forget)
+
+
+def forget(
+    recipe: RecipePath,
+    rows: Annotated[
+        Path, typer.Option("--rows", help="Ids (aug_row_id) of source rows: one a line, or a column of CSV or Parquet.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the public log, so name nobody.")],
+    column: Annotated[
+        str | None, typer.Option("--column", help="The column that holds the ids; else aug_row_id, or the only one.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed and made again; no more.")
+    ] = False,
+    no_rebuild: Annotated[
+        bool, typer.Option("--no-rebuild", help="Take releases away without making others in their place.")
+    ] = False,
+    store: StoreOption = None,
+    orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
+) -> None:
+    """Removes source rows and all that descends from them; makes the releases that are kept again without them."""
+    from augmill.flows.forget import forget as carry_out
+    from augmill.flows.forget import require_known
+    from augmill.flows.holding import find_rows
+    from augmill.tasks.recipe import load_recipe
+
+    loaded = load_recipe(recipe, store=store)
+    ids = read_ids(rows, column)
+    opened = open_store(loaded.run.store)
+    found = find_rows(opened, loaded, ids)
+    require_known(opened, found)
+    plan = found.to_json()
+    _show(plan, [part.name for part in found.others])
+    result: dict[str, Any] = {"outcome": "listed", **plan}
+    if not dry_run:
+        command = f"augmill forget {recipe.name}"
+        how = {"rebuild": not no_rebuild, "verbose": verbose}
+        result = carry_out(loaded, ids, reason=reason, command=command, orchestrator=orchestrator, **how)
+        removed = ", ".join(f"{count:,} {kind}" for kind, count in result["removed"].items())
+        sys.stdout.write(f"Forgotten. Removed: {len(plan['releases'])} releases, {removed}.\n")
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _show(plan: dict[str, Any], others: list[str]) -> None:
+    out = sys.stdout
+    out.write(f"{plan['rows']:,} source row(s)\n")
+    for item in plan["releases"][:SHOWN]:
+        held = ", ".join(f"{count} in {split}" for split, count in item["rows"].items()) or "none of the rows"
+        kept = f"made again ({', '.join(item['names'])})" if item["names"] else "removed"
+        out.write(
+            f"  {item['release']}  {item['snapshot']:<12} {held}; {item['descended']} made of them; "
+            f"because of: {item['because']}; {kept}\n"
+        )
+    if len(plan["releases"]) > SHOWN:
+        out.write(f"  and {len(plan['releases']) - SHOWN:,} more releases\n")
+    stages = ", ".join(f"{stage} {count}" for stage, count in plan["artifacts"].items()) or "none"
+    out.write(f"Artifacts that hold them: {stages}; with what was fitted on these, all goes that no clean run names.\n")
+    if others:
+        out.write(f"Other datasets in this store keep what is theirs: {', '.join(others)}.\n")
+
+
+def read_ids(path: Path, column: str | None) -> list[str]:
+    """The ids in a file. Raises UserError where there are none."""
+    if not path.is_file():
+        raise UserError(f"there is no file {str(path)!r}", where="--rows", fix="give a file of ids, one a line")
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        name = _choose(pq.read_schema(path).names, column)
+        values = [str(value) for value in pq.read_table(path, columns=[name])[name].to_pylist() if value is not None]
+    elif path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            name = _choose(list(reader.fieldnames or []), column)
+            values = [row[name] for row in reader if row[name]]
+    else:
+        values = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not values:
+        raise UserError("the file holds no id", where=str(path), fix="give ids of source rows, one a line")
+    return list(dict.fromkeys(values))
+
+
+def _choose(names: list[str], column: str | None) -> str:
+    if column is None and len(names) == 1:
+        return names[0]
+    if (column or "aug_row_id") in names:
+        return column or "aug_row_id"
+    known = ", ".join(names[:SHOWN]) or "none"
+    raise UserError(
+        f"there is no column {column or 'aug_row_id'!r}", where="--rows", fix=f"name it with --column: {known}"
+    )

@@ -1,0 +1,126 @@
+"""``augmill gc`` and ``augmill verify``: what nothing needs any more, and whether all that stands is whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from augmill.flows.cli.releases import DEFAULT_STORE, Dataset, ReleaseOption, StoreOption, _find, _open
+
+SHOWN = 10
+
+
+def register(app: typer.Typer) -> None:
+    app.command("gc")(gc)
+    app.command("verify")(verify)
+
+
+def gc(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe: its retain section applies to its dataset, its store is used.")
+    ] = None,
+    store: Annotated[str | None, typer.Option("--store", help="The store, where no recipe names it.")] = None,
+    grace: Annotated[str, typer.Option("--grace", help="What is younger is left alone, such as 24h.")] = "24h",
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete what is listed; without it nothing is touched.")
+    ] = False,
+) -> None:
+    """Lists what nothing names any more and what is past its time (retain); with --delete takes it away."""
+    from augmill.flows.housekeeping import find_garbage, sweep_store
+    from augmill.tasks.calendar import parse_duration
+    from augmill.tasks.contracts import UserError
+    from augmill.tasks.recipe import load_recipe
+    from augmill.tasks.retention import Limits
+
+    try:
+        span = parse_duration(grace)
+    except ValueError as error:
+        raise UserError(str(error), where="--grace", fix="give it as 24h or 7d") from error
+    loaded = load_recipe(recipe, store=store) if recipe is not None else None
+    opened = open_store(loaded.run.store if loaded is not None else store or DEFAULT_STORE)
+    limits = {loaded.dataset: Limits.of(loaded.retain)} if loaded is not None else {}
+    sweep = find_garbage(opened, grace=span, limits=limits)
+    for sentence in sweep.left_alone:
+        sys.stdout.write(f"Left alone: {sentence}.\n")
+    counts = sweep.counts()
+    for kind, count in counts.items():
+        sys.stdout.write(f"{kind:<12}{count['files']:>9,} files {count['bytes'] / 1e6:>12,.1f} MB\n")
+    for dataset, names in sweep.releases().items():
+        sys.stdout.write(f"Releases of {dataset}: {_named(names)}\n")
+    if delete:
+        sweep_store(opened, sweep, grace=span, command="augmill gc --delete")
+    done = "deleted" if delete else "listed"
+    sys.stdout.write(
+        f"{'Nothing to delete.' if not counts else 'Deleted.' if delete else 'Nothing was deleted: add --delete.'}\n"
+    )
+    result = {"outcome": done, "what": counts, "releases": sweep.releases(), "left_alone": sweep.left_alone}
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def open_store(address: str) -> Any:
+    """A store that is there already. Raises UserError."""
+    from augmill.tasks.contracts import UserError
+    from augmill.tasks.store import Store
+    from augmill.tasks.store_rules import REMOTE_SCHEMES
+
+    if not address.startswith(REMOTE_SCHEMES) and not Path(address).expanduser().is_dir():
+        fix = "give the store of your recipe (run.store)"
+        raise UserError(f"there is no store at {address!r}", where="--store", fix=fix)
+    return Store(address)
+
+
+def verify(
+    dataset: Dataset = None,
+    store: StoreOption = DEFAULT_STORE,
+    release: ReleaseOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All that the store holds: objects, documents, logs, every release.")
+    ] = False,
+) -> None:
+    """Checks every file of the current releases (or of one, or of the whole store) against its checksum."""
+    from augmill.tasks.contracts import CorruptObject, UserError
+    from augmill.tasks.log import read_log
+    from augmill.tasks.publish import verify_release
+
+    if everything:
+        if dataset is not None or release is not None:
+            raise UserError("--all takes no dataset and no release", where="verify", fix="leave one of the two out")
+        _verify_all(store)
+        return
+    opened, name = _open(store, dataset)
+    log = read_log(opened, name)
+    chosen = [_find(log, release)] if release else sorted(set(log.current().values()))
+    wrong = [f"{found}/{file}" for found in chosen for file in verify_release(opened, name, found)]
+    if wrong:
+        raise CorruptObject(
+            f"{len(wrong)} file(s) differ from their checksum: {', '.join(wrong)}",
+            where=name,
+            fix="restore or run again",
+        )
+    sys.stdout.write(f"{name}: the log and {len(chosen)} release(s) are whole.\n")
+
+
+def _verify_all(address: str) -> None:
+    from augmill.flows.verifying import verify_store
+    from augmill.tasks.contracts import CorruptObject
+
+    found = verify_store(open_store(address))
+    looked = ", ".join(f"{count:,} {kind}" for kind, count in found.looked.items() if count)
+    if found.wrong:
+        for line in found.wrong:
+            sys.stdout.write(f"wrong: {line}\n")
+        raise CorruptObject(
+            f"{len(found.wrong)} of what was looked at ({looked}) is not what was written, first {found.wrong[0]}",
+            where=address,
+            fix="a release and an artifact are made again by running the recipe; a log entry comes from a backup",
+        )
+    sys.stdout.write(f"{address} is whole: {looked}.\n")

@@ -1,0 +1,80 @@
+"""``augmill path``: where the newest release lies, for shell scripts and other schedulers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from augmill.tasks.recipe import Recipe
+    from augmill.tasks.store import Store
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+AsOf = Annotated[str | None, typer.Option("--as-of", help="The release of the newest snapshot up to this one.")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
+DeltaOption = Annotated[bool, typer.Option("--delta", help="The Delta table instead (publish.format: delta).")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("path")(path)
+
+
+def path(recipe: RecipePath, as_of: AsOf = None, store: StoreOption = None, delta: DeltaOption = False) -> None:
+    """Prints where the newest release lies, as the only line; ends with 3 and a message where there is none."""
+    from augmill.tasks.contracts import UserError
+    from augmill.tasks.recipe import load_recipe
+
+    if delta and as_of is not None:
+        problem = "a Delta table goes back in time by its versions, not by dates of snapshots"
+        raise UserError(problem, where="--as-of", fix="its history() says which snapshot each version is")
+    loaded = load_recipe(recipe, store=store)
+    sys.stdout.write(f"{_table(loaded) if delta else _release(loaded, as_of)}\n")
+
+
+def _release(recipe: Recipe, as_of: str | None) -> str:
+    from augmill.tasks.contracts import DataError
+    from augmill.tasks.log import read_log
+    from augmill.tasks.store import release_key
+
+    store = _open(recipe)
+    found = None if store is None else read_log(store, recipe.dataset).newest(as_of)
+    if store is None or found is None:
+        upto = "" if as_of is None else f" as of {as_of}"
+        raise DataError(
+            f"{recipe.dataset!r} has no release{upto}",
+            where=recipe.run.store,
+            fix="`augmill run` makes one; `augmill releases` lists those there are",
+        )
+    return _place(store, release_key(recipe.dataset, found))
+
+
+def _table(recipe: Recipe) -> str:
+    from augmill.tasks.contracts import DataError
+    from augmill.tasks.delta import delta_uri, has_delta
+
+    store = _open(recipe)
+    if store is None or not has_delta(store, recipe.dataset):
+        raise DataError(
+            f"{recipe.dataset!r} has no Delta table",
+            where=recipe.run.store,
+            fix="set `publish: {format: delta}` in the recipe; the next run writes it",
+        )
+    return delta_uri(store, recipe.dataset)
+
+
+def _open(recipe: Recipe) -> Store | None:
+    """The store; None where there is none. A question makes no directory."""
+    from augmill.tasks.store import Store
+    from augmill.tasks.store_rules import REMOTE_SCHEMES
+
+    root = recipe.run.store
+    there = root.startswith(REMOTE_SCHEMES) or Path(root).expanduser().is_dir()
+    return Store(root) if there else None
+
+
+def _place(store: Store, key: str) -> str:
+    """Absolute on a local disk: a script may be anywhere."""
+    return f"{store.root.rstrip('/') if store.local is None else store.local}/{key}"

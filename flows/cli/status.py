@@ -1,0 +1,267 @@
+"""``augmill status``: the snapshots as a calendar, and what to do about those that are not plainly released."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
+
+if TYPE_CHECKING:
+    from augmill.flows.states import SnapshotState, View
+    from augmill.tasks.log import Log
+    from augmill.tasks.recipe import Recipe
+    from augmill.tasks.store import Store
+
+# state: (mark, colour on a terminal, what to do)
+MARKS = {
+    "published": ("P", "green", ""),
+    "released": ("R", "green", ""),
+    "kept": ("K", "yellow", "{next}."),
+    "stale": ("S", "yellow", "To make it again: {again}"),
+    "running": (">", "cyan", "Wait for it."),
+    "missing": ("-", "", "To make it: {again}"),
+    "interrupted": ("I", "red", "To go on where it stopped: {again}"),
+    "failed": ("F", "red", "{next}; then: {again}"),
+    "withdrawn": ("W", "magenta", "It is not made again as it was: change the recipe or the source."),
+}
+MEANINGS = {"published": "published, the mix helps", "released": "released, real rows"}
+TROUBLE = 10  # exit code of --check
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status")(status)
+
+
+def status(
+    recipe: RecipePath,
+    store: StoreOption = None,
+    first: Annotated[str | None, typer.Option("--from", help="The first snapshot to show.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="The last snapshot to show.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="For monitors: exit code 10 where the last night went wrong or schedule.freshness is not kept. "
+            "Looks at the store alone.",
+        ),
+    ] = False,
+) -> None:
+    """Shows the state of every snapshot: what is missing, failed, released or stale."""
+    from augmill.flows.states import find_trouble, require_partition, snapshot_states
+    from augmill.tasks.attempts import utc_now
+    from augmill.tasks.log import read_log
+    from augmill.tasks.recipe import load_recipe
+
+    loaded = load_recipe(recipe, store=store)
+    require_partition(loaded, first, "--from")
+    require_partition(loaded, last, "--to")
+    opened, now = _open(loaded), utc_now()
+    log = read_log(opened, loaded.dataset)
+    if check:
+        _end_check(loaded, find_trouble(loaded, opened, log, now=now), as_json)
+    view, problem = _view(loaded, opened)
+    states = snapshot_states(loaded, opened, view, log, now=now, first=first, last=last)
+    if as_json:
+        document = _summary(loaded, log, states, problem) | {"snapshots": [state.to_json() for state in states]}
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        return
+    _print(page(loaded, log, states, problem, recipe.name))
+    sys.stdout.write(json.dumps(_summary(loaded, log, states, problem), ensure_ascii=False) + "\n")
+
+
+def _open(recipe: Recipe) -> Store:
+    """The store, which to look at makes nothing. Raises UserError where there is none."""
+    from pathlib import Path
+
+    from augmill.tasks.contracts import UserError
+    from augmill.tasks.store import Store
+    from augmill.tasks.store_rules import REMOTE_SCHEMES
+
+    root = recipe.run.store
+    if not root.startswith(REMOTE_SCHEMES) and not Path(root).expanduser().is_dir():
+        raise UserError(f"there is no store at {root!r} yet", where="run.store", fix="augmill run makes one")
+    return Store(root)
+
+
+def _view(recipe: Recipe, store: Store) -> tuple[View | None, str | None]:
+    """The source's partitions; or None, and why it could not be looked at: the store's own states are told all the same."""
+    from augmill.flows.reading import source_view
+    from augmill.tasks.contracts import AugmillError
+
+    try:
+        return source_view(recipe, store), None
+    except AugmillError as error:
+        return None, f"{error.where}: {error.problem}"
+
+
+def _end_check(recipe: Recipe, trouble: str | None, as_json: bool) -> None:
+    """One line for a person, one of JSON for a program, and the exit code."""
+    if not as_json:
+        sys.stdout.write(f"{recipe.dataset}: {trouble or 'ok'}\n")
+    document = {"outcome": "trouble" if trouble else "ok", "dataset": recipe.dataset, "reason": trouble}
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    raise typer.Exit(TROUBLE if trouble else 0)
+
+
+def _summary(recipe: Recipe, log: Log, states: Sequence[SnapshotState], problem: str | None) -> dict[str, Any]:
+    return {
+        "outcome": "status",
+        "dataset": recipe.dataset,
+        "current": log.newest(),
+        "counts": dict(Counter(state.state for state in states)),
+        "source_problem": problem,
+    }
+
+
+# --- text: lines of (text, colour) pieces, so that a terminal may colour what a file gets plain ---------------------
+
+Line = list[tuple[str, str]]
+
+
+def kind_of(state: SnapshotState) -> str:
+    return "published" if state.state == "released" and state.outcome == "published" else state.state
+
+
+def page(recipe: Recipe, log: Log, states: Sequence[SnapshotState], problem: str | None, path: str) -> list[Line]:
+    """Everything that is shown, in 80 columns. ``path``: the recipe's, for commands."""
+    span = f", {shown(states[0].snapshot, 24)} to {shown(states[-1].snapshot, 24)}" if len(states) > 1 else ""
+    lines = [[(text, "")] for text in wrapped(f"{recipe.dataset}: {len(states):,} snapshot(s){span}", first="")]
+    if problem:
+        lines += [[(text, "red")] for text in wrapped(f"The source could not be looked at: {problem}")]
+    lines += [[("", "")]]
+    lines += _months(states) if recipe.partitions.every == "day" and len(states) > 1 else _grid(states)
+    lines += [[("", "")], *_legend(states), [("", "")]]
+    for group in _groups(states):
+        lines += _told(group, path)
+    newest, whole = log.newest(), log.current().get("all")
+    lines += [[(f"Current: release {newest or 'none yet'}", "")]]
+    if whole and all(state.snapshot != "all" for state in states):
+        lines += [[(f"Besides: snapshot all, of every row there was, release {whole}", "")]]
+    return lines
+
+
+def _months(states: Sequence[SnapshotState]) -> list[Line]:
+    """Months as weeks from Monday to Sunday, two beside one another; each day with the mark of its state."""
+    by = {date.fromisoformat(state.snapshot): state for state in states}
+    months = [_month(list(days), by) for _, days in itertools.groupby(sorted(by), key=lambda day: day.replace(day=1))]
+    lines: list[Line] = []
+    nothing: Line = []
+    for at in range(0, len(months), 2):
+        left, right = months[at], months[at + 1] if at + 1 < len(months) else []
+        for a, b in itertools.zip_longest(left, right, fillvalue=nothing):
+            gap = 33 - sum(len(text) for text, _ in a)
+            lines.append([*a, (" " * gap, ""), *b] if b else a)
+        lines.append([("", "")])
+    return [_stripped(line) for line in lines[:-1]]
+
+
+def _month(days: list[date], by: dict[date, SnapshotState]) -> list[Line]:
+    lines: list[Line] = [[(f"  {days[0]:%B %Y}", "")], [("  Mo  Tu  We  Th  Fr  Sa  Su ", "")]]
+    monday = days[0] - timedelta(days=days[0].weekday())
+    while monday <= days[-1]:
+        week: Line = []
+        for day in (monday + timedelta(days=at) for at in range(7)):
+            if day not in by or day.month != days[0].month:
+                week.append(("    ", ""))
+                continue
+            mark, colour, _ = MARKS[kind_of(by[day])]
+            week += [(f" {day.day:>2}", ""), (mark, colour)]
+        lines.append([(" ", ""), *week])
+        monday += timedelta(days=7)
+    return lines
+
+
+def _grid(states: Sequence[SnapshotState]) -> list[Line]:
+    """Names with their marks, as many to a line as fit."""
+    width = min(max((len(shown(state.snapshot)) for state in states), default=1), 36)
+    lines: list[Line] = []
+    per = max(1, (WIDTH - 2) // (width + 4))
+    for at in range(0, len(states), per):
+        line: Line = [("  ", "")]
+        for state in states[at : at + per]:
+            mark, colour, _ = MARKS[kind_of(state)]
+            line += [(f"{padded(state.snapshot, width)} ", ""), (mark, colour), ("  ", "")]
+        lines.append(_stripped(line))
+    return lines
+
+
+def _stripped(line: Line) -> Line:
+    while line and not line[-1][0].strip():
+        line = line[:-1]
+    return line or [("", "")]
+
+
+def _legend(states: Sequence[SnapshotState]) -> list[Line]:
+    counts = Counter(kind_of(state) for state in states)
+    lines = [""]
+    for kind, (mark, _, _) in MARKS.items():
+        part = f"{mark} {MEANINGS.get(kind, kind)} {counts[kind]:,}" if counts[kind] else ""
+        if part and len(lines[-1]) + len(part) + 3 > WIDTH:
+            lines.append("")
+        lines[-1] += f"   {part}" if part else ""
+    return [[(line[1:], "")] for line in lines]
+
+
+def _groups(states: Iterable[SnapshotState]) -> Iterable[list[SnapshotState]]:
+    """Neighbours of one state for one reason, of all that are not plainly released."""
+    for _, group in itertools.groupby(states, key=lambda s: (s.state, s.outcome, s.reason, s.changed, bool(s.staged))):
+        found = list(group)
+        if found[0].state != "released" or found[0].staged:
+            yield found
+
+
+def _told(group: list[SnapshotState], path: str) -> list[Line]:
+    """What they are, why, and what to do."""
+    state = group[0]
+    _, colour, advice = MARKS[kind_of(state)]
+    name = shown(state.snapshot, 24)
+    if len(group) > 1:
+        name += f" to {shown(group[-1].snapshot, 24)} ({len(group):,})"
+    text = f"{state.state}" + (f" ({state.outcome})" if state.outcome else "")
+    text += f": {state.reason.rstrip('.')}" if state.reason else ""
+    if state.release and state.state not in ("released", "stale") and len(group) == 1:
+        text += f"; release {state.release} stands"
+    if state.staged:
+        text += "; a new release is staged"
+        advice = advice or "The backfill that staged it switches to it when it is run again."
+    end = (state.newest.end if state.newest is not None else None) or {}
+    told = advice.format(next=str(end.get("next") or "See the reason").rstrip("."), again=_again(group, path))
+    lines = wrapped(f"{name}  {text}.", indent="    ", first="  ")
+    lines += wrapped(told, indent="    ") if told else []
+    return [[(lines[0], colour)], *([(line, "")] for line in lines[1:])]
+
+
+def _again(group: list[SnapshotState], path: str) -> str:
+    """The command that makes these snapshots."""
+    first = group[0]
+    if first.snapshot == "all":
+        return f"augmill run {path}"
+    modes = {"failed": "failed", "stale": "changed-data" if first.changed == ("source",) else "changed-recipe"}
+    span = f"--from {shlex.quote(first.snapshot)} --to {shlex.quote(group[-1].snapshot)}"
+    mode = f" --reprocess {modes[first.state]}" if first.state in modes else ""
+    return f"augmill backfill {path} {span}{mode}"
+
+
+def _print(lines: Iterable[Line]) -> None:
+    """Coloured where a person looks at it, plain elsewhere."""
+    if not sys.stdout.isatty():
+        for line in lines:
+            sys.stdout.write("".join(text for text, _ in line).rstrip() + "\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    for line in lines:
+        console.print(Text.assemble(*((text, colour) for text, colour in line)), soft_wrap=True)

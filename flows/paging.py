@@ -1,0 +1,170 @@
+"""Who is told when nights go wrong: pages and notes to a webhook, of what our own flow saw.
+
+A page for snapshots that failed, for an unsound source, and for a current release older than ``schedule.freshness``; a
+note where snapshots were refused three times in a row. What dies can send nothing: see flows/automations.py. The address
+comes from the environment variable that ``schedule.webhook`` names; it is never in a log, a parameter or a recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from augmill.flows.states import find_stale
+from augmill.tasks.attempts import Attempt, read_attempts
+from augmill.tasks.contracts import AugmillError
+from augmill.tasks.log import read_log
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.store import Store
+
+_log = logging.getLogger("augmill")
+
+TRIES, TIMEOUT, PAUSE = 3, 10.0, 1.0  # seconds; the pause doubles
+REFUSED = ("harmful", "inconclusive", "not_produced")
+IN_A_ROW = 3
+
+Severity = Literal["page", "note"]
+Kind = Literal["failed", "unsound_source", "stale", "refused"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """``text`` alone is enough for a person, and is the field that chat services show."""
+
+    severity: Severity
+    kind: Kind
+    dataset: str
+    snapshot: str
+    reason: str
+    next: str
+
+    @property
+    def text(self) -> str:
+        head = f"[{self.severity}] {self.dataset}@{self.snapshot} {self.kind.replace('_', ' ')}: {self.reason}"
+        head = " ".join(head.split())
+        return head if "What to do:" in head else f"{head.rstrip('.')}. What to do: {self.next}"
+
+    def body(self) -> bytes:
+        return json.dumps({"text": self.text, **asdict(self)}, ensure_ascii=False).encode()
+
+
+# --- what a night has to say ----------------------------------------------------------------------------------------
+
+
+def messages(dataset: str, attempts: dict[str, list[Attempt]], since: datetime, stale: str | None) -> list[Message]:
+    """What is to be told of the night that began at ``since``, from every attempt of the dataset by snapshot.
+
+    ``stale``: in words, that what is current is too old.
+    """
+    ours = [attempt for tried in attempts.values() for attempt in tried[-1:] if _ended(attempt) >= since]
+    told = [_of_attempt(dataset, attempt) for attempt in sorted(ours, key=lambda attempt: attempt.snapshot)]
+    count = refused_in_a_row(attempts)
+    if count and count % IN_A_ROW == 0 and any(_outcome(attempt) in REFUSED for attempt in ours):
+        reason = f"the last {count} snapshots were refused; readers get the better proven real rows."
+        told.append(Message("note", "refused", dataset, max(attempts), reason, "read the reports' samples."))
+    if stale is not None:
+        told.append(Message("page", "stale", dataset, max(attempts, default="all"), f"{stale}.", "augmill status."))
+    return [message for message in told if message is not None]
+
+
+def _ended(attempt: Attempt) -> datetime:
+    return datetime.fromisoformat((attempt.end or attempt.start)["time"])
+
+
+def _outcome(attempt: Attempt) -> str:
+    return str((attempt.end or {}).get("outcome", ""))
+
+
+def _of_attempt(dataset: str, attempt: Attempt) -> Message | None:
+    outcome, end = _outcome(attempt), attempt.end or {}
+    if outcome not in ("error", "unsound_source") and end.get("action") != "fail":
+        return None
+    kind: Kind = "unsound_source" if outcome == "unsound_source" else "failed"
+    return Message("page", kind, dataset, attempt.snapshot, str(end.get("reason", "")), str(end.get("next", "")))
+
+
+def refused_in_a_row(attempts: dict[str, list[Attempt]]) -> int:
+    """How many of the newest snapshots, or of the tries where there is only one snapshot, were refused, up to now."""
+    if len(attempts) == 1:
+        (order,) = attempts.values()
+    else:
+        order = [attempts[name][-1] for name in sorted(attempts)]
+    outcomes = [_outcome(attempt) for attempt in order if attempt.end is not None]
+    accepted = next((at for at, name in enumerate(reversed(outcomes)) if name not in REFUSED), len(outcomes))
+    return accepted
+
+
+@contextmanager
+def watched(recipe: Recipe, since: datetime) -> Iterator[None]:
+    """A night: tells, at its end, what it left behind; and what it could not begin for. An interrupt is not told of."""
+    since = since.replace(microsecond=0)  # the store's documents hold whole seconds
+    try:
+        yield
+    except AugmillError as error:
+        reason, following = error.problem, error.fix or "see the run's log."
+        send(recipe, [Message("page", "failed", recipe.dataset, "-", reason, following)])
+        raise
+    send(recipe, _seen(recipe, since))
+
+
+def _seen(recipe: Recipe, since: datetime) -> list[Message]:
+    store, now = Store(recipe.run.store), datetime.now(UTC)
+    stale = find_stale(recipe, store, read_log(store, recipe.dataset), now=now)
+    return messages(recipe.dataset, read_attempts(store, recipe.dataset), since, stale)
+
+
+# --- sending --------------------------------------------------------------------------------------------------------
+
+
+def address_of(recipe: Recipe) -> str | None:
+    """The webhook's address; None where the recipe names none, or the variable is not set (said once)."""
+    name = recipe.schedule.webhook
+    if name is None:
+        return None
+    address = os.environ.get(name, "")
+    if not re.match(r"https?://[^/\s]", address):
+        fix = "it must hold an address that begins with http:// or https://"
+        _log.warning("schedule.webhook: no page or note can be sent: %s is not set here, or wrong; %s.", name, fix)
+        return None
+    return address
+
+
+def send(recipe: Recipe, told: Iterable[Message]) -> int:
+    """How many of the messages were taken. One that was not is a warning: a night does not fail by its messenger."""
+    told = list(told)
+    for message in told:
+        _log.warning("%s", message.text)
+    address = address_of(recipe) if told else None
+    return sum(_post(address, message, recipe) for message in told) if address else 0
+
+
+def _post(address: str, message: Message, recipe: Recipe) -> bool:
+    headers = {"Content-Type": "application/json", "User-Agent": "augmill"}
+    problem = ""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(PAUSE * 2 ** (attempt - 1))
+        try:
+            request = urllib.request.Request(address, data=message.body(), headers=headers, method="POST")
+            with urllib.request.urlopen(request, timeout=TIMEOUT):
+                return True
+        except urllib.error.HTTPError as error:
+            problem = f"HTTP {error.code}"
+            error.close()
+            if error.code < 500 and error.code != 429:
+                break
+        except (OSError, ValueError) as error:  # never its text, which may hold the address
+            problem = type(getattr(error, "reason", error)).__name__
+    name, about = recipe.schedule.webhook, f"{message.severity} {message.kind} of {message.snapshot}"
+    _log.warning("The webhook named by %s did not take the %s (%s).", name, about, problem)
+    return False

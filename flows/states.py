@@ -1,0 +1,291 @@
+"""States of snapshots: from attempts and log, which lie in the store, and the source's revisions; from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from augmill.flows.provenance import code_version
+from augmill.tasks.attempts import Attempt, read_attempts
+from augmill.tasks.calendar import parse_days, parse_duration
+from augmill.tasks.contracts import UserError
+from augmill.tasks.log import Log, entry_of
+from augmill.tasks.partitions import is_partitioned
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe_nights import Reopen
+from augmill.tasks.store import Store
+
+STATES = ("missing", "running", "interrupted", "failed", "kept", "released", "stale", "withdrawn")
+HEALTH_WINDOW = 31  # partitions: what happened earlier is no news to a monitor
+
+View = Mapping[str, tuple[int, str]]  # partition: (rows, revision)
+partitioned = is_partitioned
+
+
+@dataclass(frozen=True)
+class SnapshotState:
+    """One of ``STATES``, and why.
+
+    ``changed``: what differs now (source, recipe, code) from when ``basis``, the last attempt with an outcome, was made;
+    by source as ``partitions.late`` has it, but for a withdrawn one any new revision. ``newest``: the last attempt,
+    staged ones left out. ``staged``: a release that is put but not current, of an attempt later than all others.
+    """
+
+    snapshot: str
+    state: str
+    outcome: str | None = None
+    reason: str = ""
+    changed: tuple[str, ...] = ()
+    release: str | None = None  # what is current, whatever the state
+    staged: str | None = None
+    newest: Attempt | None = None
+    basis: Attempt | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("snapshot", "state", "outcome", "reason", "release", "staged")
+        attempt = None if self.newest is None else self.newest.number
+        return {name: getattr(self, name) for name in names} | {"changed": list(self.changed), "attempt": attempt}
+
+
+def require_partition(recipe: Recipe, name: str | None, where: str) -> None:
+    """Raises UserError for what can be no partition of the recipe's source."""
+    if name is None:
+        return
+    if not is_partitioned(recipe):
+        fix = "leave it out, or name columns.partition in the recipe"
+        raise UserError("the source has no partitions", where=where, fix=fix)
+    if recipe.partitions.calendar.dated:
+        try:
+            recipe.partitions.calendar.first_day(name)
+        except ValueError as error:
+            raise UserError(str(error), where=where, fix="name a partition as the recipe has it") from error
+
+
+def snapshots_of(
+    recipe: Recipe, partitions: Collection[str], *, now: datetime, first: str | None = None, last: str | None = None
+) -> list[str]:
+    """The snapshots there should be, oldest first.
+
+    Dated: from the first partition (or ``first``) to the newest complete one (or ``last``), days without rows too. By
+    key: those in the source. Else ``all`` alone.
+    """
+    if not is_partitioned(recipe):
+        return ["all"]
+    calendar = recipe.partitions.calendar
+    if not calendar.dated:
+        return sorted(p for p in partitions if (first is None or first <= p) and (last is None or p <= last))
+    begin = first or min(partitions, default=None)
+    return [] if begin is None else list(calendar.between(begin, last or calendar.newest_complete(now)))
+
+
+def snapshot_states(
+    recipe: Recipe,
+    store: Store,
+    view: View | None,
+    log: Log,
+    *,
+    now: datetime,
+    first: str | None = None,
+    last: str | None = None,
+) -> list[SnapshotState]:
+    """The state of each snapshot, oldest first.
+
+    ``view`` None: the source was not looked at. Then partitions are those that were tried or released, and nothing is
+    stale by source.
+    """
+    newest: dict[str, list[Attempt]] | None = None
+    known: Collection[str] = view if view is not None else ()
+    if view is None and not (first is not None and recipe.partitions.calendar.dated):
+        newest = read_attempts(store, recipe.dataset, newest=True)
+        known = {*newest, *log.current()} - {"all"}
+    names = snapshots_of(recipe, known, now=now, first=first, last=last)
+    if newest is None:
+        newest = read_attempts(store, recipe.dataset, names, newest=True)
+    facts = _Facts(recipe, view, log, now)
+    # The last attempt tells all, unless it failed, was killed or is staged: then what was before it counts too.
+    older = [name for name in names if name in newest and facts.wants_older(newest[name][-1])]
+    attempts = newest | (read_attempts(store, recipe.dataset, older) if older else {})
+    return [facts.state(name, attempts.get(name, [])) for name in names]
+
+
+class _Facts:
+    """What decides every snapshot's state, looked up once."""
+
+    def __init__(self, recipe: Recipe, view: View | None, log: Log, now: datetime) -> None:
+        self.recipe, self.view, self.log, self.now = recipe, view, log, now
+        self.identity = {"recipe": recipe.hash(), "code": code_version()}
+        self.current, self.standing, self.gone = log.current(), log.standing(), log.withdrawn()
+        self.expired = {release for entry in log.entries for release in entry.get("expired", [])}
+        self.moved = {release for entry in log.entries for release in entry["current"].values()}
+
+    def waits(self, attempt: Attempt) -> bool:
+        """Whether it put a release that nobody made current."""
+        return bool(attempt.end and attempt.end.get("pending") and attempt.end["release"] not in self.moved)
+
+    def wants_older(self, attempt: Attempt) -> bool:
+        state = attempt.state(self.now)
+        return attempt.number > 0 and (state in ("failed", "interrupted") or self.waits(attempt))
+
+    def state(self, name: str, attempts: list[Attempt]) -> SnapshotState:
+        tried = [attempt for attempt in attempts if not self.waits(attempt)]
+        staged = attempts[-1].end["release"] if attempts and self.waits(attempts[-1]) and attempts[-1].end else None
+        done = [attempt for attempt in tried if attempt.state(self.now) == "done"]
+        basis = done[-1] if done else None
+        newest = tried[-1] if tried else None
+        release = self.current.get(name)
+        withdrawn = self._withdrawn(name, basis)
+        differs = self._differences(name, basis, any_revision=withdrawn is not None and release is None)
+        if newest is not None and withdrawn and not differs and newest.state(self.now) in ("failed", "interrupted"):
+            newest = basis  # it could only have made the withdrawn release again
+        state, outcome, reason = self._named(newest, basis, release, withdrawn, differs)
+        if state == "released":
+            outcome = entry_of(self.log.entries[self.standing[name]], release).get("outcome")
+        return SnapshotState(name, state, outcome, reason, tuple(differs), release, staged, newest, basis)
+
+    def _named(
+        self,
+        newest: Attempt | None,
+        basis: Attempt | None,
+        release: str | None,
+        withdrawn: str | None,
+        differs: dict[str, str],
+    ) -> tuple[str, str | None, str]:
+        """(state, outcome, reason)."""
+        verb = "done" if newest is None else newest.state(self.now)
+        if newest is not None and verb != "done":
+            return verb, (newest.end or {}).get("kind"), _why_not_done(newest, verb)
+        if release is None and (lost := self._lost(basis, withdrawn)) is not None:
+            return lost
+        if basis is None and release is None:
+            return "missing", None, "never run"
+        end = (basis.end if basis is not None else None) or {}
+        if release is None or (basis is not None and _kept(basis)):
+            return "kept", end.get("outcome"), str(end.get("reason", ""))
+        if differs:
+            return "stale", end.get("outcome"), "; ".join(differs.values())
+        back = f"{withdrawn}; back to the release before" if withdrawn else ""
+        return "released", None, back or str(end.get("reason", ""))
+
+    def _lost(self, basis: Attempt | None, withdrawn: str | None) -> tuple[str, str | None, str] | None:
+        """What became of the release that there was."""
+        if withdrawn is not None:
+            return "withdrawn", None, withdrawn
+        if basis is not None and (basis.end or {}).get("release") in self.expired:
+            return "kept", "expired", "its release was past its time (retain.releases)"
+        return None
+
+    def _withdrawn(self, name: str, basis: Attempt | None) -> str | None:
+        """Why the last release that was made of it is withdrawn; None where it is not."""
+        if basis is not None:
+            release = (basis.end or {}).get("release")
+            if _kept(basis) or release not in self.gone:
+                return None
+            found = next(entry for entry in reversed(self.log.entries) if release in entry.get("withdraws", []))
+        else:
+            last = next((entry for entry in reversed(self.log.entries) if name in entry["current"]), None)
+            if last is None or last["current"][name] is not None:
+                return None
+            found = last
+        return f"rolled back: {found.get('reason', '')}"
+
+    def _differences(self, name: str, basis: Attempt | None, *, any_revision: bool) -> dict[str, str]:
+        """What differs now, each with the words for it."""
+        found: dict[str, str] = {}
+        if basis is not None and (partitions := self._moved_partitions(name, basis, any_revision)):
+            more = f" and {len(partitions) - 3} more" if len(partitions) > 3 else ""
+            where = "" if partitions == ["all"] else f" ({', '.join(partitions[:3])}{more})"
+            found["source"] = f"the source changed{where}"
+        then: dict[str, Any] = {}
+        if basis is not None:
+            then = basis.start
+        elif name in self.standing:
+            then = self.log.entries[self.standing[name]]
+        for key, value in self.identity.items():
+            if then.get(key, value) != value:
+                found[key] = {"recipe": "the recipe changed", "code": "Augmill changed"}[key]
+        return found
+
+    def _moved_partitions(self, name: str, basis: Attempt, any_revision: bool) -> list[str]:
+        """The partitions whose change makes the snapshot stale."""
+        then: dict[str, str] = (basis.end or {}).get("source") or {}
+        if self.view is None or not then:
+            return []
+        rules, calendar = self.recipe.partitions, self.recipe.partitions.calendar
+        start = ""
+        if calendar.dated and rules.window != "all":
+            start = calendar.window_start(name, parse_days(rules.window))
+        inside = {p: revision for p, (_, revision) in self.view.items() if start <= p <= name}
+        held = {p: revision for p, revision in then.items() if start <= p <= name}
+        moved = sorted(p for p in {*inside, *held} if inside.get(p) != held.get(p))
+        if not is_partitioned(self.recipe) or any_revision:
+            return moved
+        if not isinstance(rules.late, Reopen):
+            return []
+        day, days = calendar.first_day(name), rules.late.days
+        return [p for p in moved if (day - calendar.first_day(p)).days < days]
+
+
+def _kept(attempt: Attempt) -> bool:
+    """Whether it left current what was; the release its end names may then be another snapshot's."""
+    return (attempt.end or {}).get("action") in ("keep_current", "fail")
+
+
+def _why_not_done(attempt: Attempt, verb: str) -> str:
+    if attempt.end is not None:
+        where = attempt.end.get("where")
+        return (f"{where}: " if where else "") + str(attempt.end.get("reason") or "stopped by hand")
+    if verb == "running":
+        return f"since {attempt.start['time']} ({attempt.start.get('command', 'unknown command')})"
+    return f"killed: no sign of life since {attempt.beat.isoformat(timespec='seconds')}"
+
+
+def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> str | None:
+    """What an outside monitor should know: the last night went wrong, or what is current is older than it may be.
+
+    Looks at the store alone, of dated snapshots at the last ``HEALTH_WINDOW``; None where all is well.
+    """
+    tried = _tried_lately(recipe, store, log, now)
+    if tried:
+        last = tried[-1]
+        if last.state in ("failed", "interrupted") or last.outcome == "unsound_source":
+            stands = f"; release {last.release} stands" if last.release else ""
+            return f"{last.snapshot} {last.outcome or last.state}: {last.reason}{stands}"
+    return find_stale(recipe, store, log, now=now, tried=tried)
+
+
+def find_stale(
+    recipe: Recipe, store: Store, log: Log, *, now: datetime, tried: list[SnapshotState] | None = None
+) -> str | None:
+    """In words, that what is current is older than schedule.freshness allows; None where it is not."""
+    limit = recipe.schedule.freshness
+    release = log.newest()
+    if limit is None:
+        return None
+    if release is None:
+        return "there is no release yet"
+    since = _confirmed(log, release, _tried_lately(recipe, store, log, now) if tried is None else tried)
+    if now - since <= parse_duration(limit):
+        return None
+    hours = (now - since).total_seconds() / 3600
+    return f"release {release} is {hours:,.0f} h old; schedule.freshness allows {limit}"
+
+
+def _tried_lately(recipe: Recipe, store: Store, log: Log, now: datetime) -> list[SnapshotState]:
+    calendar, first = recipe.partitions.calendar, None
+    if is_partitioned(recipe) and calendar.dated:
+        first = calendar.step(calendar.newest_complete(now), 1 - HEALTH_WINDOW)
+    states = snapshot_states(recipe, store, None, log, now=now, first=first)
+    return [state for state in states if state.state not in ("missing", "running")]
+
+
+def _confirmed(log: Log, release: str, tried: list[SnapshotState]) -> datetime:
+    """When the release was published, or made once more by a later night, which had nothing to publish then."""
+    snapshot = next(snapshot for snapshot, current in log.current().items() if current == release)
+    times = [log.entries[log.standing()[snapshot]]["time"]]
+    for state in tried:
+        end = state.basis.end if state.basis is not None else None
+        if end and state.snapshot == snapshot and end.get("release") == release and end.get("arrangement"):
+            times.append(end["time"])
+    return max(datetime.fromisoformat(time) for time in times)

@@ -1,0 +1,100 @@
+"""Units of the source, ingested: which are new, what each says of its partitions, and the rows gathered from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from augmill.flows.snapshot import read_json
+from augmill.flows.steps import Steps
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.gather import READERS, gather, prepare_gather
+from augmill.tasks.hashing import hash_json
+from augmill.tasks.ingest import ingest, prepare_ingest
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.retries import READ
+from augmill.tasks.stage import Event, Site, look_up
+from augmill.tasks.unit_rows import IngestConfig
+
+
+class Part(NamedTuple):
+    """One partition of the source: its usable rows, and 16 hex digits that change when its rows do."""
+
+    rows: int
+    revision: str
+
+
+@dataclass
+class Units:
+    """The source up to a partition, ingested unit by unit; what each says of its partitions ("" has none)."""
+
+    artifacts: list[Artifact]
+    parts: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+
+    def view(self) -> dict[str, Part]:
+        """Every partition by name; ``all`` alone where the source has none."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for unit in self.parts:
+            for name, part in unit.items():
+                found.setdefault(name, []).append(part)
+        if set(found) == {""}:
+            found = {"all": found[""]}
+        return {
+            name: Part(sum(part["taken"] for part in parts), _revision([part["revision"] for part in parts]))
+            for name, parts in sorted(found.items())
+            if name
+        }
+
+    def classes(self, first: str | None, last: str) -> dict[str, int]:
+        """Usable rows by class over the partitions from ``first`` up to and with ``last``."""
+        counts: dict[str, int] = {}
+        for unit in self.parts:
+            for name, part in unit.items():
+                if name and (first or "") <= name <= last:
+                    for label, rows in part["classes"].items():
+                        counts[label] = counts.get(label, 0) + rows
+        return counts
+
+
+def _revision(revisions: list[str]) -> str:
+    return revisions[0] if len(revisions) == 1 else hash_json(revisions)[:16]
+
+
+def read_units(site: Site, units: Sequence[IngestConfig], *, advance: Callable[[], None] = lambda: None) -> Units:
+    """Each unit's artifact: from the store where it stands, else made. In an object store each look-up waits: side by side."""
+    with ThreadPoolExecutor(READERS) as pool:
+        known = list(pool.map(lambda unit: look_up(site.store, ingest.name, ingest.identity(unit, ())), units))
+        artifacts = []
+        for unit, artifact in zip(units, known, strict=True):
+            if artifact is None:
+                artifacts.append(ingest(site, unit))
+            else:
+                site.observe(Event(ingest.name, artifact.key, artifact.rows, True, 0.0))
+                artifacts.append(artifact)
+            advance()
+        parts = list(pool.map(lambda artifact: read_json(site.store, artifact, "parts.json"), artifacts))
+    return Units(artifacts, parts)
+
+
+def gather_source(site: Site, recipe: Recipe, as_of: str | None = None) -> Artifact:
+    """The rows as of a partition, without an orchestrator: for commands that only look."""
+    units = read_units(site, prepare_ingest(recipe, as_of, site.store))
+    return gather(site, prepare_gather(recipe, as_of), units.artifacts)
+
+
+def ingest_source(steps: Steps, recipe: Recipe, name: str | None) -> Units:
+    """The units up to ``name``, as one task: a first night over years of days would be thousands of them."""
+    units = prepare_ingest(recipe, name, steps.site.store)
+    before = len(steps.events)
+    with steps.progress.stage("ingest", len(units), "unit(s)") as shown:
+        read = steps.orchestrator.call(
+            lambda: read_units(steps.site, units, advance=shown.advance),
+            name=f"ingest {steps.label}", retry=READ, tags=steps.tags, timeout=steps.stage_seconds,
+        )  # fmt: skip
+        fresh = sum(event.stage == ingest.name and not event.reused for event in steps.events[before:])
+        shown.note = f"{sum(len(unit.files) for unit in units):,} file(s), " + (
+            f"{fresh:,} unit(s) new" if fresh else "unchanged, from the store"
+        )
+    return read

@@ -1,0 +1,121 @@
+"""How a source is cut: which files are of which partition, what is read as one unit, and known hashes of files."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from augmill.tasks.calendar import parse_days
+from augmill.tasks.contracts import UserError
+from augmill.tasks.hashing import seal
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.refusals import no_row_upto, require_alike
+from augmill.tasks.sources import SourceFile, SourceOptions, hash_file, is_settled
+from augmill.tasks.store import Store
+
+# More in one file are no partitions but single rows; so many days are 27 years.
+MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Files that are read as one. ``partition``: theirs, "" where they have none, None where it stands in the rows."""
+
+    partition: str | None
+    files: tuple[SourceFile, ...]
+
+
+def is_partitioned(recipe: Recipe) -> bool:
+    return recipe.columns.partition is not None or recipe.partitions.pattern is not None
+
+
+def file_value(file: SourceFile, column: str | None, pattern: str | None) -> str | None:
+    """What a file's directory or name says of its partition; None where it says nothing."""
+    if column is not None:
+        return file.partition.get(column)
+    found = re.search(pattern, file.name) if pattern is not None else None
+    return found[1] if found is not None else None
+
+
+def cut_source(files: Sequence[SourceFile], recipe: Recipe) -> list[Cut]:
+    """The files of one partition together, where directories or names tell it; else each by itself, or all as one.
+
+    In the order of the first file's name.
+    """
+    if not is_partitioned(recipe):
+        return [Cut(None, tuple(files))]
+    column, pattern = recipe.columns.partition, recipe.partitions.pattern
+    groups: dict[str, list[SourceFile]] = {}
+    cuts = []
+    for file in files:
+        value = file_value(file, column, pattern)
+        if value is None and pattern is None:
+            cuts.append(Cut(None, (file,)))
+        else:
+            name = None if value is None else recipe.partitions.calendar.name_of(value)
+            groups.setdefault(name or "", []).append(file)
+    cuts += [Cut(name, tuple(group)) for name, group in groups.items()]
+    return sorted(cuts, key=lambda cut: cut.files[0].name)
+
+
+def require_name(recipe: Recipe, as_of: str) -> None:
+    """Raises UserError where no snapshot can be as of that."""
+    if not is_partitioned(recipe):
+        raise UserError("--as-of needs a partition column", where="columns.partition", fix="name it there")
+    calendar = recipe.partitions.calendar
+    if not calendar.dated:
+        return
+    try:
+        calendar.first_day(as_of)
+    except ValueError as error:
+        fix = f"name the last {calendar.every} that the snapshot is to hold"
+        raise UserError(str(error), where="--as-of (partitions.every)", fix=fix) from None
+
+
+def cuts_upto(cuts: Sequence[Cut], recipe: Recipe, as_of: str) -> list[Cut]:
+    """Without those whose directory or name says that they are later. Raises UserError where none is left."""
+    require_name(recipe, as_of)
+    names = sorted(cut.partition for cut in cuts if cut.partition)
+    if not recipe.partitions.calendar.dated:
+        for name in names:
+            require_alike(name, as_of)
+    kept = [cut for cut in cuts if (cut.partition or "") <= as_of]
+    if not any(cut.partition != "" for cut in kept) and names:
+        raise no_row_upto(as_of, names[0])
+    return kept
+
+
+def window_start(recipe: Recipe, as_of: str | None) -> str | None:
+    """The first partition of the snapshot's window; None where it reaches back to the first one there is."""
+    window = recipe.partitions.window
+    if as_of is None or window == "all":
+        return None
+    return recipe.partitions.calendar.window_start(as_of, parse_days(window))
+
+
+def hash_files(
+    files: Sequence[SourceFile], listed: Sequence[SourceFile], how: SourceOptions, store: Store | None, dataset: str
+) -> dict[str, str]:
+    """sha256 by address; read once while nothing changes: what is known stands in the store.
+
+    A local file that changed less than 2 s ago is not noted: another change may leave the same time and size. Of
+    ``listed`` alone is anything kept. The note is a cache: made anew where it is gone or rotted.
+    """
+    key = f"private/sources/{dataset}/hashes.json"
+    noted = (store.read_sealed(key) if store is not None else None) or {}
+    stamps = {file.uri: file.stamp for file in listed}
+    known = {uri: pair for uri, pair in noted.items() if uri in stamps and pair[0] == stamps[uri]}
+    found: dict[str, str] = {}
+    for file in files:
+        if file.stamp and file.uri in known:
+            found[file.uri] = known[file.uri][1]
+            continue
+        now = time.time_ns()
+        found[file.uri] = hash_file(file, how)
+        if is_settled(file, now):
+            known[file.uri] = [file.stamp, found[file.uri]]
+    if store is not None and known != noted:
+        store.put(key, seal(known))
+    return found

@@ -1,0 +1,250 @@
+"""The rows of one unit of the source: each taken with its class, or refused with place and reason; counts by partition."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+import pyarrow as pa
+
+from augmill.tasks.calendar import Calendar
+from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX
+from augmill.tasks.erasure import ERASED, Erased
+from augmill.tasks.hashing import TableHasher
+from augmill.tasks.labels import LabelReader, label_text
+from augmill.tasks.partitions import MOST, file_value
+from augmill.tasks.recipe_sections import Columns, Labels
+from augmill.tasks.refusals import too_many_partitions
+from augmill.tasks.rows import GROUP, PARTITION, SPLIT, id_within
+from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions
+from augmill.tasks.text import canonical, join_fields
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """What of the recipe and of a unit's files decides its rows."""
+
+    files: tuple[dict[str, Any], ...]  # name, sha256 and hive partition of each, in order, and its reader's version
+    source: SourceOptions
+    columns: Columns
+    labels: Labels
+    max_chars: int
+    split_column: str | None
+    split_files: dict[str, str]
+    split_names: dict[str, str]
+    calendar: Calendar
+    pattern: str | None
+    partition: str | None  # of all rows; "" where it is none; None where a column says it, or there are no partitions
+    handles: tuple[SourceFile, ...] = field(metadata={"identity": False, "why": "where the same bytes are read from"})
+    erased: Erased = Erased()
+
+
+@dataclass
+class Part:
+    """What was seen of one partition: counts, classes in order of first appearance, its rows' hash."""
+
+    read: int = 0
+    taken: int = 0
+    coerced: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Any] = field(default_factory=dict)
+    classes: Counter[str] = field(default_factory=Counter)
+    hasher: TableHasher | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        revision = self.hasher.hexdigest()[:16] if self.hasher is not None else ""
+        counts = {"read": self.read, "taken": self.taken, "coerced": self.coerced, "revision": revision}
+        return counts | {
+            "refused": dict(sorted(self.refused.items())),
+            "labels": list(self.labels.items()),
+            "classes": dict(self.classes),
+        }
+
+
+class UnitRows:
+    """Turns batches of source rows into real rows, keeping count of labels and refusals by partition."""
+
+    def __init__(self, config: IngestConfig) -> None:
+        self.config = config
+        self.labels = LabelReader(config.labels)
+        self.repaired: Counter[str] = Counter()
+        self.parts: dict[str, Part] = {}  # "": of no partition
+        self.partitioned = config.partition is not None or config.columns.partition is not None
+
+    def part(self, name: str | None) -> Part:
+        return self.parts.setdefault(name or "", Part())
+
+    def partitions(self, file: SourceFile, table: pa.Table) -> tuple[list[str | None], list[Any]]:
+        """(the partition of each row, what was said of it)."""
+        config, column = self.config, self.config.columns.partition
+        if config.partition is not None:
+            said = file_value(file, column, config.pattern)
+            return [config.partition or None] * table.num_rows, [file.name if said is None else said] * table.num_rows
+        if column is None:
+            return [None] * table.num_rows, [None] * table.num_rows
+        values = table[column].to_pylist()
+        if not config.calendar.dated:
+            return [name or None for name in table[column].cast(pa.string()).to_pylist()], values
+        names = {value: config.calendar.name_of(value) for value in set(values)}
+        return [names[value] for value in values], values
+
+    def see(self, table: pa.Table, names: list[str | None]) -> None:
+        """Counts and hashes the source's own rows, taken or not: a partition's revision hangs on nothing but them."""
+        if len(set(names)) <= 1:
+            groups = {names[0] or "": table} if names else {}
+        else:
+            at: dict[str, list[int]] = {}
+            for index, name in enumerate(names):
+                at.setdefault(name or "", []).append(index)
+            groups = {name: table.take(pa.array(rows, pa.int64())) for name, rows in at.items()}
+        for name, rows in groups.items():
+            part = self.part(name)
+            part.read += rows.num_rows
+            part.hasher = part.hasher or TableHasher(rows.schema)
+            part.hasher.update(rows)
+        if len(self.parts) > MOST:
+            raise too_many_partitions(self.config.columns.partition or "", MOST, self.config.handles[0])
+
+    def unread(self, file: SourceFile, lines: list[RefusedRow]) -> list[dict[str, str]]:
+        """The refusals of what cannot be parsed, counted: nobody knows what its column of partitions says."""
+        name = self.config.partition or ""
+        for line in lines:
+            self.part(name).read += 1
+            self.part(name).refused[line.reason] += 1
+        return [
+            {"file": file.name, "location": line.location, "reason": line.reason, "detail": line.detail, "row": ""}
+            | {"partition": name}
+            for line in lines
+        ]
+
+    def split_of(self, file: SourceFile, value: Any) -> str | None:
+        config = self.config
+        if config.split_files:
+            base = file.name.rsplit("/", 1)[-1]
+            hits = [s for s, p in config.split_files.items() if fnmatch(file.name, p) or fnmatch(base, p)]
+            return hits[0] if hits else None
+        if config.split_column is None:
+            return None
+        name = config.split_names.get(label_text(value), label_text(value)) if value is not None else None
+        return name if name in ("train", "validation", "test") else None
+
+    def is_erased(self, identifier: Any, texts: list[Any], name: str | None) -> bool:
+        """Whether the row's id, or that of its texts, is on the list of those that must not come back."""
+        stem = _stem([text or "" for text in texts]) if self.config.columns.id is None else str(identifier)
+        within = name if self.partitioned and self.config.columns.id is None else None
+        return self.config.erased.holds(id_within(within, stem))
+
+    def refusal(self, texts: list[Any], label: Any, split: str | None, name: str | None) -> tuple[str | None, str]:
+        """(class, "") for a row that is taken, (None, reason) for one that is not."""
+        if any(text is None or not canonical(text) for text in texts):
+            return None, "no_text"
+        if any(len(text) > self.config.max_chars for text in texts):
+            return None, "too_long"
+        stratum, reason = self.labels.read(label)
+        if reason:
+            return None, reason
+        if (self.config.split_column or self.config.split_files) and split is None:
+            return None, "unknown_split"
+        if self.partitioned and name is None:
+            return None, "no_partition"
+        self.part(name).labels.setdefault(str(stratum), self.labels.values[str(stratum)])
+        return stratum, ""
+
+
+def _stem(texts: list[str]) -> str:
+    """The hash of the texts, of which gather makes an id."""
+    joined = join_fields(canonical(text) for text in texts)
+    return hashlib.sha256(joined.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+@dataclass
+class OpenBatch:
+    """One batch of one file, as Python values: a list for each column that decides anything."""
+
+    file: SourceFile
+    table: pa.Table
+    locations: list[str]
+    texts: list[list[str | None]]
+    labels: list[Any]
+    ids: list[Any]
+    splits: list[Any]
+    names: list[str | None]
+    said: list[Any]  # the values that the names were made of
+
+    def refused(self, index: int, reason: str) -> dict[str, str]:
+        about = next((name for name in ("label", "split", "partition") if name in reason), "")
+        value = {"label": self.labels, "split": self.splits, "partition": self.said}[about][index] if about else None
+        return {
+            "file": self.file.name,
+            "location": self.locations[index],
+            "reason": reason,
+            "detail": "" if value is None else f"{about} {value!r}",
+            "row": " | ".join((column[index] or "")[:200] for column in self.texts),
+            "partition": self.names[index] or "",
+        }
+
+
+def open_batch(rows: UnitRows, file: SourceFile, table: pa.Table, locations: list[str]) -> OpenBatch:
+    columns = rows.config.columns
+    texts = [table[name].cast(pa.string()).to_pylist() for name in columns.texts]
+    ids, splits = (
+        table[name].to_pylist() if name else [None] * table.num_rows for name in (columns.id, rows.config.split_column)
+    )
+    labels = table[columns.label].to_pylist()
+    return OpenBatch(file, table, locations, texts, labels, ids, splits, *rows.partitions(file, table))
+
+
+def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list[dict[str, str]]]:
+    """(the rows that are taken, as a table; their indices in the batch; the refused ones)."""
+    with_id = rows.config.columns.id is not None
+    kept: list[int] = []
+    out: dict[str, list[Any]] = {ROW_ID: [], STRATUM: [], SPLIT: []}
+    refused: list[dict[str, str]] = []
+    for index in range(batch.table.num_rows):
+        texts, name, before = [column[index] for column in batch.texts], batch.names[index], rows.labels.coerced
+        split = rows.split_of(batch.file, batch.splits[index])
+        stratum, reason = rows.refusal(texts, batch.labels[index], split, name)
+        part = rows.part(name)
+        part.coerced += rows.labels.coerced - before
+        if reason == "no_partition" and batch.said[index] is not None:
+            reason = "bad_partition"
+        if not reason and with_id and batch.ids[index] in (None, ""):
+            reason = "no_id"
+        if rows.config.erased.hashes and rows.is_erased(batch.ids[index], texts, name):
+            reason = ERASED  # after its label was read: the ids of labels, by first appearance, do not shift
+        if reason:
+            refused.append(batch.refused(index, reason) | ({"row": ""} if reason == ERASED else {}))
+            part.refused[reason] += 1
+            continue
+        part.taken += 1
+        part.classes[str(stratum)] += 1
+        kept.append(index)
+        row_id = str(batch.ids[index]) if with_id else _stem([text or "" for text in texts])
+        for column, value in ((ROW_ID, row_id), (STRATUM, stratum), (SPLIT, split)):
+            out[column].append(value)
+    return _assemble(rows, batch, kept, out), kept, refused
+
+
+def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, list[Any]]) -> pa.Table:
+    columns = rows.config.columns
+    picked = batch.table.take(pa.array(kept, pa.int64()))
+    arrays: dict[str, Any] = {
+        ROW_ID: pa.array(out[ROW_ID], pa.string()),
+        STRATUM: pa.array(out[STRATUM], pa.string()),
+        **{
+            name: pa.array([column[index] for index in kept], pa.string())
+            for name, column in zip(columns.fields, batch.texts, strict=True)
+        },
+        SPLIT: pa.array(out[SPLIT], pa.string()),
+    }
+    if columns.group is not None:
+        arrays[GROUP] = picked[columns.group].cast(pa.string())
+    if rows.partitioned:
+        arrays[PARTITION] = pa.array([batch.names[index] for index in kept], pa.string())
+    for name in picked.column_names:
+        if name not in (*columns.texts, columns.label):
+            arrays[f"{USER_PREFIX}{name}"] = picked[name]
+    return pa.table(arrays)

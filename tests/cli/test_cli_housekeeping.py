@@ -1,0 +1,164 @@
+"""``gc``, ``verify --all``, ``explain``, ``audit``, ``diff``, ``forget``: what they say, and that they touch nothing unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from commands import Ended, augmill, fingerprint, refused, write_recipe
+from keeping import GATE, files_with, released
+
+from augmill.flows.explaining import makers
+from augmill.tasks.mix import synthetic_ids
+from augmill.tasks.store import Store
+
+
+@pytest.fixture(scope="module")
+def mixed(first_run: tuple[Path, Ended], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """(folder, the first run's release, the current one, which holds synthetic rows). Nobody may change what is in it."""
+    folder = tmp_path_factory.mktemp("mixed") / "copy"
+    shutil.copytree(first_run[0], folder)
+    ended = augmill("run", write_recipe(folder, gate=GATE))
+    assert ended.code == 0 and ended.last["arrangement"] == "mix"
+    return folder, first_run[1].last["release"], ended.last["release"]
+
+
+def table_of(store: Store, release: str, stage: str, name: str) -> pa.Table:
+    """A file of one artifact of the stage that the release was made of."""
+    keys = (makers(store, "tiny", release)[-1].end or {})["artifacts"]
+    key = next(key for key in reversed(keys) if key.startswith(f"{stage}/"))
+    entry = json.loads(store.get(f"private/manifests/{key}.json") or b"")["body"]["files"][name]
+    return pq.read_table(store.fetch_object(entry["sha256"], entry["size"]))
+
+
+def test_gc_only_lists_unless_told_to_delete(mixed: tuple[Path, str, str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(mixed[0] / "store", store)
+    (store / "private/aside").mkdir(exist_ok=True)
+    (store / "private/aside/x").write_bytes(b"rotted")
+    before = fingerprint(store)
+    listed = augmill("gc", "--store", store)
+    assert (listed.code, listed.last["what"], fingerprint(store)) == (0, {}, before)  # younger than a day
+    os.utime(store / "private/aside/x", (1, 1))
+    before = fingerprint(store)
+    listed = augmill("gc", "--store", store, "--grace", "1h")
+    assert listed.last["what"] == {"aside": {"files": 1, "bytes": 6}} and "add --delete" in listed.out
+    assert fingerprint(store) == before
+    deleted = augmill("gc", "--store", store, "--grace", "1h", "--delete")
+    assert deleted.last["what"] == listed.last["what"] and deleted.last["outcome"] == "deleted"
+    assert not (store / "private/aside/x").exists()
+    refused(augmill("gc", "--store", store, "--grace", "soon"), 2, ["soon", "24h"])
+    refused(augmill("gc", "--store", tmp_path / "nowhere"), 2, ["nowhere", "run.store"])
+
+
+def test_verify_all_finds_a_flipped_bit_anywhere_and_changes_nothing(
+    mixed: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(mixed[0] / "store", store)
+    assert augmill("verify", "--all", "--store", store).code == 0
+    places = ("private/objects", "private/manifests", "private/attempts", "public/tiny/_log", "public/tiny/releases")
+    for place in places:
+        path = max((p for p in (store / place).rglob("*") if p.is_file() and p.name != "provenance.json"), key=str)
+        raw = path.read_bytes()
+        path.write_bytes(raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :])
+        before = fingerprint(store)
+        refused(augmill("verify", "--all", "--store", store), 4, [path.name])
+        assert fingerprint(store) == before
+        path.write_bytes(raw)
+    gone = next(path for path in (store / "private/objects").rglob("*") if path.is_file())
+    gone.unlink()
+    refused(augmill("verify", "--all", "--store", store), 4, ["private/manifests", "gone"])
+    refused(augmill("verify", "tiny", "--all", "--store", store), 2, ["--all"])
+
+
+def test_explain_follows_a_synthetic_row_to_its_parents_and_its_night(mixed: tuple[Path, str, str]) -> None:
+    folder, _, release = mixed
+    store = Store(str(folder / "store"))
+    rows = released(store, "tiny", release)
+    row = next(row for row in rows if row["aug_parent_ids"])
+    ended = augmill("explain", row["aug_row_id"], "--store", folder / "store", "--json")
+    found = ended.last
+    assert ended.code == 0 and found["row"]["text"] == row["text"] and found["seed"] == row["aug_seed"]
+    assert (found["split"], found["origin"], found["generator"]) == ("train", "synthetic", "rules")
+    texts = {row["aug_row_id"]: row["text"] for row in rows}
+    assert {p["row_id"]: p["row"]["text"] for p in found["parents"]} == {p: texts[p] for p in row["aug_parent_ids"]}
+    assert found["scores"] == {item["name"]: item["value"] for item in row["aug_scores"]}
+    assert found["made_by"]["snapshot"] == "all" and found["fits"][0].startswith("fit/")
+    shown = augmill("explain", row["aug_row_id"], "--store", folder / "store").out
+    assert row["text"] in shown and all(texts[parent] in shown for parent in row["aug_parent_ids"])
+
+
+def test_explain_says_why_a_row_did_not_get_in(mixed: tuple[Path, str, str]) -> None:
+    folder, _, release = mixed
+    store = Store(str(folder / "store"))
+    rest = table_of(store, release, "settle", "rest.parquet")
+    assert rest.num_rows
+    for index, row_id in enumerate(synthetic_ids(rest).to_pylist()[:3]):
+        found = augmill("explain", row_id, "--store", folder / "store", "--json").last
+        assert found["state"] == "generated, not accepted"
+        assert found["row"]["status"] == rest["status"][index].as_py()
+        assert found["row"].get("why") == rest["why"][index].as_py()
+    refused(augmill("explain", "no-such-row", "--store", folder / "store"), 2, ["no-such-row", "--release"])
+
+
+def test_audit_tells_who_approved_with_which_numbers(mixed: tuple[Path, str, str]) -> None:
+    folder, first, release = mixed
+    found = augmill("audit", release[:8], "--store", folder / "store", "--json").last
+    (entry,) = found["entries"]
+    assert found["current"] and entry["approved_by"] == "rule not_worse" and "mix-real" in entry["verdict"]
+    assert (
+        entry["command"].startswith("augmill run") and found["attempts"][0]["ended"] >= found["attempts"][0]["started"]
+    )
+    assert found["ledger"]["accepted"] == sum(
+        row["aug_origin"] == "synthetic" for row in released(Store(str(folder / "store")), "tiny", release)
+    )
+    old = augmill("audit", first, "--store", folder / "store")
+    assert old.code == 0 and "neither current nor tagged" in old.out and "approved by outcomes." in old.out
+
+
+def test_diff_counts_what_python_counts(mixed: tuple[Path, str, str]) -> None:
+    folder, first, second = mixed
+    store = Store(str(folder / "store"))
+    found = augmill("diff", first, second, "--store", folder / "store", "--json").last
+    sides: list[dict[str, Any]] = [
+        {row["aug_row_id"]: row for row in released(store, "tiny", release)} for release in (first, second)
+    ]
+    rows = found["rows"]["train"]
+    assert rows["ids"]["added"] == sorted(sides[1].keys() - sides[0].keys()) and rows["added"] > 0
+    assert rows["ids"]["removed"] == sorted(sides[0].keys() - sides[1].keys()) and not found["moved"]
+    assert found["recipe"]["gate.rule"] == ["superior", "not_worse"]
+    back = augmill("diff", second, first, "--store", folder / "store", "--json").last
+    assert back["rows"]["train"]["removed"] == rows["added"]
+    same = augmill("diff", first, first, "--store", folder / "store", "--json").last
+    assert not any(same["rows"]["train"][name] for name in ("added", "removed", "changed")) and not same["recipe"]
+
+
+def test_forget_lists_first_and_reads_ids_from_any_table(mixed: tuple[Path, str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(mixed[0], folder)
+    recipe = write_recipe(folder, gate=GATE)
+    row = next(row for row in released(Store(str(folder / "store")), "tiny", mixed[2]) if row["aug_origin"] == "real")
+    (tmp_path / "ids.txt").write_text(f"{row['aug_row_id']}\n\n")
+    (tmp_path / "ids.csv").write_text(f"who,aug_row_id\nx,{row['aug_row_id']}\n")
+    pq.write_table(pa.table({"id": [row["aug_row_id"]]}), tmp_path / "ids.parquet")
+    before = fingerprint(folder)
+    for name in ("ids.txt", "ids.csv", "ids.parquet"):
+        listed = augmill("forget", recipe, "--rows", tmp_path / name, "--reason", "request 12", "--dry-run")
+        assert listed.code == 0 and listed.last["made_again"] == ["all"] and mixed[2] in listed.out
+    assert fingerprint(folder) == before
+    refused(augmill("forget", recipe, "--rows", tmp_path / "no", "--reason", "x"), 2, ["no file"])
+    wrong = augmill("forget", recipe, "--rows", tmp_path / "ids.csv", "--column", "what", "--reason", "x")
+    refused(wrong, 2, ["'what'", "who, aug_row_id"])
+    (tmp_path / "typo.txt").write_text("no-such-row\n")
+    refused(augmill("forget", recipe, "--rows", tmp_path / "typo.txt", "--reason", "x"), 2, ["none of the 1 id"])
+    assert fingerprint(folder) == before
+    done = augmill("forget", recipe, "--rows", tmp_path / "ids.txt", "--reason", "request 12", "--no-rebuild")
+    assert done.code == 0 and done.last["outcome"] == "forgotten" and done.last["made"] == {}
+    assert files_with(folder / "store", row["text"]) == []

@@ -1,0 +1,535 @@
+"""Backfills and nights: a plan that says what will happen, and a run that does exactly that, once, whatever comes between."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chain import public_bytes
+from commands import augmill
+from dated import dated_document, dated_recipe, day, inline_workers, noon_after, starts, tries, write_days
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.flows import backfill_run
+from augmill.flows.backfill import backfill, nightly
+from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
+from augmill.flows.backfill_run import BackfillRun
+from augmill.flows.owner import is_gone, this_process
+from augmill.flows.start import open_session, run_snapshot
+from augmill.flows.states import STATES, SnapshotState
+from augmill.tasks.attempts import Attempt, begin, finish, utc_now
+from augmill.tasks.contracts import StoreError, UserError
+from augmill.tasks.log import entry_of, read_log, rollback
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe_nights import Price
+from augmill.tasks.retries import NEVER
+from augmill.tasks.store import Store
+
+pytestmark = pytest.mark.usefixtures("inline_workers")
+
+OUTCOMES = ("published", "inconclusive", "unsound_source", "not_produced", None)
+STATE = st.builds(
+    SnapshotState,
+    st.dates().map(str),
+    st.sampled_from(STATES),
+    st.sampled_from(OUTCOMES),
+    changed=st.lists(st.sampled_from(("source", "recipe", "code")), unique=True).map(tuple),
+)
+NO_PAST = Past({}, "", Price(), noon_after(0))
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+@given(STATE)
+def test_each_mode_includes_the_one_before(state: SnapshotState) -> None:
+    held = [includes(mode, state) for mode in MODES]
+    assert held == sorted(held)
+    assert state.state != "running" or not any(held)
+    assert state.state not in ("missing", "interrupted") or all(held)
+    assert state.state != "withdrawn" or any(held) == bool(state.changed)
+
+
+@pytest.mark.parametrize(
+    ("state", "mode"),
+    [
+        (SnapshotState("a", "missing"), "missing"),
+        (SnapshotState("a", "interrupted", changed=("recipe",)), "missing"),
+        (SnapshotState("a", "failed", changed=("code",)), "failed"),
+        (SnapshotState("a", "kept", "unsound_source"), "failed"),  # there was no verdict
+        (SnapshotState("a", "kept", "harmful"), "all"),  # there was one
+        (SnapshotState("a", "stale", "published", changed=("source", "recipe")), "changed-data"),
+        (SnapshotState("a", "stale", "published", changed=("code",)), "changed-recipe"),
+        (SnapshotState("a", "kept", "harmful", changed=("recipe",)), "changed-recipe"),
+        (SnapshotState("a", "withdrawn", changed=("source",)), "changed-data"),
+        (SnapshotState("a", "released", "published"), "all"),
+    ],
+)
+def test_the_first_mode_that_runs_a_snapshot(state: SnapshotState, mode: Mode) -> None:
+    assert [m for m in MODES if includes(m, state)] == list(MODES[MODES.index(mode) :])
+
+
+@given(st.lists(STATE, unique_by=lambda state: state.snapshot), st.sampled_from(MODES))
+def test_a_plan_has_a_line_for_each_that_is_due_in_the_asked_order(states: list[SnapshotState], mode: Mode) -> None:
+    oldest, _ = choose(states, mode, "oldest", NO_PAST)
+    newest, _ = choose(states, mode, "newest", NO_PAST)
+    names = [line.snapshot for line in oldest]
+    assert names == sorted(state.snapshot for state in states if includes(mode, state))
+    assert [line.snapshot for line in newest] == names[::-1]
+
+
+@given(st.lists(st.floats(0, 1e5), min_size=1, max_size=30), st.integers(1, 8))
+def test_the_time_of_a_plan_lies_between_what_one_and_what_perfect_sharing_would_take(
+    seconds: list[float], most: int
+) -> None:
+    lines = [Line(str(at), "missing", "", estimate=Estimate(s, 1.0, 2.0, None)) for at, s in enumerate(seconds)]
+    whole, unknown = total(lines, most)
+    assert whole.seconds is not None and unknown == 0
+    assert max(*seconds, sum(seconds) / most) - 0.1 <= whole.seconds <= sum(seconds) + 0.1
+    assert (whole.gpu_seconds, whole.tokens, whole.cost) == (len(seconds), 2 * len(seconds), None)
+
+
+def test_estimates_are_medians_of_runs_of_the_same_recipe_that_made_something() -> None:
+    def attempt(seconds: float, recipe: str, worked: int, tokens: int = 0) -> Attempt:
+        spent = {"seconds": seconds, "gpu_seconds": 36.0, "tokens": tokens, "worked": worked}
+        end = {"outcome": "published", "time": "2026-10-01T00:00:00+00:00", **spent}
+        return Attempt("x", 0, {"recipe": recipe}, utc_now(), end)
+
+    mine = [attempt(s, "mine", 9, tokens=1_000_000) for s in (10.0, 3600.0, 90.0)]
+    past_runs = {"x": [*mine, attempt(1.0, "mine", 0), attempt(5000.0, "other", 9)]}
+    price = Price(gpu_hour=2.0, million_tokens=0.5)
+    past = Past(past_runs, "mine", price, utc_now())
+    assert past.of(SnapshotState("a", "missing")) == Estimate(90.0, 36.0, 1_000_000, 0.52)
+    assert past.of(SnapshotState("a", "released")).seconds == 1.0
+    assert Past(past_runs, "new", price, utc_now()).of(SnapshotState("a", "missing")).seconds == 1845.0
+    assert NO_PAST.of(SnapshotState("a", "missing")) == Estimate()
+
+
+def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--reprocess"):
+        Request(reprocess="everything")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="--max-active"):
+        Request(max_active=0)
+    recipe = dated_recipe(write_days(tmp_path / "rows.csv", 3), tmp_path / "store")
+    for request, words in (
+        (Request(last=day(3)), f"the newest complete day is {day(2)}"),
+        (Request(first=day(2), last=day(1)), "comes after"),
+        (Request(first="October"), "expected a day such as"),
+        (Request(max_cost=1.0), "nothing has a price"),
+    ):
+        with pytest.raises(UserError, match=words):
+            backfill(recipe, request, now=lambda: noon_after(3))
+
+
+# --- carrying it out --------------------------------------------------------------------------------------------------
+
+DAYS = 8
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_days(tmp_path_factory.mktemp("dated") / "rows.csv", DAYS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The public bytes of every day made one after the other, oldest first."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        inline_workers.__wrapped__(patch)  # type: ignore[attr-defined]
+        result = fill(dated_recipe(rows, folder))
+    assert (result["outcome"], result["done"], len(result["released"])) == ("done", DAYS, DAYS)
+    return public_bytes(folder)
+
+
+def fill(recipe: Recipe, **asked: Any) -> dict[str, Any]:
+    return backfill(recipe, Request(**asked), now=lambda: noon_after(DAYS))
+
+
+def test_a_dry_run_tells_what_the_run_then_does_and_touches_nothing(rows: Path, tmp_path: Path) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    told = fill(recipe, order="newest", last=day(3), dry_run=True)
+    assert not store.list_keys("public") and not tries(store) and not store.list_keys("private/backfills")
+    done = fill(recipe, order="newest", last=day(3))
+    assert starts(store) == told["order"] == [day(3), day(2), day(1), day(0)]
+    key = f"private/backfills/tiny/{done['backfill']}/plan.json"
+    plan = store.read_sealed(key)
+    assert plan is not None and plan["lines"] == told["lines"]
+    assert json.loads(json.dumps(Plan.from_json(plan).to_json())) == plan
+    assert fill(recipe, last=day(3))["outcome"] == "nothing"
+
+
+@pytest.mark.parametrize("asked", [{"order": "newest"}, {"max_active": 3}])
+def test_every_order_and_parallel_give_equal_bytes(
+    asked: dict[str, Any], rows: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert fill(dated_recipe(rows, tmp_path), **asked)["done"] == DAYS
+    assert public_bytes(tmp_path) == undisturbed
+    store = Store(str(tmp_path))
+    if asked.get("order") == "newest":
+        assert starts(store) == sorted(starts(store), reverse=True)
+    assert most_at_once(store) == asked.get("max_active", 1)
+
+
+def most_at_once(store: Store) -> int:
+    """How many attempts were open at the same moment, by when the store got their documents."""
+    assert store.local is not None
+    moments = [
+        (path.stat().st_mtime_ns, 1 if path.name == "start.json" else -1)
+        for path in (store.local / "private/attempts").rglob("*.json")
+        if path.name in ("start.json", "end.json")
+    ]
+    now, most = 0, 0
+    for _, change in sorted(moments):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def test_one_failure_stops_the_others_only_where_that_is_asked(tmp_path: Path) -> None:
+    rows = write_days(
+        tmp_path / "rows.csv", 4, each=16, first_day_labels=("refund",)
+    )  # one class: no snapshot can be made
+    recipe, store = dated_recipe(rows, tmp_path / "store"), Store(str(tmp_path / "store"))
+    stopped = fill(recipe, last=day(3), max_failures=1)
+    assert (stopped["outcome"], stopped["stopped_by"], list(stopped["failed"])) == ("failed", "max_failures", [day(0)])
+    assert starts(store) == [day(0)] and "3 of 4 snapshot(s) not begun" in stopped["reason"]
+    rest = fill(recipe, last=day(3))  # the limit is no part of the plan: this takes the same one up
+    assert rest["backfill"] == stopped["backfill"]
+    assert (rest["outcome"], list(rest["failed"]), list(rest["released"])) == (
+        "failed",
+        [day(0)],
+        [day(1), day(2), day(3)],
+    )
+    assert fill(recipe, last=day(3))["outcome"] == "nothing"
+    assert fill(recipe, last=day(3), reprocess="failed", dry_run=True)["order"] == [day(0)]
+
+
+def test_limits_start_nothing_more_and_the_same_command_goes_on(rows: Path, tmp_path: Path) -> None:
+    recipe, store = dated_recipe(rows, tmp_path, price={"cpu_hour": 3600.0}), Store(str(tmp_path))
+    late = fill(recipe, last=day(1), max_hours=0)
+    assert (late["outcome"], late["stopped_by"], tries(store)) == ("stopped", "max_hours", {})
+    dear = fill(recipe, last=day(1), max_cost=0.01)  # the first run's price is not known before it has run
+    assert (dear["backfill"], dear["stopped_by"], list(dear["released"])) == (late["backfill"], "max_cost", [day(0)])
+    assert fill(recipe, last=day(1), max_cost=0.01)["stopped_by"] == "max_cost"  # what was spent is remembered
+    assert list(fill(recipe, last=day(1), max_cost=1e6)["released"]) == [day(0), day(1)]
+    assert starts(store) == [day(0), day(1)]
+
+
+def test_a_changed_recipe_gives_an_unfinished_backfill_up(rows: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    first = fill(dated_recipe(rows, tmp_path), last=day(1), max_hours=0)
+    changed = dated_recipe(rows, tmp_path, seed=7)
+    request = Request(last=day(1))
+    second = backfill(changed, request, now=lambda: noon_after(DAYS), show=lambda plan, note: said.append(note))
+    assert second["backfill"] != first["backfill"] and second["done"] == 2
+    assert said == [
+        f"The unfinished backfill {first['backfill']} is given up: the recipe changed since. This is a new one."
+    ]
+
+
+# --- together ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_recipe_switches_in_one_entry_that_one_rollback_undoes(rows: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    fill(dated_recipe(rows, tmp_path), last=day(2))
+    before = read_log(store, "tiny").current()
+    changed = dated_recipe(rows, tmp_path, splits={"validation": 0.3, "test": 0.2})
+    assert fill(changed, reprocess="changed-data", last=day(2))["outcome"] == "nothing"
+    done = fill(changed, reprocess="changed-recipe", last=day(2))
+    log = read_log(store, "tiny")
+    assert (done["publish"], len(log.entries), done["log_entry"]) == ("together", 4, 3)
+    assert log.entries[3]["current"] == done["released"] == log.current()
+    assert not set(log.current().values()) & set(before.values())
+    assert {s: e["recipe"] for s, e in log.entries[3]["snapshots"].items()} == dict.fromkeys(before, changed.hash())
+    told = entry_of(log.entries[3], done["released"][day(1)])  # what an audit of one of them finds
+    assert told["outcome"] == "not_produced" and "nothing was asked for" in told["reason"]
+    rollback(store, "tiny", to=None, reason="worse", command="test")
+    assert read_log(store, "tiny").current() == before
+    again = fill(changed, reprocess="all", last=day(2), dry_run=True)  # it would only make what was withdrawn
+    assert (again["order"], list(again["left_out"])) == ([], [day(0), day(1), day(2)])
+
+
+def test_a_staged_backfill_that_could_not_switch_only_switches_when_it_goes_on(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    with monkeypatch.context() as broken:
+
+        def refuse(*args: object, **options: object) -> bool:
+            raise StoreError("the store went away")
+
+        broken.setattr(backfill_run, "commit_releases", refuse)
+        broken.setattr(backfill_run, "COMMIT", NEVER)
+        with pytest.raises(StoreError):
+            fill(recipe, last=day(2), publish="together")
+    assert read_log(store, "tiny").entries == []
+    nightly(recipe, now=lambda: noon_after(3))  # somebody else publishes the newest of them meanwhile
+    done = fill(recipe, last=day(2), publish="together")
+    assert starts(store) == [day(0), day(1), day(2), day(2)]
+    assert read_log(store, "tiny").entries[done["log_entry"]]["current"] == {
+        day(0): done["released"][day(0)],
+        day(1): done["released"][day(1)],
+    }
+
+
+def test_what_others_published_while_it_was_staged_is_left_out_and_told(rows: Path, tmp_path: Path) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    fill(recipe, last=day(1))
+    changed = dated_recipe(rows, tmp_path, splits={"validation": 0.3, "test": 0.2})
+    overtaken: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        commit = backfill_run.commit_releases
+
+        def late(store: Store, dataset: str, moves: dict[str, Any], **options: Any) -> bool:
+            if day(0) in moves and not overtaken:
+                overtaken.append(run_one(dated_recipe(rows, tmp_path, splits={"validation": 0.4, "test": 0.2}), day(0)))
+            return commit(store, dataset, moves, **options)
+
+        patch.setattr(backfill_run, "commit_releases", late)
+        done = fill(changed, reprocess="changed-recipe", last=day(1))
+    assert done["outcome"] == "done" and list(done["released"]) == [day(1)]
+    assert done["not_switched"] == {day(0): f"{overtaken[0]} was made current meanwhile"}
+    assert read_log(store, "tiny").current() == {day(0): overtaken[0]} | done["released"]
+
+
+def run_one(recipe: Recipe, snapshot: str) -> str:
+    with open_session(recipe, command="test", orchestrator="none", verbose=False) as session:
+        return str(run_snapshot(session, snapshot, quiet=True)["release"])
+
+
+# --- nights -----------------------------------------------------------------------------------------------------------
+
+
+def night(recipe: Recipe, days: int, **options: Any) -> dict[str, Any]:
+    return nightly(recipe, now=lambda: noon_after(days), **options)
+
+
+def test_after_an_outage_a_night_catches_up_as_declared(rows: Path, tmp_path: Path) -> None:
+    def after(policy: str, **options: Any) -> dict[str, Any]:
+        recipe = dated_recipe(rows, tmp_path / policy, schedule={"catch_up": policy, "look_back": "3d"})
+        night(recipe, 1)
+        return night(recipe, 5, dry_run=True, **options)
+
+    assert after("all")["order"] == [day(4), day(3), day(2)]  # the newest first, and no further than the look-back
+    assert after("latest")["order"] == [day(4)]
+    assert after("none")["order"] == [day(4)]
+    assert after("none", scheduled=noon_after(5) - timedelta(minutes=59))["order"] == [day(4)]
+    assert after("none", scheduled=noon_after(5) - timedelta(minutes=61))["outcome"] == "skipped"
+    assert after("latest", scheduled=noon_after(2))["order"] == [day(4)]
+
+
+def test_a_night_takes_failed_ones_again_and_no_date_for_a_changed_recipe(rows: Path, tmp_path: Path) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    night(recipe, 1)
+    failed = begin(store, "tiny", day(1), {"command": "test", "recipe": recipe.hash()})
+    finish(store, "tiny", failed, {"outcome": "error", "kind": "WorldError", "reason": "disk", "where": "", "next": ""})
+    changed = dated_recipe(rows, tmp_path, seed=3)
+    assert night(changed, 3, dry_run=True)["order"] == [day(2), day(1)]
+    assert list(night(changed, 3)["released"]) == [day(1), day(2)]
+    assert night(changed, 3)["outcome"] == "nothing"
+
+
+def test_a_night_in_the_middle_of_a_backfill_is_neither_doubled_nor_starved(
+    rows: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    nights: list[dict[str, Any]] = []
+
+    def in_the_middle(plan: Plan, note: str) -> None:  # the plan is fixed: every day, the newest one too
+        assert len(plan.lines) == DAYS
+        nights.append(night(recipe, DAYS))
+
+    done = backfill(recipe, Request(), now=lambda: noon_after(DAYS), show=in_the_middle)
+    assert list(nights[0]["released"]) == done["elsewhere"] == [day(DAYS - 1)]
+    assert (done["outcome"], done["done"], starts(store)) == ("done", DAYS, [day(DAYS - 1), *map(day, range(DAYS - 1))])
+    assert public_bytes(tmp_path) == undisturbed
+
+
+def test_what_runs_elsewhere_is_left_to_it_and_told(rows: Path, tmp_path: Path) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    head = {
+        "command": "elsewhere",
+        "recipe": recipe.hash(),
+        "code": "x",
+        "owner": {"machine": "other", "pid": 1, "began": 1},
+    }
+    alive = []
+    planned = fill(recipe, last=day(1), dry_run=True)["order"]
+    done = backfill(
+        recipe,
+        Request(last=day(1)),
+        now=utc_now,
+        show=lambda plan, note: alive.append(begin(store, "tiny", day(0), head)),
+    )
+    assert planned == [day(0), day(1)] and list(done["released"]) == [day(1)]
+    assert (done["outcome"], done["stopped_by"], done["elsewhere"]) == ("stopped", "running_elsewhere", [day(0)])
+    assert "running elsewhere since" in night_now(recipe)["left_out"][day(0)]
+    finish(store, "tiny", alive[0], {"outcome": "interrupted", "reason": "", "where": ""})
+    assert list(backfill(recipe, Request(last=day(1)), now=utc_now)["released"]) == [day(0), day(1)]
+
+
+def night_now(recipe: Recipe) -> dict[str, Any]:
+    return backfill(recipe, Request(last=day(1), reprocess="all", dry_run=True), now=utc_now)
+
+
+def test_a_night_of_a_source_without_partitions_is_one_run(rows: Path, tmp_path: Path) -> None:
+    recipe = dated_recipe(rows, tmp_path, columns={"text": "text", "label": "label"}, partitions={})
+    assert list(night(recipe, 1)["released"]) == ["all"]
+    assert night(recipe, 2)["planned"] == 1
+    with pytest.raises(UserError, match="no partitions"):
+        backfill(recipe, Request(first=day(0)), now=utc_now)
+
+
+def test_past_its_deadline_a_night_starts_nothing_and_what_runs_ends_by_cause(rows: Path, tmp_path: Path) -> None:
+    recipe = dated_recipe(
+        rows,
+        tmp_path,
+        target={"per_class": 60},
+        run={"orchestrator": "none", "store": str(tmp_path), "deadline": "05:30"},
+    )
+    plan = Plan(
+        "x", "nightly", "tiny", "", recipe.hash(), "", {"reprocess": "failed"}, "each", (Line(day(1), "missing", ""),)
+    )
+    with open_session(recipe, command="test", verbose=False) as session:
+        assert session.deadline is not None and 0 < session.deadline - time.monotonic() <= 24 * 3600
+        past = replace(session, deadline=time.monotonic() - 1)
+        run = BackfillRun(past, plan, Request(), utc_now)
+        run.go()
+        assert (run.result()["stopped_by"], tries(Store(str(tmp_path)))) == ("deadline", {})
+        result = run_snapshot(past, day(1), quiet=True)
+        assert (result["outcome"], result["action"], result["new"]) == ("not_produced", "best_real", True)
+    with open_session(recipe, command="test", verbose=False, by_morning=False) as session:
+        assert session.deadline is None  # a backfill has no morning
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_a_process_of_this_machine_that_ended_is_known_to_be_gone() -> None:
+    code = "from augmill.flows.owner import this_process; import json; print(json.dumps(this_process()))"
+    ended = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    if not ended:
+        pytest.skip("needs /proc")
+    assert is_gone(ended) and not is_gone(this_process())
+    assert is_gone(this_process() | {"began": 1})  # another process of the same number
+    assert not is_gone(ended | {"machine": "another"}) and not is_gone(None) and not is_gone({})
+
+
+@pytest.fixture(scope="module")
+def killed(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a backfill, in mode `all`, whose process was killed by SIGKILL after three releases."""
+    store = tmp_path_factory.mktemp("killed") / "store"
+    recipe = store.with_name("recipe.yaml")
+    recipe.write_text(yaml.safe_dump(dated_document(rows, store)))
+    kill_after(3, [str(recipe), "--reprocess", "all", "--to", day(DAYS - 1)], store, signal.SIGKILL)
+    return store
+
+
+def kill_after(
+    releases: int, arguments: list[str], store: Path, sign: signal.Signals
+) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("augmill")), "backfill", *arguments]
+    log = store / "public/tiny/_log"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not (log.is_dir() and len(list(log.glob("*.json"))) >= releases):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(sign)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@pytest.mark.parametrize("mode", ["missing", "failed", "all"])
+def test_killed_and_started_again_it_does_the_rest_and_nothing_twice(
+    mode: Mode, killed: Path, rows: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    shutil.copytree(killed, tmp_path / "store")
+    recipe, store = dated_recipe(rows, tmp_path / "store"), Store(str(tmp_path / "store"))
+    ended = {s for s, each in tries(store).items() if each[-1].end is not None}
+    before = starts(store)
+    assert len(ended) >= 2 and len(before) < DAYS
+    asked = Request(reprocess=mode, last=day(DAYS - 1), max_active=2)
+    told = backfill(recipe, replace(asked, dry_run=True), now=utc_now)
+    done = backfill(recipe, asked, now=utc_now)
+    rest = [day(n) for n in range(DAYS) if day(n) not in ended]
+    assert told["order"] == sorted(starts(store)[len(before) :]) == rest
+    assert (done["outcome"], done["failed"], len(read_log(store, "tiny").entries)) == ("done", {}, DAYS)
+    assert public_bytes(tmp_path / "store") == undisturbed
+    if mode == "all":  # the next one, though, is a new backfill of everything
+        assert backfill(recipe, replace(asked, dry_run=True), now=utc_now)["planned"] == DAYS
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_interrupted_attempts_and_says_how_to_go_on(rows: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(dated_document(rows, store)))
+    ended = kill_after(2, [str(recipe), "--to", day(DAYS - 1), "--max-active", "2"], store, signal.SIGTERM)
+    last = json.loads(ended.stdout.splitlines()[-1])
+    assert (ended.returncode, last["outcome"]) == (143, "interrupted") and "backfill" in last["next"]
+    states = {a.state(utc_now()) for each in tries(Store(str(store))).values() for a in each}
+    assert states <= {"done", "interrupted"} and "Traceback" not in ended.stderr
+    assert fill(dated_recipe(rows, store), last=day(DAYS - 1))["done"] == DAYS
+
+
+# --- Prefect ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_snapshot_is_a_run_of_its_own_inside_the_backfills(prefect_api: str, tmp_path: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+
+    from augmill.flows.telemetry import flush_client
+
+    rows = write_days(tmp_path / "rows.csv", 3, each=16, first_day_labels=("refund",))
+    recipe = dated_recipe(rows, tmp_path / "store", dataset="nested")
+    done = backfill(recipe, Request(max_active=2), orchestrator="prefect", now=lambda: noon_after(3))
+    assert (list(done["failed"]), list(done["released"])) == ([day(0)], [day(1), day(2)])
+    flush_client()
+    with get_client(sync_client=True) as client:
+
+        def read(name: str) -> Any:
+            (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
+            return run
+
+        whole = read(f"nested backfill {done['backfill']}")
+        inside = [read(f"nested@{day(n)}") for n in range(3)]
+    assert [run.state_name for run in (whole, *inside)] == ["Completed", "Failed", "Completed", "Completed"]
+    assert whole.parent_task_run_id is None and all(run.parent_task_run_id is not None for run in inside)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_its_plan_and_ends_by_code(tmp_path: Path) -> None:
+    rows = write_days(tmp_path / "rows.csv", 3, each=16, first_day_labels=("refund",))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(dated_document(rows, tmp_path / "store")))
+    planned = augmill("backfill", recipe, "--to", day(1), "--dry-run")
+    assert planned.code == 0 and planned.last["order"] == [day(0), day(1)]
+    lines = planned.out.splitlines()
+    assert lines[0] == "tiny: 2 snapshots to make, each published as it ends."
+    assert [line.split() for line in lines[2:4]] == [
+        [d, "no", "run", "yet", "missing:", "never", "run"] for d in (day(0), day(1))
+    ]
+    late = augmill("backfill", recipe, "--to", day(1), "--max-hours", "0", "--json")
+    assert (late.code, late.last["stopped_by"], late.out.count("\n")) == (11, "max_hours", 1)
+    failed = augmill("backfill", recipe, "--to", day(1))
+    assert (failed.code, list(failed.last["failed"])) == (4, [day(0)])
+    assert augmill("backfill", recipe, "--to", day(1)).code == 0  # failed ones were not asked for
+    assert augmill("nightly", recipe, "--dry-run").last["outcome"] == "planned"
+    assert augmill("backfill", recipe, "--order", "random").code == 2

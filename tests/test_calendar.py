@@ -1,0 +1,166 @@
+"""Each instant is in exactly one partition, half-open, whatever clocks do; windows and refit grids hang on the calendar alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augmill.tasks.calendar import Calendar, next_clock
+
+# Half-hour steps, days that clocks skipped (Apia 2011-12-30), days that begin at 01:00 (Havana, Sao Paulo), both hemispheres.
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
+ZONES += ["America/Sao_Paulo", "Asia/Kolkata"]
+DATED = st.sampled_from(["day", "week", "month"])
+calendars = st.builds(Calendar, DATED, st.sampled_from(ZONES))
+instants = st.datetimes(datetime(1971, 1, 1), datetime(2037, 12, 1), timezones=st.just(UTC))
+days = st.dates(date(1971, 1, 1), date(2037, 12, 1))
+
+
+def name_of(calendar: Calendar, value: object) -> str:
+    name = calendar.name_of(value)
+    assert name is not None
+    return name
+
+
+@given(calendars, instants)
+def test_each_instant_is_in_exactly_one_partition_and_that_is_half_open(calendar: Calendar, at: datetime) -> None:
+    name = name_of(calendar, at)
+    assert calendar.ends(calendar.step(name, -1)).astimezone(UTC) <= at < calendar.ends(name).astimezone(UTC)
+    assert calendar.ends(calendar.newest_complete(at)).astimezone(UTC) <= at
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_no_instant_of_a_year_of_changing_clocks_falls_between_two_days(zone: str) -> None:
+    """Every quarter of an hour of 2011 and of 2026: the days follow one another, none is left or met again."""
+    calendar = Calendar("day", zone)
+    for year in (2011, 2026):
+        at, names = datetime(year, 1, 1, tzinfo=UTC), list[str]()
+        while at.year == year:
+            name = name_of(calendar, at)
+            if not names or names[-1] != name:
+                names.append(name)
+                if len(names) > 1:  # the first instant of a day is where the one before it ended
+                    assert calendar.ends(names[-2]).astimezone(UTC) <= at
+            at += timedelta(minutes=15)
+        skipped = {"2011-12-30"} if zone == "Pacific/Apia" else set()
+        assert set(names) == set(calendar.between(names[0], names[-1])) - skipped
+        assert names == sorted(set(names))
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/Berlin", "2026-03-29", 23),
+        ("Europe/Berlin", "2026-10-25", 25),
+        ("America/New_York", "2026-03-08", 23),
+        ("America/New_York", "2026-11-01", 25),
+        ("Australia/Lord_Howe", "2026-10-04", 23.5),
+        ("Australia/Lord_Howe", "2026-04-05", 24.5),
+        ("UTC", "2028-02-29", 24),
+    ],
+)
+def test_days_are_as_long_as_their_clocks_say(zone: str, day: str, hours: float) -> None:
+    calendar = Calendar("day", zone)
+    begins = calendar.ends(calendar.step(day, -1)).astimezone(UTC)
+    assert calendar.ends(day).astimezone(UTC) - begins == timedelta(hours=hours)
+    assert calendar.name_of(begins) == day == calendar.name_of(begins + timedelta(hours=hours, microseconds=-1))
+
+
+def test_an_instant_with_an_offset_is_seen_in_the_time_zone_and_one_without_is_local() -> None:
+    berlin = Calendar("day", "Europe/Berlin")
+    for value in ("2026-10-25T22:59:59Z", "2026-10-25T23:59:59", "2026-10-25 00:00:00+02:00", "20261025", 20261025):
+        assert berlin.name_of(value) == "2026-10-25"
+    assert berlin.name_of("2026-10-25T23:00:00Z") == "2026-10-26"
+    assert Calendar("day").name_of("2026-10-25T23:59:59.999999Z") == "2026-10-25"
+    assert Calendar("day").name_of("2026-10-26T00:00:00Z") == "2026-10-26"
+
+
+def test_years_of_weeks_are_those_of_their_thursdays() -> None:
+    weeks = {"2026-12-31": "2026-W53", "2027-01-03": "2026-W53", "2027-01-04": "2027-W01", "2024-12-30": "2025-W01"}
+    calendar = Calendar("week")
+    assert {day: calendar.name_of(day) for day in weeks} == weeks
+    assert calendar.step("2026-W53", 1) == "2027-W01" and calendar.step("2027-W01", -1) == "2026-W53"
+
+
+@pytest.mark.parametrize("every", ["day", "week", "month"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "x", "2026", "2026-02-29", "2026-13", "2026-W54", "0001-01-01", "9999-12-31", "../../x", "2026-10-01x"),
+        *(1.5, True, 1790000000, "٢٠٢٦-١٠-٠١", datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC), b"x"),
+    ],
+)
+def test_what_is_no_day_is_in_no_partition(every: str, value: object) -> None:
+    assert Calendar(every, "America/New_York").name_of(value) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("every", "value"), [("day", "2026-W40"), ("day", "2026-10"), ("month", "2026-W40")])
+def test_a_longer_partitions_name_is_none_of_a_shorter_ones(every: str, value: str) -> None:
+    assert Calendar(every).name_of(value) is None  # type: ignore[arg-type]
+
+
+@given(calendars, days, st.integers(0, 400))
+def test_steps_names_and_days_agree(calendar: Calendar, day: date, by: int) -> None:
+    name = name_of(calendar, day)
+    assert calendar.name_of(name) == name == calendar.name_of(calendar.first_day(name))
+    later = calendar.step(name, by)
+    assert calendar.step(later, -by) == name and (by == 0 or later > name)
+    between = list(calendar.between(name, later))
+    assert between == [calendar.step(name, at) for at in range(by + 1)] == sorted(between)
+
+
+@given(days, st.integers(1, 400))
+def test_a_window_of_days_holds_exactly_so_many_of_them(day: date, width: int) -> None:
+    calendar, name = Calendar("day"), day.isoformat()
+    assert len(list(calendar.between(calendar.window_start(name, width), name))) == width
+
+
+@given(st.sampled_from(["week", "month"]), days, st.integers(1, 400))
+def test_a_window_holds_the_whole_partitions_within_its_days_and_never_none(every: str, day: date, width: int) -> None:
+    calendar = Calendar(every)  # type: ignore[arg-type]
+    name = name_of(calendar, day)
+    end, first = calendar.first_day(calendar.step(name, 1)), calendar.window_start(name, width)
+    assert first <= name
+    assert first == name or (end - calendar.first_day(first)).days <= width
+    assert (end - calendar.first_day(calendar.step(first, -1))).days > width
+
+
+@given(calendars, days, st.integers(1, 100))
+def test_a_boundary_is_never_ahead_hangs_on_the_grid_alone_and_is_not_older_than_its_step(
+    calendar: Calendar, day: date, width: int
+) -> None:
+    name = name_of(calendar, day)
+    boundary = calendar.boundary(name, width)
+    assert boundary <= name and calendar.boundary(boundary, width) == boundary
+    assert boundary <= calendar.boundary(calendar.step(name, 1), width)
+    inside = list(calendar.between(boundary, name))
+    assert {calendar.boundary(other, width) for other in inside} == {boundary}
+    ends = (calendar.first_day(calendar.step(other, 1)) for other in (boundary, name))
+    assert -(next(ends) - next(ends)).days < width + 31
+
+
+def test_refits_every_seven_days_use_sundays_data() -> None:
+    calendar = Calendar("day")
+    found = [calendar.boundary(name, 7) for name in calendar.between("2026-10-03", "2026-10-12")]
+    assert found == ["2026-09-27"] + ["2026-10-04"] * 7 + ["2026-10-11"] * 2
+    assert date.fromisoformat("2026-10-04").strftime("%A") == "Sunday"
+
+
+def test_windows_and_grids_as_wide_as_can_be_written_end_where_the_calendar_does() -> None:
+    for every, name in (("day", "2026-10-01"), ("week", "2026-W40"), ("month", "2026-10")):
+        calendar = Calendar(every)  # type: ignore[arg-type]
+        assert calendar.window_start(name, 999_999) < "1002" and calendar.boundary(name, 999_999) <= name
+        assert calendar.step(name, -999_999) < "1002"
+
+
+@given(st.times().map(lambda at: time(at.hour, at.minute)), instants, st.sampled_from(ZONES))
+def test_the_next_time_a_clock_shows_it_is_within_about_a_day(clock: time, now: datetime, zone: str) -> None:
+    at = next_clock(clock, now, zone).astimezone(UTC)
+    assert timedelta() < at - now <= timedelta(hours=49)  # a day that clocks skip is a day longer
+    local = at.astimezone(ZoneInfo(zone))
+    shown = timedelta(hours=local.hour, minutes=local.minute) - timedelta(hours=clock.hour, minutes=clock.minute)
+    assert shown % timedelta(days=1) <= timedelta(hours=1)  # later only where clocks skip it
