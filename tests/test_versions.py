@@ -188,10 +188,13 @@ SOURCE_ROWS = {
 
 def run_source(name: str, here: Path) -> Any:
     path = here / f"rows.{name}"
+    rows = pa.table({"id": [1, 2], "text": ["a", "\ufeffb\x00"], "label": [True, None]})
     if name in SOURCE_ROWS:
         path.write_text(SOURCE_ROWS[name], encoding="utf-8")
+    elif name == "delta":
+        pytest.importorskip("deltalake").write_deltalake(path, rows)
     else:
-        pq.write_table(pa.table({"id": [1, 2], "text": ["a", "\ufeffb\x00"], "label": [True, None]}), path)
+        pq.write_table(rows, path)
     options = SourceOptions(path=str(path))
     (file,) = list_files(options)
     return [
