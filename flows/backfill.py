@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from augmill.flows.backfill_plan import Past, Plan, Request, choose, price_of, switches_together, total
+from augmill.flows.backfill_plan import NEXT, Past, Plan, Request, choose, price_of, switches_together, total
 from augmill.flows.backfill_record import answered, unfinished, write_end, write_plan
-from augmill.flows.backfill_run import NEXT, BackfillRun
+from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.owner import is_gone
 from augmill.flows.provenance import code_version
 from augmill.flows.reading import source_view
 from augmill.flows.start import open_session
 from augmill.flows.states import SnapshotState, partitioned, require_partition, snapshot_states
 from augmill.flows.telemetry import quiet_logging
+from augmill.flows.units import Part
 from augmill.tasks.attempts import Clock, read_attempts, utc_now
 from augmill.tasks.calendar import parse_days
-from augmill.tasks.contracts import UserError
+from augmill.tasks.contracts import ConflictError, DataError, UserError
 from augmill.tasks.log import read_log
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
+
+_log = logging.getLogger("augmill")
 
 __all__ = ["Plan", "Request", "backfill", "nightly"]
 
@@ -77,7 +81,9 @@ def nightly(
     verbose: bool = False,
     show: Show = lambda plan, note: None,
 ) -> dict[str, Any]:
-    """What is missing or failed in the look-back window, the newest first: by morning there is something to train on.
+    """The newest snapshot, and what is due in the look-back window: by morning there is something to train on.
+
+    Due is what failed or was interrupted, and under ``catch_up: all`` what is missing; the newest goes first.
 
     ``scheduled``: when it should have started (aware), where a scheduler tells. Raises AugmillError.
     """
@@ -97,30 +103,42 @@ def nightly(
             calendar = recipe.partitions.calendar
             first = calendar.window_start(calendar.newest_complete(moment), parse_days(recipe.schedule.look_back))
             first = min(first, calendar.newest_complete(moment))  # a look-back shorter than a partition
-        states = look(recipe, store, moment, first=first)
-        plan = _plan(recipe, store, request, _caught_up(recipe, states), moment, publish="each", kind="nightly")
+        states, passed = _caught_up(recipe, look(recipe, store, moment, first=first))
+        plan = _plan(recipe, store, request, states, moment, publish="each", kind="nightly")
+        plan = replace(plan, left_out=passed | plan.left_out)
         return _carry_out(recipe, store, plan, request, "", _How(command, orchestrator, verbose, now, show))
 
 
-def _caught_up(recipe: Recipe, states: list[SnapshotState]) -> list[SnapshotState]:
-    """Without the nights that an outage left out, but for the newest, unless they are to be caught up on.
+def _caught_up(recipe: Recipe, states: list[SnapshotState]) -> tuple[list[SnapshotState], dict[str, str]]:
+    """(without what is missing but for the newest, unless it is to be caught up on; what that leaves out, and why).
 
     What was tried and did not end is looked at again whatever ``catch_up`` says.
     """
     if recipe.schedule.catch_up == "all":
-        return states
-    return [state for state in states if state.state != "missing" or state is states[-1]]
+        return states, {}
+    passed = [state.snapshot for state in states[:-1] if state.state == "missing"]
+    why = f"missing; schedule.catch_up: {recipe.schedule.catch_up} leaves it to `augmill backfill`"
+    return [state for state in states if state.snapshot not in passed], dict.fromkeys(passed, why)
 
 
 def look(
     recipe: Recipe, store: Store, now: datetime, *, first: str | None = None, last: str | None = None
 ) -> list[SnapshotState]:
     """Each snapshot's state, oldest first, none from before the source's first partition."""
-    view = source_view(recipe, store)
+    calendar, problem = recipe.partitions.calendar, None
+    view: dict[str, Part] | None = None
+    try:
+        view = source_view(recipe, store, calendar.newest_complete(now) if calendar.dated else None)
+    except (DataError, UserError, ConflictError) as error:
+        problem = error
     if first is not None and view:
         first = max(first, min(view))
     log = read_log(store, recipe.dataset)
     states = snapshot_states(recipe, store, view, log, now=now, first=first, last=last)
+    if problem is not None and not states:
+        raise problem
+    if problem is not None:  # each snapshot waits for its own part of the source, or says what is wrong with it
+        _log.warning("The source cannot be read as a whole, so nothing counts as changed: %s", problem)
     return [_as_planned(state, log.withdrawn()) for state in states]
 
 

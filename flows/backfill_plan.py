@@ -19,6 +19,7 @@ Mode = Literal["missing", "failed", "changed-data", "changed-recipe", "all"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # each includes those before it
 # Kept for want of a verdict: running again may end otherwise. A verdict (harmful, inconclusive) is not asked for twice.
 NO_VERDICT = ("unsound_source", "not_produced")
+NEXT = "`augmill status` shows what there is"
 LIKE = 20  # past runs that an estimate looks at: the newest ones
 
 
@@ -113,17 +114,27 @@ class Plan:
 
 
 def least_mode(state: SnapshotState) -> Mode | None:
-    """The first of ``MODES`` that runs the snapshot; None where none does."""
+    """The first of ``MODES`` that runs the snapshot; None where none does.
+
+    Where a release stands, an attempt to make it by another recipe that was killed, or failed, is no reason to do what
+    the change of the recipe alone is none for.
+    """
     changed = set(state.changed)
-    if state.state in ("missing", "interrupted"):
-        return "missing"
+    overtaken = state.release and {"recipe", "code"} & changed
     if state.state == "running" or (state.state == "withdrawn" and not changed):
         return None
-    if state.state == "failed" or (state.state == "kept" and state.outcome in NO_VERDICT):
-        return "failed"
+    if not overtaken and (least := _unended(state)) is not None:
+        return least
     if "source" in changed:
         return "changed-data"
     return "changed-recipe" if changed else "all"
+
+
+def _unended(state: SnapshotState) -> Mode | None:
+    """The mode for what has no verdict yet."""
+    if state.state in ("missing", "interrupted"):
+        return "missing"
+    return "failed" if state.state == "failed" or (state.state == "kept" and state.outcome in NO_VERDICT) else None
 
 
 def includes(mode: Mode, state: SnapshotState) -> bool:
@@ -142,6 +153,10 @@ def choose(
             lines.append(Line(state.snapshot, state.state, _why(state), known, past.of(state)))
         elif state.state == "running":
             left_out[state.snapshot] = f"running elsewhere {state.reason}"
+        elif includes(mode, dataclasses.replace(state, release=None)):
+            changed = " and ".join(state.changed)
+            why = f"{state.state}, but its release stands and {changed} changed"
+            left_out[state.snapshot] = f"{why}: --reprocess {least_mode(state)} makes it"
         elif state.state == "withdrawn" and mode == "all":
             left_out[state.snapshot] = (
                 f"withdrawn ({state.reason}); neither source nor recipe nor code has changed since"
@@ -161,6 +176,22 @@ def _why(state: SnapshotState) -> str:
 def switches_together(states: Iterable[SnapshotState], mode: Mode) -> bool:
     """Whether what readers have would be a mixture of two recipes, or of two versions of Augmill, on the way."""
     return any(s.release and {"recipe", "code"} & set(s.changed) and includes(mode, s) for s in states)
+
+
+def next_step(plan: Plan, stopped_by: str | None, failed: bool) -> str:
+    """What to do after one command's work on the plan."""
+    if stopped_by == "max_cost":
+        return "the same command with a higher --max-cost goes on from here"
+    if stopped_by == "failed":
+        again = "mend what their reasons name; the same command tries again what ended by an error, then switches all"
+        return f"{again}; with --publish each it publishes the others now"
+    if stopped_by is not None:
+        return "the same command goes on from here" if plan.kind == "backfill" else "the next night goes on"
+    if not failed:
+        return NEXT
+    # What failed while a release of another recipe stood is due for the recipe; where the others are done, it is alone.
+    mode = {"missing": "failed", "all": "changed-recipe"}.get(plan.request["reprocess"], plan.request["reprocess"])
+    return f"see the reasons; `augmill backfill --reprocess {mode}` tries them again"
 
 
 class Past:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass
 from typing import Any
 
-from augmill.flows.backfill_plan import Line, Plan, Request, price_of
+from augmill.flows.backfill_plan import Line, Plan, Request, next_step, price_of
 from augmill.flows.backfill_record import answered, is_own
 from augmill.flows.mirror import mirror_delta
 from augmill.flows.orchestrate import STOP_GRACE
@@ -23,7 +23,6 @@ from augmill.tasks.publish import commit_releases
 from augmill.tasks.retries import COMMIT
 
 _log = logging.getLogger("augmill")
-NEXT = "`augmill status` shows what there is"
 SWITCHES = 5  # another run may publish one of the snapshots between our look at the log and our entry
 
 
@@ -45,6 +44,7 @@ class BackfillRun:
         self._answers: dict[str, Answer] = {}
         self._began, self._spent, self._failures, self._ended = time.monotonic(), 0.0, 0, 0
         self._apart: dict[str, str] = {}  # staged, but not switched: why
+        self._standing: list[str] = []  # failed, while a release of before is current
         self._entry: int | None = None
         self._stopped_by: str | None = None
 
@@ -73,8 +73,8 @@ class BackfillRun:
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        if self._stopped_by is None and any(answer.how == "running elsewhere" for answer in self._answers.values()):
-            self._stopped_by = "running_elsewhere"
+        if self._stopped_by is None and self._running_elsewhere() and self._plan.kind == "backfill":
+            self._stopped_by = "running_elsewhere"  # a night has done what it can: whoever runs the rest ends it
         if self._plan.publish == "together" and self._stopped_by is None:
             name = f"publish {self._plan.dataset} {self._plan.id}"
             self._session.orchestrator.call(self._switch, name=name, retry=COMMIT)
@@ -156,9 +156,9 @@ class BackfillRun:
         self._say(line, end)
 
     def _settle(self, line: Line, how: str, attempt: Attempt | None) -> None:
-        """One that is not run here: by another, or by an earlier command of this backfill."""
+        """One that is not run here: by another, or by an earlier command, or one of this moment, of this backfill."""
         end = (attempt.end if attempt is not None else None) or {}
-        if attempt is not None and is_own(self._plan, attempt):
+        if how == "done" and attempt is not None and is_own(self._plan, attempt):
             self._answers[line.snapshot] = Answer("failed" if end.get("action") == "fail" else "done", end)
             self._ended += 1
             return
@@ -194,32 +194,39 @@ class BackfillRun:
             "not_switched": self._apart,
             "stopped_by": self._stopped_by,
             "log_entry": self._entry,
-            "next": self._following(bool(by["failed"])),
+            "next": next_step(self._plan, self._stopped_by, bool(by["failed"])),
         }
 
     def _reason(self, left: int) -> str:
+        if self._stopped_by == "failed":
+            failed = f"{len(self._standing)} of {len(self._plan.lines)} snapshot(s) failed whose releases stand"
+            return f"{failed}: nothing was switched, since readers would have a mixture for good"
+        if self._stopped_by is None and (elsewhere := self._running_elsewhere()):
+            return f"{elsewhere} of {len(self._plan.lines)} snapshot(s) running elsewhere, the others answered"
         if self._stopped_by is None:
             return "every snapshot of the plan was answered"
         if self._stopped_by == "running_elsewhere":
-            left += sum(answer.how == "running elsewhere" for answer in self._answers.values())
+            left += self._running_elsewhere()
         waits = "; what is staged waits for the rest" if self._plan.publish == "together" else ""
         return f"stopped by {self._stopped_by}; {left} of {len(self._plan.lines)} snapshot(s) not begun{waits}"
 
-    def _following(self, failed: bool) -> str:
-        if self._stopped_by == "max_cost":
-            return "the same command with a higher --max-cost goes on from here"
-        if self._stopped_by is not None and self._plan.kind == "backfill":
-            return "the same command goes on from here"
-        if self._stopped_by is not None:
-            return "the next night goes on"
-        return "see the reasons; `augmill backfill --reprocess failed` tries them again" if failed else NEXT
+    def _running_elsewhere(self) -> int:
+        return sum(answer.how == "running elsewhere" for answer in self._answers.values())
 
     # --- switching --------------------------------------------------------------------------------------------------
 
     def _switch(self) -> None:
-        """What was staged becomes current in one log entry; what others published meanwhile stays, and is told."""
+        """What was staged becomes current in one log entry; what others published meanwhile stays, and is told.
+
+        Not while a failed one has a release: it would stand beside the others' new ones, a mixture of two recipes.
+        """
+        failed = [snapshot for snapshot, answer in self._answers.items() if answer.how == "failed"]
         for _ in range(SWITCHES):
             log = read_log(self._store, self._plan.dataset)
+            self._standing = [snapshot for snapshot in failed if snapshot in log.current()]
+            if self._standing:
+                self._stopped_by = "failed"
+                return
             moves, entries = self._moves(log)
             try:
                 if moves:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.flows.explaining import SPLITS, makers, read_release, read_split
+from augmill.flows.explaining import SPLITS, makers, read_release, read_split, taken_away
 from augmill.tasks.hashing import canonical_json
 from augmill.tasks.log import Log, entry_of
-from augmill.tasks.store import Store
+from augmill.tasks.store import Store, release_key
 
 NAMED = 1_000  # ids in a list; counts are whole
 
@@ -92,21 +92,19 @@ def _entry(log: Log, release: str) -> dict[str, Any]:
 
 
 def audit(store: Store, log: Log, release: str) -> dict[str, Any]:
-    """Everything on record of one release: log, provenance, attempts, ledger."""
+    """Everything on record of one release: log, provenance, attempts, ledger; of one that was taken away, the log alone."""
+    about = _logged(log, release)
+    gone = taken_away(log, release)
+    if gone is not None and store.size(release_key(log.dataset, release, "manifest.json")) is None:
+        return about | {"gone": gone.problem}
     manifest, provenance = read_release(store, log.dataset, release)
     ledger = manifest["ledger"] or {"rows": []}
     totals = dict.fromkeys(("asked", "delivered", "surplus", "accepted"), 0)
     for row in ledger["rows"]:
         totals |= {name: totals[name] + row[name] for name in totals}
-    return {
-        "dataset": log.dataset,
-        "release": release,
+    return about | {
         "snapshot": manifest["snapshot"],
         "arrangement": manifest["arrangement"],
-        "current": release in log.current().values(),
-        "withdrawn": release in log.withdrawn(),
-        "tags": sorted(tag for tag, of in log.tags().items() if of == release),
-        "entries": [_told(entry, release) for entry in log.entries if _names(entry, release)],
         "recipe_sha256": manifest["recipe"],
         "inputs": manifest["inputs"],
         "ledger": totals,
@@ -126,6 +124,17 @@ def audit(store: Store, log: Log, release: str) -> dict[str, Any]:
             for attempt in makers(store, log.dataset, release)
             if attempt.end is not None
         ],
+    }
+
+
+def _logged(log: Log, release: str) -> dict[str, Any]:
+    return {
+        "dataset": log.dataset,
+        "release": release,
+        "current": release in log.current().values(),
+        "withdrawn": release in log.withdrawn(),
+        "tags": sorted(tag for tag, of in log.tags().items() if of == release),
+        "entries": [_told(entry, release) for entry in log.entries if _names(entry, release)],
     }
 
 

@@ -145,7 +145,9 @@ def check_store(root: str) -> Line:
 
 
 def check_webhook(name: str) -> Line:
-    if os.environ.get(name, "").startswith(("http://", "https://")):
+    from augmill.flows.paging import is_address
+
+    if is_address(os.environ.get(name, "")):
         return Line("webhook", True, f"{name} is set; nothing was sent")
     fix = f"set {name} to an address with http:// or https:// where nights run, and where `augmill deploy` is called"
     return Line("webhook", False, f"schedule.webhook: {name} is not set, or holds no address", fix)

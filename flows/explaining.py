@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.attempts import Attempt, read_attempts
 from augmill.tasks.contracts import ROW_ID, Artifact, CorruptObject, UserError
+from augmill.tasks.log import Log, read_log
 from augmill.tasks.mix import synthetic_ids
+from augmill.tasks.retention import dropped
 from augmill.tasks.stage import fetch, read_manifest
 from augmill.tasks.store import Store, release_key
 
@@ -28,16 +30,35 @@ LEFT = (
 
 
 def read_release(store: Store, dataset: str, release: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(manifest.json, provenance.json). Raises CorruptObject where the release is gone or rotted."""
+    """(manifest.json, provenance.json). Raises UserError where it was taken away, CorruptObject where it is rotted."""
     found = []
     for name in ("manifest.json", "provenance.json"):
         key = release_key(dataset, release, name)
+        raw = store.get(key)
+        if raw is None and (gone := taken_away(read_log(store, dataset), release)) is not None:
+            raise gone
         try:
-            found.append(json.loads(store.get(key) or b""))
+            found.append(json.loads(raw or b""))
         except ValueError as error:
             again = "augmill releases lists what there is; run the recipe again"
             raise CorruptObject("it is gone or not what was written", where=key, fix=again) from error
     return found[0], found[1]
+
+
+def taken_away(log: Log, release: str) -> UserError | None:
+    """What the log says of a release that forget or gc took away; None where it says nothing: then it is damaged."""
+    if release not in dropped(log):
+        return None
+    entry = next(e for e in reversed(log.entries) if release in (*e.get("erased", []), *e.get("expired", [])))
+    erased = release in entry.get("erased", [])
+    successor = entry.get("replaced", {}).get(release)
+    how = f"erased on {entry['time'][:10]}" if erased else f"expired on {entry['time'][:10]} (retain.releases)"
+    return UserError(
+        f"release {release} was {how}; "
+        + (f"replaced by {successor}" if successor else "nothing was put in its place"),
+        where=log.dataset,
+        fix=f"name {successor or 'another'} instead; `augmill audit {release}` tells what the log says of it",
+    )
 
 
 def read_split(store: Store, dataset: str, release: str, split: str) -> pa.Table | None:

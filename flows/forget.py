@@ -22,9 +22,9 @@ from augmill.flows.housekeeping import (
     unnamed_objects,
     utc_now,
 )
-from augmill.flows.start import open_session, run_snapshot
+from augmill.flows.start import Session, open_session, run_snapshot
 from augmill.tasks.attempts import read_attempts
-from augmill.tasks.contracts import ConflictError, DataError, UserError
+from augmill.tasks.contracts import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.delta import has_delta, sync_delta, vacuum_delta
 from augmill.tasks.erasure import read_erased, write_erased
 from augmill.tasks.log import Log, append
@@ -66,9 +66,16 @@ def forget(
 
 
 def require_known(store: Store, found: Found) -> None:
-    """Raises UserError where none of the ids stands anywhere: a wrong column, or ids of another dataset."""
+    """Raises UserError where none of the ids stands anywhere (a wrong column, another dataset), or one is a made row's."""
+    if made := sorted(found.made - found.source):
+        more = f" and {len(made) - 3:,} more" if len(made) > 3 else ""
+        raise UserError(
+            f"{', '.join(map(repr, made[:3]))}{more} is a made row, not a source row: no run could leave it out",
+            where="--rows",
+            fix="give the ids of its parents; `augmill explain ROW_ID` shows them",
+        )
     erased = read_erased(store, found.part.name)
-    if not (found.holding or found.artifacts or any(erased.holds(row_id) for row_id in found.ids)):
+    if not (found.source or any(erased.holds(row_id) for row_id in found.ids)):
         raise UserError(
             f"none of the {len(found.ids)} id(s) stands in a release or an artifact of {found.part.name!r}",
             where="--rows",
@@ -90,7 +97,7 @@ def require_quiet(parts: Iterable[Dataset], store: Store) -> None:
 def make_again(
     recipe: Recipe, found: Found, command: str, orchestrator: str | None, *, verbose: bool
 ) -> dict[str, str]:
-    """snapshot -> its release without the rows, put but not current yet. Raises DataError where one cannot be made."""
+    """snapshot -> its release without the rows, put but not current yet. Raises AugmillError where one cannot be made."""
     made: dict[str, str] = {}
     if not found.again:
         return made
@@ -98,20 +105,34 @@ def make_again(
         for name in found.again:
             as_of = None if name == "all" else name
             result = session.orchestrator.run(
-                lambda as_of=as_of: run_snapshot(session, as_of, staged=True, about={"forget": True}),  # type: ignore[misc]
+                lambda as_of=as_of: _run_again(session, as_of),  # type: ignore[misc]
                 name="augment",
                 run_name=f"{recipe.dataset}@{name} without erased rows",
                 parameters={"dataset": recipe.dataset, "snapshot": name, "recipe": recipe.hash()},
                 tags=["augmill", recipe.dataset],
             )
-            if "pending" not in result:
-                raise DataError(
-                    f"without the rows there is no release of snapshot {name!r}: {result['reason']}",
-                    where=recipe.dataset,
-                    fix="mend it and run the same command again, or take the release away all the same (--no-rebuild)",
-                )
             made[name] = result["release"]
     return made
+
+
+def _run_again(session: Session, as_of: str | None) -> dict[str, Any]:
+    """The snapshot without the rows, staged. Raises what the run raised, told as what it means for the request."""
+    try:
+        result = run_snapshot(session, as_of, staged=True, about={"forget": True})
+    except AugmillError as error:
+        raise _stopped(type(error), as_of, error.problem, error.where, error.fix) from error
+    if "pending" not in result:
+        raise _stopped(DataError, as_of, str(result["reason"]), session.recipe.dataset, "mend it")
+    return result
+
+
+def _stopped(kind: type[AugmillError], as_of: str | None, why: str, where: str, fix: str) -> AugmillError:
+    return kind(
+        f"snapshot {as_of or 'all'!r} cannot be made again without the rows, and nothing was removed yet: {why}",
+        where=where,
+        fix=f"{fix or 'mend it'}; then the same command again. Or take all that holds the rows away without making "
+        "anything in its place: add --no-rebuild",
+    )
 
 
 def carry_out(store: Store, found: Found, made: dict[str, str], *, request: str, reason: str, command: str) -> None:
@@ -127,7 +148,8 @@ def carry_out(store: Store, found: Found, made: dict[str, str], *, request: str,
         fresh = [release for release in erased if not any(release in e.get("erased", []) for e in log.entries)]
         if logged and not current and not fresh:
             return None
-        counts = {"rows": len(found.ids), "releases": len(erased), "made_again": len(replaced)}
+        other = sum(release in replaced for release in found.other_recipe)
+        counts = {**found.counted(), "releases": len(erased), "made_again": len(replaced), "other_recipe": other}
         entry = {"kind": "forget", "current": current, "replaced": replaced, "erased": erased, "counts": counts}
         return {**entry, "reason": reason, "request": request}
 

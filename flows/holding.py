@@ -11,7 +11,7 @@ from typing import Any
 from augmill.flows.housekeeping import Dataset, read_datasets
 from augmill.tasks.attempts import Attempt
 from augmill.tasks.contracts import Artifact, CorruptObject, UserError
-from augmill.tasks.erasure import count_held, plain_id
+from augmill.tasks.erasure import Held, count_held, plain_id
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.stage import fetch, read_manifest
 from augmill.tasks.store import Store, release_key
@@ -32,6 +32,7 @@ class Holding:
     descended: int
     because: str
     names: list[str]  # current, and its tags: what keeps it, so that it is made again
+    recipe: str | None  # hash of the one that made it; None where its manifest.json is gone
 
 
 @dataclass
@@ -41,23 +42,40 @@ class Found:
     ids: frozenset[str]
     with_id: bool
     refit: bool  # generators may be fitted on another snapshot's rows
+    recipe: str  # hash of today's
     part: Dataset
     others: list[Dataset]
     holding: dict[str, Holding] = field(default_factory=dict)
     artifacts: dict[str, int] = field(default_factory=dict)  # stage/identity: rows of them, or of their descendants
     tainted: set[tuple[str, int]] = field(default_factory=set)  # attempts: snapshot, number
+    source: set[str] = field(default_factory=set)  # the ids that stand somewhere as a source row, or as a parent
+    made: set[str] = field(default_factory=set)  # those that stand somewhere as a synthetic row
 
     @property
     def again(self) -> list[str]:
         """The snapshots that are made again, in order."""
         return sorted({item.snapshot for item in self.holding.values() if item.names})
 
+    @property
+    def other_recipe(self) -> list[str]:
+        """Releases made by another recipe than today's, which takes its place in what is made again."""
+        return sorted(name for name, item in self.holding.items() if item.names and item.recipe != self.recipe)
+
     def to_json(self) -> dict[str, Any]:
         stages: dict[str, int] = {}
         for key in self.artifacts:
             stages[key.split("/")[0]] = stages.get(key.split("/")[0], 0) + 1
         releases = [vars(item) for _, item in sorted(self.holding.items())]
-        return {"rows": len(self.ids), "releases": releases, "made_again": self.again, "artifacts": stages}
+        listed = {"releases": releases, "made_again": self.again, "artifacts": stages}
+        return {**self.counted(), **listed, "other_recipe": self.other_recipe}
+
+    def counted(self) -> dict[str, int]:
+        """rows: how many ids; found: how many of them stand somewhere; unknown: how many stand nowhere."""
+        return {"rows": len(self.ids), "found": len(self.source), "unknown": len(self.ids - self.source)}
+
+    def note(self, held: Held) -> None:
+        self.source |= held.source
+        self.made |= held.made
 
 
 def find_rows(store: Store, recipe: Recipe, ids: Iterable[str]) -> Found:
@@ -68,7 +86,8 @@ def find_rows(store: Store, recipe: Recipe, ids: Iterable[str]) -> Found:
     part = next((part for part in parts if part.name == recipe.dataset), None)
     if part is None:
         raise UserError(f"the store holds nothing of {recipe.dataset!r}", where="forget", fix="check run.store")
-    found = Found(wanted, with_id, recipe.refit.asked, part, [other for other in parts if other is not part])
+    others = [other for other in parts if other is not part]
+    found = Found(wanted, with_id, recipe.refit.asked, recipe.hash(), part, others)
     known = _scan(store, found)
     found.artifacts = {key: count for key, count in known.items() if count}
     for release in part.releases:
@@ -116,8 +135,11 @@ def _held_by_artifact(store: Store, found: Found, key: str) -> int | None:
     artifact, held, stems = Artifact(key, 0, "", ""), 0, key.startswith("ingest/")
     try:
         names = [name for name in read_manifest(store, artifact)["files"] if name.endswith(".parquet")]
-        for name in names:
-            held += sum(count_held(fetch(store, artifact, name), found.ids, with_id=found.with_id, stems=stems))
+        # A reading order names the rows of the table beside it, and does not say which of them are real.
+        for name in (name for name in names if not name.endswith("order.parquet")):
+            of = count_held(fetch(store, artifact, name), found.ids, with_id=found.with_id, stems=stems)
+            found.note(of)
+            held += of.rows + of.descended
     except CorruptObject:
         return None
     return held
@@ -128,9 +150,10 @@ def _note_rows(store: Store, found: Found, release: str) -> None:
     for item in found.part.releases[release]:
         split = item.key.split("/")[4]
         if item.key.endswith(".parquet") and split != "order.parquet":
-            own, children = count_held(_opened(store, item.key), found.ids, with_id=found.with_id)
-            rows |= {split: rows.get(split, 0) + own} if own else {}
-            descended += children
+            of = count_held(_opened(store, item.key), found.ids, with_id=found.with_id)
+            found.note(of)
+            rows |= {split: rows.get(split, 0) + of.rows} if of.rows else {}
+            descended += of.descended
     if rows or descended:
         _hold(store, found, release, rows, descended, "rows" if rows else "descendants")
 
@@ -147,11 +170,11 @@ def _hold(store: Store, found: Found, release: str, rows: dict[str, int], descen
     log = found.part.log
     current = [name for name, at in log.current().items() if at == release]
     tags = [tag for tag, at in log.tags().items() if at == release]
-    said = _manifest(store, log.dataset, release).get("snapshot")
+    manifest = _manifest(store, log.dataset, release)
+    said = manifest.get("snapshot")
     names = [*(["current"] if current else []), *tags]
-    found.holding[release] = Holding(
-        release, said or (current[0] if current else "all"), rows, descended, because, names
-    )
+    snapshot = said or (current[0] if current else "all")
+    found.holding[release] = Holding(release, snapshot, rows, descended, because, names, manifest.get("recipe"))
 
 
 def _manifest(store: Store, dataset: str, release: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from augmill.tasks.attempts import read_attempts
+from augmill.tasks.contracts import AugmillError
 from augmill.tasks.delta import has_delta, vacuum_delta
 from augmill.tasks.hashing import unseal
 from augmill.tasks.log import Log, append, read_log
@@ -119,7 +120,10 @@ def find_garbage(
     for name, limit in limits.items():
         sweep.others += [i for i in store.list_files(f"private/reports/{name}") if old(i, limit.rejected)]
         sweep.others += [i for i in store.list_files("private/scratch") if old(i, limit.requests)]
-        sweep.others += _old_versions(store, name, limit.releases)
+        try:
+            sweep.others += _old_versions(store, name, limit.releases)
+        except AugmillError as error:  # a rotten table is no reason to let the rest of the store grow
+            sweep.left_alone.append(f"{name}: its Delta table; {error.problem}")
     return sweep
 
 

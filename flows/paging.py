@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import time
 import urllib.error
 import urllib.request
@@ -18,9 +17,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Literal
+from urllib.parse import urlsplit
 
-from augmill.flows.states import find_stale
+from augmill.flows.health import find_stale
 from augmill.tasks.attempts import Attempt, read_attempts
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.log import read_log
@@ -110,7 +111,10 @@ def watched(recipe: Recipe, since: datetime) -> Iterator[None]:
     since = since.replace(microsecond=0)  # the store's documents hold whole seconds
     try:
         yield
-    except AugmillError as error:
+    except Exception as whatever:
+        error = (
+            whatever if isinstance(whatever, AugmillError) else AugmillError(f"{type(whatever).__name__}: {whatever}")
+        )
         reason, following = error.problem, error.fix or "see the run's log."
         send(recipe, [Message("page", "failed", recipe.dataset, "-", reason, following)])
         raise
@@ -126,13 +130,24 @@ def _seen(recipe: Recipe, since: datetime) -> list[Message]:
 # --- sending --------------------------------------------------------------------------------------------------------
 
 
+def is_address(text: str) -> bool:
+    """Whether a message can be sent there: http or https, a host, and nothing that a request line cannot hold."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
 def address_of(recipe: Recipe) -> str | None:
     """The webhook's address; None where the recipe names none, or the variable is not set (said once)."""
     name = recipe.schedule.webhook
     if name is None:
         return None
     address = os.environ.get(name, "")
-    if not re.match(r"https?://[^/\s]", address):
+    if not is_address(address):
         fix = "it must hold an address that begins with http:// or https://"
         _log.warning("schedule.webhook: no page or note can be sent: %s is not set here, or wrong; %s.", name, fix)
         return None
@@ -163,7 +178,7 @@ def _post(address: str, message: Message, recipe: Recipe) -> bool:
             error.close()
             if error.code < 500 and error.code != 429:
                 break
-        except (OSError, ValueError) as error:  # never its text, which may hold the address
+        except (OSError, ValueError, HTTPException) as error:  # never its text, which may hold the address
             problem = type(getattr(error, "reason", error)).__name__
     name, about = recipe.schedule.webhook, f"{message.severity} {message.kind} of {message.snapshot}"
     _log.warning("The webhook named by %s did not take the %s (%s).", name, about, problem)

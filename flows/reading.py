@@ -27,12 +27,13 @@ from augmill.tasks.stage import Site, fetch
 from augmill.tasks.store import Store
 
 
-def source_view(recipe: Recipe, store: Store) -> dict[str, Part]:
+def source_view(recipe: Recipe, store: Store, upto: str | None = None) -> dict[str, Part]:
     """Every partition of the source with its rows and revision; ``all`` alone where it has none. Reads what is new.
 
+    ``upto``: files of later partitions are left alone; one that is not over may still be written.
     Raises AugmillError where the source cannot be read.
     """
-    return read_units(Site(store, threads=recipe.run.threads), prepare_ingest(recipe, None, store)).view()
+    return read_units(Site(store, threads=recipe.run.threads), prepare_ingest(recipe, upto, store)).view()
 
 
 def read_rows(steps: Steps, recipe: Recipe, name: str | None) -> tuple[Artifact, Artifact]:

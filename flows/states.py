@@ -9,16 +9,15 @@ from typing import Any
 
 from augmill.flows.provenance import code_version
 from augmill.tasks.attempts import Attempt, read_attempts
-from augmill.tasks.calendar import parse_days, parse_duration
+from augmill.tasks.calendar import parse_days
 from augmill.tasks.contracts import UserError
 from augmill.tasks.log import Log, entry_of
-from augmill.tasks.partitions import is_partitioned
+from augmill.tasks.partitions import MOST, is_partitioned
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Reopen
 from augmill.tasks.store import Store
 
 STATES = ("missing", "running", "interrupted", "failed", "kept", "released", "stale", "withdrawn")
-HEALTH_WINDOW = 31  # partitions: what happened earlier is no news to a monitor
 
 View = Mapping[str, tuple[int, str]]  # partition: (rows, revision)
 partitioned = is_partitioned
@@ -76,8 +75,14 @@ def snapshots_of(
     calendar = recipe.partitions.calendar
     if not calendar.dated:
         return sorted(p for p in partitions if (first is None or first <= p) and (last is None or p <= last))
-    begin = first or min(partitions, default=None)
-    return [] if begin is None else list(calendar.between(begin, last or calendar.newest_complete(now)))
+    begin, end = first or min(partitions, default=None), last or calendar.newest_complete(now)
+    if begin is None:
+        return []
+    names = list(calendar.between(begin, end))
+    if first is None and len(names) > MOST:
+        problem = f"the source begins with {begin!r}: more than {MOST:,} snapshots up to {end}"
+        raise UserError(problem, where="source", fix="say where to begin (--from), or mend the dates of its first rows")
+    return names
 
 
 def snapshot_states(
@@ -104,7 +109,7 @@ def snapshot_states(
     if newest is None:
         newest = read_attempts(store, recipe.dataset, names, newest=True)
     facts = _Facts(recipe, view, log, now)
-    # The last attempt tells all, unless it failed, was killed or is staged: then what was before it counts too.
+    # The last attempt tells all, unless it has no outcome or is staged: then what was before it counts too.
     older = [name for name in names if name in newest and facts.wants_older(newest[name][-1])]
     attempts = newest | (read_attempts(store, recipe.dataset, older) if older else {})
     return [facts.state(name, attempts.get(name, [])) for name in names]
@@ -125,8 +130,7 @@ class _Facts:
         return bool(attempt.end and attempt.end.get("pending") and attempt.end["release"] not in self.moved)
 
     def wants_older(self, attempt: Attempt) -> bool:
-        state = attempt.state(self.now)
-        return attempt.number > 0 and (state in ("failed", "interrupted") or self.waits(attempt))
+        return attempt.number > 0 and (attempt.state(self.now) != "done" or self.waits(attempt))
 
     def state(self, name: str, attempts: list[Attempt]) -> SnapshotState:
         tried = [attempt for attempt in attempts if not self.waits(attempt)]
@@ -239,53 +243,3 @@ def _why_not_done(attempt: Attempt, verb: str) -> str:
     if verb == "running":
         return f"since {attempt.start['time']} ({attempt.start.get('command', 'unknown command')})"
     return f"killed: no sign of life since {attempt.beat.isoformat(timespec='seconds')}"
-
-
-def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> str | None:
-    """What an outside monitor should know: the last night went wrong, or what is current is older than it may be.
-
-    Looks at the store alone, of dated snapshots at the last ``HEALTH_WINDOW``; None where all is well.
-    """
-    tried = _tried_lately(recipe, store, log, now)
-    if tried:
-        last = tried[-1]
-        if last.state in ("failed", "interrupted") or last.outcome == "unsound_source":
-            stands = f"; release {last.release} stands" if last.release else ""
-            return f"{last.snapshot} {last.outcome or last.state}: {last.reason}{stands}"
-    return find_stale(recipe, store, log, now=now, tried=tried)
-
-
-def find_stale(
-    recipe: Recipe, store: Store, log: Log, *, now: datetime, tried: list[SnapshotState] | None = None
-) -> str | None:
-    """In words, that what is current is older than schedule.freshness allows; None where it is not."""
-    limit = recipe.schedule.freshness
-    release = log.newest()
-    if limit is None:
-        return None
-    if release is None:
-        return "there is no release yet"
-    since = _confirmed(log, release, _tried_lately(recipe, store, log, now) if tried is None else tried)
-    if now - since <= parse_duration(limit):
-        return None
-    hours = (now - since).total_seconds() / 3600
-    return f"release {release} is {hours:,.0f} h old; schedule.freshness allows {limit}"
-
-
-def _tried_lately(recipe: Recipe, store: Store, log: Log, now: datetime) -> list[SnapshotState]:
-    calendar, first = recipe.partitions.calendar, None
-    if is_partitioned(recipe) and calendar.dated:
-        first = calendar.step(calendar.newest_complete(now), 1 - HEALTH_WINDOW)
-    states = snapshot_states(recipe, store, None, log, now=now, first=first)
-    return [state for state in states if state.state not in ("missing", "running")]
-
-
-def _confirmed(log: Log, release: str, tried: list[SnapshotState]) -> datetime:
-    """When the release was published, or made once more by a later night, which had nothing to publish then."""
-    snapshot = next(snapshot for snapshot, current in log.current().items() if current == release)
-    times = [log.entries[log.standing()[snapshot]]["time"]]
-    for state in tried:
-        end = state.basis.end if state.basis is not None else None
-        if end and state.snapshot == snapshot and end.get("release") == release and end.get("arrangement"):
-            times.append(end["time"])
-    return max(datetime.fromisoformat(time) for time in times)

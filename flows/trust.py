@@ -122,15 +122,10 @@ def require_sound_rows(
 
 
 def _require_classes(recipe: Recipe, as_of: str, units: Units) -> None:
-    """Against the window as of the partition before: of the source alone, never of what ran before."""
-    calendar = recipe.partitions.calendar
-    before = max((name for name in units.view() if name < as_of), default=None)
-    if before is None:
-        return
-    before = calendar.step(as_of, -1) if calendar.dated else before
-    then, now = (units.classes(window_start(recipe, name), name) for name in (before, as_of))
-    if vanished := vanished_classes(recipe, then, now):
-        raise no_class_left(vanished, f"the window as of {before}")
+    """Against every window before: of the source alone, never of what ran before; until the recipe says it is retired."""
+    then = units.largest(as_of, lambda name: window_start(recipe, name))
+    if vanished := vanished_classes(recipe, then, units.classes(window_start(recipe, as_of), as_of)):
+        raise no_class_left(vanished, "the windows before")
 
 
 def require_like_current(recipe: Recipe, store: Store, split: Artifact, current: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,15 +33,16 @@ class Units:
 
     artifacts: list[Artifact]
     parts: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    partitioned: bool = False
 
     def view(self) -> dict[str, Part]:
-        """Every partition by name; ``all`` alone where the source has none."""
+        """Every partition by name; ``all`` alone where the source is not cut into any."""
         found: dict[str, list[dict[str, Any]]] = {}
         for unit in self.parts:
             for name, part in unit.items():
                 found.setdefault(name, []).append(part)
-        if set(found) == {""}:
-            found = {"all": found[""]}
+        if not self.partitioned:
+            found = {"all": found.get("", [])}
         return {
             name: Part(sum(part["taken"] for part in parts), _revision([part["revision"] for part in parts]))
             for name, parts in sorted(found.items())
@@ -56,6 +58,27 @@ class Units:
                     for label, rows in part["classes"].items():
                         counts[label] = counts.get(label, 0) + rows
         return counts
+
+    def largest(self, before: str, start: Callable[[str], str | None]) -> dict[str, int]:
+        """The most usable rows that each class had in any window that ends before ``before``.
+
+        ``start``: the first partition of the window that ends with the given one; None: all before it.
+        """
+        by: dict[str, Counter[str]] = {}
+        for unit in self.parts:
+            for name, part in unit.items():
+                if name and name < before:
+                    by.setdefault(name, Counter()).update(part["classes"])
+        names, gone = sorted(by), 0
+        window, most = Counter[str](), Counter[str]()
+        for name in names:
+            window.update(by[name])
+            first = start(name) or ""
+            while names[gone] < first:
+                window.subtract(by[names[gone]])
+                gone += 1
+            most |= window
+        return dict(most)
 
 
 def _revision(revisions: list[str]) -> str:
@@ -75,7 +98,8 @@ def read_units(site: Site, units: Sequence[IngestConfig], *, advance: Callable[[
                 artifacts.append(artifact)
             advance()
         parts = list(pool.map(lambda artifact: read_json(site.store, artifact, "parts.json"), artifacts))
-    return Units(artifacts, parts)
+    cut = any(unit.columns.partition is not None or unit.pattern is not None for unit in units)
+    return Units(artifacts, parts, cut)
 
 
 def gather_source(site: Site, recipe: Recipe, as_of: str | None = None) -> Artifact:

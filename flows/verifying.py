@@ -10,6 +10,7 @@ import obstore
 
 from augmill.flows.housekeeping import read_documents
 from augmill.tasks.contracts import StoreRefused
+from augmill.tasks.erasure import pending_requests, told_pending
 from augmill.tasks.hashing import hash_file
 from augmill.tasks.log import read_log
 from augmill.tasks.publish import verify_release
@@ -24,6 +25,7 @@ class Verified:
 
     looked: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)  # a sentence a dataset whose erasure was begun and not ended
 
     def note(self, kind: str, count: int, wrong: Iterator[str]) -> None:
         self.looked[kind] = self.looked.get(kind, 0) + count
@@ -73,6 +75,8 @@ def _verify_dataset(store: Store, dataset: str, found: Verified) -> None:
     except StoreRefused as error:
         found.note("log entries", 0, iter([f"{error.where}: {error.problem}"]))
         return
+    if count := pending_requests(store, dataset, log.entries):
+        found.pending.append(f"{dataset}: {told_pending(count)}")
     prefix = f"public/{dataset}/releases"
     standing = {
         key.split("/")[3] for key in store.list_keys(prefix) if key.count("/") == 4 and key.endswith("/manifest.json")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -152,8 +153,8 @@ def _back(day: date, days: int) -> date:
 
 def _local_day(value: Any, zone: ZoneInfo) -> date | None:
     """The local day of a date or instant, or of the text of one (of digits alone too); None for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # 20261001, as warehouses key days
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and value % 1 == 0:
+        value = str(int(value))  # 20261001, as warehouses key days; 20261001.0 where nulls made floats of them
     try:
         if isinstance(value, str):
             plain = _DATE.match(value)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import ROW_ID, StoreRefused
 from augmill.tasks.hashing import hash_json, unseal
-from augmill.tasks.rows import PARTITION, id_within
+from augmill.tasks.rows import ORIGIN, PARTITION, SYNTHETIC, id_within
 from augmill.tasks.store import Store
 
 ERASED = "erased"  # of a refused row; nothing else is noted of it, and it counts for no share
@@ -74,28 +74,67 @@ def write_erased(store: Store, dataset: str, ids: Iterable[str]) -> str:
     return digest
 
 
-def count_held(source: Any, ids: frozenset[str], *, with_id: bool, stems: bool = False) -> tuple[int, int]:
-    """(rows with one of the ids, rows one of whose parents has one) of a Parquet file, whatever prefix its columns have.
+def pending_requests(store: Store, dataset: str, entries: Iterable[dict[str, Any]]) -> int:
+    """Requests on the list that no entry of the log (kind forget) tells of: the rows are kept out, not yet removed."""
+    carried_out = {str(entry["request"])[:32] for entry in entries if entry.get("request")}
+    listed = (key.rsplit("/", 1)[-1].removesuffix(".json") for key in store.list_keys(erased_key(dataset)))
+    return sum(digest not in carried_out for digest in listed)
+
+
+def told_pending(count: int) -> str:
+    return (
+        f"{count} erasure(s) pending: the rows are kept out of new runs, but what holds them was not removed; "
+        "run the same `augmill forget` again"
+    )
+
+
+class Held(NamedTuple):
+    """Of one table: rows with one of the ids, rows one of whose parents has one, and which ids these are.
+
+    ``source``: ids of source rows, which stand there or as parents; ``made``: ids of synthetic rows.
+    """
+
+    rows: int
+    descended: int
+    source: frozenset[str]
+    made: frozenset[str]
+
+
+NOTHING_HELD = Held(0, 0, frozenset(), frozenset())
+
+
+def count_held(source: Any, ids: frozenset[str], *, with_id: bool, stems: bool = False) -> Held:
+    """What a Parquet file holds of the ids, whatever prefix its columns have.
 
     ``stems``: the file is of an ingested unit, whose ids are not those of the snapshot yet (rows.id_within).
     """
     schema = pq.read_schema(source)
     own, parents = (_column(schema, name) for name in (ROW_ID, "parent_ids"))
     if not ids or (own is None and parents is None):
-        return 0, 0
+        return NOTHING_HELD
+    origin = None if own is None else own.removesuffix(ROW_ID) + ORIGIN
+    origin = origin if origin in schema.names else None
     within = PARTITION if stems and not with_id and PARTITION in schema.names else None
-    table = pq.read_table(source, columns=[name for name in (own, parents, within) if name is not None])
-    held = 0
+    table = pq.read_table(source, columns=[name for name in (own, parents, within, origin) if name is not None])
+    held, found, made = list[str | None](), set[str](), set[str]()
     if own is not None:
         names = table[own].to_pylist()
         if within is not None:
             names = [id_within(*pair) for pair in zip(table[within].to_pylist(), names, strict=True)]
-        held = sum(_among(names, ids, with_id))
+        held = _among(names, ids, with_id)
+        origins = [None] * len(held) if origin is None else table[origin].to_pylist()
+        for name, kind in zip(held, origins, strict=True):
+            if name is not None:
+                (made if kind == SYNTHETIC else found).add(name)
+    rows = sum(name is not None for name in held)
     if parents is None:
-        return held, 0
+        return Held(rows, 0, frozenset(found), frozenset(made))
     column = table[parents].combine_chunks()
-    hits = pa.array(_among(pc.list_flatten(column).to_pylist(), ids, with_id), pa.bool_())
-    return held, len(pc.unique(pc.list_parent_indices(column).filter(hits)))
+    named = _among(pc.list_flatten(column).to_pylist(), ids, with_id)
+    found |= {name for name in named if name is not None}
+    hits = pa.array([name is not None for name in named], pa.bool_())
+    descended = len(pc.unique(pc.list_parent_indices(column).filter(hits)))
+    return Held(rows, descended, frozenset(found), frozenset(made))
 
 
 def _column(schema: Any, name: str) -> str | None:
@@ -103,5 +142,7 @@ def _column(schema: Any, name: str) -> str | None:
     return next((field.name for field in reversed(list(schema)) if field.name.endswith(name)), None)
 
 
-def _among(values: list[Any], ids: frozenset[str], with_id: bool) -> list[bool]:
-    return [value is not None and plain_id(str(value), with_id=with_id) in ids for value in values]
+def _among(values: list[Any], ids: frozenset[str], with_id: bool) -> list[str | None]:
+    """Each value as the id that it is; None where it is none of them."""
+    plain = (None if value is None else plain_id(str(value), with_id=with_id) for value in values)
+    return [name if name in ids else None for name in plain]

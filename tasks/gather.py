@@ -2,6 +2,7 @@
 
 Rows after ``as_of`` are as if they were not there: no id, label, share or refusal hangs on them. Those before the window
 are left out too; but the ids of labels count over all units up to ``as_of``, so that a window that moves shifts none.
+One thing is of later rows too, where one file holds rows of several partitions: its columns and their types.
 """
 
 from __future__ import annotations

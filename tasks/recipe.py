@@ -107,6 +107,8 @@ def _located(value: str, base: Path, where: str) -> Path:
     if expanded.startswith("~"):
         raise UserError("nobody knows whose home this is", where=where, fix="write it out")
     resolved = (base / expanded).absolute()
+    if "\0" in value:
+        raise UserError("a NUL character is in no file's name", where=where, fix="correct the path")
     if max(len(part.encode("utf-8", "replace")) for part in resolved.parts) > LONGEST_NAME:
         raise UserError("file name too long", where=where, fix="give the path of what is there")
     if os.path.realpath(resolved) == resolved.anchor:  # to hash them, or to list them, would take minutes

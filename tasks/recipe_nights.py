@@ -105,7 +105,9 @@ class Schedule:
     )
     timezone: str = option("UTC", "the time zone of `cron` and of `run.deadline`", why_no_identity=_WHEN)
     look_back: str = option(
-        "7d", "how far back a night looks for snapshots that are missing or failed", why_no_identity=_WHEN
+        "7d",
+        "how far back a night looks for snapshots that failed, or are missing (schedule.catch_up)",
+        why_no_identity=_WHEN,
     )
     catch_up: Literal["all", "latest", "none"] = option(
         "latest",

@@ -9,7 +9,7 @@ import yaml
 
 from augmill.tasks.contracts import UserError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 250_000  # brackets alone take PyYAML 3 s then; a recipe has a few thousand, with 8,000 aliases 190,000
 MAX_NODES = 100_000  # after aliases are expanded; a large recipe has hundreds
 # Tags of keys that JSON has too; the numbers and words among them are read as they are written.
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "merge")}
@@ -87,10 +87,12 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
         )
     try:
         text = raw.decode("utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None:
-            _expanded_size(root, {}, where)
-        return yaml.safe_load(text), Lines(root)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None, Lines(None)
+        _expanded_size(root, {}, where)
+        return loader.construct_document(root), Lines(root)
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 at byte {error.start}", where=where, fix="save the recipe as UTF-8") from error
     except yaml.MarkedYAMLError as error:

@@ -13,6 +13,7 @@ from obstore.store import ObjectStore
 
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError
 
+LONGEST_NAME = 255  # bytes, on the file systems there are
 REMOTE_SCHEMES = ("s3://", "gs://", "az://")
 
 # What waiting cannot cure, by what the operating system calls it in obstore's message.
@@ -21,9 +22,15 @@ _HOPELESS = dict.fromkeys(_FULL, "free some space; the run resumes where it stop
     "Read-only file system": "give a store that can be written (run.store)",
     "Permission denied": "let this user write to the store, or give another one (run.store)",
     "Not a directory": "give a store whose path is a directory (run.store)",
+    "169.254.169.254": "no credentials were found: set AWS_..., GOOGLE_... or AZURE_..., or give the machine a role",
+    "metadata.google.internal": "no credentials were found: set GOOGLE_..., or give the machine a role",
     "The specified bucket does not exist": "create the bucket, or give another one (run.store)",
     "The specified container does not exist": "create the container, or give another one (run.store)",
 }
+
+_SAYS = dict.fromkeys(
+    ("169.254.169.254", "metadata.google.internal"), "the machine's metadata service gave no credentials"
+)
 
 
 def explain(error: Exception, where: str) -> StoreError:
@@ -31,7 +38,7 @@ def explain(error: Exception, where: str) -> StoreError:
     text = str(error).split("\n\nDebug source:")[0]
     for sign, fix in _HOPELESS.items():
         if sign in text:
-            return StoreRefused(sign.lower(), where=where, fix=fix)
+            return StoreRefused(_SAYS.get(sign, sign.lower()), where=where, fix=fix)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
         return StoreRefused(text, where=where, fix="check the credentials and the bucket's policy")
     return StoreError(text, where=where, fix="run it again; what is done is kept")
@@ -78,5 +85,7 @@ def require_root(root: str) -> None:
         raise UserError(problem, where="run.store", fix=fix)
     if os.path.expanduser(root).startswith("~"):  # noqa: PTH111
         raise UserError(f"nobody knows whose home {root!r} begins with", where="run.store", fix=fix)
+    if max(map(len, os.fsencode(root).split(b"/"))) > LONGEST_NAME:
+        raise UserError("file name too long", where="run.store", fix=fix)
     if not root.strip() or "\0" in root:
         raise UserError(f"{root!r} is no directory", where="run.store", fix=fix)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -142,10 +143,27 @@ def test_nights_of_a_source_that_rots_are_paged_with_the_cause(webhook: Receiver
     assert (vanished["severity"], vanished["kind"], vanished["snapshot"]) == ("page", "unsound_source", "all")
     assert "login" in vanished["reason"] and "login" in vanished["text"] and vanished["next"]
     source.unlink()
+    (failed,) = night()  # an attempt that failed: `augmill status` has it too
+    assert failed["kind"] == "failed" and "rows.csv" in failed["reason"]
     webhook.bodies.clear()
-    with pytest.raises(Exception, match=r"rows\.csv"), watched(made, datetime.now(UTC)):
-        nightly(made, orchestrator="none")
+    with pytest.raises(OSError), watched(made, datetime.now(UTC)):
+        raise OSError(28, "no space")
     assert [body["kind"] for body in webhook.bodies] == ["failed"]
+
+
+def test_a_messenger_that_talks_nonsense_ends_no_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nonsense(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"what?\r\n\r\n")
+
+    monkeypatch.setattr(paging, "PAUSE", 0.01)
+    with socketserver.TCPServer(("127.0.0.1", 0), Nonsense) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("NIGHT_HOOK", f"http://127.0.0.1:{server.server_address[1]}/x")
+        page = Message("page", "failed", "tiny", "all", "it broke.", "mend it.")
+        assert send(recipe(write_rows(tmp_path / "rows.csv")), [page]) == 0
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +182,16 @@ def test_what_can_pass_is_tried_again_and_what_was_not_taken_is_a_warning_withou
 
 
 @pytest.mark.parametrize(
-    "address", ["", f"ftp://{SECRET}", f"{SECRET}.example", f"http://127.0.0.1:9/{SECRET}", f"http://[{SECRET}"]
+    "address",
+    [
+        "",
+        f"ftp://{SECRET}",
+        f"{SECRET}.example",
+        f"http://127.0.0.1:9/{SECRET}",
+        f"http://[{SECRET}",
+        f"http://h/{SECRET} x",
+        f"http://h:{SECRET}/",
+    ],
 )
 def test_an_address_that_cannot_be_used_ends_nothing_and_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str

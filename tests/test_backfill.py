@@ -21,12 +21,13 @@ from dated import dated_document, dated_recipe, day, inline_workers, noon_after,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows import backfill_run
+from augmill.flows import backfill as flows_backfill
+from augmill.flows import backfill_run, states
 from augmill.flows.backfill import backfill, nightly
 from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
 from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.owner import is_gone, this_process
-from augmill.flows.start import open_session, run_snapshot
+from augmill.flows.start import Session, open_session, run_snapshot
 from augmill.flows.states import STATES, SnapshotState
 from augmill.tasks.attempts import Attempt, begin, finish, utc_now
 from augmill.tasks.contracts import StoreError, UserError
@@ -45,6 +46,7 @@ STATE = st.builds(
     st.sampled_from(STATES),
     st.sampled_from(OUTCOMES),
     changed=st.lists(st.sampled_from(("source", "recipe", "code")), unique=True).map(tuple),
+    release=st.sampled_from((None, "r")),
 )
 NO_PAST = Past({}, "", Price(), noon_after(0))
 
@@ -57,7 +59,9 @@ def test_each_mode_includes_the_one_before(state: SnapshotState) -> None:
     held = [includes(mode, state) for mode in MODES]
     assert held == sorted(held)
     assert state.state != "running" or not any(held)
-    assert state.state not in ("missing", "interrupted") or all(held)
+    overtaken = state.release is not None and not {"recipe", "code"}.isdisjoint(state.changed)
+    assert state.state not in ("missing", "interrupted") or all(held) or overtaken
+    assert not (overtaken and includes("failed", state))  # what a night asks for
     assert state.state != "withdrawn" or any(held) == bool(state.changed)
 
 
@@ -66,7 +70,10 @@ def test_each_mode_includes_the_one_before(state: SnapshotState) -> None:
     [
         (SnapshotState("a", "missing"), "missing"),
         (SnapshotState("a", "interrupted", changed=("recipe",)), "missing"),
+        (SnapshotState("a", "interrupted", changed=("recipe",), release="r"), "changed-recipe"),
+        (SnapshotState("a", "interrupted", changed=("source",), release="r"), "missing"),
         (SnapshotState("a", "failed", changed=("code",)), "failed"),
+        (SnapshotState("a", "failed", changed=("code",), release="r"), "changed-recipe"),
         (SnapshotState("a", "kept", "unsound_source"), "failed"),  # there was no verdict
         (SnapshotState("a", "kept", "harmful"), "all"),  # there was one
         (SnapshotState("a", "stale", "published", changed=("source", "recipe")), "changed-data"),
@@ -310,6 +317,66 @@ def run_one(recipe: Recipe, snapshot: str) -> str:
         return str(run_snapshot(session, snapshot, quiet=True)["release"])
 
 
+def test_nothing_switches_while_one_that_failed_would_keep_its_release_of_another_recipe(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else readers would have a mixture of two recipes for good: the plan would have ended."""
+    store = Store(str(tmp_path / "store"))
+    fill(dated_recipe(rows, tmp_path / "store"), last=day(1))
+    before = read_log(store, "tiny").current()
+    changed = dated_recipe(rows, tmp_path / "store", splits={"validation": 0.3, "test": 0.2})
+    with monkeypatch.context() as broken:
+        refuse_days(broken, day(1), day(2))
+        held = fill(changed, reprocess="changed-recipe", last=day(2))
+    assert (held["outcome"], held["stopped_by"], held["released"]) == ("failed", "failed", {})
+    assert list(held["failed"]) == [day(1), day(2)]
+    assert "1 of 3 snapshot(s) failed whose releases stand: nothing was switched" in held["reason"]
+    assert "the same command tries again" in held["next"] and read_log(store, "tiny").current() == before
+    shutil.copytree(tmp_path / "store", tmp_path / "other")
+
+    with monkeypatch.context() as broken:  # one that has no release leaves nothing old behind
+        refuse_days(broken, day(2))
+        done = fill(changed, reprocess="changed-recipe", last=day(2))
+    assert (done["backfill"], done["planned"], done["stopped_by"]) == (held["backfill"], 2, None)
+    log = read_log(store, "tiny")
+    assert (
+        list(done["released"]) == [day(0), day(1)] and log.entries[-1]["current"] == log.current() == done["released"]
+    )
+    assert "--reprocess changed-recipe` tries them again" in done["next"]
+    assert fill(changed, reprocess="changed-recipe", last=day(2), dry_run=True)["order"] == [day(2)]
+
+    monkeypatch.setattr(backfill_run, "run_snapshot", run_snapshot)
+    each = dated_recipe(rows, tmp_path / "other", splits={"validation": 0.3, "test": 0.2})
+    refuse_days(monkeypatch, day(1))
+    assert list(fill(each, reprocess="changed-recipe", last=day(2), publish="each")["released"]) == [day(0), day(2)]
+
+
+def refuse_days(patch: pytest.MonkeyPatch, *days: str) -> None:
+    def refuse(session: Session, snapshot: str | None, **options: Any) -> dict[str, Any]:
+        if snapshot in days:
+            raise StoreError("the store went away")
+        return run_snapshot(session, snapshot, **options)
+
+    patch.setattr(backfill_run, "run_snapshot", refuse)
+
+
+def test_the_same_backfill_started_twice_switches_once(rows: Path, tmp_path: Path) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    asked, first = Request(last=day(1), publish="together"), []
+
+    def begun(plan: Plan, note: str) -> None:  # by the first one's process
+        head = {"command": "first", "recipe": plan.recipe, "code": plan.code, "backfill": plan.id}
+        first.append(begin(store, "tiny", day(1), head | {"owner": this_process()}))
+
+    second = backfill(recipe, asked, now=utc_now, show=begun)
+    assert (second["outcome"], second["stopped_by"], second["elsewhere"]) == ("stopped", "running_elsewhere", [day(1)])
+    assert (second["released"], read_log(store, "tiny").entries) == ({}, [])
+    finish(store, "tiny", first[0], {"outcome": "interrupted", "reason": "", "where": ""})
+    done = backfill(recipe, asked, now=utc_now)
+    assert (done["backfill"], list(done["released"])) == (second["backfill"], [day(0), day(1)])
+    assert [entry["current"] for entry in read_log(store, "tiny").entries] == [done["released"]]
+
+
 # --- nights -----------------------------------------------------------------------------------------------------------
 
 
@@ -324,8 +391,11 @@ def test_after_an_outage_a_night_catches_up_as_declared(rows: Path, tmp_path: Pa
         return night(recipe, 5, dry_run=True, **options)
 
     assert after("all")["order"] == [day(4), day(3), day(2)]  # the newest first, and no further than the look-back
+    assert after("all")["left_out"] == {}
     assert after("latest")["order"] == [day(4)]
     assert after("none")["order"] == [day(4)]
+    passed = "missing; schedule.catch_up: latest leaves it to `augmill backfill`"
+    assert after("latest")["left_out"] == {day(2): passed, day(3): passed}
     assert after("none", scheduled=noon_after(5) - timedelta(minutes=59))["order"] == [day(4)]
     assert after("none", scheduled=noon_after(5) - timedelta(minutes=61))["outcome"] == "skipped"
     assert after("latest", scheduled=noon_after(2))["order"] == [day(4)]
@@ -340,6 +410,42 @@ def test_a_night_takes_failed_ones_again_and_no_date_for_a_changed_recipe(rows: 
     assert night(changed, 3, dry_run=True)["order"] == [day(2), day(1)]
     assert list(night(changed, 3)["released"]) == [day(1), day(2)]
     assert night(changed, 3)["outcome"] == "nothing"
+
+
+@pytest.mark.parametrize("end", [None, "interrupted", "error"])
+@pytest.mark.parametrize("what", ["recipe", "code"])
+def test_a_night_leaves_released_dates_of_an_unfinished_backfill_of_another_recipe_alone(
+    what: str, end: str | None, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    released = night(recipe, 1)["released"]
+    if what == "recipe":
+        recipe = dated_recipe(rows, tmp_path, splits={"validation": 0.3, "test": 0.2})
+    else:
+        for module in (states, flows_backfill):
+            monkeypatch.setattr(module, "code_version", lambda: "later")
+    planned = fill(recipe, reprocess="changed-recipe", last=day(0), max_hours=0)  # it stops before its first
+    head = {"command": "backfill", "recipe": recipe.hash(), "code": states.code_version()}
+    head |= {"backfill": planned["backfill"], "owner": this_process() | {"began": 1}}  # and was killed in it
+    attempt = begin(store, "tiny", day(0), head)
+    if end is not None:
+        finish(store, "tiny", attempt, {"outcome": end, "kind": "WorldError", "reason": "disk", "where": ""})
+    alone = night(recipe, 1)
+    assert alone["outcome"] == "nothing" and f"{what} changed: --reprocess changed-recipe" in alone["left_out"][day(0)]
+    assert read_log(store, "tiny").current() == released
+    rest = fill(recipe, reprocess="changed-recipe", last=day(0), dry_run=True)
+    assert planned["backfill"] in rest["reason"] and rest["order"] == [day(0)]
+
+
+def test_a_night_whose_only_snapshot_is_being_made_elsewhere_has_nothing_to_wait_for(
+    rows: Path, tmp_path: Path
+) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    head = {"command": "elsewhere", "recipe": recipe.hash(), "code": "x", "owner": this_process()}
+    done = night(recipe, 1, show=lambda plan, note: begin(store, "tiny", day(0), head))
+    assert (done["outcome"], done["stopped_by"], done["elsewhere"]) == ("done", None, [day(0)])
+    assert done["reason"] == "1 of 1 snapshot(s) running elsewhere, the others answered"
+    assert starts(store) == [day(0)]
 
 
 def test_a_night_in_the_middle_of_a_backfill_is_neither_doubled_nor_starved(

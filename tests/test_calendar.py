@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -86,12 +87,29 @@ def test_years_of_weeks_are_those_of_their_thursdays() -> None:
     assert calendar.step("2026-W53", 1) == "2027-W01" and calendar.step("2027-W01", -1) == "2026-W53"
 
 
+@pytest.mark.parametrize("value", [20261001, 20261001.0, Decimal(20261001), "20261001", "2026-10-01"])
+def test_a_day_may_be_a_whole_number_of_any_type(value: object) -> None:
+    assert Calendar("day").name_of(value) == "2026-10-01"
+
+
 @pytest.mark.parametrize("every", ["day", "week", "month"])
 @pytest.mark.parametrize(
     "value",
     [
         *("", "x", "2026", "2026-02-29", "2026-13", "2026-W54", "0001-01-01", "9999-12-31", "../../x", "2026-10-01x"),
-        *(1.5, True, 1790000000, "٢٠٢٦-١٠-٠١", datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC), b"x"),
+        *(
+            1.5,
+            float("nan"),
+            float("inf"),
+            Decimal("20261001.5"),
+            Decimal("NaN"),
+            True,
+            1790000000,
+            "٢٠٢٦-١٠-٠١",
+            datetime(1, 1, 1, tzinfo=UTC),
+            datetime(9999, 12, 31, tzinfo=UTC),
+            b"x",
+        ),
     ],
 )
 def test_what_is_no_day_is_in_no_partition(every: str, value: object) -> None:

@@ -22,6 +22,8 @@ SECTION = SECTION.split("\n## ")[0]
 COLUMNS = ["text", "label", "aug_weight"]
 WEIGHT = 0.25
 
+BY_DAY = {"columns": {"text": "text", "label": "label", "partition": "day"}, "partitions": {"every": "day"}}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(str(folder / "store"))
     release, _ = produce_and_publish(recipe, store)
     commit_releases(store, "tiny", {"2026-10-01": (None, release)}, entry={"reason": "t"}, command="t")
-    write_recipe(folder)
+    write_recipe(folder, **BY_DAY)
     return folder
 
 
@@ -74,7 +76,7 @@ def test_path_is_one_line_that_names_the_newest_release_wherever_one_stands(
 
 def test_path_follows_what_is_current(folder: Path, release: str, tmp_path: Path) -> None:
     shutil.copytree(folder / "store", tmp_path / "store")
-    store, recipe = Store(str(tmp_path / "store")), write_recipe(tmp_path)
+    store, recipe = Store(str(tmp_path / "store")), write_recipe(tmp_path, **BY_DAY)
     first = read_log(store, "tiny").newest()
     assert first is not None
     other = tmp_path / "store" / release_key("tiny", "ffff")
@@ -88,7 +90,10 @@ def test_path_follows_what_is_current(folder: Path, release: str, tmp_path: Path
 def test_path_ends_with_3_and_makes_nothing_where_there_is_no_release(folder: Path, tmp_path: Path) -> None:
     refused(augmill("path", folder / "recipe.yaml", "--as-of", "2026-09-30"), 3, ["no release as of 2026-09-30"])
     refused(augmill("path", folder / "recipe.yaml", "--delta"), 3, ["no Delta table", "format: delta"])
+    for nonsense in ("2026-10-3", "yesterday", "2026-13-45"):  # compared as texts, these would give the newest
+        refused(augmill("path", folder / "recipe.yaml", "--as-of", nonsense), 2, ["--as-of", nonsense])
     recipe = write_recipe(tmp_path)
+    refused(augmill("path", recipe, "--as-of", "2026-09-30"), 2, ["no partitions"])
     before = fingerprint(tmp_path)
     refused(augmill("path", recipe), 3, ["'tiny' has no release", "augmill run"])
     refused(augmill("path", recipe, "--delta", "--as-of", "2026-09-30"), 2, ["versions"])

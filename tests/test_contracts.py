@@ -152,6 +152,7 @@ WRITERS: dict[str, Any] = {
     "csv": pyarrow.csv.write_csv,
     "jsonl": lambda table, path: path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist())),
     "parquet": pyarrow.parquet.write_table,
+    "delta": lambda table, path: pytest.importorskip("deltalake").write_deltalake(path, table),
 }
 
 
@@ -159,7 +160,7 @@ WRITERS: dict[str, Any] = {
 def test_a_reader_gives_back_what_stands_in_the_file(name: str, tmp_path: Path) -> None:
     rows = [{"text": f"row {at}, “quoted”", "label": "ab"[at % 2]} for at in range(50)]
     WRITERS[name](pa.Table.from_pylist(rows), tmp_path / f"rows.{name}")
-    options = SourceOptions(path=str(tmp_path))
+    options = SourceOptions(path=str(tmp_path / "rows.delta" if name == "delta" else tmp_path))
     (file,) = list_files(options)
     assert file.format == name and read_schema(file, options) == ["text", "label"]
     batches = list(read_batches(file, options))

@@ -132,7 +132,9 @@ def test_the_log_tells_pinned_readers_and_does_not_repeat_the_row(
     (entry,) = [entry for entry in log.entries if entry["kind"] == "forget"]
     assert entry["reason"] == REASON and entry["erased"] == sorted(releases)
     assert entry["replaced"] == {releases[0]: new, releases[2]: new}  # the tagged and the current one; not the old one
-    assert entry["counts"] == {"rows": 1, "releases": 3, "made_again": 2}
+    # The tagged release was made by another recipe (its seed) than the one that makes the new one.
+    counts = {"rows": 1, "found": 1, "unknown": 0, "releases": 3, "made_again": 2, "other_recipe": 1}
+    assert entry["counts"] == counts and said["other_recipe"] == [releases[0]]
     assert log.current() == {"all": new} and log.tags() == {"model-7": new}
     assert verify_release(store, "tiny", new) == []
     for release, successor in ((releases[0], new), (releases[1], None), (releases[2], new)):
@@ -180,6 +182,44 @@ def test_nothing_is_forgotten_while_a_snapshot_runs(nights: tuple[Recipe, list[s
     assert keys(store) == before
 
 
+def test_a_made_row_is_refused_before_anything_is_written(nights: tuple[Recipe, list[str], Path]) -> None:
+    """No run could leave it out, so the request would never end."""
+    recipe, releases, source = nights
+    store = Store(str(source))
+    rows = released(store, "tiny", releases[-1])
+    real, made = (next(r["aug_row_id"] for r in rows if r["aug_origin"] == of) for of in ("real", "synthetic"))
+    before = keys(store)
+    for ids in ([made], [real, made]):
+        with pytest.raises(UserError, match=rf"'{made}' is a made row.*\n.*parents"):
+            forget(recipe, ids, reason=REASON, command="test")
+    assert keys(store) == before
+
+
+def test_a_snapshot_that_cannot_be_made_again_stops_before_anything_is_removed_and_is_pending(
+    nights: tuple[Recipe, list[str], Path], tmp_path: Path
+) -> None:
+    recipe, releases, source = nights
+    store = copy_store(source, tmp_path / "store")
+    broken = replace(at(store, recipe), source=replace(recipe.source, path=str(tmp_path / "gone.csv")))
+    row = row_with_children(store, releases[-1])
+    ids = [row["aug_row_id"], "no such row"]
+    before = {key for key in keys(store) if key.startswith("public/")}
+    assert verify_store(store).pending == []
+    with pytest.raises(UserError, match=r"(?s)snapshot 'all' .*nothing was removed yet.*gone\.csv.*--no-rebuild"):
+        forget(broken, ids, reason=REASON, command="test")
+    assert {key for key in keys(store) if key.startswith("public/")} == before
+    (sentence,) = verify_store(store).pending
+    assert sentence.startswith("tiny: 1 erasure(s) pending")
+    said = forget(broken, ids, reason=REASON, command="test", rebuild=False)
+    assert verify_store(store).pending == [] and files_with(tmp_path / "store", row["text"]) == []
+    # An id that stands nowhere is told apart, in the log too, and kept out should it come late.
+    entry = read_log(store, "tiny").entries[-2]  # before the tag's
+    assert entry["kind"] == "forget"
+    for counts in (said, entry["counts"]):
+        assert (counts["rows"], counts["found"], counts["unknown"]) == (2, 1, 1)
+    assert read_erased(store, "tiny").holds("no such row")
+
+
 @pytest.mark.slow
 def test_a_forget_that_is_killed_anywhere_is_ended_by_the_same_command(
     nights: tuple[Recipe, list[str], Path],
@@ -220,26 +260,31 @@ def test_a_forget_that_is_killed_anywhere_is_ended_by_the_same_command(
 IDS = st.lists(st.sampled_from(["a", "b", "a-2", "c-11", ""]), max_size=8)
 
 
-@given(IDS, st.lists(st.none() | IDS, max_size=6), st.booleans())
+@given(IDS, st.lists(st.none() | IDS, max_size=6), st.lists(st.booleans(), min_size=8, max_size=8), st.booleans())
 def test_rows_and_descendants_are_counted_as_a_loop_counts_them(
-    own: list[str], parents: list[list[str] | None], with_id: bool
+    own: list[str], parents: list[list[str] | None], synthetic: list[bool], with_id: bool
 ) -> None:
     def plain(name: str) -> str:
         return name if with_id else name.partition("-")[0]
 
     wanted = frozenset({"a", "c"})
     parents = (parents + [None] * len(own))[: len(own)]
+    kinds = ["synthetic" if made else "real" for made in synthetic[: len(own)]]
+    names = ("user_row_id", "user_origin", "x_row_id", "x_origin")
+    columns = (["a"] * len(own), ["synthetic"] * len(own), own, kinds)
     table = pa.table(
-        {"user_row_id": ["a"] * len(own), "x_row_id": own, "x_parent_ids": pa.array(parents, pa.list_(pa.string()))},
-        schema=pa.schema(
-            [("user_row_id", pa.string()), ("x_row_id", pa.string()), ("x_parent_ids", pa.list_(pa.string()))]
-        ),
+        [pa.array(column, pa.string()) for column in columns] + [pa.array(parents, pa.list_(pa.string()))],
+        names=[*names, "x_parent_ids"],
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    held, descended = count_held(pa.BufferReader(sink.getvalue()), wanted, with_id=with_id)
-    assert held == sum(plain(name) in wanted for name in own)
-    assert descended == sum(any(plain(name) in wanted for name in of or []) for of in parents)
+    held = count_held(pa.BufferReader(sink.getvalue()), wanted, with_id=with_id)
+    assert held.rows == sum(plain(name) in wanted for name in own)
+    assert held.descended == sum(any(plain(name) in wanted for name in of or []) for of in parents)
+    real = [name for name, kind in zip(own, kinds, strict=True) if kind == "real"]
+    made = [name for name, kind in zip(own, kinds, strict=True) if kind == "synthetic"]
+    assert held.source == {plain(name) for name in real + [name for of in parents for name in of or []]} & wanted
+    assert held.made == {plain(name) for name in made} & wanted
 
 
 @given(requests=st.lists(st.sets(st.text(max_size=5), min_size=1, max_size=5), min_size=1, max_size=4))

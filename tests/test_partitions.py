@@ -230,12 +230,33 @@ def test_a_class_that_leaves_the_window_all_at_once_is_unsound_unless_it_is_reti
     nights = Trusted(tmp_path, partitions={"every": "day", "window": "2d"})
     write_day(nights.source, "2026-10-06", labelled((f"{word} of c" for word in WORDS[:4]), "c"), "c.jsonl")
     nights.read("2026-10-07")
-    with pytest.raises(UnsoundSource, match=r"1 class\(es\) of the window as of 2026-10-07 .*: c"):
-        nights.read()
+    write_day(nights.source, "2026-10-09", sentences(random.Random(3), 40))
+    for night in (NIGHT, "2026-10-09"):  # it does not pass because nobody looked on the first of them
+        with pytest.raises(UnsoundSource, match=r"1 class\(es\) of the windows before .*: c"):
+            nights.read(night)
     nights.document |= {"labels": {"retired": ["c"]}}
     nights.read()
     nights.document |= {"labels": {"min_rows": 3}}  # too few to have been trained on
     nights.read()
+
+
+def test_a_window_that_moves_on_from_a_rare_class_is_sound(tmp_path: Path) -> None:
+    """Three rows of it a week, never more than three in a window of two days: it was never to be trained on."""
+    nights = Trusted(tmp_path, partitions={"every": "day", "window": "2d"})
+    for day in days(2, 4):
+        write_day(nights.source, day, labelled([f"{day} is of c"], "c"), "c.jsonl")
+    nights.read()
+
+
+def test_a_day_that_is_not_over_is_not_read_and_one_that_none_can_read_is_no_partition(tmp_path: Path) -> None:
+    nights = Trusted(tmp_path)
+    broken = write_day(nights.source, "2026-10-09", [])
+    broken.write_text('{"text": "half a')
+    assert list(source_view(nights.recipe, nights.store, NIGHT)) == days(1, 8)
+    for path in [*nights.source.glob("day=*")]:
+        path.rename(nights.source / f"day={path.name[-2:]}.10.2026")
+    (nights.source / "day=09.10.2026" / "rows.jsonl").write_text('{"text": "a", "label": "a"}\n')
+    assert source_view(nights.recipe, nights.store) == {}
 
 
 SUITE = """

@@ -37,7 +37,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         pytest.param("a: 1\0", ("not valid YAML", "#x0000"), id="a NUL"),
         pytest.param(b"a: caf\xe9\n", ("not UTF-8 at byte 6",), id="Latin-1"),
         pytest.param("a: 1\n".encode("utf-16"), ("not UTF-8 at byte 0",), id="UTF-16"),
-        pytest.param("#" * (MAX_BYTES + 1), ("at most 1,000,000 bytes",), id="too big"),
+        pytest.param("#" * (MAX_BYTES + 1), ("at most 250,000 bytes",), id="too big"),
     ],
 )
 def test_what_is_no_plain_document_is_refused_at_once(

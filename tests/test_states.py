@@ -15,9 +15,10 @@ from commands import fingerprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmill.flows.health import find_trouble
 from augmill.flows.reading import source_view
 from augmill.flows.start import run_recipe
-from augmill.flows.states import SnapshotState, find_trouble, require_partition, snapshot_states, snapshots_of
+from augmill.flows.states import SnapshotState, require_partition, snapshot_states, snapshots_of
 from augmill.tasks.attempts import LEASE, utc_now
 from augmill.tasks.contracts import UserError
 from augmill.tasks.log import read_log, rollback
@@ -319,11 +320,14 @@ def test_a_monitor_is_told_when_the_current_release_is_too_old(store: Store) -> 
 @pytest.mark.parametrize(
     ("outcome", "action"), [("error", "none"), ("interrupted", "none"), ("unsound_source", "keep_current")]
 )
-def test_a_monitor_is_told_when_the_last_night_went_wrong(store: Store, outcome: str, action: str) -> None:
-    recipe = dated(schedule={"freshness": "36h"})
+def test_a_monitor_is_told_what_went_wrong_as_far_as_the_nights_look_back(
+    store: Store, outcome: str, action: str
+) -> None:
+    recipe = dated(schedule={"freshness": "36h", "look_back": "2d"})
     tried(store, days_ago(3), outcome, action=action)
     tried(store, days_ago(2))
-    assert trouble(recipe, store) is None  # a later night went well
+    assert trouble(recipe, store) is None  # no night looks at it any more
+    assert str(trouble(dated(schedule={"look_back": "7d"}), store)).startswith(days_ago(3))
     tried(store, days_ago(1), outcome, action=action)
     assert str(trouble(recipe, store)).startswith(days_ago(1))
     begun(store, days_ago(1))

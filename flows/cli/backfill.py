@@ -89,7 +89,7 @@ def nightly(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """What is missing or failed in schedule.look_back, newest first; never a date again for a changed recipe."""
+    """The newest snapshot, and what failed in schedule.look_back; never a date again for a changed recipe."""
     from augmill.flows.backfill import nightly as carry_out
     from augmill.flows.paging import watched
     from augmill.tasks.recipe import load_recipe

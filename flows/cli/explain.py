@@ -80,8 +80,11 @@ def audit(
         return
     out = sys.stdout
     marks = [*(["current"] if found["current"] else []), *(["withdrawn"] if found["withdrawn"] else []), *found["tags"]]
-    out.write(f"{found['release']} of {name}, snapshot {found['snapshot']}, {found['arrangement']}: ")
-    out.write(f"{', '.join(marks) or 'neither current nor tagged'}\n")
+    if "gone" in found:
+        out.write(f"{found['gone']}. What the log says of it:\n")
+    else:
+        out.write(f"{found['release']} of {name}, snapshot {found['snapshot']}, {found['arrangement']}: ")
+        out.write(f"{', '.join(marks) or 'neither current nor tagged'}\n")
     for entry in found["entries"]:
         out.write(f"\nEntry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}\n")
         out.write(f"  by {entry['actor']} with `{entry['command']}`\n  {entry['reason']}\n")
@@ -89,6 +92,8 @@ def audit(
             out.write(f"  approved by {entry['approved_by']}\n")
         for key, value in (entry.get("verdict") or {}).items():
             out.write(f"    {key:<24}{_words(value)}\n")
+    if "gone" in found:
+        return
     out.write(f"\nRecipe {found['recipe_sha256']}\nLedger {_words(found['ledger'])}\n")
     out.write("Made by\n")
     _fields(found["provenance"])

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from augmill.flows.cli.housekeeping import open_store
+from augmill.flows.cli.releases import require_reason
 from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.tasks.contracts import UserError
 
@@ -46,6 +47,7 @@ def forget(
     from augmill.flows.holding import find_rows
     from augmill.tasks.recipe import load_recipe
 
+    require_reason(reason)
     loaded = load_recipe(recipe, store=store)
     ids = read_ids(rows, column)
     opened = open_store(loaded.run.store)
@@ -65,10 +67,16 @@ def forget(
 
 def _show(plan: dict[str, Any], others: list[str]) -> None:
     out = sys.stdout
-    out.write(f"{plan['rows']:,} source row(s)\n")
+    out.write(f"{plan['found']:,} source row(s)\n")
+    if plan["unknown"]:
+        out.write(
+            f"{plan['unknown']:,} of {plan['rows']:,} ids stand{'s' if plan['unknown'] == 1 else ''} nowhere in the "
+            "store; kept out of later runs all the same, should the source still deliver it\n"
+        )
     for item in plan["releases"][:SHOWN]:
         held = ", ".join(f"{count} in {split}" for split, count in item["rows"].items()) or "none of the rows"
         kept = f"made again ({', '.join(item['names'])})" if item["names"] else "removed"
+        kept += " by today's recipe, not the one it was made by" if item["release"] in plan["other_recipe"] else ""
         out.write(
             f"  {item['release']}  {item['snapshot']:<12} {held}; {item['descended']} made of them; "
             f"because of: {item['because']}; {kept}\n"
@@ -82,24 +90,39 @@ def _show(plan: dict[str, Any], others: list[str]) -> None:
 
 
 def read_ids(path: Path, column: str | None) -> list[str]:
-    """The ids in a file. Raises UserError where there are none."""
+    """The ids in a file. Raises UserError where there are none, or the file cannot be read."""
+    import pyarrow as pa
+
     if not path.is_file():
         raise UserError(f"there is no file {str(path)!r}", where="--rows", fix="give a file of ids, one a line")
+    try:
+        values = _read_values(path, column)
+    except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+        kind = {".parquet": "Parquet", ".csv": "CSV in UTF-8"}.get(path.suffix.lower(), "text in UTF-8, one id a line")
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(
+            f"expected {kind}; it cannot be read: {said}", where=str(path), fix="write the file again, whole"
+        ) from error
+    if not values:
+        raise UserError("the file holds no id", where=str(path), fix="give ids of source rows, one a line")
+    return list(dict.fromkeys(values))
+
+
+def _read_values(path: Path, column: str | None) -> list[str]:
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
 
         name = _choose(pq.read_schema(path).names, column)
-        values = [str(value) for value in pq.read_table(path, columns=[name])[name].to_pylist() if value is not None]
-    elif path.suffix.lower() == ".csv":
+        return [str(value) for value in pq.read_table(path, columns=[name])[name].to_pylist() if value is not None]
+    if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, strict=True)
             name = _choose(list(reader.fieldnames or []), column)
-            values = [row[name] for row in reader if row[name]]
-    else:
-        values = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not values:
-        raise UserError("the file holds no id", where=str(path), fix="give ids of source rows, one a line")
-    return list(dict.fromkeys(values))
+            return [row[name] for row in reader if row[name]]
+    if column is not None:
+        fix = "leave --column out, or name the file .csv or .parquet"
+        raise UserError("plain text has no columns", where="--column", fix=fix)
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def _choose(names: list[str], column: str | None) -> str:

@@ -115,6 +115,8 @@ def _verify_all(address: str) -> None:
 
     found = verify_store(open_store(address))
     looked = ", ".join(f"{count:,} {kind}" for kind, count in found.looked.items() if count)
+    for line in found.pending:
+        sys.stdout.write(f"{line}.\n")
     if found.wrong:
         for line in found.wrong:
             sys.stdout.write(f"wrong: {line}\n")

@@ -35,10 +35,12 @@ def path(recipe: RecipePath, as_of: AsOf = None, store: StoreOption = None, delt
 
 
 def _release(recipe: Recipe, as_of: str | None) -> str:
+    from augmill.flows.states import require_partition
     from augmill.tasks.contracts import DataError
     from augmill.tasks.log import read_log
     from augmill.tasks.store import release_key
 
+    require_partition(recipe, as_of, "--as-of")
     store = _open(recipe)
     found = None if store is None else read_log(store, recipe.dataset).newest(as_of)
     if store is None or found is None:

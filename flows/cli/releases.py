@@ -51,6 +51,12 @@ def _open(store: str, dataset: str | None) -> tuple[Any, str]:
     return opened, dataset
 
 
+def require_reason(reason: str) -> None:
+    """Raises UserError for a blank one: the log is to say why, to whoever asks later."""
+    if not reason.strip():
+        raise UserError("it is blank", where="--reason", fix="say why in a few words; it stands in the log")
+
+
 def _find(log: Any, prefix: str | None) -> str:
     """The release whose id begins with ``prefix``, or whose tag it is; the newest where it is None. Raises UserError."""
     if prefix is None:
@@ -98,6 +104,7 @@ def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> Non
 
 def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: ReleaseOption = None) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
+    from augmill.flows.explaining import taken_away
     from augmill.tasks.log import entry_of, read_log
     from augmill.tasks.store import release_key
 
@@ -106,6 +113,8 @@ def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: R
     found = _find(log, release)
     raw = opened.get(release_key(name, found, "manifest.json"))
     if raw is None:
+        if (gone := taken_away(log, found)) is not None:
+            raise gone
         raise CorruptObject(f"release {found} is gone", where=release_key(name, found), fix="run the recipe again")
     manifest = json.loads(raw)
     moved = [entry for entry in log.entries if found in entry["current"].values()]
@@ -160,6 +169,7 @@ def rollback(
     from augmill.flows.mirror import mirror_delta
     from augmill.tasks import log
 
+    require_reason(reason)
     opened, name = _open(store, dataset)
     entry = log.rollback(opened, name, to=to, reason=reason, command="augmill rollback")
     mirror_delta(opened, name, wanted=False)
@@ -185,7 +195,18 @@ def tag(
     opened, name = _open(store, dataset)
     if delete and release is not None:
         raise UserError("--delete takes the tag from whatever it names", where="--release", fix="leave --release out")
-    found = None if delete else _find(log.read_log(opened, name), release)
+    standing = log.read_log(opened, name)
+    found = None if delete else _find(standing, release)
+    if not delete and tag_name not in standing.tags():
+        _require_no_beginning(standing, tag_name)
     entry = log.tag(opened, name, tag_name, found, reason=reason, command="augmill tag")
     done = "is taken away" if delete else f"keeps {found}" + ("" if entry else " already")
     sys.stdout.write(f"{name}: the tag {tag_name} {done}.\n")
+
+
+def _require_no_beginning(log: Any, tag_name: str) -> None:
+    """Raises UserError for a tag that is the beginning of a release's id: --release would name the other of the two."""
+    hits = sorted({r for entry in log.entries for r in entry["current"].values() if r and r.startswith(tag_name)})
+    if hits:
+        problem = f"{tag_name!r} begins the id of release {hits[0]}: --release {tag_name} could mean either"
+        raise UserError(problem, where="NAME", fix="give the tag another name, such as model-7")

@@ -58,8 +58,10 @@ def status(
     ] = False,
 ) -> None:
     """Shows the state of every snapshot: what is missing, failed, released or stale."""
-    from augmill.flows.states import find_trouble, require_partition, snapshot_states
+    from augmill.flows.health import find_trouble
+    from augmill.flows.states import require_partition, snapshot_states
     from augmill.tasks.attempts import utc_now
+    from augmill.tasks.erasure import pending_requests, told_pending
     from augmill.tasks.log import read_log
     from augmill.tasks.recipe import load_recipe
 
@@ -72,12 +74,16 @@ def status(
         _end_check(loaded, find_trouble(loaded, opened, log, now=now), as_json)
     view, problem = _view(loaded, opened)
     states = snapshot_states(loaded, opened, view, log, now=now, first=first, last=last)
+    pending = pending_requests(opened, loaded.dataset, log.entries)
+    summary = _summary(loaded, log, states, problem) | {"erasures_pending": pending}
     if as_json:
-        document = _summary(loaded, log, states, problem) | {"snapshots": [state.to_json() for state in states]}
+        document = summary | {"snapshots": [state.to_json() for state in states]}
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         return
     _print(page(loaded, log, states, problem, recipe.name))
-    sys.stdout.write(json.dumps(_summary(loaded, log, states, problem), ensure_ascii=False) + "\n")
+    if pending:
+        _print([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")])
+    sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
 
 
 def _open(recipe: Recipe) -> Store:
@@ -97,10 +103,13 @@ def _open(recipe: Recipe) -> Store:
 def _view(recipe: Recipe, store: Store) -> tuple[View | None, str | None]:
     """The source's partitions; or None, and why it could not be looked at: the store's own states are told all the same."""
     from augmill.flows.reading import source_view
+    from augmill.tasks.attempts import utc_now
     from augmill.tasks.contracts import AugmillError
 
+    calendar = recipe.partitions.calendar
+    upto = calendar.newest_complete(utc_now()) if calendar.dated else None
     try:
-        return source_view(recipe, store), None
+        return source_view(recipe, store, upto), None
     except AugmillError as error:
         return None, f"{error.where}: {error.problem}"
 
@@ -236,6 +245,8 @@ def _told(group: list[SnapshotState], path: str) -> list[Line]:
         text += "; a new release is staged"
         advice = advice or "The backfill that staged it switches to it when it is run again."
     end = (state.newest.end if state.newest is not None else None) or {}
+    if state.outcome == "expired":  # the attempt's own advice was for its verdict
+        advice = MARKS["missing"][2]
     told = advice.format(next=str(end.get("next") or "See the reason").rstrip("."), again=_again(group, path))
     lines = wrapped(f"{name}  {text}.", indent="    ", first="  ")
     lines += wrapped(told, indent="    ") if told else []
@@ -250,6 +261,7 @@ def _again(group: list[SnapshotState], path: str) -> str:
     modes = {"failed": "failed", "stale": "changed-data" if first.changed == ("source",) else "changed-recipe"}
     span = f"--from {shlex.quote(first.snapshot)} --to {shlex.quote(group[-1].snapshot)}"
     mode = f" --reprocess {modes[first.state]}" if first.state in modes else ""
+    mode = " --reprocess all" if first.outcome == "expired" else mode
     return f"augmill backfill {path} {span}{mode}"
 
 

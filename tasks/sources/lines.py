@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 LINE_LIMIT = 16 << 20  # characters; a longer line is not kept: its row is refused as cell_too_long
+BLANK_LIMIT = 1_000_000  # a megabyte of gzip holds a thousand of these
 FILE_LIMIT = 1 << 30  # characters; a line longer than this ends the reading: no text file, or a gzip bomb
 _MAGIC: dict[str, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
@@ -108,8 +109,12 @@ def read_lines(file: SourceFile, options: SourceOptions, codec: str, newline: st
         text = io.TextIOWrapper(plain, encoding=codec, errors="surrogateescape", newline=newline)
         try:
             read = partial(text.readline, LINE_LIMIT)
-            first = True
+            first, blank = True, 0
             for line in iter(read, ""):
+                blank = 0 if len(line) > 2 or line.strip() else blank + 1
+                if blank > BLANK_LIMIT:
+                    problem = f"more than {BLANK_LIMIT:,} empty lines in a row"
+                    raise DataError(problem, where=file.uri, fix="check the file: a decompression bomb is like this")
                 if len(line) >= LINE_LIMIT:
                     _skip_line(text, line, file)
                     yield f"{OVERLONG}\n"

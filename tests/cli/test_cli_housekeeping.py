@@ -11,12 +11,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from attempted import RECIPE, tried
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 from keeping import GATE, files_with, released
 
+from augmill.flows.cli.status import page
 from augmill.flows.explaining import makers
+from augmill.flows.housekeeping import delete_release
+from augmill.flows.states import snapshot_states
+from augmill.tasks.attempts import utc_now
+from augmill.tasks.delta import sync_delta
+from augmill.tasks.erasure import write_erased
+from augmill.tasks.log import append, read_log
 from augmill.tasks.mix import synthetic_ids
-from augmill.tasks.store import Store
+from augmill.tasks.store import Store, delta_key
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +166,88 @@ def test_forget_lists_first_and_reads_ids_from_any_table(mixed: tuple[Path, str,
     refused(wrong, 2, ["'what'", "who, aug_row_id"])
     (tmp_path / "typo.txt").write_text("no-such-row\n")
     refused(augmill("forget", recipe, "--rows", tmp_path / "typo.txt", "--reason", "x"), 2, ["none of the 1 id"])
-    assert fingerprint(folder) == before
+    refused(augmill("forget", recipe, "--rows", tmp_path / "ids.txt", "--reason", " "), 2, ["--reason", "blank"])
+    (tmp_path / "half.txt").write_text(f"{row['aug_row_id']}\nno-such-row\n")
+    half = augmill("forget", recipe, "--rows", tmp_path / "half.txt", "--reason", "x", "--dry-run")
+    assert "1 of 2 ids stands nowhere" in half.out and half.out.startswith("1 source row(s)\n")
+    assert "by today's recipe" not in half.out and half.last["unknown"] == 1
+    other = augmill("forget", write_recipe(folder, gate=GATE, seed=5), "--rows", tmp_path / "ids.txt", "--reason", "x",
+                    "--dry-run")  # fmt: skip
+    assert "by today's recipe" in other.out and other.last["other_recipe"] == [mixed[2]]
+    recipe, before = write_recipe(folder, gate=GATE), fingerprint(folder)
+    write_erased(Store(str(folder / "store")), "tiny", [row["aug_row_id"]])  # as far as a forget that was killed
+    assert "1 erasure(s) pending" in augmill("verify", "--all", "--store", folder / "store").out
+    status = augmill("status", recipe)
+    assert "1 erasure(s) pending" in status.out and status.last["erasures_pending"] == 1
     done = augmill("forget", recipe, "--rows", tmp_path / "ids.txt", "--reason", "request 12", "--no-rebuild")
     assert done.code == 0 and done.last["outcome"] == "forgotten" and done.last["made"] == {}
     assert files_with(folder / "store", row["text"]) == []
+    assert "pending" not in augmill("verify", "--all", "--store", folder / "store").out
+    assert augmill("status", recipe).last["erasures_pending"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "more", "words"),
+    [
+        ("ids.parquet", b"PAR1 cut", [], ["expected Parquet"]),
+        ("ids.csv", b"aug_row_id\n\xff\xfe\n", [], ["expected CSV", "decode"]),
+        ("ids.csv", b'aug_row_id\n"open', [], ["expected CSV", "unexpected end"]),
+        ("ids.txt", b"\xff\xfe\n", [], ["expected text in UTF-8"]),
+        ("ids.txt", b"row-1\n", ["--column", "id"], ["--column", "no columns"]),
+    ],
+)
+def test_a_file_of_ids_that_cannot_be_read_is_the_users_to_mend(
+    mixed: tuple[Path, str, str], tmp_path: Path, name: str, raw: bytes, more: list[str], words: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(raw)
+    recipe = mixed[0] / "recipe.yaml"
+    refused(augmill("forget", recipe, "--rows", tmp_path / name, "--reason", "x", *more), 2, words)
+
+
+@pytest.mark.parametrize("kind", ["erased", "expired"])
+def test_a_release_that_was_taken_away_is_told_as_such_not_as_damage(
+    mixed: tuple[Path, str, str], tmp_path: Path, kind: str
+) -> None:
+    shutil.copytree(mixed[0] / "store", tmp_path / "store")
+    store, first, second = Store(str(tmp_path / "store")), mixed[1], mixed[2]
+    entry: dict[str, Any] = {"kind": "forget", "erased": [first], "replaced": {first: second}}
+    entry = entry if kind == "erased" else {"kind": "expire", "expired": [first]}
+    append(store, "tiny", lambda _: {"current": {}, "reason": "request 12", **entry}, command="test")
+    delete_release(store, "tiny", first)
+    day = read_log(store, "tiny").entries[-1]["time"][:10]
+    words = [f"{first} was {kind} on {day}", f"replaced by {second}" if kind == "erased" else "retain.releases"]
+    for command in (["show", "--release", first], ["explain", "row", "--release", first], ["diff", first, second]):
+        refused(augmill(*command, "--store", store.root), 2, words)
+    told = augmill("audit", first, "--store", store.root)
+    assert told.code == 0 and all(word in told.out for word in [*words, "request 12", "approved by outcomes."])
+    shutil.rmtree(tmp_path / "store/public/tiny/releases" / second)
+    refused(augmill("show", "--store", store.root), 4, ["gone"])  # of this one the log says nothing: damage
+
+
+def test_a_rotten_delta_table_is_left_alone_and_the_rest_is_swept(mixed: tuple[Path, str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(mixed[0], folder)
+    store = Store(str(folder / "store"))
+    sync_delta(store, "tiny")
+    for path in (folder / "store" / delta_key("tiny") / "_delta_log").glob("*.json"):
+        path.write_bytes(b"rotted")
+    store.put("private/aside/x", b"rotted")
+    os.utime(folder / "store/private/aside/x", (1, 1))
+    ended = augmill("gc", write_recipe(folder, gate=GATE), "--grace", "1h", "--delete")
+    assert ended.code == 0 and "Left alone: tiny: its Delta table" in ended.out
+    assert ended.last["what"] == {"aside": {"files": 1, "bytes": 6}}
+
+
+def test_status_of_an_expired_snapshot_says_how_it_is_made_again(tmp_path: Path) -> None:
+    """Not what its attempt advised: that was of its verdict, and of a release that stood."""
+    store = Store(str(tmp_path / "store"))
+    release = tried(store, "2026-10-01", next="the old advice")
+    entry = {"current": {"2026-10-01": None}, "kind": "expire", "expired": [release], "reason": "retain.releases"}
+    append(store, "tiny", lambda _: entry, command="test")
+    log = read_log(store, "tiny")
+    states = snapshot_states(RECIPE, store, {"2026-10-01": (1, "v")}, log, now=utc_now(), last="2026-10-01")
+    text = " ".join(
+        " ".join("".join(text for text, _ in line) for line in page(RECIPE, log, states, None, "recipe.yaml")).split()
+    )
+    assert "augmill backfill recipe.yaml --from 2026-10-01 --to 2026-10-01 --reprocess all" in text
+    assert "old advice" not in text

@@ -82,6 +82,7 @@ def test_rollback_makes_the_one_before_current_once(store: Path, first_run: tupl
     listed = augmill("releases", "--store", store).out
     assert "wrong labels in queue 7" in listed and "withdrawn" in listed
     before = fingerprint(store)
+    refused(augmill("rollback", "--store", store, "--reason", " "), 2, ["--reason", "blank"])
     refused(augmill("rollback", "--store", store, "--reason", "again"), 2, ["no earlier release", "augmill releases"])
     assert fingerprint(store) == before and current(store) == first
     assert augmill("verify", "--store", store, "--release", str(second)).code == 0  # kept, only withdrawn
@@ -127,6 +128,8 @@ def test_a_tag_keeps_a_release_by_a_name_until_it_is_taken_away(store: Path, fir
     listed = augmill("releases", "--store", store).out
     assert f"model-7: {first}" in listed and "trained on it" in listed and f"tag model-7          {first}" in listed
     refused(augmill("tag", "model-7", "--store", store), 2, [first, "--delete"])
+    for name in (first, first[:1]):  # --release could mean either
+        refused(augmill("tag", name, "--store", store), 2, ["NAME", f"begins the id of release {first}"])
     refused(augmill("tag", "model-7", "--store", store, "--delete", "--release", first), 2, ["--release"])
     assert augmill("tag", "model-7", "--store", store, "--delete").code == 0
     assert read_log(Store(str(store)), "tiny").tags() == {} and current(store) == second
