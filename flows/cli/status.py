@@ -77,12 +77,11 @@ def status(
     pending = pending_requests(opened, loaded.dataset, log.entries)
     summary = _summary(loaded, log, states, problem) | {"erasures_pending": pending}
     if as_json:
-        document = summary | {"snapshots": [state.to_json() for state in states]}
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-        return
-    _print(page(loaded, log, states, problem, recipe.name))
-    if pending:
-        _print([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")])
+        summary |= {"snapshots": [state.to_json() for state in states]}
+    else:
+        _print(page(loaded, log, states, problem, recipe.name))
+        if pending:
+            _print([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")])
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
 
 
