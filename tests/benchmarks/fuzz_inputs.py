@@ -391,7 +391,7 @@ def _source(draw: Draw) -> Input:
     for last in (False, True):  # what is packed is changed before or after it was
         for _ in range(draw.choice((0, 1, 1, 2)) if last or packed else 0):
             # Not giant ones inside packed bytes: a run of one byte there unpacks to millions of rows, which take their time.
-            name = draw.choice(sorted(BYTES.keys() - ({"giant"} if packed and last else set())))
+            name = draw.choice(sorted(BYTES.keys() - ({"giant", "lines"} if packed and last else set())))
             kinds.append(name)
             content = BYTES[name](draw, content)
         if packed and not last:
