@@ -103,7 +103,9 @@ def probe() -> None:
 def _told(result: dict[str, Any]) -> Ended:
     """The flow run's end: Failed where snapshots failed, so that Prefect's own views show it."""
     if failed := result.get("failed"):
-        return Failed(message=f"failed: {', '.join(failed)}; {result['next']}")
+        told = [f"{snapshot} failed: {reason}" for snapshot, reason in list(failed.items())[:3]]
+        more = [f"{len(failed) - 3} more failed"] if len(failed) > 3 else []
+        return Failed(message="; ".join([*told, *more, result["next"]]))
     return result
 
 
