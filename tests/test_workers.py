@@ -267,7 +267,12 @@ def test_a_pool_that_ends_well_leaves_no_process(bench: Bench) -> None:
 
 
 def environment(worker: Worker) -> dict[str, str]:
-    raw = Path(f"/proc/{worker.process.pid}/environ").read_bytes()
+    path, raw = Path(f"/proc/{worker.process.pid}/environ"), b""
+    for _ in range(100):  # on a busy machine it is still empty right after the start
+        raw = path.read_bytes()
+        if raw:
+            break
+        time.sleep(0.05)
     return dict(item.split("=", 1) for item in raw.decode().split("\0") if "=" in item)
 
 
