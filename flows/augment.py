@@ -60,17 +60,7 @@ def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
     recipe = snapshot.recipe
     snapshot.mixed = mix_accepted(snapshot, steps)
     assert snapshot.split is not None and snapshot.settled is not None
-    trainer = recipe.trainer
-    config = EvaluateConfig(
-        gate=recipe.gate,
-        trainer=trainer.use,
-        trainer_version=TRAINERS[trainer.use].VERSION,
-        trainer_options=trainer.options,
-        trainer_content=TRAINERS[trainer.use](trainer.options).content(),
-        seed=recipe.seed,
-        fields=recipe.columns.fields,
-        validation=recipe.validation,
-    )
+    config = EvaluateConfig(**how_to_judge(recipe), validation=recipe.validation)
     evaluated = steps.do(evaluate, config, snapshot.split, snapshot.mixed, snapshot.settled)
     rows = read_json(steps.site.store, snapshot.split, "summary.json")["rows"]["validation"]
     folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence)
@@ -83,19 +73,25 @@ def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
     return snapshot.evidence
 
 
+def how_to_judge(recipe: Recipe) -> dict[str, Any]:
+    """What evaluation and folds have in common: the gate, and the trainer with all that can change its answers."""
+    trainer = recipe.trainer
+    return {
+        "gate": recipe.gate,
+        "trainer": trainer.use,
+        "trainer_version": TRAINERS[trainer.use].VERSION,
+        "trainer_options": trainer.options,
+        "trainer_content": TRAINERS[trainer.use](trainer.options).content(),
+        "seed": recipe.seed,
+        "fields": recipe.columns.fields,
+    }
+
+
 def judge_in_folds(snapshot: Snapshot, steps: Steps, evaluated: Artifact, folds: int) -> Artifact:
     """The whole path inside each fold; their held-out rows together judge. Raises NotProduced where a fold makes none."""
-    recipe, trainer = snapshot.recipe, snapshot.recipe.trainer
+    recipe = snapshot.recipe
     assert snapshot.split is not None
-    judge_config = JudgeConfig(
-        gate=recipe.gate,
-        trainer=trainer.use,
-        trainer_version=TRAINERS[trainer.use].VERSION,
-        trainer_options=trainer.options,
-        trainer_content=TRAINERS[trainer.use](trainer.options).content(),
-        seed=recipe.seed,
-        fields=recipe.columns.fields,
-    )
+    judge_config = JudgeConfig(**how_to_judge(recipe))
     predicted = []
     for number in range(folds):
         fold_config = FoldConfig(number, folds, recipe.splits.seed, recipe.splits.near, recipe.columns.fields)
