@@ -17,9 +17,11 @@ from augmill.tasks.stage import fetch, read_manifest
 from augmill.tasks.store import Store, release_key
 
 # Stages whose Parquet names real rows: by their own id, or as parents of made ones.
-WITH_ROWS = frozenset({"ingest", "gather", "split", "split_fold", "sample", "generate", "settle", "mix", "real"})
+WITH_ROWS = frozenset(
+    {"ingest", "gather", "unlabelled", "split", "split_fold", "sample", "generate", "settle", "mix", "real"}
+)
 # They may hold rows that the snapshot does not: of partitions before its window. Nothing is fitted on these alone.
-BEFORE_SPLIT = frozenset({"ingest", "gather"})
+BEFORE_SPLIT = frozenset({"ingest", "gather", "unlabelled"})
 
 
 @dataclass

@@ -25,6 +25,7 @@ from augmill.tasks.refusals import require_fit
 from augmill.tasks.split import prepare_split, split
 from augmill.tasks.stage import Site, fetch
 from augmill.tasks.store import Store
+from augmill.tasks.unlabelled import prepare_unlabelled, unlabelled
 
 
 def source_view(recipe: Recipe, store: Store, upto: str | None = None) -> dict[str, Part]:
@@ -40,7 +41,15 @@ def read_rows(steps: Steps, recipe: Recipe, name: str | None) -> tuple[Artifact,
     """(the rows as of partition ``name``, None: all there are, cut to the window; their split)."""
     units = ingest_source(steps, recipe, name)
     gathered = steps.do(gather, prepare_gather(recipe, name), units.artifacts)
-    return gathered, steps.do(split, prepare_split(recipe), gathered)
+    return gathered, split_rows(steps, recipe, name, gathered)
+
+
+def split_rows(steps: Steps, recipe: Recipe, name: str | None, gathered: Artifact) -> Artifact:
+    """The rows' split, with the unlabelled rows of the same window where the recipe names some."""
+    found = []
+    if recipe.unlabelled is not None:
+        found = [steps.do(unlabelled, prepare_unlabelled(recipe, name, steps.site.store))]
+    return steps.do(split, prepare_split(recipe), gathered, found)
 
 
 def read_source(
@@ -55,7 +64,7 @@ def read_source(
     snapshot.source = window_of(recipe, units, as_of)
     snapshot.ingested = steps.do(gather, prepare_gather(recipe, as_of), units.artifacts)
     require_sound_rows(recipe, store, as_of, units, snapshot.ingested, suite)
-    snapshot.split = steps.do(split, prepare_split(recipe), snapshot.ingested)
+    snapshot.split = split_rows(steps, recipe, as_of, snapshot.ingested)
     classes = read_json(store, snapshot.split, "summary.json")["classes"]
     names = pq.read_schema(fetch(store, snapshot.ingested, "source.parquet")).names
     require_fit(recipe.publish, recipe.gate.focus, names, list(classes["validation"]))

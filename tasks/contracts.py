@@ -11,7 +11,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -82,8 +82,7 @@ def world_error(error: OSError | MemoryError) -> WorldError:
     """What the operating system refused, in our words. A full disk is not tried again: waiting does not empty it."""
     if isinstance(error, MemoryError):
         return WorldError(f"out of memory: {error}", where="memory", fix="use smaller shards, or a larger machine")
-    where = str(error.filename or "the store, or the directory for temporary files")
-    said = error.strerror or str(error)
+    where, said = str(error.filename or "the store, or the directory for temporary files"), error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         again = "free some space; the run resumes where it stopped"
         return StoreRefused(f"no space is left ({said})", where=where, fix=again)
@@ -124,13 +123,6 @@ class Artifact:
     rows: int
     sha256: str
     content: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Artifact:
-        return cls(**value)
 
 
 # Every table of real rows inside the pipeline: these columns, then ``text`` (``text_b``, ... for further text
@@ -187,7 +179,7 @@ class Request:
 
 @dataclass
 class Fitted:
-    """A fit artifact laid out as local files, with a cache for what is loaded from them once per process."""
+    """A fit artifact as local files, with a cache for what is loaded from them once per process."""
 
     path: Path
     content: str
@@ -235,9 +227,9 @@ class Context:
 
 @dataclass(frozen=True)
 class FitInputs:
-    """Real rows by split (``real_schema`` columns at least). A generator sees ``train`` and ``unlabelled`` only:
+    """Real rows by split (``real_schema`` columns at least). A generator sees ``train`` and ``unlabelled`` only: the
 
-    the stage hands it empty held-out tables; a check gets all of them.
+    stage hands it empty held-out tables; a check gets all. In ``unlabelled`` every ``stratum`` is an empty text.
     """
 
     train: pa.Table
@@ -259,6 +251,8 @@ class Generator(ABC):
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
+    # What the rows are: made, or unlabelled real rows (the only parent of such a row) that got a label.
+    origin: ClassVar[Literal["synthetic", "pseudo_labelled"]] = "synthetic"
     # Names a function of text.NORMALISATIONS under which a row must differ from its own parents (law 10).
     normalisation: ClassVar[str] = "canonical"
     # Versions of these packages (major.minor) are part of the identity of fit and sampling.
@@ -269,6 +263,10 @@ class Generator(ABC):
 
     def preflight(self) -> None:  # noqa: B027 - most generators have nothing to look at
         """Raises UserError, within a moment, where the options name something that a fit could not use."""
+
+    def wants_unlabelled(self) -> bool:
+        """Whether, with these options, it does nothing without unlabelled rows (the recipe's ``unlabelled``)."""
+        return False
 
     @abstractmethod
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:

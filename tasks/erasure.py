@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import ROW_ID, StoreRefused
 from augmill.tasks.hashing import hash_json, unseal
-from augmill.tasks.rows import ORIGIN, PARTITION, SYNTHETIC, id_within
+from augmill.tasks.rows import ORIGIN, PARTITION, REAL, id_within
 from augmill.tasks.store import Store
 
 ERASED = "erased"  # of a refused row; nothing else is noted of it, and it counts for no share
@@ -125,7 +125,7 @@ def count_held(source: Any, ids: frozenset[str], *, with_id: bool, stems: bool =
         origins = [None] * len(held) if origin is None else table[origin].to_pylist()
         for name, kind in zip(held, origins, strict=True):
             if name is not None:
-                (made if kind == SYNTHETIC else found).add(name)
+                (found if kind in (REAL, None) else made).add(name)
     rows = sum(name is not None for name in held)
     if parents is None:
         return Held(rows, 0, frozenset(found), frozenset(made))

@@ -13,7 +13,7 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.gate import GateOptions
 from augmill.tasks.hashing import hash_json
 from augmill.tasks.metrics.diversity import diversity
-from augmill.tasks.rows import ORIGIN, SYNTHETIC, texts_of
+from augmill.tasks.rows import ORIGIN, REAL, texts_of
 from augmill.tasks.stage import Work, identity_of, stage
 from augmill.tasks.text import fold
 from augmill.tasks.trainers import TRAINERS
@@ -39,7 +39,7 @@ def release_metrics(
 ) -> dict[str, float]:
     """Numbers of the release to be, for its Great Expectations suite; counts but for the two shares."""
     folded = {fold(text) or text for text in texts_of(held_out, fields)}
-    made = train.filter(pc.equal(train[ORIGIN], SYNTHETIC))
+    made = train.filter(pc.not_equal(train[ORIGIN], REAL))
     delivered = sum(row["delivered"] for row in ledger["rows"])
     target = sum(ledger["targets"].values())
     return {
@@ -60,7 +60,7 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
     Finished trainings rest in the store's scratch space, so that a killed run pays for none twice.
     """
     rows = work.read(mixed, "mix.parquet")
-    synthetic = rows.filter(pc.equal(rows[ORIGIN], SYNTHETIC))
+    synthetic = rows.filter(pc.not_equal(rows[ORIGIN], REAL))
     real = work.read(mixed, "real.parquet")
     validation, test = (work.read(split, f"{name}.parquet") for name in ("validation", "test"))
     gate.require_focus(validation, config.gate)

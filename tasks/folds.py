@@ -19,7 +19,7 @@ from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.evidence import Predictions
 from augmill.tasks.gate import GateOptions
 from augmill.tasks.hashing import hash_json
-from augmill.tasks.rows import GROUP, ORIGIN, SYNTHETIC, class_counts, texts_of
+from augmill.tasks.rows import GROUP, ORIGIN, REAL, class_counts, texts_of
 from augmill.tasks.similarity import NearIndex
 from augmill.tasks.stage import Work, identity_of, stage
 from augmill.tasks.text import fold as fold_text
@@ -74,7 +74,7 @@ def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:
     return [place[key] for key in keys]
 
 
-@stage("fold", version=2)
+@stage("fold", version=3)
 def split_fold(work: Work, config: FoldConfig, split: Artifact) -> None:
     """A split artifact whose validation is one fold of the train rows, and whose train is the rest of them.
 
@@ -92,7 +92,9 @@ def split_fold(work: Work, config: FoldConfig, split: Artifact) -> None:
     made = {"train": train, "validation": validation, "test": rows.slice(0, 0), "exclude": others}
     for name, table in made.items():
         work.write(table, f"{name}.parquet")
-    work.write(train.slice(0, 0), "unlabelled.parquet")
+    unlabelled = work.read(split, "unlabelled.parquet")
+    best, _ = index.nearest(texts_of(unlabelled, config.fields))
+    work.write(unlabelled.filter(pa.array(best < 0)), "unlabelled.parquet")
     work.rows = rows.num_rows
     classes = {name: class_counts(made[name][STRATUM]) for name in ("train", "validation", "test")}
     work.write_json({"rows": {name: t.num_rows for name, t in made.items()}, "classes": classes}, "summary.json")
@@ -111,7 +113,7 @@ def predict_fold(work: Work, config: JudgeConfig, split: Artifact, mixed: Artifa
     identity = hash_json(identity_of((config, split, mixed)))
     (found,) = gate.predict(
         work.read(mixed, "real.parquet"),
-        rows.filter(pc.equal(rows[ORIGIN], SYNTHETIC)),
+        rows.filter(pc.not_equal(rows[ORIGIN], REAL)),
         [validation],
         TRAINERS[config.trainer](config.trainer_options),
         config.gate,

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact
+from augmill.tasks.generators import GENERATORS
 from augmill.tasks.randomness import row_seeds, stream_key
 from augmill.tasks.recipe_sections import Mix
-from augmill.tasks.rows import GROUP, ORIGIN, PARTITION, POSITION, REAL, SYNTHETIC, as_training, class_counts
+from augmill.tasks.rows import GROUP, ORIGIN, PARTITION, POSITION, REAL, as_training, class_counts
 from augmill.tasks.stage import Work, stage
 
 ORDER_SCHEMA = pa.schema([("epoch", pa.int32()), ("position", pa.int64()), (ROW_ID, pa.string())])
@@ -51,7 +52,8 @@ def arrange(train: pa.Table, synthetic: pa.Table, config: MixConfig) -> pa.Table
         return real
     made = synthetic.select([STRATUM, *config.fields, "generator", "parent_ids", "seed", "scores"])
     made = made.append_column(ROW_ID, synthetic_ids(synthetic))
-    made = made.append_column(ORIGIN, pa.array([SYNTHETIC] * made.num_rows, pa.string()))
+    origins = [GENERATORS[name].origin for name in made["generator"].to_pylist()]
+    made = made.append_column(ORIGIN, pa.array(origins, pa.string()))
     made = made.append_column("weight", pa.array([config.mix.synthetic_weight] * made.num_rows))
     parents = [ids[0] if ids else None for ids in made["parent_ids"].to_pylist()]
     at = {row_id: index for index, row_id in enumerate(real[ROW_ID].to_pylist())}
@@ -98,7 +100,7 @@ def reading_order(rows: pa.Table, config: MixConfig) -> pa.Table:
         chosen = ids
         if alternating:
             size = round(len(real) * config.mix.synthetic_share)
-            chosen = _turn(made, size, epoch, config.seed, SYNTHETIC) + _turn(
+            chosen = _turn(made, size, epoch, config.seed, "synthetic") + _turn(
                 real, len(real) - size, epoch, config.seed, REAL
             )
         order = [chosen[index] for index in _shuffled(chosen, config.seed, epoch, "epoch")]

@@ -16,7 +16,7 @@ from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact, ConflictErro
 from augmill.tasks.hashing import canonical_json, hash_json
 from augmill.tasks.log import Log, append
 from augmill.tasks.recipe_sections import Columns
-from augmill.tasks.rows import ORIGIN, as_training, class_counts
+from augmill.tasks.rows import ORIGIN, REAL, as_training, class_counts
 from augmill.tasks.stage import Work, fetch, read_manifest, stage
 from augmill.tasks.store import Store, release_key
 
@@ -161,7 +161,7 @@ def _counts(tables: dict[str, pa.Table]) -> dict[str, Any]:
     return {
         name: {
             "rows": rows.num_rows,
-            "synthetic": int(pc.sum(pc.equal(rows[ORIGIN], "synthetic")).as_py() or 0),
+            "synthetic": int(pc.sum(pc.not_equal(rows[ORIGIN], REAL)).as_py() or 0),
             "classes": class_counts(rows[STRATUM]),
         }
         for name, rows in tables.items()

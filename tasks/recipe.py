@@ -57,6 +57,9 @@ class Recipe:
     labels: Labels = field(default_factory=Labels, metadata={"help": "what labels may be"})
     refuse: Refuse = field(default_factory=Refuse, metadata={"help": "when the source itself is refused"})
     splits: Splits = field(default_factory=Splits, metadata={"help": "which rows train, which judge"})
+    unlabelled: SourceOptions | None = option(
+        None, "where rows of the same shape without labels are, for generators that can use such; `path`, as in source"
+    )
     partitions: Partitions = field(
         default_factory=Partitions, metadata={"help": "how the source is cut by date, and which of it a snapshot holds"}
     )
@@ -150,10 +153,15 @@ def build_recipe(document: Any, *, base: Path, reader: Reader | None = None, sto
     if "generators" not in document:
         raise reader.fail("'generators' is missing", (), f"known generators: {', '.join(GENERATORS)}")
     chosen = reader.generators(document["generators"])
+    for index, choice in enumerate(chosen):
+        if recipe.unlabelled is None and choice.build().wants_unlabelled():
+            problem = f"{choice.use} learns from unlabelled rows; the recipe names none"
+            raise reader.fail(problem, ("generators", index), "say where they are: `unlabelled: {path: ...}`")
     run = recipe.run if store is None else dataclasses.replace(recipe.run, store=store)
     return dataclasses.replace(
         recipe,
         source=_resolve(recipe.source, base),
+        unlabelled=_resolve(recipe.unlabelled, base) if recipe.unlabelled else None,
         splits=_resolve(recipe.splits, base),
         validation=_resolve(recipe.validation, base),
         generators=tuple(dataclasses.replace(c, options=_resolve(c.options, base)) for c in chosen),

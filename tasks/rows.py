@@ -19,7 +19,7 @@ POSITION = "position"
 UNIT_REFUSED = pa.schema([(name, pa.string()) for name in ("file", "location", "reason", "detail", "row", "partition")])
 PLACES = pa.schema([("file", pa.string()), ("location", pa.string())])
 
-ORIGIN, REAL, SYNTHETIC = "origin", "real", "synthetic"
+ORIGIN, REAL = "origin", "real"  # any other origin (contracts.Generator.origin) is of a row that was added
 SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
 
 # What a training row carries beside its own columns; null in real rows but for the weight.

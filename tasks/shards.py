@@ -48,12 +48,16 @@ def _shard_config(value: dict[str, Any]) -> ShardConfig:
 
 def pack(stage: Stage[Any], config: FitConfig | ShardConfig, inputs: list[Artifact]) -> dict[str, Any]:
     """The job as JSON values; ``inputs``: the split for a fit; the fitted generator, then the checks, for a shard."""
-    return {"stage": stage.name, "config": dataclasses.asdict(config), "inputs": [item.to_json() for item in inputs]}
+    return {
+        "stage": stage.name,
+        "config": dataclasses.asdict(config),
+        "inputs": [dataclasses.asdict(item) for item in inputs],
+    }
 
 
 def unpack(job: dict[str, Any]) -> tuple[Stage[Any], Any, list[Any]]:
     value = _tuples(job["config"])
-    first, *rest = [Artifact.from_json(part) for part in job["inputs"]]
+    first, *rest = [Artifact(**part) for part in job["inputs"]]
     if job["stage"] == generate.name:
         return generate, _shard_config(value), [first, rest]
     return STAGES[job["stage"]], _fit_config(value, GENERATORS if job["stage"] == fit.name else CHECKS), [first]

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError, UserError
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError, UserError, real_schema
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Labels, Splits
 from augmill.tasks.rows import GROUP, SPLIT, class_counts, texts_of
@@ -154,10 +154,20 @@ def _leave(tables: dict[str, pa.Table], rare: list[str], schema: pa.Schema) -> t
     return kept, pa.table(columns, schema=schema)
 
 
-@stage("split", version=2)
-def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
+def _unlabelled(work: Work, given: list[Artifact], held_out: pa.Table, exclude: pa.Table, config: SplitConfig) -> int:
+    """Writes the unlabelled rows that stand, exactly or nearly, in no held-out set; how many had to leave."""
+    schema = real_schema(config.fields)
+    rows = work.read(given[0]) if given else schema.empty_table()
+    kept, left = hold_back(rows, held_out, exclude, config)
+    work.write(kept, "unlabelled.parquet")
+    return int(left.num_rows)
+
+
+@stage("split", version=3)
+def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[Artifact]) -> None:
     """train, validation and test of the snapshot, and the rows that had to leave: each row stands in one of the four.
 
+    ``unlabelled``: that stage's rows, or none. Those in or near a held-out row leave them too.
     Raises DataError with one class only, nothing to train or judge on, a rare class (unless quarantined), or
     nothing but copies of one text.
     """
@@ -177,7 +187,7 @@ def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
     for name, table in tables.items():
         work.write(table, f"{name}.parquet")
     work.write(exclude, "exclude.parquet")
-    work.write(tables["train"].slice(0, 0), "unlabelled.parquet")
+    left = _unlabelled(work, unlabelled, held_out, exclude, config)
     work.write(held, "held_back.parquet")
     work.rows = rows.num_rows
     work.write_json(
@@ -188,6 +198,7 @@ def split(work: Work, config: SplitConfig, ingested: Artifact) -> None:
             "held_back": dict(sorted(Counter(held["reason"].to_pylist()).items())),
             "rare_classes": rare,
             "excluded_texts": exclude.num_rows,
+            "unlabelled": {"rows": sum(part.rows for part in unlabelled) - left, "held_back": left},
         },
         "summary.json",
     )

@@ -133,7 +133,7 @@ class UnitRows:
 
     def is_erased(self, identifier: Any, texts: list[Any], name: str | None) -> bool:
         """Whether the row's id, or that of its texts, is on the list of those that must not come back."""
-        stem = _stem([text or "" for text in texts]) if self.config.columns.id is None else str(identifier)
+        stem = row_stem([text or "" for text in texts]) if self.config.columns.id is None else str(identifier)
         within = name if self.partitioned and self.config.columns.id is None else None
         return self.config.erased.holds(id_within(within, stem))
 
@@ -154,7 +154,7 @@ class UnitRows:
         return stratum, ""
 
 
-def _stem(texts: list[str]) -> str:
+def row_stem(texts: list[str]) -> str:
     """The hash of the texts, of which gather makes an id."""
     joined = join_fields(canonical(text) for text in texts)
     return hashlib.sha256(joined.encode("utf-8", "replace")).hexdigest()[:32]
@@ -222,7 +222,7 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
         part.taken += 1
         part.classes[str(stratum)] += 1
         kept.append(index)
-        row_id = str(batch.ids[index]) if with_id else _stem([text or "" for text in texts])
+        row_id = str(batch.ids[index]) if with_id else row_stem([text or "" for text in texts])
         for column, value in ((ROW_ID, row_id), (STRATUM, stratum), (SPLIT, split)):
             out[column].append(value)
     return _assemble(rows, batch, kept, out), kept, refused

@@ -165,7 +165,7 @@ class WorkerPool:
 
 def _unpack(answer: dict[str, Any]) -> tuple[Artifact, list[Event]]:
     if "artifact" in answer:
-        return Artifact.from_json(answer["artifact"]), [Event(**event) for event in answer["events"]]
+        return Artifact(**answer["artifact"]), [Event(**event) for event in answer["events"]]
     kind = WorkerWorldError if answer["retryable"] else _NOT_RETRIED.get(answer["kind"], WorkerFailed)
     error = kind(answer["problem"], where=answer["where"], fix=answer["fix"])
     if answer["trace"]:
@@ -226,7 +226,7 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
             "run it again with --debug and report it",
         )
         return _answer(WorkerFailed(problem, where="worker", fix=again), traceback.format_exc())
-    return {"artifact": artifact.to_json(), "events": [dataclasses.asdict(event) for event in events]}
+    return {"artifact": dataclasses.asdict(artifact), "events": [dataclasses.asdict(event) for event in events]}
 
 
 def _answer(error: AugmillError, trace: str = "") -> dict[str, Any]:

@@ -25,6 +25,7 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
             "ingest",
             "drift",
             "gather",
+            "unlabelled",
             "split",
             "fit",
             "plan",

@@ -52,7 +52,7 @@ def real_rows(strata: str) -> pa.Table:
 def accepted_rows(strata: str, scores: list[float] | None = None, parents: list[list[str]] | None = None) -> pa.Table:
     rows = [
         {
-            "generator": "g",
+            "generator": "rules",
             "ordinal": i,
             "asked": name,
             "stratum": name,

@@ -290,7 +290,7 @@ def release_real(directory: Path, as_of: str | None = None, **changes: Any) -> P
     recipe = build_recipe(recipe_document(directory / "rows.csv") | changes, base=directory)
     site = Site(Store(str(directory / "store")))
     ingested = gather_source(site, recipe, as_of)
-    parts = split(site, prepare_split(recipe), ingested)
+    parts = split(site, prepare_split(recipe), ingested, [])
     real = arrange_real(site, MixConfig(recipe.mix, (), recipe.columns.fields, recipe.seed), parts)
     config = ReleaseConfig("tiny", "all", "real", recipe.publish.prefix, recipe.columns, recipe.hash(), recipe.task)
     built = build_release(site, config, ingested, parts, real, [])

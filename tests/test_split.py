@@ -44,7 +44,7 @@ class Splat:
         recipe = build_recipe(recipe_document(source) | {"refuse": {"max_share": 1.0}} | changes, base=directory)
         site = Site(Store(str(directory / "store")))
         self.config = prepare_split(recipe)
-        self.artifact = split(site, self.config, gather_source(site, recipe, as_of))
+        self.artifact = split(site, self.config, gather_source(site, recipe, as_of), [])
         work = Work(site, directory)
         self.tables = {
             name: work.read(self.artifact, f"{name}.parquet")
@@ -162,7 +162,7 @@ def test_hash_splits_are_disjoint_and_lose_nothing(tmp_path: Path) -> None:
     recipe = build_recipe(recipe_document(source), base=tmp_path)
     site = Site(Store(str(tmp_path / "store")))
     ingested = gather_source(site, recipe)
-    artifact = split(site, prepare_split(recipe), ingested)
+    artifact = split(site, prepare_split(recipe), ingested, [])
     work = Work(site, tmp_path)
     ids = [
         row_id
@@ -213,7 +213,7 @@ def test_an_excluded_file_that_changes_after_it_was_hashed_stops_the_run(tmp_pat
     site, config = Site(Store(str(tmp_path / "store"))), prepare_split(recipe)
     (tmp_path / "theirs.jsonl").write_text('{"text": "another sentence"}\n')
     with pytest.raises(ConflictError, match=r"theirs\.jsonl: the file changed"):
-        split(site, config, gather_source(site, recipe))
+        split(site, config, gather_source(site, recipe), [])
 
 
 def test_a_snapshot_as_of_a_day_has_the_rows_up_to_it_and_each_keeps_its_split(tmp_path: Path) -> None:

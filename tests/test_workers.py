@@ -41,7 +41,7 @@ class Bench:
         recipe = tiny_recipe(write_rows(directory / "rows.csv"))
         self.store = Store(str(directory / "store"))
         site = Site(self.store)
-        self.split = split(site, prepare_split(recipe), gather_source(site, recipe))
+        self.split = split(site, prepare_split(recipe), gather_source(site, recipe), [])
         self.pool = WorkerPool(["cpu"], 1)
         self.seed = 0
 

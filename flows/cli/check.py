@@ -90,6 +90,10 @@ def _splits(found: dict[str, Any]) -> list[str]:
         )
     if splits["rare_classes"]:
         lines += wrapped(f"too few train rows, so left out: {named(splits['rare_classes'], NAMED)}")
+    if splits["unlabelled"]["rows"] or splits["unlabelled"]["held_back"]:
+        free = splits["unlabelled"]
+        near = f"; {free['held_back']:,} more stand in or near a held-out row" if free["held_back"] else ""
+        lines.append(f"  {free['rows']:,} unlabelled rows{near}")
     if splits["excluded_texts"]:
         lines.append(f"  {splits['excluded_texts']:,} texts of splits.heldout_exclude are kept out of train")
     return lines

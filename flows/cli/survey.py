@@ -76,10 +76,12 @@ def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Arti
     from augmill.flows.trust import require_suite
     from augmill.flows.units import gather_source
     from augmill.tasks.split import prepare_split, split
+    from augmill.tasks.unlabelled import prepare_unlabelled, unlabelled
 
     require_suite(recipe)
     ingested = gather_source(site, recipe, as_of)
-    return ingested, split(site, prepare_split(recipe), ingested)
+    found = [unlabelled(site, prepare_unlabelled(recipe, as_of, site.store))] if recipe.unlabelled else []
+    return ingested, split(site, prepare_split(recipe), ingested, found)
 
 
 def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> list[str]:
@@ -118,7 +120,7 @@ def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
     splits = recipe.splits
     how = f"column {splits.column!r}" if splits.column else "files" if splits.files else "hash of the text"
     how = f"hash of column {recipe.columns.group!r}" if recipe.columns.group and not splits.given else how
-    kept = ("rows", "train_before_leaving", "held_back", "rare_classes", "excluded_texts")
+    kept = ("rows", "train_before_leaving", "held_back", "rare_classes", "excluded_texts", "unlabelled")
     return {"by": how, **{name: summary[name] for name in kept}}
 
 

@@ -20,7 +20,7 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, Check, Context, FitInputs, 
 from augmill.tasks.similarity import NearIndex
 from augmill.tasks.text import NORMALISATIONS
 
-_PARENTS = "parents.arrow"
+_PARENTS, _UNLABELLED = "parents.arrow", "unlabelled.arrow"
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ class Relations(Check):
     """Reasons, the first that holds: ``in_heldout``, ``near_heldout``, ``parent_left``, ``equals_parent``, ``in_train``,
 
     ``near_train``. ``parent_left``: made from a row that is no train row of this snapshot any more, or one of another
-    class: it left the window, was corrected, held back or erased since the generator was fitted (law 5).
+    class: it left the window, was corrected, held back or erased since the generator was fitted (law 5). A row that was
+    unlabelled has that row for its parent, and may equal it.
     Score: 1 minus the greatest similarity found, at or above a threshold, to a row that is no parent. Never abstains:
     a leak is a leak however many real rows repeat each other.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     Options: ClassVar[type[RelationsOptions]] = RelationsOptions
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
@@ -83,30 +84,36 @@ class Relations(Check):
         heldout = NearIndex.build(held_out, self.options.heldout_near)
         train = NearIndex.build(texts, self.options.train_near)
         near_heldout = heldout.nearest(texts)[0] >= 0
-        own = train.exact(texts)
+        first = train.exact(texts)
         query, position, _ = train.matches(texts)
-        repeats = own < np.arange(len(texts))
+        repeats = first < np.arange(len(texts))
         repeats[query[position < query]] = True
         ids = pa.array(inputs.train[ROW_ID].to_pylist(), pa.string())
-        columns = {ROW_ID: ids, STRATUM: inputs.train[STRATUM], "text": pa.array(texts, pa.string()), "indexed": own}
+        columns = {ROW_ID: ids, STRATUM: inputs.train[STRATUM], "text": pa.array(texts, pa.string()), "indexed": first}
         table = pa.table(columns).sort_by(ROW_ID)
-        path = ctx.workdir / _PARENTS
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+        unlabelled = inputs.unlabelled.select([ROW_ID]).sort_by(ROW_ID)
+        own = {name: ctx.workdir / name for name in (_PARENTS, _UNLABELLED)}
+        for path, rows in zip(own.values(), (table, unlabelled), strict=True):
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+                writer.write_table(rows)
         near, again = (float(mask.mean()) if len(texts) else 0.0 for mask in (near_heldout, repeats))
         why = f"{near:.1%} of train rows stand in or near held-out rows, {again:.1%} repeat an earlier train row"
         share = float((near_heldout | repeats).mean()) if len(texts) else 0.0
         files = write_check(
             ctx, abstains=False, real_refused=share, why=why, near_heldout=round(near, 6), repeated=round(again, 6)
         )
-        return files | heldout.save(ctx.workdir, "heldout") | train.save(ctx.workdir, "train") | {_PARENTS: path}
+        return files | heldout.save(ctx.workdir, "heldout") | train.save(ctx.workdir, "train") | own
 
     def judge(self, fitted: Fitted, candidates: pa.Table, ctx: Context) -> pa.Table:
         heldout = fitted.get("heldout", lambda: NearIndex.load(fitted.path, "heldout"))
         train = fitted.get("train", lambda: NearIndex.load(fitted.path, "train"))
         parents = fitted.get("parents", lambda: _load_train(fitted.path / _PARENTS))
         texts = joined_texts(candidates, ctx.fields)
-        parent_ids = [ids or [] for ids in candidates["parent_ids"].to_pylist()]
+        free = fitted.get("unlabelled", lambda: set(_read(fitted.path / _UNLABELLED)[ROW_ID].to_pylist()))
+        parent_ids = [
+            [i for i in ids or [] if i in parents.strata or i not in free]
+            for ids in candidates["parent_ids"].to_pylist()
+        ]
         to_heldout = heldout.nearest(texts)[1]
         to_train = _nearest_other(train, texts, parent_ids, parents)
         normalise = NORMALISATIONS[self.options.parent_normalisation]
@@ -143,9 +150,13 @@ def _nearest_other(
     return result
 
 
-def _load_train(path: Path) -> _Train:
+def _read(path: Path) -> pa.Table:
     with pa.OSFile(str(path), "rb") as source:
-        table = pa.ipc.open_file(source).read_all()
+        return pa.ipc.open_file(source).read_all()
+
+
+def _load_train(path: Path) -> _Train:
+    table = _read(path)
     ids, *columns = (table[name].to_pylist() for name in (ROW_ID, "text", STRATUM, "indexed"))
     texts, strata, indexed = (dict(zip(ids, column, strict=True)) for column in columns)
     return _Train(texts, strata, indexed)

@@ -36,15 +36,13 @@ from augmill.tasks.generators._lm_load import (
     Pretrained,
     add_tokens,
     banned_tokens,
-    check_files,
-    find_model,
     load_fitted,
     load_pretrained,
-    quiet,
     save,
 )
 from augmill.tasks.generators._lm_rows import Rows, encode, read_row
 from augmill.tasks.generators._lm_train import Schedule, scratch_model, train, train_tokenizer
+from augmill.tasks.generators._models import check_files, find_model, quiet
 from augmill.tasks.randomness import uniforms
 
 SCRATCH = "scratch"
@@ -139,7 +137,10 @@ class CausalLM(Generator):
         if options.model != SCRATCH and (path.exists() or not options.revision):
             trust, pickle = options.trust_remote_code, options.allow_pickle
             check_files(
-                find_model(options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle), pickle
+                find_model(
+                    options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle, others="`scratch`, "
+                ),
+                pickle,
             )
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
@@ -182,7 +183,9 @@ class CausalLM(Generator):
             )
         else:
             trust, pickle = options.trust_remote_code, options.allow_pickle
-            path = find_model(options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle)
+            path = find_model(
+                options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle, others="`scratch`, "
+            )
             base = load_pretrained(path, trust_remote_code=trust, allow_pickle=pickle)
             new = {name: _WORDS.sub(" ", label).strip() for label, name in names.items()}
             ids = add_tokens(base.model, base.tokenizer, new | ({END: ""} if base.end is None else {}))

@@ -18,11 +18,8 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from augmill.tasks.contracts import (
-    ROW_ID,
-    STRATUM,
     Context,
     FitInputs,
     Fitted,
@@ -32,6 +29,7 @@ from augmill.tasks.contracts import (
     candidate_schema,
 )
 from augmill.tasks.generators._edits import Operation, Sentence, edit, index_thesaurus, prepare, read_thesaurus
+from augmill.tasks.generators._parents import PARENTS, Parents, answer, count_classes, sort_parents, write_parents
 from augmill.tasks.randomness import uniforms
 
 CHUNK = 8192  # rows edited at a time
@@ -79,22 +77,16 @@ class RulesOptions:
             raise ValueError(f"strength: expected a share above 0 and at most 1; found {self.strength}")
 
 
-class _Parents:
-    """The rows that can be edited, sorted by class and id, as ``fit`` wrote them; taken apart when first drawn."""
+class _Editable:
+    """The rows that can be edited, as ``fit`` wrote them; taken apart when first drawn."""
 
     def __init__(self, fitted: Fitted, options: RulesOptions, fields: tuple[str, ...]) -> None:
-        with pa.memory_map(str(fitted.path / "parents.arrow")) as source:
-            self.table = pa.ipc.open_file(source).read_all()
-        self.ids = self.table[ROW_ID].combine_chunks()
-        strata, starts, counts = np.unique(
-            np.array(self.table[STRATUM].to_pylist(), dtype=object), return_index=True, return_counts=True
-        )
-        self.ranges = {str(s): (int(a), int(n)) for s, a, n in zip(strata, starts, counts, strict=True)}
+        self.parents = Parents(fitted)
         self.known = set(fitted.read_json("summary.json")["rows"])
         thesaurus = index_thesaurus(fitted.read_json("thesaurus.json"))
 
         def take_apart(row: int) -> tuple[Sentence, ...]:
-            texts = (self.table[name][row].as_py() for name in fields)
+            texts = (self.parents.table[name][row].as_py() for name in fields)
             return tuple(prepare(text, thesaurus, options.operations, options.strength) for text in texts)
 
         self.sentences = lru_cache(maxsize=PREPARED)(take_apart)
@@ -115,38 +107,32 @@ class Rules(Generator):
         options: RulesOptions = self.options
         groups = read_thesaurus(Path(options.thesaurus)) if options.thesaurus else []
         thesaurus = index_thesaurus(groups)
-        train = inputs.train.select([ROW_ID, STRATUM, *ctx.fields]).sort_by(
-            [(STRATUM, "ascending"), (ROW_ID, "ascending")]
-        )
+        train = sort_parents(inputs.train, ctx.fields)
         editable = np.zeros(train.num_rows, dtype=bool)
         for name in _editable_fields(options, ctx.fields):
             for row, text in enumerate(train[name].to_pylist()):
                 if not editable[row]:
                     editable[row] = bool(prepare(text, thesaurus, options.operations, options.strength).operations)
-        parents = train.filter(pa.array(editable)).combine_chunks()
-        with (
-            pa.OSFile(str(ctx.workdir / "parents.arrow"), "wb") as sink,
-            pa.ipc.new_file(sink, parents.schema) as writer,
-        ):
-            writer.write_table(parents)
-        summary = {"rows": _count(train), "editable": _count(parents), "synonym_groups": len(groups)}
+        parents = train.filter(pa.array(editable))
+        write_parents(parents, ctx)
+        summary = {"rows": count_classes(train), "editable": count_classes(parents), "synonym_groups": len(groups)}
         for name, value in (("thesaurus.json", groups), ("summary.json", summary)):
             text = json.dumps(value, sort_keys=True, ensure_ascii=False)
             (ctx.workdir / name).write_text(text, encoding="utf-8")
-        return {name: ctx.workdir / name for name in ("parents.arrow", "summary.json", "thesaurus.json")}
+        return {name: ctx.workdir / name for name in (PARENTS, "summary.json", "thesaurus.json")}
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Rows that cannot be made: ``no_parent`` (no train row of the class), ``unchanged`` (no edit applies)."""
         options: RulesOptions = self.options
-        parents = fitted.get("rules", lambda: _Parents(fitted, options, ctx.fields))
+        editable = fitted.get("rules", lambda: _Editable(fitted, options, ctx.fields))
         pieces = [candidate_schema(ctx.fields).empty_table()]
         for start in range(0, len(request), CHUNK):
             part = slice(start, start + CHUNK)
             chunk = Request(request.strata[part], request.ordinals[part], request.seeds[part])
-            rows = _draw_parents(parents, chunk)
-            sentences = [parents.sentences(row) if row >= 0 else () for row in rows.tolist()]
+            rows = editable.parents.draw(chunk)
+            sentences = [editable.sentences(row) if row >= 0 else () for row in rows.tolist()]
             texts = _edit_rows(sentences, chunk.seeds, options, ctx.fields)
-            pieces.append(_to_table(parents, chunk, rows, texts, ctx.fields))
+            pieces.append(_to_table(editable, chunk, rows, texts, ctx.fields))
         return pa.concat_tables(pieces).combine_chunks()
 
 
@@ -160,17 +146,6 @@ def _editable_fields(options: RulesOptions, fields: tuple[str, ...]) -> tuple[st
             fix="use one of these, or `one` or `all`",
         )
     return (options.change,)
-
-
-def _count(table: pa.Table) -> dict[str, int]:
-    return {item["values"]: item["counts"] for item in pc.value_counts(table[STRATUM]).to_pylist()}
-
-
-def _draw_parents(parents: _Parents, request: Request) -> npt.NDArray[np.int64]:
-    """The parent's position per requested row; -1 where the class has none."""
-    ranges = np.array([parents.ranges.get(stratum, (0, 0)) for stratum in request.strata], dtype=np.int64)
-    drawn = (uniforms(request.seeds, 1)[:, 0] * ranges[:, 1]).astype(np.int64)
-    return np.where(ranges[:, 1] > 0, ranges[:, 0] + drawn, -1)
 
 
 def _edit_rows(
@@ -201,22 +176,11 @@ def _edit_rows(
 
 
 def _to_table(
-    parents: _Parents,
+    editable: _Editable,
     request: Request,
     rows: npt.NDArray[np.int64],
     texts: list[list[str] | None],
     fields: tuple[str, ...],
 ) -> pa.Table:
-    delivered = np.array([row is not None for row in texts])
-    refusals = ["unchanged" if stratum in parents.known else "no_parent" for stratum in request.strata]
-    offsets = np.concatenate([[0], np.cumsum(delivered)]).astype(np.int32)
-    columns = {
-        "ordinal": request.ordinals,
-        "asked": request.strata,
-        STRATUM: request.strata,
-        **{name: [row and row[at] for row in texts] for at, name in enumerate(fields)},
-        "parent_ids": pa.ListArray.from_arrays(offsets, parents.ids.take(pa.array(rows[delivered]))),
-        "seed": request.seeds,
-        "reason": [None if done else why for done, why in zip(delivered, refusals, strict=True)],
-    }
-    return pa.table(columns, schema=candidate_schema(fields))
+    refusals = ["unchanged" if stratum in editable.known else "no_parent" for stratum in request.strata]
+    return answer(request, fields, texts, editable.parents.ids_of(rows), refusals)

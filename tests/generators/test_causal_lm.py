@@ -234,7 +234,7 @@ def test_a_model_of_another_kind_is_refused(llama: Path, tmp_path: Path) -> None
         is_decoder=True,
     )
     BertModel(config).save_pretrained(folder)
-    with pytest.raises(UserError, match="not \\(all of\\) a causal LM"):
+    with pytest.raises(UserError, match="not \\(all of\\) a causal language model"):
         Bench("causal_lm", tmp_path, model=str(folder))
 
 

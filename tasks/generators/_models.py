@@ -1,0 +1,179 @@
+"""Where a model comes from: a local directory or a pinned hub id; safetensors, no pickle unless told, no network needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from augmill.tasks.contracts import UserError, WorldError
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a model needs, without the copies for other frameworks that many repositories carry.
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja"]
+Kind = Literal["causal", "masked", "seq2seq"]
+# What a model of that kind is called, and how the names of its architectures end.
+_NOUN = {"causal": "causal language model", "masked": "masked language model", "seq2seq": "sequence-to-sequence model"}
+_ENDINGS = {
+    "causal": "ForCausalLM or LMHeadModel",
+    "masked": "ForMaskedLM",
+    "seq2seq": "ForConditionalGeneration or MTModel",
+}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers and the hub client from printing, warning or reporting usage while the block runs."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging
+
+    verbosity, bars, hub_bars = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        not are_progress_bars_disabled(),
+    )
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if hub_bars:
+            enable_progress_bars()
+
+
+def find_model(name: str, revision: str, *, trust_remote_code: bool, allow_pickle: bool, others: str = "") -> Path:
+    """The local directory of a model: ``name`` itself, or the pinned snapshot of a hub id.
+
+    ``others``: what else the option may say, for the message. Raises UserError where neither is there, WorldError where
+    the hub could not be reached.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(
+            "expected the directory of a model, found a file", where=f"model {name}", fix="name its directory"
+        )
+    if not _HUB_ID.fullmatch(name) or not revision:
+        raise UserError(
+            f"expected {others}a local directory, or a hub id with a revision; found no such directory"
+            + ("" if revision else " and no revision"),
+            where=f"model {name}",
+            fix="check the path (relative to the recipe), or set `revision` to the 40-digit commit of the hub model",
+        )
+    if not _COMMIT.fullmatch(revision):
+        raise UserError(
+            f"revision {revision!r} can move; expected the 40-digit hash of a commit",
+            where=f"model {name}",
+            fix="copy the hash from the model's page on the hub, under Files, History",
+        )
+    patterns = _HUB_FILES + ["*.py"] * trust_remote_code + ["pytorch_model*.bin"] * allow_pickle
+    return _download(name, revision, patterns)
+
+
+def _download(name: str, revision: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"model {name} at {revision}"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    try:
+        found: str = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline)
+        return Path(found)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            "the hub knows no such model or revision, or it is not open to you",
+            where=where,
+            fix="check both on the hub; for a gated model log in with `hf auth login`",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        kind = UserError if offline else WorldError
+        why = "HF_HUB_OFFLINE is set" if offline else "the hub could not be reached"
+        raise kind(
+            f"{why}, and the model is not in the local cache",
+            where=where,
+            fix="download it once with `hf download`, or set `model` to a local directory",
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise WorldError(f"the download failed: {error}", where=where, fix="run again later") from error
+
+
+def check_files(path: Path, allow_pickle: bool) -> bool:
+    """Whether the weights are safetensors. Raises UserError where the directory holds no loadable model."""
+    where = f"model {path}"
+    if not (path / "config.json").is_file():
+        raise UserError("config.json is missing", where=where, fix="name the directory that save_pretrained wrote")
+    if any(path.glob("*.safetensors")):
+        return True
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
+    if not pickles:
+        raise UserError(
+            "the weights are missing: expected model.safetensors (or its shards)",
+            where=where,
+            fix="download or copy them beside config.json; with git, `git lfs pull`",
+        )
+    if not allow_pickle:
+        raise UserError(
+            f"the weights are pickle files only ({', '.join(pickles)}), which can run code when they are read",
+            where=where,
+            fix="save the model with save_pretrained(safe_serialization=True), or set `allow_pickle: true` "
+            "if you trust its source",
+        )
+    return False
+
+
+def load_model(path: Path, kind: Kind, *, trust_remote_code: bool, allow_pickle: bool) -> tuple[Any, Any]:
+    """(the model in float32 on the CPU, its transformers tokenizer). Raises UserError where the directory holds none."""
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    auto = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}[
+        kind
+    ]
+    safe = check_files(path, allow_pickle)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model, report = getattr(transformers, auto).from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=safe,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"this is no {_NOUN[kind]} that transformers can load: {first}",
+            where=f"model {path}",
+            fix="expected config.json, weights in safetensors and the tokenizer's files of one such model; a model with "
+            "code of its own also needs `trust_remote_code: true`",
+        ) from error
+    if report["missing_keys"]:
+        raise UserError(
+            f"weights are missing, such as {min(report['missing_keys'])}: this is not (all of) a {_NOUN[kind]}",
+            where=f"model {path}",
+            fix=f"use a model whose architecture ends in {_ENDINGS[kind]}, with all its files",
+        )
+    return model, tokenizer

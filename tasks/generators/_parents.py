@@ -1,0 +1,84 @@
+"""Train rows that new rows are made from: kept by class and id, drawn by a row's own seed; and the answer to a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request, candidate_schema
+from augmill.tasks.randomness import uniforms
+
+PARENTS = "parents.arrow"
+Ints = npt.NDArray[np.int64]
+
+
+def sort_parents(train: pa.Table, fields: tuple[str, ...]) -> pa.Table:
+    """Ids, classes and texts by class and id, so that the order of the train table changes nothing."""
+    return train.select([ROW_ID, STRATUM, *fields]).sort_by([(STRATUM, "ascending"), (ROW_ID, "ascending")])
+
+
+def write_parents(rows: pa.Table, ctx: Context) -> Path:
+    """``rows``: as ``sort_parents`` has them, or some of these."""
+    rows, path = rows.combine_chunks(), ctx.workdir / PARENTS
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return path
+
+
+def count_classes(table: pa.Table) -> dict[str, int]:
+    return {item["values"]: item["counts"] for item in pc.value_counts(table[STRATUM]).to_pylist()}
+
+
+class Parents:
+    """The rows that ``write_parents`` wrote. ``ranges``: (first position, rows) of each class."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        with pa.memory_map(str(fitted.path / PARENTS)) as source:
+            self.table = pa.ipc.open_file(source).read_all()
+        self.ids = self.table[ROW_ID].combine_chunks()
+        strata, starts, counts = np.unique(
+            np.array(self.table[STRATUM].to_pylist(), dtype=object), return_index=True, return_counts=True
+        )
+        self.ranges = {str(s): (int(a), int(n)) for s, a, n in zip(strata, starts, counts, strict=True)}
+
+    def draw(self, request: Request) -> Ints:
+        """The parent's position per requested row, by the first of its uniforms; -1 where the class has none."""
+        ranges = np.array([self.ranges.get(stratum, (0, 0)) for stratum in request.strata], dtype=np.int64).reshape(
+            -1, 2
+        )
+        drawn = (uniforms(request.seeds, 1)[:, 0] * ranges[:, 1]).astype(np.int64)
+        return np.where(ranges[:, 1] > 0, ranges[:, 0] + drawn, -1)
+
+    def ids_of(self, rows: Ints) -> list[list[str]]:
+        """The id at each position, as the only parent; none where it is -1."""
+        found = self.ids.take(pa.array(rows, mask=rows < 0)).to_pylist()
+        return [[] if row_id is None else [row_id] for row_id in found]
+
+
+def answer(
+    request: Request,
+    fields: tuple[str, ...],
+    texts: Sequence[Sequence[str] | None],
+    parent_ids: Sequence[Sequence[str]],
+    reasons: Sequence[str | None],
+    strata: Sequence[str] | None = None,
+) -> pa.Table:
+    """``candidate_schema(fields)``, a row a request. Where ``texts[i]`` is None, ``reasons[i]`` says why it is.
+
+    ``strata``: the classes that the rows claim, where they are not those that were asked.
+    """
+    columns = {
+        "ordinal": request.ordinals,
+        "asked": request.strata,
+        STRATUM: request.strata if strata is None else strata,
+        **{name: [row and row[at] for row in texts] for at, name in enumerate(fields)},
+        "parent_ids": [list(ids) if row is not None else [] for ids, row in zip(parent_ids, texts, strict=True)],
+        "seed": request.seeds,
+        "reason": [None if row is not None else why for row, why in zip(texts, reasons, strict=True)],
+    }
+    return pa.table(columns, schema=candidate_schema(fields))
