@@ -26,7 +26,10 @@ def doctor(
     from augmill.flows.doctor import examine
     from augmill.flows.telemetry import quiet_logging
     from augmill.tasks.recipe import load_recipe
+    from augmill.tasks.store_rules import require_root
 
+    if store is not None:
+        require_root(store)
     loaded = load_recipe(recipe, store=store) if recipe is not None else None
     found = []
     with quiet_logging():

@@ -70,8 +70,9 @@ def open_store(address: str) -> Any:
     """A store that is there already. Raises UserError."""
     from augmill.tasks.contracts import UserError
     from augmill.tasks.store import Store
-    from augmill.tasks.store_rules import REMOTE_SCHEMES
+    from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
+    require_root(address)
     if not address.startswith(REMOTE_SCHEMES) and not Path(address).expanduser().is_dir():
         fix = "give the store of your recipe (run.store)"
         raise UserError(f"there is no store at {address!r}", where="--store", fix=fix)

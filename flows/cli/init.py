@@ -48,6 +48,8 @@ def init(
     from augmill.flows.cli.terminal import shown, wrapped
     from augmill.tasks.contracts import UserError
 
+    if "://" not in data and os.path.expanduser(data).startswith("~"):  # noqa: PTH111
+        raise UserError("nobody knows whose home this is", where=f"DATA {data}", fix="write the path out")
     name = dataset_name(data)
     path = out if out is not None else Path(f"{name}.yaml")
     if path.exists() and not force:

@@ -31,8 +31,9 @@ def _open(store: str, dataset: str | None) -> tuple[Any, str]:
     from pathlib import Path
 
     from augmill.tasks.store import Store
-    from augmill.tasks.store_rules import REMOTE_SCHEMES
+    from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
+    require_root(store)
     if not store.startswith(REMOTE_SCHEMES) and not Path(store).expanduser().is_dir():
         raise UserError(
             f"there is no store at {store!r}", where="--store", fix="give the store of your recipe (run.store)"

@@ -91,9 +91,10 @@ def _open(recipe: Recipe) -> Store:
 
     from augmill.tasks.contracts import UserError
     from augmill.tasks.store import Store
-    from augmill.tasks.store_rules import REMOTE_SCHEMES
+    from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
     root = recipe.run.store
+    require_root(root)
     if not root.startswith(REMOTE_SCHEMES) and not Path(root).expanduser().is_dir():
         raise UserError(f"there is no store at {root!r} yet", where="run.store", fix="augmill run makes one")
     return Store(root)

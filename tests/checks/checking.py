@@ -77,6 +77,7 @@ class Bench:
         train: pa.Table,
         *,
         held_out: pa.Table | None = None,
+        unlabelled: pa.Table | None = None,
         fields: tuple[str, ...] = ("text",),
         **options: Any,
     ) -> None:
@@ -84,7 +85,8 @@ class Bench:
         none = train.slice(0, 0)
         self.check: Check = CHECKS[name](CHECKS[name].Options(**options))
         self.context = Context(seed=0, fields=fields, workdir=directory)
-        inputs = FitInputs(train, none, none if held_out is None else held_out, none, none)
+        held_out, unlabelled = (none if rows is None else rows for rows in (held_out, unlabelled))
+        inputs = FitInputs(train, none, held_out, none, unlabelled)
         self.files = self.check.fit(inputs, self.context)
         self.fitted = Fitted(directory, "content")
         self.learnt: dict[str, Any] = json.loads((directory / "check.json").read_text(encoding="utf-8"))

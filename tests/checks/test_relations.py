@@ -35,6 +35,14 @@ def test_a_row_must_differ_from_its_parent_under_the_declared_normalisation(tmp_
     assert bench(tmp_path / "c", parent_normalisation="canonical").reasons(copy) == ["equals_parent"]
 
 
+def test_a_row_that_was_unlabelled_may_equal_the_row_it_was_and_leaves_with_it(tmp_path: Path) -> None:
+    free = [("", "The card reader says that my pin is wrong"), ("", TRAIN[0][1])]
+    rows = [("pin", free[0][1]), ("card", free[0][1]), ("fee", free[0][1]), ("card", free[1][1]), ("pin", HELD[0][1])]
+    parents = [["u0"], ["u0"], ["gone"], ["u1"], ["u0"]]
+    check = Bench("relations", tmp_path, real(TRAIN), held_out=real(HELD), unlabelled=real(free, prefix="u"))
+    assert check.reasons(candidates(rows, parents)) == [None, None, "parent_left", "in_train", "in_heldout"]
+
+
 def test_a_row_may_be_near_its_parent_but_not_near_another_train_row(tmp_path: Path) -> None:
     near = TRAIN[0][1] + "a"
     assert 0.95 <= jaccard(near, TRAIN[0][1]) < 1

@@ -144,3 +144,9 @@ def test_what_is_not_there_is_named(store: Path, tmp_path: Path, command: str) -
     refused(augmill(command, "tinny", "--store", store, *more), 2, ["'tinny'", "tiny"])
     if command in ("show", "verify"):
         refused(augmill(command, "--store", store, "--release", "zzz"), 2, ["'zzz'", "augmill releases"])
+
+
+@pytest.mark.parametrize("command", [["releases"], ["gc"], ["status"], ["path"], ["doctor", "--quick"]])
+def test_a_home_that_nobody_has_is_named(command: list[str], tmp_path: Path) -> None:
+    recipe = [write_recipe(tmp_path)] if command[0] in ("status", "path") else []
+    refused(augmill(*command, *recipe, "--store", "~nobody-has-this/store"), 2, ["nobody knows whose home"])
