@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RECIPE ?= infra/examples/support/recipe.yaml
 STORE ?= augmill-store
+TEST_PROCESSES ?= 2
 
 .PHONY: run test check format lock clean
 
@@ -10,7 +11,7 @@ run: .venv/installed
 	$(BIN)/augmill run $(RECIPE) --store $(STORE)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Format, lint, strict types; layers, docs and contracts are tests.
 check: .venv/installed-dev build/types/augmill

@@ -83,7 +83,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
-    if socket_guard.active():
+    if socket_guard.active() and "PYTEST_XDIST_WORKER" not in os.environ:  # the log is of all test processes
         Path(os.environ[socket_guard.LOG]).unlink(missing_ok=True)
 
 

@@ -69,6 +69,9 @@ def test_loopback_passes(log: Callable[[], list[str]]) -> None:
     assert [line for line in log() if "127." in line or "localhost" in line] == []
 
 
+_OUTER = ("AUGMILL_GUARD", "LD_PRELOAD", "PYTEST_XDIST")  # of the suite that runs this test
+
+
 @pytest.mark.slow
 def test_a_suite_that_reaches_for_the_network_fails_and_says_where(tmp_path: Path) -> None:
     """With this suite's own conftest, in a process of its own."""
@@ -76,7 +79,7 @@ def test_a_suite_that_reaches_for_the_network_fails_and_says_where(tmp_path: Pat
         (tmp_path / name).write_bytes(Path(__file__).with_name(name).read_bytes())
     code = "import subprocess, sys\n\n\ndef test_far():\n    subprocess.run([sys.executable, '-c', {!r}], stderr=-1)\n"
     (tmp_path / "test_far.py").write_text(code.format(f"import socket; socket.create_connection(('{FAR}', 9))"))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AUGMILL_GUARD", "LD_PRELOAD"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OUTER)}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_far.py"]
     done = subprocess.run(command, cwd=tmp_path, env=kept, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
