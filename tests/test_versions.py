@@ -241,6 +241,7 @@ def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
             gate=gate,
             checks=checks,
             validation={"enabled": False},
+            unlabelled={"path": str(write_rows(here / "free.csv", 30, seed=1))},
         )
         steps = make_steps(recipe, store)
         _, snapshot = augment(recipe, steps, as_of=None, command="test", republish=False)
