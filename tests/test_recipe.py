@@ -255,6 +255,8 @@ def test_every_default_is_valid_by_the_schema(tmp_path: Path) -> None:
 
 # Another valid value, where one cannot be told from the type; a section that needs more than one change has them all.
 ANOTHER: dict[str, Any] = {
+    "generators.interpolate.parts": {"parts": {"halves": 1.0}},
+    "generators.interpolate.relation": {"relation": "each", "symmetric": False},
     "task": "pair_classification",
     "source.delimiter": ";",
     "source.hive": False,

@@ -2,6 +2,7 @@
 
 from augmill.tasks.contracts import Generator
 from augmill.tasks.generators.causal_lm import CausalLM
+from augmill.tasks.generators.interpolate import Interpolate
 from augmill.tasks.generators.replay import Replay
 from augmill.tasks.generators.rules import Rules
 
@@ -9,4 +10,5 @@ GENERATORS: dict[str, type[Generator]] = {
     "rules": Rules,
     "causal_lm": CausalLM,
     "replay": Replay,
+    "interpolate": Interpolate,
 }

@@ -14,11 +14,12 @@ from augmill.tasks.generators import GENERATORS
 from augmill.tasks.randomness import row_seeds
 
 ROWS = [
-    (f"{stratum}-{number}", stratum, text.format(number), f"{second} {number}")
+    # Two numbers, so that parts of two rows make a third.
+    (f"{stratum}-{number}", stratum, text.format(number, 30 - number), f"{second} {number}")
     for stratum, text, second in (
-        ("refund", "please pay the money for order {} back to me", "the refund of order"),
-        ("track", "where is the parcel number {} that you sent", "the status of parcel"),
-        ("中文", "请问第{}个包裹现在在哪里，谢谢", "包裹查询"),
+        ("refund", "please pay the money for order {} back to me by day {}", "the refund of order"),
+        ("track", "where is the parcel number {} that you sent on day {}", "the status of parcel"),
+        ("中文", "请问第{}个包裹{}天后在哪里，谢谢", "包裹查询"),
     )
     for number in range(12)
 ]
@@ -33,6 +34,8 @@ def table(rows: list[tuple[str, ...]], fields: tuple[str, ...]) -> pa.Table:
 
 def options_of(name: str, folder: Path) -> dict[str, Any]:
     """Options that make a generator quick, or that it cannot do without; defaults for one not named here."""
+    if name == "interpolate":
+        return {"relation": "each"}  # the second texts of ROWS are no pairs
     if name == "replay":
         path = folder / "made.csv"
         folder.mkdir(parents=True, exist_ok=True)
