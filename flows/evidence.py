@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.flows.outcome import NEXT, Outcome
+from augmill.flows.policy import split_table
+from augmill.flows.provenance import spent_on
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import ROW_ID, STRATUM
@@ -117,8 +119,12 @@ def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -
         evidence["checks"] = [
             _finding(name, read_json(store, artifact, "files/check.json")) for name, artifact in snapshot.checks.items()
         ]
+    if snapshot.weighed:
+        evidence["split"] = split_table(snapshot, steps)
     if snapshot.settled:
         evidence["ledger"] = read_json(store, snapshot.settled, "ledger.json")
+        spent = spent_on(store, snapshot.shards)
+        evidence["spent"] = {name: usage for name, usage in spent.items() if "requests" in usage}
         _add_samples(evidence, recipe, steps, snapshot)
         outcomes = Counter(read_json(store, shard, "validation.json")["outcome"] for shard in _valid(snapshot))
         outcomes["set_aside"] = len(snapshot.shards) - len(_valid(snapshot))

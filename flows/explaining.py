@@ -17,6 +17,7 @@ from augmill.tasks.contracts import ROW_ID, Artifact, CorruptObject, UserError
 from augmill.tasks.log import Log, read_log
 from augmill.tasks.mix import synthetic_ids
 from augmill.tasks.retention import dropped
+from augmill.tasks.rows import REAL
 from augmill.tasks.stage import fetch, read_manifest
 from augmill.tasks.store import Store, release_key
 
@@ -85,7 +86,7 @@ def explain(store: Store, dataset: str, release: str, row_id: str) -> dict[str, 
         row = _row(table, f"{prefix}row_id", row_id)
         if row is not None:
             about |= _released(row, prefix)
-            if row[f"{prefix}origin"] == "synthetic":
+            if row[f"{prefix}origin"] != REAL:
                 about["parents"] = _parents(store, attempts, tables, prefix, row[f"{prefix}parent_ids"] or [])
                 about |= _lineage(store, dataset, attempts, row_id, row[f"{prefix}generator"])
             return about
@@ -121,9 +122,9 @@ def _parents(
     parents = []
     for parent in ids:
         row = _row(tables["train"], f"{prefix}row_id", parent)
-        if row is None:
-            row = next(
-                (r for t in _tables(store, attempts, "split", "train.parquet") if (r := _row(t, ROW_ID, parent))), None
+        for name in ("train.parquet", "unlabelled.parquet") if row is None else ():
+            row = row or next(
+                (r for t in _tables(store, attempts, "split", name) if (r := _row(t, ROW_ID, parent))), None
             )
         own = {name: value for name, value in (row or {}).items() if not name.startswith(prefix) and name != ROW_ID}
         parents.append({"row_id": parent, "row": own})

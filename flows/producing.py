@@ -6,15 +6,16 @@ import copy
 import time
 
 from augmill.flows.outcome import NotProduced
+from augmill.flows.policy import Policy
 from augmill.flows.refits import split_to_fit
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import Artifact, AugmillError
 from augmill.tasks.fit import fit, fit_check
 from augmill.tasks.generate import SetAsideConfig, ShardConfig, set_aside
-from augmill.tasks.plan import PlanConfig, cut_shards, plan
+from augmill.tasks.plan import cut_shards
 from augmill.tasks.recipe import Recipe
-from augmill.tasks.ribs import check_config, generator_config
+from augmill.tasks.ribs import check_config, checks_of, generator_config
 from augmill.tasks.settle import SettleConfig, settle
 from augmill.tasks.targets import targets_for
 
@@ -24,7 +25,10 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
     recipe, split_rows = snapshot.recipe, snapshot.split
     assert split_rows is not None
     generators = {choice.use: generator_config(choice, recipe) for choice in recipe.generators}
-    checks = {name: check_config(name, options, recipe) for name, options in recipe.checks.items()}
+    taught = any(choice.label_by != "generator" for choice in recipe.generators)
+    names = [name for name in recipe.checks if name != "teacher" or taught]
+    checks = {name: check_config(name, recipe.checks[name], recipe) for name in names}
+    judges = {choice.use: checks_of(choice, checks) for choice in recipe.generators}
     try:
         learnt = split_to_fit(snapshot, steps)
         fitted = {name: steps.in_worker(fit, config, learnt, what=name) for name, config in generators.items()}
@@ -35,30 +39,27 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         raise NotProduced(f"a generator could not be fitted: {error.problem}") from error
     counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
     known = known_classes(steps, learnt, list(counts)) if learnt != split_rows else None
-    shares, ratio = {choice.use: choice.share for choice in recipe.generators}, recipe.mix.max_ratio
-    targets, asked = targets_for(recipe.target, counts, ratio), {name: dict[str, int]() for name in generators}
+    policy, settled_by = Policy(snapshot, steps, known), dict[str, float]()
+    targets, asked = targets_for(recipe.target, counts, recipe.mix.max_ratio), {n: dict[str, int]() for n in generators}
     for number in range(1, recipe.refill.max_rounds + 1):
-        before = [snapshot.settled] if snapshot.settled else []
-        planned = steps.do(
-            plan, PlanConfig(recipe.target, recipe.refill, shares, ratio, known), split_rows, before, what=str(number)
-        )
-        segments = read_json(steps.site.store, planned, "plan.json")["segments"]
-        if not segments:
+        segments = policy.plan(number)
+        if not segments and settled_by in ({}, policy.shares):
             return
         if steps.site.deadline is not None and time.monotonic() >= steps.site.deadline:
             raise NotProduced("the run's deadline came before every class had its target")
         configs = [
-            ShardConfig(
-                generators[part[0]["generator"]], tuple(checks.values()), tuple(part), tuple(counts), recipe.validation
-            )
+            ShardConfig(generators[name], judges[name], tuple(part), tuple(counts), recipe.validation)
             for part in cut_shards(segments, recipe.run.shard_rows)
+            for name in (part[0]["generator"],)
         ]
-        inputs = [[fitted[config.generator.rib], *snapshot.checks.values()] for config in configs]
+        inputs = [[fitted[c.generator.rib], *(snapshot.checks[check.rib] for check in c.checks)] for c in configs]
         shards = steps.run_shards(configs, inputs, recipe.run, round_number=number)
         snapshot.shards += require_valid(steps, configs, shards, recipe)
         for part in segments:
             asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
-        config = SettleConfig(recipe.settle, targets, shares, recipe.columns.fields, copy.deepcopy(asked))
+        before = [snapshot.settled] if snapshot.settled else []
+        settled_by = policy.shares
+        config = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked))
         snapshot.settled = steps.do(settle, config, snapshot.shards, before, what=str(number))
 
 

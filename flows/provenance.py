@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
 from augmill.flows.steps import Steps
 from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Artifact
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.hashing import hash_json
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.ribs import library_versions
 from augmill.tasks.sources import SOURCES
-from augmill.tasks.stage import STAGE_VERSIONS
+from augmill.tasks.stage import STAGE_VERSIONS, read_manifest
+from augmill.tasks.store import Store
 from augmill.tasks.trainers import TRAINERS
 
 LIBRARIES = ("prefect", "torch", "transformers", "pyarrow", "polars", "great-expectations", "scikit-learn", "numpy")
 
 
-def provenance(recipe: Recipe, steps: Steps, command: str) -> dict[str, Any]:
+def provenance(recipe: Recipe, steps: Steps, command: str, shards: list[Artifact]) -> dict[str, Any]:
     """JSON values. The recipe holds no secrets: they come from the environment."""
     return {
         "command": command,
@@ -33,7 +36,25 @@ def provenance(recipe: Recipe, steps: Steps, command: str) -> dict[str, Any]:
         "repeatable": {choice.use: repeatable(choice.use, steps.site.device) for choice in recipe.generators},
         "stages": [dataclasses.asdict(event) for event in steps.events],
         "failures": steps.failures,
+        "spent": spent_on(steps.site.store, shards),
     }
+
+
+def spent_on(store: Store, shards: list[Artifact]) -> dict[str, dict[str, int]]:
+    """By generator: what it took to sample these shards' rows (tokens, requests, real rows sent), in whichever run.
+
+    Rows of several shards that were sampled together count once. What a killed attempt sent before it could note it is
+    not in it, but for the answers that it kept, which are then counted as ``cached``.
+    """
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for shard in shards:
+        if shard.key.startswith("generate/") and "spent" in (meta := read_manifest(store, shard)["meta"]):
+            found.setdefault(meta["generator"], {}).update(meta["spent"])
+    totals: dict[str, Counter[str]] = {name: Counter() for name in sorted(found)}
+    for name, parts in found.items():
+        for usage in parts.values():
+            totals[name].update(usage)
+    return {name: dict(sorted(total.items())) for name, total in totals.items() if total}
 
 
 def repeatable(generator: str, device: str) -> bool:

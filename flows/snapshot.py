@@ -24,6 +24,9 @@ class Snapshot:
     split: Artifact | None = None
     checks: dict[str, Artifact] = field(default_factory=dict)
     settled: Artifact | None = None
+    weighed: list[Artifact] = field(
+        default_factory=list
+    )  # plan.policy: adaptive: the weights, measurement by measurement
     mixed: Artifact | None = None
     evidence: dict[str, Any] | None = None
     shards: list[Artifact] = field(default_factory=list)

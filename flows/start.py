@@ -158,12 +158,16 @@ def _end(session: Session, attempt: Attempt, body: dict[str, Any], events: list[
     gpu = (
         sum(event.seconds for event in worked if event.stage in ("fit", "sample")) if "cuda" in session.device else 0.0
     )
+    spent: Counter[str] = Counter()
+    for event in worked:
+        spent.update(event.usage)
     done = {
         "seconds": round(time.monotonic() - started, 1),
         "gpu_seconds": round(gpu, 1),
         "worked": len(worked),
         "generated": sum(event.rows for event in worked if event.stage == "sample"),
-        "tokens": sum(event.usage.get("tokens", 0) for event in worked),
+        "tokens": spent["tokens"],
+        "spent": dict(sorted(spent.items())),
         "artifacts": sorted({event.key for event in events}),
     }
     try:

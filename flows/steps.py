@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,8 +41,18 @@ class Steps:
     def tags(self) -> list[str]:
         return ["augmill", self.label.split("@")[0]]
 
-    def do(self, stage: Stage[Any], config: Any, *inputs: Artifact | list[Artifact], what: str = "") -> Artifact:
-        """One stage as one task; its progress line says what it gave and whether it stood in the store already."""
+    def do(
+        self,
+        stage: Stage[Any],
+        config: Any,
+        *inputs: Artifact | list[Artifact],
+        what: str = "",
+        tell: Callable[[Artifact], str] | None = None,
+    ) -> Artifact:
+        """One stage as one task; its progress line says what it gave and whether it stood in the store already.
+
+        ``tell``: what it gave in the stage's own words, instead of the number of rows.
+        """
         name = f"{stage.name} {self.label} {what}".strip()
         with self.progress.stage(f"{stage.name} {what}".strip()) as shown:
             artifact = self.orchestrator.call(
@@ -50,7 +60,8 @@ class Steps:
                 name=name, retry=stage.retry, tags=self.tags, timeout=self.stage_seconds,
             )  # fmt: skip
             event = next(event for event in reversed(self.events) if event.key == artifact.key)
-            shown.note = f"{artifact.rows:,} rows" + (", unchanged, from the store" if event.reused else "")
+            gave = tell(artifact) if tell else f"{artifact.rows:,} rows"
+            shown.note = gave + (", unchanged, from the store" if event.reused else "")
         return artifact
 
     def in_worker(self, stage: Stage[Any], config: FitConfig, split: Artifact, *, what: str) -> Artifact:
@@ -92,6 +103,8 @@ class Steps:
         self, configs: Sequence[ShardConfig], inputs: list[list[Artifact]], how: Run, *, round_number: int
     ) -> list[Artifact]:
         """Every shard's artifact, in order. One that failed for good is set aside: its rows count as undelivered."""
+        if not configs:
+            return []
         jobs = list(zip(range(len(configs)), configs, inputs, strict=True))
         total = sum(segment["count"] for config in configs for segment in config.segments)
         bar = self.artifacts.progress(

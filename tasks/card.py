@@ -39,13 +39,14 @@ def dataset_card(
 
 {_ARRANGEMENTS[arrangement]} Task: {task.replace("_", " ")}.
 
-| split | rows | of them synthetic |
+| split | rows | of them added |
 |---|---:|---:|
 {table}
 
 Text: {", ".join(f"`{name}`" for name in columns.texts)}; label: `{columns.label}` with {len(labels)} values: {shown}.
 
-Added columns: `{prefix}row_id`, `{prefix}split`, `{prefix}origin` (`real` or `synthetic`), `{prefix}generator`,
-`{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`, `{prefix}scores`. `order.parquet` holds a reading order,
+Added columns: `{prefix}row_id`, `{prefix}split`, `{prefix}origin` (`real`, `synthetic`, or `pseudo_labelled`: a real
+text that got its label from a model), `{prefix}generator`, `{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`,
+`{prefix}scores`. `order.parquet` holds a reading order,
 `manifest.json` the checksums and the ledger of every candidate row.
 """

@@ -157,7 +157,7 @@ def candidate_schema(fields: tuple[str, ...]) -> pa.Schema:
     )
 
 
-# What ``Check.judge`` returns: one row per candidate. ``reason`` is null where the candidate passes.
+# What ``Check.judge`` returns. ``reason``: null where a row passes. ``stratum`` may follow: its class from then on.
 VERDICT_SCHEMA = pa.schema([("reason", pa.string()), ("score", pa.float64())])
 
 
@@ -197,14 +197,19 @@ class Fitted:
 
 
 class Scratch(ABC):
-    """A rib's own space in the store: kept between attempts, never part of a release."""
+    """A rib's own space in the store: kept between attempts, never part of a release. A put is True where it wrote."""
 
     @abstractmethod
     def get(self, key: str) -> bytes | None: ...
 
     @abstractmethod
-    def put_if_absent(self, key: str, value: bytes) -> bool:
-        """True where this call wrote it, False where it stood already."""
+    def put_if_absent(self, key: str, value: bytes) -> bool: ...
+
+    @abstractmethod
+    def keys(self, prefix: str) -> list[str]: ...  # those that stand below ``prefix/``, sorted
+
+    def remove(self, key: str) -> None:  # noqa: B027 - where it cannot, what stands there stays
+        """Frees the key; a rib may count on neither."""
 
 
 @dataclass(frozen=True)
@@ -227,16 +232,13 @@ class Context:
 
 @dataclass(frozen=True)
 class FitInputs:
-    """Real rows by split (``real_schema`` columns at least). A generator sees ``train`` and ``unlabelled`` only: the
-
-    stage hands it empty held-out tables; a check gets all. In ``unlabelled`` every ``stratum`` is an empty text.
-    """
+    """Real rows by split (``real_schema`` columns at least); held-out tables are empty for a generator, not for a check."""
 
     train: pa.Table
     validation: pa.Table
     test: pa.Table
     exclude: pa.Table  # rows of heldout_exclude: no training row may repeat them
-    unlabelled: pa.Table
+    unlabelled: pa.Table  # every ``stratum`` is an empty text
 
 
 class Generator(ABC):

@@ -122,16 +122,17 @@ def predict(
     seed: int,
     fields: tuple[str, ...],
     workdir: Path,
+    runs: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Predictions]:
-    """Trains each arm ``options.seeds`` times; what each predicts for each split, its rows sorted by id.
+    """Trains each arm ``runs`` times (None: ``options.seeds``); what each predicts for each split, its rows sorted by id.
 
     Raises DataError where there is nothing to train on or to judge by.
     """
     _refuse_unsound(real, synthetic, splits[0])
     splits = [_sorted(split) for split in splits]
     problem = _problem(_sorted(real), _sorted(synthetic), splits, fields)
-    planned = trainings(problem, seed, options.seeds)
+    planned = trainings(problem, seed, runs or options.seeds)
     predicted: dict[str, list[Ints]] = {arm: [] for arm in ARMS}
     chosen: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for done, (training, prediction) in enumerate(

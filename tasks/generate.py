@@ -16,7 +16,7 @@ from augmill.tasks.generators import GENERATORS
 from augmill.tasks.retries import SHARD
 from augmill.tasks.ribs import FITTED, FitConfig, make_request, rib_context
 from augmill.tasks.rows import SCORES
-from augmill.tasks.stage import Work, stage
+from augmill.tasks.stage import Work, read_manifest, stage
 from augmill.tasks.validation import ValidationOptions, validate_shard
 
 
@@ -51,7 +51,10 @@ def shard_schema(fields: tuple[str, ...]) -> pa.Schema:
 
 
 def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Artifact]) -> pa.Table:
-    """The verdicts on delivered rows: ``rejected`` (the first refusing check and reason), ``also``, ``scores``."""
+    """The verdicts on delivered rows: ``rejected`` (the first refusing check and reason), ``also``, ``scores``;
+
+    ``stratum``: the class each row has in the end. A check sees the class that the ones before it gave.
+    """
     normalisation = GENERATORS[config.generator.rib].normalisation
     first: list[str | None] = [None] * delivered.num_rows
     also: list[list[str]] = [[] for _ in first]
@@ -64,6 +67,9 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
         verdicts = CHECKS[check_config.rib](options).judge(FITTED.get(work.site, artifact), delivered, context)
         if verdicts.num_rows != delivered.num_rows:
             raise LedgerError(f"check {check_config.rib} judged {verdicts.num_rows} of {delivered.num_rows} rows")
+        if STRATUM in verdicts.column_names:
+            given = pc.coalesce(verdicts[STRATUM], delivered[STRATUM])
+            delivered = delivered.set_column(delivered.column_names.index(STRATUM), STRATUM, given)
         for index, (reason, score) in enumerate(
             zip(verdicts["reason"].to_pylist(), verdicts["score"].to_pylist(), strict=True)
         ):
@@ -80,6 +86,7 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
             "rejected": pa.array(first, pa.string()),
             "also": pa.array(also, pa.list_(pa.string())),
             "scores": pa.array(scores, SCORES),
+            STRATUM: delivered[STRATUM],
         }
     )
 
@@ -87,7 +94,7 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
 def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
     """The shard's raw rows, from the artifacts they stand in. Raises LedgerError unless they are those that were asked."""
     schema = candidate_schema(config.generator.fields)
-    tables = {key: work.read(Artifact(key, 0, "", "")) for key in {piece["artifact"] for piece in config.raw}}
+    tables = {key: work.read(Artifact(key, 0, "", "")) for key in _sampled(config)}
     parts = [schema.empty_table()]
     for piece in config.raw:
         table, start = tables[piece["artifact"]], piece["start"]
@@ -115,11 +122,22 @@ def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Art
     for place, index in enumerate(delivered_at):
         position[index] = place
     verdicts = verdicts.take(pa.array(position, pa.int64()))
-    for name in verdicts.column_names:
+    for name in ("rejected", "also", "scores"):
         rows = rows.append_column(name, verdicts[name])
+    final = pc.coalesce(verdicts[STRATUM], rows[STRATUM])  # an undelivered row stays what was asked
+    rows = rows.set_column(rows.column_names.index(STRATUM), rows.schema.field(STRATUM), final)
     for directory in [path for path in work.directory.iterdir() if path.is_dir()]:
         shutil.rmtree(directory)  # a rib's temporary files are no part of the shard
+    spent = {key: read_manifest(work.site.store, Artifact(key, 0, "", ""))["meta"] for key in _sampled(config)}
+    work.meta = {
+        "generator": config.generator.rib,
+        "spent": {key: meta.get("usage", {}) for key, meta in spent.items()},
+    }
     _write(work, config, rows, fields)
+
+
+def _sampled(config: ShardConfig) -> list[str]:
+    return sorted({piece["artifact"] for piece in config.raw})
 
 
 def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, ...]) -> None:

@@ -94,7 +94,7 @@ def _check_clash(schema: pa.Schema, prefix: str) -> None:
         )
 
 
-@stage("release", version=2)
+@stage("release", version=3)
 def build_release(
     work: Work, config: ReleaseConfig, ingested: Artifact, split: Artifact, mixed: Artifact, ledger: list[Artifact]
 ) -> None:

@@ -16,7 +16,8 @@ from augmill.tasks.gate import GateOptions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.hashing import hash_json
 from augmill.tasks.recipe_nights import Partitions, Price, Refit, Retain, Schedule
-from augmill.tasks.recipe_reader import Reader, adapter
+from augmill.tasks.recipe_plan import Plan
+from augmill.tasks.recipe_reader import LABEL_BY, Reader, adapter
 from augmill.tasks.recipe_sections import (
     Columns,
     Labels,
@@ -68,6 +69,7 @@ class Recipe:
         default_factory=dict,
         metadata={"help": "options by check; `off` leaves one out; what is not named has defaults"},
     )
+    plan: Plan = field(default_factory=Plan, metadata={"help": "how a class's target is split over several generators"})
     refill: Refill = field(default_factory=Refill, metadata={"help": "rounds of generation and their bounds"})
     settle: Settle = field(default_factory=Settle, metadata={"help": "which of the rows that passed are accepted"})
     validation: ValidationOptions = field(
@@ -94,6 +96,8 @@ class Recipe:
         check(not both, "partitions.pattern: contradicts columns.partition; give one")
         dated = self.partitions.every != "key"
         check(dated or not self.refit.asked, "refit: needs partitions by day, week or month (partitions.every)")
+        fits = self.plan.policy == "shares" or self.plan.rounds <= self.refill.max_rounds
+        check(fits, "plan.rounds: at most refill.max_rounds, or the target is never asked for whole")
         clash = set(self.publish.copy) & {*self.columns.texts, self.columns.label}
         check(not clash, f"publish.copy: {', '.join(sorted(clash))} is made by the generator, not copied")
 
@@ -124,6 +128,8 @@ def _resolve(options: Any, base: Path) -> Any:
     changes: dict[str, Any] = {}
     for item in dataclasses.fields(options):
         value = getattr(options, item.name)
+        if isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
+            changes[item.name] = tuple(_resolve(part, base) for part in value)
         if not item.metadata.get("file"):
             continue
         if isinstance(value, str) and value and "://" not in value:
@@ -152,11 +158,14 @@ def build_recipe(document: Any, *, base: Path, reader: Reader | None = None, sto
     recipe: Recipe = reader.read(Recipe, spine, ())
     if "generators" not in document:
         raise reader.fail("'generators' is missing", (), f"known generators: {', '.join(GENERATORS)}")
-    chosen = reader.generators(document["generators"])
+    chosen, checks = reader.generators(document["generators"]), reader.checks(document.get("checks", {}))
     for index, choice in enumerate(chosen):
         if recipe.unlabelled is None and choice.build().wants_unlabelled():
             problem = f"{choice.use} learns from unlabelled rows; the recipe names none"
             raise reader.fail(problem, ("generators", index), "say where they are: `unlabelled: {path: ...}`")
+        if choice.label_by != LABEL_BY[0] and "teacher" not in checks:
+            problem = f"{choice.label_by!r} needs the check `teacher`, which is off"
+            raise reader.fail(problem, ("generators", index, "label_by"), "take `teacher: off` out of `checks`")
     run = recipe.run if store is None else dataclasses.replace(recipe.run, store=store)
     return dataclasses.replace(
         recipe,
@@ -165,7 +174,7 @@ def build_recipe(document: Any, *, base: Path, reader: Reader | None = None, sto
         splits=_resolve(recipe.splits, base),
         validation=_resolve(recipe.validation, base),
         generators=tuple(dataclasses.replace(c, options=_resolve(c.options, base)) for c in chosen),
-        checks=reader.checks(document.get("checks", {})),
+        checks=checks,
         trainer=reader.trainer(document.get("trainer", {})),
         run=run,
     )
@@ -180,6 +189,7 @@ def json_schema() -> dict[str, Any]:
         part = adapter(generator.Options).json_schema()
         definitions |= part.pop("$defs", {})
         part["properties"] = {"use": {"const": name}, "share": {"type": "number", "default": 1.0}, **part["properties"]}
+        part["properties"]["label_by"] = {"enum": list(LABEL_BY), "default": LABEL_BY[0]}
         part["required"] = ["use", *part.get("required", [])]
         choices.append(part)
     checks: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,14 +20,20 @@ from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe_yaml import Lines
 from augmill.tasks.trainers import TRAINERS
 
+LABEL_BY = ("generator", "teacher", "agree")
+
 
 @dataclass(frozen=True)
 class GeneratorChoice:
-    """One generator of the recipe, its share of each class's target, and its own options."""
+    """One generator of the recipe, its share of each class's target, its own options, and who says a row's class:
+
+    the ``generator``, the check ``teacher`` in its stead, or both, who have to ``agree``.
+    """
 
     use: str
     share: float
     options: Any
+    label_by: Literal["generator", "teacher", "agree"] = "generator"
 
     def build(self) -> Generator:
         return GENERATORS[self.use](self.options)
@@ -131,15 +137,19 @@ class Reader:
                 raise self.fail(
                     "each generator is a section with `use: NAME`", (*at, index), f"known: {', '.join(GENERATORS)}"
                 )
-            rest = {key: part for key, part in entry.items() if key not in ("use", "share")}
+            rest = {key: part for key, part in entry.items() if key not in ("use", "share", "label_by")}
             if entry["use"] not in GENERATORS:
                 problem = f"there is no generator {entry['use']!r}; {_nearest(entry['use'], list(GENERATORS))}"
                 raise self.fail(problem, (*at, index, "use"))
             share = entry.get("share", 1.0)
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1e6:
                 raise self.fail(f"share: a positive number; found {share!r}", (*at, index, "share"))
+            label_by = entry.get("label_by", LABEL_BY[0])
+            if label_by not in LABEL_BY:
+                problem = f"expected {' or '.join(map(repr, LABEL_BY))}; found {str(label_by)[:80]!r}"
+                raise self.fail(problem, (*at, index, "label_by"))
             options = self.read(GENERATORS[entry["use"]].Options, rest, (*at, index))
-            chosen.append(GeneratorChoice(entry["use"], float(share), options))
+            chosen.append(GeneratorChoice(entry["use"], float(share), options, label_by))
         names = [choice.use for choice in chosen]
         if len(set(names)) < len(names):
             raise self.fail("a generator stands twice", at, "give each once, with a share")

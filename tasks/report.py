@@ -48,7 +48,7 @@ SHOWN_SAMPLES = 12
 
 def render_report(evidence: ReportEvidence) -> str:
     """The page. Everything that stems from data is escaped; the same evidence gives the same bytes."""
-    page = _environment().get_template("report.html")
+    page = environment().get_template("report.html")
     gate, ledger = evidence.get("gate"), evidence.get("ledger")
     classes = class_rows(evidence)
     rendered: str = page.render(
@@ -239,7 +239,8 @@ def _lengths(lengths: Mapping[str, list[int]]) -> dict[str, Any]:
 
 
 @cache
-def _environment() -> Any:
+def environment() -> Any:
+    """The templates' own, shared by every page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(Path(__file__).parent / "templates")

@@ -184,7 +184,7 @@ def flow(streams: Sequence[Stream]) -> Markup:
     picture = _svg(drawn, height, f"{asked:,} rows asked, {delivered:,} delivered; {told}", "ribbons")
     labels = "".join(
         f'<span style="top:{100 * top / height:.2f}%"><b>{stream.rows:,}</b> {escape(stream.label)}</span>'
-        for stream, top in zip(streams, _apart(centres, LABEL, height), strict=True)
+        for stream, top in zip(streams, apart(centres, LABEL, height), strict=True)
     )
     return Markup(
         f'<div class="flow"><div class="heads" aria-hidden="true"><span><b>{asked:,}</b> asked</span>'
@@ -202,7 +202,7 @@ def _ribbon(kind: str, start: tuple[float, float], end: tuple[float, float], thi
     )
 
 
-def _apart(centres: Sequence[float], least: float, height: float) -> list[float]:
+def apart(centres: Sequence[float], least: float, height: float) -> list[float]:
     """The label places, in order, ``least`` apart where the height allows, moved as little as that takes."""
     least = min(least, height / max(1, len(centres)))
     placed: list[float] = []

@@ -61,6 +61,8 @@ class ReportEvidence(TypedDict, total=False):
     released: str | None  # mix | real | placebo | current (what stood before stays); None: nothing
     gate: dict[str, Any] | None
     ledger: dict[str, Any] | None
+    split: list[dict[str, Any]]  # plan.policy: adaptive: round, generator, asked, passed, gain, error, weight
+    spent: dict[str, dict[str, int]]  # of generators that ask an endpoint: requests, rows_sent, tokens_in, ...
     train: dict[str, int]  # class -> real train rows
     mixed: dict[str, int]  # class -> rows of the mix, real and synthetic; by default train + accepted
     lengths: dict[str, list[int]]  # "real", "synthetic": characters of each row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import tempfile
 import threading
@@ -50,6 +51,25 @@ def generator_config(choice: GeneratorChoice, recipe: Recipe) -> FitConfig:
 
 def check_config(name: str, options: Any, recipe: Recipe) -> FitConfig:
     return FitConfig(name, CHECKS[name].VERSION, options, recipe.seed, recipe.columns.fields, 0)
+
+
+def checks_of(choice: GeneratorChoice, checks: dict[str, FitConfig]) -> tuple[FitConfig, ...]:
+    """Those of the checks that judge this generator's rows, in their order, set to how it labels them.
+
+    Its ``teacher`` only where it has one. A row that takes the teacher's class may be made from rows of any: its label is
+    not theirs. Neither changes what is fitted.
+    """
+    made = []
+    for name, config in checks.items():
+        options = config.options
+        if name == "teacher":
+            if choice.label_by == "generator":
+                continue
+            options = dataclasses.replace(options, label_by=choice.label_by)
+        if name == "relations" and choice.label_by == "teacher":
+            options = dataclasses.replace(options, parent_class="any")
+        made.append(dataclasses.replace(config, options=options))
+    return tuple(made)
 
 
 def rib_context(work: Work, config: FitConfig, name: str) -> Context:

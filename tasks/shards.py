@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import typing
 from typing import Any
 
 from augmill.tasks.bank import cover, cut_segments, note_in_bank
@@ -31,8 +32,29 @@ def _tuples(value: Any) -> Any:
     return {key: _tuples(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
+def _options(kind: Any, part: dict[str, Any]) -> Any:
+    """The options that were made a dictionary of, with the sections that stand in them."""
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _section(hints[name], value) for name, value in part.items()})
+
+
+def _section(hint: Any, value: Any) -> Any:
+    """A section, or each of a list of them; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(_section(hint, part) for part in value)
+    kind = _section_kind(hint) if isinstance(value, dict) else None
+    return value if kind is None else _options(kind, value)
+
+
+def _section_kind(hint: Any) -> Any:
+    """The dataclass in a type such as ``tuple[Pivot, ...] | None``; None where there is none."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    return next((kind for part in typing.get_args(hint) if (kind := _section_kind(part)) is not None), None)
+
+
 def _fit_config(part: dict[str, Any], kinds: dict[str, Any]) -> FitConfig:
-    return FitConfig(**(part | {"options": kinds[part["rib"]].Options(**part["options"])}))
+    return FitConfig(**(part | {"options": _options(kinds[part["rib"]].Options, part["options"])}))
 
 
 def _shard_config(value: dict[str, Any]) -> ShardConfig:

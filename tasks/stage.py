@@ -56,7 +56,7 @@ def _content_of(named: Any) -> Any:
     """What stands under a path, a glob, or each of several; a name that is no local path (a hub id) as it is."""
     if isinstance(named, list | tuple):
         return [_content_of(part) for part in named]
-    if not isinstance(named, str):
+    if not isinstance(named, str) or not named:  # an empty path would be the working directory
         return named
     path = Path(named)
     try:

@@ -4,7 +4,7 @@ private/objects/<ab>/<sha256>             every file, named by its content
 private/manifests/<stage>/<identity>.json what a finished stage gave; written last, put-if-absent
 private/aside/...                         what was found corrupt, kept for a look, never read again
 private/scratch/<rib>/...                 a rib's own space
-private/attempts/, private/backfills/     what was tried (tasks/attempts.py) and planned (flows/backfill.py)
+private/attempts/, backfills/, compare/   what was tried (tasks/attempts.py), planned and compared (flows/)
 private/bank/<fit>/...                    which candidates of a fit were sampled already (tasks/shards.py)
 private/erased/<dataset>/...              hashes of the rows that must not come back (tasks/erasure.py)
 private/staging/<random>                  a file on its way (local disks only); what a kill leaves here, nobody reads
@@ -148,8 +148,7 @@ class Store:
             put_remote(self.backend, key, value, overwrite=overwrite)
 
     def size(self, key: str) -> int | None:
-        found = self.head(key)
-        return None if found is None else found.size
+        return found.size if (found := self.head(key)) else None
 
     def head(self, key: str) -> Stored | None:
         try:
@@ -255,8 +254,7 @@ class Store:
 
     def read_sealed(self, key: str) -> dict[str, Any] | None:
         """The document's body; None where there is none, or where it was corrupt (then it was moved aside)."""
-        raw = self.get(key)
-        if raw is None:
+        if (raw := self.get(key)) is None:
             return None
         body = unseal(raw)
         if body is None:
@@ -268,16 +266,14 @@ class Store:
         for _ in range(3):
             if self.put_if_absent(key, seal(body)):
                 return body
-            standing = self.read_sealed(key)
-            if standing is not None:
+            if (standing := self.read_sealed(key)) is not None:
                 return standing
         raise StoreError("a document could be neither written nor read", where=f"{self.root}: {key}")
 
     def local_scratch(self, name: str) -> Path:
         """A directory on this machine that outlives the run: in the store where it is local, else in a cache."""
         base = self.local / "private" / "scratch" if self.local is not None else Path.home() / ".cache" / "augmill"
-        path = base / name
-        path.mkdir(parents=True, exist_ok=True)
+        (path := base / name).mkdir(parents=True, exist_ok=True)
         return path
 
     def scratch(self, rib: str) -> Scratch:
@@ -296,3 +292,9 @@ class _StoreScratch(Scratch):
 
     def put_if_absent(self, key: str, value: bytes) -> bool:
         return self.store.put_if_absent(f"{self.prefix}/{key}", value)
+
+    def keys(self, prefix: str) -> list[str]:
+        return [key.removeprefix(f"{self.prefix}/") for key in self.store.list_keys(f"{self.prefix}/{prefix}")]
+
+    def remove(self, key: str) -> None:
+        self.store.delete(f"{self.prefix}/{key}")

@@ -37,11 +37,28 @@ def test_a_benchmark_prints_its_table(name: str) -> None:
     if name not in WITHOUT_SHARED and not SHARED.exists():
         pytest.skip("the shared data sets are not here")
     arguments, shown = TINIEST[name]
+    assert shown in _run(name, arguments)
+
+
+@pytest.mark.slow
+def test_the_comparison_of_sets_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    if not SHARED.exists():
+        pytest.skip("the shared data sets are not here")
+    out = tmp_path / "cells.jsonl"
+    asked = ["--out", str(out), "--sets", "trec-10", "auggpt_symptoms-2", "--generators", "rules", "--seeds", "1"]
+    said = [_run("compare_sets.py", asked) for _ in range(2)]
+    made = len(out.read_text(encoding="utf-8").splitlines())
+    assert f"{made} of {made} cells to make" in said[0] and f"0 of {made} cells to make" in said[1]
+    tables = [text[text.index("| set |") :] for text in said]
+    assert tables[0] == tables[1] and "| trec-10 | 60 | rules | 1 |" in tables[0] and "| AugGPT1 | 1 |" in tables[0]
+
+
+def _run(name: str, arguments: list[str]) -> str:
     done = subprocess.run(
         [sys.executable, str(HERE / name), *arguments], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert shown in done.stdout
+    return done.stdout
 
 
 def test_every_benchmark_is_run_at_its_tiniest_size() -> None:

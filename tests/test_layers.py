@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
             "split",
             "fit",
             "plan",
+            "weigh",
             "sample",
             "generate",
             "settle",
@@ -72,18 +73,20 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
                 "recipe_reader",
                 "recipe_sections",
                 "recipe_nights",
+                "recipe_plan",
                 "recipe_yaml",
                 "validation",
                 "data_docs",
                 "card",
             ),
             *("gate", "arms", "evidence", "interval", "verdict", "report", "report_charts", "report_evidence"),
+            *("comparison", "comparison_page"),
         },
     ),
     # one folder a kind: a rib imports of its own kind, never of another
     "ribs": (False, {"sources", "generators", "checks", "metrics", "trainers"}),
     # plain functions on texts and numbers that ribs and stages share
-    "tools": (True, {"text", "randomness", "similarity", "minhash", "calendar"}),
+    "tools": (True, {"text", "randomness", "similarity", "minhash", "calendar", "classifier", "semi_supervised"}),
     "contracts": (False, {"contracts"}),
 }
 ORDER = list(LAYERS)

@@ -18,6 +18,9 @@ from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import UserError
 from augmill.tasks.evaluate import EvaluateConfig
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.generators._chat_options import Egress, Secret
+from augmill.tasks.generators._lm_options import Adapter
+from augmill.tasks.generators.back_translation import Pivot
 from augmill.tasks.ingest import prepare_ingest
 from augmill.tasks.mix import MixConfig
 from augmill.tasks.plan import PlanConfig
@@ -26,6 +29,7 @@ from augmill.tasks.recipe_nights import Partitions, Price, Reopen, Retain, Sched
 from augmill.tasks.recipe_reader import GeneratorChoice, TrainerChoice
 from augmill.tasks.ribs import check_config, generator_config
 from augmill.tasks.settle import SettleConfig
+from augmill.tasks.sources import SourceOptions
 from augmill.tasks.sources.options import Ready
 from augmill.tasks.split import prepare_split
 from augmill.tasks.stage import identity_of
@@ -163,6 +167,8 @@ def with_value(place: str, name: str, value: str) -> str:
     needed = {
         "trainer.command": {"command": "x {train} {eval} {seed} {predictions}"},
         "generators.replay": {"path": "a"},
+        "generators.back_translation": {"pivots": [{"there": "a", "back": "b"}]},
+        "generators.chat": {"model": "a"},
     }
     if where == "generators":
         section: dict[str, Any] = {"use": rib[0], **needed.get(place, {})}
@@ -255,8 +261,6 @@ def test_every_default_is_valid_by_the_schema(tmp_path: Path) -> None:
 
 # Another valid value, where one cannot be told from the type; a section that needs more than one change has them all.
 ANOTHER: dict[str, Any] = {
-    "generators.interpolate.parts": {"parts": {"halves": 1.0}},
-    "generators.interpolate.relation": {"relation": "each", "symmetric": False},
     "task": "pair_classification",
     "source.delimiter": ";",
     "source.hive": False,
@@ -272,12 +276,30 @@ ANOTHER: dict[str, Any] = {
     "run.devices": ("cpu",),
     "generators.rules.operations": {"operations": {"swap": 1.0}},
     "generators.rules.thesaurus": "words.csv",
+    "unlabelled": SourceOptions("other.csv", delimiter=";"),
+    "generators.causal_lm.adapter": {"model": "a model", "adapter": Adapter()},
     "generators.causal_lm.hidden": 64,
     "generators.causal_lm.heads": 2,
     "generators.causal_lm.repetition_penalty": 1.1,
+    "generators.interpolate.parts": {"parts": {"halves": 1.0}},
+    "generators.interpolate.relation": {"relation": "each", "symmetric": False},
     "generators.replay.columns": {"columns": {"text": "b"}},
     "generators.replay.labels": {"labels": {"a": "b"}},
     "generators.replay.delimiter": ";",
+    "generators.self_training.members": {"members": {"bayes": 1.0}},
+    "checks.teacher.members": {"members": {"bayes": 1.0}},
+    "generators.seq2seq.mode": {"mode": "paraphrase", "model": "a model"},
+    "generators.seq2seq.hidden": 64,
+    "generators.seq2seq.heads": 2,
+    "generators.back_translation.pivots": (Pivot("a"),),
+    "generators.chat.backend": {"backend": "local", "base_url": ""},
+    "generators.chat.attributes": {"attributes": {"style": ("angry",)}},
+    "generators.chat.definitions": {"definitions": {"a": "b"}},
+    "generators.chat.parameters": {"parameters": {"seed": ""}},
+    "generators.chat.api_key": Secret(env="KEY"),
+    "generators.chat.egress": Egress(("a",), (), ()),
+    "generators.chat.max_cost": {"max_cost": 1.0, "price_in": 1.0},
+    **dict.fromkeys((f"generators.{name}.repetition_penalty" for name in ("seq2seq", "back_translation")), 1.1),
     "run.deadline": "05:30",
     "source.ready": Ready(min_rows=5),
     "partitions.every": {"every": "week"},
@@ -349,7 +371,11 @@ def put(recipe: Recipe, place: str, section: Any) -> Recipe:
 def whole_recipe(directory: Path, trainer: str) -> Recipe:
     """A recipe with every generator and check; its trainer is the one named."""
     write_rows(directory / "rows.csv")
-    options = {"replay": {"path": str(directory / "rows.csv")}}
+    options = {
+        "replay": {"path": str(directory / "rows.csv")},
+        "back_translation": {"pivots": [{"there": "a", "back": "b"}]},
+        "chat": {"model": "a model", "backend": "endpoint", "base_url": "http://127.0.0.1:1/v1"},
+    }
     document = yaml.safe_load(RECIPE) | {
         "generators": [{"use": name, **options.get(name, {})} for name in GENERATORS],
         "trainer": {"use": trainer}
@@ -357,6 +383,7 @@ def whole_recipe(directory: Path, trainer: str) -> Recipe:
         "columns": {"text": ["text", "lang"], "label": "label"},
         "splits": {"column": "lang"},
         "partitions": {"pattern": "(.*)", "every": "day"},
+        "unlabelled": {"path": str(directory / "rows.csv")},
     }
     return build_recipe(document, base=directory)
 
@@ -430,7 +457,12 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
     }
     expected |= {f"outcomes.{name}" for name in ("harmful", "inconclusive", "not_produced", "unsound_source")}
     expected |= {"trainer.tfidf.threads", "trainer.command.timeout"}
-    expected |= {"generators.causal_lm.decode_batch"} if "causal_lm" in GENERATORS else set()
+    models = {"causal_lm", "seq2seq", "back_translation"} & set(GENERATORS)
+    expected |= {f"generators.{name}.decode_batch" for name in models}
+    asking = ("decode_batch", "base_url", "api_key", "price_in", "price_out", "timeout", "tries", "max_parallel")
+    expected |= {f"generators.chat.{name}" for name in asking}
+    expected |= {f"generators.causal_lm.{name}" for name in ("log_to", "log_dir", "checkpoint_minutes")}
+    expected |= {f"generators.causal_lm.{name}" for name in ("checkpoint_minutes", "log_to", "log_dir")}
     expected |= {"source.ready", "partitions.late", "publish.format", "validation.source"}
     for section in (Schedule, Retain, Price):  # of these, all
         expected |= {f"{section.__name__.lower()}.{item.name}" for item in dataclasses.fields(section)}

@@ -92,6 +92,21 @@ HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&am
 NAMED = ("targets", "accepted", "shortfall", "rejected", "undelivered", "train", "refused", "versions", "thresholds")
 
 
+def test_what_went_to_an_endpoint_is_told() -> None:
+    spent = {"requests": 1204, "retries": 3, "rows_sent": 6020, "cached": 40, "tokens": 3, "micro_cost": 421_300}
+    page: dict[str, Any] = {**evidence(), "spent": {"chat": spent | {"tokens_in": 240_000, "tokens_out": 61_000}}}
+    text = Text(render_report(page)).text
+    for said in (
+        "chat sent 1,204 requests",
+        "6,020 real rows",
+        "240,000 tokens went out",
+        "61,000 came back",
+        "0.4213",
+    ):
+        assert said in text
+    assert "by the recipe's prices" not in Text(render_report({**page, "spent": {"chat": spent}})).text
+
+
 def test_whatever_stems_from_data_is_escaped() -> None:
     def poison(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from augmill.tasks.report_charts import (
     Effect,
     Stream,
-    _apart,
+    apart,
     dumbbell,
     flow,
     forest,
@@ -42,7 +42,7 @@ def test_the_flow_keeps_its_labels_in_order_and_inside(ends: list[tuple[int, boo
 
 @given(st.lists(st.floats(0, 500), max_size=20))
 def test_labels_stand_apart(centres: list[float]) -> None:
-    placed = _apart(sorted(centres), 20, 500)
+    placed = apart(sorted(centres), 20, 500)
     assert all(second - first >= 20 - 1e-6 for first, second in itertools.pairwise(placed))
     assert all(10 - 1e-6 <= each <= 490 + 1e-6 for each in placed)
 

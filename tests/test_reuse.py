@@ -14,6 +14,7 @@ from chain import make_steps, produce_and_publish, public_bytes, tiny_recipe, wr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmill.flows.provenance import spent_on
 from augmill.tasks.bank import Coverage, cover, cut_segments
 from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, LedgerError, Request
 from augmill.tasks.fit import fit
@@ -255,6 +256,15 @@ def test_what_sampling_spent_is_told_once(bench: Bench) -> None:
     ]
     made = next(event for event in bench.events if event.stage == "sample")
     assert read_manifest(bench.store, Artifact(made.key, 0, "", ""))["meta"] == {"usage": {"tokens": 6}}
+
+
+def test_shards_cost_what_the_samplings_of_their_rows_did_each_once(bench: Bench) -> None:
+    """Whichever run sampled them: a release that reuses all of its rows tells what they cost all the same."""
+    bench.run(0, 6)
+    bench.run(4, 6)
+    first, second = [Artifact(event.key, 0, "", "") for event in bench.events if event.stage == "generate"]
+    assert spent_on(bench.store, [first]) == {"moody": {"tokens": 6}}
+    assert spent_on(bench.store, [second]) == spent_on(bench.store, [first, second]) == {"moody": {"tokens": 10}}
 
 
 def test_rows_that_were_not_asked_are_never_judged(bench: Bench) -> None:

@@ -315,6 +315,9 @@ def test_a_ribs_scratch_is_its_own(store: Store) -> None:
     assert ours.put_if_absent("k", json.dumps(1).encode())
     assert not ours.put_if_absent("k", b"2")
     assert (ours.get("k"), theirs.get("k")) == (b"1", None)
+    for key in ("log/10", "log/09", "log/a/1", "logbook/1"):
+        assert ours.put_if_absent(key, b"")
+    assert (ours.keys("log"), theirs.keys("log")) == (["log/09", "log/10", "log/a/1"], [])
 
 
 def test_a_store_error_can_be_retried_unless_it_is_refused() -> None:

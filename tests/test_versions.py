@@ -29,20 +29,40 @@ from safetensors.numpy import load_file
 from augmill.flows.augment import augment
 from augmill.tasks.arms import trainings
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Request, real_schema
+from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request, real_schema
 from augmill.tasks.drift import DriftConfig, profile
 from augmill.tasks.generate import SetAsideConfig, set_aside
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.generators.back_translation import Pivot
 from augmill.tasks.mix import MixConfig, arrange_real
+from augmill.tasks.plan import AdaptiveConfig, PlanConfig, plan_adaptive
 from augmill.tasks.randomness import row_seeds
 from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
 from augmill.tasks.stage import Stage, fetch, read_manifest
 from augmill.tasks.store import Store
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.trainers.contract import Problem
+from augmill.tasks.weigh import WeighConfig, weigh
 
 RECORDED = Path(__file__).with_name("versions.json")
+sys.path.append(str(Path(__file__).with_name("generators")))  # helpers, also where this file is run by itself
 RECORD = f"python tests/{Path(__file__).name} --record"
+
+
+def pivots() -> Any:
+    """One pivot, whose model babbles."""
+    from tiny_seq2seq import babbler
+
+    return (Pivot(str(babbler())),)
+
+
+def address() -> str:
+    """Of a server that writes rows as it is asked to."""
+    from tiny_chat import row_server
+
+    return row_server().url
+
+
 # What a rib needs beside its defaults; a name without an entry runs with those. {here} is a directory of the test's.
 OPTIONS: dict[str, dict[str, Any]] = {
     "rules": {
@@ -51,11 +71,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "replay": {"path": "{here}/made.csv"},
     "causal_lm": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
+    "seq2seq": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
+    "back_translation": {"pivots": pivots, "least_similar": 0.0, "max_length": 64},
+    "chat": {"model": "tiny", "backend": "endpoint", "base_url": address},
     "command": {"command": sys.executable + " {here}/train.py {{train}} {{eval}} {{seed}} {{predictions}}"},
 }
 # Their rows hang on weights, whose last bits are the CPU's: what is hashed of a row is what was asked and its seed.
-BY_WEIGHTS = {"causal_lm"}
-SLOW = {"causal_lm", "command"}  # torch is imported; processes are started
+BY_WEIGHTS = {"seq2seq", "back_translation", "causal_lm"}
+SLOW = {"seq2seq", "back_translation", "causal_lm", "chat", "command"}  # torch is imported; processes are started
 TRAIN = """
 import sys, pyarrow as pa, pyarrow.parquet as pq
 train, held, seed, out = sys.argv[1:]
@@ -132,7 +155,7 @@ def options_of(name: str, kind: Any, here: Path) -> Any:
     (here / "made.csv").write_text(f"label,text\n{made}", encoding="utf-8")
     (here / "train.py").write_text(TRAIN, encoding="utf-8")
     given = {
-        key: value.format(here=here) if isinstance(value, str) else value
+        key: value.format(here=here) if isinstance(value, str) else value() if callable(value) else value
         for key, value in OPTIONS.get(name, {}).items()
     }
     return kind.Options(**given)
@@ -144,7 +167,9 @@ def fitted(rib: Any, here: Path) -> tuple[Fitted, Context, dict[str, Any]]:
     work.mkdir()
     ctx = Context(seed=3, fields=("text",), workdir=work)
     none = rows("n", 0, 0)
-    files = rib.fit(FitInputs(rows("r", 45, 1), rows("v", 9, 2), rows("t", 9, 3), none, none), ctx)
+    wants = isinstance(rib, Generator) and rib.wants_unlabelled()
+    free = rows("u", 40, 6).set_column(1, "stratum", pa.array([""] * 40)) if wants else none
+    files = rib.fit(FitInputs(rows("r", 45, 1), rows("v", 9, 2), rows("t", 9, 3), none, free), ctx)
     # An option that is a path stands in no artifact: what it names does.
     return Fitted(work, "content"), ctx, {name: portable(name, path) for name, path in files.items()}
 
@@ -227,7 +252,7 @@ def artifact_says(store: Store, artifact: Artifact) -> dict[str, Any]:
 
 
 def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every stage with what it made: a run with folds, the two stages that only failures reach."""
+    """Every stage with what it made: a run with folds, and what only failures or several generators reach."""
     loaded = [module for name, module in sys.modules.items() if name.startswith("augmill.tasks.")]
     stages = {part.name: part for module in loaded for part in vars(module).values() if isinstance(part, Stage)}
     with tempfile.TemporaryDirectory() as directory:
@@ -251,6 +276,15 @@ def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
         )
         assert snapshot.ingested
         steps.do(profile, DriftConfig(recipe.columns.fields), snapshot.ingested)
+        assert snapshot.settled
+        base = PlanConfig(recipe.target, recipe.refill, {"rules": 1.0})
+        weighed = steps.do(
+            weigh,
+            WeighConfig(recipe.plan, base.shares, recipe.columns.fields, recipe.splits.near, recipe.seed),
+            snapshot.split,
+            snapshot.settled,
+        )
+        steps.do(plan_adaptive, AdaptiveConfig(recipe.plan, base, 2), snapshot.split, [snapshot.settled], [weighed])
         segment = {"generator": "rules", "stratum": "refund", "start": 0, "count": 3}
         steps.do(set_aside, SetAsideConfig("rules", recipe.columns.fields, (segment,), "deadline"))
         for event in steps.events:

@@ -14,6 +14,7 @@ import typer
 from augmill.flows.cli import (
     backfill,
     check,
+    compare,
     deploy,
     doctor,
     explain,
@@ -42,6 +43,7 @@ for module in (
     init,
     check,
     judge,
+    compare,
     path,
     releases,
     housekeeping,
@@ -139,7 +141,7 @@ def _interrupted(interrupt: KeyboardInterrupt, arguments: list[str]) -> NoReturn
     from augmill.flows.orchestrate import Terminated, leave
 
     again = _command(arguments)
-    kept = "What is finished is kept: " if {"run", "backfill", "nightly"} & {*arguments} else ""
+    kept = "What is finished is kept: " if {"run", "backfill", "nightly", "compare"} & {*arguments} else ""
     goes = "goes on from there" if kept else "does it all"
     sys.stderr.write(f"\nInterrupted. {kept}`{again}` {goes}.\n")
     sys.stdout.write(json.dumps({"outcome": "interrupted", "next": again}, ensure_ascii=False) + "\n")

@@ -128,6 +128,12 @@ def _plan(found: dict[str, Any]) -> list[str]:
     lines = ["Plan", f"  {plan['target']:,} rows are to be accepted"]
     for name, least in plan["asked_at_least"].items():
         lines.append(f"  {name}: at least {least:,} rows asked, {plan['asked_first'][name]:,} in the first round")
+    if plan["policy"] == "adaptive":
+        lines += wrapped(
+            f"policy adaptive: the first round asks for {plan['explore']:.0%} of each target, by share; until round "
+            f"{plan['adaptive_rounds']} the rest is split by what passed and by what helped on parts of train, so what "
+            "a generator is asked at least is where it starts from, no bound"
+        )
     return lines + wrapped(
         f"the first round is {plan['shards_first']:,} shard(s); at most {plan['max_rounds']} rounds and "
         f"{plan['asked_at_most']:,} rows asked"

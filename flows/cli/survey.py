@@ -126,12 +126,19 @@ def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
 
 def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     """Targets, and what the first round asks: the plan stage's own functions on an empty ledger."""
-    from augmill.tasks.plan import PlanConfig, cut_shards, plan_round
+    from augmill.tasks.plan import AdaptiveConfig, PlanConfig, cut_shards, plan_adaptive_round, plan_round
     from augmill.tasks.targets import split_target, targets_for
 
     targets = targets_for(recipe.target, counts, recipe.mix.max_ratio)
     shares = {choice.use: choice.share for choice in recipe.generators}
-    segments = plan_round(PlanConfig(recipe.target, recipe.refill, shares), targets, {}, {})
+    base, adaptive = (
+        PlanConfig(recipe.target, recipe.refill, shares),
+        recipe.plan.policy == "adaptive" and len(shares) > 1,
+    )
+    if adaptive:
+        segments = plan_adaptive_round(AdaptiveConfig(recipe.plan, base, 1), shares, targets, {}, {})
+    else:
+        segments = plan_round(base, targets, {}, {})
     parts = [split_target(target, shares) for target in targets.values()]
     first = {name: sum(s["count"] for s in segments if s["generator"] == name) for name in shares}
     return {
@@ -139,6 +146,9 @@ def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
         "target": sum(targets.values()),
         "asked_at_least": {name: sum(part[name] for part in parts) for name in shares},
         "asked_first": first,
+        "policy": recipe.plan.policy if adaptive else "shares",
+        "explore": recipe.plan.explore if adaptive else None,
+        "adaptive_rounds": recipe.plan.rounds if adaptive else None,
         "asked_at_most": sum(math.ceil(recipe.refill.max_asked * target) for target in targets.values()),
         "max_rounds": recipe.refill.max_rounds,
         "shards_first": len(cut_shards(segments, recipe.run.shard_rows)),

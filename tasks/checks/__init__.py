@@ -5,9 +5,11 @@ from augmill.tasks.checks.label_consistency import LabelConsistency
 from augmill.tasks.checks.label_set import LabelSet
 from augmill.tasks.checks.length import Length
 from augmill.tasks.checks.relations import Relations
+from augmill.tasks.checks.teacher import TeacherCheck
 from augmill.tasks.contracts import Check
 
 CHECKS: dict[str, type[Check]] = {
+    "teacher": TeacherCheck,  # of generators with `label_by` alone; those after it see the class that it gave
     "length": Length,
     "label_set": LabelSet,
     "relations": Relations,

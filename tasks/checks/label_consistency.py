@@ -25,7 +25,7 @@ from augmill.tasks.checks.base import (
     verdicts,
     write_check,
 )
-from augmill.tasks.checks.classifier import VOCABULARY, WEIGHTS, Classifier
+from augmill.tasks.classifier import VOCABULARY, WEIGHTS, Classifier
 from augmill.tasks.contracts import STRATUM, Check, Context, FitInputs, Fitted
 from augmill.tasks.text import fold
 
@@ -137,7 +137,7 @@ class LabelConsistency(Check):
             least,
         )
         model = Classifier.fit([texts[at] for at in fitted_on], [strata[at] for at in fitted_on], least)
-        return model.save(ctx) | self._write(ctx, measured, sorted(set(strata)))
+        return model.save(ctx.workdir) | self._write(ctx, measured, sorted(set(strata)))
 
     def _write(self, ctx: Context, measured: Measurement, strata: list[str]) -> dict[str, Path]:
         limit, power = self.options.max_real_refused, self.options.min_power

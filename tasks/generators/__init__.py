@@ -1,14 +1,22 @@
 """Generators: what makes rows. Extend with one file and one line here."""
 
 from augmill.tasks.contracts import Generator
+from augmill.tasks.generators.back_translation import BackTranslation
 from augmill.tasks.generators.causal_lm import CausalLM
+from augmill.tasks.generators.chat import Chat
 from augmill.tasks.generators.interpolate import Interpolate
 from augmill.tasks.generators.replay import Replay
 from augmill.tasks.generators.rules import Rules
+from augmill.tasks.generators.self_training import SelfTraining
+from augmill.tasks.generators.seq2seq import Seq2Seq
 
 GENERATORS: dict[str, type[Generator]] = {
     "rules": Rules,
     "causal_lm": CausalLM,
     "replay": Replay,
+    "self_training": SelfTraining,
     "interpolate": Interpolate,
+    "seq2seq": Seq2Seq,
+    "back_translation": BackTranslation,
+    "chat": Chat,
 }

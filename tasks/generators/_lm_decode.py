@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from augmill.tasks.generators._lm_bytes import Characters
+
 if TYPE_CHECKING:
     import torch
 
@@ -38,11 +40,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a row is made of: ``fields`` texts, each closed by the token ``end``; ``banned`` token ids never stand in one."""
+    """What a row is made of: ``fields`` texts, each closed by the token ``end``; ``banned`` token ids never stand in one.
+
+    ``characters``: keeps a row UTF-8; None where the texts are ASCII, or no token is a part of a character.
+    """
 
     end: int
     fields: int
     banned: tuple[int, ...]
+    characters: Characters | None = None
 
 
 @contextmanager
@@ -116,6 +122,7 @@ def decode(
     uniform = torch.from_numpy(noise[fill]).to(device)
     ids = torch.from_numpy(prompts[fill]).to(device)
     live, past = torch.arange(size, device=device), None
+    rule = _Rule(grammar.characters, size, device)
     with torch.inference_mode():
         for step in range(steps):
             check_time()
@@ -124,7 +131,8 @@ def decode(
             logits = output.logits[:, -1].float().index_fill(1, banned, -torch.inf)
             if sampling.repetition_penalty != 1.0 and step:
                 logits = penalise(logits, tokens[live, :step], grammar.end, sampling.repetition_penalty)
-            chosen = draw(logits, uniform[live, step], sampling)
+            chosen = draw(rule.mask(logits, live), uniform[live, step], sampling)
+            rule.go_on(chosen, live)
             tokens[live, step] = chosen
             ends[live] += chosen == grammar.end
             alive = ends[live] < grammar.fields
@@ -132,6 +140,26 @@ def decode(
                 break
             live, ids = _drop_finished(live, chosen, alive, past)
     return tokens[:rows].cpu().numpy(), (ends[:rows] >= grammar.fields).cpu().numpy()
+
+
+class _Rule:
+    """Where each of ``rows`` rows stands within a character, on the model's device."""
+
+    def __init__(self, characters: Characters | None, rows: int, device: Any) -> None:
+        import torch
+
+        self.states = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.tables: tuple[torch.Tensor, torch.Tensor] | None = None
+        if characters is not None:
+            refused, following = torch.from_numpy(~characters.allowed), torch.from_numpy(characters.following)
+            self.tables = refused.to(device), following.to(device)
+
+    def mask(self, logits: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+        return logits if self.tables is None else logits.masked_fill(self.tables[0][self.states[live]], float("-inf"))
+
+    def go_on(self, chosen: torch.Tensor, live: torch.Tensor) -> None:
+        if self.tables is not None:
+            self.states[live] = self.tables[1][self.states[live], chosen].long()
 
 
 def _drop_finished(

@@ -11,7 +11,7 @@ from augmill.tasks.generators._lm_load import Pretrained
 from augmill.tasks.generators._lm_train import SELECT_MIN_ROWS, is_select
 
 if TYPE_CHECKING:
-    from augmill.tasks.generators.causal_lm import CausalLMOptions
+    from augmill.tasks.generators._lm_options import CausalLMOptions
 
 Tokens = list[list[int]]
 
@@ -33,14 +33,9 @@ def encode(
 
     Notes in ``plan`` how long a sampled row may be. Raises DataError where no row is within the bound.
     """
-    positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
-    bound = min(options.max_length, positions or options.max_length)
-    tokens = []
-    for stratum, texts in zip(rows.strata, rows.texts, strict=True):
-        row = [*plan["start"], plan["labels"][stratum]]
-        for text in texts:
-            row += [*base.tokenizer.encode(text, add_special_tokens=False).ids, plan["end"]]
-        tokens.append(row)
+    bound = _bound(base, options)
+    labels = [plan["labels"][stratum] for stratum in rows.strata]
+    tokens = _tokens(base, plan, labels, rows)
     kept = [at for at, row in enumerate(tokens) if len(row) <= bound]
     plan["too_long"] = len(tokens) - len(kept)
     if not kept:
@@ -52,10 +47,51 @@ def encode(
     if plan["too_long"]:
         ctx.log.warning("causal_lm: %d of %d train rows exceed %d tokens", plan["too_long"], len(tokens), bound)
     plan["max_new_tokens"] = max(len(tokens[at]) for at in kept) - len(plan["start"]) - 1
-    select = {at for at in kept if options.patience and is_select("\x1f".join(rows.texts[at]))}
+    select = {at for at in kept if options.patience and _is_select(rows.texts[at])}
     if len(select) < SELECT_MIN_ROWS:
         select = set()
     return [tokens[at] for at in kept if at not in select], [tokens[at] for at in kept if at in select]
+
+
+def encode_unlabelled(
+    base: Pretrained, plan: dict[str, Any], unlabelled: Rows, rows: Rows, options: CausalLMOptions
+) -> Tokens:
+    """Unlabelled rows within the length bound, behind the token for no label; none that a select row repeats.
+
+    Raises DataError where no row is left.
+    """
+    select = {texts for texts in rows.texts if options.patience and _is_select(texts)}
+    tokens = _tokens(base, plan, [plan["unlabelled"]] * len(unlabelled.texts), unlabelled)
+    bound = _bound(base, options)
+    kept = [
+        row for row, texts in zip(tokens, unlabelled.texts, strict=True) if len(row) <= bound and texts not in select
+    ]
+    if not kept:
+        raise DataError(
+            f"expected unlabelled rows of at most {bound} tokens, found {len(tokens)} rows, all longer",
+            where="causal_lm: pretrain_on",
+            fix="raise `max_length`, or set `pretrain_on: none`",
+        )
+    return kept
+
+
+def _tokens(base: Pretrained, plan: dict[str, Any], labels: list[int], rows: Rows) -> Tokens:
+    tokens = []
+    for label, texts in zip(labels, rows.texts, strict=True):
+        row = [*plan["start"], label]
+        for text in texts:
+            row += [*base.tokenizer.encode(text, add_special_tokens=False).ids, plan["end"]]
+        tokens.append(row)
+    return tokens
+
+
+def _bound(base: Pretrained, options: CausalLMOptions) -> int:
+    positions: int | None = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    return min(options.max_length, positions or options.max_length)
+
+
+def _is_select(texts: tuple[str, ...]) -> bool:
+    return is_select("\x1f".join(texts))
 
 
 def read_row(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +22,61 @@ IGNORED = -100  # what cross entropy leaves out
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: AdamW (Loshchilov 2019), linear warm-up over 5 % of the steps, then a cosine."""
+    """How long and how fast to train: AdamW (Loshchilov 2019), linear warm-up over 5 % of the steps, then a cosine.
+
+    A step takes ``accumulate`` parts of ``batch_size`` rows.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
     weight_decay: float
     patience: int
+    accumulate: int = 1
+    precision: str = "float32"
+
+
+@dataclass
+class Training:
+    """A training under way: all that decides how it goes on, beside the rows and the schedule.
+
+    ``order`` is the state of ``rng`` at the beginning of the epoch, ``losses`` what the epoch's steps so far have lost:
+    an epoch broken off goes on behind as many batches of the same order.
+    """
+
+    model: Any
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    rng: np.random.Generator
+    record: dict[str, Any] = field(default_factory=lambda: {"steps": 0, "train_loss": [], "select_loss": []})
+    losses: list[float] = field(default_factory=list)
+    order: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_loss: float = math.inf
+    waited: int = 0
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What is trained, by name; a matrix that two places share stands once."""
+        return {name: part.detach() for name, part in self.model.named_parameters() if part.requires_grad}
+
+
+def _nothing(training: Training) -> None:
+    """What a hook does that nobody needs."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What happens around the steps of a training; any of it may raise.
+
+    ``begin`` may put the training where another one was broken off. ``after_step`` finds the step's gradients still
+    there. What ``extra_loss`` gives is added to a step's loss.
+    """
+
+    begin: Callable[[Training], None] = _nothing
+    before_step: Callable[[Training], None] = _nothing
+    after_step: Callable[[Training], None] = _nothing
+    after_epoch: Callable[[Training], None] = _nothing
+    extra_loss: Callable[[], Any] = float
 
 
 def is_select(text: str) -> bool:
@@ -81,69 +130,95 @@ def train(
     prompt: int,
     schedule: Schedule,
     rng: np.random.Generator,
-    check_time: Callable[[], None],
-) -> dict[str, Any]:
+    hooks: Hooks = Hooks(),
+) -> Training:
     """Trains ``model`` in place on token rows; the first ``prompt`` tokens of each are given, not learnt.
 
     The loss is the mean over the tokens of a batch. After each epoch the loss on ``select`` is measured; the best
     weights are kept, and ``patience`` epochs without a better one end the training. Without select rows all steps are
-    taken and the last weights stay. Returns the record of the training: steps, losses by epoch.
+    taken and the last weights stay. Returns the training; its record: steps, losses by epoch.
     """
-
-    optimiser = _optimiser(model, schedule)
-    record: dict[str, Any] = {"steps": 0, "train_loss": [], "select_loss": []}
-    best, best_loss, waited = None, math.inf, 0
-    per_epoch = -(-len(rows) // schedule.batch_size)
-    while record["steps"] < schedule.steps and (not select or waited < schedule.patience):
-        model.train()
-        losses = []
-        for batch in _batches(rows, schedule.batch_size, rng):
-            check_time()
-            rate = schedule.learning_rate * _rate(record["steps"], schedule.steps)
-            losses.append(_step(model, optimiser, batch, prompt, rate))
-            record["steps"] += 1
-            if record["steps"] >= schedule.steps:
-                break
-        record["train_loss"].append(round(sum(losses) / len(losses), 4))
-        if not select or len(losses) < per_epoch / 2:
-            continue  # nothing to judge by, or a last epoch cut short by the step budget
-        loss_now = evaluate(model, select, prompt, schedule.batch_size)
-        record["select_loss"].append(round(loss_now, 4))
-        waited += 1
-        if loss_now < best_loss:
-            best_loss, waited = loss_now, 0
-            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    if best is not None:
-        model.load_state_dict(best)
-    model.eval()
-    return record
-
-
-def _step(model: Any, optimiser: Any, batch: list[list[int]], prompt: int, rate: float) -> float:
-    """One step of the optimiser; the loss before it."""
     import torch
 
+    scaler = torch.amp.GradScaler(model.device.type, enabled=schedule.precision == "float16")
+    training = Training(model, _optimiser(model, schedule), scaler, rng)
+    hooks.begin(training)
+    record, per_step = training.record, schedule.batch_size * schedule.accumulate
+    while record["steps"] < schedule.steps and (not select or training.waited < schedule.patience):
+        _epoch(training, rows, prompt, schedule, hooks)
+        steps, losses = len(training.losses), training.losses
+        record["train_loss"].append(round(sum(losses) / steps, 4))
+        training.losses = []
+        # Nothing to judge by, or a last epoch cut short by the step budget.
+        if select and steps >= -(-len(rows) // per_step) / 2:
+            _judge(training, evaluate(model, select, prompt, schedule))
+        hooks.after_epoch(training)
+    with torch.no_grad():
+        for name, weight in training.weights().items():
+            if training.best:
+                weight.copy_(training.best[name])
+    model.eval()
+    return training
+
+
+def _epoch(training: Training, rows: list[list[int]], prompt: int, schedule: Schedule, hooks: Hooks) -> None:
+    """Every row once, or as many as the step budget still allows."""
+    training.model.train()
+    training.order = dict(training.rng.bit_generator.state)
+    done, record = len(training.losses), training.record
+    for at, batch in enumerate(_batches(rows, schedule.batch_size * schedule.accumulate, training.rng)):
+        if at < done:
+            continue
+        if record["steps"] >= schedule.steps:
+            break
+        hooks.before_step(training)
+        training.losses.append(_step(training, batch, prompt, schedule, hooks))
+        record["steps"] += 1
+
+
+def _judge(training: Training, loss: float) -> None:
+    """Keeps the weights where the loss on ``select`` is the best so far."""
+    training.record["select_loss"].append(round(loss, 4))
+    training.waited += 1
+    if loss < training.best_loss:
+        training.best_loss, training.waited = loss, 0
+        training.best = {name: weight.clone() for name, weight in training.weights().items()}
+
+
+def _step(training: Training, batch: list[list[int]], prompt: int, schedule: Schedule, hooks: Hooks) -> float:
+    """One step of the optimiser; the loss before it. Each part of the batch counts by its tokens."""
+    import torch
+
+    model, optimiser, scaler = training.model, training.optimiser, training.scaler
     for group in optimiser.param_groups:
-        group["lr"] = rate
-    loss = _loss(model, batch, prompt)
+        group["lr"] = schedule.learning_rate * _rate(training.record["steps"], schedule.steps)
     optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    whole, total = sum(len(row) - prompt for row in batch), 0.0
+    for start in range(0, len(batch), schedule.batch_size):
+        part = batch[start : start + schedule.batch_size]
+        share = sum(len(row) - prompt for row in part) / whole
+        loss = (_loss(model, part, prompt, schedule.precision) + hooks.extra_loss()) * share
+        scaler.scale(loss).backward()
+        total += float(loss.detach())
+    scaler.unscale_(optimiser)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
-    return float(loss.detach())
+    scaler.step(optimiser)
+    scaler.update()
+    hooks.after_step(training)
+    return total
 
 
-def evaluate(model: Any, rows: list[list[int]], prompt: int, batch_size: int) -> float:
+def evaluate(model: Any, rows: list[list[int]], prompt: int, schedule: Schedule) -> float:
     """The mean loss per token over ``rows``, in nats."""
     import torch
 
     model.eval()
     total, count = 0.0, 0
     with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
+        for start in range(0, len(rows), schedule.batch_size):
+            batch = rows[start : start + schedule.batch_size]
             tokens = sum(len(row) - prompt for row in batch)
-            total += float(_loss(model, batch, prompt)) * tokens
+            total += float(_loss(model, batch, prompt, schedule.precision)) * tokens
             count += tokens
     return total / count
 
@@ -151,8 +226,9 @@ def evaluate(model: Any, rows: list[list[int]], prompt: int, batch_size: int) ->
 def _optimiser(model: Any, schedule: Schedule) -> torch.optim.Optimizer:
     import torch
 
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]  # norms and biases do not decay
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.dim() >= 2]
+    vectors = [parameter for parameter in trained if parameter.dim() < 2]  # norms and biases do not decay
     groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
 
@@ -174,7 +250,7 @@ def _batches(rows: list[list[int]], size: int, rng: np.random.Generator) -> Iter
         yield [rows[index] for index in chunks[chunk]]
 
 
-def _loss(model: Any, batch: list[list[int]], prompt: int) -> torch.Tensor:
+def _loss(model: Any, batch: list[list[int]], prompt: int, precision: str) -> torch.Tensor:
     import torch
 
     length = max(map(len, batch))
@@ -184,6 +260,8 @@ def _loss(model: Any, batch: list[list[int]], prompt: int) -> torch.Tensor:
     for line, row in enumerate(batch):
         ids[line, : len(row)] = row
         wanted[line, prompt : len(row)] = row[prompt:]
-    logits = model(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False).logits[:, :-1]
+    dtype = getattr(torch, precision)
+    with torch.autocast(model.device.type, dtype) if precision != "float32" else nullcontext():
+        logits = model(input_ids=torch.from_numpy(ids).to(model.device), use_cache=False).logits[:, :-1]
     targets = torch.from_numpy(wanted[:, 1:].copy()).to(model.device)
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)

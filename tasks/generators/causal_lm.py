@@ -7,11 +7,9 @@ Rescue!", AAAI 2020), whose filter is the check `label_consistency`. A row is `[
 
 from __future__ import annotations
 
-import hashlib
-import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,101 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import (
-    STRATUM,
-    Context,
-    DeadlineExceeded,
-    FitInputs,
-    Fitted,
-    Generator,
-    Request,
-    WorldError,
-    candidate_schema,
-)
-from augmill.tasks.generators._lm_decode import TILE, Grammar, Sampling, decode, torch_threads
-from augmill.tasks.generators._lm_load import (
-    END,
-    Pretrained,
-    add_tokens,
-    banned_tokens,
-    load_fitted,
-    load_pretrained,
-    save,
-)
-from augmill.tasks.generators._lm_rows import Rows, encode, read_row
-from augmill.tasks.generators._lm_train import Schedule, scratch_model, train, train_tokenizer
-from augmill.tasks.generators._models import check_files, find_model, quiet
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Generator, Request, WorldError
+from augmill.tasks.generators._lm_adapter import require_peft
+from augmill.tasks.generators._lm_bytes import characters_of
+from augmill.tasks.generators._lm_decode import TILE, Grammar, decode, torch_threads
+from augmill.tasks.generators._lm_fit import fit_model, model_path, require_time
+from augmill.tasks.generators._lm_load import load_fitted, save
+from augmill.tasks.generators._lm_log import require_logger
+from augmill.tasks.generators._lm_options import SCRATCH, CausalLMOptions
+from augmill.tasks.generators._lm_rows import read_row
+from augmill.tasks.generators._models import check_files, quiet
+from augmill.tasks.generators._parents import answer
 from augmill.tasks.randomness import uniforms
-
-SCRATCH = "scratch"
-_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # where a label such as `AddToPlaylist` or `card_lost` splits
-
-
-@dataclass(frozen=True)
-class CausalLMOptions:
-    """Which model, how long it is trained, how a row is drawn from it."""
-
-    model: str = field(
-        default=SCRATCH,
-        metadata={
-            "file": True,
-            "hub": True,
-            "help": "`scratch` trains a small model on the train rows; or a local directory or a hub id (with "
-            "`revision`) of a causal language model, which is fine-tuned.",
-        },
-    )
-    revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
-    allow_pickle: bool = field(
-        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
-    )
-    max_length: int = field(
-        default=128,
-        metadata={"help": "Longer train rows (in tokens, label and ends included) are left out of the training."},
-    )
-    epochs: int = field(default=25, metadata={"help": "Passes over the train rows."})
-    max_steps: int = field(default=1200, metadata={"help": "Bound of the training steps, however many rows there are."})
-    batch_size: int = field(default=32, metadata={"help": "Rows per training step."})
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak rate of AdamW; when null, 3e-3 for `scratch` and 1e-4 otherwise."}
-    )
-    patience: int = field(
-        default=0,
-        metadata={
-            "help": "Epochs without a better loss on `select` (a tenth of train, by hash, then not learnt from) that end "
-            "the training; 0: all steps, on all rows. Without effect where `select` has fewer than 20 rows."
-        },
-    )
-    weight_decay: float = field(default=0.1, metadata={"help": "Decoupled weight decay of matrices."})
-    vocabulary: int = field(default=1000, metadata={"help": "`scratch` only: size of the byte-level BPE at most."})
-    layers: int = field(default=2, metadata={"help": "`scratch` only."})
-    hidden: int = field(default=128, metadata={"help": "`scratch` only: width; a multiple of `heads`."})
-    heads: int = field(default=4, metadata={"help": "`scratch` only: attention heads."})
-    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier, more alike rows."})
-    top_k: int = field(default=50, metadata={"help": "Tokens to draw from at each step."})
-    top_p: float = field(default=0.95, metadata={"help": "Smallest set of the top k with this probability."})
-    min_p: float = field(default=0.0, metadata={"help": "Drops tokens less likely than this share of the likeliest."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1: against tokens the row has already."})
-    decode_batch: int = field(
-        default=256,
-        metadata={"help": "Rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
-    )
-
-    def __post_init__(self) -> None:
-        bounds: dict[str, tuple[float, float]] = {
-            "max_length": (4, 1 << 20), "epochs": (1, 10_000), "max_steps": (1, 10_000_000), "batch_size": (1, 4096),
-            "patience": (0, 10_000), "weight_decay": (0, 1), "vocabulary": (260, 1 << 20), "layers": (1, 96),
-            "hidden": (8, 16384), "heads": (1, 256), "temperature": (0.01, 10), "top_k": (1, 1 << 20),
-            "top_p": (0.01, 1), "min_p": (0, 1), "repetition_penalty": (1, 10), "decode_batch": (1, 65536),
-        }  # fmt: skip
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # also refuses NaN
-                raise ValueError(f"{name}: expected a number from {low} to {high}; found {value}")
-        if self.learning_rate is not None and not 0 < self.learning_rate <= 1:
-            raise ValueError(f"learning_rate: expected a number above 0 and at most 1; found {self.learning_rate}")
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden: expected a multiple of heads ({self.heads}); found {self.hidden}")
 
 
 class CausalLM(Generator):
@@ -123,7 +38,7 @@ class CausalLM(Generator):
     (part of its identity), the rows at any thread count and batch. Not promised on a GPU.
     """
 
-    VERSION = 1
+    VERSION = 2
     Options = CausalLMOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -131,79 +46,31 @@ class CausalLM(Generator):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
     def preflight(self) -> None:
-        """Looks for a model's files where its name is a local directory; a hub is not asked."""
+        """Looks for a model's files where its name is a local directory, and for packages; a hub is not asked."""
         options: CausalLMOptions = self.options
-        path = Path(options.model).expanduser()
-        if options.model != SCRATCH and (path.exists() or not options.revision):
-            trust, pickle = options.trust_remote_code, options.allow_pickle
-            check_files(
-                find_model(
-                    options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle, others="`scratch`, "
-                ),
-                pickle,
-            )
+        require_logger(options.log_to)
+        if options.adapter is not None:
+            require_peft()
+        if options.model != SCRATCH and (Path(options.model).expanduser().exists() or not options.revision):
+            check_files(model_path(options), options.allow_pickle)
+
+    def wants_unlabelled(self) -> bool:
+        return bool(self.options.pretrain_on == "unlabelled")
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """Writes model.safetensors, config.json, tokenizer.json and lm.json (label tokens, bounds, losses).
 
-        Raises UserError for a model that cannot be used, DataError where no row fits ``max_length``, WorldError where
-        the hub cannot be reached, DeadlineExceeded past the deadline.
+        Raises UserError for a model or device that cannot be used, DataError where no row fits ``max_length``,
+        WorldError where the hub cannot be reached, DeadlineExceeded past the deadline, with a checkpoint of what is done.
         """
         import torch
 
-        seed = _seed(ctx.seed)
+        if self.options.adapter is not None:
+            require_peft()
         gpus = [torch.device(ctx.device)] if ctx.device.startswith("cuda") else []
-        with quiet(), torch_threads(ctx.threads), torch.random.fork_rng(gpus):
-            torch.manual_seed(seed)  # weights and dropout; fork_rng puts the old state back
-            rows = Rows(inputs.train, ctx.fields)
-            base, plan = self._prepare(rows)
-            learnt, select = encode(base, plan, rows, self.options, ctx)
-            base.model.to(ctx.device)
-            rng = np.random.Generator(np.random.Philox(key=seed))
-            schedule = self._schedule(len(learnt))
-            prompt = len(plan["start"]) + 1
-            plan["training"] = train(base.model, learnt, select, prompt, schedule, rng, lambda: _require_time(ctx))
+        with quiet(), torch_threads(ctx.threads), torch.random.fork_rng(gpus):  # which puts the old state back
+            base, plan = fit_model(self.options, inputs, ctx)
             return save(base.model.cpu(), base.tokenizer, plan, ctx.workdir)
-
-    def _prepare(self, rows: Rows) -> tuple[Pretrained, dict[str, Any]]:
-        """The model to train with its tokens for labels and the end, and the plan that ``sample`` goes by."""
-        options: CausalLMOptions = self.options
-        labels = sorted(set(rows.strata))
-        names = {label: f"<|label:{index}|>" for index, label in enumerate(labels)}
-        if options.model == SCRATCH:
-            texts = [text for row in rows.texts for text in row]
-            tokenizer = train_tokenizer(texts, [END, *names.values()], options.vocabulary)
-            model = scratch_model(
-                tokenizer.get_vocab_size(), options.max_length, 0,
-                layers=options.layers, hidden=options.hidden, heads=options.heads,
-            )  # fmt: skip
-            base, ids = (
-                Pretrained(model, tokenizer, None, 0),
-                {name: tokenizer.token_to_id(name) for name in names.values()},
-            )
-        else:
-            trust, pickle = options.trust_remote_code, options.allow_pickle
-            path = find_model(
-                options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle, others="`scratch`, "
-            )
-            base = load_pretrained(path, trust_remote_code=trust, allow_pickle=pickle)
-            new = {name: _WORDS.sub(" ", label).strip() for label, name in names.items()}
-            ids = add_tokens(base.model, base.tokenizer, new | ({END: ""} if base.end is None else {}))
-        end = ids[END] if base.end is None else base.end
-        plan = {
-            "labels": {label: ids[name] for label, name in names.items()},
-            "start": [] if base.start is None else [base.start],
-            "end": end,
-            "banned": banned_tokens(base.model, base.tokenizer, end),
-        }
-        base.tokenizer.encode_special_tokens = True  # a user's text that holds `<|end|>` is text
-        return base, plan
-
-    def _schedule(self, rows: int) -> Schedule:
-        options: CausalLMOptions = self.options
-        steps = min(options.max_steps, options.epochs * -(-rows // options.batch_size))
-        rate = options.learning_rate or (3e-3 if options.model == SCRATCH else 1e-4)
-        return Schedule(steps, options.batch_size, rate, options.weight_decay, options.patience)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Rows that cannot be made: ``unknown_class`` (not in train), ``too_long`` (no end within the longest train
@@ -221,29 +88,27 @@ class CausalLM(Generator):
         prompts = np.concatenate([np.tile(plan["start"], (len(known), 1)), labels[known, None]], axis=1).astype(
             np.int64
         )
-        tokens, whole = self._decode(model, plan, prompts, request.seeds[known], ctx)
+        grammar = Grammar(plan["end"], len(ctx.fields), tuple(plan["banned"]))
+        if "characters" in plan:
+            vocabulary = model.config.get_text_config().vocab_size
+            wanted = vocabulary, plan["end"], plan["banned"], plan["characters"]
+            rule = fitted.get("characters", lambda: characters_of(tokenizer, *wanted))
+            grammar = replace(grammar, characters=rule)
+        noise = uniforms(request.seeds[known], plan["max_new_tokens"])
+        tokens, whole = self._decode(model, grammar, prompts, noise, ctx)
         ctx.usage["tokens"] = ctx.usage.get("tokens", 0) + int((tokens >= 0).sum())
         texts: list[list[str] | None] = [None] * len(request)
         reasons: list[str | None] = ["unknown_class"] * len(request)
         for at, row, done in zip(known.tolist(), tokens, whole, strict=True):
             texts[at], reasons[at] = read_row(row.tolist(), bool(done), tokenizer, plan["end"], len(ctx.fields))
-        columns: dict[str, Any] = {
-            "ordinal": request.ordinals,
-            "asked": request.strata,
-            STRATUM: request.strata,
-            **{name: [row[at] if row else None for row in texts] for at, name in enumerate(ctx.fields)},
-            "parent_ids": [[] for _ in texts],
-            "seed": request.seeds,
-            "reason": reasons,
-        }
-        return pa.table(columns, schema=candidate_schema(ctx.fields))
+        return answer(request, ctx.fields, texts, [[]] * len(request), reasons)
 
     def _decode(
         self,
         model: Any,
-        plan: dict[str, Any],
+        grammar: Grammar,
         prompts: npt.NDArray[np.int64],
-        seeds: npt.NDArray[np.int64],
+        noise: npt.NDArray[np.float64],
         ctx: Context,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """``decode`` in parts; on a CPU one thread a part, because a matrix product on several rounds by their count.
@@ -252,16 +117,11 @@ class CausalLM(Generator):
         """
         import torch
 
-        options: CausalLMOptions = self.options
-        grammar = Grammar(plan["end"], len(ctx.fields), tuple(plan["banned"]))
-        sampling = Sampling(
-            options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty
-        )
+        sampling = self.options.sampling
 
         def run(part: slice) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
             try:
-                noise = uniforms(seeds[part], plan["max_new_tokens"])
-                return decode(model, prompts[part], noise, grammar, sampling, lambda: _require_time(ctx))
+                return decode(model, prompts[part], noise[part], grammar, sampling, lambda: require_time(ctx))
             except torch.OutOfMemoryError as error:
                 size = (part.stop - part.start) // 2
                 if size == 0:
@@ -275,19 +135,10 @@ class CausalLM(Generator):
         on_cpu = ctx.device == "cpu"
         lanes = ctx.threads if on_cpu else 1
         share = -(-len(prompts) // lanes)
-        size = max(1, min(options.decode_batch, -(-share // TILE) * TILE))
+        size = max(1, min(self.options.decode_batch, -(-share // TILE) * TILE))
         parts = [slice(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]
         with torch_threads(1) if on_cpu else nullcontext(), ThreadPoolExecutor(lanes) as pool:
             done = list(pool.map(run, parts))
-        empty = (np.zeros((0, plan["max_new_tokens"]), dtype=np.int64), np.zeros(0, dtype=np.bool_))
+        empty = (np.zeros((0, noise.shape[1]), dtype=np.int64), np.zeros(0, dtype=np.bool_))
         tokens, whole = zip(empty, *done, strict=True)
         return np.concatenate(tokens), np.concatenate(whole)
-
-
-def _seed(seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"causal_lm {seed}".encode()).digest()[:8], "little") >> 1
-
-
-def _require_time(ctx: Context) -> None:
-    if ctx.out_of_time():
-        raise DeadlineExceeded("the language model ran out of time", where="causal_lm", fix="raise run.shard_minutes")

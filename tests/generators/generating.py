@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, real_schema
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.generators.back_translation import Pivot
 from augmill.tasks.randomness import row_seeds
 
 ROWS = [
@@ -23,6 +24,12 @@ ROWS = [
     )
     for number in range(12)
 ]
+# The same kinds of row without a class, for generators that want such.
+UNLABELLED = [
+    (f"free-{row_id}-{turn}", "", *(f"{part} {turn}" for part in texts))
+    for row_id, _, *texts in ROWS
+    for turn in (1, 2, 3)
+]
 # The smallest that still learns something; a fit takes about a second.
 TINY_LM: dict[str, Any] = {"layers": 1, "hidden": 32, "heads": 2, "vocabulary": 400, "epochs": 40, "batch_size": 8}
 
@@ -34,8 +41,6 @@ def table(rows: list[tuple[str, ...]], fields: tuple[str, ...]) -> pa.Table:
 
 def options_of(name: str, folder: Path) -> dict[str, Any]:
     """Options that make a generator quick, or that it cannot do without; defaults for one not named here."""
-    if name == "interpolate":
-        return {"relation": "each"}  # the second texts of ROWS are no pairs
     if name == "replay":
         path = folder / "made.csv"
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +49,18 @@ def options_of(name: str, folder: Path) -> dict[str, Any]:
             writer.writerow(["text", "text_b", "label", "parent"])
             writer.writerows([f"{text} again", second, stratum, row_id] for row_id, stratum, text, second in ROWS)
         return {"path": str(path), "parent": "parent"}
+    if name == "interpolate":
+        return {"relation": "each"}  # the second texts of ROWS are no pairs
+    if name == "seq2seq":
+        return TINY_LM
+    if name == "back_translation":
+        from tiny_seq2seq import babbler
+
+        return {"pivots": (Pivot(str(babbler())),), "least_similar": 0.0, "max_length": 64, "min_p": 0.0}
+    if name == "chat":
+        from tiny_chat import endpoint, row_server
+
+        return endpoint(row_server())
     return TINY_LM if name == "causal_lm" else {}
 
 
@@ -68,13 +85,14 @@ class Bench:
         self.context = Context(seed=seed, fields=fields, workdir=self.directory, threads=threads)
         train = table(rows, fields)
         empty = train.slice(0, 0)
-        self.files = self.generator.fit(FitInputs(train, empty, empty, empty, empty), self.context)
+        free = table(UNLABELLED, fields) if self.generator.wants_unlabelled() else empty
+        self.files = self.generator.fit(FitInputs(train, empty, empty, empty, free), self.context)
         self.fitted = Fitted(self.directory, "content")
 
-    def sample(self, request: Request, threads: int = 1, **options: Any) -> pa.Table:
+    def sample(self, request: Request, threads: int = 1, seed: int = 0, **options: Any) -> pa.Table:
         """Through a generator object and a cache of its own, as another worker would."""
         changed = type(self.generator)(type(self.generator.options)(**(vars(self.generator.options) | options)))
-        context = Context(seed=0, fields=self.context.fields, workdir=self.directory, threads=threads)
+        context = Context(seed=seed, fields=self.context.fields, workdir=self.directory, threads=threads)
         return changed.sample(self.fitted, request, context)
 
 

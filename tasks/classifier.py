@@ -1,7 +1,8 @@
-"""The label check's classifier: TF-IDF features and softmax regression, saved as JSON and safetensors."""
+"""A classifier of texts: TF-IDF features and softmax regression, saved as JSON and safetensors."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.checks.base import write_json
-from augmill.tasks.contracts import Context
 from augmill.tasks.text import is_unspaced
 
 VOCABULARY, WEIGHTS = "vocabulary.json", "weights.safetensors"
@@ -50,6 +49,11 @@ class Encoder:
         from scipy import sparse
 
         return sparse.hstack([part.transform(texts) for part in self.parts], format="csr")
+
+
+def write_vocabulary(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
 def _parts(spaced: bool, **options: Any) -> list[Any]:
@@ -101,14 +105,15 @@ class Classifier:
         result: npt.NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
         return result
 
-    def save(self, ctx: Context) -> dict[str, Path]:
+    def save(self, directory: Path) -> dict[str, Path]:
         from safetensors.numpy import save_file
 
         vocabulary = {"spaced": self.encoder.spaced, "strata": self.strata, "terms": self.encoder.terms}
         idf = {f"idf_{at}": part.idf_.astype(np.float32) for at, part in enumerate(self.encoder.parts)}
-        path = ctx.workdir / WEIGHTS
-        save_file({"weights": np.ascontiguousarray(self.weights), "bias": self.bias, **idf}, path)
-        return {VOCABULARY: write_json(ctx, VOCABULARY, vocabulary), WEIGHTS: path}
+        files = {name: directory / name for name in (VOCABULARY, WEIGHTS)}
+        save_file({"weights": np.ascontiguousarray(self.weights), "bias": self.bias, **idf}, files[WEIGHTS])
+        write_vocabulary(files[VOCABULARY], vocabulary)
+        return files
 
     @classmethod
     def load(cls, directory: Path, vocabulary: dict[str, Any]) -> Classifier:

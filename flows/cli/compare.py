@@ -1,0 +1,132 @@
+"""``augmill compare``: several generators on the same splits and seeds, in one table and one plot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from augmill.flows.cli.run import RecipePath, StoreOption
+
+MOST_SEEDS = 1000
+
+
+GeneratorsOption = Annotated[
+    str,
+    typer.Option(
+        "--generators",
+        help="Names, such as rules,causal_lm/teacher,adaptive:rules+interpolate; without it, those of the recipe.",
+    ),
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", help="How many seeds each runs with, from the recipe's on.")]
+RatiosOption = Annotated[
+    str, typer.Option("--ratios", help="Synthetic rows per real one to measure too, beside the recipe's target.")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Where report.html, table.md, plot.svg and cells.jsonl go.")]
+AsOfOption = Annotated[str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("compare")(compare)
+
+
+def compare(
+    recipe: RecipePath,
+    generators: GeneratorsOption = "",
+    seeds: SeedsOption = 10,
+    ratios: RatiosOption = "0.5,1,2",
+    out: OutOption = Path("comparison"),
+    store: StoreOption = None,
+    as_of: AsOfOption = None,
+    orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
+) -> None:
+    """Runs each generator with each seed, publishes nothing, and says which gains what at which price."""
+    from augmill.flows.compare import compare as run_cells
+    from augmill.flows.entrants import entrants
+    from augmill.flows.progress import Progress
+    from augmill.flows.start import open_session
+    from augmill.tasks.recipe import load_recipe
+
+    loaded = load_recipe(recipe, store=store)
+    _require_orchestrator(orchestrator)
+    named, wanted = entrants(loaded, generators), parse_ratios(ratios)
+    numbers = range(loaded.seed, loaded.seed + _seeds(seeds))
+    command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {seeds} --ratios {ratios}"
+    with open_session(loaded, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session:
+        found = session.orchestrator.run(
+            lambda: run_cells(session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress()),
+            name="compare",
+            run_name=f"{loaded.dataset}@{as_of or 'all'}",
+            parameters={"dataset": loaded.dataset, "generators": ",".join(named), "recipe": loaded.hash()},
+            tags=["augmill", loaded.dataset],
+        )
+    left = [[each.generator, each.seed, each.reason] for each in found.left]
+    title = f"Generators on {loaded.dataset}, {len(numbers)} seed{'s' if len(numbers) > 1 else ''}"
+    written = write_comparison(out, found.cells, {"title": title, "command": command, "left": left})
+    sys.stdout.write(f"\n{written.pop('table')}\n")
+    for name, seed, reason in left:
+        sys.stdout.write(f"Left out: {name}, seed {seed}: {reason}\n")
+    result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:
+    """Writes the four files; the table's text and where the report is. Raises DataError where there is no cell."""
+    from augmill.tasks.comparison import lines
+    from augmill.tasks.comparison_page import page, plot, table
+    from augmill.tasks.contracts import DataError
+
+    if not cells:
+        why = about["left"][0][2] if about["left"] else "none was asked for"
+        raise DataError(f"no cell could be measured: {why}", where="compare", fix="see what each was left out for")
+    found = lines(cells)
+    out.mkdir(parents=True, exist_ok=True)
+    text = table(found)
+    files = {
+        "cells.jsonl": "".join(json.dumps(cell, ensure_ascii=False, sort_keys=True) + "\n" for cell in cells),
+        "table.md": text,
+        "report.html": page(found, about),
+    }
+    if any(line.curve for line in found):
+        files["plot.svg"] = str(plot(found))
+    for name, body in files.items():
+        (out / name).write_text(body, encoding="utf-8")
+    return {"table": text, "report": str((out / "report.html").absolute())}
+
+
+def parse_ratios(text: str) -> tuple[float, ...]:
+    """Positive numbers with commas between them. Raises UserError."""
+    from augmill.tasks.contracts import UserError
+
+    found = []
+    for part in filter(None, text.split(",")):
+        try:
+            value = float(part)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= 100:
+            problem = f"expected numbers between 0 and 100, found {part!r}"
+            raise UserError(problem, where="--ratios", fix="give synthetic rows per real row, such as 0.5,1,2")
+        found.append(value)
+    return tuple(found)
+
+
+def _seeds(seeds: int) -> int:
+    from augmill.tasks.contracts import UserError
+
+    if not 1 <= seeds <= MOST_SEEDS:
+        fix = "10 for generators that take seconds, 3 for those that train a model"
+        raise UserError(f"expected 1 to {MOST_SEEDS} seeds, found {seeds}", where="--seeds", fix=fix)
+    return seeds
+
+
+def _require_orchestrator(name: str | None) -> None:
+    from augmill.tasks.contracts import UserError
+
+    if name not in (None, "prefect", "none"):
+        problem = f"an orchestrator is prefect or none; found {name!r}"
+        raise UserError(problem, where="--orchestrator", fix="give one of the two")

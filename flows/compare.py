@@ -1,0 +1,275 @@
+"""Comparing generators: each on the same splits and seeds, a cell at a time, every finished cell kept in the store.
+
+A cell is the ordinary path (read, fit, rounds, checks, settle, mix, gate) for one generator and one seed, without a
+release. What was found stands under ``private/compare/<dataset>/<identity>.json``, sealed and put if absent, so that
+the table grows from call to call and a killed comparison pays for no cell twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.flows.augment import how_to_judge
+from augmill.flows.backfill_plan import price_of
+from augmill.flows.outcome import NotProduced, judge_evidence
+from augmill.flows.producing import produce
+from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot, read_json
+from augmill.flows.start import MENDS, Session
+from augmill.flows.steps import Steps
+from augmill.tasks import gate
+from augmill.tasks.comparison import cut, cuts, enlarge, measured, ratio_of, totals
+from augmill.tasks.contracts import ROW_ID, STRATUM, CorruptObject, DataError
+from augmill.tasks.evaluate import COMPARED
+from augmill.tasks.evidence import Predictions
+from augmill.tasks.hashing import hash_json
+from augmill.tasks.metrics.diversity import diversity
+from augmill.tasks.mix import MixConfig, arrange
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.ribs import check_config, generator_config
+from augmill.tasks.rows import ORIGIN, REAL, class_counts, texts_of
+from augmill.tasks.stage import STAGE_VERSIONS, Event, Site, Work, identity_of
+from augmill.tasks.trainers import TRAINERS
+
+OTHER_RUNS = 1  # trainings of each arm at ratios beside the target's; seeds are where their doubt lies
+VERSION = 1  # counts up whenever the same rows would give other numbers
+PRICED = ("fit", "weigh", "sample", "generate")  # stages that a generator's rows cost
+MAKING = ("split", "fit", "fit_check", "plan", "sample", "generate", "settle", "mix")
+
+
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """A cell that could not be made, and why; running again tries it again."""
+
+    generator: str
+    seed: int
+    reason: str
+
+
+@dataclasses.dataclass
+class Compared:
+    """``cells`` in the order they were asked for, whether made now or before; ``made``: how many were made now."""
+
+    cells: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    left: list[Left] = dataclasses.field(default_factory=list)
+    made: int = 0
+
+
+def compare(
+    session: Session,
+    entrants: dict[str, Recipe],
+    *,
+    seeds: Iterable[int],
+    ratios: Sequence[float],
+    as_of: str | None = None,
+    progress: Progress | None = None,
+) -> Compared:
+    """Every generator with every seed. Seeds come first, so that a comparison that is stopped early compares all alike.
+
+    Raises UserError where the recipe cannot be compared, WorldError where the world fails: what is finished is kept.
+    """
+    found, took = Compared(), dict[str, Event]()
+    shown = progress or Progress(live=False, quiet=True)
+    order = [(name, seed) for seed in seeds for name in entrants]
+    for name, seed in order:
+        recipe = dataclasses.replace(entrants[name], seed=seed)
+        with shown.stage(f"{name} {seed}") as line:
+            try:
+                cell, new = run_cell(session, recipe, name, ratios, as_of, took)
+            except (DataError, NotProduced) as error:
+                found.left.append(Left(name, seed, str(error)))
+                line.note = f"left out: {error}"
+                continue
+            found.cells.append(cell)
+            found.made += new
+            line.note = told(cell) + ("" if new else ", from the store")
+    return found
+
+
+def told(cell: dict[str, Any]) -> str:
+    """A cell in one line."""
+    ledger = cell["ledger"]
+    return f"{cell['outcome']}, {ledger['accepted']:,} rows accepted of {ledger['asked']:,} asked"
+
+
+def run_cell(
+    session: Session,
+    recipe: Recipe,
+    name: str,
+    ratios: Sequence[float],
+    as_of: str | None = None,
+    took: dict[str, Event] | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """(the cell, whether it was made now). A corrupt object is made anew, as in a run.
+
+    ``took``: what the artifacts of the cells before took to make, by key; this cell's are added. One that uses a fit of
+    another (``causal_lm/teacher`` that of ``causal_lm``) then has its price as well.
+    """
+    took = {} if took is None else took
+    for turn in range(1, MENDS + 1):
+        try:
+            return _run_cell(session, recipe, name, ratios, as_of, took)
+        except CorruptObject:
+            if turn == MENDS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _run_cell(
+    session: Session,
+    recipe: Recipe,
+    name: str,
+    ratios: Sequence[float],
+    as_of: str | None,
+    took: dict[str, Event],
+) -> tuple[dict[str, Any], bool]:
+    store, events = session.store, list[Event]()
+    site = Site(store, session.device, recipe.run.threads, None, events.append)
+    label = f"{recipe.dataset}@{as_of or 'all'}"
+    quiet = Progress(live=False, quiet=True)
+    steps = Steps(
+        session.orchestrator, site, session.pool, quiet, Artifacts(session.orchestrator), label,
+        60 * recipe.run.stage_minutes, events,
+    )  # fmt: skip
+    snapshot = Snapshot(recipe, as_of or "all", None)
+    read_source(snapshot, steps, as_of)
+    assert snapshot.split is not None
+    summary = read_json(store, snapshot.split, "summary.json")
+    if not summary["rows"]["test"]:
+        fix = "give the test split a share of the rows (splits.test), or rows of its own (splits.files)"
+        raise DataError("a comparison is measured on test rows, and there are none", where="splits", fix=fix)
+    real = summary["classes"]["train"]
+    own = ratio_of(recipe.target, real)
+    snapshot.recipe = dataclasses.replace(recipe, target=enlarge(recipe.target, real, max([own, *ratios])))
+    key = f"private/compare/{recipe.dataset}/{_identity(snapshot, recipe, ratios)}.json"
+    standing = store.read_sealed(key)
+    if standing is not None:
+        return standing | {"generator": name}, False
+    _produce(snapshot, steps)
+    body = session.orchestrator.call(
+        lambda: _measure(snapshot, steps, recipe, ratios, key), name=f"compare {label} {name} {recipe.seed}"
+    )
+    took |= {event.key: event for event in events if not event.reused}
+    body |= {"generator": name, "spent": _spent(recipe, session.device, events, body["ledger"]["asked"], took)}
+    return store.write_sealed(key, body) | {"generator": name}, True
+
+
+def _identity(snapshot: Snapshot, recipe: Recipe, ratios: Sequence[float]) -> str:
+    """Of a cell: its rows and all that makes and judges them. Its generator's name is no part: ``a`` is ``a`` alone."""
+    made_by = snapshot.recipe
+    generators = [generator_config(choice, made_by) for choice in made_by.generators]
+    parts = {
+        "version": VERSION,
+        "recipe": made_by.hash(),
+        "target": recipe.target,
+        "ratios": sorted(set(ratios)),
+        "split": snapshot.split,
+        "generators": generators,
+        "checks": [check_config(check, options, made_by) for check, options in made_by.checks.items()],
+        "judge": how_to_judge(recipe),
+        "stages": {stage: STAGE_VERSIONS[stage] for stage in MAKING},
+    }
+    return hash_json(identity_of(parts))
+
+
+def _produce(snapshot: Snapshot, steps: Steps) -> None:
+    """Rounds until the target. What the world did wrong is raised as such: the cell is not the generator's failure."""
+    try:
+        produce(snapshot, steps)
+    except NotProduced as error:
+        if error.__cause__ is not None:
+            raise error.__cause__ from error
+        raise
+    if snapshot.settled is None:
+        raise NotProduced("every class has its target already; nothing was asked for")
+
+
+def _measure(snapshot: Snapshot, steps: Steps, recipe: Recipe, ratios: Sequence[float], key: str) -> dict[str, Any]:
+    """The cell but for its price. Arms at the recipe's own target decide by validation rows; all are measured on test."""
+    assert snapshot.split is not None and snapshot.settled is not None
+    work, fields = Work(steps.site, Path()), recipe.columns.fields
+    train, validation, test = (work.read(snapshot.split, f"{n}.parquet") for n in ("train", "validation", "test"))
+    gate.require_focus(validation, recipe.gate)
+    accepted = work.read(snapshot.settled, "accepted.parquet")
+    body: dict[str, Any] = {
+        "version": VERSION,
+        "dataset": recipe.dataset,
+        "seed": recipe.seed,
+        "outcome": "not_produced",
+        "reason": "no generated row was accepted",
+        "released": "real",
+        "rows": {"train": train.num_rows, "validation": validation.num_rows, "test": test.num_rows},
+        "heldout": hash_json(sorted(test[ROW_ID].to_pylist()))[:16],
+        "ledger": totals(work.read_json(snapshot.settled, "ledger.json")),
+        "points": [],
+    }
+    if not accepted.num_rows:
+        return body
+    config = MixConfig(recipe.mix, recipe.publish.copy, fields, recipe.seed)
+    real = arrange(train, accepted.slice(0, 0), config)
+    for ratio, wanted in cuts(recipe.target, recipe.mix.max_ratio, class_counts(train[STRATUM]), ratios):
+        mixed = arrange(train, cut(accepted, wanted), config)
+        made = mixed.filter(pc.not_equal(mixed[ORIGIN], REAL))
+        if not made.num_rows or made.num_rows in [point["synthetic"] for point in body["points"]]:
+            continue  # there were no more rows than for a smaller ratio
+        predicted = gate.predict(
+            real, made, [validation, test], TRAINERS[recipe.trainer.use](recipe.trainer.options), recipe.gate,
+            seed=recipe.seed, fields=fields, runs=None if ratio is None else OTHER_RUNS,
+            workdir=steps.site.store.local_scratch(f"trainer-{key[-21:-5]}-{ratio or 'target'}"),
+        )  # fmt: skip
+        body["points"].append(measured(predicted[1], ratio, made.num_rows))
+        if ratio is None:
+            body |= _verdict(predicted[0], recipe, real, made)
+    return body
+
+
+def _verdict(predicted: Predictions, recipe: Recipe, real: pa.Table, made: pa.Table) -> dict[str, Any]:
+    """What the gate would have said and released; and how varied the rows are."""
+    evidence = gate.judge([predicted], recipe.gate, recipe.seed, real=real.num_rows, synthetic=made.num_rows)
+    outcome = judge_evidence(dict(evidence), recipe)
+    texts = (texts_of(table.slice(0, COMPARED), recipe.columns.fields) for table in (made, real))
+    return {
+        "outcome": outcome.name,
+        "reason": outcome.reason,
+        "released": outcome.arrangement,
+        "validation": outcome.numbers,
+        "diversity": diversity(*texts),
+    }
+
+
+def _spent(recipe: Recipe, device: str, events: list[Event], asked: int, took: dict[str, Event]) -> dict[str, Any]:
+    """Seconds and rows of the parts whose making was seen; ``cost`` None where one was not, or nothing has a price."""
+    seconds, rows = dict.fromkeys(PRICED, 0.0), dict.fromkeys(PRICED, 0)
+    tokens, whole = 0.0, True
+    for event in events:
+        if event.stage not in PRICED:
+            continue
+        made = took.get(event.key)
+        if made is None:
+            whole = whole and event.stage == "sample"  # of these the rows are counted
+            continue
+        part = event.rows / made.rows if event.stage == "sample" and made.rows else 1.0
+        seconds[event.stage] += part * made.seconds
+        rows[event.stage] += event.rows
+        tokens += part * made.usage.get("tokens", 0)
+    fit_seconds = seconds["fit"] + seconds["weigh"]
+    on_gpu = fit_seconds + seconds["sample"] if "cuda" in device else 0.0
+    whole = whole and rows["sample"] == asked
+    spent = {"seconds": sum(seconds.values()), "gpu_seconds": on_gpu, "tokens": tokens}
+    return {
+        "fit_seconds": round(fit_seconds, 3) if all(e.key in took for e in events if e.stage == "fit") else None,
+        "sampled": rows["sample"],
+        "sample_seconds": round(seconds["sample"], 4),
+        "checked": rows["generate"],
+        "check_seconds": round(seconds["generate"], 4),
+        "tokens": round(tokens),
+        "cost": price_of(recipe.price, spent) if whole else None,
+        "device": device,
+    }

@@ -1,0 +1,200 @@
+"""What a recipe may say to `chat`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+REDACTIONS = ("email", "phone", "card", "cn_id", "ip", "iban", "url")
+_WHERE = "which model answers counts, not where it is served"
+Redaction = Literal["email", "phone", "card", "cn_id", "ip", "iban", "url"]
+
+
+@dataclass(frozen=True)
+class Egress:
+    """What may leave this machine, and to whom."""
+
+    hosts: tuple[str, ...] = field(
+        metadata={"help": "Hosts that may be asked, written as in `base_url`.", "identity": False, "why": _WHERE}
+    )
+    columns: tuple[str, ...] = field(
+        metadata={
+            "help": "Which of the text columns (`text`, `text_b`, ...) of real rows may be sent; an empty list sends no "
+            "real row, and prompts have no examples."
+        }
+    )
+    redact: tuple[Redaction, ...] = field(
+        metadata={"help": "What is replaced by placeholders such as `[EMAIL_1]` in all that is sent."}
+    )
+    plain_http: bool = field(
+        default=False,
+        metadata={
+            "help": "Lets rows and the key go unencrypted (`http://`), as within a cluster.",
+            "identity": False,
+            "why": _WHERE,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Where a secret stands; it is read when it is used, and written nowhere."""
+
+    env: str | None = field(default=None, metadata={"help": "Name of an environment variable."})
+    file: str | None = field(default=None, metadata={"help": "Path of a file that holds nothing else."})
+
+    def __post_init__(self) -> None:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("api_key: expected `{env: NAME}` or `{file: PATH}`, one of them")
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """Who is asked, what stands in a prompt, what is accepted, and what it may cost."""
+
+    model: str = field(
+        metadata={
+            "file": True,
+            "hub": True,
+            "help": "An instruct model: a local directory or a hub id (with `revision`) for `local` and `vllm`; the name "
+            "that the server knows for `endpoint`.",
+        }
+    )
+    backend: Literal["local", "vllm", "endpoint"] = field(
+        default="local",
+        metadata={
+            "help": "`local`: transformers, with the model's own chat template; `vllm`: vLLM in this process (extra "
+            "`vllm`); `endpoint`: any server that speaks OpenAI's chat completions."
+        },
+    )
+    revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
+    allow_pickle: bool = field(
+        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "Of the weights while they are used; without effect at an endpoint."}
+    )
+    task: str = field(
+        default="",
+        metadata={
+            "help": "What the rows are, in a sentence or two, in any language: `Questions that customers ask a bank.`"
+        },
+    )
+    definitions: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "What a label means; one not named here stands for itself."}
+    )
+    examples: int = field(default=5, metadata={"help": "Real rows of the class in a prompt; they become its parents."})
+    choice: Literal["random", "nearest", "diverse", "hardest"] = field(
+        default="random",
+        metadata={
+            "help": "Which: drawn; a drawn row and those nearest to it by TF-IDF; a drawn row and those farthest from it "
+            "and from each other (k-centre); drawn from the quarter that a cross-fitted classifier knows least well."
+        },
+    )
+    rows_per_call: int = field(default=5, metadata={"help": "Rows that one call asks for."})
+    attributes: dict[str, tuple[str, ...]] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Axes and their values, of which a call gets one each (AttrPrompt): "
+            "`{length: [a few words, two sentences], style: [formal, angry], topic: [travel, fees]}`."
+        },
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Below 1: likelier, more alike rows."})
+    top_p: float = field(default=0.95, metadata={"help": "Tokens are drawn from the smallest set of this probability."})
+    top_k: int = field(default=50, metadata={"help": "`local` and `vllm`: tokens to draw from at each step."})
+    max_new_tokens: int = field(default=1024, metadata={"help": "Bound of one answer, all of its rows together."})
+    max_chars: int = field(
+        default=2000, metadata={"help": "A longer text is not accepted, and a real row with one is never shown."}
+    )
+    decode_batch: int = field(
+        default=32,
+        metadata={"help": "Calls that are decoded at a time.", "identity": False, "why": "a call has its own noise"},
+    )
+    base_url: str = field(
+        default="",
+        metadata={
+            "help": "`endpoint`: the address before `/chat/completions`, such as `http://127.0.0.1:8000/v1`.",
+            "identity": False,
+            "why": _WHERE,
+        },
+    )
+    api_key: Secret | None = field(
+        default=None,
+        metadata={
+            "help": "`endpoint`: `{env: NAME}` or `{file: PATH}`; never the key itself.",
+            "identity": False,
+            "why": "who pays changes no row",
+        },
+    )
+    egress: Egress | None = field(
+        default=None,
+        metadata={
+            "help": "`endpoint`: `{hosts: [...], columns: [...], redact: [...]}`: what may be sent, and to whom. Needed "
+            "for every host that is not this machine."
+        },
+    )
+    parameters: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "help": "`endpoint`: what a server calls `max_tokens`, `temperature`, `top_p` and `seed`; an empty name leaves "
+            "it out: `{max_tokens: max_completion_tokens, seed: ''}`."
+        },
+    )
+    keep_placeholders: bool = field(
+        default=False, metadata={"help": "`endpoint`: accepts rows with a placeholder such as `[EMAIL_1]` in them."}
+    )
+    max_requests: int | None = field(
+        default=None, metadata={"help": "`endpoint`: most requests sent, over all shards and attempts."}
+    )
+    max_tokens: int | None = field(default=None, metadata={"help": "`endpoint`: most tokens, in and out together."})
+    max_cost: float | None = field(
+        default=None, metadata={"help": "`endpoint`: most money, by `price_in` and `price_out`."}
+    )
+    price_in: float = field(
+        default=0.0,
+        metadata={"help": "Of a million tokens sent.", "identity": False, "why": "a price changes no row"},
+    )
+    price_out: float = field(
+        default=0.0,
+        metadata={"help": "Of a million tokens received.", "identity": False, "why": "a price changes no row"},
+    )
+    timeout: float = field(
+        default=120.0,
+        metadata={"help": "Seconds a request may take.", "identity": False, "why": "a request is tried again"},
+    )
+    tries: int = field(
+        default=6,
+        metadata={"help": "Of one request, at most.", "identity": False, "why": "a failed request is asked again"},
+    )
+    max_parallel: int = field(
+        default=16,
+        metadata={
+            "help": "Most requests under way at once; how many there are adapts to what the server takes.",
+            "identity": False,
+            "why": "a request has its own seed",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, tuple[float, float]] = {
+            "examples": (0, 100), "rows_per_call": (1, 100), "temperature": (0.01, 10), "top_p": (0.01, 1),
+            "top_k": (1, 1 << 20), "max_new_tokens": (8, 1 << 20), "max_chars": (1, 1 << 20),
+            "decode_batch": (1, 65536), "price_in": (0, 1e9), "price_out": (0, 1e9), "timeout": (0.01, 86400),
+            "tries": (1, 1000), "max_parallel": (1, 1024), "max_requests": (0, 1 << 60), "max_tokens": (0, 1 << 60),
+            "max_cost": (0, 1e12),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            value: Any = getattr(self, name)
+            if value is not None and not low <= value <= high:  # also refuses NaN
+                raise ValueError(f"{name}: expected a number from {low} to {high}; found {value}")
+        if not self.model.strip():
+            raise ValueError("model: expected a name or a directory; found nothing")
+        if (self.backend == "endpoint") != bool(self.base_url):
+            raise ValueError(f"base_url: needed by `endpoint`, and by it alone; found {self.base_url!r}")
+        if unknown := sorted(set(self.parameters) - {"max_tokens", "temperature", "top_p", "seed"}):
+            raise ValueError(f"parameters: expected max_tokens, temperature, top_p or seed; found {', '.join(unknown)}")
+        if self.max_cost is not None and not self.price_in + self.price_out:
+            raise ValueError("max_cost: needs `price_in` and `price_out`; both are 0")
+        if empty := [axis for axis, values in self.attributes.items() if not values]:
+            raise ValueError(f"attributes: expected values for each axis; found none for {empty}")
