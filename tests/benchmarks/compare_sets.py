@@ -181,7 +181,7 @@ def _table(path: Path, delimiter: str) -> list[Row]:
 def document(job: Job) -> dict[str, Any]:
     """The recipe of a job, as YAML would hold it."""
     replayed = job.name in REPLAYED
-    target: dict[str, Any] = {"multiply": 2.0}
+    target: dict[str, Any] = {"multiply": 1.0 + max(ratios_of(job)) if job.generator == "self_training" else 2.0}
     if job.name.startswith("clinc150_imbalanced"):
         target = {"balance": "max"}
     if replayed:
@@ -222,11 +222,15 @@ def seeds_of(generator: str) -> int:
 
 
 def ratios_of(job: Job) -> tuple[float, ...]:
+    """Synthetic rows per real one. Unlabelled rows are real, and there are many: of these more are asked for."""
     if job.name.startswith("clinc150_imbalanced"):
         return (0.1, 0.2)  # filling it up takes about 0.4 synthetic rows per real one
     if job.name in REPLAYED:
         return (1.0, 3.0)
-    return (0.5, 1.0, 2.0) if job.name.startswith(("banking77", "clinc150")) else (0.5, 1.0, 2.0, 4.0)
+    many = job.name.startswith(("banking77", "clinc150"))
+    if job.generator == "self_training":
+        return (1.0, 2.0, 4.0) if many or job.name.endswith("-50") else (1.0, 4.0, 15.0)
+    return (0.5, 1.0, 2.0) if many else (0.5, 1.0, 2.0, 4.0)
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:
