@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RECIPE ?= infra/examples/support/recipe.yaml
 STORE ?= augmill-store
-TEST_PROCESSES ?= 0
+TEST_PROCESSES ?= 2
 
 .PHONY: run test check format lock clean
 

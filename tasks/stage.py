@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -143,12 +144,18 @@ def read_manifest(store: Store, artifact: Artifact) -> dict[str, Any]:
 
 
 def fetch(store: Store, artifact: Artifact, name: str) -> Path:
-    """A local file of an artifact. A corrupt one is moved aside with its manifest, so that the stage runs again."""
-    entry = read_manifest(store, artifact)["files"][name]
+    """A local file of an artifact. A corrupt one is moved aside with its manifest, so that the stage runs again.
+
+    So are its other corrupt files: the stage is then run once, and not once for each.
+    """
+    files = read_manifest(store, artifact)["files"]
     try:
-        return store.fetch_object(entry["sha256"], entry["size"])
+        return store.fetch_object(files[name]["sha256"], files[name]["size"])
     except CorruptObject:
         stage, identity = artifact.key.split("/")
+        for entry in files.values():
+            with contextlib.suppress(CorruptObject):
+                store.fetch_object(entry["sha256"], entry["size"])
         store.move_aside(manifest_key(stage, identity))
         raise
 
