@@ -289,6 +289,8 @@ ANOTHER: dict[str, Any] = {
     "generators.self_training.members": {"members": {"bayes": 1.0}},
     "checks.teacher.members": {"members": {"bayes": 1.0}},
     "generators.seq2seq.mode": {"mode": "paraphrase", "model": "a model"},
+    "generators.masked_lm.hidden": 64,
+    "generators.masked_lm.heads": 2,
     "generators.seq2seq.hidden": 64,
     "generators.seq2seq.heads": 2,
     "generators.back_translation.pivots": (Pivot("a"),),
@@ -457,7 +459,7 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
     }
     expected |= {f"outcomes.{name}" for name in ("harmful", "inconclusive", "not_produced", "unsound_source")}
     expected |= {"trainer.tfidf.threads", "trainer.command.timeout"}
-    models = {"causal_lm", "seq2seq", "back_translation"} & set(GENERATORS)
+    models = {"causal_lm", "masked_lm", "seq2seq", "back_translation"} & set(GENERATORS)
     expected |= {f"generators.{name}.decode_batch" for name in models}
     asking = ("decode_batch", "base_url", "api_key", "price_in", "price_out", "timeout", "tries", "max_parallel")
     expected |= {f"generators.chat.{name}" for name in asking}

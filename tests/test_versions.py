@@ -71,14 +71,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "replay": {"path": "{here}/made.csv"},
     "causal_lm": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
+    "masked_lm": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
     "seq2seq": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
     "back_translation": {"pivots": pivots, "least_similar": 0.0, "max_length": 64},
     "chat": {"model": "tiny", "backend": "endpoint", "base_url": address},
     "command": {"command": sys.executable + " {here}/train.py {{train}} {{eval}} {{seed}} {{predictions}}"},
 }
 # Their rows hang on weights, whose last bits are the CPU's: what is hashed of a row is what was asked and its seed.
-BY_WEIGHTS = {"seq2seq", "back_translation", "causal_lm"}
-SLOW = {"seq2seq", "back_translation", "causal_lm", "chat", "command"}  # torch is imported; processes are started
+BY_WEIGHTS = {"masked_lm", "seq2seq", "back_translation", "causal_lm"}
+SLOW = {
+    "masked_lm",
+    "seq2seq",
+    "back_translation",
+    "causal_lm",
+    "chat",
+    "command",
+}  # torch is imported; processes are started
 TRAIN = """
 import sys, pyarrow as pa, pyarrow.parquet as pq
 train, held, seed, out = sys.argv[1:]

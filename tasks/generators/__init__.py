@@ -5,6 +5,7 @@ from augmill.tasks.generators.back_translation import BackTranslation
 from augmill.tasks.generators.causal_lm import CausalLM
 from augmill.tasks.generators.chat import Chat
 from augmill.tasks.generators.interpolate import Interpolate
+from augmill.tasks.generators.masked_lm import MaskedLM
 from augmill.tasks.generators.replay import Replay
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.generators.self_training import SelfTraining
@@ -16,6 +17,7 @@ GENERATORS: dict[str, type[Generator]] = {
     "replay": Replay,
     "self_training": SelfTraining,
     "interpolate": Interpolate,
+    "masked_lm": MaskedLM,
     "seq2seq": Seq2Seq,
     "back_translation": BackTranslation,
     "chat": Chat,

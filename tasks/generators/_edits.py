@@ -81,7 +81,7 @@ def _match_key(word: str) -> str:
     return unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
 
 
-def _phrase_key(phrase: str) -> tuple[str, ...]:
+def phrase_key(phrase: str) -> tuple[str, ...]:
     return tuple(_match_key(core) for _, core, _ in split_words(phrase)[0] if core)
 
 
@@ -95,7 +95,7 @@ def read_thesaurus(path: Path) -> list[list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, skipinitialspace=True)
             for cells in reader:
-                phrases = {_phrase_key(cell): canonical(cell) for cell in reversed(cells) if _phrase_key(cell)}
+                phrases = {phrase_key(cell): canonical(cell) for cell in reversed(cells) if phrase_key(cell)}
                 if not phrases or cells[0].startswith("#"):
                     continue
                 if len(phrases) < 2:
@@ -119,8 +119,8 @@ def index_thesaurus(groups: list[list[str]]) -> Thesaurus:
     choices: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
     for group in groups:
         for phrase in group:
-            key = _phrase_key(phrase)
-            choices[key].update(other for other in group if _phrase_key(other) != key)
+            key = phrase_key(phrase)
+            choices[key].update(other for other in group if phrase_key(other) != key)
     table = {key: tuple(sorted(others)) for key, others in choices.items()}
     return Thesaurus(table, max(map(len, table), default=0))
 

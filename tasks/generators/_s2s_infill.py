@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PAD, END, BETWEEN = "<|pad|>", "<|end|>", "<|between|>"
 SENTINEL = "<extra_id_{}>"  # as T5 spells them
-_LABEL_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # where a label such as `AddToPlaylist` or `card_lost` splits
+LABEL_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # where a label such as `AddToPlaylist` or `card_lost` splits
 Rows = list[tuple[str, list[Words]]]  # class and texts
 Made = tuple[list[str] | None, str | None]
 
@@ -123,7 +123,7 @@ def _from_pretrained(source: Source, names: dict[str, str], options: Seq2SeqOpti
             where=where,
             fix="use a T5 or a BART model, or `mode: paraphrase`",
         )
-    words = {name: _LABEL_WORDS.sub(" ", label).strip() for label, name in names.items()}
+    words = {name: LABEL_WORDS.sub(" ", label).strip() for label, name in names.items()}
     ids = add_tokens(model, tokenizer, words | {BETWEEN: ""})
     kind, fills = ("sentinel", sentinels) if len(sentinels) > 1 else ("mask", [outer.mask_token_id])
     layout = Layout(kind, tuple(fills), ids[BETWEEN], end, tuple(whole[:at]), tuple(whole[at:]))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from augmill.tasks.contracts import Fitted, UserError
-from augmill.tasks.generators._models import check_files, find_model, load_model, quiet
+from augmill.tasks.generators._models import Kind, check_files, find_model, load_model, quiet
 from augmill.tasks.generators._s2s_decode import Frame, Outcome
 from augmill.tasks.generators._s2s_task import Decoding, Ints, Made, Task
 from augmill.tasks.text import canonical
@@ -29,6 +29,7 @@ class Source:
     trust_remote_code: bool
     allow_pickle: bool
     others: str = ""  # what else the option may say, for the message
+    kind: Kind = "seq2seq"
 
     def find(self) -> Path:
         """Its local directory. Raises UserError where there is none, WorldError where the hub cannot be reached."""
@@ -52,7 +53,7 @@ class Source:
         path = self.find()
         check_files(path, self.allow_pickle)
         require_sentencepiece(path)
-        return load_model(path, "seq2seq", trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle)
+        return load_model(path, self.kind, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle)
 
 
 def require_sentencepiece(path: Path) -> None:

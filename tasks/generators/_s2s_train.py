@@ -71,10 +71,12 @@ def train(
     schedule: Schedule,
     rng: np.random.Generator,
     check_time: Callable[[], None],
+    measure: Callable[[Any, list[Example], Sequence[int], int], torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Trains ``model`` in place. ``draw_examples`` is asked anew for each epoch: a row has other spans each time.
 
-    ``start``: what the decoder is given before a target. Returns the record: steps, mean loss per token by epoch.
+    ``start``: what the decoder is given before a target. ``measure``: the loss by (model, batch, start, pad), for
+    models that are no encoder-decoders. Returns the record: steps, mean loss per token by epoch.
     """
     import torch
 
@@ -90,7 +92,7 @@ def train(
             check_time()
             for group in optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * _rate(record["steps"], schedule.steps)
-            loss = loss_of(model, batch, start, pad)
+            loss = (measure or loss_of)(model, batch, start, pad)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

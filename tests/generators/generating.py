@@ -51,7 +51,7 @@ def options_of(name: str, folder: Path) -> dict[str, Any]:
         return {"path": str(path), "parent": "parent"}
     if name == "interpolate":
         return {"relation": "each"}  # the second texts of ROWS are no pairs
-    if name == "seq2seq":
+    if name in ("masked_lm", "seq2seq"):
         return TINY_LM
     if name == "back_translation":
         from tiny_seq2seq import babbler
