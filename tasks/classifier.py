@@ -27,9 +27,8 @@ class Encoder:
         self.spaced, self.parts = spaced, parts
 
     @classmethod
-    def fit(cls, texts: Sequence[str], least: int) -> Encoder:
-        """The terms that ``least`` texts have."""
-        spaced = not is_unspaced(texts)
+    def fit(cls, texts: Sequence[str], spaced: bool, least: int) -> Encoder:
+        """The terms that ``least`` texts have. ``spaced``: whether spaces part their words."""
         return cls(spaced, [part.fit(texts) for part in _parts(spaced, min_df=least)])
 
     @classmethod
@@ -88,7 +87,7 @@ class Classifier:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
-        encoder = Encoder.fit(texts, least)
+        encoder = Encoder.fit(texts, not is_unspaced(texts), least)
         model = LogisticRegression(C=1 / (PENALTY * len(texts)), class_weight="balanced", tol=1e-3, max_iter=100)
         with warnings.catch_warnings(), threadpool_limits(limits=1):
             warnings.simplefilter("ignore", ConvergenceWarning)  # a filter need not be at the optimum

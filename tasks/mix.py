@@ -54,7 +54,8 @@ def arrange(train: pa.Table, synthetic: pa.Table, config: MixConfig) -> pa.Table
     made = made.append_column(ROW_ID, synthetic_ids(synthetic))
     origins = [GENERATORS[name].origin for name in made["generator"].to_pylist()]
     made = made.append_column(ORIGIN, pa.array(origins, pa.string()))
-    made = made.append_column("weight", pa.array([config.mix.synthetic_weight] * made.num_rows))
+    weights = {"synthetic": config.mix.synthetic_weight, "pseudo_labelled": config.mix.pseudo_labelled_weight}
+    made = made.append_column("weight", pa.array([weights[origin] for origin in origins], pa.float64()))
     parents = [ids[0] if ids else None for ids in made["parent_ids"].to_pylist()]
     at = {row_id: index for index, row_id in enumerate(real[ROW_ID].to_pylist())}
     from_parent = pa.array([at.get(parent) if parent else None for parent in parents], pa.int64())

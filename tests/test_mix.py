@@ -100,6 +100,15 @@ def test_the_placebos_weights_hang_on_no_order_of_rows(weights: list[float], ord
     assert weigh_placebo(alone, mixed).equals(weigh_placebo(alone, shuffled))
 
 
+def test_a_row_weighs_by_where_it_comes_from() -> None:
+    made = accepted_rows("ab")
+    names = pa.array(["rules", "self_training"])
+    made = made.set_column(made.column_names.index("generator"), "generator", names)
+    mixed = arrange(real_rows("ab"), made, config_of(synthetic_weight=0.5, pseudo_labelled_weight=0.25))
+    assert mixed["origin"].to_pylist() == ["real", "real", "synthetic", "pseudo_labelled"]
+    assert mixed["weight"].to_pylist() == [1.0, 1.0, 0.5, 0.25]
+
+
 def test_a_synthetic_row_has_the_users_columns_null_unless_the_recipe_copies_them() -> None:
     real = real_rows("ab")
     made = accepted_rows("abab", parents=[["r1", "r0"], [], ["gone"], ["r0"]])

@@ -63,7 +63,7 @@ class TeacherCheck(Check):
     unlabelled rows, it learns from train alone.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     Options: ClassVar[type[TeacherOptions]] = TeacherOptions
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:

@@ -80,7 +80,7 @@ class SelfTrainingOptions:
 class SelfTraining(Generator):
     """Hands out unlabelled rows under the class that a teacher found."""
 
-    VERSION = 1
+    VERSION = 2
     Options = SelfTrainingOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = True

@@ -229,7 +229,7 @@ def ratios_of(job: Job) -> tuple[float, ...]:
         return (1.0, 3.0)
     many = job.name.startswith(("banking77", "clinc150"))
     if job.generator == "self_training":
-        return (1.0, 2.0, 4.0) if many or job.name.endswith("-50") else (1.0, 4.0, 15.0)
+        return (1.0, 2.0, 4.0)
     return (0.5, 1.0, 2.0) if many else (0.5, 1.0, 2.0, 4.0)
 
 
