@@ -138,7 +138,8 @@ class Line:
     """One line of the table: a generator on a set, over its seeds. Accuracies in percent, gains in points.
 
     ``published``: what would have been released, against ``better``, the baseline that is the better one over all
-    seeds. None where no seed had a row to measure, or where nothing was timed or has a price.
+    seeds. ``validation``: what the mix gains over real rows on validation rows, which decide, in the gate's metric; far
+    from the gain on test rows where those are drawn otherwise. None where no seed had a row to measure, or where nothing was timed or has a price.
     """
 
     dataset: str
@@ -152,6 +153,7 @@ class Line:
     new_2: float | None
     accuracy: dict[str, float]
     gains: dict[str, Interval]
+    validation: float | None
     better: str
     verdicts: dict[str, int]
     curve: tuple[tuple[float, Interval, Interval], ...]  # (ratio, mix over real, placebo over real)
@@ -199,6 +201,7 @@ def _line(dataset: str, name: str, cells: list[Cell]) -> Line:
         new_2=_mean([cell["diversity"]["new_2"] for cell in judged]),
         accuracy=accuracy,
         gains=gains,
+        validation=_mean([cell["validation"]["mix-real"]["gain"] for cell in judged]),
         better=better,
         verdicts=dict(sorted(Counter(str(cell["outcome"]) for cell in cells).items())),
         curve=_curve(judged, f"{dataset} {name}"),

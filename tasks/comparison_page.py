@@ -16,9 +16,10 @@ from augmill.tasks.report_charts import apart, points, ticks
 
 HEADER = (
     "set", "train", "generator", "seeds", "sound", "distinct-2", "real", "placebo over real", "mix over real",
-    "mix over placebo", "published, inconclusive, harmful", "published over the better baseline", "rows/s", "s/row", "cost/row",
+    "mix over placebo", "mix over real, validation", "published, inconclusive, harmful", "published over the better baseline",
+    "rows/s", "s/row", "cost/row",
 )  # fmt: skip
-NUMBERS = {"train", "seeds", "sound", "distinct-2", "real", "rows/s", "s/row", "cost/row"}
+NUMBERS = {"train", "seeds", "sound", "distinct-2", "real", "mix over real, validation", "rows/s", "s/row", "cost/row"}
 VERDICTS = ("published", "inconclusive", "harmful")
 # Okabe and Ito's colours, which the colour-blind tell apart; each line is named at its end as well.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#3a9bd9", "#7a4fbf", "#5c5c5c", "#8b1a1a", "#4a6b00")
@@ -49,6 +50,7 @@ def row_of(line: Line) -> list[str]:
         points(placebo.gain) if placebo else "",
         told(line.gains.get("mix-real")),
         told(line.gains.get("mix-placebo")),
+        "" if line.validation is None else points(line.validation),
         verdicts,
         told(line.gains.get("published-better")),
         _short(line.rows_a_second),

@@ -61,6 +61,7 @@ def cell(seed: int = 0, *, generator: str = "rules", released: str = "mix", **ar
         "released": released,
         "rows": {"train": 20, "validation": 50, "test": ROWS},
         "heldout": "same",
+        "validation": {"mix-real": {"gain": 1.0 + seed}},
         "ledger": {"asked": 100, "accepted": 40, "sound": 80},
         "diversity": {"distinct_2": 0.5, "new_2": 0.2},
         "points": points,
@@ -75,6 +76,7 @@ def test_a_table_of_known_predictions_has_the_known_gains() -> None:
     gains = {pair: round(found.gain, 4) for pair, found in line.gains.items()}
     # Two of three seeds release a mix that is 10 points over the placebo, one the real rows, 10 points below it.
     assert gains == {"mix-real": 20.0, "mix-placebo": 10.0, "placebo-real": 10.0, "published-better": 3.3333}
+    assert line.validation == 2.0
     assert line.better == "placebo" and line.accuracy["real"] == 50.0
     assert line.verdicts == {"harmful": 1, "published": 2}
     assert (line.acceptance, line.rows_a_second) == (0.8, 25.0)

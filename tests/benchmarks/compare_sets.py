@@ -228,8 +228,8 @@ def ratios_of(job: Job) -> tuple[float, ...]:
     if job.name in REPLAYED:
         return (1.0, 3.0)
     many = job.name.startswith(("banking77", "clinc150"))
-    if job.generator == "self_training":
-        return (1.0, 2.0, 4.0)
+    if job.generator == "self_training":  # of CLINC150's 1,500 rows there are no four times as many without a label
+        return (1.0, 2.0) if job.name.startswith("clinc150") else (1.0, 2.0, 4.0)
     return (0.5, 1.0, 2.0) if many else (0.5, 1.0, 2.0, 4.0)
 
 
