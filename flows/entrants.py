@@ -22,7 +22,10 @@ def entrants(recipe: Recipe, names: str) -> dict[str, Recipe]:
     its rows; ``+`` lets several share the target, and ``adaptive:`` before it, or ``adaptive`` alone for all of the
     recipe, splits it by what helps. Raises UserError, also where a model's file is missing.
     """
-    wanted = [part.strip() for part in names.split(",") if part.strip()] or [c.use for c in recipe.generators]
+    wanted = [part.strip() for part in names.split(",") if part.strip()]
+    if names and not wanted:
+        raise UserError(f"{names!r} names no generator", where=_WHERE, fix="name some, such as rules,interpolate")
+    wanted = wanted or [choice.use for choice in recipe.generators]
     if len(set(wanted)) < len(wanted):
         doubled = next(name for name in wanted if wanted.count(name) > 1)
         raise UserError(f"{doubled!r} stands twice", where=_WHERE, fix="give each once")

@@ -138,8 +138,9 @@ class Line:
     """One line of the table: a generator on a set, over its seeds. Accuracies in percent, gains in points.
 
     ``published``: what would have been released, against ``better``, the baseline that is the better one over all
-    seeds. ``validation``: what the mix gains over real rows on validation rows, which decide, in the gate's metric; far
-    from the gain on test rows where those are drawn otherwise. None where no seed had a row to measure, or where nothing was timed or has a price.
+    seeds. ``validation``: what the mix gains over real rows on validation rows, which decide, in the gate's metric;
+    far from the gain on test rows where those are drawn otherwise. None where no seed had a row to measure, or where
+    nothing was timed or has a price.
     """
 
     dataset: str

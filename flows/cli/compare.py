@@ -53,6 +53,7 @@ def compare(
 
     loaded = load_recipe(recipe, store=store)
     _require_orchestrator(orchestrator)
+    _require_folder(out)
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
     numbers = range(loaded.seed, loaded.seed + _seeds(seeds))
     command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {seeds} --ratios {ratios}"
@@ -122,6 +123,14 @@ def _seeds(seeds: int) -> int:
         fix = "10 for generators that take seconds, 3 for those that train a model"
         raise UserError(f"expected 1 to {MOST_SEEDS} seeds, found {seeds}", where="--seeds", fix=fix)
     return seeds
+
+
+def _require_folder(out: Path) -> None:
+    """Found before the first cell, not after the last."""
+    from augmill.tasks.contracts import UserError
+
+    if out.exists() and not out.is_dir():
+        raise UserError("expected a folder, found a file", where=f"--out {out}", fix="name another one")
 
 
 def _require_orchestrator(name: str | None) -> None:

@@ -125,8 +125,11 @@ def index_thesaurus(groups: list[list[str]]) -> Thesaurus:
     return Thesaurus(table, max(map(len, table), default=0))
 
 
-def find_sites(tokens: list[Token], thesaurus: Thesaurus) -> list[Site]:
-    """Phrases of the thesaurus in a text, longest first, left to right, without overlap or punctuation inside."""
+def find_sites(tokens: list[Token], thesaurus: Thesaurus, *, across: bool = False) -> list[Site]:
+    """Phrases of the thesaurus in a text, longest first, left to right, without overlap.
+
+    ``across``: with punctuation between their words too (`St. Louis`).
+    """
     keys = [_match_key(core) for _, core, _ in tokens]
     sites: list[Site] = []
     start = 0
@@ -135,7 +138,7 @@ def find_sites(tokens: list[Token], thesaurus: Thesaurus) -> list[Site]:
         for size in range(min(thesaurus.longest, len(keys) - start), 0, -1):
             span = range(start + 1, start + size)
             choices = thesaurus.choices.get(tuple(keys[start : start + size]))
-            if choices and not any(tokens[at - 1][2] or tokens[at][0] for at in span):
+            if choices and (across or not any((tokens[at - 1][2] + tokens[at][0]).strip() for at in span)):
                 sites.append(Site(start, size, choices))
                 length = size
                 break

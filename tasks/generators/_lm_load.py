@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,10 @@ def add_tokens(model: Any, tokenizer: Any, tokens: dict[str, str]) -> dict[str, 
     ids: dict[str, int] = {token: tokenizer.token_to_id(token) for token in tokens}
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     if tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(tokenizer.get_vocab_size(), mean_resizing=False)
+        takes = inspect.signature(model.resize_token_embeddings).parameters  # MobileBERT's has no such option
+        model.resize_token_embeddings(
+            tokenizer.get_vocab_size(), **({"mean_resizing": False} if "mean_resizing" in takes else {})
+        )
     new = list(ids.values())
     old = [index for index in range(min(new)) if index not in ids.values()]
     with torch.no_grad():

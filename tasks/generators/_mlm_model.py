@@ -187,9 +187,25 @@ def _from_pretrained(source: Source, names: dict[str, str], options: MaskedLMOpt
     ids = add_tokens(model, tokenizer, words | ({} if frame["between"] else {BETWEEN: ""}))
     frame["between"] = frame["between"] or [ids[BETWEEN]]
     labels = {label: ids[name] for label, name in names.items()}
+    _require_forward(model, list(ids.values()), where)
     pad = outer.mask_token_id if outer.pad_token_id is None else outer.pad_token_id
     bound = min(options.max_length, outer.model_max_length, _positions(model) or options.max_length)
     return Filler(model, tokenizer, labels, frame, outer.mask_token_id, pad, bound, _lead(tokenizer))
+
+
+def _require_forward(model: Any, tokens: list[int], where: str) -> None:
+    """Raises UserError: transformers 5.23 enlarges some heads wrongly, such as DeBERTa-v2's with `legacy: false`."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.tensor([tokens]))
+    except RuntimeError as error:
+        raise UserError(
+            f"a {type(model).__name__} that was given tokens for the labels does not run any more ({error})",
+            where=where,
+            fix="use another model; BERT, RoBERTa, DeBERTa, ALBERT, ELECTRA and ModernBERT are known to work",
+        ) from error
 
 
 def _frame(tokenizer: Any) -> dict[str, list[int]]:
@@ -233,6 +249,8 @@ def _kind(name: str | None, said: str) -> int:
     text = (said.removeprefix("##") if at == 1 else said).strip()
     if not text:
         return BLANK
+    if not any(unicodedata.category(character)[0] in "LN" for character in text):  # marks alone: U+FE0F is one
+        return KEPT
     if any(unicodedata.category(character)[0] not in "LMN" for character in text):  # U+FFFD too: a part of a character
         return KEPT
     return 3 * at + (0 if text.isdigit() else 1 if re.fullmatch(f"{_UNSPACED}+", text) else 2)

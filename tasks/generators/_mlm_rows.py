@@ -67,15 +67,18 @@ def fitting_rows(rows: pa.Table, masking: Masking, ctx: Context) -> tuple[pa.Tab
     """The rows that can be parents, as a table and taken apart. Raises DataError where there are none."""
     columns = [rows[name].to_pylist() for name in ctx.fields]
     taken = [masking.take(list(texts)) for texts in zip(*columns, strict=True)]
-    keep, bound = [], masking.filler.bound
+    keep, bound, long = [], masking.filler.bound, 0
     for label, row in zip(rows[STRATUM].to_pylist(), taken, strict=True):
         length = len(masking.filler.write(label, [text.ids for text in row])[0])
         keep.append(length <= bound and any(row[at].units for at in masking.allowed))
+        long += length > bound
     if not any(keep):
         raise DataError(
-            f"expected train rows of at most {bound} tokens with a word to mask, found none in {len(keep)}",
+            f"expected train rows of at most {bound} tokens with a word to mask; of {len(keep)}, {long} are longer and the "
+            "others have none",
             where="masked_lm",
-            fix="raise `max_length`, or protect fewer words",
+            fix="raise `max_length` for the longer ones; for the others protect fewer words, or take a model whose tokenizer "
+            "knows the texts' script",
         )
     if not all(keep):
         ctx.log.warning(

@@ -6,6 +6,7 @@ letter, whatever the tokenizer folds away (case, accents, spaces).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,27 @@ from augmill.tasks.text import canonical
 MOST = 64  # words of one text that are masked at most: each costs a step of the model
 KEPT, BLANK = -1, -2  # kinds of tokens that never give way: punctuation and special ones; white space alone
 _ENDS = ".!?:。！？：…"  # after these a capital says nothing
+_SHORTENED = {
+    "mr",
+    "mrs",
+    "ms",
+    "dr",
+    "st",
+    "prof",
+    "sr",
+    "jr",
+    "vs",
+    "no",
+    "mt",
+    "ft",
+    "gen",
+    "sen",
+    "rep",
+    "rev",
+    "capt",
+    "sgt",
+}
+_INNER_CAPITAL = re.compile(r"[a-z][A-Z]")
 _TITLE = 3  # words behind the first from which on a text may be a title: in fewer, most may be names
 
 
@@ -50,10 +72,14 @@ class Protection:
 
     def of(self, tokens: list[Token]) -> set[int]:
         """The places of those words."""
-        found = _names(tokens) if self.names else set()
+        # `'s`, apart from its word, as some sets have it: another word there would make none that anybody writes.
+        found = {
+            at for at, (before, core, _) in enumerate(tokens) if before.endswith(("'", "\u2019")) and len(core) < 3
+        }
+        found |= _names(tokens) if self.names else set()
         if self.numbers:
             found |= {at for at, (_, core, _) in enumerate(tokens) if any(map(str.isdigit, core))}
-        for site in find_sites(tokens, self.listed):
+        for site in find_sites(tokens, self.listed, across=True):
             found |= set(range(site.start, site.start + site.length))
         return found
 
@@ -123,11 +149,20 @@ def put_words(taken: Taken, units: Sequence[Unit], words: Sequence[str]) -> str:
 
 
 def _names(tokens: list[Token]) -> set[int]:
-    """Words with a capital that no sentence begins with; none where most such words have one (a title, capitals only)."""
+    """Words with a capital that no sentence begins with; none where most such words have one (a title, capitals only).
+
+    Those with a capital behind a small letter (`iPhone`) wherever they stand. The dot of `Mr.` or of an initial ends no
+    sentence.
+    """
     inner, begins = [], True
     for at, (before, core, after) in enumerate(tokens):
         if core and not begins:
             inner.append(at)
-        begins = any(mark in _ENDS for mark in after) if core else begins or any(mark in _ENDS for mark in before)
+        shortened = after == "." and (core.casefold() in _SHORTENED or (len(core) == 1 and core.isupper()))
+        if core:
+            begins = not shortened and any(mark in _ENDS for mark in after)
+        else:
+            begins = begins or any(mark in _ENDS for mark in before)
     found = {at for at in inner if tokens[at][1][0].isupper()}
-    return set() if len(inner) >= _TITLE and 2 * len(found) > len(inner) else found
+    found = set() if len(inner) >= _TITLE and 2 * len(found) > len(inner) else found
+    return found | {at for at, (_, core, _) in enumerate(tokens) if _INNER_CAPITAL.search(core)}

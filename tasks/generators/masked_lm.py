@@ -64,7 +64,10 @@ class MaskedLMOptions:
     )
     protect_names: bool = field(
         default=True,
-        metadata={"help": "Keeps words with a capital that begin no sentence, unless most words of the text have one."},
+        metadata={
+            "help": "Keeps words with a capital that begin no sentence, unless most words of the text have one, and such as "
+            "iPhone."
+        },
     )
     protect_numbers: bool = field(default=True, metadata={"help": "Keeps words that hold a digit."})
     protect_words: tuple[str, ...] = field(

@@ -100,12 +100,18 @@ def test_only_masked_words_change_and_all_else_stays_to_the_letter(
         ("new and york", set()),
         ("the 3rd floor, room B2", {"3rd", "B2"}),
         ("第3个包裹在哪里", {"3"}),
+        ("我想去 new york 玩", {"new", "york"}),
+        ("please call u.s. bank now", {"u.s", "bank"}),
+        ("he asked Mr. Smith and J. Doe to pay. She paid", {"Mr", "Smith", "J", "Doe"}),
+        ("my iPhone is here", {"iPhone"}),
+        ("iPhone", {"iPhone"}),
+        ("what 's the parcel 's name", {"s"}),
     ],
 )
 def test_names_numbers_and_listed_phrases_are_protected(text: str, kept: set[str]) -> None:
     tokens, _ = split_words(text)
-    assert {tokens[at][1] for at in Protection(True, True, ["New York"]).of(tokens)} == kept
-    assert not Protection(False, False, []).of(tokens)
+    assert {tokens[at][1] for at in Protection(True, True, ["New York", "U.S. Bank"]).of(tokens)} == kept
+    assert {tokens[at][1] for at in Protection(False, False, []).of(tokens)} <= {"s"}
 
 
 def test_a_word_gives_way_to_its_kind() -> None:
@@ -118,7 +124,7 @@ def test_a_word_gives_way_to_its_kind() -> None:
             "bert": ["[CLS]", "[MASK]", "[unused0]", "，"],
             "roberta": ["<s>", "<mask>", "madeupword0000", ",", "ä"],
         }
-        for token in ["<|label:0|>", *marks.get(kind, ["[MASK]", "[PAD]", "，"])]:
+        for token in ["<|label:0|>", *marks.get(kind, ["[MASK]", "[PAD]"])]:
             assert free[token] in (KEPT, BLANK), (kind, token)
         assert not any(kind_ >= 0 and filler.kinds.tolist().count(kind_) < 2 for kind_ in set(filler.kinds.tolist()))
     bert, roberta = (
@@ -240,15 +246,15 @@ def test_a_local_model_is_fine_tuned_in_its_own_layout(kind: str, tmp_path: Path
     options = {"model": str(untrained(kind)), "learning_rate": 5e-3, "epochs": 40, "batch_size": 8}
     bench = Bench("masked_lm", tmp_path, fields=("text", "text_b"), **options)
     plan = bench.fitted.read_json("masked_lm.json")
-    first, between, last = {"bert": ([2], [3], [3]), "roberta": ([0], [2, 2], [2])}[kind]
+    first, between, last = {"roberta": ([0], [2, 2], [2])}.get(kind, ([2], [3], [3]))
     assert plan["filler"]["frame"] == {"first": first, "between": between, "last": last}
-    assert plan["filler"]["bound"] == {"bert": 80, "roberta": 78}[kind]  # its places begin behind the padding's
-    assert plan["filler"]["lead"] == {"bert": "", "roberta": " "}[kind]
+    assert plan["filler"]["bound"] == {"roberta": 78}.get(kind, 80)  # its places begin behind the padding's
+    assert plan["filler"]["lead"] == {"roberta": " "}.get(kind, "")
     losses = plan["training"]["train_loss"]
     assert losses[-1] < 0.75 * losses[0]
     rows = bench.sample(ask(["refund", "track", "中文"] * 8))
-    assert rows["reason"].null_count >= {"bert": 20, "roberta": 12}[kind]
-    assert not any(mark in (text or "") for text in rows["text"].to_pylist() for mark in ("<", "[", "##", "Ġ"))
+    assert rows["reason"].null_count >= {"bert": 20}.get(kind, 12)
+    assert not any(mark in (text or "") for text in rows["text"].to_pylist() for mark in ("<", "[", "##", "Ġ", "▁"))
 
 
 def test_a_row_as_long_as_the_model_has_places_can_be_a_parent(tmp_path: Path) -> None:
@@ -363,6 +369,32 @@ def test_a_model_of_another_kind_or_without_a_tokenizer_is_refused(tmp_path: Pat
         fit(tmp_path / "maskless")
     with pytest.raises(UserError, match="the tokenizer's files are missing"):
         fit(copy(untrained("bert"), tmp_path / "mute", without="tokenizer*"))
+
+
+def test_a_model_whose_embeddings_take_no_options_runs(tmp_path: Path) -> None:
+    made = Bench("masked_lm", tmp_path, model=str(untrained("mobilebert")), epochs=1).sample(ask(["refund"] * 8))
+    assert made["reason"].null_count > 4
+
+
+def test_a_model_that_label_tokens_break_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a DebertaV2ForMaskedLM that was given tokens for the labels does not run"):
+        Bench("masked_lm", tmp_path, model=str(untrained("deberta-new")))
+
+
+def test_texts_that_the_tokenizer_cannot_read_are_named_as_such(tmp_path: Path) -> None:
+    rows = [(f"r{at}", "ab"[at % 2], "สวัสดีครับ", "x") for at in range(6)]
+    with pytest.raises(DataError, match="of 6, 0 are longer and the others have none") as caught:
+        Bench("masked_lm", tmp_path, rows=rows, model=str(untrained("bert")), epochs=1)
+    assert "script" in caught.value.fix
+
+
+def test_marks_alone_are_no_words() -> None:
+    rows = [(f"r{at}", "ab"[at % 2], "a \ufe0f b \u0301 please pay", "x") for at in range(6)]
+    filler = prepare(table(rows, ("text",)), None, MaskedLMOptions(**(TINY_LM | {"vocabulary": 5000})), ("text",))
+    marks = [
+        at for token, at in filler.tokenizer.get_vocab().items() if token.removeprefix("##") in ("\ufe0f", "\u0301")
+    ]
+    assert marks and all(filler.kinds[at] in (KEPT, BLANK) for at in marks)
 
 
 def test_rows_too_long_or_without_a_word_to_mask_are_no_parents_and_all_of_them_are_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tiny_seq2seq import TEXTS, folder, seeded
 
 from augmill.tasks.generators._mlm_model import SPECIALS, word_tokenizer
 
-KINDS = ("bert", "roberta")
+KINDS = ("bert", "roberta", "deberta")
 
 
 def bert_tokenizer(texts: Sequence[str]) -> Any:
@@ -51,25 +51,51 @@ def roberta_tokenizer(texts: Sequence[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, specials, strict=True)))
 
 
+def unigram_tokenizer(texts: Sequence[str]) -> Any:
+    """As SentencePiece makes them: XLM-R, ALBERT and DeBERTa-v2 have such."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=list(SPECIALS), unk_token="[UNK]", show_progress=False
+    )
+    tokenizer.train_from_iterator([f" the a I {text}" for text in texts], trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIALS, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
 def tokenizer_of(kind: str, texts: Sequence[str] = TEXTS) -> Any:
-    return (bert_tokenizer if kind == "bert" else roberta_tokenizer)(texts)
+    made = {"bert": bert_tokenizer, "mobilebert": bert_tokenizer, "roberta": roberta_tokenizer}
+    return made.get(kind, unigram_tokenizer)(texts)
 
 
 def model_of(kind: str, tokenizer: Any, *, hidden: int = 32) -> Any:
-    from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
+    import transformers
 
     size: dict[str, Any] = {
         "vocab_size": len(tokenizer), "hidden_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 2 * hidden, "max_position_embeddings": 80, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     if kind == "bert":
-        return BertForMaskedLM(BertConfig(**size))
-    return RobertaForMaskedLM(RobertaConfig(**size, bos_token_id=0, eos_token_id=2))
+        return transformers.BertForMaskedLM(transformers.BertConfig(**size))
+    if kind == "roberta":
+        config = transformers.RobertaConfig(**size, bos_token_id=0, eos_token_id=2)
+        return transformers.RobertaForMaskedLM(config)
+    if kind == "mobilebert":
+        narrow = {"embedding_size": 16, "intra_bottleneck_size": 16}
+        return transformers.MobileBertForMaskedLM(transformers.MobileBertConfig(**size, **narrow))
+    size |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+    size |= {"position_buckets": 16, "type_vocab_size": 0, "legacy": kind == "deberta"}
+    return transformers.DebertaV2ForMaskedLM(transformers.DebertaV2Config(**size))
 
 
 @cache
 def untrained(kind: str) -> Path:
-    """A BERT or a RoBERTa with random weights."""
+    """A model with random weights."""
     tokenizer, path = tokenizer_of(kind), folder()
     with seeded():
         model_of(kind, tokenizer).save_pretrained(path)
