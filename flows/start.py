@@ -19,9 +19,10 @@ from augmill.flows.owner import this_process
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.states import require_over
 from augmill.flows.steps import Steps
 from augmill.flows.telemetry import quiet_logging
-from augmill.tasks.attempts import Attempt, beating, begin, finish
+from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_now
 from augmill.tasks.calendar import next_clock, parse_clock
 from augmill.tasks.contracts import AugmillError, CorruptObject
 from augmill.tasks.recipe import Recipe
@@ -84,8 +85,10 @@ def run_recipe(
     orchestrator: str | None = None,
     republish: bool = False,
     verbose: bool = False,
+    now: Clock = utc_now,
 ) -> dict[str, Any]:
     """The whole main job; returns what the last line of stdout says. Raises AugmillError."""
+    require_over(recipe, as_of, "--as-of", now=now())
     with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose) as session:
         return session.orchestrator.run(
             lambda: run_snapshot(session, as_of, republish=republish),

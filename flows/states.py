@@ -62,6 +62,20 @@ def require_partition(recipe: Recipe, name: str | None, where: str) -> None:
             raise UserError(str(error), where=where, fix="name a partition as the recipe has it") from error
 
 
+def require_over(recipe: Recipe, name: str | None, where: str, *, now: datetime) -> None:
+    """Raises UserError for a partition that is not over: its snapshot would stay what stood there so far.
+
+    Of a key that is no date nobody can say whether it is over.
+    """
+    require_partition(recipe, name, where)
+    if name is None or not recipe.partitions.calendar.dated:
+        return
+    newest = recipe.partitions.calendar.newest_complete(now)
+    if name > newest:
+        problem = f"{name} is not over yet; the newest complete {recipe.partitions.every} is {newest}"
+        raise UserError(problem, where=where, fix=f"give {newest} or an earlier one")
+
+
 def snapshots_of(
     recipe: Recipe, partitions: Collection[str], *, now: datetime, first: str | None = None, last: str | None = None
 ) -> list[str]:

@@ -27,7 +27,7 @@ from augmill.flows.backfill import backfill, nightly
 from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
 from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.owner import is_gone, this_process
-from augmill.flows.start import Session, open_session, run_snapshot
+from augmill.flows.start import Session, open_session, run_recipe, run_snapshot
 from augmill.flows.states import STATES, SnapshotState
 from augmill.tasks.attempts import Attempt, begin, finish, utc_now
 from augmill.tasks.contracts import StoreError, UserError
@@ -137,6 +137,22 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             backfill(recipe, request, now=lambda: noon_after(3))
+
+
+def test_a_day_that_is_not_over_is_run_by_no_command(tmp_path: Path) -> None:
+    """Its snapshot would stay what stood there then for good, and one of the future would be what readers get."""
+    recipe = dated_recipe(write_days(tmp_path / "rows.csv", 4), tmp_path / "store")
+    for early in (day(3), day(30)):
+        words = f"{early} is not over yet; the newest complete day is {day(2)}"
+        with pytest.raises(UserError, match=words) as refused:
+            run_recipe(recipe, as_of=early, now=lambda: noon_after(3))
+        assert refused.value.where == "--as-of" and day(2) in refused.value.fix
+        with pytest.raises(UserError, match=words):
+            backfill(recipe, Request(last=early), now=lambda: noon_after(3))
+    assert not (tmp_path / "store").exists()
+    assert run_recipe(recipe, as_of=day(2), now=lambda: noon_after(3))["release"]
+    keyed = dated_recipe(tmp_path / "rows.csv", tmp_path / "keyed", partitions={"every": "key"})
+    assert run_recipe(keyed, as_of=day(3), now=lambda: noon_after(3))["release"]  # nobody can say when a key is over
 
 
 # --- carrying it out --------------------------------------------------------------------------------------------------
