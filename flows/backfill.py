@@ -83,7 +83,7 @@ def nightly(
 ) -> dict[str, Any]:
     """The newest snapshot, and what is due in the look-back window: by morning there is something to train on.
 
-    Due is what failed or was interrupted, and under ``catch_up: all`` what is missing; the newest goes first.
+    Due is what failed, was interrupted or cut short, and under ``catch_up: all`` what is missing; the newest goes first.
 
     ``scheduled``: when it should have started (aware), where a scheduler tells. Raises AugmillError.
     """

@@ -28,8 +28,9 @@ class SnapshotState:
     """One of ``STATES``, and why.
 
     ``changed``: what differs now (source, recipe, code) from when ``basis``, the last attempt with an outcome, was made;
-    by source as ``partitions.late`` has it, but for a withdrawn one any new revision. ``newest``: the last attempt,
-    staged ones left out. ``staged``: a release that is put but not current, of an attempt later than all others.
+    by source as ``partitions.late`` has it, but for a withdrawn one any new revision. ``cut_short``: that outcome came
+    of a deadline, or of what the world did. ``newest``: the last attempt, staged ones left out. ``staged``: a release
+    that is put but not current, of an attempt later than all others.
     """
 
     snapshot: str
@@ -39,11 +40,12 @@ class SnapshotState:
     changed: tuple[str, ...] = ()
     release: str | None = None  # what is current, whatever the state
     staged: str | None = None
+    cut_short: bool = False
     newest: Attempt | None = None
     basis: Attempt | None = None
 
     def to_json(self) -> dict[str, Any]:
-        names = ("snapshot", "state", "outcome", "reason", "release", "staged")
+        names = ("snapshot", "state", "outcome", "reason", "release", "staged", "cut_short")
         attempt = None if self.newest is None else self.newest.number
         return {name: getattr(self, name) for name in names} | {"changed": list(self.changed), "attempt": attempt}
 
@@ -160,7 +162,14 @@ class _Facts:
         state, outcome, reason = self._named(newest, basis, release, withdrawn, differs)
         if state == "released":
             outcome = entry_of(self.log.entries[self.standing[name]], release).get("outcome")
-        return SnapshotState(name, state, outcome, reason, tuple(differs), release, staged, newest, basis)
+        cut_short = state in ("kept", "released", "stale") and outcome != "expired" and self._cut_short(basis)
+        return SnapshotState(name, state, outcome, reason, tuple(differs), release, staged, cut_short, newest, basis)
+
+    def _cut_short(self, basis: Attempt | None) -> bool:
+        """Whether what it made may come out otherwise, and nobody has taken it back."""
+        end = (basis.end if basis is not None else None) or {}
+        taken_back = basis is not None and not _kept(basis) and end.get("release") in self.gone
+        return bool(end.get("cut_short")) and not taken_back
 
     def _named(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chain import public_bytes
+from chain import make_steps, public_bytes, tiny_recipe, write_rows
 from commands import augmill
 from dated import dated_document, dated_recipe, day, inline_workers, noon_after, starts, tries, write_days
 from hypothesis import given
@@ -26,11 +26,16 @@ from augmill.flows import backfill_run, states
 from augmill.flows.backfill import backfill, nightly
 from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
 from augmill.flows.backfill_run import BackfillRun
+from augmill.flows.outcome import NotProduced
 from augmill.flows.owner import is_gone, this_process
+from augmill.flows.producing import produce
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot
 from augmill.flows.start import Session, open_session, run_recipe, run_snapshot
 from augmill.flows.states import STATES, SnapshotState
+from augmill.flows.steps import Steps
 from augmill.tasks.attempts import Attempt, begin, finish, utc_now
-from augmill.tasks.contracts import StoreError, UserError
+from augmill.tasks.contracts import Artifact, StoreError, UserError
 from augmill.tasks.log import entry_of, read_log, rollback
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Price
@@ -47,6 +52,7 @@ STATE = st.builds(
     st.sampled_from(OUTCOMES),
     changed=st.lists(st.sampled_from(("source", "recipe", "code")), unique=True).map(tuple),
     release=st.sampled_from((None, "r")),
+    cut_short=st.booleans(),
 )
 NO_PAST = Past({}, "", Price(), noon_after(0))
 
@@ -76,6 +82,14 @@ def test_each_mode_includes_the_one_before(state: SnapshotState) -> None:
         (SnapshotState("a", "failed", changed=("code",), release="r"), "changed-recipe"),
         (SnapshotState("a", "kept", "unsound_source"), "failed"),  # there was no verdict
         (SnapshotState("a", "kept", "harmful"), "all"),  # there was one
+        (SnapshotState("a", "released", "not_produced", release="r", cut_short=True), "failed"),
+        (SnapshotState("a", "kept", "not_produced", cut_short=True), "failed"),
+        (SnapshotState("a", "kept", "not_produced"), "all"),  # it would only come out the same
+        (
+            SnapshotState("a", "stale", "not_produced", changed=("recipe",), release="r", cut_short=True),
+            "changed-recipe",
+        ),
+        (SnapshotState("a", "released", "not_produced", release="r"), "all"),
         (SnapshotState("a", "stale", "published", changed=("source", "recipe")), "changed-data"),
         (SnapshotState("a", "stale", "published", changed=("code",)), "changed-recipe"),
         (SnapshotState("a", "kept", "harmful", changed=("recipe",)), "changed-recipe"),
@@ -535,6 +549,51 @@ def test_past_its_deadline_a_night_starts_nothing_and_what_runs_ends_by_cause(ro
         assert (result["outcome"], result["action"], result["new"]) == ("not_produced", "best_real", True)
     with open_session(recipe, command="test", verbose=False, by_morning=False) as session:
         assert session.deadline is None  # a backfill has no morning
+
+
+def test_what_a_deadline_cut_short_is_due_again_and_what_would_end_the_same_is_not(rows: Path, tmp_path: Path) -> None:
+    def recipe(target: int, **run: Any) -> Recipe:
+        how = {"orchestrator": "none", "shard_rows": 1000, "threads": 1, "store": str(tmp_path)} | run
+        return dated_recipe(rows, tmp_path, target={"per_class": target}, run=how)
+
+    full = dated_recipe(rows, tmp_path)
+    assert night(full, 1)["outcomes"] == {day(0): "not_produced"}  # nothing was asked for
+    assert night(full, 1)["outcome"] == "nothing"
+    short = night(recipe(30, deadline_minutes=0.0001), 2)
+    assert (list(short["released"]), short["outcomes"]) == ([day(1)], {day(1): "not_produced"})
+    end = tries(Store(str(tmp_path)))[day(1)][-1].end or {}
+    assert "the run's deadline came before" in end["reason"] and "goes on where this run stopped" in end["next"]
+    for mode in MODES[1:3]:
+        assert backfill(recipe(30), Request(reprocess=mode, dry_run=True), now=lambda: noon_after(2))["order"] == [
+            day(1)
+        ]
+    told = night(recipe(30), 2, dry_run=True)
+    assert told["order"] == [day(1)] and "the run's deadline came before" in told["lines"][0]["reason"]
+    assert night(recipe(31), 2)["outcome"] == "nothing"  # a changed recipe: for a backfill to do
+    done = night(recipe(30), 2)
+    assert done["outcomes"][day(1)] != "not_produced"
+    assert night(recipe(30), 2)["outcome"] == "nothing"
+
+
+def test_past_the_deadline_no_shard_is_handed_to_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each would cost a worker its life, and would be tried again, after the morning has come."""
+    recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
+    steps = make_steps(recipe, Store(str(tmp_path / "store")))
+    snapshot = Snapshot(recipe, "all", None)
+    read_source(snapshot, steps, None)
+    run_shards, handed = Steps.run_shards, []
+
+    def late(self: Steps, *round_: Any, **number: Any) -> list[Artifact]:
+        self.site = replace(self.site, deadline=time.monotonic())
+        monkeypatch.setattr(self.pool, "run", lambda *job, **how: handed.append(job))
+        return run_shards(self, *round_, **number)
+
+    monkeypatch.setattr(Steps, "run_shards", late)
+    began = time.monotonic()
+    with pytest.raises(NotProduced, match="the run's deadline came before it was made"):
+        produce(snapshot, steps)
+    assert not handed and steps.cut_short and {failure["reason"] for failure in steps.failures} == {"deadline"}
+    assert time.monotonic() - began < 10  # without a pause before another try
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
