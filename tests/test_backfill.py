@@ -22,10 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows import backfill as flows_backfill
-from augmill.flows import backfill_run, states
+from augmill.flows import backfill_run, start, states
 from augmill.flows.backfill import backfill, nightly
 from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
 from augmill.flows.backfill_run import BackfillRun
+from augmill.flows.orchestrate import Terminated
 from augmill.flows.outcome import NotProduced
 from augmill.flows.owner import is_gone, this_process
 from augmill.flows.producing import produce
@@ -718,3 +719,41 @@ def test_the_command_prints_its_plan_and_ends_by_code(tmp_path: Path) -> None:
     assert augmill("backfill", recipe, "--to", day(1)).code == 0  # failed ones were not asked for
     assert augmill("nightly", recipe, "--dry-run").last["outcome"] == "planned"
     assert augmill("backfill", recipe, "--order", "random").code == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "outcome"),
+    [
+        ((start, "begin"), "interrupted"),
+        ((start, "augment"), "interrupted"),
+        ((start, "write_report"), "not_produced"),  # its release is in the log already
+        ((start, "finish"), "not_produced"),
+    ],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_sigterm_at_any_moment_leaves_no_attempt_without_an_end(
+    place: tuple[Any, str], outcome: str, after: bool, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = place
+    stopped = getattr(module, name)
+
+    def stop(*given: Any, **options: Any) -> Any:
+        monkeypatch.setattr(module, name, stopped)
+        if not after:
+            signal.raise_signal(signal.SIGTERM)
+        made = stopped(*given, **options)
+        if after:
+            signal.raise_signal(signal.SIGTERM)
+        return made
+
+    monkeypatch.setattr(module, name, stop)
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    with pytest.raises(Terminated):
+        fill(recipe, last=day(0))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    (attempt,) = tries(store)[day(0)]
+    assert attempt.end is not None and attempt.end["outcome"] == outcome
+    assert (outcome == "not_produced") == (
+        attempt.end.get("release") in set(read_log(store, "tiny").current().values())
+    )
+    assert fill(recipe, last=day(0))["outcome"] == "done"
