@@ -203,7 +203,8 @@ class Past:
     """What past runs took. Snapshots that were made are like each other, and so are those where all stood already."""
 
     def __init__(self, attempts: Mapping[str, Sequence[Attempt]], recipe: str, price: Price, now: datetime) -> None:
-        done = [a for tried in attempts.values() for a in tried if a.end is not None and a.state(now) == "done"]
+        ended = [a for tried in attempts.values() for a in tried if a.end is not None]
+        done = [a for a in ended if a.state(now) == "done" or (a.end or {}).get("action") == "fail"]  # to an outcome
         done.sort(key=lambda attempt: str(attempt.end and attempt.end["time"]), reverse=True)
         self._price = price
         self._made = self._middle([a for a in done if a.end and a.end["worked"]], recipe)

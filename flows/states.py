@@ -182,7 +182,7 @@ class _Facts:
         """(state, outcome, reason)."""
         verb = "done" if newest is None else newest.state(self.now)
         if newest is not None and verb != "done":
-            return verb, (newest.end or {}).get("kind"), _why_not_done(newest, verb)
+            return verb, _kind(newest), _why_not_done(newest, verb)
         if release is None and (lost := self._lost(basis, withdrawn)) is not None:
             return lost
         if basis is None and release is None:
@@ -256,7 +256,13 @@ class _Facts:
 
 def _kept(attempt: Attempt) -> bool:
     """Whether it left current what was; the release its end names may then be another snapshot's."""
-    return (attempt.end or {}).get("action") in ("keep_current", "fail")
+    return (attempt.end or {}).get("action") == "keep_current"
+
+
+def _kind(attempt: Attempt) -> str | None:
+    """Of an error its name; of an outcome that the recipe calls a failure the outcome."""
+    end = attempt.end or {}
+    return str(end["outcome"]) if end.get("action") == "fail" else end.get("kind")
 
 
 def _why_not_done(attempt: Attempt, verb: str) -> str:

@@ -26,6 +26,7 @@ from augmill.flows import backfill_run, start, states
 from augmill.flows.backfill import backfill, nightly
 from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
 from augmill.flows.backfill_run import BackfillRun
+from augmill.flows.health import find_trouble
 from augmill.flows.orchestrate import Terminated
 from augmill.flows.outcome import NotProduced
 from augmill.flows.owner import is_gone, this_process
@@ -595,6 +596,36 @@ def test_past_the_deadline_no_shard_is_handed_to_a_worker(tmp_path: Path, monkey
         produce(snapshot, steps)
     assert not handed and steps.cut_short and {failure["reason"] for failure in steps.failures} == {"deadline"}
     assert time.monotonic() - began < 10  # without a pause before another try
+
+
+def test_an_outcome_that_the_recipe_calls_a_failure_is_the_state_failed(rows: Path, tmp_path: Path) -> None:
+    """For state, advice, modes and monitors alike; what is current stays."""
+    store = Store(str(tmp_path))
+    before = night(dated_recipe(rows, tmp_path), 1)["released"]
+    recipe = dated_recipe(rows, tmp_path, outcomes={"not_produced": "fail"})
+    done = night(recipe, 2)
+    assert (done["outcome"], list(done["failed"]), done["released"]) == ("failed", [day(1)], {})
+    log = read_log(store, "tiny")
+    assert log.current() == before
+    found = states.snapshot_states(recipe, store, None, log, now=noon_after(2), first=day(1))[-1]
+    assert (found.state, found.outcome, found.release) == ("failed", "not_produced", None)
+    assert "nothing was asked for" in found.reason
+    trouble = find_trouble(recipe, store, log, now=noon_after(2))
+    assert trouble is not None and trouble.startswith(f"{day(1)} not_produced: ")
+    again = backfill(recipe, Request(reprocess="failed", dry_run=True), now=lambda: noon_after(2))
+    assert again["order"] == [day(1)] == night(recipe, 2, dry_run=True)["order"]
+    assert again["lines"][0]["state"] == "failed"
+    assert night(dated_recipe(rows, tmp_path), 2)["released"].keys() == {day(1)}  # it never had a release: mended so
+
+
+def test_a_backfill_tries_again_what_its_recipe_calls_a_failure(rows: Path, tmp_path: Path) -> None:
+    recipe = dated_recipe(rows, tmp_path, outcomes={"not_produced": "fail"})
+    stopped = fill(recipe, last=day(1), max_failures=1)
+    assert (list(stopped["failed"]), stopped["stopped_by"]) == ([day(0)], "max_failures")
+    rest = fill(recipe, last=day(1))
+    assert rest["backfill"] == stopped["backfill"] and list(rest["failed"]) == [day(0), day(1)]
+    assert fill(recipe, last=day(1))["outcome"] == "nothing"  # in mode missing
+    assert fill(recipe, last=day(1), reprocess="failed", dry_run=True)["order"] == [day(0), day(1)]
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
