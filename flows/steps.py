@@ -129,13 +129,6 @@ class Steps:
         for bank in self.banks.values():
             bank.refresh()  # what the round before, or another snapshot, has sampled
 
-        def run(job: tuple[int, ShardConfig, list[Artifact]]) -> Artifact:
-            number, config, shard_inputs = job
-            try:
-                return self._in_worker(generate, config, shard_inputs, 60 * how.shard_minutes)
-            except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
-                return self._give_up(round_number, number, config, error)
-
         with self.progress.stage(f"generate {round_number}", total, "rows") as shown:
 
             def done(artifact: Artifact) -> None:
@@ -145,7 +138,7 @@ class Steps:
                 self.artifacts.update(bar, finished / max(total, 1))
 
             results = self.orchestrator.map(
-                run,
+                lambda job: self._shard(round_number, *job, 60 * how.shard_minutes),
                 jobs,
                 limit=2 * self.pool.size,
                 name=lambda job: f"generate {self.label} round {round_number} shard {job[0]}",
@@ -157,6 +150,14 @@ class Steps:
             round_events = self.events[before:]  # nothing else of this snapshot runs meanwhile
             shown.note = f"{len(results)} shards{_from_before(round_events, len(results))}"
         return results
+
+    def _shard(
+        self, round_number: int, shard: int, config: ShardConfig, inputs: list[Artifact], seconds: float
+    ) -> Artifact:
+        try:
+            return self._in_worker(generate, config, inputs, seconds)
+        except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
+            return self._give_up(round_number, shard, config, error)
 
     def _give_up(self, round_number: int, shard: int, config: ShardConfig, error: AugmillError) -> Artifact:
         """Stands in for a shard whose tries are used up: its rows are undelivered, with the reason."""
