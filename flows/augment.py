@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 from augmill.flows.mirror import mirror_delta, require_mirrors
-from augmill.flows.outcome import NotProduced, Outcome, judge_evidence
+from augmill.flows.outcome import CutShort, NotProduced, Outcome, judge_evidence
 from augmill.flows.producing import produce
 from augmill.flows.provenance import provenance
 from augmill.flows.reading import read_source
@@ -51,7 +51,8 @@ def augment(
         produce(snapshot, steps)
         outcome = judge_evidence(prove(snapshot, steps), recipe)
     except NotProduced as error:
-        outcome = Outcome("not_produced", recipe.outcomes.not_produced, str(error))
+        cut_short = isinstance(error, CutShort) or steps.cut_short
+        outcome = Outcome("not_produced", recipe.outcomes.not_produced, str(error), cut_short=cut_short)
     return publish(snapshot, steps, outcome, command=command, republish=republish, staged=staged), snapshot
 
 

@@ -16,7 +16,7 @@ from augmill.flows.owner import is_gone
 from augmill.flows.provenance import code_version
 from augmill.flows.reading import source_view
 from augmill.flows.start import open_session
-from augmill.flows.states import SnapshotState, partitioned, require_partition, snapshot_states
+from augmill.flows.states import SnapshotState, partitioned, require_over, require_partition, snapshot_states
 from augmill.flows.telemetry import quiet_logging
 from augmill.flows.units import Part
 from augmill.tasks.attempts import Clock, read_attempts, utc_now
@@ -58,8 +58,8 @@ def backfill(
 ) -> dict[str, Any]:
     """What the last line of stdout says. Raises AugmillError where nothing could be planned."""
     with quiet_logging(verbose, prefect_too=False):
-        store = Store(recipe.run.store)
         _require(recipe, request, now())
+        store = Store(recipe.run.store)
         plan, note = _taken_up(recipe, store, request)
         if plan is None:
             states = look(recipe, store, now(), first=request.first, last=request.last)
@@ -83,7 +83,7 @@ def nightly(
 ) -> dict[str, Any]:
     """The newest snapshot, and what is due in the look-back window: by morning there is something to train on.
 
-    Due is what failed or was interrupted, and under ``catch_up: all`` what is missing; the newest goes first.
+    Due is what failed, was interrupted or cut short, and under ``catch_up: all`` what is missing; the newest goes first.
 
     ``scheduled``: when it should have started (aware), where a scheduler tells. Raises AugmillError.
     """
@@ -160,15 +160,10 @@ def _as_planned(state: SnapshotState, gone: set[str]) -> SnapshotState:
 def _require(recipe: Recipe, request: Request, now: datetime) -> None:
     """Raises UserError for what the recipe cannot answer."""
     require_partition(recipe, request.first, "--from")
-    require_partition(recipe, request.last, "--to")
+    require_over(recipe, request.last, "--to", now=now)
     if request.first is not None and request.last is not None and request.first > request.last:
         problem = f"{request.first} comes after {request.last}"
         raise UserError(problem, where="--from", fix="give the earlier one first; both ends are included")
-    if request.last is not None and recipe.partitions.calendar.dated:
-        newest = recipe.partitions.calendar.newest_complete(now)
-        if request.last > newest:
-            problem = f"{request.last} is not over yet; the newest complete {recipe.partitions.every} is {newest}"
-            raise UserError(problem, where="--to", fix=f"give {newest} or an earlier one")
     if request.max_cost is not None and price_of(recipe.price, {}) is None:
         fix = "give price.cpu_hour, price.gpu_hour or price.million_tokens in the recipe"
         raise UserError("nothing has a price", where="--max-cost", fix=fix)

@@ -17,8 +17,6 @@ from augmill.tasks.recipe_nights import Price
 
 Mode = Literal["missing", "failed", "changed-data", "changed-recipe", "all"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # each includes those before it
-# Kept for want of a verdict: running again may end otherwise. A verdict (harmful, inconclusive) is not asked for twice.
-NO_VERDICT = ("unsound_source", "not_produced")
 NEXT = "`augmill status` shows what there is"
 LIKE = 20  # past runs that an estimate looks at: the newest ones
 
@@ -134,7 +132,9 @@ def _unended(state: SnapshotState) -> Mode | None:
     """The mode for what has no verdict yet."""
     if state.state in ("missing", "interrupted"):
         return "missing"
-    return "failed" if state.state == "failed" or (state.state == "kept" and state.outcome in NO_VERDICT) else None
+    # What may end otherwise: the source may be sound now. A verdict (harmful, inconclusive) is not asked for twice.
+    unsound = state.state == "kept" and state.outcome == "unsound_source"
+    return "failed" if state.state == "failed" or unsound or state.cut_short else None
 
 
 def includes(mode: Mode, state: SnapshotState) -> bool:
@@ -165,12 +165,17 @@ def choose(
 
 
 def _why(state: SnapshotState) -> str:
-    parts = [f"{state.outcome}: {state.reason}" if state.state == "kept" else state.reason]
+    parts = [f"{state.outcome}: {state.reason}" if state.state == "kept" or state.cut_short else state.reason]
     if state.changed and state.state != "stale":
         parts.append(f"{' and '.join(state.changed)} changed")
-    if state.state in ("released", "kept") and not state.changed:
+    if _stands(state):
         parts = [f"{state.outcome}; nothing changed"]
     return "; ".join(part for part in parts if part)
+
+
+def _stands(state: SnapshotState) -> bool:
+    """Whether making it again would find everything made."""
+    return state.state in ("released", "kept") and not state.changed and not state.cut_short
 
 
 def switches_together(states: Iterable[SnapshotState], mode: Mode) -> bool:
@@ -198,15 +203,15 @@ class Past:
     """What past runs took. Snapshots that were made are like each other, and so are those where all stood already."""
 
     def __init__(self, attempts: Mapping[str, Sequence[Attempt]], recipe: str, price: Price, now: datetime) -> None:
-        done = [a for tried in attempts.values() for a in tried if a.end is not None and a.state(now) == "done"]
+        ended = [a for tried in attempts.values() for a in tried if a.end is not None]
+        done = [a for a in ended if a.state(now) == "done" or (a.end or {}).get("action") == "fail"]  # to an outcome
         done.sort(key=lambda attempt: str(attempt.end and attempt.end["time"]), reverse=True)
         self._price = price
         self._made = self._middle([a for a in done if a.end and a.end["worked"]], recipe)
         self._found = self._middle([a for a in done if a.end and not a.end["worked"]], recipe)
 
     def of(self, state: SnapshotState) -> Estimate:
-        unchanged = state.state in ("released", "kept") and not state.changed
-        return self._found if unchanged else self._made
+        return self._found if _stands(state) else self._made
 
     def _middle(self, like: list[Attempt], recipe: str) -> Estimate:
         """Medians; of this recipe's runs where there are any."""

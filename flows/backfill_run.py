@@ -159,7 +159,7 @@ class BackfillRun:
         """One that is not run here: by another, or by an earlier command, or one of this moment, of this backfill."""
         end = (attempt.end if attempt is not None else None) or {}
         if how == "done" and attempt is not None and is_own(self._plan, attempt):
-            self._answers[line.snapshot] = Answer("failed" if end.get("action") == "fail" else "done", end)
+            self._answers[line.snapshot] = Answer("done", end)
             self._ended += 1
             return
         self._answers[line.snapshot] = Answer(f"{how} elsewhere", end)

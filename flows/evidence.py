@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.flows.outcome import NEXT, Outcome
+from augmill.flows.outcome import Outcome
 from augmill.flows.policy import split_table
 from augmill.flows.provenance import spent_on
 from augmill.flows.snapshot import Snapshot, read_json
@@ -89,7 +89,7 @@ def _heading(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome)
         "outcome": outcome.name,
         "reason": outcome.reason,
         "released": released,
-        "next_action": NEXT[outcome.name],
+        "next_action": outcome.next,
         "release": outcome.release,
         "prefix": recipe.publish.prefix,
         "recipe_sha256": recipe.hash(),

@@ -25,7 +25,7 @@ def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> st
     if bad:
         last, others = bad[-1], f", and {len(bad) - 1} more" if len(bad) > 1 else ""
         stands = f"; release {last.release} stands" if last.release else ""
-        return f"{last.snapshot} {last.outcome or last.state}: {last.reason}{stands}{others}"
+        return f"{last.snapshot} {last.outcome or last.state}: {last.reason.rstrip('.')}{stands}{others}"
     return find_stale(recipe, store, log, now=now, tried=tried)
 
 

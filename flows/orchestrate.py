@@ -224,6 +224,25 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """SIGTERM and Ctrl-C take effect at the end of the block: for what must not be left half done. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, frame: came.append(got)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 def leave(code: int) -> NoReturn:
     """Ends the process now, without waiting for threads that still sit in a long computation after an interrupt."""
     sys.stdout.flush()

@@ -12,18 +12,26 @@ NEXT = {
     "published": "Train on the new release.",
     "harmful": "Look at the accepted samples in the report; change the generator, its options or the checks.",
     "inconclusive": "Give more held-out rows, let train rows judge too (gate.folds), or accept gate.rule: not_worse.",
-    "not_produced": "See the reason; running the same command again goes on where this run stopped.",
+    "not_produced": "See the reason; the same command would end the same.",
     "unsound_source": "Mend the source; the current release stays.",
 }
+CUT_SHORT = "The next night, or the same command now, goes on where this run stopped."
 
 
 class NotProduced(AugmillError):
     """Nothing that could be proven was generated, though the source is sound."""
 
 
+class CutShort(NotProduced):
+    """By a deadline, or by what the world did: another try goes on from there, and may end otherwise."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """``name``: published, harmful, inconclusive, not_produced or unsound_source; ``action``: what followed."""
+    """``name``: published, harmful, inconclusive, not_produced or unsound_source; ``action``: what followed.
+
+    ``cut_short``: not produced for want of time or of the world's help, so that another try may end otherwise.
+    """
 
     name: str
     action: str
@@ -34,6 +42,12 @@ class Outcome:
     delta: int | None = None  # the version of the Delta table; None where it is behind the log
     pending: dict[str, Any] | None = None  # of a staged release: the log entry that makes it current
     numbers: dict[str, Any] = field(default_factory=dict)
+    cut_short: bool = False
+
+    @property
+    def next(self) -> str:
+        """What to do."""
+        return CUT_SHORT if self.cut_short else NEXT[self.name]
 
     def to_json(self, recipe: Recipe, snapshot: str, report: str | None) -> dict[str, Any]:
         """The last line of stdout."""
@@ -48,8 +62,9 @@ class Outcome:
             "new": self.appended,
             **({} if self.pending is None else {"pending": self.pending}),
             **({"delta": self.delta} if recipe.publish.format == "delta" else {}),
+            **({"cut_short": True} if self.cut_short else {}),
             "report": report,
-            "next": NEXT[self.name],
+            "next": self.next,
         }
 
 

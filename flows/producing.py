@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import time
 
-from augmill.flows.outcome import NotProduced
+from augmill.flows.outcome import CutShort, NotProduced
 from augmill.flows.policy import Policy
 from augmill.flows.refits import split_to_fit
 from augmill.flows.snapshot import Snapshot, read_json
-from augmill.flows.steps import Steps
+from augmill.flows.steps import OutOfTime, Steps
 from augmill.tasks.contracts import Artifact, AugmillError
 from augmill.tasks.fit import fit, fit_check
 from augmill.tasks.generate import SetAsideConfig, ShardConfig, set_aside
@@ -34,9 +34,9 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         fitted = {name: steps.in_worker(fit, config, learnt, what=name) for name, config in generators.items()}
         snapshot.checks = {n: steps.in_worker(fit_check, config, split_rows, what=n) for n, config in checks.items()}
     except AugmillError as error:
-        if not error.retryable:
+        if not (error.retryable or isinstance(error, OutOfTime)):
             raise
-        raise NotProduced(f"a generator could not be fitted: {error.problem}") from error
+        raise CutShort(f"a generator could not be fitted: {error.problem}") from error
     counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
     known = known_classes(steps, learnt, list(counts)) if learnt != split_rows else None
     policy, settled_by = Policy(snapshot, steps, known), dict[str, float]()
@@ -46,7 +46,7 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         if not segments and settled_by in ({}, policy.shares):
             return
         if steps.site.deadline is not None and time.monotonic() >= steps.site.deadline:
-            raise NotProduced("the run's deadline came before every class had its target")
+            raise CutShort("the run's deadline came before every class had its target")
         configs = [
             ShardConfig(generators[name], judges[name], tuple(part), tuple(counts), recipe.validation)
             for part in cut_shards(segments, recipe.run.shard_rows)

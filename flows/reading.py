@@ -21,7 +21,7 @@ from augmill.tasks.gather import gather, prepare_gather
 from augmill.tasks.ingest import prepare_ingest
 from augmill.tasks.partitions import is_partitioned, window_start
 from augmill.tasks.recipe import Recipe
-from augmill.tasks.refusals import require_fit
+from augmill.tasks.refusals import NoRowUpTo, require_fit
 from augmill.tasks.split import prepare_split, split
 from augmill.tasks.stage import Site, fetch
 from augmill.tasks.store import Store
@@ -39,7 +39,22 @@ def source_view(recipe: Recipe, store: Store, upto: str | None = None) -> dict[s
 
 def read_rows(steps: Steps, recipe: Recipe, name: str | None) -> tuple[Artifact, Artifact]:
     """(the rows as of partition ``name``, None: all there are, cut to the window; their split)."""
-    units = ingest_source(steps, recipe, name)
+    return _rows_of(steps, recipe, name, ingest_source(steps, recipe, name))
+
+
+def read_night(steps: Steps, recipe: Recipe, name: str) -> tuple[Artifact, Artifact] | None:
+    """As ``read_rows``; None where the source has no row in that night's window, such as before its first one."""
+    try:
+        units = ingest_source(steps, recipe, name)
+    except NoRowUpTo:  # told by the files' names already
+        return None
+    view = units.view()
+    if not any(view[partition].rows for partition in window_of(recipe, units, name)):
+        return None
+    return _rows_of(steps, recipe, name, units)
+
+
+def _rows_of(steps: Steps, recipe: Recipe, name: str | None, units: Units) -> tuple[Artifact, Artifact]:
     gathered = steps.do(gather, prepare_gather(recipe, name), units.artifacts)
     return gathered, split_rows(steps, recipe, name, gathered)
 

@@ -62,9 +62,9 @@ class _Windows:
         """None where the rows of that night cannot be split: none yet, too few of a class."""
         if night not in self.known:
             try:
-                self.known[night] = reading.read_rows(self.steps, self.recipe, night)
+                self.known[night] = reading.read_night(self.steps, self.recipe, night)
             except (DataError, UserError) as error:  # the snapshot's own window was read: it lies in that night's rows
-                _log.info("no generator can be fitted as of %s: %s", night, error)
+                _log.info("Nothing is fitted on, or compared with, the rows as of %s: %s", night, error.problem)
                 self.known[night] = None
         return self.known[night]
 

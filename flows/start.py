@@ -13,15 +13,16 @@ from typing import Any
 
 from augmill.flows.augment import augment
 from augmill.flows.evidence import write_report
-from augmill.flows.orchestrate import Orchestrator, open_orchestrator
+from augmill.flows.orchestrate import Orchestrator, held_back, open_orchestrator
 from augmill.flows.outcome import Outcome
 from augmill.flows.owner import this_process
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.states import require_over
 from augmill.flows.steps import Steps
 from augmill.flows.telemetry import quiet_logging
-from augmill.tasks.attempts import Attempt, beating, begin, finish
+from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_now
 from augmill.tasks.calendar import next_clock, parse_clock
 from augmill.tasks.contracts import AugmillError, CorruptObject
 from augmill.tasks.recipe import Recipe
@@ -84,8 +85,10 @@ def run_recipe(
     orchestrator: str | None = None,
     republish: bool = False,
     verbose: bool = False,
+    now: Clock = utc_now,
 ) -> dict[str, Any]:
     """The whole main job; returns what the last line of stdout says. Raises AugmillError."""
+    require_over(recipe, as_of, "--as-of", now=now())
     with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose) as session:
         return session.orchestrator.run(
             lambda: run_snapshot(session, as_of, republish=republish),
@@ -111,30 +114,40 @@ def run_snapshot(
     ``staged``: the release is put, and ``result["pending"]`` holds the log entry that would make it current.
     ``about``: further keys of the attempt's start (which backfill it belongs to). ``live``, ``quiet``: see ``Progress``.
     """
-    recipe, store = session.recipe, session.store
-    started = time.monotonic()
+    recipe, store, started = session.recipe, session.store, time.monotonic()
     events: list[Event] = []
+    head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(), "owner": this_process()}
+    attempt: Attempt | None = None
+    result: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    try:
+        with held_back():  # an interrupt between the claim and here would leave an attempt that nobody ends
+            attempt = begin(store, recipe.dataset, as_of or "all", head | (about or {}))
+        with beating(store, recipe.dataset, attempt), Progress(live=live, quiet=quiet) as progress:
+            steps = _steps(session, as_of, progress, events, started)
+            outcome, snapshot = _mending(recipe, steps, as_of, session.command, republish, staged)
+            found = {"source": snapshot.source, "drift": snapshot.drift}
+            result = outcome.to_json(recipe, snapshot.name, None)  # from here on it stands, whatever interrupts
+            if result["arrangement"]:
+                result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
+            result["report"] = _report(recipe, steps, snapshot, outcome)
+        _end(session, attempt, result | found, events, started)
+    except BaseException as error:
+        if attempt is not None:
+            said = result | found if result else _failure(error, session.orchestrator.stopping.is_set())
+            _end(session, attempt, said, events, started)
+        raise
+    return result
+
+
+def _steps(session: Session, as_of: str | None, progress: Progress, events: list[Event], started: float) -> Steps:
+    recipe = session.recipe
     ends = [session.deadline] if session.deadline is not None else []
     ends += [started + 60 * recipe.run.deadline_minutes] if recipe.run.deadline_minutes is not None else []
-    site = Site(store, session.device, recipe.run.threads, min(ends, default=None), events.append)
-    label = f"{recipe.dataset}@{as_of or 'all'}"
-    head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(), "owner": this_process()}
-    attempt = begin(store, recipe.dataset, as_of or "all", head | (about or {}))
-    with beating(store, recipe.dataset, attempt), Progress(live=live, quiet=quiet) as progress:
-        artifacts = Artifacts(session.orchestrator)
-        seconds = 60 * recipe.run.stage_minutes
-        steps = Steps(session.orchestrator, site, session.pool, progress, artifacts, label, seconds, events)
-        try:
-            outcome, snapshot = _mending(recipe, steps, as_of, session.command, republish, staged)
-        except BaseException as error:
-            _end(session, attempt, _failure(error, session.orchestrator.stopping.is_set()), events, started)
-            raise
-        report = _report(recipe, steps, snapshot, outcome)
-    result = outcome.to_json(recipe, snapshot.name, report)
-    if result["arrangement"]:
-        result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
-    _end(session, attempt, {**result, "source": snapshot.source, "drift": snapshot.drift}, events, started)
-    return result
+    site = Site(session.store, session.device, recipe.run.threads, min(ends, default=None), events.append)
+    label, seconds = f"{recipe.dataset}@{as_of or 'all'}", 60 * recipe.run.stage_minutes
+    artifacts = Artifacts(session.orchestrator)
+    return Steps(session.orchestrator, site, session.pool, progress, artifacts, label, seconds, events)
 
 
 def _failure(error: BaseException, stopping: bool) -> dict[str, Any]:
@@ -171,7 +184,8 @@ def _end(session: Session, attempt: Attempt, body: dict[str, Any], events: list[
         "artifacts": sorted({event.key for event in events}),
     }
     try:
-        finish(session.store, session.recipe.dataset, attempt, {**body, **done})
+        with held_back():
+            finish(session.store, session.recipe.dataset, attempt, {**body, **done})
     except AugmillError as error:
         _log.warning("How this attempt ended could not be noted: %s", error)
 

@@ -28,8 +28,9 @@ class SnapshotState:
     """One of ``STATES``, and why.
 
     ``changed``: what differs now (source, recipe, code) from when ``basis``, the last attempt with an outcome, was made;
-    by source as ``partitions.late`` has it, but for a withdrawn one any new revision. ``newest``: the last attempt,
-    staged ones left out. ``staged``: a release that is put but not current, of an attempt later than all others.
+    by source as ``partitions.late`` has it, but for a withdrawn one any new revision. ``cut_short``: that outcome came
+    of a deadline, or of what the world did. ``newest``: the last attempt, staged ones left out. ``staged``: a release
+    that is put but not current, of an attempt later than all others.
     """
 
     snapshot: str
@@ -39,11 +40,12 @@ class SnapshotState:
     changed: tuple[str, ...] = ()
     release: str | None = None  # what is current, whatever the state
     staged: str | None = None
+    cut_short: bool = False
     newest: Attempt | None = None
     basis: Attempt | None = None
 
     def to_json(self) -> dict[str, Any]:
-        names = ("snapshot", "state", "outcome", "reason", "release", "staged")
+        names = ("snapshot", "state", "outcome", "reason", "release", "staged", "cut_short")
         attempt = None if self.newest is None else self.newest.number
         return {name: getattr(self, name) for name in names} | {"changed": list(self.changed), "attempt": attempt}
 
@@ -60,6 +62,20 @@ def require_partition(recipe: Recipe, name: str | None, where: str) -> None:
             recipe.partitions.calendar.first_day(name)
         except ValueError as error:
             raise UserError(str(error), where=where, fix="name a partition as the recipe has it") from error
+
+
+def require_over(recipe: Recipe, name: str | None, where: str, *, now: datetime) -> None:
+    """Raises UserError for a partition that is not over: its snapshot would stay what stood there so far.
+
+    Of a key that is no date nobody can say whether it is over.
+    """
+    require_partition(recipe, name, where)
+    if name is None or not recipe.partitions.calendar.dated:
+        return
+    newest = recipe.partitions.calendar.newest_complete(now)
+    if name > newest:
+        problem = f"{name} is not over yet; the newest complete {recipe.partitions.every} is {newest}"
+        raise UserError(problem, where=where, fix=f"give {newest} or an earlier one")
 
 
 def snapshots_of(
@@ -146,7 +162,14 @@ class _Facts:
         state, outcome, reason = self._named(newest, basis, release, withdrawn, differs)
         if state == "released":
             outcome = entry_of(self.log.entries[self.standing[name]], release).get("outcome")
-        return SnapshotState(name, state, outcome, reason, tuple(differs), release, staged, newest, basis)
+        cut_short = state in ("kept", "released", "stale") and outcome != "expired" and self._cut_short(basis)
+        return SnapshotState(name, state, outcome, reason, tuple(differs), release, staged, cut_short, newest, basis)
+
+    def _cut_short(self, basis: Attempt | None) -> bool:
+        """Whether what it made may come out otherwise, and nobody has taken it back."""
+        end = (basis.end if basis is not None else None) or {}
+        taken_back = basis is not None and not _kept(basis) and end.get("release") in self.gone
+        return bool(end.get("cut_short")) and not taken_back
 
     def _named(
         self,
@@ -159,7 +182,7 @@ class _Facts:
         """(state, outcome, reason)."""
         verb = "done" if newest is None else newest.state(self.now)
         if newest is not None and verb != "done":
-            return verb, (newest.end or {}).get("kind"), _why_not_done(newest, verb)
+            return verb, _kind(newest), _why_not_done(newest, verb)
         if release is None and (lost := self._lost(basis, withdrawn)) is not None:
             return lost
         if basis is None and release is None:
@@ -233,7 +256,13 @@ class _Facts:
 
 def _kept(attempt: Attempt) -> bool:
     """Whether it left current what was; the release its end names may then be another snapshot's."""
-    return (attempt.end or {}).get("action") in ("keep_current", "fail")
+    return (attempt.end or {}).get("action") == "keep_current"
+
+
+def _kind(attempt: Attempt) -> str | None:
+    """Of an error its name; of an outcome that the recipe calls a failure the outcome."""
+    end = attempt.end or {}
+    return str(end["outcome"]) if end.get("action") == "fail" else end.get("kind")
 
 
 def _why_not_done(attempt: Attempt, verb: str) -> str:

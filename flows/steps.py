@@ -20,6 +20,14 @@ from augmill.tasks.shards import pack
 from augmill.tasks.stage import Event, Site, Stage, look_up
 from augmill.tasks.workers import WorkerPool
 
+CUT_SHORT = ("deadline", "shard_failed")  # why a shard is set aside that another try may make
+
+
+class OutOfTime(DeadlineExceeded):
+    """The run's own deadline came. Trying again is for another run."""
+
+    retryable = False
+
 
 @dataclass
 class Steps:
@@ -40,6 +48,11 @@ class Steps:
     @property
     def tags(self) -> list[str]:
         return ["augmill", self.label.split("@")[0]]
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether a shard is missing that another try may make."""
+        return any(failure["reason"] in CUT_SHORT for failure in self.failures)
 
     def do(
         self,
@@ -84,6 +97,8 @@ class Steps:
             return known
         if self.site.deadline is not None:
             seconds = min(seconds, self.site.deadline - started)
+            if seconds <= 0:
+                raise OutOfTime("the run's deadline came before it was made", fix="give it more time, or ask for less")
         if stage is generate:
             bank = self._bank(bank_of(config.generator, inputs[0].content))
             config = replace(config, raw=bank.pieces(config.segments))
@@ -114,10 +129,6 @@ class Steps:
         for bank in self.banks.values():
             bank.refresh()  # what the round before, or another snapshot, has sampled
 
-        def run(job: tuple[int, ShardConfig, list[Artifact]]) -> Artifact:
-            _, config, shard_inputs = job
-            return self._in_worker(generate, config, shard_inputs, 60 * how.shard_minutes)
-
         with self.progress.stage(f"generate {round_number}", total, "rows") as shown:
 
             def done(artifact: Artifact) -> None:
@@ -127,7 +138,7 @@ class Steps:
                 self.artifacts.update(bar, finished / max(total, 1))
 
             results = self.orchestrator.map(
-                run,
+                lambda job: self._shard(round_number, *job, 60 * how.shard_minutes),
                 jobs,
                 limit=2 * self.pool.size,
                 name=lambda job: f"generate {self.label} round {round_number} shard {job[0]}",
@@ -140,9 +151,17 @@ class Steps:
             shown.note = f"{len(results)} shards{_from_before(round_events, len(results))}"
         return results
 
+    def _shard(
+        self, round_number: int, shard: int, config: ShardConfig, inputs: list[Artifact], seconds: float
+    ) -> Artifact:
+        try:
+            return self._in_worker(generate, config, inputs, seconds)
+        except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
+            return self._give_up(round_number, shard, config, error)
+
     def _give_up(self, round_number: int, shard: int, config: ShardConfig, error: AugmillError) -> Artifact:
         """Stands in for a shard whose tries are used up: its rows are undelivered, with the reason."""
-        reason = "deadline" if isinstance(error, DeadlineExceeded) else "shard_failed"
+        reason = CUT_SHORT[0] if isinstance(error, DeadlineExceeded) else CUT_SHORT[1]
         self.failures.append({"round": round_number, "shard": shard, "reason": reason, "error": str(error)})
         return set_aside(
             self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason)

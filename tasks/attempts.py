@@ -57,9 +57,14 @@ class Attempt:
     end: dict[str, Any] | None = None
 
     def state(self, now: datetime) -> str:
-        """``running``, ``interrupted`` (killed or stopped), ``failed`` (by an error) or ``done`` (by an outcome)."""
+        """``running``, ``interrupted`` (killed or stopped), ``failed`` (by an error) or ``done`` (by an outcome).
+
+        An outcome that the recipe calls a failure (``outcomes: {harmful: fail}``) is ``failed`` too.
+        """
         if self.end is None:
             return "running" if now - self.beat < LEASE else "interrupted"
+        if self.end.get("action") == "fail":
+            return "failed"
         return {"error": "failed", "interrupted": "interrupted"}.get(self.end["outcome"], "done")
 
 

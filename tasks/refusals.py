@@ -80,9 +80,13 @@ def require_alike(name: str, as_of: str) -> None:
     raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
 
 
-def no_row_upto(as_of: str, first: str) -> UserError:
+class NoRowUpTo(UserError):
+    """The source begins later."""
+
+
+def no_row_upto(as_of: str, first: str) -> NoRowUpTo:
     problem = f"no row stands at or before {as_of!r}; the first one is of {first!r}"
-    return UserError(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
+    return NoRowUpTo(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
 
 
 def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:

@@ -168,6 +168,12 @@ def test_states_follow_from_beat_and_end(end: str | None, age: int, state: str) 
     assert attempt.state(NOW) == state
 
 
+def test_an_outcome_that_the_recipe_calls_a_failure_is_one() -> None:
+    ends = {"fail": "failed", "keep_current": "done", "best_real": "done"}
+    for action, state in ends.items():
+        assert Attempt("all", 0, {}, NOW, {"outcome": "harmful", "action": action}).state(NOW) == state
+
+
 def test_an_owner_whose_clock_runs_ahead_does_not_outlive_itself(store: Store) -> None:
     begin(store, "tiny", "all", {}, now=lambda: utc_now() + timedelta(hours=9))
     assert only(store).state(utc_now()) == "running"

@@ -15,22 +15,29 @@ from typing import Any
 
 import pytest
 import yaml
-from chain import public_bytes
+from chain import make_steps, public_bytes, tiny_recipe, write_rows
 from commands import augmill
 from dated import dated_document, dated_recipe, day, inline_workers, noon_after, starts, tries, write_days
 from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows import backfill as flows_backfill
-from augmill.flows import backfill_run, states
+from augmill.flows import backfill_run, start, states
 from augmill.flows.backfill import backfill, nightly
 from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
 from augmill.flows.backfill_run import BackfillRun
+from augmill.flows.health import find_trouble
+from augmill.flows.orchestrate import Terminated
+from augmill.flows.outcome import NotProduced
 from augmill.flows.owner import is_gone, this_process
-from augmill.flows.start import Session, open_session, run_snapshot
+from augmill.flows.producing import produce
+from augmill.flows.reading import read_source
+from augmill.flows.snapshot import Snapshot
+from augmill.flows.start import Session, open_session, run_recipe, run_snapshot
 from augmill.flows.states import STATES, SnapshotState
+from augmill.flows.steps import Steps
 from augmill.tasks.attempts import Attempt, begin, finish, utc_now
-from augmill.tasks.contracts import StoreError, UserError
+from augmill.tasks.contracts import Artifact, StoreError, UserError
 from augmill.tasks.log import entry_of, read_log, rollback
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Price
@@ -47,6 +54,7 @@ STATE = st.builds(
     st.sampled_from(OUTCOMES),
     changed=st.lists(st.sampled_from(("source", "recipe", "code")), unique=True).map(tuple),
     release=st.sampled_from((None, "r")),
+    cut_short=st.booleans(),
 )
 NO_PAST = Past({}, "", Price(), noon_after(0))
 
@@ -76,6 +84,14 @@ def test_each_mode_includes_the_one_before(state: SnapshotState) -> None:
         (SnapshotState("a", "failed", changed=("code",), release="r"), "changed-recipe"),
         (SnapshotState("a", "kept", "unsound_source"), "failed"),  # there was no verdict
         (SnapshotState("a", "kept", "harmful"), "all"),  # there was one
+        (SnapshotState("a", "released", "not_produced", release="r", cut_short=True), "failed"),
+        (SnapshotState("a", "kept", "not_produced", cut_short=True), "failed"),
+        (SnapshotState("a", "kept", "not_produced"), "all"),  # it would only come out the same
+        (
+            SnapshotState("a", "stale", "not_produced", changed=("recipe",), release="r", cut_short=True),
+            "changed-recipe",
+        ),
+        (SnapshotState("a", "released", "not_produced", release="r"), "all"),
         (SnapshotState("a", "stale", "published", changed=("source", "recipe")), "changed-data"),
         (SnapshotState("a", "stale", "published", changed=("code",)), "changed-recipe"),
         (SnapshotState("a", "kept", "harmful", changed=("recipe",)), "changed-recipe"),
@@ -137,6 +153,22 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             backfill(recipe, request, now=lambda: noon_after(3))
+
+
+def test_a_day_that_is_not_over_is_run_by_no_command(tmp_path: Path) -> None:
+    """Its snapshot would stay what stood there then for good, and one of the future would be what readers get."""
+    recipe = dated_recipe(write_days(tmp_path / "rows.csv", 4), tmp_path / "store")
+    for early in (day(3), day(30)):
+        words = f"{early} is not over yet; the newest complete day is {day(2)}"
+        with pytest.raises(UserError, match=words) as refused:
+            run_recipe(recipe, as_of=early, now=lambda: noon_after(3))
+        assert refused.value.where == "--as-of" and day(2) in refused.value.fix
+        with pytest.raises(UserError, match=words):
+            backfill(recipe, Request(last=early), now=lambda: noon_after(3))
+    assert not (tmp_path / "store").exists()
+    assert run_recipe(recipe, as_of=day(2), now=lambda: noon_after(3))["release"]
+    keyed = dated_recipe(tmp_path / "rows.csv", tmp_path / "keyed", partitions={"every": "key"})
+    assert run_recipe(keyed, as_of=day(3), now=lambda: noon_after(3))["release"]  # nobody can say when a key is over
 
 
 # --- carrying it out --------------------------------------------------------------------------------------------------
@@ -521,6 +553,81 @@ def test_past_its_deadline_a_night_starts_nothing_and_what_runs_ends_by_cause(ro
         assert session.deadline is None  # a backfill has no morning
 
 
+def test_what_a_deadline_cut_short_is_due_again_and_what_would_end_the_same_is_not(rows: Path, tmp_path: Path) -> None:
+    def recipe(target: int, **run: Any) -> Recipe:
+        how = {"orchestrator": "none", "shard_rows": 1000, "threads": 1, "store": str(tmp_path)} | run
+        return dated_recipe(rows, tmp_path, target={"per_class": target}, run=how)
+
+    full = dated_recipe(rows, tmp_path)
+    assert night(full, 1)["outcomes"] == {day(0): "not_produced"}  # nothing was asked for
+    assert night(full, 1)["outcome"] == "nothing"
+    short = night(recipe(30, deadline_minutes=0.0001), 2)
+    assert (list(short["released"]), short["outcomes"]) == ([day(1)], {day(1): "not_produced"})
+    end = tries(Store(str(tmp_path)))[day(1)][-1].end or {}
+    assert "the run's deadline came before" in end["reason"] and "goes on where this run stopped" in end["next"]
+    for mode in MODES[1:3]:
+        assert backfill(recipe(30), Request(reprocess=mode, dry_run=True), now=lambda: noon_after(2))["order"] == [
+            day(1)
+        ]
+    told = night(recipe(30), 2, dry_run=True)
+    assert told["order"] == [day(1)] and "the run's deadline came before" in told["lines"][0]["reason"]
+    assert night(recipe(31), 2)["outcome"] == "nothing"  # a changed recipe: for a backfill to do
+    done = night(recipe(30), 2)
+    assert done["outcomes"][day(1)] != "not_produced"
+    assert night(recipe(30), 2)["outcome"] == "nothing"
+
+
+def test_past_the_deadline_no_shard_is_handed_to_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each would cost a worker its life, and would be tried again, after the morning has come."""
+    recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
+    steps = make_steps(recipe, Store(str(tmp_path / "store")))
+    snapshot = Snapshot(recipe, "all", None)
+    read_source(snapshot, steps, None)
+    run_shards, handed = Steps.run_shards, []
+
+    def late(self: Steps, *round_: Any, **number: Any) -> list[Artifact]:
+        self.site = replace(self.site, deadline=time.monotonic())
+        monkeypatch.setattr(self.pool, "run", lambda *job, **how: handed.append(job))
+        return run_shards(self, *round_, **number)
+
+    monkeypatch.setattr(Steps, "run_shards", late)
+    began = time.monotonic()
+    with pytest.raises(NotProduced, match="the run's deadline came before it was made"):
+        produce(snapshot, steps)
+    assert not handed and steps.cut_short and {failure["reason"] for failure in steps.failures} == {"deadline"}
+    assert time.monotonic() - began < 10  # without a pause before another try
+
+
+def test_an_outcome_that_the_recipe_calls_a_failure_is_the_state_failed(rows: Path, tmp_path: Path) -> None:
+    """For state, advice, modes and monitors alike; what is current stays."""
+    store = Store(str(tmp_path))
+    before = night(dated_recipe(rows, tmp_path), 1)["released"]
+    recipe = dated_recipe(rows, tmp_path, outcomes={"not_produced": "fail"})
+    done = night(recipe, 2)
+    assert (done["outcome"], list(done["failed"]), done["released"]) == ("failed", [day(1)], {})
+    log = read_log(store, "tiny")
+    assert log.current() == before
+    found = states.snapshot_states(recipe, store, None, log, now=noon_after(2), first=day(1))[-1]
+    assert (found.state, found.outcome, found.release) == ("failed", "not_produced", None)
+    assert "nothing was asked for" in found.reason
+    trouble = find_trouble(recipe, store, log, now=noon_after(2))
+    assert trouble is not None and trouble.startswith(f"{day(1)} not_produced: ")
+    again = backfill(recipe, Request(reprocess="failed", dry_run=True), now=lambda: noon_after(2))
+    assert again["order"] == [day(1)] == night(recipe, 2, dry_run=True)["order"]
+    assert again["lines"][0]["state"] == "failed"
+    assert night(dated_recipe(rows, tmp_path), 2)["released"].keys() == {day(1)}  # it never had a release: mended so
+
+
+def test_a_backfill_tries_again_what_its_recipe_calls_a_failure(rows: Path, tmp_path: Path) -> None:
+    recipe = dated_recipe(rows, tmp_path, outcomes={"not_produced": "fail"})
+    stopped = fill(recipe, last=day(1), max_failures=1)
+    assert (list(stopped["failed"]), stopped["stopped_by"]) == ([day(0)], "max_failures")
+    rest = fill(recipe, last=day(1))
+    assert rest["backfill"] == stopped["backfill"] and list(rest["failed"]) == [day(0), day(1)]
+    assert fill(recipe, last=day(1))["outcome"] == "nothing"  # in mode missing
+    assert fill(recipe, last=day(1), reprocess="failed", dry_run=True)["order"] == [day(0), day(1)]
+
+
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
@@ -643,3 +750,41 @@ def test_the_command_prints_its_plan_and_ends_by_code(tmp_path: Path) -> None:
     assert augmill("backfill", recipe, "--to", day(1)).code == 0  # failed ones were not asked for
     assert augmill("nightly", recipe, "--dry-run").last["outcome"] == "planned"
     assert augmill("backfill", recipe, "--order", "random").code == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "outcome"),
+    [
+        ((start, "begin"), "interrupted"),
+        ((start, "augment"), "interrupted"),
+        ((start, "write_report"), "not_produced"),  # its release is in the log already
+        ((start, "finish"), "not_produced"),
+    ],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_sigterm_at_any_moment_leaves_no_attempt_without_an_end(
+    place: tuple[Any, str], outcome: str, after: bool, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = place
+    stopped = getattr(module, name)
+
+    def stop(*given: Any, **options: Any) -> Any:
+        monkeypatch.setattr(module, name, stopped)
+        if not after:
+            signal.raise_signal(signal.SIGTERM)
+        made = stopped(*given, **options)
+        if after:
+            signal.raise_signal(signal.SIGTERM)
+        return made
+
+    monkeypatch.setattr(module, name, stop)
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    with pytest.raises(Terminated):
+        fill(recipe, last=day(0))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    (attempt,) = tries(store)[day(0)]
+    assert attempt.end is not None and attempt.end["outcome"] == outcome
+    assert (outcome == "not_produced") == (
+        attempt.end.get("release") in set(read_log(store, "tiny").current().values())
+    )
+    assert fill(recipe, last=day(0))["outcome"] == "done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -211,6 +212,29 @@ def test_a_first_night_that_cannot_be_split_is_passed_over(tmp_path: Path) -> No
     write_day(source, DAYS[1], drawn(DAYS[1], 120))
     made = night(dated(source, refit=EVERY), tmp_path / "store", DAYS[2])
     assert made.fitted == DAYS[1] and made.rows("accepted.parquet")
+
+
+@pytest.mark.parametrize("in_column", [False, True])
+@pytest.mark.parametrize("refit", [{}, EVERY])
+def test_nights_before_the_first_row_are_passed_over_without_a_word(
+    tmp_path: Path,
+    refit: dict[str, Any],
+    in_column: bool,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    source = write_source(tmp_path / "rows", DAYS[:2])
+    if in_column:
+        with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["id", "label", "text", "day"])
+            writer.writerows((*row, DAYS[0]) for row in drawn(DAYS[0], 120))
+        source = tmp_path / "rows.csv"
+    with caplog.at_level(logging.INFO, logger="augmill"):
+        made = night(dated(source, refit=refit), tmp_path / "store", DAYS[0])
+    assert made.fitted == DAYS[0]
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "2026-09" not in said and "--as-of" not in said and "stopped" not in said + capfd.readouterr().err
 
 
 def test_a_fold_and_a_snapshot_of_all_are_fitted_on_their_own_rows(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def run(
     recipe: RecipePath,
     store: StoreOption = None,
     as_of: Annotated[
-        str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")
+        str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one, which is over.")
     ] = None,
     orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
     republish: Annotated[bool, typer.Option("--republish", help="Publish even a release that was withdrawn.")] = False,

@@ -223,11 +223,22 @@ def _legend(states: Sequence[SnapshotState]) -> list[Line]:
 
 
 def _groups(states: Iterable[SnapshotState]) -> Iterable[list[SnapshotState]]:
-    """Neighbours of one state for one reason, of all that are not plainly released."""
-    for _, group in itertools.groupby(states, key=lambda s: (s.state, s.outcome, s.reason, s.changed, bool(s.staged))):
+    """Neighbours of one state for one reason, of all but those that were published and stand."""
+    from augmill.flows.backfill_plan import least_mode
+
+    def alike(state: SnapshotState) -> tuple[object, ...]:
+        return state.state, state.outcome, _reason(state), state.changed, bool(state.staged), least_mode(state)
+
+    for _, group in itertools.groupby(states, key=alike):
         found = list(group)
-        if found[0].state != "released" or found[0].staged:
+        if found[0].state != "released" or found[0].staged or found[0].outcome not in (None, "published"):
             yield found
+
+
+def _reason(state: SnapshotState) -> str:
+    """Of real rows that were released by a verdict no more than that: its numbers are in the report, one a day."""
+    plain = state.state == "released" and not state.cut_short and not state.staged
+    return "real rows" if plain and state.outcome != "published" else state.reason.rstrip(".")
 
 
 def _told(group: list[SnapshotState], path: str) -> list[Line]:
@@ -238,12 +249,14 @@ def _told(group: list[SnapshotState], path: str) -> list[Line]:
     if len(group) > 1:
         name += f" to {shown(group[-1].snapshot, 24)} ({len(group):,})"
     text = f"{state.state}" + (f" ({state.outcome})" if state.outcome else "")
-    text += f": {state.reason.rstrip('.')}" if state.reason else ""
+    text += f": {_reason(state)}" if state.reason else ""
     if state.release and state.state not in ("released", "stale") and len(group) == 1:
         text += f"; release {state.release} stands"
     if state.staged:
         text += "; a new release is staged"
         advice = advice or "The backfill that staged it switches to it when it is run again."
+    if state.cut_short and state.state != "stale":
+        advice = MARKS["interrupted"][2]
     end = (state.newest.end if state.newest is not None else None) or {}
     if state.outcome == "expired":  # the attempt's own advice was for its verdict
         advice = MARKS["missing"][2]
@@ -255,13 +268,14 @@ def _told(group: list[SnapshotState], path: str) -> list[Line]:
 
 def _again(group: list[SnapshotState], path: str) -> str:
     """The command that makes these snapshots."""
+    from augmill.flows.backfill_plan import least_mode
+
     first = group[0]
     if first.snapshot == "all":
         return f"augmill run {path}"
-    modes = {"failed": "failed", "stale": "changed-data" if first.changed == ("source",) else "changed-recipe"}
+    least = least_mode(first)
     span = f"--from {shlex.quote(first.snapshot)} --to {shlex.quote(group[-1].snapshot)}"
-    mode = f" --reprocess {modes[first.state]}" if first.state in modes else ""
-    mode = " --reprocess all" if first.outcome == "expired" else mode
+    mode = "" if least in (None, "missing") else f" --reprocess {least}"  # missing is the default
     return f"augmill backfill {path} {span}{mode}"
 
 

@@ -26,14 +26,15 @@ tiny: 34 snapshot(s), 2026-09-28 to 2026-10-31
   September 2026                   October 2026
   Mo  Tu  We  Th  Fr  Sa  Su       Mo  Tu  We  Th  Fr  Sa  Su
   28P 29R 30K                                   1P  2F  3I  4W
-                                    5-  6-  7-  8S  9P 10P 11P
+                                    5-  6-  7-  8S  9P 10R 11R
                                    12P 13P 14P 15P 16P 17P 18P
                                    19P 20P 21P 22P 23P 24P 25P
                                    26P 27P 28P 29P 30P 31P
 
-  P published, the mix helps 25   R released, real rows 1   K kept 1
+  P published, the mix helps 23   R released, real rows 3   K kept 1
   S stale 1   - missing 3   I interrupted 1   F failed 1   W withdrawn 1
 
+  2026-09-29  released (inconclusive): real rows.
   2026-09-30  kept (unsound_source): unsound_source it is.
     Mend the source; the current release stays.
   2026-10-02  failed (DataError): source: error it is; release 0123456789abcdef
@@ -51,6 +52,10 @@ tiny: 34 snapshot(s), 2026-09-28 to 2026-10-31
   2026-10-08  stale (published): the recipe changed.
     To make it again: augmill backfill recipe.yaml --from 2026-10-08 --to
     2026-10-08 --reprocess changed-recipe
+  2026-10-10  released (harmful): real rows.
+  2026-10-11  released (not_produced): not_produced it is.
+    To go on where it stopped: augmill backfill recipe.yaml --from 2026-10-11
+    --to 2026-10-11 --reprocess failed
   2026-10-31  released (published): published it is; a new release is staged.
     The backfill that staged it switches to it when it is run again.
 Current: release 0123456789abcdef
@@ -72,7 +77,11 @@ def fill(store: Store) -> None:
     begun(store, "2026-10-03", ago=LEASE)
     tried(store, "2026-10-08", about={"recipe": "older"})
     for day in range(9, 32):
-        tried(store, f"2026-10-{day:02}")
+        ended: dict[int, dict[str, Any]] = {
+            10: {"outcome": "harmful"},
+            11: {"outcome": "not_produced", "cut_short": True},
+        }
+        tried(store, f"2026-10-{day:02}", **ended.get(day, {}))
     tried(store, "2026-10-31", pending={"snapshot": "2026-10-31"})
 
 
