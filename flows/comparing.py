@@ -23,7 +23,7 @@ def diff(store: Store, log: Log, left: str, right: str) -> dict[str, Any]:
         for release, prefix in zip((left, right), prefixes, strict=True)
     ]
     recipes = [_flat(provenance["recipe"]) for provenance in provenances]
-    numbers = [_flat(_entry(log, release).get("verdict") or {}) for release in (left, right)]
+    numbers = [_flat(log.publication(release).get("verdict") or {}) for release in (left, right)]
     counts = [manifest["counts"] for manifest in manifests]
     return {
         "releases": [left, right],
@@ -83,12 +83,6 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for key, part in items for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()}
     return {name: value}
-
-
-def _entry(log: Log, release: str) -> dict[str, Any]:
-    """The entry that published the release last; nothing where it is staged."""
-    entry = next((entry for entry in reversed(log.entries) if release in entry["current"].values()), None)
-    return {} if entry is None else entry_of(entry, release)
 
 
 def audit(store: Store, log: Log, release: str) -> dict[str, Any]:

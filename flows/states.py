@@ -11,7 +11,7 @@ from augmill.flows.provenance import code_version
 from augmill.tasks.attempts import Attempt, read_attempts
 from augmill.tasks.calendar import parse_days
 from augmill.tasks.contracts import UserError
-from augmill.tasks.log import Log, entry_of
+from augmill.tasks.log import Log
 from augmill.tasks.partitions import MOST, is_partitioned
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Reopen
@@ -145,7 +145,7 @@ class _Facts:
             newest = basis  # it could only have made the withdrawn release again
         state, outcome, reason = self._named(newest, basis, release, withdrawn, differs)
         if state == "released":
-            outcome = entry_of(self.log.entries[self.standing[name]], release).get("outcome")
+            outcome = self.log.publication(str(release)).get("outcome")
         return SnapshotState(name, state, outcome, reason, tuple(differs), release, staged, newest, basis)
 
     def _named(

@@ -64,6 +64,15 @@ class Log:
                 published[snapshot, release] = min((at for at in before if at is not None), default=number)
         return {snapshot: published[snapshot, release] for snapshot, release in self.current().items()}
 
+    def publication(self, release: str) -> dict[str, Any]:
+        """What the log says of how it came to be: the newest entry that published it, as it concerns this release.
+
+        A rollback only brings it back, and says nothing of its numbers. Empty where the log does not name it.
+        """
+        entries = (entry for entry in reversed(self.entries) if entry.get("kind") != "rollback")
+        found = next((entry for entry in entries if release in entry["current"].values()), None)
+        return {} if found is None else entry_of(found, release)
+
     def tags(self) -> dict[str, str]:
         """tag: the release that it keeps."""
         found: dict[str, str] = {}

@@ -106,7 +106,7 @@ def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> Non
 def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: ReleaseOption = None) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
     from augmill.flows.explaining import taken_away
-    from augmill.tasks.log import entry_of, read_log
+    from augmill.tasks.log import read_log
     from augmill.tasks.store import release_key
 
     opened, name = _open(store, dataset)
@@ -118,8 +118,7 @@ def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: R
             raise gone
         raise CorruptObject(f"release {found} is gone", where=release_key(name, found), fix="run the recipe again")
     manifest = json.loads(raw)
-    moved = [entry for entry in log.entries if found in entry["current"].values()]
-    entry = entry_of(next((entry for entry in reversed(moved) if entry["kind"] != "rollback"), moved[-1]), found)
+    entry = log.publication(found)
     out = sys.stdout
     out.write(f"release      {found}\nlocation     {store}/{release_key(name, found)}\n")
     out.write(f"published    {entry['time']} by {entry['actor']} ({entry['command']})\n")

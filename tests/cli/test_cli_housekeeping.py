@@ -148,6 +148,16 @@ def test_diff_counts_what_python_counts(mixed: tuple[Path, str, str]) -> None:
     assert not any(same["rows"]["train"][name] for name in ("added", "removed", "changed")) and not same["recipe"]
 
 
+def test_a_rollback_takes_no_release_its_numbers(mixed: tuple[Path, str, str], tmp_path: Path) -> None:
+    """It brings a release back; what that was measured by is what the log says of its publication."""
+    shutil.copytree(mixed[0] / "store", tmp_path / "store")
+    asked = ("diff", mixed[1], mixed[2], "--store", tmp_path / "store", "--json")
+    before = augmill(*asked).last["metrics"]
+    assert all(None not in pair for pair in before.values())
+    assert augmill("rollback", "--store", tmp_path / "store", "--reason", "bad").code == 0
+    assert augmill(*asked).last["metrics"] == before
+
+
 def test_forget_lists_first_and_reads_ids_from_any_table(mixed: tuple[Path, str, str], tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(mixed[0], folder)
