@@ -143,7 +143,19 @@ def _names(entry: dict[str, Any], release: str) -> bool:
 
 
 def _told(entry: dict[str, Any], release: str) -> dict[str, Any]:
-    keys = ("number", "time", "actor", "command", "kind", "reason", "outcome", "approved_by", "verdict", "tag")
+    keys = (
+        "number",
+        "time",
+        "actor",
+        "command",
+        "kind",
+        "reason",
+        "outcome",
+        "recipe",
+        "approved_by",
+        "verdict",
+        "tag",
+    )
     withdrawn = {"withdraws": True} if release in entry.get("withdraws", []) else {}
     own = entry_of(entry, release)
     return {key: own[key] for key in keys if key in own} | withdrawn

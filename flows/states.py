@@ -11,7 +11,7 @@ from augmill.flows.provenance import code_version
 from augmill.tasks.attempts import Attempt, read_attempts
 from augmill.tasks.calendar import parse_days
 from augmill.tasks.contracts import UserError
-from augmill.tasks.log import Log
+from augmill.tasks.log import Log, released_in
 from augmill.tasks.partitions import MOST, is_partitioned
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Reopen
@@ -123,7 +123,7 @@ class _Facts:
         self.identity = {"recipe": recipe.hash(), "code": code_version()}
         self.current, self.standing, self.gone = log.current(), log.standing(), log.withdrawn()
         self.expired = {release for entry in log.entries for release in entry.get("expired", [])}
-        self.moved = {release for entry in log.entries for release in entry["current"].values()}
+        self.moved = {release for entry in log.entries for release in released_in(entry).values()}
 
     def waits(self, attempt: Attempt) -> bool:
         """Whether it put a release that nobody made current."""

@@ -86,7 +86,8 @@ def audit(
         out.write(f"{found['release']} of {name}, snapshot {found['snapshot']}, {found['arrangement']}: ")
         out.write(f"{', '.join(marks) or 'neither current nor tagged'}\n")
     for entry in found["entries"]:
-        out.write(f"\nEntry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}\n")
+        again = ", in place of what was erased" if "outcome" in entry and entry.get("kind") == "forget" else ""
+        out.write(f"\nEntry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}{again}\n")
         out.write(f"  by {entry['actor']} with `{entry['command']}`\n  {entry['reason']}\n")
         if "approved_by" in entry:
             out.write(f"  approved by {entry['approved_by']}\n")
