@@ -33,6 +33,7 @@ def provenance(recipe: Recipe, steps: Steps, command: str, shards: list[Artifact
         "device": steps.site.device,
         "versions": library_versions(LIBRARIES),
         "recipe": dataclasses.asdict(recipe),
+        "generators": {choice.use: GENERATORS[choice.use].VERSION for choice in recipe.generators},
         "repeatable": {choice.use: repeatable(choice.use, steps.site.device) for choice in recipe.generators},
         "stages": [dataclasses.asdict(event) for event in steps.events],
         "failures": steps.failures,
