@@ -11,6 +11,8 @@ from augmill.tasks.hashing import canonical_json
 from augmill.tasks.log import Log, entry_of
 from augmill.tasks.store import Store, release_key
 
+PROVENANCE = ("command", "time", "host", "python", "device", "versions", "generators", "repeatable", "source_versions")
+OF_ATTEMPTS = ("seconds", "gpu_seconds", "worked", "generated", "source", "source_versions")
 NAMED = 1_000  # ids in a list; counts are whole
 
 
@@ -102,9 +104,7 @@ def audit(store: Store, log: Log, release: str) -> dict[str, Any]:
         "recipe_sha256": manifest["recipe"],
         "inputs": manifest["inputs"],
         "ledger": totals,
-        "provenance": {
-            k: provenance[k] for k in ("command", "time", "host", "python", "device", "versions", "repeatable")
-        },
+        "provenance": {name: provenance[name] for name in PROVENANCE if name in provenance},
         "failures": provenance["failures"],
         "attempts": [
             {
@@ -112,7 +112,7 @@ def audit(store: Store, log: Log, release: str) -> dict[str, Any]:
                 "number": attempt.number,
                 "started": attempt.start["time"],
                 "ended": attempt.end["time"],
-                **{name: attempt.end.get(name) for name in ("seconds", "gpu_seconds", "worked", "generated", "source")},
+                **{name: attempt.end.get(name) for name in OF_ATTEMPTS},
                 "code": attempt.start.get("code"),
             }
             for attempt in makers(store, log.dataset, release)

@@ -133,7 +133,8 @@ def run_snapshot(
     result = outcome.to_json(recipe, snapshot.name, report)
     if result["arrangement"]:
         result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
-    _end(session, attempt, {**result, "source": snapshot.source, "drift": snapshot.drift}, events, started)
+    read = {"source": snapshot.source, "source_versions": snapshot.source_versions, "drift": snapshot.drift}
+    _end(session, attempt, {**result, **read}, events, started)
     return result
 
 

@@ -97,7 +97,7 @@ def audit(
         return
     out.write(f"\nRecipe {found['recipe_sha256']}\nLedger {_words(found['ledger'])}\n")
     out.write("Made by\n")
-    _fields(found["provenance"])
+    _fields({name: value for name, value in found["provenance"].items() if value != {}})
     for attempt in found["attempts"]:
         out.write(f"Attempt {attempt['number']} at {attempt['snapshot']}, {attempt['started']} to {attempt['ended']}: ")
         out.write(f"{_words({k: attempt[k] for k in ('seconds', 'gpu_seconds', 'worked', 'generated')})}\n")
