@@ -162,7 +162,7 @@ def revision_of(recipe: dict[str, Any], versions: dict[str, int], generator: str
     ``recipe`` and ``versions`` are what the release's provenance says. Nothing of a version in a release that was made
     before it was noted.
     """
-    options = next((each["options"] for each in recipe["generators"] if each["use"] == generator), {})
+    options: Any = next((each["options"] for each in recipe["generators"] if each["use"] == generator), {})
     models = dict(_commits(options))
     found: dict[str, Any] = {"version": versions[generator]} if generator in versions else {}
     return found | ({"models": models} if models else {})
