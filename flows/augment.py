@@ -136,7 +136,7 @@ def publish(
     built = _build(snapshot, steps, outcome)
     with steps.progress.stage("publish") as shown:
         name, tags = f"publish {steps.label}", steps.tags
-        released_by = provenance(recipe, steps, command, snapshot.shards)
+        released_by = provenance(snapshot, steps, command)
         put = functools.partial(put_release, store, recipe.dataset, built, released_by)
         release = steps.orchestrator.call(put, name=name, retry=STORE, tags=tags)
         entry = log_entry(outcome, recipe)

@@ -6,7 +6,7 @@ import contextvars
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -230,7 +230,7 @@ class BackfillRun:
             moves, entries = self._moves(log)
             try:
                 if moves:
-                    entry = self._log_entry(entries)
+                    entry = self._log_entry(moves, entries)
                     commit_releases(self._store, self._plan.dataset, moves, entry=entry, command=self._session.command)
             except ConflictError:
                 continue
@@ -262,21 +262,25 @@ class BackfillRun:
                 moves[snapshot], entries[snapshot] = (pending["expected"], release), pending["entry"]
         return moves, entries
 
-    def _log_entry(self, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """One entry for all: what they agree on, and each one's own under ``snapshots``."""
+    def _log_entry(self, moves: Collection[str], entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """One entry for all that move: what they agree on, and each one's own under ``snapshots``."""
+        own = {snapshot: entries[snapshot] for snapshot in moves}
 
         def common(name: str) -> Any:
-            values = {str(entry[name]) for entry in entries.values()}
+            values = {str(entry[name]) for entry in own.values()}
             return values.pop() if len(values) == 1 else "several"
 
         mode = self._plan.request["reprocess"]
+        moved = f"{len(moves)} snapshots switched together"
+        if len(moves) < len(entries):
+            moved = f"{len(moves)} of {len(entries)} snapshots switched; the others stood already"
         return {
-            "reason": f"backfill {self._plan.id} ({mode}): {len(entries)} snapshots switched together",
+            "reason": f"backfill {self._plan.id} ({mode}): {moved}",
             **{name: common(name) for name in ("outcome", "arrangement", "approved_by")},
             "recipe": self._plan.recipe,
             "verdict": {},
             "backfill": self._plan.id,
-            "snapshots": entries,
+            "snapshots": own,
         }
 
 

@@ -11,6 +11,8 @@ from augmill.tasks.hashing import canonical_json
 from augmill.tasks.log import Log, entry_of
 from augmill.tasks.store import Store, release_key
 
+PROVENANCE = ("command", "time", "host", "python", "device", "versions", "generators", "repeatable", "source_versions")
+OF_ATTEMPTS = ("seconds", "gpu_seconds", "worked", "generated", "source", "source_versions")
 NAMED = 1_000  # ids in a list; counts are whole
 
 
@@ -23,7 +25,7 @@ def diff(store: Store, log: Log, left: str, right: str) -> dict[str, Any]:
         for release, prefix in zip((left, right), prefixes, strict=True)
     ]
     recipes = [_flat(provenance["recipe"]) for provenance in provenances]
-    numbers = [_flat(_entry(log, release).get("verdict") or {}) for release in (left, right)]
+    numbers = [_flat(log.publication(release).get("verdict") or {}) for release in (left, right)]
     counts = [manifest["counts"] for manifest in manifests]
     return {
         "releases": [left, right],
@@ -85,12 +87,6 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name: value}
 
 
-def _entry(log: Log, release: str) -> dict[str, Any]:
-    """The entry that published the release last; nothing where it is staged."""
-    entry = next((entry for entry in reversed(log.entries) if release in entry["current"].values()), None)
-    return {} if entry is None else entry_of(entry, release)
-
-
 def audit(store: Store, log: Log, release: str) -> dict[str, Any]:
     """Everything on record of one release: log, provenance, attempts, ledger; of one that was taken away, the log alone."""
     about = _logged(log, release)
@@ -108,9 +104,7 @@ def audit(store: Store, log: Log, release: str) -> dict[str, Any]:
         "recipe_sha256": manifest["recipe"],
         "inputs": manifest["inputs"],
         "ledger": totals,
-        "provenance": {
-            k: provenance[k] for k in ("command", "time", "host", "python", "device", "versions", "repeatable")
-        },
+        "provenance": {name: provenance[name] for name in PROVENANCE if name in provenance},
         "failures": provenance["failures"],
         "attempts": [
             {
@@ -118,7 +112,7 @@ def audit(store: Store, log: Log, release: str) -> dict[str, Any]:
                 "number": attempt.number,
                 "started": attempt.start["time"],
                 "ended": attempt.end["time"],
-                **{name: attempt.end.get(name) for name in ("seconds", "gpu_seconds", "worked", "generated", "source")},
+                **{name: attempt.end.get(name) for name in OF_ATTEMPTS},
                 "code": attempt.start.get("code"),
             }
             for attempt in makers(store, log.dataset, release)
@@ -149,7 +143,19 @@ def _names(entry: dict[str, Any], release: str) -> bool:
 
 
 def _told(entry: dict[str, Any], release: str) -> dict[str, Any]:
-    keys = ("number", "time", "actor", "command", "kind", "reason", "outcome", "approved_by", "verdict", "tag")
+    keys = (
+        "number",
+        "time",
+        "actor",
+        "command",
+        "kind",
+        "reason",
+        "outcome",
+        "recipe",
+        "approved_by",
+        "verdict",
+        "tag",
+    )
     withdrawn = {"withdraws": True} if release in entry.get("withdraws", []) else {}
     own = entry_of(entry, release)
     return {key: own[key] for key in keys if key in own} | withdrawn

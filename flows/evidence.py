@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from augmill.flows.outcome import Outcome
 from augmill.flows.policy import split_table
@@ -21,6 +22,7 @@ from augmill.flows.steps import Steps
 from augmill.tasks.contracts import ROW_ID, STRATUM
 from augmill.tasks.data_docs import build_data_docs
 from augmill.tasks.hashing import hash_json
+from augmill.tasks.mix import synthetic_ids
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
 from augmill.tasks.ribs import library_versions
@@ -74,6 +76,10 @@ def _copy_refused(store: Store, snapshot: Snapshot, folder: Path) -> None:
     for name, (artifact, file) in kept.items():
         if artifact is not None:
             shutil.copyfile(fetch(store, artifact, file), folder / name)
+    made = folder / "made_rows_not_accepted.parquet"
+    if made.exists():  # under the ids by which `augmill explain` finds them
+        rows = pq.read_table(made)
+        pq.write_table(rows.add_column(0, ROW_ID, synthetic_ids(rows)), made)
 
 
 def _valid(snapshot: Snapshot) -> list[Any]:
@@ -172,8 +178,9 @@ def _add_samples(evidence: ReportEvidence, recipe: Recipe, steps: Steps, snapsho
 
 def _spread(rows: pa.Table) -> list[dict[str, Any]]:
     at = sorted(set(np.linspace(0, rows.num_rows - 1, min(SAMPLES, rows.num_rows)).astype(int).tolist()))
-    picked: list[dict[str, Any]] = rows.take(pa.array(at, pa.int64())).to_pylist()
-    return picked
+    picked = rows.take(pa.array(at, pa.int64()))
+    named: list[dict[str, Any]] = picked.append_column(ROW_ID, synthetic_ids(picked)).to_pylist()
+    return named
 
 
 def _sample(
@@ -184,6 +191,7 @@ def _sample(
     scores = [len(own & other) / len(own | other) for other in known]
     best = int(np.argmax(scores))
     sample: Sample = {"text": text.replace("\x1f", " | "), "label": row[STRATUM], "generator": row["generator"]}
+    sample["row_id"] = row[ROW_ID]
     if row.get("why"):
         sample["reason"] = row["why"]
     sample["nearest"] = {

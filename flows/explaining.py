@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from augmill.tasks.attempts import Attempt, read_attempts
 from augmill.tasks.contracts import ROW_ID, Artifact, CorruptObject, UserError
 from augmill.tasks.log import Log, read_log
 from augmill.tasks.mix import synthetic_ids
+from augmill.tasks.randomness import row_seeds, stream_key
 from augmill.tasks.retention import dropped
 from augmill.tasks.rows import REAL
 from augmill.tasks.stage import fetch, read_manifest
@@ -25,6 +27,7 @@ SPLITS = ("train", "validation", "test")
 # What did not get in: the stage, its file, and what such a row is called.
 LEFT = (
     ("settle", "rest.parquet", "generated, not accepted"),
+    ("settle", "accepted.parquet", "accepted, but the mix was not released"),
     ("split", "held_back.parquet", "held back from train"),
     ("gather", "refused.parquet", "refused at the source"),
 )
@@ -78,6 +81,7 @@ def makers(store: Store, dataset: str, release: str) -> list[Attempt]:
 def explain(store: Store, dataset: str, release: str, row_id: str) -> dict[str, Any]:
     """All that is known of a row. Raises UserError where neither the release nor what was left out has it."""
     manifest, provenance = read_release(store, dataset, release)
+    recipe, versions = provenance["recipe"], provenance.get("generators", {})
     prefix = provenance["recipe"]["publish"]["prefix"]
     about = {"row_id": row_id, "dataset": dataset, "release": release, "snapshot": manifest["snapshot"]}
     tables = {split: read_split(store, dataset, release, split) for split in SPLITS}
@@ -88,12 +92,18 @@ def explain(store: Store, dataset: str, release: str, row_id: str) -> dict[str, 
             about |= _released(row, prefix)
             if row[f"{prefix}origin"] != REAL:
                 about["parents"] = _parents(store, attempts, tables, prefix, row[f"{prefix}parent_ids"] or [])
-                about |= _lineage(store, dataset, attempts, row_id, row[f"{prefix}generator"])
+                about["revision"] = revision_of(recipe, versions, row[f"{prefix}generator"])
+                about |= _lineage(store, dataset, attempts, row_id, row[f"{prefix}generator"], recipe["seed"])
             return about
     for stage, name, state in LEFT:
         left = _left(store, attempts, stage, name, row_id)
         if left is not None:
-            return about | {"state": state, **left}
+            about |= {"state": state, **left}
+            if stage == "settle":
+                made_by = left["row"]["generator"]
+                about["revision"] = revision_of(recipe, versions, made_by)
+                about |= _lineage(store, dataset, attempts, row_id, made_by, recipe["seed"])
+            return about
     raise UserError(
         f"release {release} has no row {row_id!r}, and nothing that its run left out is kept under that id",
         where="ROW_ID",
@@ -146,20 +156,64 @@ def _tables(store: Store, attempts: list[Attempt], stage: str, name: str) -> Ite
             yield pq.read_table(fetch(store, artifact, name))
 
 
-def _lineage(store: Store, dataset: str, attempts: list[Attempt], row_id: str, generator: str) -> dict[str, Any]:
-    """The fits that the run used, and the night that made the row: the first that has it among its candidates."""
-    made = _made_in(store, attempts, row_id, generator)
-    found: dict[str, Any] = {"fits": _artifacts(attempts[-1:], "fit"), "candidates": made}
-    if made is not None:
-        tries = [attempt for of in read_attempts(store, dataset).values() for attempt in of]
-        with_it = [attempt for attempt in tries if made in (attempt.end or {}).get("artifacts", [])]
-        first = min(with_it, key=lambda attempt: datetime.fromisoformat(attempt.start["time"]))
-        found["made_by"] = {"snapshot": first.snapshot, "attempt": first.number, "time": first.start["time"]}
-    return found
+def revision_of(recipe: dict[str, Any], versions: dict[str, int], generator: str) -> dict[str, Any]:
+    """The generator's version, and by their names the commits of the models it took from the hub.
+
+    ``recipe`` and ``versions`` are what the release's provenance says. Nothing of a version in a release that was made
+    before it was noted.
+    """
+    options: Any = next((each["options"] for each in recipe["generators"] if each["use"] == generator), {})
+    models = dict(_commits(options))
+    found: dict[str, Any] = {"version": versions[generator]} if generator in versions else {}
+    return found | ({"models": models} if models else {})
 
 
-def _made_in(store: Store, attempts: list[Attempt], row_id: str, generator: str) -> str | None:
-    """The artifact of candidates that holds the row; None where retention took it away."""
+def _commits(options: Any) -> Iterator[tuple[str, str]]:
+    """(model, commit): ``revision`` is that of ``model``, ``there_revision`` that of ``there``, and so on."""
+    if isinstance(options, list):
+        for part in options:
+            yield from _commits(part)
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if name.endswith("revision") and value:
+            model = name.removesuffix("revision").removesuffix("_") or "model"
+            yield options.get(model) or model, value
+        else:
+            yield from _commits(value)
+
+
+def _lineage(
+    store: Store, dataset: str, attempts: list[Attempt], row_id: str, generator: str, seed: int
+) -> dict[str, Any]:
+    """The fit that made the row, and the night that did: the first that has it among its candidates.
+
+    Nothing of either where retention took the candidates away.
+    """
+    found = _made_in(store, attempts, row_id, generator)
+    if found is None:
+        return {"candidates": None, "fit": None}
+    made, row = found
+    tries = [attempt for of in read_attempts(store, dataset).values() for attempt in of]
+    with_it = [attempt for attempt in tries if made in (attempt.end or {}).get("artifacts", [])]
+    first = min(with_it, key=lambda attempt: datetime.fromisoformat(attempt.start["time"]))
+    about = {"snapshot": first.snapshot, "attempt": first.number, "time": first.start["time"]}
+    return {"candidates": made, "fit": _fit_of(store, attempts, row, seed), "made_by": about}
+
+
+def _fit_of(store: Store, attempts: list[Attempt], row: dict[str, Any], seed: int) -> str | None:
+    """The fit whose content gives the row its seed (law 3: the seed follows from fit, class and ordinal)."""
+    ordinal = np.array([row["ordinal"]], np.int64)
+    for key in _artifacts(attempts, "fit"):
+        body = store.read_sealed(f"private/manifests/{key}.json")
+        if body is None:  # past its time
+            continue
+        stream = stream_key(body["content"], seed, row["generator"], row["asked"])
+        if row_seeds(stream, ordinal).tolist() == [row["seed"]]:
+            return key
+    return None
+
+
+def _made_in(store: Store, attempts: list[Attempt], row_id: str, generator: str) -> tuple[str, dict[str, Any]] | None:
+    """(the artifact of candidates that holds the row, the row); None where retention took it away."""
     for stage, name in (("sample", "rows.parquet"), ("generate", "candidates.parquet")):
         for key in _artifacts(attempts, stage):
             if store.size(f"private/manifests/{key}.json") is None:
@@ -167,8 +221,8 @@ def _made_in(store: Store, attempts: list[Attempt], row_id: str, generator: str)
             rows = pq.read_table(fetch(store, Artifact(key, 0, "", ""), name))
             if "generator" not in rows.column_names:
                 rows = rows.append_column("generator", pa.array([generator] * rows.num_rows, pa.string()))
-            if row_id in synthetic_ids(rows).to_pylist():
-                return key
+            if hits := rows.filter(pc.equal(synthetic_ids(rows), row_id)).slice(0, 1).to_pylist():
+                return key, hits[0]
     return None
 
 

@@ -62,7 +62,8 @@ def forget(
             fix="run the same command again",
         )
     require_quiet(parts, store)
-    return {"outcome": "forgotten", **plan, "made": made, "removed": clear(store, recipe, found)}
+    released = {snapshot: pending["release"] for snapshot, pending in made.items()}
+    return {"outcome": "forgotten", **plan, "made": released, "removed": clear(store, recipe, found)}
 
 
 def require_known(store: Store, found: Found) -> None:
@@ -96,9 +97,12 @@ def require_quiet(parts: Iterable[Dataset], store: Store) -> None:
 
 def make_again(
     recipe: Recipe, found: Found, command: str, orchestrator: str | None, *, verbose: bool
-) -> dict[str, str]:
-    """snapshot -> its release without the rows, put but not current yet. Raises AugmillError where one cannot be made."""
-    made: dict[str, str] = {}
+) -> dict[str, dict[str, Any]]:
+    """snapshot -> its release without the rows, put but not current yet, with what the log is to say of it.
+
+    Each is a whole run, so it is judged anew. Raises AugmillError where one cannot be made.
+    """
+    made: dict[str, dict[str, Any]] = {}
     if not found.again:
         return made
     with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session:
@@ -111,7 +115,7 @@ def make_again(
                 parameters={"dataset": recipe.dataset, "snapshot": name, "recipe": recipe.hash()},
                 tags=["augmill", recipe.dataset],
             )
-            made[name] = result["release"]
+            made[name] = result["pending"]
     return made
 
 
@@ -135,15 +139,22 @@ def _stopped(kind: type[AugmillError], as_of: str | None, why: str, where: str, 
     )
 
 
-def carry_out(store: Store, found: Found, made: dict[str, str], *, request: str, reason: str, command: str) -> None:
+def carry_out(
+    store: Store, found: Found, made: dict[str, dict[str, Any]], *, request: str, reason: str, command: str
+) -> None:
     """The log entry, then the files. ``made``: snapshot -> the staged release that takes the place of what held them."""
     dataset = found.part.name
-    made_again = {r: made[h.snapshot] for r, h in found.holding.items() if h.names and h.snapshot in made}
+    new = {snapshot: str(pending["release"]) for snapshot, pending in made.items()}
+    made_again = {r: new[h.snapshot] for r, h in found.holding.items() if h.names and h.snapshot in new}
     replaced = {old: new for old, new in made_again.items() if old != new}
     erased = sorted(found.holding.keys() - {old for old, new in made_again.items() if old == new})
+    about = {
+        snapshot: pending["entry"] | {"reason": f"{reason}; made again without the rows: {pending['entry']['reason']}"}
+        for snapshot, pending in made.items()
+    }
 
     def change(log: Log) -> dict[str, Any] | None:
-        current = {s: made.get(s) for s, release in log.current().items() if release in erased}
+        current = {s: new.get(s) for s, release in log.current().items() if release in erased}
         logged = any(entry.get("request") == request for entry in log.entries)
         fresh = [release for release in erased if not any(release in e.get("erased", []) for e in log.entries)]
         if logged and not current and not fresh:
@@ -151,7 +162,7 @@ def carry_out(store: Store, found: Found, made: dict[str, str], *, request: str,
         other = sum(release in replaced for release in found.other_recipe)
         counts = {**found.counted(), "releases": len(erased), "made_again": len(replaced), "other_recipe": other}
         entry = {"kind": "forget", "current": current, "replaced": replaced, "erased": erased, "counts": counts}
-        return {**entry, "reason": reason, "request": request}
+        return {**entry, "made": new, "snapshots": about, "reason": reason, "request": request}
 
     append(store, dataset, change, command=command)
     _move_tags(store, dataset, command)

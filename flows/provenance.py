@@ -8,12 +8,12 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
+from augmill.flows.snapshot import Snapshot
 from augmill.flows.steps import Steps
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.hashing import hash_json
-from augmill.tasks.recipe import Recipe
 from augmill.tasks.ribs import library_versions
 from augmill.tasks.sources import SOURCES
 from augmill.tasks.stage import STAGE_VERSIONS, read_manifest
@@ -23,8 +23,9 @@ from augmill.tasks.trainers import TRAINERS
 LIBRARIES = ("prefect", "torch", "transformers", "pyarrow", "polars", "great-expectations", "scikit-learn", "numpy")
 
 
-def provenance(recipe: Recipe, steps: Steps, command: str, shards: list[Artifact]) -> dict[str, Any]:
+def provenance(snapshot: Snapshot, steps: Steps, command: str) -> dict[str, Any]:
     """JSON values. The recipe holds no secrets: they come from the environment."""
+    recipe = snapshot.recipe
     return {
         "command": command,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -33,10 +34,12 @@ def provenance(recipe: Recipe, steps: Steps, command: str, shards: list[Artifact
         "device": steps.site.device,
         "versions": library_versions(LIBRARIES),
         "recipe": dataclasses.asdict(recipe),
+        "generators": {choice.use: GENERATORS[choice.use].VERSION for choice in recipe.generators},
         "repeatable": {choice.use: repeatable(choice.use, steps.site.device) for choice in recipe.generators},
         "stages": [dataclasses.asdict(event) for event in steps.events],
         "failures": steps.failures,
-        "spent": spent_on(steps.site.store, shards),
+        "source_versions": snapshot.source_versions,
+        "spent": spent_on(steps.site.store, snapshot.shards),
     }
 
 

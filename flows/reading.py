@@ -56,15 +56,19 @@ def read_night(steps: Steps, recipe: Recipe, name: str) -> tuple[Artifact, Artif
 
 def _rows_of(steps: Steps, recipe: Recipe, name: str | None, units: Units) -> tuple[Artifact, Artifact]:
     gathered = steps.do(gather, prepare_gather(recipe, name), units.artifacts)
-    return gathered, split_rows(steps, recipe, name, gathered)
+    return gathered, split_rows(steps, recipe, name, gathered)[0]
 
 
-def split_rows(steps: Steps, recipe: Recipe, name: str | None, gathered: Artifact) -> Artifact:
-    """The rows' split, with the unlabelled rows of the same window where the recipe names some."""
-    found = []
+def split_rows(steps: Steps, recipe: Recipe, name: str | None, gathered: Artifact) -> tuple[Artifact, int | None]:
+    """(the rows' split, with the unlabelled rows of the same window where the recipe names some;
+
+    the version at which these were read, where they are a Delta table).
+    """
+    found, version = list[Artifact](), None
     if recipe.unlabelled is not None:
-        found = [steps.do(unlabelled, prepare_unlabelled(recipe, name, steps.site.store))]
-    return steps.do(split, prepare_split(recipe), gathered, found)
+        config = prepare_unlabelled(recipe, name, steps.site.store)
+        found, version = [steps.do(unlabelled, config)], next((file.version for _, file in config.handles), None)
+    return steps.do(split, prepare_split(recipe), gathered, found), version
 
 
 def read_source(
@@ -79,7 +83,9 @@ def read_source(
     snapshot.source = window_of(recipe, units, as_of)
     snapshot.ingested = steps.do(gather, prepare_gather(recipe, as_of), units.artifacts)
     require_sound_rows(recipe, store, as_of, units, snapshot.ingested, suite)
-    snapshot.split = split_rows(steps, recipe, as_of, snapshot.ingested)
+    snapshot.split, version = split_rows(steps, recipe, as_of, snapshot.ingested)
+    read = {"source": units.version, "unlabelled": version}
+    snapshot.source_versions = {name: number for name, number in read.items() if number is not None}
     classes = read_json(store, snapshot.split, "summary.json")["classes"]
     names = pq.read_schema(fetch(store, snapshot.ingested, "source.parquet")).names
     require_fit(recipe.publish, recipe.gate.focus, names, list(classes["validation"]))

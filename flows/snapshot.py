@@ -32,6 +32,8 @@ class Snapshot:
     shards: list[Artifact] = field(default_factory=list)
     drift: dict[str, Any] = field(default_factory=dict)  # of its rows, since those its generators were fitted on
     source: dict[str, str] = field(default_factory=dict)  # the revision of each partition that it holds
+    # Of the Delta tables it was read from (source, unlabelled): of this run, since files stand in many versions.
+    source_versions: dict[str, int] = field(default_factory=dict)
 
 
 def read_json(store: Store, artifact: Artifact, name: str) -> Any:

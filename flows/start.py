@@ -126,7 +126,7 @@ def run_snapshot(
         with beating(store, recipe.dataset, attempt), Progress(live=live, quiet=quiet) as progress:
             steps = _steps(session, as_of, progress, events, started)
             outcome, snapshot = _mending(recipe, steps, as_of, session.command, republish, staged)
-            found = {"source": snapshot.source, "drift": snapshot.drift}
+            found = {"source": snapshot.source, "source_versions": snapshot.source_versions, "drift": snapshot.drift}
             result = outcome.to_json(recipe, snapshot.name, None)  # from here on it stands, whatever interrupts
             if result["arrangement"]:
                 result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"

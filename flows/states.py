@@ -11,7 +11,7 @@ from augmill.flows.provenance import code_version
 from augmill.tasks.attempts import Attempt, read_attempts
 from augmill.tasks.calendar import parse_days
 from augmill.tasks.contracts import UserError
-from augmill.tasks.log import Log, entry_of
+from augmill.tasks.log import Log, released_in
 from augmill.tasks.partitions import MOST, is_partitioned
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Reopen
@@ -28,9 +28,10 @@ class SnapshotState:
     """One of ``STATES``, and why.
 
     ``changed``: what differs now (source, recipe, code) from when ``basis``, the last attempt with an outcome, was made;
-    by source as ``partitions.late`` has it, but for a withdrawn one any new revision. ``cut_short``: that outcome came
-    of a deadline, or of what the world did. ``newest``: the last attempt, staged ones left out. ``staged``: a release
-    that is put but not current, of an attempt later than all others.
+    by source as ``partitions.late`` has it, but for a withdrawn one any new revision. Where a rollback went back,
+    ``basis`` is the attempt that made what stands, unless today's would be what was withdrawn. ``cut_short``: that
+    outcome came of a deadline, or of what the world did. ``newest``: the last attempt, staged ones left out.
+    ``staged``: a release that is put but not current, of an attempt later than all others.
     """
 
     snapshot: str
@@ -137,16 +138,17 @@ class _Facts:
     def __init__(self, recipe: Recipe, view: View | None, log: Log, now: datetime) -> None:
         self.recipe, self.view, self.log, self.now = recipe, view, log, now
         self.identity = {"recipe": recipe.hash(), "code": code_version()}
-        self.current, self.standing, self.gone = log.current(), log.standing(), log.withdrawn()
+        self.current, self.gone = log.current(), log.withdrawn()
         self.expired = {release for entry in log.entries for release in entry.get("expired", [])}
-        self.moved = {release for entry in log.entries for release in entry["current"].values()}
+        self.moved = {release for entry in log.entries for release in released_in(entry).values()}
 
     def waits(self, attempt: Attempt) -> bool:
         """Whether it put a release that nobody made current."""
         return bool(attempt.end and attempt.end.get("pending") and attempt.end["release"] not in self.moved)
 
     def wants_older(self, attempt: Attempt) -> bool:
-        return attempt.number > 0 and (attempt.state(self.now) != "done" or self.waits(attempt))
+        back = (attempt.end or {}).get("release") in self.gone
+        return attempt.number > 0 and (attempt.state(self.now) != "done" or self.waits(attempt) or back)
 
     def state(self, name: str, attempts: list[Attempt]) -> SnapshotState:
         tried = [attempt for attempt in attempts if not self.waits(attempt)]
@@ -157,11 +159,14 @@ class _Facts:
         release = self.current.get(name)
         withdrawn = self._withdrawn(name, basis)
         differs = self._differences(name, basis, any_revision=withdrawn is not None and release is None)
+        if withdrawn and release is not None and differs:  # what stands was made by another attempt than the last
+            basis = next((a for a in reversed(done) if not _kept(a) and (a.end or {}).get("release") == release), None)
+            differs = self._differences(name, basis, any_revision=False)
         if newest is not None and withdrawn and not differs and newest.state(self.now) in ("failed", "interrupted"):
             newest = basis  # it could only have made the withdrawn release again
         state, outcome, reason = self._named(newest, basis, release, withdrawn, differs)
         if state == "released":
-            outcome = entry_of(self.log.entries[self.standing[name]], release).get("outcome")
+            outcome = self.log.publication(str(release)).get("outcome")
         cut_short = state in ("kept", "released", "stale") and outcome != "expired" and self._cut_short(basis)
         return SnapshotState(name, state, outcome, reason, tuple(differs), release, staged, cut_short, newest, basis)
 
@@ -224,11 +229,7 @@ class _Facts:
             more = f" and {len(partitions) - 3} more" if len(partitions) > 3 else ""
             where = "" if partitions == ["all"] else f" ({', '.join(partitions[:3])}{more})"
             found["source"] = f"the source changed{where}"
-        then: dict[str, Any] = {}
-        if basis is not None:
-            then = basis.start
-        elif name in self.standing:
-            then = self.log.entries[self.standing[name]]
+        then = basis.start if basis is not None else self.log.publication(self.current.get(name, ""))
         for key, value in self.identity.items():
             if then.get(key, value) != value:
                 found[key] = {"recipe": "the recipe changed", "code": "Augmill changed"}[key]

@@ -34,6 +34,7 @@ class Units:
     artifacts: list[Artifact]
     parts: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     partitioned: bool = False
+    version: int | None = None  # of the Delta table, as it was listed for this run
 
     def view(self) -> dict[str, Part]:
         """Every partition by name; ``all`` alone where the source is not cut into any."""
@@ -99,7 +100,8 @@ def read_units(site: Site, units: Sequence[IngestConfig], *, advance: Callable[[
             advance()
         parts = list(pool.map(lambda artifact: read_json(site.store, artifact, "parts.json"), artifacts))
     cut = any(unit.columns.partition is not None or unit.pattern is not None for unit in units)
-    return Units(artifacts, parts, cut)
+    version = next((file.version for unit in units for file in unit.handles), None)
+    return Units(artifacts, parts, cut, version)
 
 
 def gather_source(site: Site, recipe: Recipe, as_of: str | None = None) -> Artifact:

@@ -87,7 +87,7 @@ class _Window:
         return [part for unit in self.units for name, part in unit.parts.items() if self.holds(name)]
 
 
-@stage("gather", version=1)
+@stage("gather", version=2)
 def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     """``artifacts``: the units up to ``as_of``, in the order of their first file's name.
 
@@ -115,8 +115,7 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
     work.notes.add("refused.parquet")
     work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
-    labels = _labels(window, units)
-    work.write_json({"values": labels, "order": list(labels)}, "labels.json")
+    work.write_json(_labels(window, units), "labels.json")
     work.note(_summary(window, units, files, rows.num_rows, refused), "summary.json")
 
 
@@ -224,14 +223,23 @@ def _no_row(window: _Window, files: list[str], schema: pa.Schema, refused: list[
 
 
 def _labels(window: _Window, units: Sequence[_Unit]) -> dict[str, Any]:
-    """Every class up to ``as_of`` with its label, in order of first appearance."""
-    found: dict[str, Any] = {}
+    """Every class up to ``as_of`` with its label, in order of first appearance, and with its id.
+
+    An id is a place among all names that the source has for labels: the classes that a retired or renamed one, or one
+    out of ``declared``, stands before keep theirs. A class of several names has that of the earliest.
+    """
+    found: dict[str, tuple[str | None, Any]] = {}
     for name in window.names if window.config.partitioned else [""]:
         if window.upto(name):
             for unit in units:
-                for label, value in unit.parts.get(name, {"labels": []})["labels"]:
-                    found.setdefault(label, value)
-    return found
+                for said, label, value in unit.parts.get(name, {"labels": []})["labels"]:
+                    found.setdefault(said, (label, value))
+    values, ids = dict[str, Any](), dict[str, int]()
+    for at, (label, value) in enumerate(found.values()):
+        if label is not None:
+            values.setdefault(label, value)
+            ids.setdefault(label, at)
+    return {"values": values, "order": list(values), "ids": ids}
 
 
 def _summary(

@@ -74,7 +74,7 @@ def _needed(columns: Columns, split_column: str | None) -> list[str]:
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
-@stage("ingest", version=4, retry=READ)
+@stage("ingest", version=5, retry=READ)
 def ingest(work: Work, config: IngestConfig) -> None:
     """Reads a unit's files in order, batch by batch: memory does not grow with the file.
 

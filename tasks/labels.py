@@ -23,23 +23,23 @@ class LabelReader:
         self.values: dict[str, Any] = {}
         self.coerced = 0
 
-    def read(self, value: Any) -> tuple[str | None, str]:
-        """(class, "") or (None, reason)."""
+    def read(self, value: Any) -> tuple[str | None, str, str | None]:
+        """(class or None, reason why it is refused or "", what the source calls it: None where that is no label)."""
         if value is None or value == "":
-            return None, "no_label"
+            return None, "no_label", None
         if isinstance(value, float):
             if not value.is_integer():  # NaN and infinities too
-                return None, "fractional_label"
+                return None, "fractional_label", None
             value, self.coerced = int(value), self.coerced + 1
         if not isinstance(value, str | int | bool):
-            return None, "label_type"
-        name = label_text(value)
+            return None, "label_type", None
+        said = name = label_text(value)
         if name in self.aliases:
             name = self.aliases[name]
             value = next((v for v in self.rules.aliases.values() if label_text(v) == name), name)
         if name in self.retired:
-            return None, "retired_label"
+            return None, "retired_label", said
         if self.declared and name not in self.declared and self.rules.unknown != "admit":
-            return None, "unknown_label"
+            return None, "unknown_label", said
         self.values.setdefault(name, value)
-        return name, ""
+        return name, "", said

@@ -64,6 +64,15 @@ class Log:
                 published[snapshot, release] = min((at for at in before if at is not None), default=number)
         return {snapshot: published[snapshot, release] for snapshot, release in self.current().items()}
 
+    def publication(self, release: str) -> dict[str, Any]:
+        """What the log says of how it came to be: the newest entry that published it, as it concerns this release.
+
+        A rollback only brings it back, and says nothing of its numbers. Empty where the log does not name it.
+        """
+        entries = (entry for entry in reversed(self.entries) if entry.get("kind") != "rollback")
+        found = next((entry for entry in entries if release in released_in(entry).values()), None)
+        return {} if found is None else entry_of(found, release)
+
     def tags(self) -> dict[str, str]:
         """tag: the release that it keeps."""
         found: dict[str, str] = {}
@@ -105,9 +114,14 @@ def read_log(store: Store, dataset: str) -> Log:
     return log
 
 
+def released_in(entry: dict[str, Any]) -> dict[str, str | None]:
+    """snapshot: the release that the entry speaks of; one that a tag alone keeps is made again by forget, not current."""
+    return {**entry["current"], **entry.get("made", {})}
+
+
 def entry_of(entry: dict[str, Any], release: str | None) -> dict[str, Any]:
     """The entry as it concerns one release: where several switched together, each has its own reason and numbers."""
-    snapshot = next((name for name, current in entry["current"].items() if current == release), "")
+    snapshot = next((name for name, current in released_in(entry).items() if current == release), "")
     own: dict[str, Any] = entry.get("snapshots", {}).get(snapshot, {})
     return entry | own
 

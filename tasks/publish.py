@@ -94,7 +94,7 @@ def _check_clash(schema: pa.Schema, prefix: str) -> None:
         )
 
 
-@stage("release", version=3)
+@stage("release", version=4)
 def build_release(
     work: Work, config: ReleaseConfig, ingested: Artifact, split: Artifact, mixed: Artifact, ledger: list[Artifact]
 ) -> None:
@@ -110,9 +110,9 @@ def build_release(
     work.write(order_table, "order.parquet")
     files["order.parquet"] = {"rows": order_table.num_rows, "content": work.contents["order.parquet"]}
     in_use = set().union(*(set(rows[STRATUM].to_pylist()) for rows in tables.values()))
-    # Ids in order of first appearance in the source, of all its labels: neither a new label nor a rare class that
-    # gets rows enough shifts one. So there may be gaps.
-    ids = {name: at for at, name in enumerate(labels["order"]) if name in in_use}
+    # By first appearance in the source, of all its labels: neither a new nor a retired one, nor a rare class that gets
+    # rows enough, shifts another's. So there may be gaps.
+    ids = {name: labels["ids"][name] for name in labels["order"] if name in in_use}
     named = [{"id": at, "name": name, "value": labels["values"][name]} for name, at in ids.items()]
     work.write_json({"labels": named}, "labels.json")
     counts = _counts(tables)

@@ -20,6 +20,7 @@ class Sample(TypedDict, total=False):
     text: Required[str]
     label: Required[str]
     generator: Required[str]
+    row_id: str
     reason: str
     nearest: Nearest | None
 

@@ -44,13 +44,13 @@ class IngestConfig:
 
 @dataclass
 class Part:
-    """What was seen of one partition: counts, classes in order of first appearance, its rows' hash."""
+    """What was seen of one partition: counts, labels in order of first appearance, its rows' hash."""
 
     read: int = 0
     taken: int = 0
     coerced: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    labels: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, tuple[str | None, Any]] = field(default_factory=dict)  # by the source's name: class, value
     classes: Counter[str] = field(default_factory=Counter)
     hasher: TableHasher | None = None
 
@@ -59,7 +59,7 @@ class Part:
         counts = {"read": self.read, "taken": self.taken, "coerced": self.coerced, "revision": revision}
         return counts | {
             "refused": dict(sorted(self.refused.items())),
-            "labels": list(self.labels.items()),
+            "labels": [[said, *read] for said, read in self.labels.items()],
             "classes": dict(self.classes),
         }
 
@@ -143,15 +143,16 @@ class UnitRows:
             return None, "no_text"
         if any(len(text) > self.config.max_chars for text in texts):
             return None, "too_long"
-        stratum, reason = self.labels.read(label)
-        if reason:
+        stratum, reason, said = self.labels.read(label)
+        if said is None:
             return None, reason
         if (self.config.split_column or self.config.split_files) and split is None:
-            return None, "unknown_split"
+            return None, reason or "unknown_split"
         if self.partitioned and name is None:
-            return None, "no_partition"
-        self.part(name).labels.setdefault(str(stratum), self.labels.values[str(stratum)])
-        return stratum, ""
+            return None, reason or "no_partition"
+        # A retired or undeclared label too: its place among the ids stays its own, or those after it would shift.
+        self.part(name).labels.setdefault(said, (stratum, self.labels.values.get(str(stratum))))
+        return stratum, reason
 
 
 def row_stem(texts: list[str]) -> str:

@@ -299,6 +299,18 @@ def test_a_changed_recipe_switches_in_one_entry_that_one_rollback_undoes(rows: P
     assert read_log(store, "tiny").current() == before
     again = fill(changed, reprocess="all", last=day(2), dry_run=True)  # it would only make what was withdrawn
     assert (again["order"], list(again["left_out"])) == ([], [day(0), day(1), day(2)])
+    old = dated_recipe(rows, tmp_path)  # it made what stands
+    assert fill(old, reprocess="changed-recipe", last=day(2), dry_run=True)["order"] == []
+
+
+def test_a_switch_speaks_of_what_it_moves_alone(rows: Path, tmp_path: Path) -> None:
+    """The others stood already."""
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    fill(recipe, last=day(1))
+    done = fill(recipe, last=day(2), reprocess="all", publish="together")
+    entry = read_log(store, "tiny").entries[done["log_entry"]]
+    assert list(entry["current"]) == list(entry["snapshots"]) == [day(2)]
+    assert entry["reason"].endswith("1 of 3 snapshots switched; the others stood already")
 
 
 def test_a_staged_backfill_that_could_not_switch_only_switches_when_it_goes_on(

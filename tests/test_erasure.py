@@ -17,6 +17,7 @@ from keeping import GATE, DyingStore, Killed, copy_store, files_with, keys, rele
 from running import run
 
 from augmill.flows import forget as forgetting
+from augmill.flows.comparing import audit
 from augmill.flows.forget import forget
 from augmill.flows.holding import find_rows
 from augmill.flows.reading import read_rows
@@ -140,6 +141,42 @@ def test_the_log_tells_pinned_readers_and_does_not_repeat_the_row(
     for release, successor in ((releases[0], new), (releases[1], None), (releases[2], new)):
         (name,) = store.list_keys(f"public/tiny/releases/{release}")
         assert json.loads(store.get(name) or b"")["replaced_by"] == successor
+
+
+def test_what_is_made_again_says_who_approved_it_with_which_numbers(
+    forgotten: tuple[Recipe, dict[str, Any], dict[str, Any], Store],
+) -> None:
+    """It is judged anew: the numbers are of its own run, by the recipe that made it."""
+    recipe, _, said, store = forgotten
+    new = said["made"]["all"]
+    log = read_log(store, "tiny")
+    entry = log.publication(new)
+    assert (entry["kind"], entry["recipe"], entry["approved_by"]) == ("forget", recipe.hash(), "rule not_worse")
+    assert entry["outcome"] == "published" and "mix-real" in entry["verdict"]
+    assert entry["reason"].startswith(f"{REASON}; made again without the rows: ")
+    (told,) = [e for e in audit(store, log, new)["entries"] if e["kind"] == "forget"]
+    assert {name: told[name] for name in ("verdict", "approved_by", "recipe")} == {
+        name: entry[name] for name in ("verdict", "approved_by", "recipe")
+    }
+    # What was erased was not judged by it: of that one the entry says that it is gone, and what took its place.
+    (gone,) = [e for e in audit(store, log, next(iter(entry["replaced"])))["entries"] if e["kind"] == "forget"]
+    assert gone["reason"] == REASON and "verdict" not in gone and "outcome" not in gone
+
+
+def test_a_release_that_a_tag_alone_keeps_is_made_again_with_its_approval_too(
+    nights: tuple[Recipe, list[str], Path], tmp_path: Path
+) -> None:
+    """The current one does not hold the row, so the new one becomes current nowhere."""
+    recipe, releases, source = nights
+    store = copy_store(source, tmp_path / "store")
+    row = row_with_children(store, releases[-1])
+    clean = without(Path(recipe.source.path), row["text"], tmp_path / "clean" / "rows.csv")
+    other = replace(at(store, recipe), source=replace(recipe.source, path=str(clean)))
+    current = run_recipe(replace(other, seed=9))["release"]
+    said = forget(other, [row["aug_row_id"]], reason=REASON, command="test")
+    log = read_log(store, "tiny")
+    assert log.current() == {"all": current} and log.tags() == {"model-7": said["made"]["all"]}
+    assert log.publication(said["made"]["all"])["approved_by"] == "rule not_worse"
 
 
 def test_a_second_forget_of_the_same_row_changes_nothing(

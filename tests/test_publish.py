@@ -410,6 +410,30 @@ def test_a_class_that_gets_rows_enough_shifts_no_label_id(tmp_path: Path) -> Non
     assert many == few | {"rare": 0}
 
 
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({"retired": ["a"]}, {"b": 1, "c": 2}),
+        ({"declared": ["a", "c"], "unknown": "quarantine"}, {"a": 0, "c": 2}),
+        ({"aliases": {"b": "a"}}, {"a": 0, "c": 2}),
+        ({"aliases": {"a": "c"}}, {"c": 0, "b": 1}),  # a class that is renamed keeps its id
+    ],
+)
+def test_what_the_recipe_says_of_a_label_shifts_no_other_labels_id(
+    tmp_path: Path, rules: dict[str, Any], expected: dict[str, int]
+) -> None:
+    def ids(labels: dict[str, Any]) -> dict[str, int]:
+        texts = [f"{'pqr'[at % 3] * 9} {at * 7919} {'xyz'[at % 2] * 9}" for at in range(60)]
+        rows = "".join(f"{text},{'abc'[at // 20]},en\n" for at, text in enumerate(texts))
+        (tmp_path / "rows.csv").write_text(f"text,label,lang\n{rows}")
+        changes = {"labels": labels, "refuse": {"max_share": 1.0}, "splits": {"validation": 0.3, "test": 0.0}}
+        directory = release_real(tmp_path, **changes)
+        return {part["name"]: part["id"] for part in json.loads((directory / "labels.json").read_bytes())["labels"]}
+
+    assert ids({}) == {"a": 0, "b": 1, "c": 2}
+    assert ids(rules) == expected
+
+
 @pytest.mark.parametrize("excluded", ["theirs/*.jsonl", "theirs", "theirs/b.jsonl"])
 def test_two_checkouts_in_two_directories_make_one_release(tmp_path: Path, excluded: str) -> None:
     def release(name: str, text: str) -> dict[str, bytes]:

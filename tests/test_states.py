@@ -144,6 +144,22 @@ def test_what_a_rollback_went_back_to_is_released_not_stale(store: Store) -> Non
     assert found.reason == "rolled back: bad; back to the release before"
 
 
+def test_what_a_rollback_went_back_to_is_compared_with_the_run_that_made_it(store: Store) -> None:
+    """Not with the newest one, whose release is withdrawn: the recipe that made what stands has nothing to make again."""
+    old = dated(window="9d", late={"reopen": "3d"})
+    first = tried(store, DAY, about={"recipe": old.hash()}, source={"2026-10-01": "v1", DAY: "v2"})
+    tried(store, DAY, source={"2026-10-01": "v1", DAY: "v2"})
+    rollback(store, "tiny", to=None, reason="bad", command="test")
+    found = state(store, old, view=VIEW)
+    assert (found.state, found.release, found.changed) == ("released", first, ())
+    assert found.basis is not None and found.basis.number == 0  # made again it would be what stands
+    assert state(store, old, view=VIEW | {DAY: (11, "late")}).changed == ("source",)
+    assert state(store, dated(window="7d"), view=VIEW).changed == ("recipe",)
+    assert store.local is not None
+    shutil.rmtree(store.local / "private" / "attempts" / "tiny" / DAY / "00000000")
+    assert state(store, old, view=VIEW).state == "released"  # the log tells the recipe too
+
+
 def test_recipe_and_code_make_stale_and_both_are_named(store: Store) -> None:
     release = tried(store, DAY)
     assert state(store).state == "released"

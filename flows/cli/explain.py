@@ -86,7 +86,8 @@ def audit(
         out.write(f"{found['release']} of {name}, snapshot {found['snapshot']}, {found['arrangement']}: ")
         out.write(f"{', '.join(marks) or 'neither current nor tagged'}\n")
     for entry in found["entries"]:
-        out.write(f"\nEntry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}\n")
+        again = ", in place of what was erased" if "outcome" in entry and entry.get("kind") == "forget" else ""
+        out.write(f"\nEntry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}{again}\n")
         out.write(f"  by {entry['actor']} with `{entry['command']}`\n  {entry['reason']}\n")
         if "approved_by" in entry:
             out.write(f"  approved by {entry['approved_by']}\n")
@@ -96,7 +97,7 @@ def audit(
         return
     out.write(f"\nRecipe {found['recipe_sha256']}\nLedger {_words(found['ledger'])}\n")
     out.write("Made by\n")
-    _fields(found["provenance"])
+    _fields({name: value for name, value in found["provenance"].items() if value != {}})
     for attempt in found["attempts"]:
         out.write(f"Attempt {attempt['number']} at {attempt['snapshot']}, {attempt['started']} to {attempt['ended']}: ")
         out.write(f"{_words({k: attempt[k] for k in ('seconds', 'gpu_seconds', 'worked', 'generated')})}\n")

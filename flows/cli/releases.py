@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from augmill.tasks.contracts import CorruptObject, UserError
+from augmill.tasks.log import released_in
 
 Dataset = Annotated[str | None, typer.Argument(help="The dataset; may be left out where the store holds one.")]
 StoreOption = Annotated[str, typer.Option("--store", help="The store's directory or address.")]
@@ -67,7 +68,7 @@ def _find(log: Any, prefix: str | None) -> str:
         return str(newest)
     if prefix in (tags := log.tags()):
         return str(tags[prefix])
-    known = {release for entry in log.entries for release in entry["current"].values() if release}
+    known = {release for entry in log.entries for release in released_in(entry).values() if release}
     hits = sorted(release for release in known if release.startswith(prefix))
     if len(hits) != 1:
         found = ", ".join(hits) or "none"
@@ -90,7 +91,8 @@ def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> Non
         for snapshot, release in list(entry["current"].items())[:LISTED]:
             mark = "*" if release in current else " "
             state = " withdrawn" if release in gone else ""
-            outcome = entry_of(entry, release).get("outcome", entry["kind"])
+            told = entry_of(entry, release) if entry["kind"] == "release" else entry
+            outcome = told.get("outcome", entry["kind"])
             made = release or "no release"
             sys.stdout.write(f"{mark} {head}  {snapshot:<12} {made:<16}  {outcome:<13} {entry['actor']}{state}\n")
         if (more := len(entry["current"]) - LISTED) > 0:
@@ -106,7 +108,7 @@ def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> Non
 def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: ReleaseOption = None) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
     from augmill.flows.explaining import taken_away
-    from augmill.tasks.log import entry_of, read_log
+    from augmill.tasks.log import read_log
     from augmill.tasks.store import release_key
 
     opened, name = _open(store, dataset)
@@ -118,8 +120,7 @@ def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: R
             raise gone
         raise CorruptObject(f"release {found} is gone", where=release_key(name, found), fix="run the recipe again")
     manifest = json.loads(raw)
-    moved = [entry for entry in log.entries if found in entry["current"].values()]
-    entry = entry_of(next((entry for entry in reversed(moved) if entry["kind"] != "rollback"), moved[-1]), found)
+    entry = log.publication(found)
     out = sys.stdout
     out.write(f"release      {found}\nlocation     {store}/{release_key(name, found)}\n")
     out.write(f"published    {entry['time']} by {entry['actor']} ({entry['command']})\n")

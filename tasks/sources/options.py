@@ -87,7 +87,7 @@ class SourceOptions:
     version: int | None = field(
         default=None,
         metadata={
-            "help": "of a Delta table; the newest where not given",
+            "help": "of a Delta table; the newest where not given, and provenance.json says which that was",
             "identity": False,
             "why": "the files that the version names count",
         },

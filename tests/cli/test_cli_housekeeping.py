@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from attempted import RECIPE, tried
+from chain import tiny_recipe, write_rows
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 from keeping import GATE, files_with, released
 
 from augmill.flows.cli.status import page
-from augmill.flows.explaining import makers
+from augmill.flows.explaining import explain, makers, revision_of
 from augmill.flows.housekeeping import delete_release
+from augmill.flows.start import run_recipe
 from augmill.flows.states import snapshot_states
 from augmill.tasks.attempts import utc_now
 from augmill.tasks.delta import sync_delta
 from augmill.tasks.erasure import write_erased
+from augmill.tasks.generators import GENERATORS
 from augmill.tasks.log import append, read_log
 from augmill.tasks.mix import synthetic_ids
 from augmill.tasks.store import Store, delta_key
@@ -98,7 +102,8 @@ def test_explain_follows_a_synthetic_row_to_its_parents_and_its_night(mixed: tup
     texts = {row["aug_row_id"]: row["text"] for row in rows}
     assert {p["row_id"]: p["row"]["text"] for p in found["parents"]} == {p: texts[p] for p in row["aug_parent_ids"]}
     assert found["scores"] == {item["name"]: item["value"] for item in row["aug_scores"]}
-    assert found["made_by"]["snapshot"] == "all" and found["fits"][0].startswith("fit/")
+    assert found["made_by"]["snapshot"] == "all" and found["fit"].startswith("fit/")
+    assert found["revision"] == {"version": GENERATORS["rules"].VERSION}
     shown = augmill("explain", row["aug_row_id"], "--store", folder / "store").out
     assert row["text"] in shown and all(texts[parent] in shown for parent in row["aug_parent_ids"])
 
@@ -114,6 +119,45 @@ def test_explain_says_why_a_row_did_not_get_in(mixed: tuple[Path, str, str]) -> 
         assert found["row"]["status"] == rest["status"][index].as_py()
         assert found["row"].get("why") == rest["why"][index].as_py()
     refused(augmill("explain", "no-such-row", "--store", folder / "store"), 2, ["no-such-row", "--release"])
+
+
+def test_a_made_row_that_did_not_get_in_lies_beside_the_report_under_the_id_that_explain_takes(
+    mixed: tuple[Path, str, str],
+) -> None:
+    folder, first, release = mixed
+    store = Store(str(folder / "store"))
+    report = Path((makers(store, "tiny", release)[-1].end or {})["report"])
+    rest = pq.read_table(report.parent / "made_rows_not_accepted.parquet")
+    assert rest.column_names[0] == "row_id" and rest.num_rows
+    row = rest.slice(0, 1).to_pylist()[0]
+    found = augmill("explain", row["row_id"], "--store", folder / "store", "--json").last
+    assert found["row"]["seed"] == row["seed"] and found["row"].get("why") == row["why"]
+    assert found["fit"].startswith("fit/") and found["revision"]["version"] == GENERATORS["rules"].VERSION
+    assert set(re.findall("syn-[0-9a-f]{24}", report.read_text())) & set(rest["row_id"].to_pylist())  # on the page too
+    # What was accepted, and then not released, because the gate did not let the mix through.
+    (accepted,) = synthetic_ids(table_of(store, first, "settle", "accepted.parquet").slice(0, 1)).to_pylist()
+    found = augmill("explain", accepted, "--release", first, "--store", folder / "store", "--json").last
+    assert found["state"] == "accepted, but the mix was not released"
+
+
+def test_a_row_is_traced_to_the_fit_it_was_made_with_among_the_runs_fits(tmp_path: Path) -> None:
+    made = run_recipe(tiny_recipe(
+        write_rows(tmp_path / "rows.csv"), gate=GATE, generators=[{"use": "rules"}, {"use": "interpolate"}],
+        run={"orchestrator": "none", "store": str(tmp_path / "store")},
+    ))  # fmt: skip
+    store, of = Store(str(tmp_path / "store")), dict[str, set[str]]()
+    for row in released(store, "tiny", made["release"]):
+        if row["aug_generator"] and len(of.setdefault(row["aug_generator"], set())) < 3:
+            of[row["aug_generator"]].add(explain(store, "tiny", made["release"], row["aug_row_id"])["fit"])
+    assert {name: len(fits) for name, fits in of.items()} == {"rules": 1, "interpolate": 1}
+    assert of["rules"].isdisjoint(of["interpolate"])
+
+
+def test_the_revision_of_a_model_stands_beside_its_generators_version() -> None:
+    options = {"model": "org/small", "revision": "a" * 40, "pivots": [{"there": "org/de", "there_revision": "b" * 40}]}
+    told = revision_of({"generators": [{"use": "chat", "options": options}]}, {"chat": 3}, "chat")
+    assert told == {"version": 3, "models": {"org/small": "a" * 40, "org/de": "b" * 40}}
+    assert revision_of({"generators": [{"use": "rules", "options": {"seed_words": []}}]}, {}, "rules") == {}
 
 
 def test_audit_tells_who_approved_with_which_numbers(mixed: tuple[Path, str, str]) -> None:
@@ -146,6 +190,16 @@ def test_diff_counts_what_python_counts(mixed: tuple[Path, str, str]) -> None:
     assert back["rows"]["train"]["removed"] == rows["added"]
     same = augmill("diff", first, first, "--store", folder / "store", "--json").last
     assert not any(same["rows"]["train"][name] for name in ("added", "removed", "changed")) and not same["recipe"]
+
+
+def test_a_rollback_takes_no_release_its_numbers(mixed: tuple[Path, str, str], tmp_path: Path) -> None:
+    """It brings a release back; what that was measured by is what the log says of its publication."""
+    shutil.copytree(mixed[0] / "store", tmp_path / "store")
+    asked = ("diff", mixed[1], mixed[2], "--store", tmp_path / "store", "--json")
+    before = augmill(*asked).last["metrics"]
+    assert all(None not in pair for pair in before.values())
+    assert augmill("rollback", "--store", tmp_path / "store", "--reason", "bad").code == 0
+    assert augmill(*asked).last["metrics"] == before
 
 
 def test_forget_lists_first_and_reads_ids_from_any_table(mixed: tuple[Path, str, str], tmp_path: Path) -> None:

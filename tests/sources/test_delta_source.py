@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import struct
 from pathlib import Path
@@ -11,8 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from buckets import s3_server
+from chain import tiny_recipe, write_rows
+from keeping import GATE
 
+from augmill.flows.comparing import audit
+from augmill.flows.start import run_recipe
 from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.log import read_log
 from augmill.tasks.sources import (
     SourceOptions,
     describe_file,
@@ -22,9 +28,11 @@ from augmill.tasks.sources import (
     read_schema,
     scan_schema,
 )
+from augmill.tasks.store import Store
 
 deltalake = pytest.importorskip("deltalake")
 
+TEXT_AND_LABEL = {"text": "text", "label": "label"}
 B85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
 Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
@@ -224,3 +232,32 @@ def test_a_table_in_a_bucket_reads_as_on_a_disk() -> None:
         assert [row["text"] for row in read("s3://tables/in/table/", version=0, format="delta")] == ["row 0"]
         with pytest.raises(UserError, match="read the table itself"):
             list_files(SourceOptions(path="s3://tables/in/table/*.parquet"))
+
+
+def test_a_release_says_which_version_it_was_read_at_though_the_recipe_names_none(tmp_path: Path) -> None:
+    """Also where all that was read stood ingested from an earlier version: that is of the run, not of the files."""
+    rows = list(csv.reader(write_rows(tmp_path / "rows.csv").read_text().splitlines()))[1:]
+    for name in ("table", "free"):
+        write(tmp_path / name, [(row[0], row[1]) for row in rows])
+    write(tmp_path / "free", [("one more", "")])
+    recipe = tiny_recipe(
+        tmp_path / "table", gate=GATE, unlabelled={"path": str(tmp_path / "free")}, columns=TEXT_AND_LABEL,
+        run={"orchestrator": "none", "store": str(tmp_path / "store")},
+    )  # fmt: skip
+    store = Store(recipe.run.store)
+
+    def versions(release: str) -> list[Any]:
+        told = audit(store, read_log(store, "tiny"), release)
+        return [told["provenance"]["source_versions"], *(each["source_versions"] for each in told["attempts"])]
+
+    first = run_recipe(recipe)["release"]
+    at = {"source": 0, "unlabelled": 1}
+    assert versions(first) == [at, at]
+    deltalake.DeltaTable(tmp_path / "table").alter.set_table_properties(
+        {"delta.logRetentionDuration": "interval 9 days"}
+    )
+    assert run_recipe(recipe)["release"] == first
+    assert versions(first) == [at, at, at | {"source": 1}]  # no row changed: the same release, read at both
+    write(tmp_path / "table", [("quite another sentence about a parcel that is late", "track")])
+    second = run_recipe(recipe)["release"]
+    assert second != first and versions(second) == [at | {"source": 2}] * 2
