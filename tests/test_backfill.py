@@ -249,7 +249,11 @@ def test_the_same_command_goes_on_with_what_was_not_tried_and_takes_failed_ones_
     assert fill(recipe, **asked, dry_run=True)["order"] == [three, one, two]
     fail_days(monkeypatch)
     done = fill(recipe, **asked)
-    assert (done["outcome"], list(done["released"]), starts(store)) == ("done", sorted(days), [one, two, three, one, two])
+    assert (done["outcome"], list(done["released"]), starts(store)) == (
+        "done",
+        sorted(days),
+        [one, two, three, one, two],
+    )
 
 
 def test_the_dry_run_of_an_unfinished_backfill_tells_what_is_so_now(
