@@ -208,10 +208,11 @@ def _past(recipe: Recipe, store: Store, now: datetime) -> Past:
 
 def _taken_up(recipe: Recipe, store: Store, request: Request) -> tuple[Plan | None, str]:
     """The unfinished backfill of the same arguments, and what to say of it; None where recipe or code are others now."""
-    plan = unfinished(store, recipe.dataset, request)
+    alike = (plan for plan in unfinished(store, recipe.dataset) if plan.request == request.key())
+    plan = next(alike, None)
     if plan is None:
         return None, ""
-    if (plan.recipe, plan.code) == (recipe.hash(), code_version()):
+    if plan.is_of(recipe.hash(), code_version()):
         return plan, f"Takes up the unfinished backfill {plan.id}."
     what = "the recipe" if plan.recipe != recipe.hash() else "Augmill"
     if not request.dry_run:

@@ -108,6 +108,10 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def is_of(self, recipe: str, code: str) -> bool:
+        """Whether it was planned for this recipe, by this version: one that was not is given up by its command."""
+        return (self.recipe, self.code) == (recipe, code)
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:
         lines = [Line(**line | {"estimate": Estimate(**line["estimate"])}) for line in value["lines"]]
