@@ -116,7 +116,7 @@ def run_snapshot(
     events: list[Event] = []
     ends = [session.deadline] if session.deadline is not None else []
     ends += [started + 60 * recipe.run.deadline_minutes] if recipe.run.deadline_minutes is not None else []
-    site = Site(store, session.device, recipe.run.threads, min(ends, default=None), events.append)
+    site = Site(store, session.device, recipe.run.threads, min(ends, default=None), events.append, recipe.dataset)
     label = f"{recipe.dataset}@{as_of or 'all'}"
     head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(), "owner": this_process()}
     attempt = begin(store, recipe.dataset, as_of or "all", head | (about or {}))
