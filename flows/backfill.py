@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from augmill.flows.backfill_plan import NEXT, Past, Plan, Request, choose, price_of, switches_together, total
+from augmill.flows.backfill_plan import NEXT, Past, Plan, Request, choose, price_of, renewed, switches_together, total
 from augmill.flows.backfill_record import answered, unfinished, write_end, write_plan
 from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.owner import is_gone
@@ -61,8 +61,10 @@ def backfill(
         _require(recipe, request, now())
         store = Store(recipe.run.store)
         plan, note = _taken_up(recipe, store, request)
-        if plan is None:
-            states = look(recipe, store, now(), first=request.first, last=request.last)
+        states = look(recipe, store, now(), first=request.first, last=request.last)
+        if plan is not None:
+            plan = renewed(plan, states, _past(recipe, store, now()))
+        else:
             together = request.publish or ("together" if switches_together(states, request.reprocess) else "each")
             plan = _plan(recipe, store, request, states, now(), publish=together)
         how = _How(command, orchestrator, verbose, now, show)
@@ -179,8 +181,7 @@ def _plan(
     publish: str,
     kind: str = "backfill",
 ) -> Plan:
-    past = Past(read_attempts(store, recipe.dataset, newest=True), recipe.hash(), recipe.price, now)
-    lines, left_out = choose(states, request.reprocess, request.order, past)
+    lines, left_out = choose(states, request.reprocess, request.order, _past(recipe, store, now))
     name = f"{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     return Plan(
         id=name,
@@ -196,12 +197,17 @@ def _plan(
     )
 
 
+def _past(recipe: Recipe, store: Store, now: datetime) -> Past:
+    return Past(read_attempts(store, recipe.dataset, newest=True), recipe.hash(), recipe.price, now)
+
+
 def _taken_up(recipe: Recipe, store: Store, request: Request) -> tuple[Plan | None, str]:
     """The unfinished backfill of the same arguments, and what to say of it; None where recipe or code are others now."""
-    plan = unfinished(store, recipe.dataset, request)
+    alike = (plan for plan in unfinished(store, recipe.dataset) if plan.request == request.key())
+    plan = next(alike, None)
     if plan is None:
         return None, ""
-    if (plan.recipe, plan.code) == (recipe.hash(), code_version()):
+    if plan.is_of(recipe.hash(), code_version()):
         return plan, f"Takes up the unfinished backfill {plan.id}."
     what = "the recipe" if plan.recipe != recipe.hash() else "Augmill"
     if not request.dry_run:

@@ -18,6 +18,7 @@ from augmill.tasks.recipe_nights import Price
 Mode = Literal["missing", "failed", "changed-data", "changed-recipe", "all"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # each includes those before it
 NEXT = "`augmill status` shows what there is"
+LIMITS = ("max_failures", "max_cost", "max_hours")  # what a backfill is told to stop at: an exit code of its own
 LIKE = 20  # past runs that an estimate looks at: the newest ones
 
 
@@ -105,6 +106,10 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def is_of(self, recipe: str, code: str) -> bool:
+        """Whether it was planned for this recipe, by this version: one that was not is given up by its command."""
+        return (self.recipe, self.code) == (recipe, code)
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Plan:
         lines = [Line(**line | {"estimate": Estimate(**line["estimate"])}) for line in value["lines"]]
@@ -164,6 +169,26 @@ def choose(
     return tuple(sorted(lines, key=lambda line: line.snapshot, reverse=order == "newest")), left_out
 
 
+def renewed(plan: Plan, states: Iterable[SnapshotState], past: Past) -> Plan:
+    """An unfinished plan with the reasons and the estimates of now; what it is compared with (``known``) stays.
+
+    What failed since it was made comes last: the same dates would use up the limit on failures each time.
+    """
+    now = {state.snapshot: state for state in states}
+
+    def failed(line: Line) -> bool:
+        state = now.get(line.snapshot)
+        tried = state is not None and state.newest is not None and state.newest.number > line.known
+        return tried and state is not None and state.state == "failed"
+
+    def told(line: Line) -> Line:
+        if (state := now.get(line.snapshot)) is None:
+            return line
+        return dataclasses.replace(line, state=state.state, reason=_why(state), estimate=past.of(state))
+
+    return dataclasses.replace(plan, lines=tuple(told(line) for line in sorted(plan.lines, key=failed)))
+
+
 def _why(state: SnapshotState) -> str:
     parts = [f"{state.outcome}: {state.reason}" if state.state == "kept" or state.cut_short else state.reason]
     if state.changed and state.state != "stale":
@@ -187,6 +212,8 @@ def next_step(plan: Plan, stopped_by: str | None, failed: bool) -> str:
     """What to do after one command's work on the plan."""
     if stopped_by == "max_cost":
         return "the same command with a higher --max-cost goes on from here"
+    if stopped_by == "max_failures":
+        return "see the reasons; the same command goes on with what was not begun, then tries again what failed"
     if stopped_by == "failed":
         again = "mend what their reasons name; the same command tries again what ended by an error, then switches all"
         return f"{again}; with --publish each it publishes the others now"

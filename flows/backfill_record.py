@@ -6,14 +6,17 @@ private/backfills/<dataset>/<id>/plan.json  put-if-absent, sealed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from augmill.flows.backfill_plan import Line, Plan, Request
+from augmill.flows.backfill_plan import Line, Plan
 from augmill.flows.owner import is_gone
+from augmill.flows.provenance import code_version
+from augmill.flows.states import SnapshotState
 from augmill.tasks.attempts import Attempt
 from augmill.tasks.contracts import CorruptObject
+from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
 
 
@@ -29,8 +32,8 @@ def write_end(store: Store, plan: Plan, body: dict[str, Any]) -> None:
     store.write_sealed(backfill_key(plan.dataset, plan.id, "end.json"), body)
 
 
-def unfinished(store: Store, dataset: str, request: Request) -> Plan | None:
-    """The newest backfill of the same arguments that has no end."""
+def unfinished(store: Store, dataset: str) -> Iterator[Plan]:
+    """The backfills that have no end, newest first."""
     names: dict[str, set[str]] = {}
     for key in store.list_keys(f"private/backfills/{dataset}"):
         backfill, name = key.split("/")[-2:]
@@ -45,9 +48,25 @@ def unfinished(store: Store, dataset: str, request: Request) -> Plan | None:
                 "the plan of an unfinished backfill is rotten", where=key, fix="run it again: it plans anew"
             )
         plan = Plan.from_json(body)
-        if plan.kind == "backfill" and plan.request == request.key():
-            return plan
-    return None
+        if plan.kind == "backfill":
+            yield plan
+
+
+def left_to_do(store: Store, recipe: Recipe, states: Iterable[SnapshotState], now: datetime) -> dict[str, Plan]:
+    """By snapshot: the newest of the unfinished backfills whose command still makes it, or switches to what it staged.
+
+    One that was planned for another recipe, or by another version, is none: its command gives it up.
+    """
+    left: dict[str, Plan] = {}
+    plans = [plan for plan in unfinished(store, recipe.dataset) if plan.is_of(recipe.hash(), code_version())]
+    lines = [(plan, {line.snapshot: line for line in plan.lines}) for plan in plans]
+    for state in states:
+        attempts = [attempt for attempt in (state.basis, state.newest) if attempt is not None]
+        for plan, by in lines:
+            line = by.get(state.snapshot)
+            if line is not None and answered(plan, line, attempts, now)[0] != "done":
+                left.setdefault(state.snapshot, plan)
+    return left
 
 
 def answered(plan: Plan, line: Line, attempts: Sequence[Attempt], now: datetime) -> tuple[str, Attempt | None]:

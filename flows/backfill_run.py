@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass
 from typing import Any
 
-from augmill.flows.backfill_plan import Line, Plan, Request, next_step, price_of
+from augmill.flows.backfill_plan import LIMITS, Line, Plan, Request, next_step, price_of
 from augmill.flows.backfill_record import answered, is_own
 from augmill.flows.mirror import mirror_delta
 from augmill.flows.orchestrate import STOP_GRACE
@@ -180,9 +180,10 @@ class BackfillRun:
             by[answer.how][snapshot] = answer.end
         made = {s: end for s, end in by["done"].items() if end["action"] in ("publish", "best_real")}
         left = len(self._plan.lines) - len(self._answers)
+        failed = by["failed"] and self._stopped_by not in LIMITS
         switched = self._plan.publish == "each" or self._entry is not None
         return {
-            "outcome": "failed" if by["failed"] else "stopped" if self._stopped_by else "done",
+            "outcome": "failed" if failed else "stopped" if self._stopped_by else "done",
             "reason": self._reason(left),
             "backfill": self._plan.id,
             "done": len(by["done"]) + len(by["done elsewhere"]),
@@ -208,7 +209,7 @@ class BackfillRun:
         if self._stopped_by == "running_elsewhere":
             left += self._running_elsewhere()
         waits = "; what is staged waits for the rest" if self._plan.publish == "together" else ""
-        return f"stopped by {self._stopped_by}; {left} of {len(self._plan.lines)} snapshot(s) not begun{waits}"
+        return f"stopped by {self._stopped_by}; {left} of {len(self._plan.lines)} snapshot(s) not begun by this command{waits}"
 
     def _running_elsewhere(self) -> int:
         return sum(answer.how == "running elsewhere" for answer in self._answers.values())

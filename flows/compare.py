@@ -131,7 +131,7 @@ def _run_cell(
     took: dict[str, Event],
 ) -> tuple[dict[str, Any], bool]:
     store, events = session.store, list[Event]()
-    site = Site(store, session.device, recipe.run.threads, None, events.append)
+    site = Site(store, session.device, recipe.run.threads, None, events.append, recipe.dataset)
     label = f"{recipe.dataset}@{as_of or 'all'}"
     quiet = Progress(live=False, quiet=True)
     steps = Steps(
@@ -222,7 +222,7 @@ def _measure(snapshot: Snapshot, steps: Steps, recipe: Recipe, ratios: Sequence[
         predicted = gate.predict(
             real, made, [validation, test], TRAINERS[recipe.trainer.use](recipe.trainer.options), recipe.gate,
             seed=recipe.seed, fields=fields, runs=None if ratio is None else OTHER_RUNS,
-            workdir=steps.site.store.local_scratch(f"trainer-{key[-21:-5]}-{ratio or 'target'}"),
+            workdir=steps.site.store.local_scratch(steps.site.place(f"trainer-{key[-21:-5]}-{ratio or 'target'}")),
         )  # fmt: skip
         body["points"].append(measured(predicted[1], ratio, made.num_rows))
         if ratio is None:

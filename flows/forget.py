@@ -52,7 +52,7 @@ def forget(
     request = write_erased(store, recipe.dataset, found.ids)
     require_quiet(parts, store)  # whoever began before the list stood may hold the rows
     made = make_again(recipe, found, command, orchestrator, verbose=verbose) if rebuild else {}
-    plan = found.to_json()
+    plan = found.to_json(rebuild=rebuild)
     carry_out(store, found, made, request=request, reason=reason, command=command)
     found = find_rows(store, recipe, ids)
     if found.holding:

@@ -63,13 +63,15 @@ class Found:
         """Releases made by another recipe than today's, which takes its place in what is made again."""
         return sorted(name for name, item in self.holding.items() if item.names and item.recipe != self.recipe)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, *, rebuild: bool = True) -> dict[str, Any]:
+        """``rebuild``: whether anything is made again in place of what is removed."""
         stages: dict[str, int] = {}
         for key in self.artifacts:
             stages[key.split("/")[0]] = stages.get(key.split("/")[0], 0) + 1
         releases = [vars(item) for _, item in sorted(self.holding.items())]
-        listed = {"releases": releases, "made_again": self.again, "artifacts": stages}
-        return {**self.counted(), **listed, "other_recipe": self.other_recipe}
+        again, other = (self.again, self.other_recipe) if rebuild else ([], [])
+        listed = {"releases": releases, "made_again": again, "artifacts": stages}
+        return {**self.counted(), **listed, "other_recipe": other}
 
     def counted(self) -> dict[str, int]:
         """rows: how many ids; found: how many of them stand somewhere; unknown: how many stand nowhere."""

@@ -117,14 +117,38 @@ def find_garbage(
     sweep.objects = unnamed_objects(store, [item.key for item in manifests if item.key not in going], old)
     sweep.others = [i for where in ("private/aside", "private/staging") for i in store.list_files(where) if old(i)]
     sweep.others += _dead_bank(store, needed, old)
+    sweep.others += _old_scratch(store, sweep, limits, old)
     for name, limit in limits.items():
         sweep.others += [i for i in store.list_files(f"private/reports/{name}") if old(i, limit.rejected)]
-        sweep.others += [i for i in store.list_files("private/scratch") if old(i, limit.requests)]
         try:
             sweep.others += _old_versions(store, name, limit.releases)
         except AugmillError as error:  # a rotten table is no reason to let the rest of the store grow
             sweep.left_alone.append(f"{name}: its Delta table; {error.problem}")
     return sweep
+
+
+def _old_scratch(
+    store: Store, sweep: Sweep, limits: dict[str, Limits], old: Callable[[Stored, timedelta], bool]
+) -> list[Stored]:
+    """Each dataset's by its own retention. What lies under no dataset's name may be any one's: it goes only where every
+
+    dataset's retention is known, by the longest.
+    """
+    names = {part.name for part in sweep.datasets}
+    longest = max((limit.requests for limit in limits.values()), default=None) if names <= limits.keys() else None
+    found, unclaimed = [], 0
+    for item in store.list_files("private/scratch") if limits else ():
+        owner = item.key.split("/")[2]
+        known = limits[owner].requests if owner in limits else longest
+        if known is not None:
+            found += [item] if old(item, known) else []
+        elif owner not in names:
+            unclaimed += 1
+    if unclaimed:
+        sweep.left_alone.append(
+            f"private/scratch: {unclaimed} file(s) that may be any dataset's: {', '.join(sorted(names))}"
+        )
+    return found
 
 
 def _old_versions(store: Store, dataset: str, span: timedelta) -> list[Stored]:

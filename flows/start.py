@@ -144,7 +144,9 @@ def _steps(session: Session, as_of: str | None, progress: Progress, events: list
     recipe = session.recipe
     ends = [session.deadline] if session.deadline is not None else []
     ends += [started + 60 * recipe.run.deadline_minutes] if recipe.run.deadline_minutes is not None else []
-    site = Site(session.store, session.device, recipe.run.threads, min(ends, default=None), events.append)
+    site = Site(
+        session.store, session.device, recipe.run.threads, min(ends, default=None), events.append, recipe.dataset
+    )
     label, seconds = f"{recipe.dataset}@{as_of or 'all'}", 60 * recipe.run.stage_minutes
     artifacts = Artifacts(session.orchestrator)
     return Steps(session.orchestrator, site, session.pool, progress, artifacts, label, seconds, events)

@@ -164,7 +164,7 @@ class _Facts:
             differs = self._differences(name, basis, any_revision=False)
         if newest is not None and withdrawn and not differs and newest.state(self.now) in ("failed", "interrupted"):
             newest = basis  # it could only have made the withdrawn release again
-        state, outcome, reason = self._named(newest, basis, release, withdrawn, differs)
+        state, outcome, reason = self._named(name, newest, basis, release, withdrawn, differs)
         if state == "released":
             outcome = self.log.publication(str(release)).get("outcome")
         cut_short = state in ("kept", "released", "stale") and outcome != "expired" and self._cut_short(basis)
@@ -178,6 +178,7 @@ class _Facts:
 
     def _named(
         self,
+        name: str,
         newest: Attempt | None,
         basis: Attempt | None,
         release: str | None,
@@ -186,10 +187,10 @@ class _Facts:
     ) -> tuple[str, str | None, str]:
         """(state, outcome, reason)."""
         verb = "done" if newest is None else newest.state(self.now)
+        if release is None and (lost := self._lost(name, newest, basis, withdrawn)) is not None:
+            return lost
         if newest is not None and verb != "done":
             return verb, _kind(newest), _why_not_done(newest, verb)
-        if release is None and (lost := self._lost(basis, withdrawn)) is not None:
-            return lost
         if basis is None and release is None:
             return "missing", None, "never run"
         end = (basis.end if basis is not None else None) or {}
@@ -200,11 +201,19 @@ class _Facts:
         back = f"{withdrawn}; back to the release before" if withdrawn else ""
         return "released", None, back or str(end.get("reason", ""))
 
-    def _lost(self, basis: Attempt | None, withdrawn: str | None) -> tuple[str, str | None, str] | None:
-        """What became of the release that there was."""
+    def _lost(
+        self, name: str, newest: Attempt | None, basis: Attempt | None, withdrawn: str | None
+    ) -> tuple[str, str | None, str] | None:
+        """What became of the release that there was, where nothing was tried since that tells more."""
+        if withdrawn is None and self._erased_since(name, newest):
+            return "missing", None, "its release was erased (augmill forget) and none was made in its place"
+        if newest is not None and newest.state(self.now) != "done":
+            return None
         if withdrawn is not None:
             return "withdrawn", None, withdrawn
-        if basis is not None and (basis.end or {}).get("release") in self.expired:
+        last = self._last_move(name) or {}
+        expired = last.get("kind") == "expire" if basis is None else (basis.end or {}).get("release") in self.expired
+        if expired:
             return "kept", "expired", "its release was past its time (retain.releases)"
         return None
 
@@ -216,11 +225,23 @@ class _Facts:
                 return None
             found = next(entry for entry in reversed(self.log.entries) if release in entry.get("withdraws", []))
         else:
-            last = next((entry for entry in reversed(self.log.entries) if name in entry["current"]), None)
-            if last is None or last["current"][name] is not None:
+            last = self._last_move(name)
+            if last is None or last["current"][name] is not None or last.get("kind") != "rollback":
                 return None
             found = last
         return f"rolled back: {found.get('reason', '')}"
+
+    def _last_move(self, name: str) -> dict[str, Any] | None:
+        """The log's newest entry that moved the snapshot."""
+        return next((entry for entry in reversed(self.log.entries) if name in entry["current"]), None)
+
+    def _erased_since(self, name: str, newest: Attempt | None) -> bool:
+        """Whether what was current of it was erased, and nothing has been tried since."""
+        last = self._last_move(name)
+        if last is None or last.get("kind") != "forget":
+            return False
+        tried = None if newest is None else (newest.end or newest.start)["time"]
+        return tried is None or datetime.fromisoformat(tried) <= datetime.fromisoformat(last["time"])
 
     def _differences(self, name: str, basis: Attempt | None, *, any_revision: bool) -> dict[str, str]:
         """What differs now, each with the words for it."""

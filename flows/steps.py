@@ -102,7 +102,8 @@ class Steps:
         if stage is generate:
             bank = self._bank(bank_of(config.generator, inputs[0].content))
             config = replace(config, raw=bank.pieces(config.segments))
-        artifact, events = self.pool.run(self.site.store.root, pack(stage, config, inputs), seconds=seconds)
+        job = pack(stage, config, inputs) | {"dataset": self.site.dataset}
+        artifact, events = self.pool.run(self.site.store.root, job, seconds=seconds)
         for event in events:
             self.site.observe(event)
         return artifact

@@ -48,6 +48,39 @@ def parse_clock(text: str) -> time:
     return time(int(found[1]), int(found[2]))
 
 
+# (field of a cron expression, its lowest and highest number, names of numbers from the lowest on)
+_CRON = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of month", 1, 31, ()),
+    ("month", 1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
+    ("day of week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
+)
+_CRON_RANGE = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/[1-9]\d{0,3})?", re.ASCII)
+# The last day of a month; of weekdays the second, or the last of the month. Not beside other kinds in one list.
+_CRON_SPECIAL = {"day of month": r"\?|L", "day of week": r"\?|\w+#[1-5](?:,\w+#[1-5])*|L[0-7](?:,L[0-7])*"}
+
+
+def require_cron(text: str) -> None:
+    """Raises ValueError that names the field. What passes, Prefect's scheduler takes; its own check costs its import."""
+    fields = text.split()
+    if len(fields) != len(_CRON):
+        names = ", ".join(name for name, *_ in _CRON)
+        raise ValueError(f"expected five fields ({names}), such as 0 2 * * *; found {len(fields)} in {text!r}")
+    for field, (name, low, high, words) in zip(fields, _CRON, strict=True):
+        numbers = {str(number) for number in range(low, high + 1)} | {f"{number:02}" for number in range(low, high + 1)}
+        known = numbers | set(words)
+        special = re.fullmatch(_CRON_SPECIAL.get(name, "(?!)"), field, re.ASCII)
+        parts = [_CRON_RANGE.fullmatch(part) for part in field.split(",")]
+        values = (
+            re.findall(r"\w+(?=#)", field) if special else [v for part in parts if part for v in part.groups() if v]
+        )
+        if not (special or all(parts)) or not known.issuperset(value.lower() for value in values):
+            also = f", or {words[0]} to {words[-1]}" if words else ""
+            what = f"{low} to {high}{also}, `*`, a list 1,2, a range 1-3 or a step */2"
+            raise ValueError(f"{name}: expected {what}; found {field!r} in {text!r}")
+
+
 @dataclass(frozen=True)
 class Calendar:
     """``every``: day, week (ISO, from Monday) or month, in ``timezone``; or key: names in the order of their texts."""

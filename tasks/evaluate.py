@@ -73,7 +73,7 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
         config.gate,
         seed=config.seed,
         fields=config.fields,
-        workdir=work.site.store.local_scratch(f"trainer-{identity[:16]}"),
+        workdir=work.site.store.local_scratch(work.site.place(f"trainer-{identity[:16]}")),
     )
     found = gate.judge(predicted, config.gate, config.seed, real=real.num_rows, synthetic=synthetic.num_rows)
     work.write(predicted[0].to_table(), "predictions.parquet")

@@ -119,7 +119,7 @@ def predict_fold(work: Work, config: JudgeConfig, split: Artifact, mixed: Artifa
         config.gate,
         seed=config.seed,
         fields=config.fields,
-        workdir=work.site.store.local_scratch(f"trainer-{identity[:16]}"),
+        workdir=work.site.store.local_scratch(work.site.place(f"trainer-{identity[:16]}")),
     )
     work.rows = validation.num_rows
     work.write(found.to_table(), "predictions.parquet")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from augmill.tasks.calendar import Calendar, Every, parse_days, parse_duration
+from augmill.tasks.calendar import Calendar, Every, parse_days, parse_duration, require_cron
 from augmill.tasks.recipe_sections import check, option, required
 
 _POLICY = "decides which snapshots are made again, not what they hold"
@@ -122,7 +122,7 @@ class Schedule:
     )
 
     def __post_init__(self) -> None:
-        check(len(self.cron.split()) == 5, "cron: five fields, such as 0 2 * * *")
+        _parses("cron", require_cron, self.cron)
         _parses("timezone", ZoneInfo, self.timezone)
         _parses("look_back", parse_days, self.look_back)
         _parses("freshness", parse_duration, self.freshness)

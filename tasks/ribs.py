@@ -81,7 +81,7 @@ def rib_context(work: Work, config: FitConfig, name: str) -> Context:
         device=work.site.device,
         threads=config.threads or work.site.threads,
         deadline=work.site.deadline,
-        scratch=work.site.store.scratch(config.rib),
+        scratch=work.site.store.scratch(work.site.place(config.rib)),
     )
 
 

@@ -89,7 +89,8 @@ def run_job(job: dict[str, Any]) -> tuple[Artifact, list[Event]]:
     """Runs one job: (its artifact, what each stage did; the last one is the job's own)."""
     store = STORES.setdefault(job["store"], Store(job["store"]))
     events: list[Event] = []
-    site = Site(store, job["device"], job["threads"], time.monotonic() + job["seconds"], events.append)
+    ends, dataset = time.monotonic() + job["seconds"], job.get("dataset", "")
+    site = Site(store, job["device"], job["threads"], ends, events.append, dataset)
     stage, config, inputs = unpack(job)
     if stage is generate:
         return run_shard(site, config, *inputs), events

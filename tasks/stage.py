@@ -93,6 +93,10 @@ class Site:
     threads: int = 1
     deadline: float | None = None
     observe: Callable[[Event], None] = lambda event: None
+    dataset: str = ""  # whose scratch space is used: each is kept as long as its own recipe says
+
+    def place(self, name: str) -> str:
+        return f"{self.dataset}/{name}" if self.dataset else name
 
 
 @dataclass

@@ -3,7 +3,7 @@
 private/objects/<ab>/<sha256>             every file, named by its content
 private/manifests/<stage>/<identity>.json what a finished stage gave; written last, put-if-absent
 private/aside/...                         what was found corrupt, kept for a look, never read again
-private/scratch/<rib>/...                 a rib's own space
+private/scratch/<dataset>/<rib>/...       a rib's own space
 private/attempts/, backfills/, compare/   what was tried (tasks/attempts.py), planned and compared (flows/)
 private/bank/<fit>/...                    which candidates of a fit were sampled already (tasks/shards.py)
 private/erased/<dataset>/...              hashes of the rows that must not come back (tasks/erasure.py)

@@ -245,7 +245,11 @@ def serve(descriptor: int, parent: int) -> None:
             job = json.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
-        connection.send_bytes(json.dumps(_run_job(job)).encode())
+        answer = json.dumps(_run_job(job)).encode()
+        try:
+            connection.send_bytes(answer)
+        except OSError:  # the parent was killed: nobody is left to be told; the next run finds what stands in the store
+            return
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from augmill.flows import backfill as flows_backfill
 from augmill.flows import backfill_run, start, states
+from augmill.flows.augment import augment
 from augmill.flows.backfill import backfill, nightly
 from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
 from augmill.flows.backfill_run import BackfillRun
@@ -242,7 +243,7 @@ def test_one_failure_stops_the_others_only_where_that_is_asked(tmp_path: Path) -
     )  # one class: no snapshot can be made
     recipe, store = dated_recipe(rows, tmp_path / "store"), Store(str(tmp_path / "store"))
     stopped = fill(recipe, last=day(3), max_failures=1)
-    assert (stopped["outcome"], stopped["stopped_by"], list(stopped["failed"])) == ("failed", "max_failures", [day(0)])
+    assert (stopped["outcome"], stopped["stopped_by"], list(stopped["failed"])) == ("stopped", "max_failures", [day(0)])
     assert starts(store) == [day(0)] and "3 of 4 snapshot(s) not begun" in stopped["reason"]
     rest = fill(recipe, last=day(3))  # the limit is no part of the plan: this takes the same one up
     assert rest["backfill"] == stopped["backfill"]
@@ -253,6 +254,53 @@ def test_one_failure_stops_the_others_only_where_that_is_asked(tmp_path: Path) -
     )
     assert fill(recipe, last=day(3))["outcome"] == "nothing"
     assert fill(recipe, last=day(3), reprocess="failed", dry_run=True)["order"] == [day(0)]
+
+
+def fail_days(patch: pytest.MonkeyPatch, *days: str) -> None:
+    """Their attempts end by an error."""
+
+    def fail(recipe: Recipe, steps: Any, *, as_of: str | None, **options: Any) -> Any:
+        if as_of in days:
+            raise StoreError("the disk is full")
+        return augment(recipe, steps, as_of=as_of, **options)
+
+    patch.setattr(start, "augment", fail)
+
+
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+def test_the_same_command_goes_on_with_what_was_not_tried_and_takes_failed_ones_last(
+    order: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    one, two, three = days = [day(n) for n in ((0, 1, 2) if order == "oldest" else (2, 1, 0))]
+    fail_days(monkeypatch, *days)
+    asked = {"last": day(2), "order": order, "max_failures": 1}
+    ended = [fill(recipe, **asked) for _ in range(2)]
+    assert [(each["outcome"], list(each["failed"])) for each in ended] == [("stopped", [one]), ("stopped", [two])]
+    assert ended[0]["backfill"] == ended[1]["backfill"] and "not begun" in ended[1]["next"]
+    assert fill(recipe, **asked, dry_run=True)["order"] == [three, one, two]
+    fail_days(monkeypatch)
+    done = fill(recipe, **asked)
+    assert (done["outcome"], list(done["released"]), starts(store)) == (
+        "done",
+        sorted(days),
+        [one, two, three, one, two],
+    )
+
+
+def test_the_dry_run_of_an_unfinished_backfill_tells_what_is_so_now(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dated_recipe(rows, tmp_path)
+    fail_days(monkeypatch, day(1))
+    first = fill(recipe, last=day(2), max_failures=1)
+    assert (list(first["released"]), list(first["failed"])) == ([day(0)], [day(1)])
+    told = fill(recipe, last=day(2), dry_run=True)
+    assert [line["state"] for line in told["lines"]] == ["missing", "failed"]
+    assert "the disk is full" in told["lines"][1]["reason"]
+    assert all(line["estimate"]["seconds"] for line in told["lines"]) and told["total"]["unknown"] == 0
+    done = fill(recipe, last=day(2), max_failures=1)  # the attempts of before the plan are still known as such
+    assert (done["outcome"], list(done["failed"])) == ("failed", [day(1)])
 
 
 def test_limits_start_nothing_more_and_the_same_command_goes_on(rows: Path, tmp_path: Path) -> None:
@@ -757,6 +805,8 @@ def test_the_command_prints_its_plan_and_ends_by_code(tmp_path: Path) -> None:
     ]
     late = augmill("backfill", recipe, "--to", day(1), "--max-hours", "0", "--json")
     assert (late.code, late.last["stopped_by"], late.out.count("\n")) == (11, "max_hours", 1)
+    limited = augmill("backfill", recipe, "--to", day(1), "--max-failures", "1")
+    assert (limited.code, list(limited.last["failed"])) == (11, [day(0)])
     failed = augmill("backfill", recipe, "--to", day(1))
     assert (failed.code, list(failed.last["failed"])) == (4, [day(0)])
     assert augmill("backfill", recipe, "--to", day(1)).code == 0  # failed ones were not asked for

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.calendar import Calendar, next_clock
+from augmill.tasks.calendar import Calendar, next_clock, require_cron
 
 # Half-hour steps, days that clocks skipped (Apia 2011-12-30), days that begin at 01:00 (Havana, Sao Paulo), both hemispheres.
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
@@ -182,3 +182,54 @@ def test_the_next_time_a_clock_shows_it_is_within_about_a_day(clock: time, now: 
     local = at.astimezone(ZoneInfo(zone))
     shown = timedelta(hours=local.hour, minutes=local.minute) - timedelta(hours=clock.hour, minutes=clock.minute)
     assert shown % timedelta(days=1) <= timedelta(hours=1)  # later only where clocks skip it
+
+
+@pytest.mark.parametrize(
+    ("cron", "named"),
+    [
+        ("99 99 * * *", "minute: expected 0 to 59"),
+        ("0 24 * * *", "hour: expected 0 to 23"),
+        ("0 2 0 * *", "day of month: expected 1 to 31"),
+        ("0 2 * 13 *", "month: expected 1 to 12, or jan to dec"),
+        ("0 2 * * 8", "day of week: expected 0 to 7, or sun to sat"),
+        ("0 2 * * fri#9", "day of week"),
+        ("0 2 * * sun-x", "day of week"),
+        ("*/0 * * * *", "minute"),
+        ("R 2 * * *", "minute"),
+        ("0 2 * *", "expected five fields"),
+        ("@daily", "expected five fields"),
+    ],
+)
+def test_a_cron_that_no_scheduler_takes_is_refused_by_its_field(cron: str, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        require_cron(cron)
+
+
+VALUES = st.sampled_from(["0", "1", "05", "7", "12", "31", "59", "60", "sun", "Fri", "dec", "L", "x", ""])
+PARTS = st.one_of(
+    VALUES,
+    st.just("*"),
+    st.builds("{}-{}".format, VALUES, VALUES),
+    st.builds("{}/{}".format, st.one_of(st.just("*"), VALUES), VALUES),
+    st.sampled_from(["?", "L5", "fri#2", "x#2", "H", "R", "1-5/2", "L7", "5L", "15W"]),
+)
+FIELDS = st.one_of(st.sampled_from(["*", "2"]), st.lists(PARTS, min_size=1, max_size=3).map(",".join))
+
+
+@given(st.lists(FIELDS, min_size=5, max_size=5).map(" ".join))
+def test_a_cron_that_is_taken_here_is_taken_by_the_scheduler(cron: str) -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        require_cron(cron)
+    except ValueError:
+        return
+    CronSchedule(cron=cron, timezone="UTC", day_or=True)
+
+
+@pytest.mark.parametrize(
+    "cron",
+    ["0 2 * * *", "*/15 22-4 1,15 jan-mar mon-fri/2", "00 02 L * ?", "30 5 * * fri#2", "0 2 ? * L5", "0 2 * * 7"],
+)
+def test_ordinary_crons_are_taken(cron: str) -> None:
+    require_cron(cron)

@@ -17,13 +17,15 @@ from keeping import GATE, DyingStore, Killed, copy_store, files_with, keys, rele
 from running import run
 
 from augmill.flows import forget as forgetting
+from augmill.flows.backfill_plan import least_mode
 from augmill.flows.comparing import audit
 from augmill.flows.forget import forget
 from augmill.flows.holding import find_rows
 from augmill.flows.reading import read_rows
 from augmill.flows.start import run_recipe
+from augmill.flows.states import snapshot_states
 from augmill.flows.verifying import verify_store
-from augmill.tasks.attempts import begin
+from augmill.tasks.attempts import begin, utc_now
 from augmill.tasks.contracts import ConflictError, UserError
 from augmill.tasks.erasure import count_held, read_erased, write_erased
 from augmill.tasks.log import Log, read_log, tag
@@ -248,6 +250,10 @@ def test_a_snapshot_that_cannot_be_made_again_stops_before_anything_is_removed_a
     (sentence,) = verify_store(store).pending
     assert sentence.startswith("tiny: 1 erasure(s) pending")
     said = forget(broken, ids, reason=REASON, command="test", rebuild=False)
+    assert (said["made_again"], said["other_recipe"], said["made"]) == ([], [], {})
+    log = read_log(store, "tiny")
+    (state,) = snapshot_states(recipe, store, None, log, now=utc_now())  # a night, or a backfill, makes it
+    assert (state.state, state.release, least_mode(state)) == ("missing", None, "missing")
     assert verify_store(store).pending == [] and files_with(tmp_path / "store", row["text"]) == []
     # An id that stands nowhere is told apart, in the log too, and kept out should it come late.
     entry = read_log(store, "tiny").entries[-2]  # before the tag's

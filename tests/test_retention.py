@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attempted import RECIPE, tried
 from buckets import s3_server
 from chain import tiny_recipe, write_rows
+from dated import inline_workers  # noqa: F401 - a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 from keeping import GATE, DyingStore, Killed, copy_store, keys
@@ -20,11 +23,15 @@ from augmill.flows.housekeeping import find_garbage, sweep_store
 from augmill.flows.start import run_recipe
 from augmill.flows.states import snapshot_states
 from augmill.flows.verifying import verify_store
+from augmill.tasks import fit as fit_stage
 from augmill.tasks.attempts import begin
+from augmill.tasks.contracts import Context
 from augmill.tasks.log import Log, read_log, tag
 from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.retention import HOLDING_REJECTED, Limits, expired
+from augmill.tasks.ribs import rib_context
+from augmill.tasks.stage import Work
 from augmill.tasks.store import RENEWED, Store
 
 DAY = timedelta(days=1)
@@ -48,8 +55,6 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, str, str, 
 
 
 def at(store: Store, recipe: Recipe) -> Recipe:
-    from dataclasses import replace
-
     return replace(recipe, run=replace(recipe.run, store=store.root))
 
 
@@ -186,6 +191,42 @@ def test_leftovers_of_a_killed_run_go_after_the_grace_time(
         "releases": 1,
     }
     assert keys(store) == clean and verify_release(store, "tiny", second) == []
+
+
+def test_scratch_space_goes_by_the_retention_of_the_dataset_whose_it_is(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for dataset in ("tiny", "other"):
+        begin(store, dataset, "all", {}, now=lambda: BEGINNING)
+    for place in ("tiny/chat/answers/a", "other/chat/answers/a", "of-nobody"):
+        store.put(f"private/scratch/{place}", b"paid for")
+    later, short, long = datetime.now(UTC) + 2 * DAY, replace(LIMITS, requests=0 * DAY), FOREVER
+
+    def listed(**limits: Limits) -> list[str]:
+        return [item.key for item in find_garbage(store, grace=DAY, limits=limits, now=later).others]
+
+    assert listed() == listed(other=long) == []
+    assert listed(other=short) == ["private/scratch/other/chat/answers/a"]
+    assert listed(other=short, tiny=long) == ["private/scratch/other/chat/answers/a"]
+    assert len(listed(other=short, tiny=short)) == 3  # what is of no dataset goes when all of them would let it go
+    assert any(
+        "1 file(s) that may be any dataset's" in line
+        for line in find_garbage(store, grace=DAY, limits={"tiny": short}).left_alone
+    )
+
+
+@pytest.mark.usefixtures("inline_workers")
+def test_what_a_rib_keeps_lies_under_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keeping(work: Work, *how: Any) -> Context:
+        context = rib_context(work, *how)
+        assert context.scratch is not None
+        context.scratch.put_if_absent("note", b"x")
+        return context
+
+    monkeypatch.setattr(fit_stage, "rib_context", keeping)
+    recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"), run={"orchestrator": "none", "store": str(tmp_path / "s")})
+    run_recipe(recipe)
+    kept = Store(str(tmp_path / "s")).list_keys("private/scratch")
+    assert "private/scratch/tiny/rules/note" in kept and all(key.startswith("private/scratch/tiny/") for key in kept)
 
 
 def test_what_a_running_attempt_may_name_stays(nights: tuple[Recipe, str, str, Path], tmp_path: Path) -> None:

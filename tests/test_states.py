@@ -15,13 +15,14 @@ from commands import fingerprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmill.flows.backfill_plan import least_mode
 from augmill.flows.health import find_trouble
 from augmill.flows.reading import source_view
 from augmill.flows.start import run_recipe
 from augmill.flows.states import SnapshotState, require_partition, snapshot_states, snapshots_of
 from augmill.tasks.attempts import LEASE, utc_now
 from augmill.tasks.contracts import UserError
-from augmill.tasks.log import read_log, rollback
+from augmill.tasks.log import append, read_log, rollback
 from augmill.tasks.publish import commit_releases
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
@@ -114,6 +115,31 @@ def test_a_rollback_withdraws_and_later_failures_of_the_same_do_not_hide_it(stor
         assert found.changed == () and found.basis is not None and (found.basis.end or {})["release"] == gone
     begun(store, DAY)
     assert state(store).state == "running"
+
+
+@pytest.mark.parametrize("kept_after", [False, True])
+def test_what_was_erased_and_not_made_again_is_missing_and_says_why(store: Store, kept_after: bool) -> None:
+    gone = tried(store, DAY)
+    if kept_after:  # what was kept then is gone too
+        tried(store, DAY, outcome="harmful", action="keep_current")
+    entry = {"kind": "forget", "current": {DAY: None}, "erased": [gone], "reason": "request 12"}
+    append(store, "tiny", lambda log: entry, command="augmill forget")
+    for found in (state(store), state(store, view=VIEW | {DAY: (11, "later")})):
+        assert (found.state, found.outcome, found.release, least_mode(found)) == ("missing", None, None, "missing")
+        assert "erased" in found.reason and "rolled back" not in found.reason
+    for key in store.list_keys("private/attempts"):
+        store.delete(key)
+    assert state(store).state == "missing" and "erased" in state(store).reason  # the log alone tells it
+    release = tried(store, DAY)
+    assert (state(store).state, state(store).release) == ("released", release)
+
+
+def test_a_night_after_an_erasure_that_kept_nothing_is_told_with_its_outcome(store: Store) -> None:
+    gone = tried(store, DAY)
+    entry = {"kind": "forget", "current": {DAY: None}, "erased": [gone], "time": "2026-10-01T00:00:00+00:00"}
+    append(store, "tiny", lambda log: entry, command="augmill forget")
+    tried(store, DAY, outcome="unsound_source", action="keep_current")
+    assert (state(store).state, state(store).outcome) == ("kept", "unsound_source")
 
 
 def test_a_withdrawn_one_says_what_changed_since_even_where_late_rows_count_for_nothing(store: Store) -> None:

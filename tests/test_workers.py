@@ -245,6 +245,16 @@ time.sleep(600)
 
 
 @slow
+def test_a_worker_whose_parent_is_gone_ends_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its answer has nobody to go to: the next run finds in the store what it wrote."""
+    worker = Worker("cpu", 1)
+    worker.connection.send_bytes(b"{}")  # read whole before the end of the connection is seen
+    worker.connection.close()
+    assert worker.process.wait(60) == 0
+    assert capfd.readouterr().err == ""
+
+
+@slow
 def test_a_pool_ends_its_workers_at_once_when_its_block_ends_by_an_error(bench: Bench) -> None:
     pids: list[int] = []
     with pytest.raises(KeyboardInterrupt), worker_pool(["cpu"], 1) as pool:

@@ -53,7 +53,7 @@ def forget(
     opened = open_store(loaded.run.store)
     found = find_rows(opened, loaded, ids)
     require_known(opened, found)
-    plan = found.to_json()
+    plan = found.to_json(rebuild=not no_rebuild)
     _show(plan, [part.name for part in found.others])
     result: dict[str, Any] = {"outcome": "listed", **plan}
     if not dry_run:
@@ -75,7 +75,8 @@ def _show(plan: dict[str, Any], others: list[str]) -> None:
         )
     for item in plan["releases"][:SHOWN]:
         held = ", ".join(f"{count} in {split}" for split, count in item["rows"].items()) or "none of the rows"
-        kept = f"made again ({', '.join(item['names'])})" if item["names"] else "removed"
+        again = item["snapshot"] in plan["made_again"] and item["names"]
+        kept = f"made again ({', '.join(item['names'])})" if again else "removed"
         kept += " by today's recipe, not the one it was made by" if item["release"] in plan["other_recipe"] else ""
         out.write(
             f"  {item['release']}  {item['snapshot']:<12} {held}; {item['descended']} made of them; "

@@ -66,16 +66,15 @@ def _named(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def open_store(address: str) -> Any:
-    """A store that is there already. Raises UserError."""
+def open_store(address: str, *, where: str = "--store", fix: str = "give the store of your recipe (run.store)") -> Any:
+    """A store that is there already, which to look at makes nothing. Raises UserError."""
     from augmill.tasks.contracts import UserError
     from augmill.tasks.store import Store
     from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
     require_root(address)
     if not address.startswith(REMOTE_SCHEMES) and not Path(address).expanduser().is_dir():
-        fix = "give the store of your recipe (run.store)"
-        raise UserError(f"there is no store at {address!r}", where="--store", fix=fix)
+        raise UserError(f"there is no store at {address!r} yet", where=where, fix=fix)
     return Store(address)
 
 

@@ -7,16 +7,18 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
 
 if TYPE_CHECKING:
+    from augmill.flows.backfill_plan import Plan
     from augmill.flows.states import SnapshotState, View
     from augmill.tasks.log import Log
     from augmill.tasks.recipe import Recipe
@@ -58,6 +60,7 @@ def status(
     ] = False,
 ) -> None:
     """Shows the state of every snapshot: what is missing, failed, released or stale."""
+    from augmill.flows.backfill_record import left_to_do
     from augmill.flows.health import find_trouble
     from augmill.flows.states import require_partition, snapshot_states
     from augmill.tasks.attempts import utc_now
@@ -68,7 +71,7 @@ def status(
     loaded = load_recipe(recipe, store=store)
     require_partition(loaded, first, "--from")
     require_partition(loaded, last, "--to")
-    opened, now = _open(loaded), utc_now()
+    opened, now = open_store(loaded.run.store, where="run.store", fix="augmill run makes one"), utc_now()
     log = read_log(opened, loaded.dataset)
     if check:
         _end_check(loaded, find_trouble(loaded, opened, log, now=now), as_json)
@@ -79,25 +82,9 @@ def status(
     if as_json:
         summary |= {"snapshots": [state.to_json() for state in states]}
     else:
-        _print(page(loaded, log, states, problem, recipe.name))
-        if pending:
-            _print([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")])
+        _print(page(loaded, log, states, problem, recipe.name, left_to_do(opened, loaded, states, now)))
+        _print([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
-
-
-def _open(recipe: Recipe) -> Store:
-    """The store, which to look at makes nothing. Raises UserError where there is none."""
-    from pathlib import Path
-
-    from augmill.tasks.contracts import UserError
-    from augmill.tasks.store import Store
-    from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
-
-    root = recipe.run.store
-    require_root(root)
-    if not root.startswith(REMOTE_SCHEMES) and not Path(root).expanduser().is_dir():
-        raise UserError(f"there is no store at {root!r} yet", where="run.store", fix="augmill run makes one")
-    return Store(root)
 
 
 def _view(recipe: Recipe, store: Store) -> tuple[View | None, str | None]:
@@ -142,8 +129,19 @@ def kind_of(state: SnapshotState) -> str:
     return "published" if state.state == "released" and state.outcome == "published" else state.state
 
 
-def page(recipe: Recipe, log: Log, states: Sequence[SnapshotState], problem: str | None, path: str) -> list[Line]:
-    """Everything that is shown, in 80 columns. ``path``: the recipe's, for commands."""
+def page(
+    recipe: Recipe,
+    log: Log,
+    states: Sequence[SnapshotState],
+    problem: str | None,
+    path: str,
+    left: Mapping[str, Plan] | None = None,
+) -> list[Line]:
+    """Everything that is shown, in 80 columns. ``path``: the recipe's, for commands.
+
+    ``left``: what unfinished backfills still do, by snapshot.
+    """
+    left = left or {}
     span = f", {shown(states[0].snapshot, 24)} to {shown(states[-1].snapshot, 24)}" if len(states) > 1 else ""
     lines = [[(text, "")] for text in wrapped(f"{recipe.dataset}: {len(states):,} snapshot(s){span}", first="")]
     if problem:
@@ -151,8 +149,8 @@ def page(recipe: Recipe, log: Log, states: Sequence[SnapshotState], problem: str
     lines += [[("", "")]]
     lines += _months(states) if recipe.partitions.every == "day" and len(states) > 1 else _grid(states)
     lines += [[("", "")], *_legend(states), [("", "")]]
-    for group in _groups(states):
-        lines += _told(group, path)
+    for group in _groups(states, left):
+        lines += _told(group, path, left.get(group[0].snapshot))
     newest, whole = log.newest(), log.current().get("all")
     lines += [[(f"Current: release {newest or 'none yet'}", "")]]
     if whole and all(state.snapshot != "all" for state in states):
@@ -222,12 +220,14 @@ def _legend(states: Sequence[SnapshotState]) -> list[Line]:
     return [[(line[1:], "")] for line in lines]
 
 
-def _groups(states: Iterable[SnapshotState]) -> Iterable[list[SnapshotState]]:
+def _groups(states: Iterable[SnapshotState], left: Mapping[str, Plan]) -> Iterable[list[SnapshotState]]:
     """Neighbours of one state for one reason, of all but those that were published and stand."""
     from augmill.flows.backfill_plan import least_mode
 
     def alike(state: SnapshotState) -> tuple[object, ...]:
-        return state.state, state.outcome, _reason(state), state.changed, bool(state.staged), least_mode(state)
+        plan, least = left.get(state.snapshot), least_mode(state)
+        same = state.state, state.outcome, _reason(state), state.changed, bool(state.staged), least
+        return *same, plan.id if plan is not None else ""
 
     for _, group in itertools.groupby(states, key=alike):
         found = list(group)
@@ -241,7 +241,7 @@ def _reason(state: SnapshotState) -> str:
     return "real rows" if plain and state.outcome != "published" else state.reason.rstrip(".")
 
 
-def _told(group: list[SnapshotState], path: str) -> list[Line]:
+def _told(group: list[SnapshotState], path: str, plan: Plan | None) -> list[Line]:
     """What they are, why, and what to do."""
     state = group[0]
     _, colour, advice = MARKS[kind_of(state)]
@@ -254,29 +254,38 @@ def _told(group: list[SnapshotState], path: str) -> list[Line]:
         text += f"; release {state.release} stands"
     if state.staged:
         text += "; a new release is staged"
-        advice = advice or "The backfill that staged it switches to it when it is run again."
+        goes_on = "The backfill that staged it switches to it when it is run again"
+        advice = advice or goes_on + (": {again}" if plan is not None else ".")
     if state.cut_short and state.state != "stale":
         advice = MARKS["interrupted"][2]
     end = (state.newest.end if state.newest is not None else None) or {}
     if state.outcome == "expired":  # the attempt's own advice was for its verdict
         advice = MARKS["missing"][2]
-    told = advice.format(next=str(end.get("next") or "See the reason").rstrip("."), again=_again(group, path))
-    lines = wrapped(f"{name}  {text}.", indent="    ", first="  ")
-    lines += wrapped(told, indent="    ") if told else []
+    again = _again(group, path, plan)
+    told = advice.format(next=str(end.get("next") or "See the reason").rstrip("."), again=again)
+    told += f" That goes on with the unfinished backfill {plan.id}." if plan is not None and again in told else ""
+    lines = wrapped(f"{name}  {text}.", indent="    ", first="  ") + (wrapped(told, indent="    ") if told else [])
     return [[(lines[0], colour)], *([(line, "")] for line in lines[1:])]
 
 
-def _again(group: list[SnapshotState], path: str) -> str:
-    """The command that makes these snapshots."""
+def _again(group: list[SnapshotState], path: str, plan: Plan | None) -> str:
+    """The command that makes these snapshots; where an unfinished backfill holds them, that one's."""
     from augmill.flows.backfill_plan import least_mode
 
     first = group[0]
+    if plan is not None:
+        given = {f"--{name}": plan.request[key] for name, key in _ASKED.items() if plan.request[key] is not None}
+        return shlex.join(["augmill", "backfill", path, *(part for pair in given.items() for part in pair)])
     if first.snapshot == "all":
         return f"augmill run {path}"
-    least = least_mode(first)
     span = f"--from {shlex.quote(first.snapshot)} --to {shlex.quote(group[-1].snapshot)}"
-    mode = "" if least in (None, "missing") else f" --reprocess {least}"  # missing is the default
+    mode = (
+        "" if (least := least_mode(first)) in (None, "missing") else f" --reprocess {least}"
+    )  # missing is the default
     return f"augmill backfill {path} {span}{mode}"
+
+
+_ASKED = {"from": "first", "to": "last", "reprocess": "reprocess", "order": "order", "publish": "publish"}
 
 
 def _print(lines: Iterable[Line]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 from attempted import RECIPE, begun, dated, tried
 from commands import augmill, fingerprint, refused, write_recipe
 
+from augmill.flows.backfill_plan import Line, Plan, Request
+from augmill.flows.backfill_record import left_to_do, unfinished, write_end, write_plan
 from augmill.flows.cli.status import _print, page
+from augmill.flows.provenance import code_version
 from augmill.flows.states import snapshot_states
 from augmill.tasks.attempts import LEASE, utc_now
 from augmill.tasks.log import read_log, rollback
@@ -104,6 +108,37 @@ def test_the_calendar_and_what_to_do(tmp_path: Path) -> None:
     text = shown(RECIPE, store, last="2026-10-31")
     assert text == GOLDEN
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_an_unfinished_backfill_still_does_is_advised_by_its_own_command(tmp_path: Path) -> None:
+    """Another command would begin another backfill, and what is staged would wait on."""
+    store = Store(str(tmp_path / "store"))
+    days = [f"2026-10-0{number}" for number in range(1, 7)]
+    for day in days[:4]:
+        tried(store, day, about={"recipe": "older"})
+    request = Request(first=days[0], last=days[4], reprocess="changed-recipe", order="newest")
+    about = {"dataset": "tiny", "time": "", "code": code_version(), "request": request.key(), "publish": "together"}
+    lines = tuple(Line(day, "stale", "the recipe changed", known=0 if day < days[4] else -1) for day in days[:5])
+    held = Plan("20261101T000000-abc", "backfill", recipe=RECIPE.hash(), lines=lines, **about)
+    write_plan(store, replace(held, id="20261101T000001-def", recipe="older"))
+    write_plan(store, replace(held, id="20261101T000002-fed", kind="nightly"))
+    write_plan(store, held)
+    tried(store, days[3], pending={"snapshot": days[3]}, about={"backfill": held.id})
+    tried(store, days[1], "error", action="none", about={"backfill": held.id})
+    tried(store, days[2], about={"backfill": held.id})
+    log, now = read_log(store, "tiny"), utc_now()
+    states = snapshot_states(RECIPE, store, {days[0]: (1, "v")}, log, now=now, last=days[5])
+    left = left_to_do(store, RECIPE, states, now)
+    assert {day: plan.id for day, plan in left.items()} == dict.fromkeys([*days[:2], *days[3:5]], held.id)
+    found = page(RECIPE, log, states, None, "my recipe.yaml", left)
+    text = " ".join(" ".join("".join(piece for piece, _ in line) for line in found).split())
+    command = (
+        f"augmill backfill 'my recipe.yaml' --from {days[0]} --to {days[4]} --reprocess changed-recipe --order newest"
+    )
+    assert text.count(f"{command} That goes on with the unfinished backfill {held.id}.") == 4
+    assert f"To make it: augmill backfill my recipe.yaml --from {days[5]} --to {days[5]}" in text
+    write_end(store, held, {})
+    assert list(unfinished(store, "tiny")) == [replace(held, id="20261101T000001-def", recipe="older")]
 
 
 def test_what_is_no_day_stands_in_columns(tmp_path: Path) -> None:
