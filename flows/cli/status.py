@@ -230,9 +230,9 @@ def _groups(states: Iterable[SnapshotState], left: Mapping[str, Plan]) -> Iterab
         return *same, plan.id if plan is not None else ""
 
     for _, group in itertools.groupby(states, key=alike):
-        found = list(group)
-        if found[0].state != "released" or found[0].staged or found[0].outcome not in (None, "published"):
-            yield found
+        first, *others = group
+        if first.state != "released" or first.staged or first.outcome not in (None, "published"):
+            yield [first, *others]
 
 
 def _reason(state: SnapshotState) -> str:
@@ -248,8 +248,9 @@ def _told(group: list[SnapshotState], path: str, plan: Plan | None) -> list[Line
     name = shown(state.snapshot, 24)
     if len(group) > 1:
         name += f" to {shown(group[-1].snapshot, 24)} ({len(group):,})"
-    text = f"{state.state}" + (f" ({state.outcome})" if state.outcome else "")
-    text += f": {_reason(state)}" if state.reason else ""
+    text = (
+        state.state + (f" ({state.outcome})" if state.outcome else "") + (f": {_reason(state)}" if state.reason else "")
+    )
     if state.release and state.state not in ("released", "stale") and len(group) == 1:
         text += f"; release {state.release} stands"
     if state.staged:
@@ -258,10 +259,9 @@ def _told(group: list[SnapshotState], path: str, plan: Plan | None) -> list[Line
         advice = advice or goes_on + (": {again}" if plan is not None else ".")
     if state.cut_short and state.state != "stale":
         advice = MARKS["interrupted"][2]
-    end = (state.newest.end if state.newest is not None else None) or {}
     if state.outcome == "expired":  # the attempt's own advice was for its verdict
         advice = MARKS["missing"][2]
-    again = _again(group, path, plan)
+    end, again = (state.newest.end if state.newest is not None else None) or {}, _again(group, path, plan)
     told = advice.format(next=str(end.get("next") or "See the reason").rstrip("."), again=again)
     told += f" That goes on with the unfinished backfill {plan.id}." if plan is not None and again in told else ""
     lines = wrapped(f"{name}  {text}.", indent="    ", first="  ") + (wrapped(told, indent="    ") if told else [])
