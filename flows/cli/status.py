@@ -15,7 +15,7 @@ import typer
 
 from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.run import RecipePath, StoreOption
-from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
+from augmill.flows.cli.terminal import WIDTH, Line, padded, print_lines, shown, wrapped
 
 if TYPE_CHECKING:
     from augmill.flows.backfill_plan import Plan
@@ -82,8 +82,8 @@ def status(
     if as_json:
         summary |= {"snapshots": [state.to_json() for state in states]}
     else:
-        _print(page(loaded, log, states, problem, recipe.name, left_to_do(opened, loaded, states, now)))
-        _print([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
+        print_lines(page(loaded, log, states, problem, recipe.name, left_to_do(opened, loaded, states, now)))
+        print_lines([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
 
 
@@ -121,8 +121,6 @@ def _summary(recipe: Recipe, log: Log, states: Sequence[SnapshotState], problem:
 
 
 # --- text: lines of (text, colour) pieces, so that a terminal may colour what a file gets plain ---------------------
-
-Line = list[tuple[str, str]]
 
 
 def kind_of(state: SnapshotState) -> str:
@@ -286,17 +284,3 @@ def _again(group: list[SnapshotState], path: str, plan: Plan | None) -> str:
 
 
 _ASKED = {"from": "first", "to": "last", "reprocess": "reprocess", "order": "order", "publish": "publish"}
-
-
-def _print(lines: Iterable[Line]) -> None:
-    """Coloured where a person looks at it, plain elsewhere."""
-    if not sys.stdout.isatty():
-        for line in lines:
-            sys.stdout.write("".join(text for text, _ in line).rstrip() + "\n")
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    for line in lines:
-        console.print(Text.assemble(*((text, colour) for text, colour in line)), soft_wrap=True)

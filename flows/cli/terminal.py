@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 WIDTH = 80
+Line = list[tuple[str, str]]  # parts of a line, each with its colour
 
 
 def shown(text: str, width: int | None = None) -> str:
@@ -58,3 +60,17 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], first: int) -> li
         ("  " + padded(row[0], first) + "".join(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)))
         for row in [list(heads), *rows]
     ]
+
+
+def print_lines(lines: Iterable[Line]) -> None:
+    """Coloured where a person looks at it, plain elsewhere."""
+    if not sys.stdout.isatty():
+        for line in lines:
+            sys.stdout.write("".join(text for text, _ in line).rstrip() + "\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    for line in lines:
+        console.print(Text.assemble(*((text, colour) for text, colour in line)), soft_wrap=True)

@@ -16,7 +16,8 @@ from commands import augmill, fingerprint, refused, write_recipe
 
 from augmill.flows.backfill_plan import Line, Plan, Request
 from augmill.flows.backfill_record import left_to_do, unfinished, write_end, write_plan
-from augmill.flows.cli.status import _print, page
+from augmill.flows.cli.status import page
+from augmill.flows.cli.terminal import print_lines
 from augmill.flows.provenance import code_version
 from augmill.flows.states import snapshot_states
 from augmill.tasks.attempts import LEASE, utc_now
@@ -97,7 +98,7 @@ def shown(recipe: Recipe, store: Store, **options: Any) -> str:
     written = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", written)
-        _print(page(recipe, log, states, problem, "recipe.yaml"))
+        print_lines(page(recipe, log, states, problem, "recipe.yaml"))
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+", "2026-11-01T04:00:00+00:00", written.getvalue())
     return re.sub(r"\b[0-9a-f]{16}\b", "0123456789abcdef", text)
 
