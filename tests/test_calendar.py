@@ -218,6 +218,9 @@ FIELDS = st.one_of(st.sampled_from(["*", "2"]), st.lists(PARTS, min_size=1, max_
 
 @given(st.lists(FIELDS, min_size=5, max_size=5).map(" ".join))
 def test_a_cron_that_is_taken_here_is_taken_by_the_scheduler(cron: str) -> None:
+    from augmill.flows.telemetry import prepare_prefect
+
+    prepare_prefect()  # whoever imports Prefect first in a process decides how it logs
     from prefect.client.schemas.schedules import CronSchedule
 
     try:

@@ -24,7 +24,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +34,12 @@ from augmill.flows.cli.compare import write_comparison
 from augmill.flows.compare import VERSION, run_cell, told
 from augmill.flows.entrants import entrants
 from augmill.flows.start import Session, open_session
-from augmill.tasks.comparison import lines
+from augmill.tasks.comparison import Line, lines
 from augmill.tasks.comparison_page import table
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe import build_recipe
+from augmill.tasks.report_charts import points
 from augmill.tasks.stage import Event
 from augmill.tasks.store import Store
 
@@ -280,6 +281,33 @@ def fill(path: Path, wanted: list[Job], minutes: float) -> None:
                 print(f"{job.name} {job.generator} {job.seed}: {seconds:.1f} s, {told(cell)}", flush=True)
 
 
+def matrix(found: Sequence[Line]) -> str:
+    """Generators by sets: what the mix gains over the real rows; starred where it is proven to gain over the placebo too,
+
+    in brackets where it is proven to lose against either. Sets at 10 rows a class alone.
+    """
+    sets = [name for name in SETS if name.endswith("-10")]
+    by = {(line.generator, line.dataset): line for line in found}
+    rows = [["generator", *(name.removesuffix("-10") for name in sets)], ["---", *["---:"] * len(sets)]]
+    for generator in dict.fromkeys(name for name, dataset in by if dataset in sets):
+        cells = []
+        for name in sets:
+            gains = by[generator, name].gains if (generator, name) in by else {}
+            if "mix-real" not in gains:
+                cells.append("")
+                continue
+            both, said = (gains["mix-real"], gains["mix-placebo"]), points(gains["mix-real"].gain)
+            cells.append(
+                f"{said} \\*"
+                if min(g.low for g in both) > 0
+                else f"({said})"
+                if min(g.high for g in both) < 0
+                else said
+            )
+        rows.append([generator, *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
 def known_generators() -> list[str]:
     """Those of WANTED whose parts are there."""
     return [
@@ -303,7 +331,8 @@ def main() -> None:
     rank = {name: at for at, name in enumerate([*WANTED, *methods()])}
     cells = [cell for cell in read_cells(given.out) if cell["dataset"] in order]
     cells.sort(key=lambda cell: (order[cell["dataset"]], rank.get(cell["generator"], 99), cell["seed"]))
-    print(table(lines(cells)) if cells else "there is no cell yet")
+    found = lines(cells)
+    print(f"{table(found)}\n{matrix(found)}" if cells else "there is no cell yet")
     if given.pages and cells:
         command = f"python tests/benchmarks/compare_sets.py --out {given.out.name}"
         write_comparison(given.pages, cells, {"title": "Generators on public sets", "command": command, "left": []})
