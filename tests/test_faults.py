@@ -165,8 +165,11 @@ if "augmill.tasks.workers" in " ".join(sys.orig_argv):
     in_shard = False
 
     def die(point):
-        if in_shard and point == POINT and not os.path.exists(ONCE):
-            open(ONCE, "w").close()
+        if in_shard and point == POINT:
+            try:
+                os.close(os.open(ONCE, os.O_CREAT | os.O_EXCL))  # of two workers that come here at once, one
+            except FileExistsError:
+                return
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(write, record):
