@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,16 @@ def s3_server(*buckets: str) -> Iterator[str]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_REGION": "us-east-1",
     }
+    responses = pytest.importorskip("moto.s3.responses").S3Response
+    put, one_at_a_time = responses.put_object, threading.Lock()
+
+    def put_object(self: Any) -> Any:
+        """moto looks whether a key is absent, then writes, in as many threads as ask; S3 does both in one."""
+        with one_at_a_time:
+            return put(self)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(responses, "put_object", put_object)
         for name, value in settings.items():
             patch.setenv(name, value)
         for bucket in buckets:
