@@ -53,6 +53,8 @@ def test_called_again_it_makes_what_is_missing(compared: Any) -> None:
     ("more", "words"),
     [
         (("--generators", "rulez"), ["rulez", "rules"]),
+        (("--generators", ",,"), ["--generators", "names no generator"]),
+        (("--out", __file__), ["--out", "expected a folder, found a file"]),
         (("--ratios", "1,many"), ["--ratios", "'many'"]),
         (("--ratios", "0"), ["--ratios", "'0'"]),
         (("--seeds", "0"), ["--seeds", "found 0"]),
