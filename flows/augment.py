@@ -35,7 +35,7 @@ def augment(
     name = as_of or "all"
     require_mirrors(recipe)
     for choice in recipe.generators:
-        choice.build().preflight()
+        choice.build().preflight(recipe.columns.fields)
     log = read_log(steps.site.store, recipe.dataset)
     expected = log.current().get(name)
     snapshot = Snapshot(recipe, name, expected, expected or (log.newest(as_of) if as_of else None))

@@ -32,7 +32,7 @@ def entrants(recipe: Recipe, names: str) -> dict[str, Recipe]:
     made = {name: _entrant(recipe, name) for name in wanted}
     for entrant in made.values():
         for choice in entrant.generators:
-            choice.build().preflight()
+            choice.build().preflight(recipe.columns.fields)
     return made
 
 

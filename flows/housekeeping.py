@@ -119,7 +119,8 @@ def find_garbage(
     sweep.others += _dead_bank(store, needed, old)
     sweep.others += _old_scratch(store, sweep, limits, old)
     for name, limit in limits.items():
-        sweep.others += [i for i in store.list_files(f"private/reports/{name}") if old(i, limit.rejected)]
+        for where, span in (("reports", limit.rejected), ("compare", limit.releases)):
+            sweep.others += [item for item in store.list_files(f"private/{where}/{name}") if old(item, span)]
         try:
             sweep.others += _old_versions(store, name, limit.releases)
         except AugmillError as error:  # a rotten table is no reason to let the rest of the store grow

@@ -263,8 +263,8 @@ class Generator(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
-    def preflight(self) -> None:  # noqa: B027 - most generators have nothing to look at
-        """Raises UserError, within a moment, where the options name something that a fit could not use."""
+    def preflight(self, fields: tuple[str, ...]) -> None:  # noqa: B027 - most generators have nothing to look at
+        """Raises UserError, within a moment, where the options name what a fit on these text columns could not use."""
 
     def wants_unlabelled(self) -> bool:
         """Whether, with these options, it does nothing without unlabelled rows (the recipe's ``unlabelled``)."""

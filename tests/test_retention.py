@@ -193,6 +193,15 @@ def test_leftovers_of_a_killed_run_go_after_the_grace_time(
     assert keys(store) == clean and verify_release(store, "tiny", second) == []
 
 
+def test_what_a_comparison_measured_goes_with_releases_of_its_age_and_is_never_another_datasets(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for dataset in ("tiny", "other"):
+        store.write_sealed(f"private/compare/{dataset}/0123.json", {"generator": "rules"})
+    assert swept(store, days=89, limits=LIMITS) == {} and swept(store, days=91) == {}
+    assert swept(store, days=91, limits=LIMITS).keys() == {"compare"}
+    assert keys(store) == {"private/compare/other/0123.json"}
+
+
 def test_scratch_space_goes_by_the_retention_of_the_dataset_whose_it_is(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for dataset in ("tiny", "other"):

@@ -31,7 +31,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
     that does not fit, a generator's file that cannot be used.
     """
     for choice in recipe.generators:
-        choice.build().preflight()
+        choice.build().preflight(recipe.columns.fields)
     require_mirrors(recipe)
     events: list[Event] = []
     with tempfile.TemporaryDirectory(prefix="augmill-check-") as directory:

@@ -11,7 +11,7 @@ from augmill.tasks.contracts import STRATUM, Context, DataError
 from augmill.tasks.generators._mlm_fill import Job
 from augmill.tasks.generators._mlm_model import Filler
 from augmill.tasks.generators._mlm_text import MOST, Protection, Taken, Unit, draw_units, put_words, take_apart
-from augmill.tasks.generators._s2s_task import changed_fields, draw_fields
+from augmill.tasks.generators._parents import changed_fields, draw_fields
 from augmill.tasks.generators._s2s_train import IGNORED, Example
 
 if TYPE_CHECKING:

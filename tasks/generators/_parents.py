@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request, candidate_schema
+from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request, UserError, candidate_schema
 from augmill.tasks.randomness import uniforms
 
 PARENTS = "parents.arrow"
@@ -32,6 +32,25 @@ def write_parents(rows: pa.Table, ctx: Context) -> Path:
 
 def count_classes(table: pa.Table) -> dict[str, int]:
     return {item["values"]: item["counts"] for item in pc.value_counts(table[STRATUM]).to_pylist()}
+
+
+def changed_fields(change: str, fields: tuple[str, ...], who: str) -> list[int]:
+    """Which text columns the option ``change`` allows. Raises UserError where it names none of this dataset."""
+    if change in ("one", "all"):
+        return list(range(len(fields)))
+    if change not in fields:
+        raise UserError(
+            f"`change: {change}` names no text column of this dataset; found {', '.join(fields)}",
+            where=who,
+            fix="use one of these, or `one` or `all`",
+        )
+    return [fields.index(change)]
+
+
+def draw_fields(change: str, allowed: list[int], texts: Sequence[str | None], number: float) -> list[int]:
+    """Which texts of a row are made anew: of those that are not empty all, or one, drawn by ``number`` in [0, 1)."""
+    have = [at for at in allowed if (texts[at] or "").strip()]
+    return [have[int(number * len(have))]] if have and change == "one" else have
 
 
 class Parents:

@@ -13,11 +13,11 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Context, DataError, Fitted, Request, UserError
 from augmill.tasks.generators._lm_load import add_tokens, banned_tokens
 from augmill.tasks.generators._models import quiet
-from augmill.tasks.generators._parents import Parents
+from augmill.tasks.generators._parents import Parents, changed_fields, draw_fields
 from augmill.tasks.generators._s2s_decode import Frame
 from augmill.tasks.generators._s2s_model import Source, decoder_start, longest
 from augmill.tasks.generators._s2s_spans import MAX_SPANS, Layout, Span, Words, draw_spans
-from augmill.tasks.generators._s2s_task import Task, changed_fields, draw_fields
+from augmill.tasks.generators._s2s_task import Task
 from augmill.tasks.generators._s2s_train import Example, scratch_model, train_tokenizer
 from augmill.tasks.randomness import uniforms
 from augmill.tasks.text import canonical

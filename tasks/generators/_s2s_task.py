@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import STRATUM, Context, DataError, Request, UserError
+from augmill.tasks.contracts import STRATUM, Context, DataError, Request
 from augmill.tasks.generators._lm_decode import Sampling
-from augmill.tasks.generators._parents import Parents
+from augmill.tasks.generators._parents import Parents, changed_fields, draw_fields
 from augmill.tasks.generators._s2s_decode import Frame, Outcome, in_parts, require_time, sample, search
 from augmill.tasks.generators._s2s_train import Example
 from augmill.tasks.randomness import uniforms
@@ -131,25 +131,6 @@ def rewrite_parents(
     for at, texts in enumerate(made):
         reasons[at] = reasons[at] or ("unchanged" if texts == kept[at] else None)
     return [(None if why else texts, why) for texts, why in zip(made, reasons, strict=True)]
-
-
-def changed_fields(change: str, fields: tuple[str, ...], who: str) -> list[int]:
-    """Which text columns the option ``change`` allows. Raises UserError where it names none of this dataset."""
-    if change in ("one", "all"):
-        return list(range(len(fields)))
-    if change not in fields:
-        raise UserError(
-            f"`change: {change}` names no text column of this dataset; found {', '.join(fields)}",
-            where=who,
-            fix="use one of these, or `one` or `all`",
-        )
-    return [fields.index(change)]
-
-
-def draw_fields(change: str, allowed: list[int], texts: Sequence[str | None], number: float) -> list[int]:
-    """Which texts of a row are made anew: of those that are not empty all, or one, drawn by ``number`` in [0, 1)."""
-    have = [at for at in allowed if (texts[at] or "").strip()]
-    return [have[int(number * len(have))]] if have and change == "one" else have
 
 
 class Pairs:

@@ -18,9 +18,9 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._lm_decode import Sampling
 from augmill.tasks.generators._models import quiet
-from augmill.tasks.generators._parents import Parents, answer, sort_parents, write_parents
+from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
 from augmill.tasks.generators._s2s_model import Rewriter, Source, load_saved, save_pretrained
-from augmill.tasks.generators._s2s_task import Decoding, Made, Task, changed_fields, check_decoding, rewrite_parents
+from augmill.tasks.generators._s2s_task import Decoding, Made, Task, check_decoding, rewrite_parents
 from augmill.tasks.randomness import uniforms
 from augmill.tasks.similarity import jaccard
 from augmill.tasks.text import is_unspaced
@@ -126,8 +126,9 @@ class BackTranslation(Generator):
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
-    def preflight(self) -> None:
+    def preflight(self, fields: tuple[str, ...]) -> None:
         """Looks for the models' files where their names are local directories; a hub is not asked."""
+        changed_fields(self.options.change, fields, WHO)
         for source in dict.fromkeys(source for pivot in self.options.pivots for source in self._sources(pivot)):
             source.preflight()
 

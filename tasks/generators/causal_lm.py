@@ -45,7 +45,7 @@ class CausalLM(Generator):
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
-    def preflight(self) -> None:
+    def preflight(self, fields: tuple[str, ...]) -> None:
         """Looks for a model's files where its name is a local directory, and for packages; a hub is not asked."""
         options: CausalLMOptions = self.options
         require_logger(options.log_to)

@@ -52,9 +52,10 @@ class Chat(Generator):
     normalisation: ClassVar[str] = "fold"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "scikit-learn")
 
-    def preflight(self) -> None:
+    def preflight(self, fields: tuple[str, ...]) -> None:
         """The model's files where it is a local directory, vLLM where it is asked for; of an endpoint what may be sent."""
         options: ChatOptions = self.options
+        _shown_fields(options, fields)
         if options.backend == "endpoint":
             check_endpoint(options)
             return

@@ -24,10 +24,9 @@ from augmill.tasks.generators._mlm_model import Filler, prepare
 from augmill.tasks.generators._mlm_rows import Masking, Row, draw_examples, fitting_rows
 from augmill.tasks.generators._mlm_text import read_phrases
 from augmill.tasks.generators._models import quiet
-from augmill.tasks.generators._parents import Parents, answer, sort_parents, write_parents
+from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
 from augmill.tasks.generators._s2s_decode import require_time
 from augmill.tasks.generators._s2s_model import Source, save_pretrained
-from augmill.tasks.generators._s2s_task import changed_fields
 from augmill.tasks.generators._s2s_train import Schedule, train
 from augmill.tasks.randomness import uniforms
 from augmill.tasks.text import fold, join_fields
@@ -144,8 +143,9 @@ class MaskedLM(Generator):
     normalisation: ClassVar[str] = "fold"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
-    def preflight(self) -> None:
+    def preflight(self, fields: tuple[str, ...]) -> None:
         """Looks for a model's files where its name is a local directory, and for protected words; a hub is not asked."""
+        changed_fields(self.options.change, fields, "masked_lm")
         _phrases(self.options)
         if source := _source(self.options):
             source.preflight()
@@ -159,7 +159,6 @@ class MaskedLM(Generator):
         import torch
 
         options: MaskedLMOptions = self.options
-        changed_fields(options.change, ctx.fields, "masked_lm")
         phrases = _phrases(options)
         seed = int.from_bytes(hashlib.sha256(f"masked_lm {ctx.seed}".encode()).digest()[:8], "little") >> 1
         gpus = [torch.device(ctx.device)] if ctx.device.startswith("cuda") else []

@@ -25,11 +25,18 @@ from augmill.tasks.contracts import (
     Fitted,
     Generator,
     Request,
-    UserError,
     candidate_schema,
 )
 from augmill.tasks.generators._edits import Operation, Sentence, edit, index_thesaurus, prepare, read_thesaurus
-from augmill.tasks.generators._parents import PARENTS, Parents, answer, count_classes, sort_parents, write_parents
+from augmill.tasks.generators._parents import (
+    PARENTS,
+    Parents,
+    answer,
+    changed_fields,
+    count_classes,
+    sort_parents,
+    write_parents,
+)
 from augmill.tasks.randomness import uniforms
 
 CHUNK = 8192  # rows edited at a time
@@ -102,6 +109,10 @@ class Rules(Generator):
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     normalisation: ClassVar[str] = "fold"  # AEDA's rows are copies once punctuation is folded away
 
+    def preflight(self, fields: tuple[str, ...]) -> None:
+        """Looks whether the text column that is to be changed is there."""
+        changed_fields(self.options.change, fields, "rules")
+
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """Writes ``parents.arrow`` (the train rows that can be edited), ``thesaurus.json`` and ``summary.json``."""
         options: RulesOptions = self.options
@@ -109,7 +120,7 @@ class Rules(Generator):
         thesaurus = index_thesaurus(groups)
         train = sort_parents(inputs.train, ctx.fields)
         editable = np.zeros(train.num_rows, dtype=bool)
-        for name in _editable_fields(options, ctx.fields):
+        for name in (ctx.fields[at] for at in changed_fields(options.change, ctx.fields, "rules")):
             for row, text in enumerate(train[name].to_pylist()):
                 if not editable[row]:
                     editable[row] = bool(prepare(text, thesaurus, options.operations, options.strength).operations)
@@ -136,18 +147,6 @@ class Rules(Generator):
         return pa.concat_tables(pieces).combine_chunks()
 
 
-def _editable_fields(options: RulesOptions, fields: tuple[str, ...]) -> tuple[str, ...]:
-    if options.change in ("one", "all"):
-        return fields
-    if options.change not in fields:
-        raise UserError(
-            f"`change: {options.change}` names no text column of this dataset; found {', '.join(fields)}",
-            where="rules",
-            fix="use one of these, or `one` or `all`",
-        )
-    return (options.change,)
-
-
 def _edit_rows(
     sentences: list[tuple[Sentence, ...]],
     seeds: npt.NDArray[np.int64],
@@ -155,7 +154,7 @@ def _edit_rows(
     fields: tuple[str, ...],
 ) -> list[list[str] | None]:
     """The edited texts of each row; None where there is no parent or the edits left it as it was."""
-    editable = [fields.index(name) for name in _editable_fields(options, fields)]
+    editable = changed_fields(options.change, fields, "rules")
     which = uniforms(seeds, 2)[:, 1].tolist()
     texts = [[sentence.text for sentence in row] for row in sentences]
     jobs: defaultdict[tuple[int, int], list[int]] = defaultdict(list)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._lm_decode import Sampling, torch_threads
 from augmill.tasks.generators._models import quiet
-from augmill.tasks.generators._parents import Parents, answer, sort_parents, write_parents
+from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
 from augmill.tasks.generators._s2s_decode import require_time
 from augmill.tasks.generators._s2s_infill import (
     Infiller,
@@ -36,7 +36,6 @@ from augmill.tasks.generators._s2s_task import (
     Made,
     Pairs,
     Task,
-    changed_fields,
     check_decoding,
     rewrite_parents,
 )
@@ -157,8 +156,9 @@ class Seq2Seq(Generator):
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
-    def preflight(self) -> None:
+    def preflight(self, fields: tuple[str, ...]) -> None:
         """Looks for a model's files where its name is a local directory; a hub is not asked."""
+        changed_fields(self.options.change, fields, "seq2seq")
         if source := _source(self.options):
             source.preflight()
 
@@ -171,7 +171,6 @@ class Seq2Seq(Generator):
         import torch
 
         options: Seq2SeqOptions = self.options
-        changed_fields(options.change, ctx.fields, "seq2seq")
         seed = int.from_bytes(hashlib.sha256(f"seq2seq {ctx.seed}".encode()).digest()[:8], "little") >> 1
         gpus = [torch.device(ctx.device)] if ctx.device.startswith("cuda") else []
         with quiet(), torch_threads(ctx.threads), torch.random.fork_rng(gpus):

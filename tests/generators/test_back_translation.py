@@ -197,10 +197,10 @@ def test_models_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     ):
         generator = BackTranslation(BackTranslationOptions(pivots=(pivot,)))
         with pytest.raises(UserError, match=message):
-            generator.preflight() if message != "can move" else Bench(
+            generator.preflight(("text",)) if message != "can move" else Bench(
                 "back_translation", tmp_path / "b", pivots=(pivot,)
             )
-    BackTranslation(BackTranslationOptions(pivots=(Pivot(good), Pivot(good, good)))).preflight()
+    BackTranslation(BackTranslationOptions(pivots=(Pivot(good), Pivot(good, good)))).preflight(("text",))
 
 
 @pytest.mark.parametrize(

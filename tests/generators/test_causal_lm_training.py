@@ -118,9 +118,9 @@ def test_what_is_not_installed_is_named_before_any_training(monkeypatch: pytest.
         importlib.util, "find_spec", lambda name, *rest: None if name in ("peft", "tensorboard") else found(name, *rest)
     )
     with pytest.raises(UserError, match=r"peft is not installed"):
-        CausalLM(CausalLMOptions(model=__file__, adapter=Adapter())).preflight()
+        CausalLM(CausalLMOptions(model=__file__, adapter=Adapter())).preflight(("text",))
     with pytest.raises(UserError, match=r"tensorboard is not installed"):
-        CausalLM(CausalLMOptions(log_to="tensorboard")).preflight()
+        CausalLM(CausalLMOptions(log_to="tensorboard")).preflight(("text",))
 
 
 def test_pretraining_reads_the_unlabelled_rows_and_needs_some(tmp_path: Path) -> None:

@@ -184,8 +184,8 @@ def test_a_model_that_cannot_be_used_is_refused_before_the_run(tmp_path: Path) -
     ):
         generator = ChatGenerator(ChatOptions(model=str(model)))
         with pytest.raises(UserError, match=message):
-            generator.preflight()
-    ChatGenerator(ChatOptions(model=str(instruct_model()))).preflight()
+            generator.preflight(("text",))
+    ChatGenerator(ChatOptions(model=str(instruct_model()))).preflight(("text",))
 
 
 def test_vllm_is_asked_by_its_documented_interface(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chat: Chat) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from generating import ROWS, UNLABELLED, Bench, ask, part
+from generating import ROWS, UNLABELLED, Bench, ask, options_of, part
 
-from augmill.tasks.contracts import candidate_schema
+from augmill.tasks.contracts import UserError, candidate_schema
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.text import NORMALISATIONS
 
@@ -103,3 +103,17 @@ def test_what_a_generator_promises_is_declared_and_its_options_are_explained(nam
     assert kind.labels in ("asked", "own") and kind.normalisation in NORMALISATIONS
     assert kind.Options.__dataclass_params__.frozen
     assert all(item.metadata["help"] for item in dataclasses.fields(kind.Options))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_before_a_fit_a_text_column_that_is_not_there_is_refused_and_one_that_is_there_is_not(
+    name: str, tmp_path: Path
+) -> None:
+    kind = GENERATORS[name]
+    options, fields = options_of(name, tmp_path), ("text", "text_b")
+    kind(kind.Options(**options)).preflight(fields)
+    if "change" in {item.name for item in dataclasses.fields(kind.Options)}:
+        second = kind(kind.Options(**options, change="text_b"))
+        second.preflight(fields)
+        with pytest.raises(UserError, match="`change: text_b` names no text column of this dataset; found text"):
+            second.preflight(("text",))

@@ -238,7 +238,7 @@ def test_protected_words_of_the_recipe_and_of_a_file_stay(tmp_path: Path) -> Non
         assert [words[at] for at in (1, 2, 3, 7)] == ["pay", "the", "money", "back"] and words[6].isdigit()
         assert words[0] != "please" and words[4] != "for"
     with pytest.raises(UserError, match="words to protect could not be read"):
-        bench.generator.preflight()
+        bench.generator.preflight(("text",))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -325,7 +325,7 @@ def copy(path: Path, folder: Path, *, without: str = "") -> Path:
 
 def test_a_model_that_lacks_a_file_is_refused_by_the_files_name_before_a_fit(tmp_path: Path) -> None:
     def preflight(path: Path | str, **options: Any) -> None:
-        MaskedLM(MaskedLMOptions(model=str(path), **options)).preflight()
+        MaskedLM(MaskedLMOptions(model=str(path), **options)).preflight(("text",))
 
     good = untrained("bert")
     preflight(good)

@@ -302,9 +302,9 @@ def test_options_out_of_bounds_are_refused_by_name(options: dict[str, Any], mess
 def test_a_model_that_cannot_be_used_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"config.json is missing"):
-        Seq2Seq(Seq2SeqOptions(model=str(tmp_path / "empty"))).preflight()
+        Seq2Seq(Seq2SeqOptions(model=str(tmp_path / "empty"))).preflight(("text",))
     with pytest.raises(UserError, match="expected `scratch`, a local directory, or a hub id"):
-        Seq2Seq(Seq2SeqOptions(model="someone/model")).preflight()
+        Seq2Seq(Seq2SeqOptions(model="someone/model")).preflight(("text",))
     tokenizer = fast_tokenizer(TEXTS, bart=False)
     with seeded():
         bart_model(tokenizer).save_pretrained(tmp_path / "plain")
