@@ -103,3 +103,16 @@ def ask(strata: list[str], start: int = 0, key: int = 7) -> Request:
 
 def part(request: Request, at: list[int]) -> Request:
     return Request([request.strata[index] for index in at], request.ordinals[at], request.seeds[at])
+
+
+def agreement(known: list[tuple[str, str]], made: list[dict[str, Any]]) -> float:
+    """In how many of the made rows a probe finds the class they are said to be of. ``known``: (class, text) of its rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    parts = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(1, 4))  # Chinese too
+    probe = make_pipeline(parts, LogisticRegression(C=10, max_iter=300))
+    probe.fit([text for _, text in known], [stratum for stratum, _ in known])
+    found = probe.predict([row["text"] for row in made])
+    return float(np.mean(found == np.array([row["stratum"] for row in made])))

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from generating import ROWS, TINY_LM, Bench, ask, part, table
+from generating import ROWS, TINY_LM, Bench, agreement, ask, part
 
-from augmill.tasks.contracts import Context, DataError, DeadlineExceeded, FitInputs, UserError
+from augmill.tasks.contracts import DataError, UserError
 from augmill.tasks.generators._lm_decode import Grammar, Sampling, decode, draw, penalise
 from augmill.tasks.generators._lm_load import load_fitted, load_pretrained
 from augmill.tasks.generators._lm_train import is_select, train_tokenizer
-from augmill.tasks.generators.causal_lm import CausalLM, CausalLMOptions
+from augmill.tasks.generators.causal_lm import CausalLMOptions
 from augmill.tasks.randomness import uniforms
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -276,33 +274,17 @@ def test_rows_longer_than_the_bound_are_left_out_and_all_of_them_are_an_error(tm
         Bench("causal_lm", tmp_path / "b", max_length=4)
 
 
-def test_the_deadline_ends_a_fit_and_a_sample_and_no_row_hangs_on_it(tiny: Bench, tmp_path: Path) -> None:
-    train = table(ROWS, ("text",))
-    past = Context(seed=0, fields=("text",), workdir=tmp_path, deadline=time.monotonic())
-    generator, empty = CausalLM(CausalLMOptions(**TINY_LM)), train.slice(0, 0)
-    with pytest.raises(DeadlineExceeded):
-        generator.fit(FitInputs(train, empty, empty, empty, empty), past)
-    with pytest.raises(DeadlineExceeded):
-        generator.sample(tiny.fitted, ask(["refund"] * 4), past)
-
-
 @pytest.mark.slow
 def test_rows_of_a_real_set_keep_their_label_and_are_new(tmp_path: Path) -> None:
     """SNIPS at 50 rows per class: a probe on all 13,084 rows agreed with 97 % of the labels, 2 % were copies."""
     from checking import shared_rows
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
     rows = [(f"r{at}", stratum, text, "") for at, (stratum, text) in enumerate(shared_rows("snips", "train", 50))]
     known = shared_rows("snips", "train", 400, seed=1)
-    probe = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=500))
-    probe.fit([text for _, text in known], [stratum for stratum, _ in known])
     defaults = vars(CausalLMOptions())
     bench = Bench("causal_lm", tmp_path, rows=rows, threads=2, **defaults)
-    made = bench.sample(ask(sorted({stratum for _, stratum, *_ in rows}) * 30), threads=2)
-    made = made.filter(pa.compute.is_valid(made["text"]))
-    assert made.num_rows > 190
-    texts = made["text"].to_pylist()
-    assert np.mean(probe.predict(texts) == np.array(made["stratum"].to_pylist())) > 0.85
+    strata = sorted({stratum for _, stratum, *_ in rows}) * 30
+    made = [row for row in bench.sample(ask(strata), threads=2).to_pylist() if row["text"]]
+    assert len(made) > 190 and agreement(known, made) > 0.85  # by chance: 0.14
+    texts = [row["text"] for row in made]
     assert len(set(texts) - {text for _, _, text, _ in rows}) > 0.85 * len(texts)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from generating import ROWS, UNLABELLED, Bench, ask, options_of, part
+from generating import ROWS, UNLABELLED, Bench, ask, options_of, part, table
 
-from augmill.tasks.contracts import UserError, candidate_schema
+from augmill.tasks.contracts import DeadlineExceeded, FitInputs, UserError, candidate_schema
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.text import NORMALISATIONS
 
@@ -103,6 +104,18 @@ def test_what_a_generator_promises_is_declared_and_its_options_are_explained(nam
     assert kind.labels in ("asked", "own") and kind.normalisation in NORMALISATIONS
     assert kind.Options.__dataclass_params__.frozen
     assert all(item.metadata["help"] for item in dataclasses.fields(kind.Options))
+
+
+@pytest.mark.parametrize("name", ["causal_lm", "masked_lm", "seq2seq"])
+def test_the_deadline_ends_a_training_and_a_decoding(name: str, tmp_path: Path) -> None:
+    bench = Bench(name, tmp_path / "a")
+    past = dataclasses.replace(bench.context, workdir=tmp_path, deadline=time.monotonic())
+    train = table(ROWS, past.fields)
+    empty = train.slice(0, 0)
+    with pytest.raises(DeadlineExceeded):
+        bench.generator.fit(FitInputs(train, empty, empty, empty, empty), past)
+    with pytest.raises(DeadlineExceeded):
+        bench.generator.sample(bench.fitted, ask(STRATA), past)
 
 
 @pytest.mark.parametrize("name", NAMES)
