@@ -134,7 +134,9 @@ class Schedule:
 class Retain:
     """How long what is no longer current is kept (`augmill gc`). What is tagged is always kept."""
 
-    releases: str = option("90d", "releases that are no longer current, and what `augmill compare` measured", why_no_identity=_KEPT)
+    releases: str = option(
+        "90d", "releases that are no longer current, and what `augmill compare` measured", why_no_identity=_KEPT
+    )
     min: int = option(10, "the newest so many releases are kept whatever their age", why_no_identity=_KEPT)
     rejected: str = option("30d", "rejected candidates and refused rows, reports that show rows", why_no_identity=_KEPT)
     requests: str = option("30d", "requests and answers of endpoints", why_no_identity=_KEPT)
