@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from augmill.flows.cli.releases import DEFAULT_STORE, Dataset, ReleaseOption, StoreOption, _find, _open
+from augmill.flows.cli.releases import Dataset, ReleaseOption, StoreOption, _find, _open
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 ReleaseArgument = Annotated[str, typer.Argument(help="A release's id or its beginning.")]
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def explain(
     row_id: Annotated[str, typer.Argument(help="aug_row_id of a row; FILE:LOCATION of a refused one.")],
     dataset: Dataset = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = None,
     release: ReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,7 +66,7 @@ def _line(found: dict[str, Any]) -> str:
 
 
 def audit(
-    release: ReleaseArgument, dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False
+    release: ReleaseArgument, dataset: Dataset = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
     """Shows who or what approved a release, with which numbers, and all that is on record of it."""
     from augmill.flows.comparing import audit as look
@@ -107,7 +107,7 @@ def diff(
     left: ReleaseArgument,
     right: ReleaseArgument,
     dataset: Dataset = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compares two releases: rows by split, classes, recipe, and the gate's numbers."""

@@ -80,7 +80,7 @@ def open_store(address: str, *, where: str = "--store", fix: str = "give the sto
 
 def verify(
     dataset: Dataset = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = None,
     release: ReleaseOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All that the store holds: objects, documents, logs, every release.")
@@ -94,7 +94,7 @@ def verify(
     if everything:
         if dataset is not None or release is not None:
             raise UserError("--all takes no dataset and no release", where="verify", fix="leave one of the two out")
-        _verify_all(store)
+        _verify_all(store or DEFAULT_STORE)
         return
     opened, name = _open(store, dataset)
     log = read_log(opened, name)

@@ -11,8 +11,12 @@ import typer
 from augmill.tasks.contracts import CorruptObject, UserError
 from augmill.tasks.log import released_in
 
-Dataset = Annotated[str | None, typer.Argument(help="The dataset; may be left out where the store holds one.")]
-StoreOption = Annotated[str, typer.Option("--store", help="The store's directory or address.")]
+Dataset = Annotated[
+    str | None, typer.Argument(help="The dataset, or its recipe; may be left out where the store holds one.")
+]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="The store's directory or address; else the recipe's, or augmill-store.")
+]
 ReleaseOption = Annotated[
     str | None, typer.Option("--release", help="A release's id, its beginning, or a tag; else the newest.")
 ]
@@ -27,13 +31,18 @@ def register(app: typer.Typer) -> None:
     app.command("tag")(tag)
 
 
-def _open(store: str, dataset: str | None) -> tuple[Any, str]:
-    """The store and the dataset meant. Raises UserError."""
+def _open(store: str | None, dataset: str | None) -> tuple[Any, str]:
+    """The store and the dataset meant, by its name or its recipe. Raises UserError."""
     from pathlib import Path
 
+    from augmill.tasks.recipe import load_recipe
     from augmill.tasks.store import Store
     from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
+    if dataset is not None and dataset.endswith((".yaml", ".yml")):
+        loaded = load_recipe(dataset, store=store)
+        store, dataset = loaded.run.store, loaded.dataset
+    store = store or DEFAULT_STORE
     require_root(store)
     if not store.startswith(REMOTE_SCHEMES) and not Path(store).expanduser().is_dir():
         raise UserError(
@@ -48,7 +57,7 @@ def _open(store: str, dataset: str | None) -> tuple[Any, str]:
         raise UserError(
             f"there is no dataset {dataset!r} in {store}" if dataset else "name a dataset",
             where="DATASET",
-            fix=f"known: {known}",
+            fix=f"known: {known}; a release or a row, where one is asked for, comes before the dataset",
         )
     return opened, dataset
 
@@ -78,7 +87,7 @@ def _find(log: Any, prefix: str | None) -> str:
     return str(hits[0])
 
 
-def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> None:
+def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
     """Lists what was published, newest last; `*` marks what is current."""
     from augmill.tasks.log import entry_of, read_log
 
@@ -105,7 +114,7 @@ def releases(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE) -> Non
         sys.stdout.write(f"tag {tag_name:<16} {release}\n")
 
 
-def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: ReleaseOption = None) -> None:
+def show(dataset: Dataset = None, store: StoreOption = None, release: ReleaseOption = None) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
     from augmill.flows.explaining import taken_away
     from augmill.tasks.log import read_log
@@ -122,7 +131,7 @@ def show(dataset: Dataset = None, store: StoreOption = DEFAULT_STORE, release: R
     manifest = json.loads(raw)
     entry = log.publication(found)
     out = sys.stdout
-    out.write(f"release      {found}\nlocation     {store}/{release_key(name, found)}\n")
+    out.write(f"release      {found}\nlocation     {opened.root}/{release_key(name, found)}\n")
     out.write(f"published    {entry['time']} by {entry['actor']} ({entry['command']})\n")
     out.write(
         f"outcome      {entry.get('outcome', entry['kind'])}: {entry['reason']}\napproved by  {entry.get('approved_by', '-')}\n\n"
@@ -162,7 +171,7 @@ def _show_ledger(ledger: dict[str, Any]) -> None:
 def rollback(
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")],
     dataset: Dataset = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = None,
     to: Annotated[
         str | None, typer.Option("--to", help="The release to go back to; else the newest publication is undone.")
     ] = None,
@@ -186,7 +195,7 @@ def rollback(
 def tag(
     tag_name: Annotated[str, typer.Argument(metavar="NAME", help="The tag, such as the name of a trained model.")],
     dataset: Dataset = None,
-    store: StoreOption = DEFAULT_STORE,
+    store: StoreOption = None,
     release: ReleaseOption = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")] = "",
     delete: Annotated[bool, typer.Option("--delete", help="Take the tag away.")] = False,

@@ -146,6 +146,22 @@ def test_what_is_not_there_is_named(store: Path, tmp_path: Path, command: str) -
         refused(augmill(command, "--store", store, "--release", "zzz"), 2, ["'zzz'", "augmill releases"])
 
 
+def test_a_recipe_stands_for_its_dataset_and_its_store(two_releases: Path, tmp_path: Path) -> None:
+    newest = current(two_releases / "store")
+    assert newest is not None
+    recipe = write_recipe(two_releases, name="by.yaml")
+    for command in (["show"], ["releases"], ["verify"], ["audit", newest]):
+        by_name = augmill(*command, "tiny", "--store", two_releases / "store")
+        by_recipe = augmill(*command, recipe)
+        assert (by_recipe.code, by_recipe.out) == (by_name.code, by_name.out) and by_name.code == 0
+    refused(augmill("show", recipe, "--store", tmp_path / "nowhere"), 2, ["nowhere"])
+    refused(
+        augmill("audit", recipe, newest, "--store", two_releases / "store"),
+        2,
+        [newest, "known: tiny", "comes before the dataset"],
+    )
+
+
 @pytest.mark.parametrize("command", [["releases"], ["gc"], ["status"], ["path"], ["doctor", "--quick"]])
 def test_a_home_that_nobody_has_is_named(command: list[str], tmp_path: Path) -> None:
     recipe = [write_recipe(tmp_path)] if command[0] in ("status", "path") else []
