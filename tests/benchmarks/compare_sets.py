@@ -281,14 +281,15 @@ def fill(path: Path, wanted: list[Job], minutes: float) -> None:
                 print(f"{job.name} {job.generator} {job.seed}: {seconds:.1f} s, {told(cell)}", flush=True)
 
 
-def matrix(found: Sequence[Line]) -> str:
+def matrix(found: Sequence[Line], per_class: int) -> str:
     """Generators by sets: what the mix gains over the real rows; starred where it is proven to gain over the placebo too,
 
-    in brackets where it is proven to lose against either. Sets at 10 rows a class alone.
+    in brackets where it is proven to lose against either. Sets at so many rows a class alone.
     """
-    sets = [name for name in SETS if name.endswith("-10")]
+    size = f"-{per_class}"
+    sets = [name for name in SETS if name.endswith(size)]
     by = {(line.generator, line.dataset): line for line in found}
-    rows = [["generator", *(name.removesuffix("-10") for name in sets)], ["---", *["---:"] * len(sets)]]
+    rows = [["generator", *(name.removesuffix(size) for name in sets)], ["---", *["---:"] * len(sets)]]
     for generator in dict.fromkeys(name for name, dataset in by if dataset in sets):
         cells = []
         for name in sets:
@@ -332,7 +333,7 @@ def main() -> None:
     cells = [cell for cell in read_cells(given.out) if cell["dataset"] in order]
     cells.sort(key=lambda cell: (order[cell["dataset"]], rank.get(cell["generator"], 99), cell["seed"]))
     found = lines(cells)
-    print(f"{table(found)}\n{matrix(found)}" if cells else "there is no cell yet")
+    print("\n".join([table(found), matrix(found, 10), matrix(found, 50)]) if cells else "there is no cell yet")
     if given.pages and cells:
         command = f"python tests/benchmarks/compare_sets.py --out {given.out.name}"
         write_comparison(given.pages, cells, {"title": "Generators on public sets", "command": command, "left": []})
