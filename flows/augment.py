@@ -7,12 +7,13 @@ import functools
 from typing import Any
 
 from augmill.flows.mirror import mirror_delta, require_mirrors
-from augmill.flows.outcome import CutShort, NotProduced, Outcome, judge_evidence
+from augmill.flows.outcome import CutShort, NotProduced, Outcome, judge_evidence, none_accepted
 from augmill.flows.producing import produce
 from augmill.flows.provenance import provenance
 from augmill.flows.reading import read_source
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
+from augmill.tasks.comparison import totals
 from augmill.tasks.contracts import Artifact, UnsoundSource
 from augmill.tasks.evaluate import EvaluateConfig, evaluate
 from augmill.tasks.folds import FoldConfig, JudgeConfig, can_judge, judge_folds, predict_fold, split_fold
@@ -119,7 +120,7 @@ def mix_accepted(snapshot: Snapshot, steps: Steps) -> Artifact:
         found = ", ".join(f"{name} lacks {count:,}" for name, count in list(short.items())[:5])
         raise NotProduced(f"{len(short)} class(es) could not be filled ({found}) and refill.on_shortfall is refuse")
     if not sum(ledger["accepted"].values()):
-        raise NotProduced("no generated row was accepted")
+        raise NotProduced(none_accepted(totals(ledger)))
     mix_config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
     return steps.do(mix, mix_config, snapshot.split, snapshot.settled)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from augmill.flows.backfill_plan import NEXT, Past, Plan, Request, choose, price_of, renewed, switches_together, total
+from augmill.flows.backfill_plan import NEXT, Past, Plan, Request, choose, has_price, renewed, switches_together, total
 from augmill.flows.backfill_record import answered, unfinished, write_end, write_plan
 from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.owner import is_gone
@@ -166,8 +166,8 @@ def _require(recipe: Recipe, request: Request, now: datetime) -> None:
     if request.first is not None and request.last is not None and request.first > request.last:
         problem = f"{request.first} comes after {request.last}"
         raise UserError(problem, where="--from", fix="give the earlier one first; both ends are included")
-    if request.max_cost is not None and price_of(recipe.price, {}) is None:
-        fix = "give price.cpu_hour, price.gpu_hour or price.million_tokens in the recipe"
+    if request.max_cost is not None and not has_price(recipe):
+        fix = "give price.cpu_hour, price.gpu_hour or price.million_tokens in the recipe, or price_in and price_out of chat"
         raise UserError("nothing has a price", where="--max-cost", fix=fix)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from augmill.flows.states import SnapshotState
 from augmill.tasks.attempts import Attempt
 from augmill.tasks.contracts import UserError
+from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Price
 
 Mode = Literal["missing", "failed", "changed-data", "changed-recipe", "all"]
@@ -247,18 +248,35 @@ class Past:
             return Estimate()
         ends = [attempt.end or {} for attempt in like]
         spent = {name: round(statistics.median(float(end.get(name, 0)) for end in ends), 1) for name in _SPENT}
-        return Estimate(**spent, cost=price_of(self._price, spent))
+        asked = [dict(end.get("spent", {})) for end in ends]
+        used = {name: statistics.median(float(part.get(name, 0)) for part in asked) for name in BILLED}
+        cost = price_of(self._price, spent | used)
+        return Estimate(**spent, cost=None if cost is None else round(cost, 4))
 
 
 _SPENT = ("seconds", "gpu_seconds", "tokens")
+BILLED = ("tokens_in", "tokens_out", "micro_cost")  # of an endpoint, by its generator's own prices
 
 
 def price_of(price: Price, spent: Mapping[str, Any]) -> float | None:
-    """Of what one attempt took; None where nothing has a price. Snapshots made at once count their hours each."""
+    """Of what one attempt took; None where nothing has a price. Snapshots made at once count their hours each.
+
+    Tokens that a generator's own prices were asked for (``micro_cost``) cost that, and not ``million_tokens`` as well.
+    """
+    own = float(spent.get("micro_cost", 0))
+    billed = float(spent.get("tokens_in", 0)) + float(spent.get("tokens_out", 0)) if own else 0.0
+    used = dict(spent) | {"tokens": max(0.0, float(spent.get("tokens", 0)) - billed)}
     per = {"gpu_seconds": (price.gpu_hour, 3600), "seconds": (price.cpu_hour, 3600)}
     per["tokens"] = (price.million_tokens, 1_000_000)
-    parts = [rate * float(spent.get(name, 0)) / unit for name, (rate, unit) in per.items() if rate is not None]
-    return round(sum(parts), 4) if parts else None
+    parts = [rate * float(used.get(name, 0)) / unit for name, (rate, unit) in per.items() if rate is not None]
+    return sum(parts) + own / 1e6 if parts or own else None
+
+
+def has_price(recipe: Recipe) -> bool:
+    """Whether anything that a run of this recipe takes has a price: by its `price`, or by an endpoint's own."""
+    options = [choice.options for choice in recipe.generators]
+    billed = any(getattr(each, "price_in", 0) or getattr(each, "price_out", 0) for each in options)
+    return billed or price_of(recipe.price, {}) is not None
 
 
 def total(lines: Sequence[Line], max_active: int) -> tuple[Estimate, int]:

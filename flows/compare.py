@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.flows.augment import how_to_judge
-from augmill.flows.backfill_plan import price_of
-from augmill.flows.outcome import NotProduced, judge_evidence
+from augmill.flows.backfill_plan import BILLED, price_of
+from augmill.flows.outcome import NotProduced, judge_evidence, none_accepted
 from augmill.flows.producing import produce
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.reading import read_source
@@ -26,7 +26,7 @@ from augmill.flows.start import MENDS, Session
 from augmill.flows.steps import Steps
 from augmill.tasks import gate
 from augmill.tasks.comparison import cut, cuts, enlarge, measured, ratio_of, totals
-from augmill.tasks.contracts import ROW_ID, STRATUM, CorruptObject, DataError
+from augmill.tasks.contracts import ROW_ID, STRATUM, CorruptObject, DataError, UserError
 from augmill.tasks.evaluate import COMPARED
 from augmill.tasks.evidence import Predictions
 from augmill.tasks.hashing import hash_json
@@ -70,12 +70,16 @@ def compare(
     ratios: Sequence[float],
     as_of: str | None = None,
     progress: Progress | None = None,
+    found: Compared | None = None,
 ) -> Compared:
     """Every generator with every seed. Seeds come first, so that a comparison that is stopped early compares all alike.
 
-    Raises UserError where the recipe cannot be compared, WorldError where the world fails: what is finished is kept.
+    ``found``: where the cells go, for a caller that wants those of a comparison that is stopped. What a generator cannot
+    use, a model or an answer of its endpoint, leaves its cell out and no other's. Raises UserError where that is so of
+    every cell, WorldError where the world fails: what is finished is kept.
     """
-    found, took = Compared(), dict[str, Event]()
+    found, took = Compared() if found is None else found, dict[str, Event]()
+    refused: UserError | None = None
     shown = progress or Progress(live=False, quiet=True)
     order = [(name, seed) for seed in seeds for name in entrants]
     for name, seed in order:
@@ -83,13 +87,16 @@ def compare(
         with shown.stage(f"{name} {seed}") as line:
             try:
                 cell, new = run_cell(session, recipe, name, ratios, as_of, took)
-            except (DataError, NotProduced) as error:
+            except (DataError, NotProduced, UserError) as error:
+                refused = error if isinstance(error, UserError) else refused
                 found.left.append(Left(name, seed, str(error)))
                 line.note = f"left out: {error}"
                 continue
             found.cells.append(cell)
             found.made += new
             line.note = told(cell) + ("" if new else ", from the store")
+    if refused is not None and not found.cells:
+        raise refused
     return found
 
 
@@ -151,14 +158,14 @@ def _run_cell(
     key = f"private/compare/{recipe.dataset}/{_identity(snapshot, recipe, ratios)}.json"
     standing = store.read_sealed(key)
     if standing is not None:
-        return standing | {"generator": name}, False
+        return _priced(standing, recipe) | {"generator": name}, False
     _produce(snapshot, steps)
     body = session.orchestrator.call(
         lambda: _measure(snapshot, steps, recipe, ratios, key), name=f"compare {label} {name} {recipe.seed}"
     )
     took |= {event.key: event for event in events if not event.reused}
-    body |= {"generator": name, "spent": _spent(recipe, session.device, events, body["ledger"]["asked"], took)}
-    return store.write_sealed(key, body) | {"generator": name}, True
+    body |= {"generator": name, "spent": _spent(session.device, events, body["ledger"]["asked"], took)}
+    return _priced(store.write_sealed(key, body), recipe) | {"generator": name}, True
 
 
 def _identity(snapshot: Snapshot, recipe: Recipe, ratios: Sequence[float]) -> str:
@@ -198,16 +205,17 @@ def _measure(snapshot: Snapshot, steps: Steps, recipe: Recipe, ratios: Sequence[
     train, validation, test = (work.read(snapshot.split, f"{n}.parquet") for n in ("train", "validation", "test"))
     gate.require_focus(validation, recipe.gate)
     accepted = work.read(snapshot.settled, "accepted.parquet")
+    ledger = totals(work.read_json(snapshot.settled, "ledger.json"))
     body: dict[str, Any] = {
         "version": VERSION,
         "dataset": recipe.dataset,
         "seed": recipe.seed,
         "outcome": "not_produced",
-        "reason": "no generated row was accepted",
+        "reason": none_accepted(ledger),
         "released": "real",
         "rows": {"train": train.num_rows, "validation": validation.num_rows, "test": test.num_rows},
         "heldout": hash_json(sorted(test[ROW_ID].to_pylist()))[:16],
-        "ledger": totals(work.read_json(snapshot.settled, "ledger.json")),
+        "ledger": ledger,
         "points": [],
     }
     if not accepted.num_rows:
@@ -244,10 +252,16 @@ def _verdict(predicted: Predictions, recipe: Recipe, real: pa.Table, made: pa.Ta
     }
 
 
-def _spent(recipe: Recipe, device: str, events: list[Event], asked: int, took: dict[str, Event]) -> dict[str, Any]:
-    """Seconds and rows of the parts whose making was seen; ``cost`` None where one was not, or nothing has a price."""
+def _priced(cell: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """The cell with its cost by the prices of today; None where a part's making was not seen, or nothing has a price."""
+    billed = cell["spent"].get("billed")
+    return cell | {"spent": cell["spent"] | {"cost": None if billed is None else price_of(recipe.price, billed)}}
+
+
+def _spent(device: str, events: list[Event], asked: int, took: dict[str, Event]) -> dict[str, Any]:
+    """Seconds and rows of the parts whose making was seen; ``billed``, None where one was not: what has prices."""
     seconds, rows = dict.fromkeys(PRICED, 0.0), dict.fromkeys(PRICED, 0)
-    tokens, whole = 0.0, True
+    used, whole = dict.fromkeys(("tokens", *BILLED), 0.0), True
     for event in events:
         if event.stage not in PRICED:
             continue
@@ -258,18 +272,19 @@ def _spent(recipe: Recipe, device: str, events: list[Event], asked: int, took: d
         part = event.rows / made.rows if event.stage == "sample" and made.rows else 1.0
         seconds[event.stage] += part * made.seconds
         rows[event.stage] += event.rows
-        tokens += part * made.usage.get("tokens", 0)
+        for name in used:
+            used[name] += part * made.usage.get(name, 0)
     fit_seconds = seconds["fit"] + seconds["weigh"]
     on_gpu = fit_seconds + seconds["sample"] if "cuda" in device else 0.0
     whole = whole and rows["sample"] == asked
-    spent = {"seconds": sum(seconds.values()), "gpu_seconds": on_gpu, "tokens": tokens}
+    billed = {"seconds": sum(seconds.values()), "gpu_seconds": on_gpu, **used}
     return {
         "fit_seconds": round(fit_seconds, 3) if all(e.key in took for e in events if e.stage == "fit") else None,
         "sampled": rows["sample"],
         "sample_seconds": round(seconds["sample"], 4),
         "checked": rows["generate"],
         "check_seconds": round(seconds["generate"], 4),
-        "tokens": round(tokens),
-        "cost": price_of(recipe.price, spent) if whole else None,
+        "tokens": round(used["tokens"]),
+        "billed": billed if whole else None,
         "device": device,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,18 @@ NEXT = {
     "published": "Train on the new release.",
     "harmful": "Look at the accepted samples in the report; change the generator, its options or the checks.",
     "inconclusive": "Give more held-out rows, let train rows judge too (gate.folds), or accept gate.rule: not_worse.",
-    "not_produced": "See the reason; the same command would end the same.",
+    "not_produced": "Mend what the reason names, a bound, the model or the checks; the same command would end the same.",
     "unsound_source": "Mend the source; the current release stays.",
 }
+CAUSES = 3  # why rows were not accepted, the commonest
 CUT_SHORT = "The next night, or the same command now, goes on where this run stopped."
+
+
+def none_accepted(ledger: Mapping[str, Any]) -> str:
+    """Why not: the commonest causes in the ledger's totals (``comparison.totals``)."""
+    causes = sorted(ledger["lost"].items(), key=lambda item: (-item[1], item[0]))[:CAUSES]
+    told = ", ".join(f"{count:,} {cause}" for cause, count in causes)
+    return f"no generated row was accepted; of {ledger['asked']:,} asked: {told}"
 
 
 class NotProduced(AugmillError):

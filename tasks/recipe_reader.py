@@ -79,7 +79,16 @@ def _known_keys(kind: Any, location: tuple[str | int, ...]) -> list[str]:
     for part in location:
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         kind = hints.get(str(part), kind)
+        kind = next(filter(dataclasses.is_dataclass, typing.get_args(kind)), kind)  # of `Section | None` the section
     return [item.name for item in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _shown(value: Any, location: tuple[str | int, ...]) -> str:
+    """What was found, in short; not where it may be a secret: in a log it would stand for good."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if "api_key" in location or "api_key" in text or ("base_url" in location and "@" in text):
+        return "what is not repeated here, since it may be a secret"
+    return text[:80]
 
 
 class Reader:
@@ -91,12 +100,13 @@ class Reader:
     def fail(self, problem: str, location: tuple[str | int, ...], fix: str = "") -> UserError:
         name = ".".join(str(part) for part in location)
         where = f"{self.path} line {self.lines.of(location)}" + (f" ({name})" if name else "")
+        if "api_key" in location:
+            fix = fix or "put `{env: NAME}` or `{file: PATH}` there, where the key stands; never the key itself"
         return UserError(problem, where=where, fix=fix or "see docs/recipe.md, or `augmill schema`")
 
     def read(self, kind: Any, value: Any, location: tuple[str | int, ...]) -> Any:
         if not isinstance(value, dict):
-            found = json.dumps(value, default=str, ensure_ascii=False)[:80]
-            raise self.fail(f"expected a section with keys; found {found}", location)
+            raise self.fail(f"expected a section with keys; found {_shown(value, location)}", location)
         try:
             # Through JSON, because strict validation of Python values would refuse a list where a tuple stands.
             return adapter(kind).validate_json(json.dumps(value, default=str))
@@ -115,7 +125,7 @@ class Reader:
         if first["type"] == "value_error":
             return self._out_of_bounds(first["msg"].removeprefix("Value error, "), first["input"], (*location, *at))
         said = dict.fromkeys(_expected(other["msg"]) for other in errors if _place(other["loc"]) == at)
-        found = json.dumps(first["input"], default=str, ensure_ascii=False)[:80]
+        found = _shown(first["input"], (*location, *at))
         return self.fail(f"expected {' or '.join(said)}; found {found}", (*location, *at))
 
     def _out_of_bounds(self, message: str, section: Any, location: tuple[str | int, ...]) -> UserError:
@@ -124,7 +134,7 @@ class Reader:
         key = key.rsplit(".", 1)[-1]
         if not colon or not isinstance(section, dict) or key not in section:
             return self.fail(message, location)
-        found = json.dumps(section[key], default=str, ensure_ascii=False)[:80]
+        found = _shown(section[key], (*location, key))
         return self.fail(rest if "found" in rest else f"{rest}; found {found}", (*location, key))
 
     def generators(self, value: Any) -> tuple[GeneratorChoice, ...]:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from augmill.flows.cli.run import RecipePath, StoreOption
+
+if TYPE_CHECKING:
+    from augmill.flows.compare import Compared
+    from augmill.flows.start import Session
+    from augmill.tasks.recipe import Recipe
 
 MOST_SEEDS = 1000
 
@@ -45,10 +51,10 @@ def compare(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Runs each generator with each seed, publishes nothing, and says which gains what at which price."""
+    from augmill.flows.compare import Compared
     from augmill.flows.compare import compare as run_cells
     from augmill.flows.entrants import entrants
     from augmill.flows.progress import Progress
-    from augmill.flows.start import open_session
     from augmill.tasks.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
@@ -57,22 +63,49 @@ def compare(
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
     numbers = range(loaded.seed, loaded.seed + _seeds(seeds))
     command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {seeds} --ratios {ratios}"
-    with open_session(loaded, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session:
-        found = session.orchestrator.run(
-            lambda: run_cells(session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress()),
-            name="compare",
-            run_name=f"{loaded.dataset}@{as_of or 'all'}",
-            parameters={"dataset": loaded.dataset, "generators": ",".join(named), "recipe": loaded.hash()},
-            tags=["augmill", loaded.dataset],
-        )
-    left = [[each.generator, each.seed, each.reason] for each in found.left]
-    title = f"Generators on {loaded.dataset}, {len(numbers)} seed{'s' if len(numbers) > 1 else ''}"
-    written = write_comparison(out, found.cells, {"title": title, "command": command, "left": left})
+    found = Compared()
+
+    def work(session: Session) -> Compared:
+        return run_cells(session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress(), found=found)
+
+    def write() -> dict[str, str]:
+        title = f"Generators on {loaded.dataset}, {len(numbers)} seed{'s' if len(numbers) > 1 else ''}"
+        left = [[each.generator, each.seed, each.reason] for each in found.left]
+        return write_comparison(out, found.cells, {"title": title, "command": command, "left": left})
+
+    try:
+        _run(loaded, work, named, command, as_of, orchestrator, verbose)
+    except BaseException:  # an interrupt too: the table of what is finished is what it leaves
+        if found.cells:
+            write()
+        raise
+    written, left = write(), [[each.generator, each.seed, each.reason] for each in found.left]
     sys.stdout.write(f"\n{written.pop('table')}\n")
     for name, seed, reason in left:
         sys.stdout.write(f"Left out: {name}, seed {seed}: {reason}\n")
     result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
     sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _run(
+    recipe: Recipe,
+    work: Callable[[Session], Compared],
+    named: Iterable[str],
+    command: str,
+    as_of: str | None,
+    orchestrator: str | None,
+    verbose: bool,
+) -> None:
+    from augmill.flows.start import open_session
+
+    with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session:
+        session.orchestrator.run(
+            lambda: work(session),
+            name="compare",
+            run_name=f"{recipe.dataset}@{as_of or 'all'}",
+            parameters={"dataset": recipe.dataset, "generators": ",".join(named), "recipe": recipe.hash()},
+            tags=["augmill", recipe.dataset],
+        )
 
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:

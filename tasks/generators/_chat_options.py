@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ class Secret:
     def __post_init__(self) -> None:
         if (self.env is None) == (self.file is None):
             raise ValueError("api_key: expected `{env: NAME}` or `{file: PATH}`, one of them")
+        if self.env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.env):
+            raise ValueError("api_key: expected the name of an environment variable, such as CHAT_KEY; found none")
 
 
 @dataclass(frozen=True)

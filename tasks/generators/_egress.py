@@ -24,7 +24,8 @@ def parse_url(base_url: str) -> Any:
     except httpx.InvalidURL as error:
         raise UserError(f"expected an address; found one that cannot be read: {error}", where=where, fix=fix) from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise UserError(f"expected http:// or https:// and a host; found {base_url!r}", where=where, fix=fix)
+        found = "what is not repeated here, since it holds a name or a key" if "@" in base_url else repr(base_url)
+        raise UserError(f"expected http:// or https:// and a host; found {found}", where=where, fix=fix)
     if url.userinfo or url.query or url.fragment or "?" in base_url or "#" in base_url:
         problem = f"expected an address alone; found a name, a key or parameters beside it (host {url.host})"
         raise UserError(problem, where=where, fix=f"{fix}; a key goes into `api_key: {{env: NAME}}`")

@@ -21,9 +21,10 @@ _URL = re.compile(r"(?:[a-z][a-z0-9+.-]{1,15}://|(?<![a-z0-9])www\.)[!-~\u00a1-\
 _PHONE = re.compile(
     r"(?<![0-9])(?:"
     r"(?:\+|00)[ ]?[0-9](?:[ ()./-]{0,2}[0-9]){6,14}"  # international
-    r"|1[3-9][0-9](?:[ -]?[0-9]{4}){2}"  # Chinese mobile
+    r"|(?:86[ -]?)?1[3-9][0-9](?:[ -]?[0-9]{4}){2}"  # Chinese mobile
     r"|[48]00[ -]?[0-9]{3}[ -]?[0-9]{4}|[48]00[ -]?[0-9]{4}[ -]?[0-9]{3}"  # Chinese service numbers
     r"|\([0-9]{3}\)[ ]?[0-9]{3}[ .-]?[0-9]{4}|[0-9]{3}[ .-][0-9]{3}[ .-][0-9]{4}"  # North America
+    r"|[2-9][0-9]{2}[2-9][0-9]{6}"  # the same without separators
     r"|\(?0[0-9]{1,4}\)?[ ./-]{0,2}[0-9]{3,8}(?:[ -]?[0-9]{2,8}){0,3}"  # national, with the trunk zero
     r")(?![0-9])"
 )
@@ -33,7 +34,7 @@ _IPV6 = re.compile(
     r"(?:[0-9a-f:]{1,38}:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-f:]{3,39})(?![0-9a-z:])",
     re.IGNORECASE,
 )
-_DIGITS = re.compile(r"[0-9](?:[ -]?[0-9])*(?:[ -]?[Xx](?![A-Za-z]))?")
+_DIGITS = re.compile(r"[0-9](?:[ ./-]?[0-9])*(?:[ -]?[Xx](?![A-Za-z]))?")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]){11,30}))")
 _JSON_ESCAPE = re.compile(r"""\\(?:u[0-9A-Fa-f]{4}|["\\/bfnrt])""")
 _SPACES = "\u00a0\u2009\u202f\u3000"
@@ -92,7 +93,7 @@ def windows(lengths: range | tuple[int, ...], valid: Callable[[str], bool]) -> C
 
     def find(text: str) -> Iterator[Span]:
         for run in _DIGITS.finditer(text):
-            at = [index for index in range(run.start(), run.end()) if text[index] not in " -"]
+            at = [index for index in range(run.start(), run.end()) if text[index] not in " ./-"]
             starts = [place for place in range(len(at)) if not place or at[place] > at[place - 1] + 1]
             edges = {*starts, len(at)}
             for start in starts:

@@ -169,6 +169,8 @@ def _made(method: str, kind: str, seed: int) -> Path:
 def methods() -> list[str]:
     """Whose outputs are there; ``Raw`` are the real rows themselves."""
     folder = SHARED / "data" / "auggpt_outputs"
+    if not folder.is_dir():  # to print a table it takes none of the sets
+        return []
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("_") and p.name != "Raw")
 
 
