@@ -40,8 +40,8 @@ def plan_round(
 ) -> list[dict[str, Any]]:
     """What to ask in the next round: ``[{generator, stratum, start, count}]``; empty when nothing more is to be asked.
 
-    ``streams[generator][class]`` holds ``asked``, ``eligible`` (accepted or surplus) and ``stopped`` (its last round
-    gave nothing new). What a class lacks is split over its generators that have not stopped, by share; a class that
+    ``streams[generator][class]`` holds ``asked``, ``eligible`` (accepted or surplus) and ``stopped`` (it is dry, as
+    settle has it). What a class lacks is split over its generators that have not stopped, by share; a class that
     came after they were fitted is not asked for: it is a shortfall until they are fitted again.
     """
     segments = []

@@ -144,7 +144,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Refill:
-    """Rounds of generation until every class has its target or these bounds end it."""
+    """Rounds of generation until every class has its target or these bounds end it.
+
+    A generator is not asked again for a class where 30 rows in a row gave nothing new and sound, or as many as should
+    have given three by its share before.
+    """
 
     max_rounds: int = option(6, "rounds at most")
     max_asked: float = option(20.0, "asked rows per class at most, as a multiple of its target")

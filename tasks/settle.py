@@ -19,6 +19,9 @@ from augmill.tasks.text import canonical, fold
 
 DUPLICATE = "settle: duplicate"
 NEAR = "settle: near_duplicate"
+# When a stream counts as dry: after so many rows in a row without one that is new and sound, or where three of them were
+# to be expected by its share before them (none comes by chance in 5 % then). One barren round of four rows says nothing.
+DRY_ROWS, DRY_EXPECTED = 30, 3
 
 
 @dataclass(frozen=True)
@@ -143,17 +146,19 @@ def _entries(rows: pl.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def ledger_of(rows: pl.DataFrame, config: SettleConfig, before: dict[str, Any]) -> dict[str, Any]:
-    """Every candidate accounted for (law 4). ``before``: the previous round's streams, to see which gave nothing new."""
+    """Every candidate accounted for (law 4). ``before``: the previous round's streams, to see which are dry."""
     entries = _entries(rows)
     kept = rows.filter(pl.col("status") == "accepted")
     accepted = dict(sorted(Counter(kept[STRATUM].to_list()).items()))
     relabelled = kept.group_by("generator", "asked", STRATUM).len().sort("generator", "asked", STRATUM)
     streams: dict[str, dict[str, dict[str, Any]]] = {}
     for (generator, name), entry in entries.items():
-        last = before.get(generator, {}).get(name, {"asked": 0, "eligible": 0, "stopped": False})
+        last = before.get(generator, {}).get(name, {"asked": 0, "eligible": 0, "barren": 0, "stopped": False})
         eligible = entry["accepted"] + entry["surplus"]
-        stopped = last["stopped"] or (entry["asked"] > last["asked"] and eligible <= last["eligible"])
-        streams.setdefault(generator, {})[name] = {"asked": entry["asked"], "eligible": eligible, "stopped": stopped}
+        barren = last["barren"] + entry["asked"] - last["asked"] if eligible <= last["eligible"] else 0
+        dry = barren >= DRY_ROWS or (barren > 0 and barren * eligible >= DRY_EXPECTED * (entry["asked"] - barren) > 0)
+        stream = {"asked": entry["asked"], "eligible": eligible, "barren": barren, "stopped": last["stopped"] or dry}
+        streams.setdefault(generator, {})[name] = stream
     ledger = {
         "rows": list(entries.values()),
         "targets": config.targets,
@@ -197,7 +202,7 @@ def require_all(rows: pl.DataFrame, asked: dict[str, dict[str, int]]) -> None:
         )
 
 
-@stage("settle", version=1)
+@stage("settle", version=2)
 def settle(work: Work, config: SettleConfig, shards: list[Artifact], previous: list[Artifact]) -> None:
     """accepted.parquet, rest.parquet (surplus, rejected and undelivered rows with their reasons), ledger.json.
 

@@ -193,17 +193,41 @@ def test_nothing_good_is_a_ledger_too() -> None:
     assert (ledger["accepted"], ledger["shortfall"]) == ({}, {"a": 2})
 
 
-def test_a_stream_stops_after_a_round_that_gave_nothing_new_and_stays_stopped() -> None:
-    config = config_of({"a": 9})
+def settled_streams(rows: list[dict[str, Any]], before: dict[str, Any]) -> Any:
+    config = config_of({"a": 90})
+    return ledger_of(settle_rows(frame(rows), config), config, before)["streams"]
+
+
+def test_a_stream_stops_when_too_many_rows_in_a_row_gave_nothing_new_and_stays_stopped() -> None:
     good = [candidate(i, f"text {i}") for i in range(3)]
-    first = ledger_of(settle_rows(frame(good), config), config, {})["streams"]
-    assert first == {"g": {"a": {"asked": 3, "eligible": 3, "stopped": False}}}
-    barren = [*good, candidate(3, "text 0"), candidate(4, "x", rejected="length: short")]
-    second = ledger_of(settle_rows(frame(barren), config), config, first)["streams"]
-    assert second == {"g": {"a": {"asked": 5, "eligible": 3, "stopped": True}}}
-    assert ledger_of(settle_rows(frame(barren), config), config, second)["streams"]["g"]["a"]["stopped"]
+    first = settled_streams(good, {})
+    assert first == {"g": {"a": {"asked": 3, "eligible": 3, "barren": 0, "stopped": False}}}
+    # All were good so far, and then none of two, where two were to be expected.
+    barren = [*good, *(candidate(i, "text 0") for i in range(3, 5))]
+    unlucky = settled_streams(barren, first)
+    assert unlucky == {"g": {"a": {"asked": 5, "eligible": 3, "barren": 2, "stopped": False}}}
+    dry = settled_streams([*barren, *(candidate(i, "text 1") for i in range(5, 200))], unlucky)
+    assert dry == {"g": {"a": {"asked": 200, "eligible": 3, "barren": 197, "stopped": True}}}
+    late = settled_streams([*barren, *(candidate(i, f"text {i}") for i in range(5, 200))], dry)
+    assert late["g"]["a"]["stopped"] and late["g"]["a"]["barren"] == 0
     # A round that asked nothing of a class says nothing about it.
-    assert not ledger_of(settle_rows(frame(good), config), config, first)["streams"]["g"]["a"]["stopped"]
+    assert not settled_streams(good, first)["g"]["a"]["stopped"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "barren", "stops"), [(1, 3, True), (2, 5, False), (2, 6, True), (100, 29, False), (100, 30, True)]
+)
+def test_a_rare_success_is_waited_for_and_a_frequent_one_is_missed_soon(rate: int, barren: int, stops: bool) -> None:
+    """One row in ``rate`` was good so far."""
+    far = {"g": {"a": {"asked": 1000 * rate, "eligible": 1000, "barren": 0, "stopped": False}}}
+    rows = [candidate(i, f"text {i}") for i in range(1000)]
+    rows += [candidate(i, "x", rejected="length: short") for i in range(1000, 1000 * rate + barren)]
+    assert settled_streams(rows, far)["g"]["a"]["stopped"] == stops
+
+
+def test_nothing_at_all_is_given_up_after_thirty_rows() -> None:
+    bad = [candidate(i, "x", rejected="length: short") for i in range(30)]
+    assert not settled_streams(bad[:29], {})["g"]["a"]["stopped"] and settled_streams(bad, {})["g"]["a"]["stopped"]
 
 
 def _entry(ledger: dict[str, Any]) -> Any:
