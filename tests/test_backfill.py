@@ -25,7 +25,19 @@ from augmill.flows import backfill as flows_backfill
 from augmill.flows import backfill_run, start, states
 from augmill.flows.augment import augment
 from augmill.flows.backfill import backfill, nightly
-from augmill.flows.backfill_plan import MODES, Estimate, Line, Mode, Past, Plan, Request, choose, includes, total
+from augmill.flows.backfill_plan import (
+    MODES,
+    Estimate,
+    Line,
+    Mode,
+    Past,
+    Plan,
+    Request,
+    choose,
+    includes,
+    price_of,
+    total,
+)
 from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.health import find_trouble
 from augmill.flows.orchestrate import Terminated
@@ -138,6 +150,23 @@ def test_estimates_are_medians_of_runs_of_the_same_recipe_that_made_something() 
     assert past.of(SnapshotState("a", "released")).seconds == 1.0
     assert Past(past_runs, "new", price, utc_now()).of(SnapshotState("a", "missing")).seconds == 1845.0
     assert NO_PAST.of(SnapshotState("a", "missing")) == Estimate()
+
+
+def test_an_endpoints_own_prices_count_once_and_without_any_other_price() -> None:
+    asked = {"tokens": 3_000_000, "tokens_in": 1_000_000, "tokens_out": 500_000, "micro_cost": 2_000_000}
+    assert price_of(Price(), {"tokens": 5, "seconds": 9.0}) is None
+    assert price_of(Price(), asked) == 2.0
+    assert price_of(Price(million_tokens=4.0), asked) == 2.0 + 4.0 * 1.5  # of what another generator's model wrote
+    assert price_of(Price(cpu_hour=3.6), {"seconds": 0.01}) == pytest.approx(1e-5)  # not rounded away
+    end = {
+        "time": "2026-10-01T00:00:00+00:00",
+        "outcome": "published",
+        "worked": 1,
+        "seconds": 1.0,
+        "tokens": 1_500_000,
+    }
+    past = Past({"x": [Attempt("x", 0, {}, utc_now(), end | {"spent": asked})]}, "", Price(), utc_now())
+    assert past.of(SnapshotState("a", "missing")).cost == 2.0
 
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from augmill.tasks import shards
 from augmill.tasks.comparison import cut, cuts, enlarge, gain, lines, pack, ratio_of, unpack
 from augmill.tasks.comparison_page import page, plot, table
 from augmill.tasks.contracts import DataError, StoreRefused, UserError
+from augmill.tasks.generators.rules import Rules
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Target
 from augmill.tasks.store import Store
@@ -300,6 +301,35 @@ def test_a_generator_that_fails_on_the_data_leaves_the_others_their_cells(folder
     found = run(folder, recipe, names="replay,rules", seeds=1)
     assert [each["generator"] for each in found.cells] == ["rules"]
     assert [(each.generator, each.seed) for each in found.left] == [("replay", 0)] and "nobody" in found.left[0].reason
+
+
+def test_what_one_generator_cannot_use_leaves_the_others_their_cells(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise UserError("this is no model", where="rules", fix="name another")
+
+    monkeypatch.setattr(Rules, "fit", refuse)
+    recipe = recipe_of(folder)
+    found = run(folder, recipe, names="rules,interpolate")
+    assert [each["generator"] for each in found.cells] == ["interpolate"] * 2
+    assert [(each.generator, each.seed) for each in found.left] == [("rules", 0), ("rules", 1)]
+    with pytest.raises(UserError, match="this is no model"):
+        run(folder, recipe, names="rules")
+
+
+def test_a_kept_cell_is_told_at_todays_prices(folder: Path) -> None:
+    cheap, dear = (recipe_of(folder, price={"cpu_hour": price}) for price in (1.0, 1000.0))
+    (before,), (after,) = (run(folder, recipe, names="rules", seeds=1).cells for recipe in (cheap, dear))
+    assert after["spent"]["cost"] == pytest.approx(1000 * before["spent"]["cost"]) and before["spent"]["cost"] > 0
+    assert before["spent"] | {"cost": 0} == after["spent"] | {"cost": 0}
+
+
+def test_a_comparison_that_is_stopped_leaves_what_it_found(folder: Path) -> None:
+    found = Compared()
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, recipe_of(folder), progress=Killed(1), found=found)
+    assert [each["generator"] for each in found.cells] == ["rules"]
 
 
 def test_a_seed_without_an_accepted_row_is_counted(folder: Path) -> None:

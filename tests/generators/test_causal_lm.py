@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from generating import ROWS, TINY_LM, Bench, agreement, ask, part
+from tiny_masked_lm import untrained
 
 from augmill.tasks.contracts import DataError, UserError
 from augmill.tasks.generators._lm_decode import Grammar, Sampling, decode, draw, penalise
@@ -232,6 +233,8 @@ def test_a_model_of_another_kind_is_refused(llama: Path, tmp_path: Path) -> None
         is_decoder=True,
     )
     BertModel(config).save_pretrained(folder)
+    with pytest.raises(UserError, match="reads in both directions"):  # which transformers would load
+        Bench("causal_lm", tmp_path / "bert", model=str(untrained("bert")))
     with pytest.raises(UserError, match="not \\(all of\\) a causal language model"):
         Bench("causal_lm", tmp_path, model=str(folder))
 

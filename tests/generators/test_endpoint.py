@@ -540,6 +540,28 @@ def test_a_missing_or_odd_key_is_named_by_its_place_and_never_shown(
             check_endpoint(dataclasses.replace(client.options, api_key=Secret(file=name)))
 
 
+@pytest.mark.parametrize(
+    ("where", "said", "fix"),
+    [
+        ("api_key", CANARY, "{env: NAME}"),
+        ("api_key", {"env": CANARY}, "{env: NAME}"),
+        ("api_key", [CANARY], "{env: NAME}"),
+        ("api_key", {"key": CANARY}, "{env: NAME}"),
+        ("base_url", [f"https://me:{CANARY}@api.example.com/v1"], "recipe"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
+    tmp_path: Path, where: str, said: object, fix: str
+) -> None:
+    source = write_source(tmp_path / "rows.csv", 30)
+    chat = {"use": "chat", "backend": "endpoint", "model": "m", where: said}
+    with pytest.raises(UserError, match=where) as refused:
+        tiny_recipe(source, generators=[chat])
+    assert CANARY not in str(refused.value) and fix in str(refused.value)
+    assert "known here: env, file" in str(refused.value) or said != {"key": CANARY}
+    assert CANARY not in egress_problem(f"me:{CANARY}@api.example.com/v1")
+
+
 def test_what_is_kept_can_be_had_without_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAT_KEY", CANARY)
     with chat_server() as server:
