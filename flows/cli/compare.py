@@ -68,18 +68,13 @@ def compare(
     def work(session: Session) -> Compared:
         return run_cells(session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress(), found=found)
 
-    def write() -> dict[str, str]:
-        title = f"Generators on {loaded.dataset}, {len(numbers)} seed{'s' if len(numbers) > 1 else ''}"
-        left = [[each.generator, each.seed, each.reason] for each in found.left]
-        return write_comparison(out, found.cells, {"title": title, "command": command, "left": left})
-
     try:
         _run(loaded, work, named, command, as_of, orchestrator, verbose)
     except BaseException:  # an interrupt too: the table of what is finished is what it leaves
         if found.cells:
-            write()
+            _write(out, loaded, seeds, command, found)
         raise
-    written, left = write(), [[each.generator, each.seed, each.reason] for each in found.left]
+    written, left = _write(out, loaded, seeds, command, found)
     sys.stdout.write(f"\n{written.pop('table')}\n")
     for name, seed, reason in left:
         sys.stdout.write(f"Left out: {name}, seed {seed}: {reason}\n")
@@ -106,6 +101,13 @@ def _run(
             parameters={"dataset": recipe.dataset, "generators": ",".join(named), "recipe": recipe.hash()},
             tags=["augmill", recipe.dataset],
         )
+
+
+def _write(out: Path, recipe: Recipe, seeds: int, command: str, found: Compared) -> tuple[dict[str, str], list[Any]]:
+    """(what ``write_comparison`` says, the cells that were left out)."""
+    title = f"Generators on {recipe.dataset}, {seeds} seed{'s' if seeds > 1 else ''}"
+    left = [[each.generator, each.seed, each.reason] for each in found.left]
+    return write_comparison(out, found.cells, {"title": title, "command": command, "left": left}), left
 
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:

@@ -170,13 +170,7 @@ def load_model(path: Path, kind: Kind, *, trust_remote_code: bool, allow_pickle:
             fix="expected config.json, weights in safetensors and the tokenizer's files of one such model; a model with "
             "code of its own also needs `trust_remote_code: true`",
         ) from error
-    if set(range(len(tokenizer))) <= set(tokenizer.all_special_ids):  # transformers makes one where it finds no files
-        raise UserError(
-            "the tokenizer's files are missing, or hold no vocabulary",
-            where=f"model {path}",
-            fix="expected tokenizer.json, or a vocabulary such as vocab.txt, beside config.json; copy them from the "
-            "model's repository",
-        )
+    _require_vocabulary(tokenizer, path)
     if report["missing_keys"]:
         raise UserError(
             f"weights are missing, such as {min(report['missing_keys'])}: this is not (all of) a {_NOUN[kind]}",
@@ -186,6 +180,17 @@ def load_model(path: Path, kind: Kind, *, trust_remote_code: bool, allow_pickle:
     if kind == "causal":
         _require_causal(model, path)
     return model, tokenizer
+
+
+def _require_vocabulary(tokenizer: Any, path: Path) -> None:
+    """Raises UserError for an empty tokenizer, such as transformers makes where it finds no files."""
+    if set(range(len(tokenizer))) <= set(tokenizer.all_special_ids):
+        raise UserError(
+            "the tokenizer's files are missing, or hold no vocabulary",
+            where=f"model {path}",
+            fix="expected tokenizer.json, or a vocabulary such as vocab.txt, beside config.json; copy them from the "
+            "model's repository",
+        )
 
 
 def _require_causal(model: Any, path: Path) -> None:
