@@ -248,9 +248,8 @@ class Past:
             return Estimate()
         ends = [attempt.end or {} for attempt in like]
         spent = {name: round(statistics.median(float(end.get(name, 0)) for end in ends), 1) for name in _SPENT}
-        asked = [dict(end.get("spent", {})) for end in ends]
-        used = {name: statistics.median(float(part.get(name, 0)) for part in asked) for name in BILLED}
-        cost = price_of(self._price, spent | used)
+        billed = {name: statistics.median(end.get("spent", {}).get(name, 0) for end in ends) for name in BILLED}
+        cost = price_of(self._price, spent | billed)
         return Estimate(**spent, cost=None if cost is None else round(cost, 4))
 
 
@@ -259,17 +258,18 @@ BILLED = ("tokens_in", "tokens_out", "micro_cost")  # of an endpoint, by its gen
 
 
 def price_of(price: Price, spent: Mapping[str, Any]) -> float | None:
-    """Of what one attempt took; None where nothing has a price. Snapshots made at once count their hours each.
+    """Of what one attempt took, as its end has it; None where nothing has a price. Snapshots made at once count their
 
-    Tokens that a generator's own prices were asked for (``micro_cost``) cost that, and not ``million_tokens`` as well.
+    hours each. Tokens of an endpoint with prices of its own (``micro_cost``) do not cost ``million_tokens`` as well.
     """
-    own = float(spent.get("micro_cost", 0))
-    billed = float(spent.get("tokens_in", 0)) + float(spent.get("tokens_out", 0)) if own else 0.0
-    used = dict(spent) | {"tokens": max(0.0, float(spent.get("tokens", 0)) - billed)}
+    used = {**spent, **spent.get("spent", {})}
+    own = used.get("micro_cost", 0)
+    if own:
+        used["tokens"] -= used["tokens_in"] + used["tokens_out"]
     per = {"gpu_seconds": (price.gpu_hour, 3600), "seconds": (price.cpu_hour, 3600)}
     per["tokens"] = (price.million_tokens, 1_000_000)
     parts = [rate * float(used.get(name, 0)) / unit for name, (rate, unit) in per.items() if rate is not None]
-    return sum(parts) + own / 1e6 if parts or own else None
+    return sum(parts) + own / 1_000_000 if parts or own else None
 
 
 def has_price(recipe: Recipe) -> bool:

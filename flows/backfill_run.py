@@ -135,8 +135,7 @@ class BackfillRun:
         return None
 
     def _price(self, end: dict[str, Any] | None) -> float:
-        spent = dict(end or {})
-        return price_of(self._session.recipe.price, spent | spent.get("spent", {})) or 0.0
+        return price_of(self._session.recipe.price, end or {}) or 0.0
 
     # --- what came of it --------------------------------------------------------------------------------------------
 

@@ -155,7 +155,11 @@ class Price:
     cpu_hour: float | None = option(
         None, "an hour of a run's machine", why_no_identity="what it costs, not what it does"
     )
-    million_tokens: float | None = option(None, "a million tokens", why_no_identity="what it costs, not what it does")
+    million_tokens: float | None = option(
+        None,
+        "a million tokens of models, endpoints with prices of their own aside",
+        why_no_identity="what it costs, not what it does",
+    )
 
     def __post_init__(self) -> None:
         for name in ("gpu_hour", "cpu_hour", "million_tokens"):

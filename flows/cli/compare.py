@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,6 @@ from augmill.flows.cli.run import RecipePath, StoreOption
 
 if TYPE_CHECKING:
     from augmill.flows.compare import Compared
-    from augmill.flows.start import Session
     from augmill.tasks.recipe import Recipe
 
 MOST_SEEDS = 1000
@@ -55,6 +56,7 @@ def compare(
     from augmill.flows.compare import compare as run_cells
     from augmill.flows.entrants import entrants
     from augmill.flows.progress import Progress
+    from augmill.flows.start import open_session
     from augmill.tasks.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
@@ -64,43 +66,32 @@ def compare(
     numbers = range(loaded.seed, loaded.seed + _seeds(seeds))
     command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {seeds} --ratios {ratios}"
     found = Compared()
-
-    def work(session: Session) -> Compared:
-        return run_cells(session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress(), found=found)
-
-    try:
-        _run(loaded, work, named, command, as_of, orchestrator, verbose)
-    except BaseException:  # an interrupt too: the table of what is finished is what it leaves
-        if found.cells:
-            _write(out, loaded, seeds, command, found)
-        raise
-    written, left = _write(out, loaded, seeds, command, found)
-    sys.stdout.write(f"\n{written.pop('table')}\n")
-    for name, seed, reason in left:
-        sys.stdout.write(f"Left out: {name}, seed {seed}: {reason}\n")
-    result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
-
-
-def _run(
-    recipe: Recipe,
-    work: Callable[[Session], Compared],
-    named: Iterable[str],
-    command: str,
-    as_of: str | None,
-    orchestrator: str | None,
-    verbose: bool,
-) -> None:
-    from augmill.flows.start import open_session
-
-    with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session:
+    write = functools.partial(_write, out, loaded, seeds, command, found)
+    with (
+        _written_when_stopped(found, write),
+        open_session(loaded, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session,
+    ):
         session.orchestrator.run(
-            lambda: work(session),
+            lambda: run_cells(
+                session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress(), found=found
+            ),
             name="compare",
-            run_name=f"{recipe.dataset}@{as_of or 'all'}",
-            parameters={"dataset": recipe.dataset, "generators": ",".join(named), "recipe": recipe.hash()},
-            tags=["augmill", recipe.dataset],
+            run_name=f"{loaded.dataset}@{as_of or 'all'}",
+            parameters={"dataset": loaded.dataset, "generators": ",".join(named), "recipe": loaded.hash()},
+            tags=["augmill", loaded.dataset],
         )
+    _tell(found, *write())
+
+
+@contextlib.contextmanager
+def _written_when_stopped(found: Compared, write: Callable[[], object]) -> Iterator[None]:
+    """The table of what is finished is what a failure leaves, and an interrupt too."""
+    try:
+        yield
+    except BaseException:
+        if found.cells:
+            write()
+        raise
 
 
 def _write(out: Path, recipe: Recipe, seeds: int, command: str, found: Compared) -> tuple[dict[str, str], list[Any]]:
@@ -108,6 +99,14 @@ def _write(out: Path, recipe: Recipe, seeds: int, command: str, found: Compared)
     title = f"Generators on {recipe.dataset}, {seeds} seed{'s' if seeds > 1 else ''}"
     left = [[each.generator, each.seed, each.reason] for each in found.left]
     return write_comparison(out, found.cells, {"title": title, "command": command, "left": left}), left
+
+
+def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
+    sys.stdout.write(f"\n{written.pop('table')}\n")
+    for name, seed, reason in left:
+        sys.stdout.write(f"Left out: {name}, seed {seed}: {reason}\n")
+    result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:

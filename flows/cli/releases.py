@@ -35,11 +35,12 @@ def _open(store: str | None, dataset: str | None) -> tuple[Any, str]:
     """The store and the dataset meant, by its name or its recipe. Raises UserError."""
     from pathlib import Path
 
-    from augmill.tasks.recipe import load_recipe
     from augmill.tasks.store import Store
     from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
     if dataset is not None and dataset.endswith((".yaml", ".yml")):
+        from augmill.tasks.recipe import load_recipe
+
         loaded = load_recipe(dataset, store=store)
         store, dataset = loaded.run.store, loaded.dataset
     store = store or DEFAULT_STORE

@@ -194,14 +194,14 @@ def _require_vocabulary(tokenizer: Any, path: Path) -> None:
 
 
 def _require_causal(model: Any, path: Path) -> None:
-    """Raises UserError for one that sees the words it is to foretell: transformers loads a BERT as a causal model too."""
+    """Raises UserError for one that sees the words it is to foretell, as a BERT does that transformers loads as causal."""
     import torch
 
     with torch.no_grad():
         one, other = (model.eval()(torch.tensor([[0, last]]), use_cache=True) for last in (0, 1))
     if one.get("past_key_values") is None or not torch.allclose(one.logits[0, 0], other.logits[0, 0], atol=1e-3):
         raise UserError(
-            "this model reads in both directions, so it cannot write on from what stands there",
+            "this model reads in both directions or keeps no cache, so it cannot write on from what stands there",
             where=f"model {path}",
             fix="`masked_lm` takes such a model; here use one that generates text, such as GPT-2 or Llama",
         )

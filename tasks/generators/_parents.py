@@ -1,4 +1,7 @@
-"""Train rows that new rows are made from: kept by class and id, drawn by a row's own seed; and the answer to a request."""
+"""Train rows that new rows are made from: kept by class and id, drawn by a row's own seed; which of their texts change;
+
+and the answer to a request.
+"""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class BackTranslation(Generator):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
-        """Looks for the models' files where their names are local directories; a hub is not asked."""
+        """Looks for the text column, and the models' files where their names are local directories; a hub is not asked."""
         changed_fields(self.options.change, fields, WHO)
         for source in dict.fromkeys(source for pivot in self.options.pivots for source in self._sources(pivot)):
             source.preflight()

@@ -53,7 +53,7 @@ class Chat(Generator):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "scikit-learn")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
-        """The model's files where it is a local directory, vLLM where it is asked for; of an endpoint what may be sent."""
+        """The columns to show, a local model's files, vLLM where it is asked for; of an endpoint what may be sent."""
         options: ChatOptions = self.options
         _shown_fields(options, fields)
         if options.backend == "endpoint":

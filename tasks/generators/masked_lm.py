@@ -144,7 +144,7 @@ class MaskedLM(Generator):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
-        """Looks for a model's files where its name is a local directory, and for protected words; a hub is not asked."""
+        """Looks for the text column, protected words, and a model's files where it is a local directory; a hub is not asked."""
         changed_fields(self.options.change, fields, "masked_lm")
         _phrases(self.options)
         if source := _source(self.options):

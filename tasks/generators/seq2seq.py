@@ -157,7 +157,7 @@ class Seq2Seq(Generator):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
-        """Looks for a model's files where its name is a local directory; a hub is not asked."""
+        """Looks for the text column, and for a model's files where its name is a local directory; a hub is not asked."""
         changed_fields(self.options.change, fields, "seq2seq")
         if source := _source(self.options):
             source.preflight()

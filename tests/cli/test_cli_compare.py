@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 from commands import augmill, refused, write_recipe
 
+from augmill.flows import compare as flows_compare
+from augmill.flows.cli import compare as cli_compare
+from augmill.flows.compare import run_cell
+
 
 def compare(recipe: Path, *more: object, generators: str = "rules,interpolate", seeds: int = 2) -> Any:
     out = recipe.parent / "comparison"
@@ -63,6 +67,25 @@ def test_called_again_it_makes_what_is_missing(compared: Any) -> None:
 )
 def test_nonsense_is_refused_with_what_to_do(compared: Any, more: tuple[str, str], words: list[str]) -> None:
     refused(augmill("compare", compared[0], *more), 2, words)
+
+
+def test_an_interrupt_leaves_the_table_of_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def one_and_no_more(*given: Any, **more: Any) -> Any:
+        if made:
+            raise KeyboardInterrupt
+        made.append(run_cell(*given, **more))
+        return made[0]
+
+    monkeypatch.setattr(flows_compare, "run_cell", one_and_no_more)
+    recipe = write_recipe(tmp_path, 120)
+    with pytest.raises(KeyboardInterrupt):  # the command itself: what runs it would end this process
+        cli_compare.compare(recipe, out=tmp_path / "comparison")
+    (cell,) = (tmp_path / "comparison" / "cells.jsonl").read_text(encoding="utf-8").splitlines()
+    assert (
+        json.loads(cell)["generator"] == "rules" and "| rules | 1 |" in (tmp_path / "comparison/table.md").read_text()
+    )
 
 
 def test_without_any_cell_it_says_why(tmp_path: Path) -> None:
