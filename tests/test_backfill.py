@@ -34,6 +34,7 @@ from augmill.flows.backfill_plan import (
     Plan,
     Request,
     choose,
+    has_price,
     includes,
     price_of,
     total,
@@ -167,6 +168,14 @@ def test_an_endpoints_own_prices_count_once_and_without_any_other_price() -> Non
     }
     past = Past({"x": [Attempt("x", 0, {}, utc_now(), end | {"spent": asked})]}, "", Price(), utc_now())
     assert past.of(SnapshotState("a", "missing")).cost == 2.0
+
+
+def test_a_price_of_its_own_is_enough_for_a_bound_on_costs(tmp_path: Path) -> None:
+    source = write_days(tmp_path / "rows.csv", 3)
+    chat = {"use": "chat", "backend": "endpoint", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    for price, known in (({}, False), ({"price_in": 0.1}, True), ({"price_out": 0.1}, True)):
+        assert has_price(dated_recipe(source, tmp_path / "store", generators=[chat | price])) == known
+    assert has_price(dated_recipe(source, tmp_path / "store", price={"gpu_hour": 2.0}))
 
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:

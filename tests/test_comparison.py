@@ -338,6 +338,9 @@ def test_a_seed_without_an_accepted_row_is_counted(folder: Path) -> None:
     recipe = recipe_of(folder, generators=[{"use": "replay", "path": str(copies)}])
     found = run(folder, recipe, names="replay", seeds=1)
     assert [each["outcome"] for each in found.cells] == ["not_produced"]
+    (cell,) = found.cells
+    cause, most = max(cell["ledger"]["lost"].items(), key=lambda item: item[1])
+    assert f"of {cell['ledger']['asked']:,} asked: {most:,} {cause}" in cell["reason"]
     (line,) = lines(found.cells)
     assert (line.acceptance, line.gains, line.verdicts) == (0.0, {}, {"not_produced": 1})
     assert "no row: 1" in table([line]) and "<svg" not in page([line], {"title": "", "command": "", "left": []})
