@@ -189,7 +189,7 @@ def _plan(
         dataset=recipe.dataset,
         time=now.isoformat(timespec="seconds"),
         recipe=recipe.hash(),
-        code=code_version(),
+        code=code_version(recipe),
         request=request.key(),
         publish=publish,
         lines=lines,
@@ -207,7 +207,7 @@ def _taken_up(recipe: Recipe, store: Store, request: Request) -> tuple[Plan | No
     plan = next(alike, None)
     if plan is None:
         return None, ""
-    if plan.is_of(recipe.hash(), code_version()):
+    if plan.is_of(recipe.hash(), code_version(recipe)):
         return plan, f"Takes up the unfinished backfill {plan.id}."
     what = "the recipe" if plan.recipe != recipe.hash() else "Augmill"
     if not request.dry_run:

@@ -58,7 +58,7 @@ def left_to_do(store: Store, recipe: Recipe, states: Iterable[SnapshotState], no
     One that was planned for another recipe, or by another version, is none: its command gives it up.
     """
     left: dict[str, Plan] = {}
-    plans = [plan for plan in unfinished(store, recipe.dataset) if plan.is_of(recipe.hash(), code_version())]
+    plans = [plan for plan in unfinished(store, recipe.dataset) if plan.is_of(recipe.hash(), code_version(recipe))]
     lines = [(plan, {line.snapshot: line for line in plan.lines}) for plan in plans]
     for state in states:
         attempts = [attempt for attempt in (state.basis, state.newest) if attempt is not None]

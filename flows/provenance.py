@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,8 @@ from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.hashing import hash_json
+from augmill.tasks.recipe import Recipe
 from augmill.tasks.ribs import library_versions
-from augmill.tasks.sources import SOURCES
 from augmill.tasks.stage import STAGE_VERSIONS, read_manifest
 from augmill.tasks.store import Store
 from augmill.tasks.trainers import TRAINERS
@@ -66,15 +67,31 @@ def repeatable(generator: str, device: str) -> bool:
     return kind.repeatable and (not kind.libraries or device == "cpu")
 
 
-def code_version() -> str:
-    """Short sha256 of every stage's and rib's VERSION: what of Augmill itself can change rows."""
+# Stages that only some recipes reach; every other stage counts for all.
+_REACHED: dict[str, Callable[[Recipe], bool]] = {
+    "unlabelled": lambda recipe: recipe.unlabelled is not None,
+    "profile": lambda recipe: recipe.refit.asked,
+    "weigh": lambda recipe: recipe.plan.policy == "adaptive",
+    "plan_adaptive": lambda recipe: recipe.plan.policy == "adaptive",
+    **dict.fromkeys(("fold", "predict_fold", "judge_folds"), lambda recipe: recipe.gate.folds != 0),
+}
+
+
+def code_version(recipe: Recipe) -> str:
+    """Short sha256 of the VERSIONs that can change this recipe's rows: its extensions' and its stages'.
+
+    What it does not use does not count, so that a new extension marks no snapshot stale. Readers are left out: what
+    they read otherwise is another revision of the source, which is seen by the rows themselves.
+    """
     import augmill.flows.augment  # noqa: F401 - so that every stage has been imported
 
-    ribs: dict[str, dict[str, Any]] = {
-        "generators": GENERATORS,
-        "checks": CHECKS,
-        "trainers": TRAINERS,
-        "sources": SOURCES,
+    taught = any(choice.label_by != "generator" for choice in recipe.generators)
+    versions: dict[str, dict[str, int]] = {
+        "generators": {choice.use: GENERATORS[choice.use].VERSION for choice in recipe.generators},
+        "checks": {name: CHECKS[name].VERSION for name in recipe.checks if name != "teacher" or taught},
+        "trainer": {recipe.trainer.use: TRAINERS[recipe.trainer.use].VERSION},
+        "stages": {
+            name: version for name, version in STAGE_VERSIONS.items() if name not in _REACHED or _REACHED[name](recipe)
+        },
     }
-    versions = {kind: {name: rib.VERSION for name, rib in known.items()} for kind, known in ribs.items()}
-    return hash_json(versions | {"stages": STAGE_VERSIONS})[:16]
+    return hash_json(versions)[:16]

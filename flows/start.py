@@ -116,7 +116,7 @@ def run_snapshot(
     """
     recipe, store, started = session.recipe, session.store, time.monotonic()
     events: list[Event] = []
-    head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(), "owner": this_process()}
+    head = {"command": session.command, "recipe": recipe.hash(), "code": code_version(recipe), "owner": this_process()}
     attempt: Attempt | None = None
     result: dict[str, Any] = {}
     found: dict[str, Any] = {}

@@ -137,7 +137,7 @@ class _Facts:
 
     def __init__(self, recipe: Recipe, view: View | None, log: Log, now: datetime) -> None:
         self.recipe, self.view, self.log, self.now = recipe, view, log, now
-        self.identity = {"recipe": recipe.hash(), "code": code_version()}
+        self.identity = {"recipe": recipe.hash(), "code": code_version(recipe)}
         self.current, self.gone = log.current(), log.withdrawn()
         self.expired = {release for entry in log.entries for release in entry.get("expired", [])}
         self.moved = {release for entry in log.entries for release in released_in(entry).values()}

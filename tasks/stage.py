@@ -32,7 +32,8 @@ def identity_of(value: Any) -> Any:
     """The part of a configuration that changes rows, as JSON.
 
     Dataclass fields with ``metadata["identity"] is False`` are left out; a field with ``metadata["file"]`` stands for
-    the content it names, never for its path.
+    the content it names, never for its path; ``metadata["identity_name"]`` is the name that counts, so that a field may
+    be renamed.
     """
     if isinstance(value, Artifact):  # its key and its manifest's hash hold how it was cut and written
         return value.content
@@ -42,7 +43,8 @@ def identity_of(value: Any) -> Any:
             if item.metadata.get("identity") is False:
                 continue
             part = getattr(value, item.name)
-            out[item.name] = _content_of(part) if item.metadata.get("file") else identity_of(part)
+            name = item.metadata.get("identity_name", item.name)
+            out[name] = _content_of(part) if item.metadata.get("file") else identity_of(part)
         return out
     if isinstance(value, dict):
         return {str(key): identity_of(part) for key, part in value.items()}

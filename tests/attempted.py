@@ -30,7 +30,7 @@ RECIPE = dated()
 
 
 def begun(store: Store, snapshot: str, *, ago: timedelta = timedelta(), **about: Any) -> Attempt:
-    head = {"command": "augmill run", "recipe": RECIPE.hash(), "code": code_version()} | about
+    head = {"command": "augmill run", "recipe": RECIPE.hash(), "code": code_version(RECIPE)} | about
     return begin(store, "tiny", snapshot, head, now=lambda: utc_now() - ago)
 
 

@@ -553,9 +553,9 @@ def test_a_night_leaves_released_dates_of_an_unfinished_backfill_of_another_reci
         recipe = dated_recipe(rows, tmp_path, splits={"validation": 0.3, "test": 0.2})
     else:
         for module in (states, flows_backfill):
-            monkeypatch.setattr(module, "code_version", lambda: "later")
+            monkeypatch.setattr(module, "code_version", lambda recipe: "later")
     planned = fill(recipe, reprocess="changed-recipe", last=day(0), max_hours=0)  # it stops before its first
-    head = {"command": "backfill", "recipe": recipe.hash(), "code": states.code_version()}
+    head = {"command": "backfill", "recipe": recipe.hash(), "code": states.code_version(recipe)}
     head |= {"backfill": planned["backfill"], "owner": this_process() | {"began": 1}}  # and was killed in it
     attempt = begin(store, "tiny", day(0), head)
     if end is not None:

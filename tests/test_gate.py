@@ -250,6 +250,14 @@ def test_few_wins_are_no_proof_and_no_difference_is_no_certainty() -> None:
     assert equal.low < -1 and equal.high > 1
 
 
+@pytest.mark.parametrize("runs", [2, 3, 10])
+def test_the_variance_over_few_runs_is_unbiased(runs: int) -> None:
+    """The mean of R runs varies by s^2 / R; with R draws of R runs it would seem to by a factor (R - 1) / R less."""
+    scores = np.random.default_rng(runs).normal(size=runs)
+    means = resample(1, runs, 40_000, 0).runs @ scores
+    assert means.var() == pytest.approx(scores.var(ddof=1) / runs, rel=0.03)
+
+
 def test_few_runs_that_differ_widen_the_interval() -> None:
     rng = np.random.default_rng(0)
     resampled = rng.normal(0, 0.01, 2000)

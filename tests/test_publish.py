@@ -32,7 +32,7 @@ from augmill.tasks.publish import ReleaseConfig, build_release, put_release, rel
 from augmill.tasks.recipe import Recipe, build_recipe
 from augmill.tasks.settle import verify_ledger
 from augmill.tasks.split import prepare_split, split
-from augmill.tasks.stage import Site
+from augmill.tasks.stage import Site, read_manifest
 from augmill.tasks.store import Store, release_key
 
 LABELS = (30, 1, 20, 30, 1)  # three classes; 30 appears first, so that no sorting would give this order
@@ -262,6 +262,22 @@ def test_a_release_that_was_cut_off_is_completed_and_one_that_stands_is_left_alo
     stamps = {path: path.stat().st_mtime_ns for path in made.directory.rglob("*")}
     assert put_release(made.store, "tiny", made.built, {"command": "later"}) == made.release
     assert stamps == {path: path.stat().st_mtime_ns for path in made.directory.rglob("*")}
+
+
+def test_the_manifest_is_put_last(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release is whole when it stands: every other file, provenance too, is there before it."""
+    put: list[str] = []
+    store = Store(made.store.root)
+    monkeypatch.setattr(store, "put", lambda key, value: put.append(key))
+    monkeypatch.setattr(store, "holds", lambda *of: False)
+    monkeypatch.setattr(store, "size", lambda key: None)
+    monkeypatch.setattr(publish, "fetch", lambda *of: Path("unread"))
+    monkeypatch.setattr(publish, "read_manifest", lambda store, built: read_manifest(made.store, built))
+    put_release(store, "tiny", made.built, {})
+    names = [key.removeprefix(release_key("tiny", made.release, "x")[:-1]) for key in put]
+    assert names[-1] == "manifest.json" and sorted(names[:-1]) == sorted(
+        {*made.json("manifest.json")["files"], "provenance.json"}
+    )
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "train/part-00000.parquet", "labels.json"])

@@ -157,6 +157,16 @@ def test_twins_of_held_out_rows_leave_train_and_are_counted(tmp_path: Path) -> N
     assert made.texts("unlabelled") == []
 
 
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_near_twins_of_either_held_out_split_leave_train(tmp_path: Path, part: str) -> None:
+    """Of test rows too: they decide nothing, and a number measured on rows that train knows says nothing."""
+    alone = {"validation": HELD, "test": [("is there a fee", "b")]}
+    near = {"validation": ("the tracking page shows nothing x", "a"), "test": ("is there a fee?! x", "b")}[part]
+    made = Splat(tmp_path, given_rows(train=[*PLAIN, near], **alone), splits={"column": "part", "near": 0.7})
+    assert made.texts("held_back") == [near[0]]
+    assert {row["reason"] for row in made.tables["held_back"].to_pylist()} == {"near_heldout"}
+
+
 def test_hash_splits_are_disjoint_and_lose_nothing(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "rows.csv", rows=200)
     recipe = build_recipe(recipe_document(source), base=tmp_path)

@@ -119,6 +119,18 @@ def test_a_directory_counts_by_the_names_and_contents_of_its_files(tmp_path: Pat
     assert made("d", {"x": "1", "suby": "2"}) != first
 
 
+def test_a_renamed_field_keeps_the_name_that_counts() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Old:
+        rib: str = "rules"
+
+    @dataclasses.dataclass(frozen=True)
+    class New:
+        extension: str = dataclasses.field(default="rules", metadata={"identity_name": "rib"})
+
+    assert identity_of(New()) == identity_of(Old()) == {"rib": "rules"}
+
+
 def test_a_path_is_no_identity() -> None:
     with pytest.raises(TypeError, match="a path is no identity"):
         identity_of({"where": Path("here")})

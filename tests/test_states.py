@@ -17,14 +17,18 @@ from hypothesis import strategies as st
 
 from augmill.flows.backfill_plan import least_mode
 from augmill.flows.health import find_trouble
+from augmill.flows.provenance import code_version
 from augmill.flows.reading import source_view
 from augmill.flows.start import run_recipe
 from augmill.flows.states import SnapshotState, require_partition, snapshot_states, snapshots_of
 from augmill.tasks.attempts import LEASE, utc_now
+from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import UserError
+from augmill.tasks.generators import GENERATORS
 from augmill.tasks.log import append, read_log, rollback
 from augmill.tasks.publish import commit_releases
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.stage import STAGE_VERSIONS
 from augmill.tasks.store import Store
 
 DAY = "2026-10-02"
@@ -195,6 +199,27 @@ def test_recipe_and_code_make_stale_and_both_are_named(store: Store) -> None:
     found = state(store, dated(window="7d"))
     assert (found.state, found.changed) == ("stale", ("recipe", "code"))
     assert found.reason == "the recipe changed; Augmill changed" and found.release != release
+
+
+def test_a_version_counts_where_the_recipe_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new extension, or one more stage's version that this recipe never reaches, marks no snapshot stale."""
+    adaptive, before = dated_adaptive(), (code_version(RECIPE), code_version(dated_adaptive()))
+    monkeypatch.setitem(GENERATORS, "another", GENERATORS["replay"])
+    monkeypatch.setattr(GENERATORS["replay"], "VERSION", 99)
+    monkeypatch.setattr(CHECKS["teacher"], "VERSION", 99)
+    assert (code_version(RECIPE), code_version(adaptive)) == before
+    monkeypatch.setitem(STAGE_VERSIONS, "weigh", 99)
+    assert code_version(RECIPE) == before[0] and code_version(adaptive) != before[1]
+    monkeypatch.setattr(GENERATORS["rules"], "VERSION", 99)
+    changed = code_version(RECIPE)
+    assert changed != before[0]
+    monkeypatch.setitem(STAGE_VERSIONS, "settle", 99)
+    assert code_version(RECIPE) != changed
+
+
+def dated_adaptive() -> Recipe:
+    both = [{"use": "rules"}, {"use": "interpolate"}]
+    return tiny_recipe(Path("/rows.csv"), generators=both, plan={"policy": "adaptive"})
 
 
 def test_a_release_whose_attempts_are_lost_still_tells_its_recipe(store: Store) -> None:

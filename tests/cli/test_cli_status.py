@@ -118,7 +118,13 @@ def test_what_an_unfinished_backfill_still_does_is_advised_by_its_own_command(tm
     for day in days[:4]:
         tried(store, day, about={"recipe": "older"})
     request = Request(first=days[0], last=days[4], reprocess="changed-recipe", order="newest")
-    about = {"dataset": "tiny", "time": "", "code": code_version(), "request": request.key(), "publish": "together"}
+    about = {
+        "dataset": "tiny",
+        "time": "",
+        "code": code_version(RECIPE),
+        "request": request.key(),
+        "publish": "together",
+    }
     lines = tuple(Line(day, "stale", "the recipe changed", known=0 if day < days[4] else -1) for day in days[:5])
     held = Plan("20261101T000000-abc", "backfill", recipe=RECIPE.hash(), lines=lines, **about)
     write_plan(store, replace(held, id="20261101T000001-def", recipe="older"))
