@@ -167,6 +167,7 @@ def _build(snapshot: Snapshot, steps: Steps, outcome: Outcome) -> Artifact:
         recipe.columns,
         recipe.hash(),
         recipe.task,
+        outcome.proven if outcome.arrangement == "mix" else "",
     )
     mixed = snapshot.mixed or _real_alone(snapshot, steps)
     ledger = [snapshot.settled] if snapshot.settled else []
