@@ -120,17 +120,17 @@ def rule_of(gate: Mapping[str, Any]) -> Rule:
 
 def proven(verdict: Verdict, rule: Rule, gains: Gains) -> str:
     """The sentence. That rows help is said of a gain that is proven, and under no other condition."""
-    shown, margin = standing(gains), f"{rule.margin:g} points"
-    focus = " the focus labels" if gains.guards else ""
-    above = f" of more than {rule.min_gain:g} points" if rule.kind == "superior" and rule.min_gain else ""
     if verdict == "harmful":
         return _harm(gains)
-    if verdict == "published" and shown == "gain":
-        return f"The synthetic rows help{focus}: a gain{above} is proven."
-    if verdict == "published" and shown == "loss":
-        return f"The synthetic rows are proven to lose, but not more than the {margin} that the rule allows."
+    shown, margin = standing(gains), f"{rule.margin:g} points"
+    above = f" of more than {rule.min_gain:g} points" if rule.kind == "superior" and rule.min_gain else ""
     if verdict == "published":
-        return f"The synthetic rows are not worse by more than {margin}; no gain is proven."
+        focus = " the focus labels" if gains.guards else ""
+        return {
+            "gain": f"The synthetic rows help{focus}: a gain{above} is proven.",
+            "loss": f"The synthetic rows are proven to lose, but not more than the {margin} that the rule allows.",
+            "nothing": f"The synthetic rows are not worse by more than {margin}; no gain is proven.",
+        }[shown]
     if rule.kind == "not_worse":
         return f"It is not proven that the synthetic rows lose at most {margin}."
     if shown == "gain":

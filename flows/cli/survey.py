@@ -176,8 +176,8 @@ def gate_folds(recipe: Recipe, validation: int) -> int:
 def gate_facts(recipe: Recipe, train: int, validation: int) -> dict[str, Any]:
     """What the held-out rows can show. ``visible``: points of true gain that are told from none, four times in five;
 
-    ``passes``: those that pass the rule, ``sight`` in words; ``rows_needed``: for FURTHER points beyond the rule's bar; ``rows_for_min_gain``:
-    rows that tell ``min_gain`` from none, where these do not.
+    ``passes``: those that pass the rule, ``sight`` in words; ``rows_needed``: for FURTHER points beyond the rule's bar;
+    ``rows_for_min_gain``: rows that tell ``min_gain`` from none, where these do not.
     """
     from augmill.tasks.verdict import Rule, rows_needed, sight, smallest_visible_gain
 
