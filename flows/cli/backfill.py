@@ -196,7 +196,9 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
                     f"  {name.replace('_', ' '):<12} {len(found)}: {', '.join(list(found)[:6])}{', ...' * (len(found) > 6)}"
                 )
         if result.get("log_entry") is not None:
-            out.append(f"  log entry    {result['log_entry']}; `augmill rollback` undoes it as a whole")
+            out.append(f"  log entry    {result['log_entry']}")
+        if result.get("released"):
+            out.append(f'  to undo      augmill rollback --backfill {result["backfill"]} --reason "..."')
         out.append(f"  next         {result['next']}")
         sys.stdout.write("\n".join(out) + "\n")
     sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
