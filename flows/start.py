@@ -24,7 +24,7 @@ from augmill.flows.steps import Steps
 from augmill.flows.telemetry import quiet_logging
 from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_now
 from augmill.tasks.calendar import next_clock, parse_clock
-from augmill.tasks.contracts import AugmillError, CorruptObject
+from augmill.tasks.contracts import AugmillError, CorruptObject, exit_code_of
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store, release_key
@@ -158,13 +158,15 @@ def _failure(error: BaseException, stopping: bool) -> dict[str, Any]:
     interrupted = stopping or isinstance(error, KeyboardInterrupt)
     if isinstance(error, AugmillError) and not interrupted:
         kind = type(error).__name__
-        return {"outcome": "error", "kind": kind, "reason": error.problem, "where": error.where, "next": error.fix}
+        said = {"outcome": "error", "kind": kind, "reason": error.problem, "where": error.where, "next": error.fix}
+        return said | {"exit_code": error.exit_code}
     return {
         "outcome": "interrupted" if interrupted else "error",
         "kind": type(error).__name__,
         "reason": str(error)[:500],
         "where": "",
         "next": "run it again",
+        **({} if interrupted else {"exit_code": exit_code_of(error)}),
     }
 
 

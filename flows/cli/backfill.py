@@ -34,7 +34,7 @@ MaxFailures = Annotated[int | None, typer.Option("--max-failures", help="Start n
 MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Start none past this price of the whole backfill.")]
 MaxHours = Annotated[float | None, typer.Option("--max-hours", help="Start none after so long.")]
 
-EXIT_CODES = {"failed": 4, "stopped": 11}  # README, "Exit codes"
+EXIT_CODES = {"stopped": 11}  # README, "How it ends"; where snapshots failed, their causes say which
 SHOWN = 400  # lines of a plan on the terminal; the JSON object holds all
 
 
@@ -202,4 +202,4 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
         out.append(f"  next         {result['next']}")
         sys.stdout.write("\n".join(out) + "\n")
     sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
-    raise typer.Exit(EXIT_CODES.get(result["outcome"], 0))
+    raise typer.Exit(result.get("exit_code", EXIT_CODES.get(result["outcome"], 0)))
