@@ -218,7 +218,8 @@ def undone_of(store: Store, log: Log, entries: Collection[int]) -> tuple[dict[st
     Left alone is what something else changed since. Raises UserError where nothing is left to undo, or no snapshot
     would keep a release.
     """
-    state, standing, moved = log.current(), log.standing(), {}
+    state, standing = log.current(), log.standing()
+    moved: dict[str, int] = {}
     for number in sorted(entries):
         moved |= {name: moved.get(name, number) for name in log.entries[number]["current"]}
     undone = {name: first for name, first in moved.items() if standing.get(name) in entries}

@@ -13,7 +13,10 @@ from augmill.tasks.interval import Interval
 Verdict = Literal["published", "harmful", "inconclusive"]
 
 PLACEBO = "the placebo (real rows repeated)"
-REAL = {"real": "the rows as they are", "placebo": "the rows repeated (or weighted) to the mix's class counts"}
+REAL = {
+    "real": "Real rows repeated (or weighted) are not proven to beat the real rows as they are.",
+    "placebo": "Real rows repeated (or weighted) to the mix's class counts are proven to beat them as they are.",
+}
 UNJUDGED = {
     "not_produced": "There are no synthetic rows that could be published.",
     "unsound_source": "The source is not sound. Nothing new was released.",
@@ -166,7 +169,7 @@ def explain(verdict: Verdict, better: Literal["real", "placebo"], gains: Gains, 
         measured = f"{lost[0]} on {rows:,} held-out rows"
     if verdict == "published":
         return Summary(f"The mix is proven to {_asked(rule, shown)}: {measured}.", seen, None)
-    rest = f"The best proven arrangement of the real rows: {REAL[better]}."
+    rest = REAL[better]
     if verdict == "harmful":
         return Summary(f"The mix is proven to lose: {measured}. {rest}", seen, None)
     # Below a tenth of a point an observed gain is no guide to what is worth looking for; a point is.

@@ -82,8 +82,8 @@ SENTENCES: list[tuple[Rule, Gains, str, str, str]] = [
     ),
 ]  # fmt: skip
 ARRANGED: dict[Literal["real", "placebo"], str] = {
-    "real": "The best proven arrangement of the real rows: the rows as they are.",
-    "placebo": "The best proven arrangement of the real rows: the rows repeated (or weighted) to the mix's class counts.",
+    "real": "Real rows repeated (or weighted) are not proven to beat the real rows as they are.",
+    "placebo": "Real rows repeated (or weighted) to the mix's class counts are proven to beat them as they are.",
 }
 
 
