@@ -27,11 +27,19 @@ from augmill.tasks.verdict import folds_for
 
 
 def augment(
-    recipe: Recipe, steps: Steps, *, as_of: str | None, command: str, republish: bool, staged: bool = False
+    recipe: Recipe,
+    steps: Steps,
+    *,
+    as_of: str | None,
+    command: str,
+    republish: bool,
+    staged: bool = False,
+    backfill: str | None = None,
 ) -> tuple[Outcome, Snapshot]:
     """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said.
 
-    ``staged``: the release is put but not made current; ``Outcome.pending`` holds what the log is to say.
+    ``staged``: the release is put but not made current; ``Outcome.pending`` holds what the log is to say. ``backfill``:
+    which one it belongs to; the log names it.
     """
     name = as_of or "all"
     require_mirrors(recipe)
@@ -54,7 +62,10 @@ def augment(
     except NotProduced as error:
         cut_short = isinstance(error, CutShort) or steps.cut_short
         outcome = Outcome("not_produced", recipe.outcomes.not_produced, str(error), cut_short=cut_short)
-    return publish(snapshot, steps, outcome, command=command, republish=republish, staged=staged), snapshot
+    done = publish(
+        snapshot, steps, outcome, command=command, republish=republish, staged=staged, backfill=backfill
+    )  # fmt: skip
+    return done, snapshot
 
 
 def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
@@ -126,7 +137,14 @@ def mix_accepted(snapshot: Snapshot, steps: Steps) -> Artifact:
 
 
 def publish(
-    snapshot: Snapshot, steps: Steps, outcome: Outcome, *, command: str, republish: bool, staged: bool = False
+    snapshot: Snapshot,
+    steps: Steps,
+    outcome: Outcome,
+    *,
+    command: str,
+    republish: bool,
+    staged: bool = False,
+    backfill: str | None = None,
 ) -> Outcome:
     """One immutable release and one log entry, as the outcome's action says."""
     recipe, store = snapshot.recipe, steps.site.store
@@ -140,7 +158,7 @@ def publish(
         released_by = provenance(snapshot, steps, command)
         put = functools.partial(put_release, store, recipe.dataset, built, released_by)
         release = steps.orchestrator.call(put, name=name, retry=STORE, tags=tags)
-        entry = log_entry(outcome, recipe)
+        entry = log_entry(outcome, recipe) | ({} if backfill is None else {"backfill": backfill})
         if staged:
             shown.note = f"{release}, staged"
             pending = {"snapshot": snapshot.name, "release": release, "expected": snapshot.expected, "entry": entry}
@@ -167,6 +185,7 @@ def _build(snapshot: Snapshot, steps: Steps, outcome: Outcome) -> Artifact:
         recipe.columns,
         recipe.hash(),
         recipe.task,
+        outcome.proven if outcome.arrangement == "mix" else "",
     )
     mixed = snapshot.mixed or _real_alone(snapshot, steps)
     ledger = [snapshot.settled] if snapshot.settled else []

@@ -20,6 +20,9 @@ Mode = Literal["missing", "failed", "changed-data", "changed-recipe", "all"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # each includes those before it
 NEXT = "`augmill status` shows what there is"
 LIMITS = ("max_failures", "max_cost", "max_hours")  # what a backfill is told to stop at: an exit code of its own
+# Exit codes of snapshots that failed (README, "How it ends"), the one that counts first: what is to be reported, then what
+# another try may cure, then what has to be mended.
+CODES = (5, 1, 4, 2, 3, 10)
 LIKE = 20  # past runs that an estimate looks at: the newest ones
 
 
@@ -225,6 +228,12 @@ def next_step(plan: Plan, stopped_by: str | None, failed: bool) -> str:
     # What failed while a release of another recipe stood is due for the recipe; where the others are done, it is alone.
     mode = {"missing": "failed", "all": "changed-recipe"}.get(plan.request["reprocess"], plan.request["reprocess"])
     return f"see the reasons; `augmill backfill --reprocess {mode}` tries them again"
+
+
+def exit_code_for(ends: Iterable[Mapping[str, Any]]) -> int:
+    """Of attempts that failed: what ``augmill run`` would end with for each, and of several the first of ``CODES``."""
+    codes = {10 if end.get("action") == "fail" else end.get("exit_code", 4) for end in ends}
+    return min(codes, key=CODES.index)
 
 
 class Past:

@@ -14,10 +14,13 @@ from augmill.flows.backfill_plan import Line, Plan
 from augmill.flows.owner import is_gone
 from augmill.flows.provenance import code_version
 from augmill.flows.states import SnapshotState
-from augmill.tasks.attempts import Attempt
-from augmill.tasks.contracts import CorruptObject
+from augmill.tasks.attempts import Attempt, read_attempts
+from augmill.tasks.contracts import CorruptObject, UserError
+from augmill.tasks.log import Log
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
+
+SHOWN = 10  # backfills that a message names
 
 
 def backfill_key(dataset: str, backfill: str, name: str) -> str:
@@ -50,6 +53,43 @@ def unfinished(store: Store, dataset: str) -> Iterator[Plan]:
         plan = Plan.from_json(body)
         if plan.kind == "backfill":
             yield plan
+
+
+def known(store: Store, dataset: str) -> list[str]:
+    """Every backfill and night of which there is a plan, newest first."""
+    keys = store.list_keys(f"private/backfills/{dataset}")
+    return sorted({key.split("/")[-2] for key in keys if key.endswith("/plan.json")}, reverse=True)
+
+
+def published_by(store: Store, log: Log, backfill: str) -> set[int]:
+    """The numbers of the log's entries by which a backfill made releases current.
+
+    An earlier version named it in the log only where all were switched together: then its attempts tell.
+    """
+    entries = {number: entry for number, entry in enumerate(log.entries) if entry.get("kind") == "release"}
+    named = {number for number, entry in entries.items() if entry.get("backfill") == backfill}
+    if named:
+        return named
+    for snapshot, attempts in read_attempts(store, log.dataset).items():
+        for attempt in attempts:
+            end = attempt.end or {}
+            if attempt.start.get("backfill") != backfill or not end.get("new"):
+                continue
+            numbers = [n for n, entry in entries.items() if entry["current"].get(snapshot) == end["release"]]
+            named |= set(numbers[-1:])
+    return named
+
+
+def find_backfill(store: Store, dataset: str, name: str) -> str:
+    """The one backfill whose id begins with ``name``. Raises UserError, which names the newest ones."""
+    all_of_them = known(store, dataset)
+    hits = [name] if name in all_of_them else [each for each in all_of_them if each.startswith(name)]
+    if len(hits) != 1:
+        named = hits or all_of_them
+        newest, more = ", ".join(named[:SHOWN]) or "none yet", len(named) - SHOWN
+        fix = f"known, newest first: {newest}" + (f" and {more:,} more" if more > 0 else "")
+        raise UserError(f"{name!r} names {len(hits)} backfills of {dataset!r}", where="--backfill", fix=fix)
+    return hits[0]
 
 
 def left_to_do(store: Store, recipe: Recipe, states: Iterable[SnapshotState], now: datetime) -> dict[str, Plan]:

@@ -11,13 +11,13 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass
 from typing import Any
 
-from augmill.flows.backfill_plan import LIMITS, Line, Plan, Request, next_step, price_of
+from augmill.flows.backfill_plan import LIMITS, Line, Plan, Request, exit_code_for, next_step, price_of
 from augmill.flows.backfill_record import answered, is_own
 from augmill.flows.mirror import mirror_delta
 from augmill.flows.orchestrate import STOP_GRACE
 from augmill.flows.start import Session, run_snapshot
 from augmill.tasks.attempts import Attempt, Clock, read_attempts
-from augmill.tasks.contracts import ConflictError
+from augmill.tasks.contracts import ConflictError, exit_code_of
 from augmill.tasks.log import Log, read_log
 from augmill.tasks.publish import commit_releases
 from augmill.tasks.retries import COMMIT
@@ -146,7 +146,10 @@ class BackfillRun:
             raise error
         attempts = read_attempts(self._store, self._plan.dataset, line.snapshot).get(line.snapshot, [])
         own = next((a for a in reversed(attempts) if is_own(self._plan, a)), None)
-        said = {"outcome": "error", "reason": str(error)} if error is not None else future.result()
+        known = (
+            {"outcome": "error", "reason": str(error), "exit_code": exit_code_of(error)} if error is not None else {}
+        )
+        said = known or future.result()
         end = (own.end if own is not None else None) or said  # a store that takes no more has no end of it
         failed = error is not None or end.get("action") == "fail"
         self._answers[line.snapshot] = Answer("failed" if failed else "done", end)
@@ -188,6 +191,7 @@ class BackfillRun:
             "backfill": self._plan.id,
             "done": len(by["done"]) + len(by["done elsewhere"]),
             "failed": {s: end.get("reason", end["outcome"]) for s, end in by["failed"].items()},
+            **({"exit_code": exit_code_for(by["failed"].values())} if failed else {}),
             "released": {s: end["release"] for s, end in made.items() if switched and s not in self._apart},
             "kept": {s: end["outcome"] for s, end in by["done"].items() if s not in made},
             "outcomes": {s: end["outcome"] for s, end in by["done"].items()},

@@ -8,11 +8,13 @@ from typing import Any
 
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.verdict import headline
 
 NEXT = {
     "published": "Train on the new release.",
     "harmful": "Look at the accepted samples in the report; change the generator, its options or the checks.",
-    "inconclusive": "Give more held-out rows, let train rows judge too (gate.folds), or accept gate.rule: not_worse.",
+    "inconclusive": "Give more held-out rows, or let train rows judge too (gate.folds). Another rule asks for less: under "
+    "gate.rule: not_worse rows are published that gain nothing, or lose up to gate.margin points.",
     "not_produced": "Mend what the reason names, a bound, the model or the checks; the same command would end the same.",
     "unsound_source": "Mend the source; the current release stays.",
 }
@@ -39,7 +41,8 @@ class CutShort(NotProduced):
 class Outcome:
     """``name``: published, harmful, inconclusive, not_produced or unsound_source; ``action``: what followed.
 
-    ``cut_short``: not produced for want of time or of the world's help, so that another try may end otherwise.
+    ``headline``: what was proven. ``cut_short``: not produced for want of time or of the world's help, so that another
+    try may end otherwise.
     """
 
     name: str
@@ -52,6 +55,11 @@ class Outcome:
     pending: dict[str, Any] | None = None  # of a staged release: the log entry that makes it current
     numbers: dict[str, Any] = field(default_factory=dict)
     cut_short: bool = False
+    proven: str = ""  # where there is a verdict
+
+    @property
+    def headline(self) -> str:
+        return self.proven or headline(self.name, None)
 
     @property
     def next(self) -> str:
@@ -62,6 +70,7 @@ class Outcome:
         """The last line of stdout."""
         return {
             "outcome": self.name,
+            "headline": self.headline,
             "action": self.action,
             "reason": self.reason,
             "dataset": recipe.dataset,
@@ -84,7 +93,8 @@ def judge_evidence(evidence: dict[str, Any], recipe: Recipe) -> Outcome:
     judged_by = evidence["judged_by"]
     numbers = {name: part["gains"][judged_by] for name, part in comparisons.items()}
     numbers |= {"judged_by": judged_by, "seeds": evidence["seeds"], "heldout_rows": evidence["rows"]["validation"]}
+    proven = headline(verdict, evidence)
     if verdict == "published":
-        return Outcome("published", "publish", evidence["reason"], "mix", numbers=numbers)
+        return Outcome(verdict, "publish", evidence["reason"], "mix", numbers=numbers, proven=proven)
     action = recipe.outcomes.harmful if verdict == "harmful" else recipe.outcomes.inconclusive
-    return Outcome(verdict, action, evidence["reason"], evidence["best_real"], numbers=numbers)
+    return Outcome(verdict, action, evidence["reason"], evidence["best_real"], numbers=numbers, proven=proven)

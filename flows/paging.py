@@ -71,7 +71,7 @@ def messages(dataset: str, attempts: dict[str, list[Attempt]], since: datetime, 
     told = [_of_attempt(dataset, attempt) for attempt in sorted(ours, key=lambda attempt: attempt.snapshot)]
     count = refused_in_a_row(attempts)
     if count and count % IN_A_ROW == 0 and any(_outcome(attempt) in REFUSED for attempt in ours):
-        reason = f"the last {count} snapshots were refused; readers get the better proven real rows."
+        reason = f"the last {count} snapshots were refused: no synthetic rows were released."
         told.append(Message("note", "refused", dataset, max(attempts), reason, "read the reports' samples."))
     if stale is not None:
         told.append(Message("page", "stale", dataset, max(attempts, default="all"), f"{stale}.", "augmill status."))

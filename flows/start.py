@@ -24,7 +24,7 @@ from augmill.flows.steps import Steps
 from augmill.flows.telemetry import quiet_logging
 from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_now
 from augmill.tasks.calendar import next_clock, parse_clock
-from augmill.tasks.contracts import AugmillError, CorruptObject
+from augmill.tasks.contracts import AugmillError, CorruptObject, exit_code_of
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store, release_key
@@ -125,7 +125,8 @@ def run_snapshot(
             attempt = begin(store, recipe.dataset, as_of or "all", head | (about or {}))
         with beating(store, recipe.dataset, attempt), Progress(live=live, quiet=quiet) as progress:
             steps = _steps(session, as_of, progress, events, started)
-            outcome, snapshot = _mending(recipe, steps, as_of, session.command, republish, staged)
+            how = {"command": session.command, "republish": republish, "staged": staged}
+            outcome, snapshot = _mending(recipe, steps, as_of=as_of, backfill=(about or {}).get("backfill"), **how)
             found = {"source": snapshot.source, "source_versions": snapshot.source_versions, "drift": snapshot.drift}
             result = outcome.to_json(recipe, snapshot.name, None)  # from here on it stands, whatever interrupts
             if result["arrangement"]:
@@ -157,13 +158,15 @@ def _failure(error: BaseException, stopping: bool) -> dict[str, Any]:
     interrupted = stopping or isinstance(error, KeyboardInterrupt)
     if isinstance(error, AugmillError) and not interrupted:
         kind = type(error).__name__
-        return {"outcome": "error", "kind": kind, "reason": error.problem, "where": error.where, "next": error.fix}
+        said = {"outcome": "error", "kind": kind, "reason": error.problem, "where": error.where, "next": error.fix}
+        return said | {"exit_code": error.exit_code}
     return {
         "outcome": "interrupted" if interrupted else "error",
         "kind": type(error).__name__,
         "reason": str(error)[:500],
         "where": "",
         "next": "run it again",
+        **({} if interrupted else {"exit_code": exit_code_of(error)}),
     }
 
 
@@ -201,14 +204,12 @@ def _report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) 
         return None
 
 
-def _mending(
-    recipe: Recipe, steps: Steps, as_of: str | None, command: str, republish: bool, staged: bool
-) -> tuple[Outcome, Snapshot]:
+def _mending(recipe: Recipe, steps: Steps, **how: Any) -> tuple[Outcome, Snapshot]:
     """The flow, run again where it met a corrupt object: it was moved aside, and its stage makes it anew."""
     found: Counter[str] = Counter()
     while True:
         try:
-            return augment(recipe, steps, as_of=as_of, command=command, republish=republish, staged=staged)
+            return augment(recipe, steps, **how)
         except CorruptObject as error:
             found[error.where] += 1
             if found[error.where] == MENDS:

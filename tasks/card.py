@@ -9,16 +9,23 @@ import yaml
 from augmill.tasks.recipe_sections import Columns
 
 _ARRANGEMENTS = {
-    "mix": "The training split holds real rows and synthetic rows; the synthetic ones measurably helped on held-out real rows.",
+    "mix": "The training split holds real rows and synthetic rows, which were judged on held-out real rows.",
     "real": "The training split holds real rows alone.",
     "placebo": "The training split holds real rows alone, each once, with weights that balance the classes.",
 }
 
 
 def dataset_card(
-    dataset: str, task: str, counts: dict[str, Any], labels: list[str], columns: Columns, prefix: str, arrangement: str
+    dataset: str,
+    task: str,
+    counts: dict[str, Any],
+    labels: list[str],
+    columns: Columns,
+    prefix: str,
+    arrangement: str,
+    proven: str = "",
 ) -> str:
-    """Markdown with YAML front matter; nothing in it changes unless the release does."""
+    """Markdown with YAML front matter; nothing in it changes unless the release does. ``proven``: the gate's headline."""
     splits = {name: part for name, part in counts.items() if part["rows"]}
     front = {
         "pretty_name": dataset,
@@ -37,7 +44,7 @@ def dataset_card(
 ---
 # {dataset}
 
-{_ARRANGEMENTS[arrangement]} Task: {task.replace("_", " ")}.
+{" ".join(filter(None, (_ARRANGEMENTS[arrangement], proven)))} Task: {task.replace("_", " ")}.
 
 | split | rows | of them added |
 |---|---:|---:|

@@ -89,6 +89,13 @@ def world_error(error: OSError | MemoryError) -> WorldError:
     return WorldError(f"{type(error).__name__}: {said}", where=where, fix="run it again; what is done is kept")
 
 
+def exit_code_of(error: BaseException) -> int:
+    """What the command line would end with for it; what is neither ours nor the operating system's is a defect."""
+    if isinstance(error, OSError | MemoryError):
+        return WorldError.exit_code
+    return error.exit_code if isinstance(error, AugmillError) else AugmillError.exit_code
+
+
 class CorruptObject(WorldError):
     """A stored file's checksum is wrong. It was moved aside; the flow runs again, and its stage makes it anew."""
 

@@ -53,7 +53,7 @@ def release_metrics(
     }
 
 
-@stage("evaluate", version=1)
+@stage("evaluate", version=2)
 def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifact, settled: Artifact) -> None:
     """evidence.json: the gate's verdict and numbers, the release's metrics and what their suite says; predictions too.
 

@@ -94,9 +94,10 @@ class SplitEvidence(TypedDict):
 class Evidence(TypedDict):
     """All that the report, the log and the release say of a gate; plain JSON.
 
-    ``judged_by``: the score that decided ("accuracy", "macro_f1" or "focus_f1"). ``smallest_visible_gain``: points that
-    would have been proven with 80 % probability here; ``rows_needed``: where inconclusive, held-out rows that
-    would show the observed gain (where there is none, a point beyond what the rule asks), null where these rows suffice
+    ``judged_by``: the score that decided ("accuracy", "macro_f1" or "focus_f1"). ``smallest_visible_gain``: true points
+    (below zero where ``not_worse`` lets a loss pass) that would have passed with 80 % probability here; ``rows_needed``:
+    where inconclusive, held-out rows that would show the observed gain (where there is none, a point beyond what the
+    rule asks), null where these rows suffice
     for that. ``test`` is reported and never decides.
     """
 

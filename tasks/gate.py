@@ -28,7 +28,9 @@ from augmill.tasks.verdict import Gains, Rule, best_real, decide, explain
 class GateOptions:
     rule: Literal["superior", "not_worse"] = field(
         default="superior",
-        metadata={"help": "superior: both lower bounds above `min_gain`; not_worse: both above minus `margin`"},
+        metadata={
+            "help": "superior: both lower bounds above `min_gain`; not_worse: both above minus `margin`, which proves no gain"
+        },
     )
     margin: float = field(default=0.5, metadata={"help": "points that the rule not_worse lets the mix lose"})
     min_gain: float = field(default=0.0, metadata={"help": "points the mix must gain at least, for the rule superior"})

@@ -9,7 +9,7 @@ import getpass
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -168,8 +168,12 @@ def _actor() -> str:
         return "unknown"
 
 
-def rollback(store: Store, dataset: str, *, to: str | None, reason: str, command: str) -> dict[str, Any]:
+def rollback(
+    store: Store, dataset: str, *, to: str | None, reason: str, command: str, entries: Collection[int] | None = None
+) -> dict[str, Any]:
     """Undoes the newest publication that stands, or makes the release ``to`` current again; returns the entry.
+
+    ``entries``: numbers of publications to undo instead, in one entry, as ``undone_of`` says.
 
     A publication is undone as a whole: each snapshot that it moved gets back what was current before, or nothing (None)
     where there was nothing, as long as another snapshot keeps a release. What is replaced is withdrawn. Raises UserError
@@ -180,7 +184,10 @@ def rollback(store: Store, dataset: str, *, to: str | None, reason: str, command
         state = log.current()
         if not state:
             raise UserError(f"{dataset!r} has no release", where="rollback", fix="augmill releases shows what there is")
-        moves = _undone(log) if to is None else _back_to(log, to)
+        if entries is not None:
+            moves, _ = undone_of(store, log, entries)
+        else:
+            moves = _undone(log) if to is None else _back_to(log, to)
         for target in filter(None, moves.values()):
             if store.size(release_key(dataset, target, "manifest.json")) is None:
                 problem = f"release {target} is gone from the store"
@@ -203,6 +210,40 @@ def _undone(log: Log) -> dict[str, str | None]:
     if len(undone) == len(state) and not any(moves.values()):
         raise _nothing_earlier(log, undone[0])
     return moves
+
+
+def undone_of(store: Store, log: Log, entries: Collection[int]) -> tuple[dict[str, str | None], dict[str, str]]:
+    """(snapshot: what it gets back when these publications are undone, snapshot: why it is left alone instead).
+
+    Left alone is what something else changed since. Raises UserError where nothing is left to undo, or no snapshot
+    would keep a release.
+    """
+    state, standing = log.current(), log.standing()
+    moved: dict[str, int] = {}
+    for number in sorted(entries):
+        moved |= {name: moved.get(name, number) for name in log.entries[number]["current"]}
+    undone = {name: first for name, first in moved.items() if standing.get(name) in entries}
+    left = {name: _since(log, name) for name in sorted(moved) if name not in undone}
+    gone = log.withdrawn() | {state[name] for name in undone}
+    moves = {name: _before(log, name, first, gone) for name, first in sorted(undone.items())}
+    for name, back in [*moves.items()]:
+        if back is not None and store.size(release_key(log.dataset, back, "manifest.json")) is None:
+            left[name] = f"release {back}, which was current before, is gone from the store"
+            del moves[name]
+    if not moves:
+        told = "; ".join(f"{name}: {why}" for name, why in [*left.items()][:3]) or "it published nothing"
+        raise UserError(f"nothing of it can be undone: {told}", where="rollback", fix="augmill releases shows the log")
+    if len(moves) == len(state) and not any(moves.values()):
+        raise _nothing_earlier(log, next(iter(moves)))
+    return moves, left
+
+
+def _since(log: Log, snapshot: str) -> str:
+    """What the log's newest entry that moved the snapshot did to it."""
+    entry = next(entry for entry in reversed(log.entries) if snapshot in entry["current"])
+    release, kind = entry["current"][snapshot], entry.get("kind", "release")
+    now = f"{release} was made current" if release else "its release was taken away"
+    return f"{now} since (entry {entry['number']}, {kind})"
 
 
 def _before(log: Log, snapshot: str, number: int, gone: set[str]) -> str | None:

@@ -40,7 +40,7 @@ def passing(point: str) -> None:
 
 @dataclass(frozen=True)
 class ReleaseConfig:
-    """What decides a release's bytes. ``arrangement``: mix, real or placebo."""
+    """What decides a release's bytes. ``arrangement``: mix, real or placebo; ``proven``: of a mix, for its card."""
 
     dataset: str
     snapshot: str
@@ -49,6 +49,7 @@ class ReleaseConfig:
     columns: Columns
     recipe_hash: str
     task: str
+    proven: str = ""
 
 
 def user_table(
@@ -94,7 +95,7 @@ def _check_clash(schema: pa.Schema, prefix: str) -> None:
         )
 
 
-@stage("release", version=4)
+@stage("release", version=5)
 def build_release(
     work: Work, config: ReleaseConfig, ingested: Artifact, split: Artifact, mixed: Artifact, ledger: list[Artifact]
 ) -> None:
@@ -117,7 +118,14 @@ def build_release(
     work.write_json({"labels": named}, "labels.json")
     counts = _counts(tables)
     card = dataset_card(
-        config.dataset, config.task, counts, list(ids), config.columns, config.prefix, config.arrangement
+        config.dataset,
+        config.task,
+        counts,
+        list(ids),
+        config.columns,
+        config.prefix,
+        config.arrangement,
+        config.proven,
     )
     (work.directory / "README.md").write_text(card, encoding="utf-8")
     manifest = {

@@ -23,16 +23,10 @@ from augmill.tasks.report_charts import (
     streams_of,
 )
 from augmill.tasks.report_evidence import CheckFinding, Nearest, ReportEvidence, Sample, Validation
+from augmill.tasks.verdict import headline, rule_of, sight
 
 __all__ = ["ReportEvidence", "Sample", "render_report", "report_summary_markdown", "report_table"]
 
-HEADLINES = {
-    "published": "The synthetic rows help. They are in the release.",
-    "harmful": "The synthetic rows do harm. They were refused.",
-    "inconclusive": "Not proven to help. The synthetic rows stay out.",
-    "not_produced": "No synthetic rows could be judged.",
-    "unsound_source": "The source is not sound. Nothing new was released.",
-}
 RELEASED = {
     "mix": "Released: the real rows together with the accepted synthetic rows.",
     "real": "Released: the real rows as they are.",
@@ -53,13 +47,14 @@ def render_report(evidence: ReportEvidence) -> str:
     classes = class_rows(evidence)
     rendered: str = page.render(
         e=_complete(evidence),
-        headline=HEADLINES[evidence["outcome"]],
+        headline=headline(evidence["outcome"], gate),
         released=RELEASED[evidence.get("released")],
         next_action=evidence["next_action"],
         figures=key_figures(evidence),
         metric=METRICS[gate["judged_by"]] if gate else "",
         effects=_effects(gate) if gate else "",
-        bar=_bar(gate) if gate else 0.0,
+        bar=rule_of(gate).bar if gate else 0.0,
+        sight=sight(rule_of(gate), gate["smallest_visible_gain"]) if gate else "",
         test_note=test_note(gate) if gate else "",
         arms=[(ARMS[name], name, gate["validation"]["arms"][name], _test_arm(gate, name)) for name in ARMS]
         if gate
@@ -115,15 +110,9 @@ def key_figures(evidence: ReportEvidence) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _bar(gate: Mapping[str, Any]) -> float:
-    """The points that both lower bounds must pass."""
-    options = gate["options"]
-    return float(options["min_gain"] if options["rule"] == "superior" else -options["margin"])
-
-
 def _effects(gate: Mapping[str, Any]) -> Any:
     names = {"mix-real": "mix over real", "mix-placebo": "mix over placebo", "placebo-real": "placebo over real"}
-    judged_by, bar = gate["judged_by"], _bar(gate)
+    judged_by, bar = gate["judged_by"], rule_of(gate).bar
     effects = []
     groups = {"validation": "On validation, which decides", "test": "On test, which is only reported"}
     for split, group in groups.items():
@@ -256,7 +245,7 @@ def report_summary_markdown(evidence: ReportEvidence) -> str:
     """The report's first screen as Markdown, for a Prefect artifact or a pull request."""
     lines = [
         f"# {_plain(evidence['dataset'])} {_plain(evidence['snapshot'])}: {evidence['outcome'].replace('_', ' ')}",
-        f"**{HEADLINES[evidence['outcome']]}** {RELEASED[evidence.get('released')]}",
+        f"**{headline(evidence['outcome'], evidence.get('gate'))}** {RELEASED[evidence.get('released')]}",
         _plain(evidence["reason"]),
         f"Next: {_plain(evidence['next_action'])}",
     ]

@@ -60,7 +60,7 @@ def gate(verdict: str = "published", gains: tuple[float, ...] = (4.2, 2.1, 2.1))
 
     return {
         "verdict": verdict,
-        "reason": "The mix is proven to give a gain above 0.5 points: against the placebo (real rows repeated) the "
+        "reason": "The mix is proven to gain more than 0.5 points: against the placebo (real rows repeated) the "
         "gain is +2.1 points (+0.8 to +3.5) on 812 held-out rows.",
         "best_real": "placebo",
         "judged_by": "accuracy",

@@ -54,6 +54,8 @@ RUN = {
     "augmill show": "the same",
     "augmill verify": "the same",
     'augmill rollback --reason "..."': "the same",
+    "augmill rollback --backfill ID": "tests/test_undo_backfill.py",
+    'augmill rollback --backfill ID --reason "..."': "the same",
     "augmill judge --real real.csv --synthetic made.csv": "the same",
     "augmill schema": "the same",
     "release=$(augmill path tickets.yaml)": "tests/test_consumers.py",

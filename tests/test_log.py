@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import ConflictError, StoreError, StoreRefused, UserError
-from augmill.tasks.log import Log, append, read_log, rollback, tag
+from augmill.tasks.log import Log, append, read_log, rollback, tag, undone_of
 from augmill.tasks.publish import commit_releases
 from augmill.tasks.store import Store, log_key, release_key
 
@@ -406,3 +406,38 @@ def test_a_tag_that_cannot_be_is_refused_and_appends_nothing(
     with pytest.raises(UserError, match=words):
         tag(store, "tiny", name, release, reason="", command="tag")
     assert len(read_log(store, "tiny").entries) == 3
+
+
+def test_a_backfill_is_undone_in_one_entry_but_for_what_something_else_changed_since(store: Store) -> None:
+    for day in ("1", "2", "3"):
+        commit(store, f"old-{day}", snapshot=day)
+    commit(store, "other", snapshot="9")
+    before = read_log(store, "tiny").current()
+    for day in ("1", "2", "3", "4"):
+        commit(store, f"new-{day}", snapshot=day, expected=before.get(day))
+    commit(store, "late-2", snapshot="2", expected="new-2")
+    numbers = [4, 5, 6, 7]
+    moves, left = undone_of(store, read_log(store, "tiny"), numbers)
+    assert moves == {"1": "old-1", "3": "old-3", "4": None}
+    assert left == {"2": "late-2 was made current since (entry 8, release)"}
+    entry = rollback(store, "tiny", to=None, reason="bad", command="rollback", entries=numbers)
+    assert entry["current"] == moves and entry["withdraws"] == ["new-1", "new-3", "new-4"]
+    assert read_log(store, "tiny").current() == {**before, "2": "late-2"}
+    with pytest.raises(UserError, match=r"nothing of it can be undone: 1: old-1 was made current since \(entry 9, rol"):
+        undone_of(store, read_log(store, "tiny"), numbers)
+
+
+def test_what_is_gone_from_the_store_is_not_gone_back_to(store: Store) -> None:
+    for day in ("1", "2"):
+        commit(store, f"old-{day}", snapshot=day)
+    together(store, {"1": "new-1", "2": "new-2"})
+    store.delete(release_key("tiny", "old-1", "manifest.json"))
+    moves, left = undone_of(store, read_log(store, "tiny"), [2])
+    assert moves == {"2": "old-2"} and "old-1" in left["1"] and "gone from the store" in left["1"]
+
+
+def test_no_backfill_is_undone_that_made_every_release_there_is(store: Store) -> None:
+    commit(store, "a", snapshot="1")
+    commit(store, "b", snapshot="2")
+    with pytest.raises(UserError, match="no earlier release"):
+        undone_of(store, read_log(store, "tiny"), [0, 1])

@@ -34,7 +34,7 @@ MaxFailures = Annotated[int | None, typer.Option("--max-failures", help="Start n
 MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Start none past this price of the whole backfill.")]
 MaxHours = Annotated[float | None, typer.Option("--max-hours", help="Start none after so long.")]
 
-EXIT_CODES = {"failed": 4, "stopped": 11}  # README, "Exit codes"
+EXIT_CODES = {"stopped": 11}  # README, "How it ends"; where snapshots failed, their causes say which
 SHOWN = 400  # lines of a plan on the terminal; the JSON object holds all
 
 
@@ -196,8 +196,10 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
                     f"  {name.replace('_', ' '):<12} {len(found)}: {', '.join(list(found)[:6])}{', ...' * (len(found) > 6)}"
                 )
         if result.get("log_entry") is not None:
-            out.append(f"  log entry    {result['log_entry']}; `augmill rollback` undoes it as a whole")
+            out.append(f"  log entry    {result['log_entry']}")
+        if result.get("released"):
+            out.append(f'  to undo      augmill rollback --backfill {result["backfill"]} --reason "..."')
         out.append(f"  next         {result['next']}")
         sys.stdout.write("\n".join(out) + "\n")
     sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
-    raise typer.Exit(EXIT_CODES.get(result["outcome"], 0))
+    raise typer.Exit(result.get("exit_code", EXIT_CODES.get(result["outcome"], 0)))

@@ -143,23 +143,23 @@ def _plan(found: dict[str, Any]) -> list[str]:
 def _gate(found: dict[str, Any]) -> list[str]:
     from augmill.flows.cli.survey import FURTHER
     from augmill.flows.cli.terminal import named, wrapped
+    from augmill.tasks.verdict import true_effect
 
     gate = found["gate"]
     who = "validation rows" if not gate["folds"] else f"rows (validation, and train in {gate['folds']} folds)"
     told = f"{gate['rows']:,} {who} tell a true gain of {gate['visible']:.1f} points from none, four times in five"
     lines = [f"Gate, rule {gate['rule']}, by {gate['metric']}", *wrapped(f"{told}.")]
-    if gate["bar"] > 0:
+    if gate["rule"] == "not_worse":
+        lines += wrapped(f"As often {gate['sight']}. That it gains anything is not asked.")
+    elif gate["bar"] > 0:
         lines += wrapped(f"To pass min_gain {gate['bar']:g}, a mix must truly gain about {gate['passes']:.1f} points.")
-    elif gate["bar"] < 0:
-        lines += wrapped(
-            f"A mix without effect passes margin {-gate['bar']:g} where that is above {gate['visible']:.1f}."
-        )
     if gate["rows_for_min_gain"]:
         lines += wrapped(
             f"Too few for min_gain: to tell {gate['bar']:g} points from none takes about {gate['rows_for_min_gain']:,} rows."
         )
     if gate["rows_needed"] > gate["rows"]:
-        lines += wrapped(f"To prove {gate['bar'] + FURTHER:.1f} points takes about {gate['rows_needed']:,} rows.")
+        effect = true_effect(gate["bar"] + FURTHER)
+        lines += wrapped(f"For {effect} it takes about {gate['rows_needed']:,} rows.")
     lines += wrapped(f"(For accuracy, if the trainer is right on about {gate['assumed_accuracy']:.0%} of them.)")
     few = [row["label"] for row in found["classes"] if not row["judged"]]
     if few:

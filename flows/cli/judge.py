@@ -10,13 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-TITLES = {
-    "published": "The synthetic rows help.",
-    "harmful": "The synthetic rows do harm.",
-    "inconclusive": "No proof that the synthetic rows help.",
-}
 NEXT = {
-    "published": "Train on real and synthetic rows together.",
+    "gain": "Train on real and synthetic rows together.",
+    "published": "Nothing speaks for the synthetic rows yet but that they lose no more than --margin. Take them for a "
+    "reason of their own, or give more rows to --validation.",
     "harmful": "Leave the synthetic rows out, or look at what is wrong with them.",
     "inconclusive": "Leave the synthetic rows out, or give more rows to --validation.",
 }
@@ -158,10 +155,14 @@ def _measure(rows: Any, trainer: Any, options: Any, seed: int, directory: Path) 
 
 def _result(evidence: Any, rows: Any, read: dict[str, Any]) -> dict[str, Any]:
     """The last line of stdout, in the words of ``augmill run``'s."""
+    from augmill.tasks.verdict import headline
+
     outcome, judged_by = evidence["verdict"], evidence["judged_by"]
     comparisons = evidence["validation"]["comparisons"]
+    gain = all(comparisons[pair]["gains"][judged_by]["low"] > 0 for pair in ("mix-real", "mix-placebo"))
     return {
         "outcome": outcome,
+        "headline": headline(outcome, evidence),
         "reason": evidence["reason"],
         "judged_by": judged_by,
         "numbers": {pair: part["gains"][judged_by] for pair, part in comparisons.items()},
@@ -174,7 +175,7 @@ def _result(evidence: Any, rows: Any, read: dict[str, Any]) -> dict[str, Any]:
         "rows_needed": evidence["rows_needed"],
         "caveat": None if "validation" in read else SEEN,
         "report": None,
-        "next": NEXT[outcome],
+        "next": NEXT["gain" if outcome == "published" and gain else outcome],
     }
 
 
@@ -191,7 +192,7 @@ def _text(result: dict[str, Any]) -> list[str]:
         if sum(reasons.values()):
             lines += wrapped(f"{name} rows that left: {counted({k: n for k, n in reasons.items() if n})}")
     rows = result["rows"]
-    lines += ["", TITLES[result["outcome"]], *wrapped(result["reason"]), ""]
+    lines += ["", *wrapped(result["headline"], first=""), *wrapped(result["reason"]), ""]
     lines.append(
         f"  {rows['real']:,} real and {rows['synthetic']:,} synthetic rows, {rows['validation']:,} to judge by"
     )
@@ -214,11 +215,9 @@ def _gain(gain: dict[str, float]) -> str:
 def _write_report(path: Path, evidence: Any, rows: Any, result: dict[str, Any]) -> None:
     """The page of a run's report, with the parts there are here: the gate, the classes, some synthetic rows."""
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.report import HEADLINES, render_report
+    from augmill.tasks.report import render_report
 
     page = render_report(_report_evidence(evidence, rows, result))
-    # The page's own headlines speak of a release, and there is none here.
-    page = page.replace(HEADLINES[result["outcome"]], TITLES[result["outcome"]])
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -176,21 +177,76 @@ def rollback(
     to: Annotated[
         str | None, typer.Option("--to", help="The release to go back to; else the newest publication is undone.")
     ] = None,
+    backfill: Annotated[
+        str | None,
+        typer.Option(
+            "--backfill", help="Undo all that this backfill published and that stands; its id, or its beginning."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --backfill: say what would be undone, and stop.")
+    ] = False,
 ) -> None:
-    """Undoes the newest publication, all its snapshots at once, and withdraws what it had made current."""
+    """Undoes the newest publication, all its snapshots at once, or a whole backfill, and withdraws what it published."""
     from augmill.flows.mirror import mirror_delta
     from augmill.tasks import log
 
     require_reason(reason)
+    if (to is not None and backfill is not None) or (dry_run and backfill is None):
+        problem = "--dry-run is of --backfill" if dry_run else "it goes back to one release, --backfill undoes many"
+        raise UserError(problem, where="--dry-run" if dry_run else "--to", fix="leave one of the two out")
     opened, name = _open(store, dataset)
+    if backfill is not None:
+        _undo_backfill(opened, name, backfill, reason, dry_run=dry_run)
+        return
     entry = log.rollback(opened, name, to=to, reason=reason, command="augmill rollback")
     mirror_delta(opened, name, wanted=False)
-    out, moves = sys.stdout, entry["current"]
-    for (snapshot, release), gone in list(zip(moves.items(), entry["withdraws"], strict=True))[:LISTED]:
-        back = f"{release} is current again" if release else "nothing is current any more"
-        out.write(f"{name} {snapshot}: {back}; {gone} is withdrawn.\n")
+    _tell_moves(name, entry["current"], entry["withdraws"])
+
+
+def _tell_moves(
+    name: str,
+    moves: Mapping[str, str | None],
+    withdraws: Sequence[str],
+    *,
+    whole: str = "publication",
+    would: bool = False,
+) -> None:
+    out, verb = sys.stdout, "would be" if would else "is"
+    for (snapshot, release), gone in list(zip(moves.items(), withdraws, strict=True))[:LISTED]:
+        back = f"{release} {verb} current again" if release else f"nothing {verb} current any more"
+        out.write(f"{name} {snapshot}: {back}; {gone} {verb} withdrawn.\n")
     if (more := len(moves) - LISTED) > 0:
-        out.write(f"and {more:,} more snapshot(s) of the same publication.\n")
+        out.write(f"and {more:,} more snapshot(s) of the same {whole}.\n")
+
+
+def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: bool) -> None:
+    """All its publications that stand, each date's own or all together, taken back in one log entry."""
+    from augmill.flows.backfill_record import backfill_key, find_backfill, published_by
+    from augmill.flows.mirror import mirror_delta
+    from augmill.tasks import log
+
+    backfill = find_backfill(opened, name, given)
+    before = log.read_log(opened, name)
+    entries = published_by(opened, before, backfill)
+    moves, left = log.undone_of(opened, before, entries)
+    if not dry_run:
+        entry = log.rollback(
+            opened, name, to=None, reason=reason, command=f"augmill rollback --backfill {backfill}", entries=entries
+        )
+        mirror_delta(opened, name, wanted=False)
+        before = log.Log(name, log.read_log(opened, name).entries[: entry["number"]])
+        moves, left = log.undone_of(opened, before, entries)
+    current = before.current()
+    _tell_moves(name, moves, [current[snapshot] for snapshot in moves], whole="backfill", would=dry_run)
+    for snapshot, why in list(left.items())[:LISTED]:
+        sys.stdout.write(f"{name} {snapshot}: left alone; {why}.\n")
+    if (more := len(left) - LISTED) > 0:
+        sys.stdout.write(f"and {more:,} more snapshot(s) left alone.\n")
+    if opened.size(backfill_key(name, backfill, "end.json")) is None:
+        sys.stdout.write(f"{backfill} is not finished: the same command goes on with what is left of it.\n")
+    if dry_run:
+        sys.stdout.write("Nothing was changed: leave --dry-run out.\n")
 
 
 def tag(

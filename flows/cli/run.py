@@ -68,15 +68,9 @@ def parse_exit_codes(text: str) -> dict[str, int]:
 
 def print_result(result: dict[str, object]) -> None:
     """What happened, for a person; then one line of JSON, for a program."""
-    titles = {
-        "published": "Published: the synthetic rows help.",
-        "harmful": "Not published: the synthetic rows do harm.",
-        "inconclusive": "Not published: no proof that the synthetic rows help.",
-        "not_produced": "Nothing to publish: no synthetic rows could be proven.",
-        "unsound_source": "The source is not sound; the current release stays.",
-    }
+    decided = {"published": "Published. ", "harmful": "Not published. ", "inconclusive": "Not published. "}
     out = sys.stdout
-    out.write(f"\n{titles[str(result['outcome'])]}\n  {result['reason']}\n")
+    out.write(f"\n{decided.get(str(result['outcome']), '')}{result['headline']}\n  {result['reason']}\n")
     released = {"mix": "real and synthetic rows", "real": "real rows alone", "placebo": "real rows, weighted by class"}
     if result["arrangement"]:
         new = "new" if result["new"] else "already published, nothing changed"

@@ -36,7 +36,7 @@ MARKS = {
     "failed": ("F", "red", "{next}; then: {again}"),
     "withdrawn": ("W", "magenta", "It is not made again as it was: change the recipe or the source."),
 }
-MEANINGS = {"published": "published, the mix helps", "released": "released, real rows"}
+MEANINGS = {"published": "published, the mix", "released": "released, real rows"}
 TROUBLE = 10  # exit code of --check
 
 

@@ -176,15 +176,16 @@ def gate_folds(recipe: Recipe, validation: int) -> int:
 def gate_facts(recipe: Recipe, train: int, validation: int) -> dict[str, Any]:
     """What the held-out rows can show. ``visible``: points of true gain that are told from none, four times in five;
 
-    ``passes``: those that pass the rule; ``rows_needed``: for FURTHER points beyond the rule's bar; ``rows_for_min_gain``:
-    rows that tell ``min_gain`` from none, where these do not.
+    ``passes``: those that pass the rule, ``sight`` in words; ``rows_needed``: for FURTHER points beyond the rule's bar;
+    ``rows_for_min_gain``: rows that tell ``min_gain`` from none, where these do not.
     """
-    from augmill.tasks.verdict import Rule, rows_needed, smallest_visible_gain
+    from augmill.tasks.verdict import Rule, rows_needed, sight, smallest_visible_gain
 
     gate = recipe.gate
     folds = gate_folds(recipe, validation)
     rows = validation + (train if folds else 0)
-    bar = Rule(gate.rule, gate.min_gain, gate.margin, gate.confidence).bar
+    rule = Rule(gate.rule, gate.min_gain, gate.margin, gate.confidence)
+    bar = rule.bar
     visible = smallest_visible_gain(rows, ACCURACY, gate.confidence)
     short = 0 < gate.min_gain < visible and gate.rule == "superior"
     return {
@@ -197,6 +198,7 @@ def gate_facts(recipe: Recipe, train: int, validation: int) -> dict[str, Any]:
         "assumed_accuracy": ACCURACY,
         "visible": round(visible, 2),
         "passes": round(bar + visible, 2),
+        "sight": sight(rule, bar + visible),
         "rows_needed": rows_needed(bar + FURTHER, ACCURACY, gate.confidence, bar),
         "rows_for_min_gain": rows_needed(gate.min_gain, ACCURACY, gate.confidence) if short else None,
     }

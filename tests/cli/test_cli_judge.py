@@ -92,7 +92,7 @@ def test_the_report_is_written_and_nothing_else(folder: Path, tmp_path: Path, mo
     ended = judge(folder, "good.csv", "--report", tmp_path / "page.html")
     assert ended.last["report"] == str(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "The synthetic rows help." in page and "<script src" not in page
+    assert "The synthetic rows help: a gain is proven." in page and "<script src" not in page
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"] and fingerprint(folder) == before
 
 

@@ -36,8 +36,8 @@ tiny: 34 snapshot(s), 2026-09-28 to 2026-10-31
                                    19P 20P 21P 22P 23P 24P 25P
                                    26P 27P 28P 29P 30P 31P
 
-  P published, the mix helps 23   R released, real rows 3   K kept 1
-  S stale 1   - missing 3   I interrupted 1   F failed 1   W withdrawn 1
+  P published, the mix 23   R released, real rows 3   K kept 1   S stale 1
+  - missing 3   I interrupted 1   F failed 1   W withdrawn 1
 
   2026-09-29  released (inconclusive): real rows.
   2026-09-30  kept (unsound_source): unsound_source it is.

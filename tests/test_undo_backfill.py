@@ -1,0 +1,99 @@
+"""``augmill rollback --backfill``: a whole backfill is taken back, whether its dates switched one by one or together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import augmill, refused
+from dated import dated_recipe, day, inline_workers, noon_after, write_days  # noqa: F401
+
+from augmill.flows import augment as flow
+from augmill.flows.backfill import Request, backfill
+from augmill.tasks.delta import delta_uri
+from augmill.tasks.log import read_log
+from augmill.tasks.publish import commit_releases
+from augmill.tasks.recipe import Recipe
+from augmill.tasks.store import Store, release_key
+
+pytestmark = pytest.mark.usefixtures("inline_workers")
+DAYS = 4
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_days(tmp_path_factory.mktemp("dated") / "rows.csv", DAYS)
+
+
+def fill(recipe: Recipe, **asked: Any) -> dict[str, Any]:
+    return backfill(recipe, Request(**asked), now=lambda: noon_after(DAYS))
+
+
+def undo(store: Path, *more: object) -> Any:
+    return augmill("rollback", "tiny", "--store", store, "--reason", "the new split is wrong", *more)
+
+
+@pytest.mark.parametrize(("publish", "entries"), [("each", 3), ("together", 1)])
+def test_a_whole_backfill_is_taken_back_in_one_entry_and_dates_that_moved_on_are_left_alone(
+    rows: Path, tmp_path: Path, publish: str, entries: int
+) -> None:
+    store = Store(str(tmp_path))
+    fill(dated_recipe(rows, tmp_path), last=day(1))
+    before = read_log(store, "tiny").current()
+    changed = dated_recipe(rows, tmp_path, splits={"validation": 0.3, "test": 0.2})
+    done = fill(changed, reprocess="changed-recipe", publish=publish, last=day(2))
+    log = read_log(store, "tiny")
+    assert len(log.entries) == 2 + entries
+    assert [entry["backfill"] for entry in log.entries[2:]] == [done["backfill"]] * entries
+    store.put(release_key("tiny", "late", "manifest.json"), b"{}")
+    move = {day(1): (done["released"][day(1)], "late")}
+    assert commit_releases(store, "tiny", move, entry={"reason": "by hand"}, command="test")
+
+    told = undo(tmp_path, "--backfill", done["backfill"][:-2], "--dry-run")
+    assert told.code == 0 and len(read_log(store, "tiny").entries) == 3 + entries and "Nothing was changed" in told.out
+    ended = undo(tmp_path, "--backfill", done["backfill"])
+    log = read_log(store, "tiny")
+    assert (ended.code, len(log.entries)) == (0, 4 + entries)
+    assert log.current() == {day(0): before[day(0)], day(1): "late"}
+    assert log.entries[-1]["reason"] == "the new split is wrong" and done["backfill"] in log.entries[-1]["command"]
+    assert log.withdrawn() == {done["released"][day(0)], done["released"][day(2)]}
+    for out in (ended.out, told.out.replace("would be", "is")):
+        assert f"tiny {day(0)}: {before[day(0)]} is current again; {done['released'][day(0)]} is withdrawn." in out
+        assert f"tiny {day(2)}: nothing is current any more; {done['released'][day(2)]} is withdrawn." in out
+        assert f"tiny {day(1)}: left alone; late was made current since (entry {2 + entries}, release)." in out
+    refused(undo(tmp_path, "--backfill", done["backfill"]), 2, ["nothing of it can be undone", day(0)])
+
+
+def test_a_backfill_of_an_earlier_version_is_known_by_its_attempts(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log entries did not name it."""
+    store, recipe = Store(str(tmp_path)), dated_recipe(rows, tmp_path)
+    fill(recipe, last=day(0))
+    publish = flow.publish
+    monkeypatch.setattr(flow, "publish", lambda *given, **how: publish(*given, **how | {"backfill": None}))
+    done = fill(recipe, last=day(2))
+    assert all("backfill" not in entry for entry in read_log(store, "tiny").entries[1:])
+    assert undo(tmp_path, "--backfill", done["backfill"]).code == 0
+    assert list(read_log(store, "tiny").current()) == [day(0)]
+
+
+def test_what_names_no_backfill_is_refused_and_the_known_ones_are_named(rows: Path, tmp_path: Path) -> None:
+    first = fill(dated_recipe(rows, tmp_path), last=day(0))["backfill"]
+    refused(undo(tmp_path, "--backfill", "nope"), 2, ["--backfill", "'nope' names 0 backfills", first])
+    refused(undo(tmp_path, "--backfill", first, "--to", "abc"), 2, ["--to", "leave one of the two out"])
+    refused(undo(tmp_path, "--dry-run"), 2, ["--dry-run"])
+    refused(augmill("rollback", "--store", tmp_path, "--backfill", first, "--reason", " "), 2, ["--reason", "blank"])
+
+
+def test_the_delta_table_follows(rows: Path, tmp_path: Path) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    store = Store(str(tmp_path))
+    recipe = dated_recipe(rows, tmp_path, publish={"format": "delta"})
+    fill(recipe, last=day(0))
+    done = fill(recipe, last=day(2))
+    assert undo(tmp_path, "--backfill", done["backfill"]).code == 0
+    current = read_log(store, "tiny").current()
+    table = deltalake.DeltaTable(delta_uri(store, "tiny"))
+    assert list(current) == [day(0)] and table.history(1)[0]["release"] == current[day(0)]
