@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from augmill.tasks.calendar import Calendar, Every, parse_days, parse_duration, require_cron
 from augmill.tasks.recipe_sections import check, option, required
+from augmill.tasks.sources.patterns import name_pattern
 
 _POLICY = "decides which snapshots are made again, not what they hold"
 _WHEN = "when it runs, not what"
@@ -64,9 +65,9 @@ class Partitions:
         check(self.late == "fold_into_next" or self.every != "key", "late: reopen needs days, weeks or months")
         if self.pattern is not None:
             try:
-                groups = re.compile(self.pattern).groups
-            except re.error as error:
-                raise ValueError(f"pattern: no regular expression ({error})") from error
+                groups = name_pattern(self.pattern).groups
+            except ValueError as error:
+                raise ValueError(f"pattern: {error}") from error
             check(groups == 1, f"pattern: exactly one group; found {groups}")
 
     @property

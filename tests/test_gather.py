@@ -134,7 +134,9 @@ def test_a_row_without_a_partition_is_refused_and_says_what_stood_there(tmp_path
         ("line 3", "bad_partition"),
         ("line 4", "bad_partition"),
     ]
-    assert nights.work.read(nights.gathered(), "refused.parquet")["detail"].to_pylist()[1] == "partition 'soon'"
+    assert nights.work.read(nights.gathered(), "refused.parquet")["detail"].to_pylist()[1] == (
+        "partition 'soon': no day; write it as 2026-10-01"
+    )
 
 
 def test_a_directory_or_name_that_is_no_partition_has_all_its_rows_refused(tmp_path: Path) -> None:

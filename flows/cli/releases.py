@@ -31,11 +31,11 @@ def register(app: typer.Typer) -> None:
     app.command("tag")(tag)
 
 
-def _open(store: str | None, dataset: str | None) -> tuple[Any, str]:
-    """The store and the dataset meant, by its name or its recipe. Raises UserError."""
+def _open(store: str | None, dataset: str | None, *, write: bool = False) -> tuple[Any, str]:
+    """The store, to look at unless ``write``, and the dataset meant, by its name or its recipe. Raises UserError."""
     from pathlib import Path
 
-    from augmill.tasks.store import Store
+    from augmill.tasks.store import LookingStore, Store
     from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
     if dataset is not None and dataset.endswith((".yaml", ".yml")):
@@ -49,7 +49,7 @@ def _open(store: str | None, dataset: str | None) -> tuple[Any, str]:
         raise UserError(
             f"there is no store at {store!r}", where="--store", fix="give the store of your recipe (run.store)"
         )
-    opened = Store(store)
+    opened = Store(store) if write else LookingStore(store)
     names = opened.datasets()
     if dataset is None and len(names) == 1:
         return opened, names[0]
@@ -182,7 +182,7 @@ def rollback(
     from augmill.tasks import log
 
     require_reason(reason)
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, write=True)
     entry = log.rollback(opened, name, to=to, reason=reason, command="augmill rollback")
     mirror_delta(opened, name, wanted=False)
     out, moves = sys.stdout, entry["current"]
@@ -204,7 +204,7 @@ def tag(
     """Keeps a release under a name, whatever its age, and says so in the log."""
     from augmill.tasks import log
 
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, write=True)
     if delete and release is not None:
         raise UserError("--delete takes the tag from whatever it names", where="--release", fix="leave --release out")
     standing = log.read_log(opened, name)
