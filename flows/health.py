@@ -31,7 +31,8 @@ def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> st
     stale = find_stale(recipe, store, log, now=now, tried=tried)
     if stale is None and not tried and not log.entries:
         problem = look_at_source(recipe, store, now).problem
-        return problem and f"nothing was made yet, and the source cannot be used: {problem.where}: {problem.problem}"
+        if problem is not None:
+            return f"nothing was made yet, and the source cannot be used: {problem.where}: {problem.problem}"
     return stale
 
 

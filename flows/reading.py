@@ -152,4 +152,8 @@ def window_of(recipe: Recipe, units: Units, as_of: str | None) -> dict[str, str]
     first, view = window_start(recipe, as_of) or "", units.view()
     if not is_partitioned(recipe):
         return {name: part.revision for name, part in view.items()}
-    return {name: part.revision for name, part in view.items() if first <= name and (as_of is None or rank(name) <= rank(as_of))}
+    return {
+        name: part.revision
+        for name, part in view.items()
+        if first <= name and (as_of is None or rank(name) <= rank(as_of))
+    }

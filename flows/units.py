@@ -105,32 +105,33 @@ def require_partitions(store: Store, units: Units) -> None:
     raise no_partition(files, counts, first)
 
 
-def _known(site: Site, unit: IngestConfig) -> Artifact | None:
-    """What stands in the store; not where an earlier version took days for none that are read now."""
+def _known(site: Site, unit: IngestConfig) -> tuple[Artifact, dict[str, dict[str, Any]]] | None:
+    """What stands in the store, and what it says; not where an earlier version took days for none that are read now."""
     artifact = look_up(site.store, ingest.name, ingest.identity(unit, ()))
-    if artifact is None or not unit.calendar.dated:
-        return artifact
-    parts = read_json(site.store, artifact, "parts.json").values()
-    if any(BAD_PARTITION in part["refused"] for part in parts):
-        if read_manifest(site.store, artifact)["meta"].get("forms") != FORMS:
-            site.store.move_aside(manifest_key(*artifact.key.split("/")))
-            return None
-    return artifact
+    if artifact is None:
+        return None
+    parts = read_json(site.store, artifact, "parts.json")
+    refused = unit.calendar.dated and any(BAD_PARTITION in part["refused"] for part in parts.values())
+    if refused and read_manifest(site.store, artifact)["meta"].get("forms") != FORMS:
+        site.store.move_aside(manifest_key(*artifact.key.split("/")))
+        return None
+    return artifact, parts
 
 
 def read_units(site: Site, units: Sequence[IngestConfig], *, advance: Callable[[], None] = lambda: None) -> Units:
     """Each unit's artifact: from the store where it stands, else made. In an object store each look-up waits: side by side."""
     with ThreadPoolExecutor(READERS) as pool:
         known = list(pool.map(lambda unit: _known(site, unit), units))
-        artifacts = []
-        for unit, artifact in zip(units, known, strict=True):
-            if artifact is None:
-                artifacts.append(ingest(site, unit))
-            else:
-                site.observe(Event(ingest.name, artifact.key, artifact.rows, True, 0.0))
-                artifacts.append(artifact)
-            advance()
-        parts = list(pool.map(lambda artifact: read_json(site.store, artifact, "parts.json"), artifacts))
+    artifacts, parts = list[Artifact](), []
+    for unit, standing in zip(units, known, strict=True):
+        if standing is None:
+            artifacts.append(ingest(site, unit))
+            parts.append(read_json(site.store, artifacts[-1], "parts.json"))
+        else:
+            site.observe(Event(ingest.name, standing[0].key, standing[0].rows, True, 0.0))
+            artifacts.append(standing[0])
+            parts.append(standing[1])
+        advance()
     cut = any(unit.columns.partition is not None or unit.pattern is not None for unit in units)
     version = next((file.version for unit in units for file in unit.handles), None)
     return Units(artifacts, parts, cut, version)

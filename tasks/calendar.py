@@ -20,7 +20,9 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _SHAPES = {"day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "week": r"[0-9]{4}-W[0-9]{2}", "month": r"[0-9]{4}-[0-9]{2}"}
 _DATE = re.compile(r"[0-9]{4}([-/])[0-9]{2}\1[0-9]{2}|[0-9]{8}")
 # An instant as BigQuery, Snowflake and Postgres print it: a zone by its name, or an offset after a space.
-_ZONED = re.compile(r"(.*[0-9]) ?(?:(UTC|GMT|Z|[A-Z][A-Za-z_]+(?:/[A-Za-z0-9_+-]+){1,2})|([+-][0-9]{2}:?(?:[0-9]{2})?))")
+_ZONED = re.compile(
+    r"(.*[0-9]) ?(?:(UTC|GMT|Z|[A-Z][A-Za-z_]+(?:/[A-Za-z0-9_+-]+){1,2})|([+-][0-9]{2}:?(?:[0-9]{2})?))"
+)
 FORMS = 2  # counts up when more forms of days are read: a unit that refused such rows is then read anew
 # Digits of an instant since 1970, in seconds, milli-, micro- and nanoseconds, from 2001 to 2286: how many, to a second.
 _EPOCH = {10: 1, 13: 10**3, 16: 10**6, 19: 10**9}
@@ -34,6 +36,7 @@ _FORMS: tuple[tuple[str, str], ...] = (
      "offset such as +02:00, or a name such as Europe/Berlin"),
     (r"[0-9]{4}[-/][0-9]{2}[-/][0-9]{2}.* [A-Za-z]+/.*", "a time zone that nobody knows; write an offset such as +02:00"),
     (r"[0-9]{10}|[0-9]{12}|[0-9]{14}", "digits of a day and a time; write 20261001, or 2026-10-01T00:30:00"),
+    (r"[0-9]{4}-[0-9]{2}", "a month alone; name the column or directory of days, or set partitions.every to month"),
     (r"[0-9]{1,2}", "a part of a date; name the `day` of year=/month=/day= directories as columns.partition"),
     (r"-?[0-9]+(?:\.[0-9]+)?", "neither a day such as 20261001 nor an instant in 10 digits (seconds since 1970), 13, 16 "
      "or 19"),
@@ -248,16 +251,20 @@ def _parse(text: str) -> date | None:
         return None
     if plain[1] == "/":
         text = text.replace("/", "-", 2)
-    if plain.end() == len(text):
-        return date.fromisoformat(text)
+    return date.fromisoformat(text) if plain.end() == len(text) else _instant(text)
+
+
+def _instant(text: str) -> datetime:
+    """Without a zone where it has none. Raises ValueError."""
     if (zoned := _ZONED.fullmatch(text)) is None:
         return datetime.fromisoformat(text)
-    if zoned[3] is not None:
-        return datetime.fromisoformat(zoned[1] + zoned[3])
+    before, name, offset = zoned.groups()
+    if offset is not None:
+        return datetime.fromisoformat(before + offset)
     try:
-        return datetime.fromisoformat(zoned[1]).replace(tzinfo=UTC if "/" not in zoned[2] else ZoneInfo(zoned[2]))
-    except ZoneInfoNotFoundError:
-        return None
+        return datetime.fromisoformat(before).replace(tzinfo=ZoneInfo(name) if "/" in name else UTC)
+    except ZoneInfoNotFoundError as error:
+        raise ValueError(f"there is no time zone {name!r}") from error
 
 
 def next_clock(clock: time, now: datetime, timezone: str) -> datetime:

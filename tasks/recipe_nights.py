@@ -45,11 +45,11 @@ class Partitions:
     """How the source is cut by date or by another ordered key, and which of it a snapshot holds."""
 
     every: Every = option(
-        "key", "key: each value as it is, ordered as text; or the day, week or month that it falls in"
+        "key", "key: each value as it is, numbers in their order, others as text; or its day, week or month"
     )
     timezone: str = option("UTC", "where days begin and end; an instant without an offset is taken as local there")
     pattern: str | None = option(
-        None, r"where no column holds it: an expression over file names, its group is the value: `(\d{4}-\d{2}-\d{2})`"
+        None, r"where no column holds it: an expression (RE2) over file names with one group: `(\d{4}-\d{2}-\d{2})`"
     )
     window: str = option("all", "what a snapshot holds: all rows up to its partition, or those of its last days: 30d")
     late: Literal["fold_into_next"] | Reopen = option(

@@ -110,8 +110,10 @@ def _refusal(config: UnlabelledConfig, rows: UnitRows, row_id: Any, name: str | 
         return "no_id"
     if rows.partitioned and name is None:
         return "no_partition"
-    if name is not None and config.as_of is not None and (
-        name < (config.first or "") or rank(name) > rank(config.as_of)
+    if (
+        name is not None
+        and config.as_of is not None
+        and (name < (config.first or "") or rank(name) > rank(config.as_of))
     ):
         return "outside_window"
     return ERASED if config.erased.hashes and rows.is_erased(row_id, texts, name) else ""

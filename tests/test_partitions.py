@@ -256,7 +256,7 @@ def test_a_day_that_is_not_over_is_not_read_and_one_that_none_can_read_is_no_par
     for path in [*nights.source.glob("day=*")]:
         path.rename(nights.source / f"day={path.name[-2:]}.10.2026")
     (nights.source / "day=09.10.2026" / "rows.jsonl").write_text('{"text": "a", "label": "a"}\n')
-    with pytest.raises(DataError, match="'01.10.2026': a date that does not begin with its year"):
+    with pytest.raises(DataError, match=r"'01\.10\.2026': a date that does not begin with its year"):
         source_view(nights.recipe, nights.store)
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from augmill.flows.states import SnapshotState
     from augmill.tasks.log import Log
     from augmill.tasks.recipe import Recipe
-    from augmill.tasks.store import Store
 
 # state: (mark, colour on a terminal, what to do)
 MARKS = {

@@ -34,8 +34,9 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
 
     Hidden files (``_x``, ``.x``) are skipped, what programs leave beside files (locks, half downloads, an editor's
     copies), what a store of Augmill's below the path holds, and, with a warning, empty files where others are not; a
-    file or a kind of file that the path itself names is read. Raises UserError for a path that is not there (naming the nearest), links out of the directory, mixed formats, Delta, Iceberg or Hudi tables read
-    as plain Parquet; DataError where all files are empty.
+    file or a kind of file that the path itself names is read. Raises UserError for a path that is not there (naming
+    the nearest), links out of the directory, mixed formats, Delta, Iceberg or Hudi tables read as plain Parquet;
+    DataError where all files are empty.
     """
     if options.format == "delta" or (options.format == "auto" and is_delta(options.path)):
         return list_delta(options)
@@ -74,7 +75,7 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
 @cache  # a run lists its source more than once
 def _warn_of_empty(root: str, names: tuple[str, ...]) -> None:
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    _log.warning("%s: passed over, because empty (0 bytes): %s%s", root, ", ".join(names[:5]), more)
+    _log.warning("%r: passed over, because empty (0 bytes): %s%s", root, ", ".join(map(repr, names[:5])), more)
 
 
 def _source_file(entry: Entry, kind: Format, root: str, options: SourceOptions) -> SourceFile:
@@ -111,7 +112,10 @@ def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[
     counts = Counter(kind for _, kind in known)
     if options.format != "auto" or not known:
         wanted = "CSV, JSON Lines or Parquet" if options.format == "auto" else options.format
-        names = ", ".join(entry.name for entry in entries[:5]) or "nothing but hidden files (`_x`, `.x`) and leftovers (`x~`, `x.part`)"
+        names = (
+            ", ".join(entry.name for entry in entries[:5])
+            or "nothing but hidden files (`_x`, `.x`) and leftovers (`x~`, `x.part`)"
+        )
         raise UserError(
             f"expected files of {wanted}, found {names}",
             where=options.path,
