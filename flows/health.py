@@ -7,6 +7,7 @@ from datetime import datetime
 from augmill.flows.reading import look_at_source
 from augmill.flows.states import SnapshotState, snapshot_states
 from augmill.tasks.calendar import parse_days, parse_duration
+from augmill.tasks.contracts import DataError
 from augmill.tasks.log import Log
 from augmill.tasks.partitions import is_partitioned
 from augmill.tasks.recipe import Recipe
@@ -31,7 +32,7 @@ def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> st
     stale = find_stale(recipe, store, log, now=now, tried=tried)
     if stale is None and not tried and not log.entries:
         problem = look_at_source(recipe, store, now).problem
-        if problem is not None:
+        if isinstance(problem, DataError):
             return f"nothing was made yet, and the source cannot be used: {problem.where}: {problem.problem}"
     return stale
 
