@@ -14,17 +14,17 @@ from augmill.flows.backfill_record import answered, unfinished, write_end, write
 from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.owner import is_gone
 from augmill.flows.provenance import code_version
-from augmill.flows.reading import source_view
+from augmill.flows.reading import look_at_source
 from augmill.flows.start import open_session
 from augmill.flows.states import SnapshotState, partitioned, require_over, require_partition, snapshot_states
 from augmill.flows.telemetry import quiet_logging
-from augmill.flows.units import Part
 from augmill.tasks.attempts import Clock, read_attempts, utc_now
-from augmill.tasks.calendar import parse_days
-from augmill.tasks.contracts import ConflictError, DataError, UserError
+from augmill.tasks.calendar import parse_days, rank
+from augmill.tasks.contracts import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.log import read_log
 from augmill.tasks.recipe import Recipe
-from augmill.tasks.store import Store
+from augmill.tasks.refusals import NoPartition
+from augmill.tasks.store import LookingStore, Store
 
 _log = logging.getLogger("augmill")
 
@@ -59,14 +59,18 @@ def backfill(
     """What the last line of stdout says. Raises AugmillError where nothing could be planned."""
     with quiet_logging(verbose, prefect_too=False):
         _require(recipe, request, now())
-        store = Store(recipe.run.store)
+        store = _open(recipe, request)
         plan, note = _taken_up(recipe, store, request)
-        states = look(recipe, store, now(), first=request.first, last=request.last)
+        states, problem = look(recipe, store, now(), first=request.first, last=request.last)
+        if isinstance(problem, NoPartition):  # each snapshot would only say so again
+            raise problem
         if plan is not None:
             plan = renewed(plan, states, _past(recipe, store, now()))
         else:
             together = request.publish or ("together" if switches_together(states, request.reprocess) else "each")
             plan = _plan(recipe, store, request, states, now(), publish=together)
+        if problem is not None and not plan.lines:  # nobody knows whether there is nothing to do
+            raise problem
         how = _How(command, orchestrator, verbose, now, show)
         return _carry_out(recipe, store, plan, request, note, how)
 
@@ -99,16 +103,20 @@ def nightly(
         reprocess="failed" if parted else "all", order="newest", max_active=max_active, dry_run=dry_run, publish="each"
     )
     with quiet_logging(verbose, prefect_too=False):
-        store = Store(recipe.run.store)
+        store = _open(recipe, request)
         first = None
         if parted and recipe.partitions.calendar.dated:
             calendar = recipe.partitions.calendar
             first = calendar.window_start(calendar.newest_complete(moment), parse_days(recipe.schedule.look_back))
             first = min(first, calendar.newest_complete(moment))  # a look-back shorter than a partition
-        states, passed = _caught_up(recipe, look(recipe, store, moment, first=first))
+        states, passed = _caught_up(recipe, look(recipe, store, moment, first=first)[0])
         plan = _plan(recipe, store, request, states, moment, publish="each", kind="nightly")
         plan = replace(plan, left_out=passed | plan.left_out)
         return _carry_out(recipe, store, plan, request, "", _How(command, orchestrator, verbose, now, show))
+
+
+def _open(recipe: Recipe, request: Request) -> Store:
+    return LookingStore(recipe.run.store) if request.dry_run else Store(recipe.run.store)
 
 
 def _caught_up(recipe: Recipe, states: list[SnapshotState]) -> tuple[list[SnapshotState], dict[str, str]]:
@@ -125,23 +133,26 @@ def _caught_up(recipe: Recipe, states: list[SnapshotState]) -> tuple[list[Snapsh
 
 def look(
     recipe: Recipe, store: Store, now: datetime, *, first: str | None = None, last: str | None = None
-) -> list[SnapshotState]:
-    """Each snapshot's state, oldest first, none from before the source's first partition."""
-    calendar, problem = recipe.partitions.calendar, None
-    view: dict[str, Part] | None = None
-    try:
-        view = source_view(recipe, store, calendar.newest_complete(now) if calendar.dated else None)
-    except (DataError, UserError, ConflictError) as error:
-        problem = error
-    if first is not None and view:
-        first = max(first, min(view))
+) -> tuple[list[SnapshotState], AugmillError | None]:
+    """(each snapshot's state, oldest first, none from before the source's first partition; why the source cannot be
+
+    used). Raises AugmillError for what the world did wrong, and where there is no snapshot to tell of.
+    """
+    seen = look_at_source(recipe, store, now)
+    problem = seen.problem
+    if problem is not None and not isinstance(problem, DataError | UserError | ConflictError):
+        raise problem
+    if seen.warning is not None:
+        _log.warning("%s.", seen.warning)
+    if first is not None and seen.view:
+        first = max(first, min(seen.view, key=rank), key=rank)
     log = read_log(store, recipe.dataset)
-    states = snapshot_states(recipe, store, view, log, now=now, first=first, last=last)
+    states = snapshot_states(recipe, store, seen.view, log, now=now, first=first, last=last)
     if problem is not None and not states:
         raise problem
     if problem is not None:  # each snapshot waits for its own part of the source, or says what is wrong with it
         _log.warning("The source cannot be read as a whole, so nothing counts as changed: %s", problem)
-    return [_as_planned(state, log.withdrawn()) for state in states]
+    return [_as_planned(state, log.withdrawn()) for state in states], problem
 
 
 def _as_planned(state: SnapshotState, gone: set[str]) -> SnapshotState:
@@ -163,7 +174,7 @@ def _require(recipe: Recipe, request: Request, now: datetime) -> None:
     """Raises UserError for what the recipe cannot answer."""
     require_partition(recipe, request.first, "--from")
     require_over(recipe, request.last, "--to", now=now)
-    if request.first is not None and request.last is not None and request.first > request.last:
+    if request.first is not None and request.last is not None and rank(request.first) > rank(request.last):
         problem = f"{request.first} comes after {request.last}"
         raise UserError(problem, where="--from", fix="give the earlier one first; both ends are included")
     if request.max_cost is not None and not has_price(recipe):

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from augmill.flows.states import SnapshotState
 from augmill.tasks.attempts import Attempt
+from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import UserError
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Price
@@ -170,7 +171,7 @@ def choose(
             left_out[state.snapshot] = (
                 f"withdrawn ({state.reason}); neither source nor recipe nor code has changed since"
             )
-    return tuple(sorted(lines, key=lambda line: line.snapshot, reverse=order == "newest")), left_out
+    return tuple(sorted(lines, key=lambda line: rank(line.snapshot), reverse=order == "newest")), left_out
 
 
 def renewed(plan: Plan, states: Iterable[SnapshotState], past: Past) -> Plan:

@@ -20,9 +20,9 @@ from augmill.flows.backfill_plan import BILLED, price_of
 from augmill.flows.outcome import NotProduced, judge_evidence, none_accepted
 from augmill.flows.producing import produce
 from augmill.flows.progress import Artifacts, Progress
-from augmill.flows.reading import read_source
+from augmill.flows.reading import MENDS, read_source
 from augmill.flows.snapshot import Snapshot, read_json
-from augmill.flows.start import MENDS, Session
+from augmill.flows.start import Session
 from augmill.flows.steps import Steps
 from augmill.tasks import gate
 from augmill.tasks.comparison import cut, cuts, enlarge, measured, ratio_of, totals

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from augmill.flows.reading import look_at_source
 from augmill.flows.states import SnapshotState, snapshot_states
 from augmill.tasks.calendar import parse_days, parse_duration
+from augmill.tasks.contracts import DataError
 from augmill.tasks.log import Log
 from augmill.tasks.partitions import is_partitioned
 from augmill.tasks.recipe import Recipe
@@ -18,7 +20,8 @@ _WRONG = ("failed", "interrupted")
 def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> str | None:
     """What an outside monitor should know: the last night went wrong, or what is current is older than it may be.
 
-    Looks at the store alone, of dated snapshots at the last ``HEALTH_WINDOW``; None where all is well.
+    Looks at the store alone, of dated snapshots at the last ``HEALTH_WINDOW``, and only where nothing was tried yet at
+    the source, which may be why; None where all is well.
     """
     tried = _tried_lately(recipe, store, log, now)
     bad = [state for state in _due(recipe, tried, now) if state.state in _WRONG or state.outcome == "unsound_source"]
@@ -26,7 +29,12 @@ def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> st
         last, others = bad[-1], f", and {len(bad) - 1} more" if len(bad) > 1 else ""
         stands = f"; release {last.release} stands" if last.release else ""
         return f"{last.snapshot} {last.outcome or last.state}: {last.reason.rstrip('.')}{stands}{others}"
-    return find_stale(recipe, store, log, now=now, tried=tried)
+    stale = find_stale(recipe, store, log, now=now, tried=tried)
+    if stale is None and not tried and not log.entries:
+        problem = look_at_source(recipe, store, now).problem
+        if isinstance(problem, DataError):
+            return f"nothing was made yet, and the source cannot be used: {problem.where}: {problem.problem}"
+    return stale
 
 
 def _due(recipe: Recipe, tried: list[SnapshotState], now: datetime) -> list[SnapshotState]:

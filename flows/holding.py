@@ -10,6 +10,7 @@ from typing import Any
 
 from augmill.flows.housekeeping import Dataset, read_datasets
 from augmill.tasks.attempts import Attempt
+from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import Artifact, CorruptObject, UserError
 from augmill.tasks.erasure import Held, count_held, plain_id
 from augmill.tasks.recipe import Recipe
@@ -56,7 +57,7 @@ class Found:
     @property
     def again(self) -> list[str]:
         """The snapshots that are made again, in order."""
-        return sorted({item.snapshot for item in self.holding.values() if item.names})
+        return sorted({item.snapshot for item in self.holding.values() if item.names}, key=rank)
 
     @property
     def other_recipe(self) -> list[str]:

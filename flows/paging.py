@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from augmill.flows.health import find_stale
 from augmill.tasks.attempts import Attempt, read_attempts
+from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.log import read_log
 from augmill.tasks.recipe import Recipe
@@ -99,7 +100,7 @@ def refused_in_a_row(attempts: dict[str, list[Attempt]]) -> int:
     if len(attempts) == 1:
         (order,) = attempts.values()
     else:
-        order = [attempts[name][-1] for name in sorted(attempts)]
+        order = [attempts[name][-1] for name in sorted(attempts, key=rank)]
     outcomes = [_outcome(attempt) for attempt in order if attempt.end is not None]
     accepted = next((at for at, name in enumerate(reversed(outcomes)) if name not in REFUSED), len(outcomes))
     return accepted

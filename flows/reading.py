@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
 import pyarrow.parquet as pq
 
 from augmill.flows.snapshot import Snapshot, read_json
@@ -15,26 +19,76 @@ from augmill.flows.trust import (
     utc_now,
     wait_until_ready,
 )
-from augmill.flows.units import Part, Units, ingest_source, read_units
-from augmill.tasks.contracts import Artifact
+from augmill.flows.units import Part, Units, ingest_source, read_units, require_partitions
+from augmill.tasks.calendar import rank
+from augmill.tasks.contracts import Artifact, AugmillError, CorruptObject
 from augmill.tasks.gather import gather, prepare_gather
 from augmill.tasks.ingest import prepare_ingest
-from augmill.tasks.partitions import is_partitioned, window_start
+from augmill.tasks.partitions import cut_source, is_partitioned, window_start
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import NoRowUpTo, require_fit
+from augmill.tasks.sources import SourceFile, list_files
 from augmill.tasks.split import prepare_split, split
 from augmill.tasks.stage import Site, fetch
 from augmill.tasks.store import Store
 from augmill.tasks.unlabelled import prepare_unlabelled, unlabelled
 
+MENDS = 3  # a corrupt object is made again by looking again; one that is corrupt thrice is a broken disk
 
-def source_view(recipe: Recipe, store: Store, upto: str | None = None) -> dict[str, Part]:
+
+def source_view(
+    recipe: Recipe, store: Store, upto: str | None = None, listed: Sequence[SourceFile] | None = None
+) -> dict[str, Part]:
     """Every partition of the source with its rows and revision; ``all`` alone where it has none. Reads what is new.
 
     ``upto``: files of later partitions are left alone; one that is not over may still be written.
-    Raises AugmillError where the source cannot be read.
+    Raises AugmillError where the source cannot be read, or no row of it says its partition.
     """
-    return read_units(Site(store, threads=recipe.run.threads), prepare_ingest(recipe, upto, store)).view()
+    units = read_units(Site(store, threads=recipe.run.threads), prepare_ingest(recipe, upto, store, listed))
+    require_partitions(store, units)
+    return units.view()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the source holds as of today. ``view`` is None where it cannot be used, and ``problem`` says why."""
+
+    view: dict[str, Part] | None
+    problem: AugmillError | None
+    warning: str | None  # of what is used all the same
+
+
+def look_at_source(recipe: Recipe, store: Store, now: datetime) -> Seen:
+    """Never raises an AugmillError: who only looks has more to tell. A corrupt object is made anew, as a run does."""
+    calendar = recipe.partitions.calendar
+    names, problem = set[str](), AugmillError("")
+    for _ in range(MENDS):
+        try:
+            listed = list_files(recipe.source)
+            names = {cut.partition for cut in cut_source(listed, recipe) if cut.partition}
+            view = source_view(recipe, store, calendar.newest_complete(now) if calendar.dated else None, listed)
+            return Seen(view, None, told_future(recipe, {*names, *view}, now))
+        except AugmillError as error:
+            problem = error
+            if not isinstance(error, CorruptObject):
+                break
+    return Seen(None, problem, told_future(recipe, names, now))
+
+
+def told_future(recipe: Recipe, names: Iterable[str], now: datetime) -> str | None:
+    """In words, which partitions are of days to come; None where none is. No snapshot is made of them before."""
+    calendar = recipe.partitions.calendar
+    if not (is_partitioned(recipe) and calendar.dated):
+        return None
+    today = calendar.step(calendar.newest_complete(now), 1)
+    later = sorted(name for name in names if name > today)
+    if not later:
+        return None
+    more = f", last {later[-1]}" if len(later) > 1 else ""
+    return (
+        f"{len(later):,} partition(s) come after today's, {today}: first {later[0]}{more}. No night makes them before "
+        "they are over; if the dates are wrong, mend them in the source"
+    )
 
 
 def read_rows(steps: Steps, recipe: Recipe, name: str | None) -> tuple[Artifact, Artifact]:
@@ -98,4 +152,8 @@ def window_of(recipe: Recipe, units: Units, as_of: str | None) -> dict[str, str]
     first, view = window_start(recipe, as_of) or "", units.view()
     if not is_partitioned(recipe):
         return {name: part.revision for name, part in view.items()}
-    return {name: part.revision for name, part in view.items() if first <= name and (as_of is None or name <= as_of)}
+    return {
+        name: part.revision
+        for name, part in view.items()
+        if first <= name and (as_of is None or rank(name) <= rank(as_of))
+    }

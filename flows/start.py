@@ -18,6 +18,7 @@ from augmill.flows.outcome import Outcome
 from augmill.flows.owner import this_process
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
+from augmill.flows.reading import MENDS
 from augmill.flows.snapshot import Snapshot
 from augmill.flows.states import require_over
 from augmill.flows.steps import Steps
@@ -31,7 +32,6 @@ from augmill.tasks.store import Store, release_key
 from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
 
 _log = logging.getLogger("augmill")
-MENDS = 3  # a corrupt object is made again by running again; one that is corrupt thrice is a broken disk
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from augmill.flows.provenance import code_version
 from augmill.tasks.attempts import Attempt, read_attempts
-from augmill.tasks.calendar import parse_days
+from augmill.tasks.calendar import parse_days, rank
 from augmill.tasks.contracts import UserError
 from augmill.tasks.log import Log, released_in
 from augmill.tasks.partitions import MOST, is_partitioned
@@ -91,7 +91,8 @@ def snapshots_of(
         return ["all"]
     calendar = recipe.partitions.calendar
     if not calendar.dated:
-        return sorted(p for p in partitions if (first is None or first <= p) and (last is None or p <= last))
+        within = (p for p in partitions if first is None or rank(first) <= rank(p))
+        return sorted((p for p in within if last is None or rank(p) <= rank(last)), key=rank)
     begin, end = first or min(partitions, default=None), last or calendar.newest_complete(now)
     if begin is None:
         return []
@@ -265,9 +266,9 @@ class _Facts:
         start = ""
         if calendar.dated and rules.window != "all":
             start = calendar.window_start(name, parse_days(rules.window))
-        inside = {p: revision for p, (_, revision) in self.view.items() if start <= p <= name}
-        held = {p: revision for p, revision in then.items() if start <= p <= name}
-        moved = sorted(p for p in {*inside, *held} if inside.get(p) != held.get(p))
+        inside = {p: revision for p, (_, revision) in self.view.items() if start <= p and rank(p) <= rank(name)}
+        held = {p: revision for p, revision in then.items() if start <= p and rank(p) <= rank(name)}
+        moved = sorted((p for p in {*inside, *held} if inside.get(p) != held.get(p)), key=rank)
         if not is_partitioned(self.recipe) or any_revision:
             return moved
         if not isinstance(rules.late, Reopen):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from augmill.flows.snapshot import read_json
 from augmill.flows.units import Units
-from augmill.tasks.calendar import next_clock, parse_clock
+from augmill.tasks.calendar import next_clock, parse_clock, rank
 from augmill.tasks.contracts import Artifact, ConflictError, DataError, UnsoundSource, UserError
 from augmill.tasks.partitions import cut_source, is_partitioned, window_start
 from augmill.tasks.publish import real_rows, trained_classes
@@ -84,7 +84,7 @@ def _no_marker(recipe: Recipe, as_of: str | None) -> str | None:
     files = list_files(recipe.source)
     cuts = cut_source(files, recipe)
     names = {cut.partition for cut in cuts if cut.partition}
-    name = as_of or max(names, default=None)
+    name = as_of or max(names, key=rank, default=None)
     own = [file for cut in cuts if cut.partition == name for file in cut.files] if names else []
     if names and not own:
         return f"there is no file of {name} yet"
@@ -93,7 +93,7 @@ def _no_marker(recipe: Recipe, as_of: str | None) -> str | None:
 
 def _too_few(recipe: Recipe, as_of: str | None, units: Units) -> str | None:
     rows = {name: part.rows for name, part in units.view().items()}
-    name = as_of or max(rows, default=None) if is_partitioned(recipe) else None
+    name = as_of or max(rows, key=rank, default=None) if is_partitioned(recipe) else None
     return too_few_rows(recipe.source.ready, name, rows)
 
 

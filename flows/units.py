@@ -8,16 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
+
 from augmill.flows.snapshot import read_json
 from augmill.flows.steps import Steps
+from augmill.tasks.calendar import FORMS, rank
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.gather import READERS, gather, prepare_gather
 from augmill.tasks.hashing import hash_json
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.refusals import no_partition
 from augmill.tasks.retries import READ
-from augmill.tasks.stage import Event, Site, look_up
-from augmill.tasks.unit_rows import IngestConfig
+from augmill.tasks.stage import Event, Site, fetch, look_up, read_manifest
+from augmill.tasks.store import Store, manifest_key
+from augmill.tasks.unit_rows import BAD_PARTITION, IngestConfig
 
 
 class Part(NamedTuple):
@@ -46,7 +51,7 @@ class Units:
             found = {"all": found.get("", [])}
         return {
             name: Part(sum(part["taken"] for part in parts), _revision([part["revision"] for part in parts]))
-            for name, parts in sorted(found.items())
+            for name, parts in sorted(found.items(), key=lambda item: rank(item[0]))
             if name
         }
 
@@ -55,7 +60,7 @@ class Units:
         counts: dict[str, int] = {}
         for unit in self.parts:
             for name, part in unit.items():
-                if name and (first or "") <= name <= last:
+                if name and (first or "") <= name and rank(name) <= rank(last):
                     for label, rows in part["classes"].items():
                         counts[label] = counts.get(label, 0) + rows
         return counts
@@ -68,14 +73,14 @@ class Units:
         by: dict[str, Counter[str]] = {}
         for unit in self.parts:
             for name, part in unit.items():
-                if name and name < before:
+                if name and rank(name) < rank(before):
                     by.setdefault(name, Counter()).update(part["classes"])
-        names, gone = sorted(by), 0
+        names, gone = sorted(by, key=rank), 0
         window, most = Counter[str](), Counter[str]()
         for name in names:
             window.update(by[name])
             first = start(name) or ""
-            while names[gone] < first:
+            while first and rank(names[gone]) < rank(first):
                 window.subtract(by[names[gone]])
                 gone += 1
             most |= window
@@ -86,19 +91,47 @@ def _revision(revisions: list[str]) -> str:
     return revisions[0] if len(revisions) == 1 else hash_json(revisions)[:16]
 
 
+def require_partitions(store: Store, units: Units) -> None:
+    """Raises NoPartition where the source is cut and none of its rows says by what."""
+    if not units.partitioned or units.view():
+        return
+    counts = Counter[str]()
+    for unit in units.parts:
+        for part in unit.values():
+            counts.update(part["refused"])
+    tables = (pq.read_table(fetch(store, artifact, "refused.parquet")) for artifact in units.artifacts)
+    first = next((table.slice(0, 1).to_pylist()[0] for table in tables if table.num_rows), None)
+    files = [name for artifact in units.artifacts for name in read_json(store, artifact, "summary.json")["files"]]
+    raise no_partition(files, counts, first)
+
+
+def _known(site: Site, unit: IngestConfig) -> tuple[Artifact, dict[str, dict[str, Any]]] | None:
+    """What stands in the store, and what it says; not where an earlier version took days for none that are read now."""
+    artifact = look_up(site.store, ingest.name, ingest.identity(unit, ()))
+    if artifact is None:
+        return None
+    parts = read_json(site.store, artifact, "parts.json")
+    refused = unit.calendar.dated and any(BAD_PARTITION in part["refused"] for part in parts.values())
+    if refused and read_manifest(site.store, artifact)["meta"].get("forms") != FORMS:
+        site.store.move_aside(manifest_key(*artifact.key.split("/")))
+        return None
+    return artifact, parts
+
+
 def read_units(site: Site, units: Sequence[IngestConfig], *, advance: Callable[[], None] = lambda: None) -> Units:
     """Each unit's artifact: from the store where it stands, else made. In an object store each look-up waits: side by side."""
     with ThreadPoolExecutor(READERS) as pool:
-        known = list(pool.map(lambda unit: look_up(site.store, ingest.name, ingest.identity(unit, ())), units))
-        artifacts = []
-        for unit, artifact in zip(units, known, strict=True):
-            if artifact is None:
-                artifacts.append(ingest(site, unit))
-            else:
-                site.observe(Event(ingest.name, artifact.key, artifact.rows, True, 0.0))
-                artifacts.append(artifact)
-            advance()
-        parts = list(pool.map(lambda artifact: read_json(site.store, artifact, "parts.json"), artifacts))
+        known = list(pool.map(lambda unit: _known(site, unit), units))
+    artifacts, parts = list[Artifact](), []
+    for unit, standing in zip(units, known, strict=True):
+        if standing is None:
+            artifacts.append(ingest(site, unit))
+            parts.append(read_json(site.store, artifacts[-1], "parts.json"))
+        else:
+            site.observe(Event(ingest.name, standing[0].key, standing[0].rows, True, 0.0))
+            artifacts.append(standing[0])
+            parts.append(standing[1])
+        advance()
     cut = any(unit.columns.partition is not None or unit.pattern is not None for unit in units)
     version = next((file.version for unit in units for file in unit.handles), None)
     return Units(artifacts, parts, cut, version)

@@ -12,13 +12,36 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 Every = Literal["key", "day", "week", "month"]
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _SHAPES = {"day": r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "week": r"[0-9]{4}-W[0-9]{2}", "month": r"[0-9]{4}-[0-9]{2}"}
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}")
+_DATE = re.compile(r"[0-9]{4}([-/])[0-9]{2}\1[0-9]{2}|[0-9]{8}")
+# An instant as BigQuery, Snowflake and Postgres print it: a zone by its name, or an offset after a space.
+_ZONED = re.compile(
+    r"(.*[0-9]) ?(?:(UTC|GMT|Z|[A-Z][A-Za-z_]+(?:/[A-Za-z0-9_+-]+){1,2})|([+-][0-9]{2}:?(?:[0-9]{2})?))"
+)
+FORMS = 2  # counts up when more forms of days are read: a unit that refused such rows is then read anew
+# Digits of an instant since 1970, in seconds, milli-, micro- and nanoseconds, from 2001 to 2286: how many, to a second.
+_EPOCH = {10: 1, 13: 10**3, 16: 10**6, 19: 10**9}
+_HOUR_KEY = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?:[01][0-9]|2[0-3])")
+_NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.0)?")  # 9.0 where nulls made floats of them; 1.10 may be a version
+# Forms that are no day here: what they are, and what to do.
+_FORMS: tuple[tuple[str, str], ...] = (
+    (r"[0-9]{1,2}/[0-9]{1,2}/[0-9]{2,4}.*", "day and month may stand either way round; write it as 2026-10-01"),
+    (r"[0-9]{1,2}[.-][0-9]{1,2}[.-][0-9]{2,4}.*", "a date that does not begin with its year; write it as 2026-10-01"),
+    (r"[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}(?![0-9]).* [A-Z]{2,5}", "letters that mean several time zones; write an "
+     "offset such as +02:00, or a name such as Europe/Berlin"),
+    (r"[0-9]{4}[-/][0-9]{2}[-/][0-9]{2}.* [A-Za-z]+/.*", "a time zone that nobody knows; write an offset such as +02:00"),
+    (r"[0-9]{10}|[0-9]{12}|[0-9]{14}", "digits of a day and a time; write 20261001, or 2026-10-01T00:30:00"),
+    (r"[0-9]{4}-[0-9]{2}", "a month alone; name the column or directory of days, or set partitions.every to month"),
+    (r"[0-9]{1,2}", "a part of a date; name the `day` of year=/month=/day= directories as columns.partition"),
+    (r"-?[0-9]+(?:\.[0-9]+)?", "neither a day such as 20261001 nor an instant in 10 digits (seconds since 1970), 13, 16 "
+     "or 19"),
+    (r".*[A-Za-z]{3}.*[0-9]{4}.*", "a date in words; write it as 2026-10-01"),
+)  # fmt: skip
 # Days whose partitions have names that sort as texts, and others before and after them. In a table of rows 0001-01-01
 # and 9999-12-31 stand for "none".
 _FIRST, _LAST = date(1000, 1, 1), date(9990, 1, 1)
@@ -107,6 +130,16 @@ class Calendar:
             return None
         return name
 
+    def why_not(self, value: Any) -> str:
+        """What form a value has that ``name_of`` finds no partition in, and what to write instead."""
+        if not self.dated:
+            return "empty"
+        said = str(value).strip()
+        if _local_day(value, ZoneInfo(self.timezone)) is not None:
+            return f"not a year from {_FIRST.year} to {_LAST.year - 1}"
+        known = next((words for form, words in _FORMS if re.fullmatch(form, said, re.ASCII)), "")
+        return known or f"no {self.every}; write it as {self._example()}"
+
     def _name(self, day: date) -> str:
         if self.every == "week":
             year, week, _ = day.isocalendar()
@@ -184,21 +217,54 @@ def _back(day: date, days: int) -> date:
     return date.fromordinal(max(day.toordinal() - days, _FIRST.toordinal() + 365))
 
 
+def is_number(name: str) -> bool:
+    return _NUMBER.fullmatch(name) is not None
+
+
+def rank(name: str) -> tuple[bool, Decimal, str]:
+    """By which partitions are ordered: numbers as numbers, 9 before 10, and before all others; these as texts."""
+    return (False, Decimal(name), name) if is_number(name) else (True, Decimal(0), name)
+
+
 def _local_day(value: Any, zone: ZoneInfo) -> date | None:
     """The local day of a date or instant, or of the text of one (of digits alone too); None for anything else."""
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and value % 1 == 0:
         value = str(int(value))  # 20261001, as warehouses key days; 20261001.0 where nulls made floats of them
     try:
         if isinstance(value, str):
-            plain = _DATE.match(value)
-            if plain is None or value[plain.end() : plain.end() + 1] not in ("", "T", " "):
-                return None
-            value = date.fromisoformat(value) if plain.end() == len(value) else datetime.fromisoformat(value)
+            value = _parse(value.strip())
         if isinstance(value, datetime):
             return (value.astimezone(zone) if value.tzinfo is not None else value).date()
     except (ValueError, OverflowError):  # no date; or one that is out of the calendar once seen in the time zone
         return None
     return value if isinstance(value, date) else None
+
+
+def _parse(text: str) -> date | None:
+    """The date or instant that is written there; None where it is none. Raises ValueError or OverflowError as well."""
+    if (unit := _EPOCH.get(len(text))) and re.fullmatch(r"[1-9][0-9]*", text):
+        if _HOUR_KEY.fullmatch(text):  # 2026102400 would be a day of 2034
+            return None
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=int(text) // unit)
+    plain = _DATE.match(text)
+    if plain is None or text[plain.end() : plain.end() + 1] not in ("", "T", " "):
+        return None
+    if plain[1] == "/":
+        text = text.replace("/", "-", 2)
+    return date.fromisoformat(text) if plain.end() == len(text) else _instant(text)
+
+
+def _instant(text: str) -> datetime:
+    """Without a zone where it has none. Raises ValueError."""
+    if (zoned := _ZONED.fullmatch(text)) is None:
+        return datetime.fromisoformat(text)
+    before, name, offset = zoned.groups()
+    if offset is not None:
+        return datetime.fromisoformat(before + offset)
+    try:
+        return datetime.fromisoformat(before).replace(tzinfo=ZoneInfo(name) if "/" in name else UTC)
+    except ZoneInfoNotFoundError as error:
+        raise ValueError(f"there is no time zone {name!r}") from error
 
 
 def next_clock(clock: time, now: datetime, timezone: str) -> datetime:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact, AugmillError, UnsoundSource
 from augmill.tasks.erasure import ERASED
 from augmill.tasks.partitions import is_partitioned, window_start
@@ -70,14 +71,16 @@ class _Unit:
 class _Window:
     def __init__(self, config: GatherConfig, units: Sequence[_Unit]) -> None:
         self.config = config
-        self.names = sorted({name for unit in units for name in unit.names})
+        names = {name for unit in units for name in unit.names}
+        # Without a last partition as texts: the ids of labels that such releases have go by that order.
+        self.names = sorted(names, key=None if config.as_of is None else rank)
         if config.as_of is not None and not config.dated:
             for name in self.names:
                 require_alike(name, config.as_of)
         self.units = [unit for unit in units if not unit.names or any(self.holds(name) for name in unit.names)]
 
     def upto(self, name: str) -> bool:
-        return self.config.as_of is None or name <= self.config.as_of
+        return self.config.as_of is None or rank(name) <= rank(self.config.as_of)
 
     def holds(self, name: str) -> bool:
         """Also what has no partition: rows of a source without any, and refused ones, which may be of any."""
@@ -146,7 +149,8 @@ def _read_rows(work: Work, window: _Window, schema: pa.Schema) -> tuple[pa.Table
     rows = pa.concat_tables(tables).combine_chunks()
     table = pa.concat_tables(places) if places else None
     if config.partitioned:  # within a partition as they stand: by file, then by place
-        keyed = pa.table({"partition": rows[PARTITION], "at": pa.array(range(rows.num_rows), pa.int64())})
+        places_of = pc.index_in(rows[PARTITION], value_set=pa.array(window.names, pa.string()))
+        keyed = pa.table({"partition": places_of, "at": pa.array(range(rows.num_rows), pa.int64())})
         order = pc.sort_indices(keyed, sort_keys=[("partition", "ascending"), ("at", "ascending")])
         rows, table = rows.take(order), table and table.take(order)
     return rows, table

@@ -7,11 +7,14 @@ other units (ids, the window, the share of refused rows) is the gather stage's: 
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from augmill.tasks.calendar import FORMS
 from augmill.tasks.contracts import NoRows
 from augmill.tasks.erasure import Erased, read_erased
 from augmill.tasks.hashing import TableHasher
@@ -21,19 +24,25 @@ from augmill.tasks.recipe_sections import Columns
 from augmill.tasks.refusals import require_columns, require_plain
 from augmill.tasks.retries import READ
 from augmill.tasks.rows import PLACES, UNIT_REFUSED
-from augmill.tasks.sources import SOURCES, describe_file, list_files, read_batches, scan_schema
+from augmill.tasks.sources import SOURCES, SourceFile, describe_file, list_files, read_batches, scan_schema
 from augmill.tasks.stage import PARQUET, Work, stage
 from augmill.tasks.store import Store
-from augmill.tasks.unit_rows import IngestConfig, UnitRows, convert, open_batch
+from augmill.tasks.unit_rows import BAD_PARTITION, IngestConfig, UnitRows, convert, open_batch
+
+_log = logging.getLogger("augmill")
+
+LOOKED_AT = 20  # first rows of a file, whether its column says what its directory does
 
 
-def prepare_ingest(recipe: Recipe, as_of: str | None = None, store: Store | None = None) -> tuple[IngestConfig, ...]:
+def prepare_ingest(
+    recipe: Recipe, as_of: str | None = None, store: Store | None = None, listed: Sequence[SourceFile] | None = None
+) -> tuple[IngestConfig, ...]:
     """Lists the source and hashes its files (``store`` knows those that did not change): one configuration a unit.
 
     Files of a directory or name after ``as_of`` are left alone. Raises UserError or DataError where there is nothing
     to read.
     """
-    listed = list_files(recipe.source)
+    listed = list_files(recipe.source) if listed is None else listed
     cuts = cut_source(listed, recipe)
     if as_of is not None:
         cuts = cuts_upto(cuts, recipe, as_of)
@@ -91,6 +100,8 @@ def ingest(work: Work, config: IngestConfig) -> None:
     work.write(pa.Table.from_pylist(refused, UNIT_REFUSED), "refused.parquet")
     work.notes |= {"refused.parquet", "places.parquet"}
     work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
+    if any(BAD_PARTITION in part.refused for part in rows.parts.values()):
+        work.meta["forms"] = FORMS
     work.write_json({name: part.to_json() for name, part in rows.parts.items()}, "parts.json")
     read_as = [describe_file(file, config.source) for file in config.handles[:20]]
     files = [item["name"] for item in config.files]
@@ -108,6 +119,22 @@ def _schema(config: IngestConfig, partitioned: bool) -> pa.Schema:
         return pa.schema([(name, pa.null()) for name in _needed(config.columns, config.split_column)])
 
 
+def _warn_of_column(file: SourceFile, config: IngestConfig) -> None:
+    """The directory counts, as everywhere with hive partitions; where the file's own column says otherwise, one of the
+
+    two is wrong. Of the first rows alone: the column is not read for anything else.
+    """
+    column, told = config.columns.partition, config.partition
+    if column is None or told is None or column not in file.partition:
+        return
+    for row in SOURCES[file.format]().sample(file, config.source, LOOKED_AT):
+        value = row.get(column)
+        if value is not None and config.calendar.name_of(value) != told and str(value) != file.partition[column]:
+            said = f"{file.name!r} lies in the directory of {told!r}, and its column {column!r} says {value!r}"
+            _log.warning("%s: the directory counts; move the file, or mend the column", said)
+            return
+
+
 def _write_rows(work: Work, rows: UnitRows, schema: pa.Schema) -> list[dict[str, str]]:
     """Writes rows.parquet and places.parquet batch by batch; the refused rows."""
     config, refused = rows.config, list[dict[str, str]]()
@@ -122,6 +149,7 @@ def _write_rows(work: Work, rows: UnitRows, schema: pa.Schema) -> list[dict[str,
 
         writers: dict[str, pq.ParquetWriter] = {}
         for file in config.handles:
+            _warn_of_column(file, config)
             for batch in read_batches(file, config.source, needed=needed, schema=schema):
                 opened = open_batch(rows, file, batch.table, batch.locations.to_pylist())
                 rows.see(batch.table, opened.names)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import ConflictError, StoreRefused, UserError
 from augmill.tasks.hashing import seal, unseal
 from augmill.tasks.store import Store, log_key, release_key
@@ -90,12 +91,12 @@ class Log:
         """
         state = self.current()
         everything = state.pop("all", None)
-        dated = {s: r for s, r in state.items() if as_of is None or s <= as_of}
+        dated = {s: r for s, r in state.items() if as_of is None or rank(s) <= rank(as_of)}
         if as_of is None and everything is not None:
             at = self.standing()
             if all(at[snapshot] < at["all"] for snapshot in dated):
                 return everything
-        return dated[max(dated)] if dated else None
+        return dated[max(dated, key=rank)] if dated else None
 
 
 def read_log(store: Store, dataset: str) -> Log:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from augmill.tasks.calendar import parse_days
+from augmill.tasks.calendar import Calendar, parse_days, rank
 from augmill.tasks.contracts import UserError
 from augmill.tasks.hashing import seal
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import no_row_upto, require_alike
 from augmill.tasks.sources import SourceFile, SourceOptions, hash_file, is_settled
+from augmill.tasks.sources.patterns import found_in
 from augmill.tasks.store import Store
 
 # More in one file are no partitions but single rows; so many days are 27 years.
@@ -31,12 +31,21 @@ def is_partitioned(recipe: Recipe) -> bool:
     return recipe.columns.partition is not None or recipe.partitions.pattern is not None
 
 
-def file_value(file: SourceFile, column: str | None, pattern: str | None) -> str | None:
+def file_value(file: SourceFile, column: str | None, pattern: str | None, calendar: Calendar) -> str | None:
     """What a file's directory or name says of its partition; None where it says nothing."""
     if column is not None:
-        return file.partition.get(column)
-    found = re.search(pattern, file.name) if pattern is not None else None
-    return found[1] if found is not None else None
+        value = file.partition.get(column)
+        return _joined(file.partition, column) or value if calendar.dated and value is not None else value
+    return found_in(file.name, pattern) if pattern is not None else None
+
+
+def _joined(partition: dict[str, str], column: str) -> str | None:
+    """The day, or month, of directories ``year=2026/month=10/day=24``, of which ``column`` names the last; else None."""
+    wanted = {"day": ("year", "month", "day"), "month": ("year", "month")}.get(column, ())
+    parts = [partition.get(name, "") for name in wanted]
+    if not wanted or len(parts[0]) != 4 or not all(len(part) <= 4 and part.isdecimal() for part in parts):
+        return None
+    return "-".join(part.zfill(2) for part in parts)
 
 
 def cut_source(files: Sequence[SourceFile], recipe: Recipe) -> list[Cut]:
@@ -50,7 +59,7 @@ def cut_source(files: Sequence[SourceFile], recipe: Recipe) -> list[Cut]:
     groups: dict[str, list[SourceFile]] = {}
     cuts = []
     for file in files:
-        value = file_value(file, column, pattern)
+        value = file_value(file, column, pattern, recipe.partitions.calendar)
         if value is None and pattern is None:
             cuts.append(Cut(None, (file,)))
         else:
@@ -77,11 +86,11 @@ def require_name(recipe: Recipe, as_of: str) -> None:
 def cuts_upto(cuts: Sequence[Cut], recipe: Recipe, as_of: str) -> list[Cut]:
     """Without those whose directory or name says that they are later. Raises UserError where none is left."""
     require_name(recipe, as_of)
-    names = sorted(cut.partition for cut in cuts if cut.partition)
+    names = sorted((cut.partition for cut in cuts if cut.partition), key=rank)
     if not recipe.partitions.calendar.dated:
         for name in names:
             require_alike(name, as_of)
-    kept = [cut for cut in cuts if (cut.partition or "") <= as_of]
+    kept = [cut for cut in cuts if not cut.partition or rank(cut.partition) <= rank(as_of)]
     if not any(cut.partition != "" for cut in kept) and names:
         raise no_row_upto(as_of, names[0])
     return kept

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, UnsoundSource
 from augmill.tasks.labels import label_text
 from augmill.tasks.recipe import Recipe
@@ -44,7 +45,7 @@ def too_few_rows(ready: Ready, name: str | None, rows: Mapping[str, int]) -> str
     of = f"partition {name}" if name else "the source"
     if here < ready.min_rows:
         return f"{of} has {here:,} rows; source.ready.min_rows asks for {ready.min_rows:,}"
-    before = [rows[other] for other in sorted(rows) if name and other < name][-BEFORE:]
+    before = [rows[other] for other in sorted(rows, key=rank) if name and rank(other) < rank(name)][-BEFORE:]
     return collapsed(ready, of, here, int(statistics.median(before)), f"{len(before)} before it") if before else None
 
 

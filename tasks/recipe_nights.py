@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from augmill.tasks.calendar import Calendar, Every, parse_days, parse_duration, require_cron
 from augmill.tasks.recipe_sections import check, option, required
+from augmill.tasks.sources.patterns import name_pattern
 
 _POLICY = "decides which snapshots are made again, not what they hold"
 _WHEN = "when it runs, not what"
@@ -44,11 +45,11 @@ class Partitions:
     """How the source is cut by date or by another ordered key, and which of it a snapshot holds."""
 
     every: Every = option(
-        "key", "key: each value as it is, ordered as text; or the day, week or month that it falls in"
+        "key", "key: each value as it is, numbers in their order, others as text; or its day, week or month"
     )
     timezone: str = option("UTC", "where days begin and end; an instant without an offset is taken as local there")
     pattern: str | None = option(
-        None, r"where no column holds it: an expression over file names, its group is the value: `(\d{4}-\d{2}-\d{2})`"
+        None, r"where no column holds it: an expression (RE2) over file names with one group: `(\d{4}-\d{2}-\d{2})`"
     )
     window: str = option("all", "what a snapshot holds: all rows up to its partition, or those of its last days: 30d")
     late: Literal["fold_into_next"] | Reopen = option(
@@ -64,9 +65,9 @@ class Partitions:
         check(self.late == "fold_into_next" or self.every != "key", "late: reopen needs days, weeks or months")
         if self.pattern is not None:
             try:
-                groups = re.compile(self.pattern).groups
-            except re.error as error:
-                raise ValueError(f"pattern: no regular expression ({error})") from error
+                groups = name_pattern(self.pattern).groups
+            except ValueError as error:
+                raise ValueError(f"pattern: {error}") from error
             check(groups == 1, f"pattern: exactly one group; found {groups}")
 
     @property

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from augmill.tasks.calendar import is_number
 from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe_sections import Columns, Labels, Publish, Refuse
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file
@@ -72,11 +73,14 @@ def _shape(name: str) -> str:
 
 
 def require_alike(name: str, as_of: str) -> None:
-    """Raises UserError unless ``as_of`` is written as the partition ``name``: only then is the order of texts theirs."""
-    if _shape(name) == _shape(as_of):
+    """Raises UserError unless both are numbers, or ``as_of`` is written as the partition ``name``: only then is the order
+
+    of texts theirs.
+    """
+    if _shape(name) == _shape(as_of) or (is_number(name) and is_number(as_of)):
         return
     problem = f"{as_of!r} is not written as the column's {name!r} is; they are compared as texts"
-    fix = f"write it as {name!r}; numbers of different lengths have to be written equally long in the source, as 007"
+    fix = f"write it as {name!r}; numbers within texts have to be written equally long in the source, as v007"
     raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
 
 
@@ -157,12 +161,29 @@ def _remedy(refused: Sequence[dict[str, str]]) -> str:
     return REMEDIES.get(reason, "mend the source")
 
 
+class NoPartition(DataError):
+    """No row of a source that is cut stands in any partition."""
+
+
+def no_partition(files: Sequence[str], counts: Mapping[str, int], first: dict[str, str] | None) -> NoPartition:
+    """``counts``: all refused rows by reason; ``first``: one of them. None where there is no row at all."""
+    if first is None:
+        return NoPartition("expected rows, found columns alone", where=_of(files), fix="give files with rows")
+    reason = max(counts, key=lambda name: counts[name])
+    every = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+    problem = f"no row stands in a partition: with this one, all {sum(counts.values()):,} are refused ({every})"
+    return NoPartition(problem, where=_first([first]), fix=REMEDIES.get(reason, "mend the source"))
+
+
+def _of(files: Sequence[str]) -> str:
+    return files[0] if len(files) == 1 else f"{len(files):,} files"
+
+
 def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[dict[str, str]]) -> DataError:
     """Files without a row, or with refused ones only."""
     if not refused:
-        where = files[0] if len(files) == 1 else f"{len(files):,} files"
         shown = ", ".join(names[:SHOWN])
-        return DataError(f"expected rows, found columns alone: {shown}", where=where, fix="give files with rows")
+        return DataError(f"expected rows, found columns alone: {shown}", where=_of(files), fix="give files with rows")
     return DataError(
         f"with this one, all {len(refused):,} rows are refused ({counted(refused)})",
         where=_first(refused),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from augmill.tasks.attempts import Attempt
-from augmill.tasks.calendar import parse_duration
+from augmill.tasks.calendar import parse_duration, rank
 from augmill.tasks.log import Log
 from augmill.tasks.recipe_nights import Retain
 
@@ -60,7 +60,7 @@ def expired(log: Log, standing: Iterable[str], pending: dict[str, datetime], lim
         made |= dict.fromkeys(moved.values(), moment)
         gone = {state[snapshot] for snapshot in entry["current"] if snapshot in state}
         state = {name: release for name, release in state.items() if name not in entry["current"]} | moved
-        last = max(state.keys() - {"all"}, default="all")
+        last = max(state.keys() - {"all"}, key=rank, default="all")
         stays = {release for name, release in state.items() if name in ("all", last)}
         left = {release: since for release, since in left.items() if release not in stays}
         left = dict.fromkeys((gone | set(state.values())) - stays, moment) | left

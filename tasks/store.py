@@ -283,6 +283,61 @@ class Store:
         return sorted({key.split("/")[1] for key in self.list_keys("public")})
 
 
+class LookingStore(Store):
+    """A store to look at: what is written, moved or deleted is so for this object alone, in a directory that goes with it.
+
+    What a stage makes is not kept, then; what the store holds of it already is read there. A local store that is not
+    there yet is empty, and is not made.
+    """
+
+    def __init__(self, root: str) -> None:
+        directory = tempfile.mkdtemp(prefix="augmill-look-")
+        weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        self._own = Store(directory)
+        self._gone: set[str] = set()  # what would have been moved or deleted
+        require_root(root)
+        there = root.startswith(REMOTE_SCHEMES) or Path(os.path.expanduser(root)).is_dir()  # noqa: PTH111
+        super().__init__(root, backend=None if there else self._own.backend)
+
+    def get(self, key: str) -> bytes | None:
+        own = self._own.get(key)
+        return own if own is not None or key in self._gone else super().get(key)
+
+    def head(self, key: str) -> Stored | None:
+        own = self._own.head(key)
+        return own if own is not None or key in self._gone else super().head(key)
+
+    def list_files(self, prefix: str) -> list[Stored]:
+        standing = {item.key: item for item in super().list_files(prefix) if item.key not in self._gone}
+        own = {item.key: item for item in self._own.list_files(prefix)}
+        return sorted((standing | own).values(), key=lambda item: item.key)
+
+    def _write(self, key: str, value: bytes | Path, *, overwrite: bool) -> None:
+        if not overwrite and self.head(key) is not None:
+            raise AlreadyExistsError(key)
+        self._own.put(key, value)
+
+    def holds(self, key: str, sha256: str, size: int) -> bool:
+        return self._own.holds(key, sha256, size) or (key not in self._gone and super().holds(key, sha256, size))
+
+    def fetch_object(self, sha256: str, size: int) -> Path:
+        own = self._own.head(object_key(sha256)) is not None
+        return self._own.fetch_object(sha256, size) if own else super().fetch_object(sha256, size)
+
+    def delete(self, key: str) -> None:
+        self._own.delete(key)
+        self._gone.add(key)
+
+    def move_aside(self, key: str) -> None:
+        self.delete(key)
+
+    def tidy(self, prefix: str) -> None:
+        """There is nothing to tidy."""
+
+    def local_scratch(self, name: str) -> Path:
+        return self._own.local_scratch(name)
+
+
 class _StoreScratch(Scratch):
     def __init__(self, store: Store, prefix: str) -> None:
         self.store, self.prefix = store, prefix

@@ -22,6 +22,8 @@ from augmill.tasks.rows import GROUP, PARTITION, SPLIT, id_within
 from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions
 from augmill.tasks.text import canonical, join_fields
 
+BAD_PARTITION = "bad_partition"  # why a row is refused whose partition is said, and is none
+
 
 @dataclass(frozen=True)
 class IngestConfig:
@@ -81,7 +83,7 @@ class UnitRows:
         """(the partition of each row, what was said of it)."""
         config, column = self.config, self.config.columns.partition
         if config.partition is not None:
-            said = file_value(file, column, config.pattern)
+            said = file_value(file, column, config.pattern, config.calendar)
             return [config.partition or None] * table.num_rows, [file.name if said is None else said] * table.num_rows
         if column is None:
             return [None] * table.num_rows, [None] * table.num_rows
@@ -174,15 +176,17 @@ class OpenBatch:
     splits: list[Any]
     names: list[str | None]
     said: list[Any]  # the values that the names were made of
+    calendar: Calendar
 
     def refused(self, index: int, reason: str) -> dict[str, str]:
         about = next((name for name in ("label", "split", "partition") if name in reason), "")
         value = {"label": self.labels, "split": self.splits, "partition": self.said}[about][index] if about else None
+        why = f": {self.calendar.why_not(value)}" if reason == BAD_PARTITION else ""
         return {
             "file": self.file.name,
             "location": self.locations[index],
             "reason": reason,
-            "detail": "" if value is None else f"{about} {value!r}",
+            "detail": "" if value is None else f"{about} {value!r}{why}",
             "row": " | ".join((column[index] or "")[:200] for column in self.texts),
             "partition": self.names[index] or "",
         }
@@ -195,7 +199,8 @@ def open_batch(rows: UnitRows, file: SourceFile, table: pa.Table, locations: lis
         table[name].to_pylist() if name else [None] * table.num_rows for name in (columns.id, rows.config.split_column)
     )
     labels = table[columns.label].to_pylist()
-    return OpenBatch(file, table, locations, texts, labels, ids, splits, *rows.partitions(file, table))
+    said = rows.partitions(file, table)
+    return OpenBatch(file, table, locations, texts, labels, ids, splits, *said, rows.config.calendar)
 
 
 def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list[dict[str, str]]]:
@@ -211,7 +216,7 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
         part = rows.part(name)
         part.coerced += rows.labels.coerced - before
         if reason == "no_partition" and batch.said[index] is not None:
-            reason = "bad_partition"
+            reason = BAD_PARTITION
         if not reason and with_id and batch.ids[index] in (None, ""):
             reason = "no_id"
         if rows.config.erased.hashes and rows.is_erased(batch.ids[index], texts, name):

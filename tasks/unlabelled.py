@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.calendar import Calendar
+from augmill.tasks.calendar import Calendar, rank
 from augmill.tasks.contracts import ROW_ID, STRATUM, real_schema
 from augmill.tasks.erasure import ERASED, Erased, read_erased
 from augmill.tasks.partitions import cut_source, hash_files, is_partitioned, window_start
@@ -68,7 +68,7 @@ def prepare_unlabelled(recipe: Recipe, as_of: str | None, store: Store) -> Unlab
     )
 
 
-@stage("unlabelled", version=1, retry=READ)
+@stage("unlabelled", version=2, retry=READ)
 def unlabelled(work: Work, config: UnlabelledConfig) -> None:
     """rows.parquet (``real_schema``, every stratum empty, sorted by id) and what was left out, by reason (summary.json).
 
@@ -110,7 +110,11 @@ def _refusal(config: UnlabelledConfig, rows: UnitRows, row_id: Any, name: str | 
         return "no_id"
     if rows.partitioned and name is None:
         return "no_partition"
-    if name is not None and config.as_of is not None and not (config.first or "") <= name <= config.as_of:
+    if (
+        name is not None
+        and config.as_of is not None
+        and (name < (config.first or "") or rank(name) > rank(config.as_of))
+    ):
         return "outside_window"
     return ERASED if config.erased.hashes and rows.is_erased(row_id, texts, name) else ""
 

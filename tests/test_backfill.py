@@ -210,6 +210,25 @@ def test_a_day_that_is_not_over_is_run_by_no_command(tmp_path: Path) -> None:
     assert run_recipe(keyed, as_of=day(3), now=lambda: noon_after(3))["release"]  # nobody can say when a key is over
 
 
+def test_numbers_as_keys_are_made_and_read_in_their_order(tmp_path: Path) -> None:
+    rows = write_days(tmp_path / "rows.csv", 4)
+    keys = {day(at): str(8 + at) for at in range(4)}
+    text = rows.read_text()
+    for name, key in keys.items():
+        text = text.replace(name, key)
+    rows.write_text(text)
+    recipe = dated_recipe(rows, tmp_path / "store", partitions={"every": "key"})
+    assert fill(recipe, dry_run=True)["order"] == ["8", "9", "10", "11"]
+    assert fill(recipe, dry_run=True, order="newest", first="9", last="10")["order"] == ["10", "9"]
+    assert fill(recipe)["outcome"] == "done"
+    log = read_log(Store(str(tmp_path / "store")), "tiny")
+    current = log.current()
+    assert (log.newest(), log.newest("9"), log.newest("10")) == (current["11"], current["9"], current["10"])
+    assert fill(recipe)["outcome"] == "nothing"
+    with pytest.raises(UserError, match="10 comes after 9"):
+        fill(recipe, first="10", last="9")
+
+
 # --- carrying it out --------------------------------------------------------------------------------------------------
 
 DAYS = 8

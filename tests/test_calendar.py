@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.calendar import Calendar, next_clock, require_cron
+from augmill.tasks.calendar import Calendar, next_clock, rank, require_cron
 
 # Half-hour steps, days that clocks skipped (Apia 2011-12-30), days that begin at 01:00 (Havana, Sao Paulo), both hemispheres.
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
@@ -104,7 +104,7 @@ def test_a_day_may_be_a_whole_number_of_any_type(value: object) -> None:
             Decimal("20261001.5"),
             Decimal("NaN"),
             True,
-            1790000000,
+            17900000000,
             "٢٠٢٦-١٠-٠١",
             datetime(1, 1, 1, tzinfo=UTC),
             datetime(9999, 12, 31, tzinfo=UTC),
@@ -114,6 +114,80 @@ def test_a_day_may_be_a_whole_number_of_any_type(value: object) -> None:
 )
 def test_what_is_no_day_is_in_no_partition(every: str, value: object) -> None:
     assert Calendar(every, "America/New_York").name_of(value) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-10-24 00:30:00 UTC",  # BigQuery
+        "2026-10-24 00:30:00.123456 UTC",
+        "2026-10-24 00:30:00.000 +0000",  # Snowflake
+        "2026-10-23 17:30:00.000 -0700",
+        "2026-10-23 20:30:00 America/New_York",
+        "2026-10-24T00:30:00Z",
+        "2026-10-24 00:30:00+00",  # Postgres
+        "2026-10-24 00:30:00.123456789 +0000",
+        "2026/10/24 00:30:00 UTC",
+        " 2026-10-24 00:30:00 UTC ",
+        1792801800,
+        "1792801800",
+        1792801800000,
+        "1792801800123",
+        1792801800123456,
+        "1792801800123456789",
+        1792801800.0,
+        Decimal(1792801800),
+    ],
+)
+def test_an_instant_is_read_as_warehouses_write_it_and_seen_in_the_time_zone(value: object) -> None:
+    assert Calendar("day").name_of(value) == "2026-10-24"
+    assert Calendar("day", "America/Los_Angeles").name_of(value) == "2026-10-23"
+    assert Calendar("week").name_of(value) == "2026-W43" and Calendar("month").name_of(value) == "2026-10"
+
+
+@given(instants)
+def test_an_instant_is_in_the_same_partition_whichever_way_it_is_written(at: datetime) -> None:
+    calendar, seconds = Calendar("day", "Australia/Lord_Howe"), int(at.timestamp())
+    wanted = calendar.name_of(at)
+    if 1_000_000_000 <= seconds < 1_900_000_000:
+        for unit in (1, 1000, 10**6, 10**9):
+            assert calendar.name_of(seconds * unit) == calendar.name_of(str(seconds * unit)) == wanted
+    plain = at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    assert {calendar.name_of(f"{plain}{zone}") for zone in (" UTC", "Z", " +0000", "+00:00", " Etc/UTC")} == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("10/24/2026", "day and month may stand either way round; write it as 2026-10-01"),
+        ("1/2/26 10:30", "day and month may stand either way round"),
+        ("24.10.2026", "does not begin with its year"),
+        ("2026-10-24 00:30:00 EST", "letters that mean several time zones"),
+        ("2026-10-24 00:30:00 Nowhere/City", "a time zone that nobody knows"),
+        (2026102400, "digits of a day and a time"),  # as seconds it would be a day of 2034
+        ("20261024003000", "digits of a day and a time"),
+        (46319, "neither a day such as 20261001 nor an instant"),  # a day of Excel's
+        ("24", "columns.partition"),
+        ("Oct 24, 2026", "a date in words"),
+        ("0001-01-01", "not a year from 1000"),
+        ("x", "no day; write it as 2026-10-01"),
+    ],
+)
+def test_a_form_that_could_mean_two_days_or_none_is_named_with_what_to_write(value: object, why: str) -> None:
+    assert Calendar("day").name_of(value) is None
+    assert why in Calendar("day").why_not(value)
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), unique=True))
+def test_keys_that_are_numbers_are_ordered_as_numbers(keys: list[int]) -> None:
+    assert sorted(map(str, keys), key=rank) == [str(key) for key in sorted(keys)]
+    assert sorted([*map(str, keys), "a", "2026-10-01"], key=rank)[len(keys) :] == ["2026-10-01", "a"]
+
+
+@given(st.lists(days, unique=True))
+def test_names_of_days_are_ordered_as_texts(names: list[date]) -> None:
+    texts = [day.isoformat() for day in names]
+    assert sorted(texts, key=rank) == sorted(texts)
 
 
 @pytest.mark.parametrize(("every", "value"), [("day", "2026-W40"), ("day", "2026-10"), ("month", "2026-W40")])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from partitioned import DATED, Nights, Row, labelled, write_day
 
+import augmill.tasks.ingest as ingesting
+from augmill.flows.reading import source_view
+from augmill.flows.states import snapshots_of
 from augmill.flows.units import read_units
-from augmill.tasks import partitions
+from augmill.tasks import calendar, partitions
 from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.ingest import ingest, prepare_ingest
 from augmill.tasks.schemas import unify_units
@@ -134,7 +139,9 @@ def test_a_row_without_a_partition_is_refused_and_says_what_stood_there(tmp_path
         ("line 3", "bad_partition"),
         ("line 4", "bad_partition"),
     ]
-    assert nights.work.read(nights.gathered(), "refused.parquet")["detail"].to_pylist()[1] == "partition 'soon'"
+    assert nights.work.read(nights.gathered(), "refused.parquet")["detail"].to_pylist()[1] == (
+        "partition 'soon': no day; write it as 2026-10-01"
+    )
 
 
 def test_a_directory_or_name_that_is_no_partition_has_all_its_rows_refused(tmp_path: Path) -> None:
@@ -381,3 +388,63 @@ def test_a_units_identity_is_neither_the_snapshot_nor_the_window(tmp_path: Path)
     nights.document |= {"partitions": {"every": "day", "window": "1d", "late": {"reopen": "3d"}}}
     again, _ = prepare_ingest(nights.recipe, DAYS[1])
     assert ingest.identity(first, ()) == ingest.identity(again, ())
+
+
+def test_directories_of_years_months_and_days_are_days(tmp_path: Path) -> None:
+    nights = Nights(tmp_path)
+    places = {"x": "year=2026/month=9/day=30", "y": "year=2026/month=10/day=01", "z": "year=2026/month=10/day=2/hour=3"}
+    for text, path in places.items():
+        (nights.source / path).mkdir(parents=True)
+        (nights.source / path / "rows.jsonl").write_text(json.dumps({"text": text, "label": "a"}) + "\n")
+    assert list(source_view(nights.recipe, nights.store)) == ["2026-09-30", "2026-10-01", "2026-10-02"]
+    assert nights.texts("2026-10-01") == ["x", "y"]
+    nights.document |= {"partitions": {"every": "month"}, "columns": DATED | {"partition": "month"}}
+    assert list(source_view(nights.recipe, nights.store)) == ["2026-09", "2026-10"]
+    nights.document |= {"partitions": {"every": "day"}}
+    with pytest.raises(DataError, match="a month alone; name the column or directory of days"):
+        source_view(nights.recipe, nights.store)
+
+
+@given(st.lists(st.integers(0, 300), min_size=2, unique=True), st.data())
+def test_numbers_as_keys_are_in_the_order_of_numbers(keys: list[int], data: st.DataObject) -> None:
+    """9 comes before 10, in a snapshot, in what it calls later, and in the ids of labels."""
+    as_of = data.draw(st.sampled_from(keys))
+    with tempfile.TemporaryDirectory() as directory:
+        nights = Nights(Path(directory), partitions={"every": "key"})
+        lines = [{"text": f"t{key}", "label": f"l{key}", "day": key} for key in keys]
+        (nights.source / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        wanted = sorted(key for key in keys if key <= as_of)
+        assert nights.texts(str(as_of)) == [f"t{key}" for key in wanted]
+        assert nights.work.read_json(nights.gathered(str(as_of)), "labels.json")["order"] == [f"l{k}" for k in wanted]
+        view = source_view(nights.recipe, nights.store)
+        assert list(view) == [str(key) for key in sorted(keys)]
+        assert snapshots_of(nights.recipe, view, now=datetime.now(UTC), last=str(as_of)) == list(map(str, wanted))
+
+
+def test_a_file_whose_column_says_another_day_than_its_directory_is_named(tmp_path: Path, said: list[str]) -> None:
+    nights = Nights(tmp_path)
+    write_day(nights.source, "2026-10-01", [row | {"day": "2026-10-01T09:00:00Z"} for row in labelled(["x"])])
+    assert nights.texts() == ["x"] and not said
+    write_day(nights.source, "2026-10-02", [row | {"day": "2026-10-01"} for row in labelled(["y"])])
+    assert nights.texts("2026-10-02") == ["x", "y"] and nights.texts("2026-10-01") == ["x"]
+    (line,) = said
+    assert line.startswith(
+        "'day=2026-10-02/rows.jsonl' lies in the directory of '2026-10-02', and its column 'day' says"
+    )
+
+
+def test_what_an_earlier_version_took_for_no_day_is_read_anew_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = Nights(tmp_path)
+    for name, day in (("a", "2026-10-01"), ("b", "2026-10-02 00:30:00 UTC"), ("c", "soon")):
+        line = json.dumps({"text": name, "label": "a", "day": day})
+        (nights.source / f"{name}.jsonl").write_text(f"{line}\n")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(calendar, "_parse", date.fromisoformat)
+        earlier.setattr(ingesting, "FORMS", 1)
+        assert nights.texts() == ["a"]
+    nights.worked()
+    assert nights.texts() == ["a", "b"]
+    assert nights.worked().count("ingest") == 2  # b and c
+    assert nights.texts() == ["a", "b"] and "ingest" not in nights.worked()

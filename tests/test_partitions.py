@@ -16,7 +16,7 @@ from partitioned import DATED, Nights, Row, labelled, write_day
 
 from augmill.flows.reading import read_rows, read_source, source_view
 from augmill.flows.snapshot import Snapshot
-from augmill.tasks.contracts import UnsoundSource, UserError
+from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe import build_recipe
 from augmill.tasks.store import Store
 from augmill.tasks.text import fold
@@ -256,7 +256,8 @@ def test_a_day_that_is_not_over_is_not_read_and_one_that_none_can_read_is_no_par
     for path in [*nights.source.glob("day=*")]:
         path.rename(nights.source / f"day={path.name[-2:]}.10.2026")
     (nights.source / "day=09.10.2026" / "rows.jsonl").write_text('{"text": "a", "label": "a"}\n')
-    assert source_view(nights.recipe, nights.store) == {}
+    with pytest.raises(DataError, match=r"'01\.10\.2026': a date that does not begin with its year"):
+        source_view(nights.recipe, nights.store)
 
 
 SUITE = """

@@ -14,6 +14,7 @@ from running import Run, run
 
 from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import build_recipe
+from augmill.tasks.store import LookingStore, Store
 
 
 @pytest.fixture
@@ -67,3 +68,17 @@ def test_objects_that_rot_are_made_again_in_the_same_run(endpoint: str, tmp_path
         and again.result["release"] == first.result["release"]
     )
     assert first.store.list_keys("private/aside")
+
+
+def test_a_look_at_a_bucket_changes_nothing_in_it(endpoint: str, tmp_path: Path) -> None:
+    store = Store("s3://mill/looked")
+    store.put("private/x/a", b"1")
+    (tmp_path / "file").write_bytes(b"content")
+    standing = store.put_object(tmp_path / "file")
+    before = store.list_files("private")
+    looking = LookingStore("s3://mill/looked")
+    assert looking.get("private/x/a") == b"1" and looking.fetch_object(*standing).read_bytes() == b"content"
+    assert looking.put_if_absent("private/x/b", b"2") and not looking.put_if_absent("private/x/a", b"3")
+    looking.move_aside("private/x/a")
+    assert looking.get("private/x/a") is None and "private/x/b" in looking.list_keys("private")
+    assert store.list_files("private") == before

@@ -68,10 +68,11 @@ def _source(found: dict[str, Any]) -> list[str]:
     reasons = f": {counted(source['refused'])}" if refused else ""
     lines += wrapped(f"{source['read']:,} rows read, {source['taken']:,} taken, {refused:,} refused{reasons}")
     for example in source["examples"][:3]:
-        lines.append("    " + shown(f"{example['file']} {example['location']}: {example['reason']}", 76))
+        detail = f" ({example['detail']})" if example["detail"] else ""
+        lines += wrapped(f"{example['file']} {example['location']}: {example['reason']}{detail}", "      ", "    ")
     if source["labels_coerced_from_float"]:
         lines.append(f"  {source['labels_coerced_from_float']:,} labels are numbers like 3.0 and were read as 3")
-    return lines
+    return lines + (wrapped(f"{found['source_warning']}.") if found["source_warning"] else [])
 
 
 def _splits(found: dict[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ def gc(
     except ValueError as error:
         raise UserError(str(error), where="--grace", fix="give it as 24h or 7d") from error
     loaded = load_recipe(recipe, store=store) if recipe is not None else None
-    opened = open_store(loaded.run.store if loaded is not None else store or DEFAULT_STORE)
+    opened = open_store(loaded.run.store if loaded is not None else store or DEFAULT_STORE, write=delete)
     limits = {loaded.dataset: Limits.of(loaded.retain)} if loaded is not None else {}
     sweep = find_garbage(opened, grace=span, limits=limits)
     for sentence in sweep.left_alone:
@@ -66,16 +66,22 @@ def _named(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def open_store(address: str, *, where: str = "--store", fix: str = "give the store of your recipe (run.store)") -> Any:
-    """A store that is there already, which to look at makes nothing. Raises UserError."""
+def open_store(
+    address: str,
+    *,
+    where: str = "--store",
+    fix: str = "give the store of your recipe (run.store)",
+    write: bool = False,
+) -> Any:
+    """A store that is there already; unless ``write``, one to look at, which changes nothing in it. Raises UserError."""
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.store import Store
+    from augmill.tasks.store import LookingStore, Store
     from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
     require_root(address)
     if not address.startswith(REMOTE_SCHEMES) and not Path(address).expanduser().is_dir():
         raise UserError(f"there is no store at {address!r} yet", where=where, fix=fix)
-    return Store(address)
+    return Store(address) if write else LookingStore(address)
 
 
 def verify(

@@ -69,13 +69,13 @@ def _table(recipe: Recipe) -> str:
 
 def _open(recipe: Recipe) -> Store | None:
     """The store; None where there is none. A question makes no directory."""
-    from augmill.tasks.store import Store
+    from augmill.tasks.store import LookingStore
     from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
     root = recipe.run.store
     require_root(root)
     there = root.startswith(REMOTE_SCHEMES) or Path(root).expanduser().is_dir()
-    return Store(root) if there else None
+    return LookingStore(root) if there else None
 
 
 def _place(store: Store, key: str) -> str:

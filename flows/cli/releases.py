@@ -32,11 +32,11 @@ def register(app: typer.Typer) -> None:
     app.command("tag")(tag)
 
 
-def _open(store: str | None, dataset: str | None) -> tuple[Any, str]:
-    """The store and the dataset meant, by its name or its recipe. Raises UserError."""
+def _open(store: str | None, dataset: str | None, *, write: bool = False) -> tuple[Any, str]:
+    """The store, to look at unless ``write``, and the dataset meant, by its name or its recipe. Raises UserError."""
     from pathlib import Path
 
-    from augmill.tasks.store import Store
+    from augmill.tasks.store import LookingStore, Store
     from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
     if dataset is not None and dataset.endswith((".yaml", ".yml")):
@@ -50,7 +50,7 @@ def _open(store: str | None, dataset: str | None) -> tuple[Any, str]:
         raise UserError(
             f"there is no store at {store!r}", where="--store", fix="give the store of your recipe (run.store)"
         )
-    opened = Store(store)
+    opened = Store(store) if write else LookingStore(store)
     names = opened.datasets()
     if dataset is None and len(names) == 1:
         return opened, names[0]
@@ -195,7 +195,7 @@ def rollback(
     if (to is not None and backfill is not None) or (dry_run and backfill is None):
         problem = "--dry-run is of --backfill" if dry_run else "it goes back to one release, --backfill undoes many"
         raise UserError(problem, where="--dry-run" if dry_run else "--to", fix="leave one of the two out")
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, write=not dry_run)
     if backfill is not None:
         _undo_backfill(opened, name, backfill, reason, dry_run=dry_run)
         return
@@ -260,7 +260,7 @@ def tag(
     """Keeps a release under a name, whatever its age, and says so in the log."""
     from augmill.tasks import log
 
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, write=True)
     if delete and release is not None:
         raise UserError("--delete takes the tag from whatever it names", where="--release", fix="leave --release out")
     standing = log.read_log(opened, name)

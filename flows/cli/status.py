@@ -19,10 +19,9 @@ from augmill.flows.cli.terminal import WIDTH, Line, padded, print_lines, shown, 
 
 if TYPE_CHECKING:
     from augmill.flows.backfill_plan import Plan
-    from augmill.flows.states import SnapshotState, View
+    from augmill.flows.states import SnapshotState
     from augmill.tasks.log import Log
     from augmill.tasks.recipe import Recipe
-    from augmill.tasks.store import Store
 
 # state: (mark, colour on a terminal, what to do)
 MARKS = {
@@ -55,13 +54,14 @@ def status(
         typer.Option(
             "--check",
             help="For monitors: exit code 10 where the last night went wrong or schedule.freshness is not kept. "
-            "Looks at the store alone.",
+            "Looks at the store alone, and where nothing was tried yet, at the source.",
         ),
     ] = False,
 ) -> None:
     """Shows the state of every snapshot: what is missing, failed, released or stale."""
     from augmill.flows.backfill_record import left_to_do
     from augmill.flows.health import find_trouble
+    from augmill.flows.reading import look_at_source
     from augmill.flows.states import require_partition, snapshot_states
     from augmill.tasks.attempts import utc_now
     from augmill.tasks.erasure import pending_requests, told_pending
@@ -75,30 +75,18 @@ def status(
     log = read_log(opened, loaded.dataset)
     if check:
         _end_check(loaded, find_trouble(loaded, opened, log, now=now), as_json)
-    view, problem = _view(loaded, opened)
-    states = snapshot_states(loaded, opened, view, log, now=now, first=first, last=last)
+    seen = look_at_source(loaded, opened, now)
+    problem = None if seen.problem is None else f"{seen.problem.where}: {seen.problem.problem}"
+    states = snapshot_states(loaded, opened, seen.view, log, now=now, first=first, last=last)
     pending = pending_requests(opened, loaded.dataset, log.entries)
-    summary = _summary(loaded, log, states, problem) | {"erasures_pending": pending}
+    summary = _summary(loaded, log, states, problem) | {"erasures_pending": pending, "source_warning": seen.warning}
     if as_json:
         summary |= {"snapshots": [state.to_json() for state in states]}
     else:
         print_lines(page(loaded, log, states, problem, recipe.name, left_to_do(opened, loaded, states, now)))
+        print_lines([[(line, "yellow")] for line in wrapped(f"{seen.warning}.", first="")] if seen.warning else [])
         print_lines([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
-
-
-def _view(recipe: Recipe, store: Store) -> tuple[View | None, str | None]:
-    """The source's partitions; or None, and why it could not be looked at: the store's own states are told all the same."""
-    from augmill.flows.reading import source_view
-    from augmill.tasks.attempts import utc_now
-    from augmill.tasks.contracts import AugmillError
-
-    calendar = recipe.partitions.calendar
-    upto = calendar.newest_complete(utc_now()) if calendar.dated else None
-    try:
-        return source_view(recipe, store, upto), None
-    except AugmillError as error:
-        return None, f"{error.where}: {error.problem}"
 
 
 def _end_check(recipe: Recipe, trouble: str | None, as_json: bool) -> None:
@@ -143,7 +131,7 @@ def page(
     span = f", {shown(states[0].snapshot, 24)} to {shown(states[-1].snapshot, 24)}" if len(states) > 1 else ""
     lines = [[(text, "")] for text in wrapped(f"{recipe.dataset}: {len(states):,} snapshot(s){span}", first="")]
     if problem:
-        lines += [[(text, "red")] for text in wrapped(f"The source could not be looked at: {problem}")]
+        lines += [[(text, "red")] for text in wrapped(f"The source cannot be used: {problem}")]
     lines += [[("", "")]]
     lines += _months(states) if recipe.partitions.every == "day" and len(states) > 1 else _grid(states)
     lines += [[("", "")], *_legend(states), [("", "")]]

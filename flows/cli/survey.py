@@ -17,7 +17,7 @@ from augmill.tasks.contracts import Artifact, UserError
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import require_fit
 from augmill.tasks.stage import Event, Site, fetch
-from augmill.tasks.store import Store
+from augmill.tasks.store import LookingStore, Store
 from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
@@ -37,7 +37,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="augmill-check-") as directory:
         site = Site(Store(directory), threads=recipe.run.threads, observe=events.append)
         files = _files(recipe)
-        ingested, split = _read(recipe, site, as_of)
+        ingested, split, warning = _read(recipe, site, as_of)
         source = _json(site, ingested, "summary.json")
         names = pq.read_schema(fetch(site.store, ingested, "source.parquet")).names
         summary = _json(site, split, "summary.json")
@@ -52,6 +52,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         "snapshot": as_of or "all",
         "files": files,
         "source": source,
+        "source_warning": warning,
         "splits": _split_facts(recipe, summary),
         "plan": {key: value for key, value in asked.items() if key != "targets"},
         "classes": class_facts(recipe, summary["classes"], asked["targets"]),
@@ -72,16 +73,22 @@ def _files(recipe: Recipe) -> list[dict[str, Any]]:
     return [describe_file(file, recipe.source) | {"bytes": file.size} for file in list_files(recipe.source)]
 
 
-def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact]:
+def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact, str | None]:
+    from augmill.flows.reading import told_future
     from augmill.flows.trust import require_suite
-    from augmill.flows.units import gather_source
+    from augmill.flows.units import read_units
+    from augmill.tasks.attempts import utc_now
+    from augmill.tasks.gather import gather, prepare_gather
+    from augmill.tasks.ingest import prepare_ingest
     from augmill.tasks.split import prepare_split, split
     from augmill.tasks.unlabelled import prepare_unlabelled, unlabelled
 
     require_suite(recipe)
-    ingested = gather_source(site, recipe, as_of)
+    units = read_units(site, prepare_ingest(recipe, as_of, site.store))
+    ingested = gather(site, prepare_gather(recipe, as_of), units.artifacts)
     found = [unlabelled(site, prepare_unlabelled(recipe, as_of, site.store))] if recipe.unlabelled else []
-    return ingested, split(site, prepare_split(recipe), ingested, found)
+    warning = told_future(recipe, units.view(), utc_now())
+    return ingested, split(site, prepare_split(recipe), ingested, found), warning
 
 
 def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> list[str]:
@@ -112,7 +119,7 @@ def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
         raise UserError(f"{above} may not be written", where=f"store {root}", fix="give another one (run.store)")
     if above != path:
         return {"root": root, "state": "not there yet; the first run makes it", "current": None}
-    current = read_log(Store(str(path)), recipe.dataset).current().get(as_of or "all")
+    current = read_log(LookingStore(str(path)), recipe.dataset).current().get(as_of or "all")
     return {"root": root, "state": "there", "current": current}
 
 

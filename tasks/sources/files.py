@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
 from augmill.tasks.contracts import DataError, UserError
 
 from .delta import is_delta, list_delta
-from .listing import Entry, is_hidden, list_local, list_remote
+from .listing import Entry, is_hidden, is_leftover, list_local, list_remote
 from .options import Compression, Format, SourceFile, SourceOptions
 from .storage import is_remote
 
@@ -24,13 +26,17 @@ FORMATS: dict[str, Format] = {
 }
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
+_log = logging.getLogger("augmill")
+
 
 def list_files(options: SourceOptions) -> list[SourceFile]:
     """The source's files, sorted by name.
 
-    Hidden files (``_x``, ``.x``) are skipped, and empty ones where others are not. Raises UserError for a path that
-    is not there (naming the nearest), links out of the directory, mixed formats, Delta, Iceberg or Hudi tables read
-    as plain Parquet; DataError where all files are empty.
+    Hidden files (``_x``, ``.x``) are skipped, what programs leave beside files (locks, half downloads, an editor's
+    copies), what a store of Augmill's below the path holds, and, with a warning, empty files where others are not; a
+    file or a kind of file that the path itself names is read. Raises UserError for a path that is not there (naming
+    the nearest), links out of the directory, mixed formats, Delta, Iceberg or Hudi tables read as plain Parquet;
+    DataError where all files are empty.
     """
     if options.format == "delta" or (options.format == "auto" and is_delta(options.path)):
         return list_delta(options)
@@ -39,6 +45,8 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
         raise UserError("source.version is given, and this is no Delta table", where=options.path, fix=fix)
     found = (list_remote if is_remote(options.path) else list_local)(options.path)
     entries = [entry for entry in found.entries if found.single or not is_hidden(entry.name)]
+    if not (found.single or is_leftover(options.path)):
+        entries = [entry for entry in entries if not is_leftover(entry.name)]
     if found.table and (options.format == "parquet" or any(_format_of(e.name) == "parquet" for e in entries)):
         raise UserError(
             f"this directory is {found.table}: its Parquet files hold rows that were deleted or replaced",
@@ -52,6 +60,8 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
     if not filled:
         names = ", ".join(entry.name for entry, _ in chosen[:3])
         raise DataError(f"expected rows, found an empty file: {names}", where=options.path, fix="write the file again")
+    if len(filled) < len(chosen):
+        _warn_of_empty(found.root, tuple(entry.name for entry, _ in chosen if not entry.size))
     files = [_source_file(entry, kind, found.root, options) for entry, kind in filled]
     if options.hive is True and not all(file.partition for file in files):
         raise UserError(
@@ -60,6 +70,12 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
             fix="set source.hive to auto, or give the directory above them",
         )
     return sorted(files, key=lambda file: file.name)
+
+
+@cache  # a run lists its source more than once
+def _warn_of_empty(root: str, names: tuple[str, ...]) -> None:
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    _log.warning("%r: passed over, because empty (0 bytes): %s%s", root, ", ".join(map(repr, names[:5])), more)
 
 
 def _source_file(entry: Entry, kind: Format, root: str, options: SourceOptions) -> SourceFile:
@@ -96,7 +112,10 @@ def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[
     counts = Counter(kind for _, kind in known)
     if options.format != "auto" or not known:
         wanted = "CSV, JSON Lines or Parquet" if options.format == "auto" else options.format
-        names = ", ".join(entry.name for entry in entries[:5]) or "nothing that is not hidden (`_x`, `.x`)"
+        names = (
+            ", ".join(entry.name for entry in entries[:5])
+            or "nothing but hidden files (`_x`, `.x`) and leftovers (`x~`, `x.part`)"
+        )
         raise UserError(
             f"expected files of {wanted}, found {names}",
             where=options.path,

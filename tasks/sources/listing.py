@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from glob import has_magic
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from typing import Any, cast
 from augmill.tasks.contracts import ConflictError, UserError
 
 from .options import SourceFile
+from .patterns import glob_pattern
 from .storage import connect, is_remote, reaching, split_uri
 
 # What makes a directory a table whose Parquet files are not all its rows.
@@ -21,6 +23,15 @@ _TABLE_LOG = re.compile(r"(?:^|/)(_delta_log|\.hoodie)(?:/|$)|(?:^|/)metadata/[^
 _TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "metadata.json": "an Iceberg table"}
 
 MAX_FILES = 200_000  # twenty years of hourly files
+
+# The two parts of Augmill's own store (tasks/store.py), and what only a store has there. What lies beside is not its own.
+_STORE_PARTS = ("private", "public")
+_OF_STORE = {
+    "private/manifests/*/*.json": r"private/manifests/[^/]+/[0-9a-f]{64}\.json",
+    "private/attempts/*/*/*/*.json": r"private/attempts/[^/]+/[^/]+/[0-9]{8}/(?:start|beat|end)\.json",
+    "public/*/_log/*.json": r"public/[^/]+/_log/[0-9]{8}\.json",
+}
+_IN_STORE = re.compile(rf"(?:(.*)/)?(?:{'|'.join(_OF_STORE.values())})")
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,36 @@ class Found:
 
 
 def is_hidden(name: str) -> bool:
+    """As Spark and Hive have it: `.x` and `_x` are no data (_SUCCESS, _temporary, .crc), `_day=1` is a partition."""
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))
+
+
+# What programs leave beside a file, or write before it is whole: locks of office programs and others, checksums,
+# half a download or upload, an editor's copies.
+_LEFTOVER = re.compile(
+    r"~\$.*|#.*#|.*~|.*\.(?:lock|lck|crc|tmp|temp|part|partial|crdownload|download|filepart|_copying_|swp|swo|bak|orig|rej)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def is_leftover(name: str) -> bool:
+    return _LEFTOVER.fullmatch(name.rsplit("/", 1)[-1]) is not None
+
+
+def _of_store(name: str, is_store: Callable[[str], bool]) -> bool:
+    """Whether ``name`` lies in a part of a store. ``is_store``: of a directory, relative to the root as the name is."""
+    parts = name.split("/")
+    return any(part in _STORE_PARTS and is_store("/".join(parts[:at])) for at, part in enumerate(parts))
+
+
+def _is_store(directory: Path) -> bool:
+    found = (hit.relative_to(directory).as_posix() for pattern in _OF_STORE for hit in directory.glob(pattern))
+    return any(_IN_STORE.fullmatch(name) for name in found)
+
+
+def _names_store(parts: Sequence[str]) -> bool:
+    """Whether a glob means to read releases: it says so itself, in so many words."""
+    return not {*_STORE_PARTS}.isdisjoint(parts)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -69,7 +109,9 @@ def list_local(path: str) -> Found:
             parts = given.parts
             fixed = next(index for index, part in enumerate(parts) if has_magic(part))
             root = Path(*parts[:fixed])
-            hits = list(_bounded(root.glob("/".join(parts[fixed:])), root))
+            is_store = cache(lambda name: not _names_store(parts[fixed:]) and _is_store(root / name))
+            found = root.glob("/".join(parts[fixed:]))
+            hits = _bounded((hit for hit in found if not _of_store(hit.relative_to(root).as_posix(), is_store)), root)
             paths = [inner for hit in hits for inner in (_walk(hit) if hit.is_dir() else [hit])]
         else:
             paths = []
@@ -106,11 +148,16 @@ def _bounded(paths: Iterable[Path], root: Path) -> Iterator[Path]:
 
 
 def _walk(root: Path) -> list[Path]:
-    """Regular files below ``root``, and links: ``_refuse_leaving`` judges those. Hidden directories are not entered."""
+    """Regular files below ``root``, and links: ``_refuse_leaving`` judges those. Neither hidden directories are entered,
+
+    nor what a store of Augmill's holds.
+    """
 
     def every() -> Iterator[Path]:
         for directory, inner, names in os.walk(root):
             inner[:] = [name for name in inner if not is_hidden(name)]
+            if not {*_STORE_PARTS}.isdisjoint(inner) and _is_store(Path(directory)):
+                inner[:] = [name for name in inner if name not in _STORE_PARTS]
             yield from (Path(directory) / name for name in names)
             yield from (link for name in inner if (link := Path(directory) / name).is_symlink())
 
@@ -203,12 +250,18 @@ def list_remote(path: str) -> Found:
                 root = key.rpartition("/")[0]
                 entry = _remote_entry(bucket, root, cast(dict[str, Any], meta))
                 return Found(f"{bucket}/{root}", [entry], single=True, table=_remote_table(store, root, []))
-        fixed, pattern = key.rstrip("/"), None
+        fixed, pattern, named = key.rstrip("/"), None, False
         if has_magic(key):
             parts = key.split("/")
-            fixed = "/".join(parts[: next(index for index, part in enumerate(parts) if has_magic(part))])
-            pattern = _pattern(key)
+            at = next(index for index, part in enumerate(parts) if has_magic(part))
+            fixed, named = "/".join(parts[:at]), _names_store(parts[at:])
+            try:
+                pattern = glob_pattern(key)
+            except ValueError as error:
+                raise UserError(str(error), where=path, fix="correct source.path") from error
         objects = [meta for chunk in obstore.list(store, fixed or None) for meta in chunk]
+        if not named:
+            objects = _outside_stores(objects, fixed)
         hits = [meta for meta in objects if pattern is None or pattern.fullmatch(meta["path"])]
         if not hits:
             above = fixed.rpartition("/")[0] if pattern is None else fixed
@@ -220,6 +273,14 @@ def list_remote(path: str) -> Found:
         return Found(
             f"{bucket}/{fixed}", [_remote_entry(bucket, fixed, cast(dict[str, Any], m)) for m in hits], table=table
         )
+
+
+def _outside_stores(objects: list[Any], root: str) -> list[Any]:
+    """Without what a store of Augmill's holds that lies below ``root``."""
+    below = len(root) + 1 if root else 0
+    names = [str(meta["path"])[below:] for meta in objects]
+    stores = {found[1] or "" for name in names if (found := _IN_STORE.fullmatch(name))}
+    return [meta for meta, name in zip(objects, names, strict=True) if not _of_store(name, stores.__contains__)]
 
 
 def _remote_entry(bucket: str, root: str, meta: dict[str, Any]) -> Entry:
@@ -240,15 +301,3 @@ def _remote_table(store: Any, root: str, keys: list[str]) -> str:
     marks = (_TABLE_LOG.search(key) for key in listed)
     mark = next((mark for mark in marks if mark), None)
     return _TABLES[mark.group(1) or mark.group(2)] if mark else ""
-
-
-def _pattern(key: str) -> re.Pattern[str]:
-    """A glob over keys: ``*`` and ``?`` stay within one part, ``**/`` spans any number."""
-    pieces = re.split(r"(\*\*/|\*+|\?|\[[^\]]+\])", key)
-    known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    out = [
-        known.get(piece)
-        or (piece.replace("[!", "[^") if piece.startswith("[") and len(piece) > 2 else re.escape(piece))
-        for piece in pieces
-    ]
-    return re.compile("".join(out))

@@ -164,7 +164,7 @@ def test_a_source_that_cannot_be_read_is_said_and_the_store_told(tmp_path: Path)
     store = Store(str(tmp_path / "store"))
     tried(store, "2026-10-01")
     text = shown(RECIPE, store, view=None, last="2026-10-02", problem="rows: no file matches")
-    assert "The source could not be looked at: rows: no file matches" in text
+    assert "The source cannot be used: rows: no file matches" in text
     assert "   1P  2-" in text
 
 

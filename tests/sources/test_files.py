@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -190,3 +191,80 @@ def test_a_file_that_is_rewritten_while_it_is_read_is_told_from_a_damaged_one(tm
         list(read_batches(file, options))
     with pytest.raises(DataError, match="damaged or cut"):
         list(read_batches(*only(path)))
+
+
+def a_store(root: Path) -> Path:
+    """What a run leaves, in names: Parquet and JSON that nobody means by "the source"."""
+    for name in (
+        f"private/manifests/ingest/{'0' * 64}.json",
+        "private/attempts/d/all/00000000/start.json",
+        f"private/objects/aa/{'a' * 64}",
+        "private/reports/all/rows.jsonl",
+        "public/d/_log/00000000.json",
+        "public/d/releases/0123456789abcdef/train/part-0.csv",
+        "public/d/delta/_delta_log/0.json",
+    ):
+        put(root / name, "text,label\na,1\n")
+    return root
+
+
+@pytest.mark.parametrize("place", ["", "augmill-store", "deep/er/store"])
+def test_what_a_store_below_the_path_holds_is_no_source(tmp_path: Path, place: str) -> None:
+    """As a directory, by globs, and where the store is the very directory of the source."""
+    put(tmp_path / "a.csv", "text,label\na,1\n")
+    put(tmp_path / "public/b.csv", "text,label\na,1\n")  # a directory of that name is none of a store
+    own = [] if place == "" else ["public/b.csv"]
+    a_store(tmp_path / place)
+    beside = put(tmp_path / place / "c.csv", "text,label\na,1\n").relative_to(tmp_path).as_posix()
+    assert names(tmp_path) == names(f"{tmp_path}/**/*.csv") == sorted(["a.csv", beside, *own])
+
+
+def test_only_one_mark_of_a_store_is_needed(tmp_path: Path) -> None:
+    put(tmp_path / "a.csv", "text,label\na,1\n")
+    store = a_store(tmp_path / "store")
+    for gone in ("private/manifests", "private/attempts"):
+        shutil.rmtree(store / gone)
+        assert names(tmp_path) == ["a.csv"]
+
+
+def test_a_release_is_read_where_the_path_names_it(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "store")
+    release = store / "public/d/releases/0123456789abcdef"
+    assert names(release) == ["train/part-0.csv"] and names(release / "train") == ["part-0.csv"]
+    (found,) = names(f"{tmp_path}/*/public/d/releases/*/train/*.csv")
+    assert tmp_path / found == release / "train/part-0.csv"
+
+
+LEFT = ["~$a.csv", ".~lock.a.csv#", "#a.csv#", "a.csv~", "a.csv.lock", ".a.csv.crc", "a.csv.crc", "a.csv.tmp", "b.part"]
+LEFT += ["b.csv.crdownload", "b.csv._COPYING_", ".b.csv.swp", "b.csv.swp", "b.csv.bak", "b.csv.orig"]
+LEFT += ["_temporary/0/part.csv", "_SUCCESS", ".ipynb_checkpoints/a.csv", "__MACOSX/._a.csv"]
+
+
+@pytest.mark.parametrize("format", ["auto", "csv"])
+def test_what_programs_leave_beside_files_is_no_source(tmp_path: Path, format: str) -> None:
+    for name in LEFT:
+        put(tmp_path / name, "half a ro")
+    with pytest.raises(UserError, match="nothing but hidden files"):
+        names(tmp_path, format=format)
+    put(tmp_path / "_day=1/part.csv", "text,label\na,1\n")  # a partition, as Spark and Hive have it
+    assert names(tmp_path, format=format) == ["_day=1/part.csv"]
+
+
+def test_a_file_without_an_ending_is_read_beside_leftovers_and_a_leftover_by_its_name(tmp_path: Path) -> None:
+    for name in ("part-00000", "part-00001.tmp"):
+        put(tmp_path / name, "text,label\na,1\n")
+    assert names(tmp_path, format="csv") == ["part-00000"]
+    assert (
+        names(f"{tmp_path}/*.tmp", format="csv")
+        == names(tmp_path / "part-00001.tmp", format="csv")
+        == ["part-00001.tmp"]
+    )
+
+
+def test_empty_files_among_others_are_named(tmp_path: Path, said: list[str]) -> None:
+    put(tmp_path / "b.csv", "text,label\na,1\n")
+    for at in range(7):
+        put(tmp_path / f"empty-{at}.csv", "")
+    assert names(tmp_path) == names(tmp_path) == ["b.csv"]
+    (line,) = said  # once, however often a run lists its source
+    assert "empty (0 bytes): 'empty-0.csv', 'empty-1.csv'" in line and line.endswith("and 2 more")

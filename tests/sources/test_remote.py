@@ -81,3 +81,29 @@ def test_an_object_put_again_after_it_was_listed_is_found(bucket: str) -> None:
     obstore.put(store, "moving/a.csv", b"text\ny\n")
     with pytest.raises(ConflictError, match="changed while it was read"):
         list(read_batches(listed, options))
+
+
+@pytest.mark.parametrize(("mixed", "place"), [("s3://mixed", ""), ("s3://below", "store/")])
+def test_what_a_store_in_the_bucket_holds_is_no_source(mixed: str, place: str) -> None:
+    with s3_server(mixed.removeprefix("s3://")):
+        bucket = from_url(mixed)
+        for name in (
+            f"{place}private/attempts/d/all/00000000/start.json",
+            f"{place}private/reports/all/rows.csv",
+            f"{place}public/d/releases/0123456789abcdef/train/part-0.csv",
+            f"{place}public/d/delta/_delta_log/0.json",
+            "in/a.csv",
+            "public/b.csv",
+            "in/b.csv.part",
+        ):
+            obstore.put(bucket, name, b"text,label\na,1\n")
+        own = ["public/b.csv"] if place else []
+
+        def names(path: str) -> list[str]:
+            return [file.name for file in list_files(SourceOptions(path=path, format="csv"))]
+
+        assert names(f"{mixed}/") == names(f"{mixed}/**/*.csv") == ["in/a.csv", *own]
+        release = f"{place}public/d/releases/0123456789abcdef"
+        assert names(f"{mixed}/{release}") == ["train/part-0.csv"]
+        (found,) = names(f"{mixed}/{place}public/*/releases/*/train/*.csv")
+        assert release.endswith(found.removesuffix("/train/part-0.csv"))
