@@ -249,6 +249,8 @@ def _kind(name: str | None, said: str) -> int:
     text = (said.removeprefix("##") if at == 1 else said).strip()
     if not text:
         return BLANK
+    if at != 1 and unicodedata.category(text[0])[0] == "M":  # a vowel sign would join what stands before the word
+        return KEPT
     if not any(unicodedata.category(character)[0] in "LN" for character in text):  # marks alone: U+FE0F is one
         return KEPT
     if any(unicodedata.category(character)[0] not in "LMN" for character in text):  # U+FFFD too: a part of a character
