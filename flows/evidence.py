@@ -29,7 +29,7 @@ from augmill.tasks.ribs import library_versions
 from augmill.tasks.rows import texts_of
 from augmill.tasks.stage import Work, fetch
 from augmill.tasks.store import Store, release_key
-from augmill.tasks.text import shingles
+from augmill.tasks.text import count_characters, shingles
 
 SAMPLES = 12  # of accepted and of refused rows each
 COMPARED = 20_000  # train rows among which a sample's nearest is looked for
@@ -173,7 +173,7 @@ def _add_samples(evidence: ReportEvidence, recipe: Recipe, steps: Steps, snapsho
         "refused": [_sample(row, fields, train, real, known) for row in _spread(refused)],
     }
     made = texts_of(accepted.slice(0, COMPARED), fields)
-    evidence["lengths"] = {"real": [len(text) for text in real], "synthetic": [len(text) for text in made]}
+    evidence["lengths"] = {"real": [*map(count_characters, real)], "synthetic": [*map(count_characters, made)]}
 
 
 def _spread(rows: pa.Table) -> list[dict[str, Any]]:

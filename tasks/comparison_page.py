@@ -13,6 +13,7 @@ from augmill.tasks.comparison import Line
 from augmill.tasks.interval import Interval
 from augmill.tasks.report import environment
 from augmill.tasks.report_charts import apart, points, ticks
+from augmill.tasks.text import cut
 
 HEADER = (
     "set", "train", "generator", "seeds", "sound", "distinct-2", "real", "placebo over real", "mix over real",
@@ -179,7 +180,7 @@ def _names(axes: _Axes, named: Sequence[tuple[str, str, list[tuple[float, float]
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}\u2026"
+    return name if len(name) <= LETTERS else f"{cut(name, LETTERS - 1)}\u2026"
 
 
 def page(lines: Sequence[Line], about: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from augmill.tasks.refusals import no_row_upto, no_usable_row, require_alike, re
 from augmill.tasks.rows import GROUP, PARTITION, PLACES, POSITION, SPLIT, UNIT_REFUSED, id_within
 from augmill.tasks.schemas import cast_column, unify_units
 from augmill.tasks.stage import Work, stage
+from augmill.tasks.text import cut
 
 REFUSED_SCHEMA = UNIT_REFUSED.remove(UNIT_REFUSED.get_field_index("partition"))
 READERS = 16  # threads that fetch what units say of themselves: in an object store each waits for an answer
@@ -179,7 +180,7 @@ def _name(config: GatherConfig, rows: pa.Table, places: pa.Table | None) -> tupl
         again = sorted(set(range(len(ids))) - set(first))
         texts = [rows[name].to_pylist() for name in config.columns.fields]
         for index in again:
-            shown = " | ".join(column[index][:200] for column in texts)
+            shown = " | ".join(cut(column[index], 200) for column in texts)
             place = {name: places[name][index].as_py() for name in PLACES.names}
             refused.append(place | {"reason": "duplicate_id", "detail": "", "row": shown})
         rows, names = rows.take(pa.array(first, pa.int64())), [ids[index] for index in first]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from augmill.tasks.text import is_unspaced
+from augmill.tasks.text import clusters, cut, is_unspaced
 
 LABEL = 27  # pixels between the flow's labels, which may take two lines on a telephone
 
@@ -214,13 +214,26 @@ def apart(centres: Sequence[float], least: float, height: float) -> list[float]:
     return placed
 
 
+def _words(text: str, unspaced: bool) -> list[str]:
+    """White space, words and single other characters, in their order; without blanks between words, each character."""
+    found: list[str] = []
+    kind = ""
+    for character in clusters(text):
+        now = "space" if character.isspace() else "word" if re.match(r"\w", character) else "mark"
+        if now == kind != "mark" and not (now == "word" and unspaced):
+            found[-1] += character
+        else:
+            found.append(character)
+        kind = now
+    return found
+
+
 def marked(text: str, other: str | None, most: int = 400) -> Markup:
     """``text``, cut at ``most`` characters, with what ``other`` does not hold in the same place marked."""
-    shown = text if len(text) <= most else text[:most] + " \u2026"
+    shown = text if len(text) <= most else cut(text, most) + " \u2026"
     if not other:
         return escape(shown)
-    pattern = r"\s+|\w|[^\w\s]" if is_unspaced([text]) else r"\s+|\w+|[^\w\s]"
-    mine, theirs = re.findall(pattern, shown), re.findall(pattern, other[: 2 * most])
+    mine, theirs = _words(shown, is_unspaced([text])), _words(cut(other, 2 * most), is_unspaced([text]))
     out = Markup("")
     matcher = difflib.SequenceMatcher(
         None, [each.casefold() for each in theirs], [each.casefold() for each in mine], False

@@ -1,10 +1,12 @@
-"""What equal text means here: the normalisations, and character n-grams."""
+"""What equal text means here: the normalisations, character n-grams, and what a reader calls one character."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
 
 _SPACE = re.compile(r"\s+")
 _NOT_WORD = re.compile(r"[\W_]+")
@@ -37,7 +39,8 @@ def shingles(text: str, size: int = 5) -> set[str]:
     return {folded[start : start + size] for start in range(len(folded) - size + 1)}
 
 
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # kana, CJK ideographs; no Hangul
+CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and ideographs; no Hangul, which has spaces
+_UNSPACED = re.compile(f"[{CJK}]")
 
 
 def is_unspaced(texts: Iterable[str]) -> bool:
@@ -45,3 +48,38 @@ def is_unspaced(texts: Iterable[str]) -> bool:
     joined = "".join(texts)
     letters = sum(character.isalnum() for character in joined)
     return letters > 0 and len(_UNSPACED.findall(joined)) > letters / 2
+
+
+# A grapheme cluster (UAX 29), with the few combining marks that it leaves alone, such as Burmese's vowel sign aa.
+JOINERS = r"\u200d\p{M}\p{GCB=Extend}\p{GCB=SpacingMark}"
+CLUSTER = rf"\X[{JOINERS}]*"
+
+
+@cache
+def _clusters() -> tuple[Any, Any]:
+    """Finds what may join its neighbour to one character; and those. Loaded when the first text beyond ASCII is seen."""
+    import regex
+
+    joining = "".join(rf"\p{{GCB={name}}}" for name in ("Prepend", "RI", "L", "V", "T"))
+    return regex.compile(rf"[\r{JOINERS}{joining}]"), regex.compile(CLUSTER)
+
+
+def has_clusters(text: str) -> bool:
+    """Whether a character of the text may be of several code points: an emoji with U+FE0F, a flag, a vowel sign."""
+    return not text.isascii() and _clusters()[0].search(text) is not None
+
+
+def clusters(text: str) -> list[str]:
+    """What a reader calls characters: grapheme clusters. None but a text's first begins with a joiner or a mark."""
+    return _clusters()[1].findall(text) if has_clusters(text) else list(text)
+
+
+def count_characters(text: str) -> int:
+    return len(_clusters()[1].findall(text)) if has_clusters(text) else len(text)
+
+
+def cut(text: str, most: int) -> str:
+    """The text's beginning, at most ``most`` code points of it, that tears no character apart."""
+    if len(text) <= most:
+        return text
+    return "".join(clusters(text[: most + 1])[:-1]) or text[:most]

@@ -69,3 +69,8 @@ def test_charts_stand_at_the_edges() -> None:
     assert "nan" not in forest([Effect("a", 0.0, 0.0, 0.0)], 0.0, "min_gain 0.0")
     assert "nan" not in histogram([5], []) and "nan" not in histogram([5, 5, 900000], [0])
     assert flow([]) and streams_of({"accepted": {}, "surplus": {}, "rejected": {}, "undelivered": {}})
+
+
+def test_an_emoji_is_marked_and_cut_whole() -> None:
+    assert str(marked("hi 👨‍👩‍👧‍👦 नमस्ते you", "hi नमस्ते you")) == "hi <mark>👨‍👩‍👧‍👦</mark> नमस्ते you"
+    assert str(marked("ab❤️‍🔥cd", None, 4)) == "ab \u2026"

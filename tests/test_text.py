@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.generators._edits import split_words
-from augmill.tasks.text import canonical, fold, is_unspaced, join_fields, shingles
+from augmill.tasks.text import canonical, clusters, count_characters, cut, fold, is_unspaced, join_fields, shingles
 
 TEXT = st.text(st.characters(exclude_characters="\x1f"), max_size=20)
 
@@ -93,3 +93,22 @@ def test_only_chinese_and_japanese_are_written_without_spaces(text: str, unspace
 def test_korean_is_taken_apart_at_its_spaces() -> None:
     assert [word for _, word, _ in split_words("내 소포 어디")[0]] == ["내", "소포", "어디"]
     assert [word for _, word, _ in split_words("我的包裹")[0]] == ["我", "的", "包", "裹"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["❤️‍🔥", "👨‍👩‍👧‍👦", "🇩🇪", "1️⃣", "🙏🏽", "स्ते", "วั", "ကာ", "a", "公", "é", " "]), max_size=20
+    ),
+    st.integers(1, 40),
+)
+def test_a_text_is_counted_and_cut_by_what_a_reader_calls_characters(characters: list[str], most: int) -> None:
+    text = "".join(characters)
+    assert clusters(text) == characters and count_characters(text) == len(characters)
+    begun = cut(text, most)
+    assert text.startswith(begun) and len(begun) <= most
+    if begun and len(characters[0]) <= most:
+        assert clusters(begun) == characters[: count_characters(begun)]
+
+
+def test_one_character_longer_than_the_bound_is_cut_within_its_accents() -> None:
+    assert cut("z" + "\u0301" * 500, 10) == "z" + "\u0301" * 9

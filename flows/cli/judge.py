@@ -232,6 +232,7 @@ def _report_evidence(evidence: Any, rows: Any, result: dict[str, Any]) -> Any:
     from augmill.flows.cli.init import dataset_name
     from augmill.tasks.contracts import STRATUM
     from augmill.tasks.rows import class_counts, texts_of
+    from augmill.tasks.text import count_characters
 
     train, made = class_counts(rows.train[STRATUM]), class_counts(rows.synthetic[STRATUM])
     real, synthetic = texts_of(rows.train, rows.fields), texts_of(rows.synthetic, rows.fields)
@@ -251,6 +252,6 @@ def _report_evidence(evidence: Any, rows: Any, result: dict[str, Any]) -> Any:
         "train": train,
         "mixed": {name: count + made.get(name, 0) for name, count in train.items()},
         "splits": {"train": rows.train.num_rows, "validation": rows.validation.num_rows, "test": 0},
-        "lengths": {"real": [len(text) for text in real], "synthetic": [len(text) for text in synthetic]},
+        "lengths": {"real": [*map(count_characters, real)], "synthetic": [*map(count_characters, synthetic)]},
         "samples": {"accepted": samples},
     }

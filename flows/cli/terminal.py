@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 WIDTH = 80
 Line = list[tuple[str, str]]  # parts of a line, each with its colour
@@ -11,12 +13,24 @@ Line = list[tuple[str, str]]  # parts of a line, each with its colour
 
 def shown(text: str, width: int | None = None) -> str:
     """The text with what cannot be printed written out, cut to ``width`` columns of the terminal."""
-    from rich.cells import cell_len, chop_cells
+    from rich.cells import cell_len
 
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    from augmill.tasks.text import clusters
+
+    parts = [_printable(part) for part in clusters(text)]
+    plain = "".join(parts)
     if width is None or cell_len(plain) <= width:
         return plain
-    return f"{chop_cells(plain, width - 1)[0]}…"
+    ends = accumulate(map(cell_len, parts))  # by characters, which rich's own cut tears apart: half a flag is none
+    return "".join(part for part, end in zip(parts, ends, strict=True) if end < width) + "…"
+
+
+def _printable(part: str) -> str:
+    """One character; the joiners of an emoji belong to it, any other would be invisible."""
+    emoji = unicodedata.category(part[0]) == "So"
+    return "".join(
+        c if c.isprintable() or (emoji and c == "\u200d") else c.encode("unicode_escape").decode() for c in part
+    )
 
 
 def padded(text: str, width: int) -> str:

@@ -22,7 +22,7 @@ from augmill.tasks.checks.base import (
     write_json,
 )
 from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
-from augmill.tasks.text import canonical
+from augmill.tasks.text import canonical, clusters, has_clusters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -127,21 +127,42 @@ def measure(texts: Sequence[str], model: CharacterModel, mean_bits: float) -> di
     return {name: np.concatenate([np.empty(0), *(part[name] for part in parts)]) for name in STATISTICS}
 
 
+def _as_read(texts: Sequence[str]) -> tuple[list[str], dict[int, str]]:
+    """The texts with each character that is several code points as one of a private plane; and those by their number."""
+    names: dict[str, str] = {}
+    out = list(texts)
+    for at, text in enumerate(texts):
+        if has_clusters(text):
+            found = clusters(text)
+            names |= {part: chr(0xF0000 + len(names) % 0xFFFE) for part in found if len(part) > 1 and part not in names}
+            out[at] = "".join(names.get(part, part) for part in found)
+    return out, {ord(name): part for part, name in names.items()}
+
+
 def _measure(texts: Sequence[str], model: CharacterModel, mean_bits: float) -> dict[str, Floats]:
+    """Surprise and what is unseen by code points, so that a heap of accents is noise; the others as a reader counts."""
     pairs, lengths = _pairs(texts)
     starts = np.cumsum(lengths) - lengths
-    second = pairs & 0x1FFFFF
-    distinct, inverse = np.unique(second, return_inverse=True)
-    symbol = np.array([not (chr(code).isalnum() or code == ord(" ")) for code in distinct])
+    distinct, inverse = np.unique(pairs & 0x1FFFFF, return_inverse=True)
     unseen = _look_up(distinct, model.characters, model.counts) == 0
+    counted = {
+        "surprise": (np.add.reduceat(model.bits(pairs), starts) + _PRIOR * mean_bits) / (lengths + _PRIOR),
+        "unseen": np.add.reduceat(unseen[inverse], starts, dtype=np.float64) / lengths,
+    }
+    texts, names = _as_read(texts)
+    if names:
+        pairs, lengths = _pairs(texts)
+        starts = np.cumsum(lengths) - lengths
+        distinct, inverse = np.unique(pairs & 0x1FFFFF, return_inverse=True)
+    first = [names.get(code, chr(code))[0] for code in distinct.tolist()]
+    symbol = np.array([not (character.isalnum() or character == " ") for character in first])
+    second = pairs & 0x1FFFFF
     same = second == pairs >> 21
     place = np.arange(len(second))
     run = place - np.maximum.accumulate(np.where(same, 0, place)) + 1
     run[distinct[inverse] == ord(" ")] = 1
     grams = np.array([1 - len({t[i : i + 4] for i in range(len(t) - 3)}) / max(1, len(t) - 3) for t in texts])
-    return {
-        "surprise": (np.add.reduceat(model.bits(pairs), starts) + _PRIOR * mean_bits) / (lengths + _PRIOR),
-        "unseen": np.add.reduceat(unseen[inverse], starts, dtype=np.float64) / lengths,
+    return counted | {
         "run": np.maximum.reduceat(run, starts).astype(np.float64),
         "repeated": np.where(lengths >= 12, grams, 0.0),  # "bye bye" is no loop
         "symbols": np.add.reduceat(symbol[inverse], starts, dtype=np.float64) / lengths,
@@ -171,7 +192,7 @@ def cross_fitted(texts: Sequence[str], folds: Ints, mean_bits: float) -> dict[st
 class Garbage(Check):
     """Reasons as in ``STATISTICS``. Score: the largest statistic relative to its bound; above 1 the row is refused."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     Options: ClassVar[type[GarbageOptions]] = GarbageOptions
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from augmill.tasks.checks.base import (
     write_check,
 )
 from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
-from augmill.tasks.text import canonical, is_unspaced
+from augmill.tasks.text import canonical, count_characters, is_unspaced
 
 Bounds = dict[str, list[int]]  # unit -> [least, most], both allowed
 FOLDS = 5
@@ -48,9 +48,9 @@ class LengthOptions:
 
 
 def measure(texts: Sequence[str], spaced: bool) -> dict[str, list[int]]:
-    """Lengths of canonical texts: characters, and words where these are set apart by spaces."""
+    """Lengths of canonical texts: characters as a reader counts them, and words where these are set apart by spaces."""
     clean = [canonical(text) for text in texts]
-    units = {"characters": [len(text) for text in clean]}
+    units = {"characters": [count_characters(text) for text in clean]}
     return units | ({"words": [len(text.split()) for text in clean]} if spaced else {})
 
 
@@ -77,7 +77,7 @@ def reasons(units: dict[str, list[int]], bounds: Bounds) -> list[str | None]:
 class Length(Check):
     """Reasons: ``empty`` (abstaining or not), ``too_short``, ``too_long``. Score: characters of the shortest field."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     Options: ClassVar[type[LengthOptions]] = LengthOptions
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:

@@ -1,6 +1,8 @@
 """Edits of one text, drawn from given random numbers: what the `rules` generator is made of.
 
-Chinese and Japanese texts are edited by characters, and the thesaurus's phrases are matched in them as well.
+Texts in scripts that set no blanks between words (Chinese, Japanese, Thai, ...) are edited by characters, and the
+thesaurus's phrases are matched in them as well. A character is a grapheme cluster, so that no emoji, flag or vowel sign is
+torn apart. Placeholders, tags, addresses and mentions move whole.
 """
 
 from __future__ import annotations
@@ -10,22 +12,54 @@ import re
 import unicodedata
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cache
+from itertools import accumulate, chain
+from logging import Logger
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from augmill.tasks.contracts import UserError
-from augmill.tasks.text import canonical
+from augmill.tasks.text import CJK, CLUSTER, JOINERS, canonical, has_clusters
 
 Operation = Literal["synonym", "insert", "swap", "delete", "punctuation"]
 Token = tuple[str, str, str]  # punctuation before, word, punctuation (and, in Chinese, white space) after
 MARKS = (".", ";", "?", ":", "!", ",")  # AEDA's six
 MAX_EDITS = 256  # a text of 10 MB would otherwise ask for 160,000 edits
-_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and CJK ideographs; no Hangul, which has spaces
+# Scripts without blanks between words, beside Chinese and Japanese. Lists of their words are large, and of no use to the
+# others: they are edited by characters, and the fit says so.
+SCRIPTS = {
+    "Thai": "\u0e01-\u0e3a\u0e40-\u0e5b",
+    "Lao": "\u0e81-\u0edf",
+    "Tibetan": "\u0f00-\u0fff",
+    "Burmese": "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f",
+    "Khmer": "\u1780-\u17ff",
+    "Tai": "\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf",
+}
+_UNSPACED = CJK + "".join(SCRIPTS.values())
 _IDEOGRAPH = re.compile(f"[{_UNSPACED}]")
 _UNSPACED_TOKEN = re.compile(rf"[{_UNSPACED}]\s*|[^\s{_UNSPACED}]+\s*")
+_LETTERS = "A-Za-z\u00c0-\u024f\u0370-\u052f"  # of addresses; `寄到ann@x.org谢谢` holds one
+_NEAR = f"{_LETTERS}0-9_"  # what may not stand beside `%s` or `@user`
+_URL_PART = rf"[!#-;=?-~{_LETTERS}]"
+_WHOLE = "|".join(
+    (
+        r"\{\{[^{}]{1,100}\}\}|\{%[^%]{1,100}%\}|\$?\{[^{}\s]{0,100}\}",  # {{ name }}, {% if %}, ${HOME}, {name}
+        rf"%\([\w.]+\)[-#0+ ]*[\d.]*[a-zA-Z]|(?<![{_NEAR}%])%[-#0+]*\d*(?:\.\d+)?[a-zA-Z](?![{_NEAR}%])",  # %(name)s, %.2f
+        r"<([A-Za-z][A-Za-z0-9]*)\b[^<>]{0,200}>[^<>]{0,200}</\1>|</?[A-Za-z][^<>]{0,200}>",  # <b>now</b>, <br>
+        r"\[[A-Z][A-Z0-9_]*\]",  # [EMAIL_1], [MASK]
+        rf"(?<![{_LETTERS}0-9])(?:[A-Za-z][A-Za-z0-9+.-]{{1,15}}://|www\.){_URL_PART}*[{_LETTERS}0-9/=&#_~-]",
+        rf"(?<![{_LETTERS}0-9])[{_LETTERS}0-9_][{_LETTERS}0-9.!#$%&'*+/=?^_`{{|}}~-]{{0,63}}@(?:[{_LETTERS}0-9-]+\.)+[{_LETTERS}]+",
+        rf"(?<![{_NEAR}@])@\w[\w\p{{M}}.-]*(?<![.-])",  # @user
+        rf"\#(?![{JOINERS}])[^\s#]{{0,40}}[{CJK}][^\s#]{{0,40}}\#|(?<![{_NEAR}#])\#[\p{{L}}\p{{N}}_][\w\p{{M}}]*",  # #话题#, #tag
+        r"\$[A-Za-z_][A-Za-z0-9_]*",  # $HOME
+    )
+)
+_MENTION, _LINK = re.compile(r"[@#]\w+$"), re.compile(r"(?:://|www\.)[!-~]*$", re.IGNORECASE)
+_LATIN = re.compile(rf"[^\W{_UNSPACED}]|[@#]")  # what may run together with its like in a text without blanks
+_HINTS = re.compile(r"[{<%@#$]|://|www\.|\[[A-Z]", re.IGNORECASE)  # what one of these holds
+_BLANK_WITHIN = ("{{", "{%", "<")  # where one may hold a blank
 
 
 @dataclass(frozen=True)
@@ -50,6 +84,7 @@ class Sentence:
     draws: int  # random numbers an edit takes at most
     operations: tuple[Operation, ...]  # those that can change this text
     bounds: tuple[float, ...]  # their cumulative weights
+    mixed: bool  # whether words may run together that stood apart: `iPhone的Mac` without its character
 
 
 @dataclass(frozen=True)
@@ -60,21 +95,104 @@ class Thesaurus:
     longest: int
 
 
+@cache
+def _atoms() -> tuple[Any, Any, Any]:
+    """Finds what moves whole; that, or one character; a blank that a mark stands on, which sets no words apart."""
+    import regex
+
+    whole = regex.compile(_WHOLE)
+    return whole, regex.compile(f"(?:{_WHOLE})[{JOINERS}]*|{CLUSTER}"), regex.compile(f" [{JOINERS}]")
+
+
+@cache
+def _loose() -> dict[str, Any]:
+    """By the glue: finds texts whose characters would join others if they were moved; those are left as they are."""
+    import regex
+
+    first = rf"^[{JOINERS}\p{{GCB=V}}\p{{GCB=T}}]"
+    last = r"\u200d(?!\p{ExtPict})|[\p{GCB=Prepend}\p{GCB=L}\p{GCB=V}\p{GCB=T}]"
+    odd_flag = r"(?<!\p{RI})(?:\p{RI}\p{RI})*\p{RI}(?!\p{RI})"
+    return {" ": regex.compile(first), "": regex.compile(f"{first}|{last}|{odd_flag}")}
+
+
+def holds_whole(text: str) -> bool:
+    """Whether a text holds a placeholder, a tag, an address, a mention: what is moved whole and never written anew."""
+    return _HINTS.search(text) is not None and _atoms()[0].search(text) is not None
+
+
 def split_words(text: str) -> tuple[list[Token], str]:
     """The tokens (before, word, after) of a canonical text, and what joins them: a space, or nothing (Chinese)."""
-    if _IDEOGRAPH.search(text):  # one is enough: in "iPhone 的公司，好" most letters are Latin
-        return [_strip_marks(token) for token in _UNSPACED_TOKEN.findall(text)], ""
-    return [_strip_marks(token) for token in text.split(" ") if token], " "
+    glue = "" if _IDEOGRAPH.search(text) else " "  # one is enough: in "iPhone 的公司，好" most letters are Latin
+    if not glue and _is_plain(text):
+        found = _UNSPACED_TOKEN.findall(text)
+        return [("", token, "") if token.isalnum() else _strip_marks(token) for token in found], glue
+    if not glue or any(mark in text for mark in _BLANK_WITHIN) or _is_marked_blank(text):
+        return [_strip_marks(atoms) for atoms in _group_atoms(text, glue)], glue
+    return [_strip_token(token) for token in text.split(" ") if token], glue
 
 
-def _strip_marks(token: str) -> Token:
-    # By Unicode category and not by \W: vowel signs of Indic scripts are no \w, yet part of the word.
+def _is_plain(text: str) -> bool:
+    """Whether every code point of the text is a character, and none of them belongs to what moves whole."""
+    return _HINTS.search(text) is None and not has_clusters(text)
+
+
+def _is_marked_blank(text: str) -> bool:
+    return has_clusters(text) and _atoms()[2].search(text) is not None
+
+
+def _group_atoms(text: str, glue: str) -> list[list[str]]:
+    """Tokens as the two plain ways of ``split_words`` have them, each in its characters and what moves whole."""
+    groups: list[list[str]] = [[]]
+    ended = False  # whether only white space may follow in this token
+    for atom in _find_atoms(text):
+        if atom == " ":
+            groups[-1] += [] if glue else [atom]
+            ended = True
+            continue
+        alone = not glue and (_IDEOGRAPH.match(atom) is not None or _is_whole(atom))
+        if ended or alone:
+            groups.append([])
+        groups[-1].append(atom)
+        ended = alone
+    return [group for group in groups if group]
+
+
+def _find_atoms(text: str) -> list[str]:
+    return [match.group() for match in _atoms()[1].finditer(text)]
+
+
+def _is_whole(atom: str) -> bool:
+    return len(atom) > 1 and _HINTS.search(atom) is not None and _atoms()[0].fullmatch(atom) is not None
+
+
+def _strip_token(token: str) -> Token:
+    if token.isalnum():
+        return "", token, ""
+    return _strip_marks(token if _is_plain(token) else _find_atoms(token))
+
+
+def _strip_marks(token: str | list[str]) -> Token:
+    # By Unicode category and not by \W, and by an atom's first code point: vowel signs of Indic scripts are no \w.
     start, end = 0, len(token)
-    while start < end and unicodedata.category(token[start])[0] in "PSZC":
+    while start < end and unicodedata.category(token[start][0])[0] in "PSZCM" and not _is_whole(token[start]):
         start += 1
-    while end > start and unicodedata.category(token[end - 1])[0] in "PSZC":
+    while end > start and unicodedata.category(token[end - 1][0])[0] in "PSZCM" and not _is_whole(token[end - 1]):
         end -= 1
-    return token[:start], token[start:end], token[end:]
+    return "".join(token[:start]), "".join(token[start:end]), "".join(token[end:])
+
+
+def tell_scripts(columns: Iterable[Iterable[str | None]], who: str, log: Logger) -> None:
+    """Says at the fit which of SCRIPTS the train rows hold, because their words are not found."""
+    left, found = {name: re.compile(f"[{span}]") for name, span in SCRIPTS.items()}, set[str]()
+    for text in chain.from_iterable(columns):
+        if text and not text.isascii():
+            found |= {name for name in left.keys() - found if left[name].search(text)}
+    if found:
+        log.warning(
+            "%s: train rows hold %s, which sets no blanks between words; such texts are edited by characters, not by words",
+            who,
+            ", ".join(sorted(found)),
+        )
 
 
 def _match_key(word: str) -> str:
@@ -82,7 +200,7 @@ def _match_key(word: str) -> str:
 
 
 def phrase_key(phrase: str) -> tuple[str, ...]:
-    return tuple(_match_key(core) for _, core, _ in split_words(phrase)[0] if core)
+    return tuple(_match_key(core) for _, core, _ in split_words(canonical(phrase))[0] if core)
 
 
 def read_thesaurus(path: Path) -> list[list[str]]:
@@ -94,10 +212,17 @@ def read_thesaurus(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, skipinitialspace=True)
-            for cells in reader:
-                phrases = {phrase_key(cell): canonical(cell) for cell in reversed(cells) if phrase_key(cell)}
-                if not phrases or cells[0].startswith("#"):
+            for line in reader:
+                cells = [canonical(cell) for cell in line if canonical(cell)]
+                if not cells or cells[0].startswith("#"):
                     continue
+                phrases = {phrase_key(cell): cell for cell in reversed(cells)}
+                if () in phrases:
+                    raise UserError(
+                        f"expected words or phrases, separated by commas; found {phrases[()]!r}, which holds no word",
+                        where=f"{path.name}, line {reader.line_num}",
+                        fix="take it out: emoji and punctuation are left where they stand",
+                    )
                 if len(phrases) < 2:
                     raise UserError(
                         f"expected two or more different phrases, separated by commas; found {cells}",
@@ -150,6 +275,7 @@ def prepare(text: str | None, thesaurus: Thesaurus, weights: Mapping[Operation, 
     """Takes a text apart and notes which of the weighted operations can change it."""
     text = canonical(text or "")
     tokens, glue = split_words(text)
+    loose = has_clusters(text) and _loose()[glue].search(text)
     words = [at for at, token in enumerate(tokens) if token[1]]
     sites = find_sites(tokens, thesaurus) if thesaurus.choices else []
     can: dict[Operation, bool] = {
@@ -159,14 +285,37 @@ def prepare(text: str | None, thesaurus: Thesaurus, weights: Mapping[Operation, 
         "delete": len(words) > 1,
         "punctuation": bool(words),
     }
-    operations = tuple(name for name in can if can[name] and weights.get(name, 0) > 0)
+    operations = tuple(name for name in can if can[name] and not loose and weights.get(name, 0) > 0)
     bounds = tuple(accumulate(weights[name] for name in operations))
     edits = min(max(1, int(strength * len(words))), MAX_EDITS)
     draws = 2 + 2 * max(edits, min(len(words) // 3, MAX_EDITS) if "punctuation" in operations else 1)
-    return Sentence(text, tuple(tokens), glue, tuple(words), tuple(sites), edits, draws, operations, bounds)
+    mixed = not glue and _LATIN.search(text) is not None
+    return Sentence(text, tuple(tokens), glue, tuple(words), tuple(sites), edits, draws, operations, bounds, mixed)
+
+
+def run_together(before: str, after: str) -> bool:
+    """Whether a reader could not tell where ``before`` ends: Latin meets Latin or `%s`, a mention a word, a link `(a)`."""
+    if not before or not after or before[-1] == " ":
+        return False
+    latin = before[-1].isalnum() and not _IDEOGRAPH.match(before[-1])
+    if after[0].isalnum():
+        spaced = not _IDEOGRAPH.match(after)
+        return (spaced and (latin or bool(_LINK.search(before[-256:])))) or _MENTION.search(before[-64:]) is not None
+    return (latin and after[0] in "%@#") or (after[0] in "{<%[$@#(/" and _LINK.search(before[-256:]) is not None)
+
+
+def _join(sentence: Sentence, pieces: list[str]) -> str:
+    if not sentence.mixed:
+        return sentence.glue.join(pieces)
+    text = ""
+    for piece in pieces:
+        text += f" {piece}" if run_together(text, piece) else piece
+    return text
 
 
 def _match_case(phrase: str, original: str) -> str:
+    if holds_whole(phrase):
+        return phrase
     if original.isupper() and sum(letter.isalpha() for letter in original) > 1:
         return phrase.upper()
     return phrase[0].upper() + phrase[1:] if original[0].isupper() else phrase
@@ -187,7 +336,7 @@ def _replace_synonyms(sentence: Sentence, draws: list[float]) -> str:
         span = sentence.tokens[start : start + site.length]
         cased = _match_case(phrase, sentence.glue.join(core for _, core, _ in span))
         pieces[start : start + site.length] = [span[0][0] + cased + span[-1][2]]
-    return sentence.glue.join(pieces)
+    return _join(sentence, pieces)
 
 
 def _insert_synonyms(sentence: Sentence, draws: list[float]) -> str:
@@ -197,7 +346,7 @@ def _insert_synonyms(sentence: Sentence, draws: list[float]) -> str:
         phrase = choices[_pick(draws[2 * at + 1], len(choices))]
         apart = "" if sentence.glue or _IDEOGRAPH.search(phrase) else " "
         pieces.insert(_pick(draws[2 * at], len(pieces)), phrase + apart)
-    return sentence.glue.join(pieces)
+    return _join(sentence, pieces)
 
 
 def _swap_words(sentence: Sentence, draws: list[float]) -> str:
@@ -207,7 +356,7 @@ def _swap_words(sentence: Sentence, draws: list[float]) -> str:
         j = (i + 1 + _pick(draws[2 * at + 1], len(words) - 1)) % len(words)
         (before, first, after), (lead, second, trail) = tokens[words[i]], tokens[words[j]]
         tokens[words[i]], tokens[words[j]] = (before, second, after), (lead, first, trail)
-    return sentence.glue.join("".join(token) for token in tokens)
+    return _join(sentence, ["".join(token) for token in tokens])
 
 
 def _delete_words(sentence: Sentence, draws: list[float]) -> str:
@@ -215,7 +364,7 @@ def _delete_words(sentence: Sentence, draws: list[float]) -> str:
     for at in range(min(sentence.edits, len(words) - 1)):
         words.pop(_pick(draws[at], len(words)))
     gone = set(sentence.words) - set(words)
-    return sentence.glue.join("".join(token) for at, token in enumerate(sentence.tokens) if at not in gone)
+    return _join(sentence, ["".join(token) for at, token in enumerate(sentence.tokens) if at not in gone])
 
 
 def _add_punctuation(sentence: Sentence, draws: list[float]) -> str:
@@ -225,7 +374,7 @@ def _add_punctuation(sentence: Sentence, draws: list[float]) -> str:
     spots = [words.pop(_pick(draws[2 * at + 1], len(words))) for at in range(1 + _pick(draws[0], most))]
     for at, spot in sorted(enumerate(spots), key=lambda item: -item[1]):
         pieces.insert(spot, MARKS[_pick(draws[2 * at + 2], len(MARKS))])
-    return sentence.glue.join(pieces)
+    return _join(sentence, pieces)
 
 
 _EDITS: dict[Operation, Callable[[Sentence, list[float]], str]] = {

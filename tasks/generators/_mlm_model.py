@@ -25,14 +25,14 @@ from augmill.tasks.generators._mlm_text import BLANK, KEPT
 from augmill.tasks.generators._models import quiet
 from augmill.tasks.generators._s2s_infill import LABEL_WORDS
 from augmill.tasks.generators._s2s_model import Source
-from augmill.tasks.text import canonical
+from augmill.tasks.text import CJK, canonical
 
 if TYPE_CHECKING:
     from augmill.tasks.generators.masked_lm import MaskedLMOptions
 
 BETWEEN = "<|between|>"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_UNSPACED = "[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+_UNSPACED = f"[{CJK}]"
 _UNUSED = re.compile(r"madeupword\d+")  # places that RoBERTa keeps free, no special tokens
 _MARKS = ("##", "Ġ", "▁")  # WordPiece goes on with a word; byte-level BPE and SentencePiece begin one
 _PLAN = ("labels", "frame", "mask", "pad", "bound", "lead")
@@ -249,6 +249,8 @@ def _kind(name: str | None, said: str) -> int:
     text = (said.removeprefix("##") if at == 1 else said).strip()
     if not text:
         return BLANK
+    if at != 1 and unicodedata.category(text[0])[0] == "M":  # a vowel sign would join what stands before the word
+        return KEPT
     if not any(unicodedata.category(character)[0] in "LN" for character in text):  # marks alone: U+FE0F is one
         return KEPT
     if any(unicodedata.category(character)[0] not in "LMN" for character in text):  # U+FFFD too: a part of a character

@@ -1,6 +1,6 @@
 """Texts as a masked language model's tokens: which words may give way, which stay, and the text with others in place.
 
-Words are those of ``_edits``: characters in Chinese and Japanese. What is not masked stays as it was written, to the
+Words are those of ``_edits``: characters in Chinese, Thai and the like. What is not masked stays as it was written, to the
 letter, whatever the tokenizer folds away (case, accents, spaces).
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from augmill.tasks.contracts import UserError
-from augmill.tasks.generators._edits import Thesaurus, Token, find_sites, phrase_key, split_words
+from augmill.tasks.generators._edits import Thesaurus, Token, find_sites, holds_whole, phrase_key, split_words
 from augmill.tasks.text import canonical
 
 MOST = 64  # words of one text that are masked at most: each costs a step of the model
@@ -63,7 +63,7 @@ class Taken:
 
 
 class Protection:
-    """Which words are never masked: names, numbers, listed words and phrases (in any case)."""
+    """Which words are never masked: placeholders, addresses; names, numbers, listed words and phrases (in any case)."""
 
     def __init__(self, names: bool, numbers: bool, phrases: Sequence[str]) -> None:
         self.names, self.numbers = names, numbers
@@ -76,6 +76,7 @@ class Protection:
         found = {
             at for at, (before, core, _) in enumerate(tokens) if before.endswith(("'", "\u2019")) and len(core) < 3
         }
+        found |= {at for at, (_, core, _) in enumerate(tokens) if holds_whole(core)}
         found |= _names(tokens) if self.names else set()
         if self.numbers:
             found |= {at for at, (_, core, _) in enumerate(tokens) if any(map(str.isdigit, core))}

@@ -1,7 +1,8 @@
 """Parts of two texts put together: what the `interpolate` generator is made of.
 
 Both texts are cut at the same share of their length, so that the new one is about as long as they are and holds what
-stands early in one and late in the other. Cuts fall between words; in Chinese and Japanese between characters.
+stands early in one and late in the other. Cuts fall between words; where a script sets
+no blanks (Chinese, Thai) between characters, which are grapheme clusters; none within a placeholder or an address.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from augmill.tasks.generators._edits import split_words
+from augmill.tasks.generators._edits import run_together, split_words
 from augmill.tasks.text import canonical, is_unspaced
 
 Part = Literal["halves", "clauses", "phrases"]
@@ -93,6 +94,6 @@ def _join(*parts: str) -> str:
     """With a space between two parts, unless both are written without spaces where they meet."""
     text = ""
     for part in filter(None, (part.strip() for part in parts)):
-        apart = bool(text) and not (is_unspaced(text[-2:]) or is_unspaced(part[:2]))
+        apart = (bool(text) and not (is_unspaced(text[-2:]) or is_unspaced(part[:2]))) or run_together(text, part)
         text += f" {part}" if apart else part
     return canonical(text)

@@ -44,7 +44,7 @@ class Chat(Generator):
     endpoint promises nothing, and of an answer that is kept the first is the truth. `local` on a CPU repeats all the same.
     """
 
-    VERSION = 1
+    VERSION = 2
     Options = ChatOptions
     repeatable: ClassVar[bool] = False
     finite: ClassVar[bool] = False

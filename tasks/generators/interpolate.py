@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request, UserError
+from augmill.tasks.generators._edits import tell_scripts
 from augmill.tasks.generators._parents import PARENTS, Parents, answer, count_classes, sort_parents, write_parents
 from augmill.tasks.generators._recombine import DRAWS, Part, Pieces, drawn_part, recombine, take_apart
 from augmill.tasks.randomness import stream_key, uniforms
@@ -76,7 +77,7 @@ class Interpolate(Generator):
     ordinals count them, and what is asked beyond is recombined where rows share a text, or ``exhausted``.
     """
 
-    VERSION = 1
+    VERSION = 2
     Options = InterpolateOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -93,6 +94,7 @@ class Interpolate(Generator):
                 fix="leave it out",
             )
         train = sort_parents(inputs.train, ctx.fields)
+        tell_scripts((train[name].to_pylist() for name in ctx.fields), "interpolate", ctx.log)
         order = [stream_key("interpolate", ctx.seed, row_id) >> 1 for row_id in train[ROW_ID].to_pylist()]
         train = train.append_column("order", pa.array(order, pa.int64()))
         write_parents(train.sort_by([(STRATUM, "ascending"), ("order", "ascending"), (ROW_ID, "ascending")]), ctx)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.generators._edits import tell_scripts
 from augmill.tasks.generators._lm_decode import Sampling, torch_threads
 from augmill.tasks.generators._mlm_fill import Filling, fill, mask_loss
 from augmill.tasks.generators._mlm_model import Filler, prepare
@@ -134,7 +135,7 @@ class MaskedLM(Generator):
     (part of its identity), the rows at any thread count and batch. Not promised on a GPU.
     """
 
-    VERSION = 1
+    VERSION = 2
     Options = MaskedLMOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -166,6 +167,7 @@ class MaskedLM(Generator):
             torch.manual_seed(seed)  # weights and dropout; fork_rng puts the old state back
             rng = np.random.Generator(np.random.Philox(key=seed))
             rows = sort_parents(inputs.train, ctx.fields)
+            tell_scripts((rows[name].to_pylist() for name in ctx.fields), "masked_lm", ctx.log)
             filler = prepare(rows, _source(options), options, ctx.fields)
             masking = Masking(filler, options, phrases, ctx.fields)
             parents, taken = fitting_rows(rows, masking, ctx)

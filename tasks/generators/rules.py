@@ -27,7 +27,15 @@ from augmill.tasks.contracts import (
     Request,
     candidate_schema,
 )
-from augmill.tasks.generators._edits import Operation, Sentence, edit, index_thesaurus, prepare, read_thesaurus
+from augmill.tasks.generators._edits import (
+    Operation,
+    Sentence,
+    edit,
+    index_thesaurus,
+    prepare,
+    read_thesaurus,
+    tell_scripts,
+)
 from augmill.tasks.generators._parents import (
     PARENTS,
     Parents,
@@ -102,7 +110,7 @@ class _Editable:
 class Rules(Generator):
     """Edits real rows of the asked class; the parent is drawn by the row's seed from those that can be edited."""
 
-    VERSION = 1
+    VERSION = 2
     Options = RulesOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -119,6 +127,7 @@ class Rules(Generator):
         groups = read_thesaurus(Path(options.thesaurus)) if options.thesaurus else []
         thesaurus = index_thesaurus(groups)
         train = sort_parents(inputs.train, ctx.fields)
+        tell_scripts((train[name].to_pylist() for name in ctx.fields), "rules", ctx.log)
         editable = np.zeros(train.num_rows, dtype=bool)
         for name in (ctx.fields[at] for at in changed_fields(options.change, ctx.fields, "rules")):
             for row, text in enumerate(train[name].to_pylist()):

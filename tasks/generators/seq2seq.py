@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.generators._edits import tell_scripts
 from augmill.tasks.generators._lm_decode import Sampling, torch_threads
 from augmill.tasks.generators._models import quiet
 from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
@@ -149,7 +150,7 @@ class Seq2Seq(Generator):
     (part of its identity), the rows at any thread count and batch, sampled or by beams. Not promised on a GPU.
     """
 
-    VERSION = 1
+    VERSION = 2
     Options = Seq2SeqOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -187,6 +188,7 @@ class Seq2Seq(Generator):
 
     def _infill(self, rows: pa.Table, rng: np.random.Generator, ctx: Context) -> tuple[pa.Table, dict[str, Any]]:
         options: Seq2SeqOptions = self.options
+        tell_scripts((rows[name].to_pylist() for name in ctx.fields), "seq2seq", ctx.log)
         infiller = prepare(rows, _source(options), options, ctx.fields)
         masking = Masking(infiller, options, ctx.fields)
         parents = fitting_rows(rows, infiller, masking, ctx.fields, ctx)

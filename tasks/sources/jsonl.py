@@ -19,6 +19,7 @@ from typing import Any, NoReturn, cast
 import pyarrow as pa
 
 from augmill.tasks.contracts import DataError, NoRows
+from augmill.tasks.text import cut
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch
 from .lines import find_encoding, read_lines
@@ -214,7 +215,7 @@ def convert(values: list[Any], column: pa.Field, bad: dict[int, Refusal]) -> pa.
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)[:60]
+    return cut(json.dumps(value, ensure_ascii=False), 60)
 
 
 _FITTING: dict[int, set[type]] = {

@@ -68,3 +68,12 @@ def test_chinese_rows_pass_and_mojibake_of_them_does_not(tmp_path: Path) -> None
     assert sum(reason is not None for reason in bench.reasons(candidates(test))) <= 0.02 * len(test)
     broken = [(stratum, text.encode("utf-8").decode("latin-1")) for stratum, text in test]
     assert sum(reason is not None for reason in bench.reasons(candidates(broken))) >= 0.95 * len(test)
+
+
+def test_a_character_of_several_code_points_counts_as_one(tmp_path: Path) -> None:
+    """Marks and joiners are no symbols; an emoji said seven times is a loop; a heap of accents is no text."""
+    bench = Bench("garbage", tmp_path, real(sentences(30) + [("fee", f"नमस्ते दुनिया {word} ❤️") for word in "abcdef"]))
+    stuck = "thanks a lot " + "❤️" * 30
+    heap = "".join(letter + "\u0336\u0321\u0347\u035a" for letter in "please tell me why")
+    found = bench.reasons(candidates([("fee", text) for text in ("नमस्ते दुनिया", stuck, heap)]))
+    assert found[0] is None and found[1] == "repeated_character" and found[2] is not None

@@ -18,6 +18,11 @@ def test_empty_too_short_and_too_long_rows_are_refused_and_real_ones_are_not(tmp
     assert bench.reasons(candidates(sentences(20, seed=3))) == [None] * 60
 
 
+def test_characters_are_counted_as_a_reader_counts_them(tmp_path: Path) -> None:
+    bench = Bench("length", tmp_path, real([("a", "❤️‍🔥👨‍👩‍👧‍👦नमस्ते"), ("a", "🇩🇪🙏🏽सं")] * 5))
+    assert bench.learnt["fields"]["text"]["characters"] == [2, 8]  # 3 and 5, with the slack
+
+
 def test_words_are_bounded_too_where_they_are_set_apart(tmp_path: Path) -> None:
     bench = Bench("length", tmp_path, real(sentences(20)))
     assert bench.reasons(candidates([("fee", "a b c d e " * 8)])) == ["too_long"]

@@ -24,6 +24,7 @@ from augmill.tasks.attempts import LEASE, utc_now
 from augmill.tasks.log import read_log, rollback
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
+from augmill.tasks.text import clusters
 
 GOLDEN = """\
 tiny: 34 snapshot(s), 2026-09-28 to 2026-10-31
@@ -194,6 +195,16 @@ def test_the_command_tells_every_snapshot_of_the_source_as_text_and_as_json(fold
         ("2026-10-03", "missing", []),
     ]
     assert found[0]["release"] == release
+
+
+def test_a_column_of_the_terminal_cuts_no_character_apart() -> None:
+    from augmill.flows.cli import terminal
+
+    text = "ab👨‍👩‍👧‍👦🇩🇪नमस्ते❤️‍🔥1️⃣"
+    for width in range(1, 24):
+        cut = terminal.shown(text, width)
+        assert cut == text or (cut.endswith("…") and clusters(text)[: len(clusters(cut)) - 1] == clusters(cut)[:-1])
+    assert terminal.shown("a\u200db\x1b") == "a\\u200db\\x1b"
 
 
 def test_what_cannot_be_shown_is_refused(folder: Path) -> None:

@@ -16,7 +16,7 @@ from running import read_lines, shared_set
 from augmill.tasks.contracts import UserError
 from augmill.tasks.generators._recombine import drawn_part, recombine, take_apart
 from augmill.tasks.generators.interpolate import InterpolateOptions
-from augmill.tasks.text import canonical, fold
+from augmill.tasks.text import canonical, clusters, fold
 
 PAIR = ("text", "text_b")
 TEXTS = st.lists(
@@ -38,6 +38,22 @@ def test_a_text_is_cut_between_words_and_never_before_a_mark(text: str) -> None:
         assert 0 < share < 1 and fold(before) and fold(after)
         assert after[0] not in ",.，。!？ "
     assert [offset for _, offset in pieces.cuts] == sorted({offset for _, offset in pieces.cuts})
+
+
+WHOLE = ["❤️‍🔥", "👩🏽‍💻.", "🇩🇪", "{{ a b }}", "ann@x.org,", "公", "नमस्ते", "กำ", "@bob", "ok", "<b>a b</b>"]
+
+
+@given(*[st.tuples(st.lists(st.sampled_from(WHOLE), max_size=9), st.sampled_from(["", " "]))] * 2, NUMBERS)
+def test_no_part_begins_within_a_character_or_a_placeholder(
+    one: tuple[list[str], str], other: tuple[list[str], str], numbers: list[float]
+) -> None:
+    first, second = (gap.join(words) if gap else "公 ".join(words) for words, gap in (one, other))
+    parts = [take_apart(first), take_apart(second)]
+    made = recombine("phrases", *parts, 0.3, numbers) if parts[0].cuts and parts[1].cuts else ""
+    known = Counter(clusters(canonical(first) + " " + canonical(second)))
+    assert not {each for each in Counter(clusters(made)) - known if each != " "}
+    for word in ("{{ a b }}", "ann@x.org", "<b>a b</b>"):
+        assert made.replace(word, "").count(word[:2]) == 0
 
 
 @given(TEXTS, TEXTS, st.sampled_from(["halves", "clauses", "phrases"]), st.floats(0, 0.5), NUMBERS)

@@ -7,13 +7,13 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from augmill.tasks.generators._chat_options import REDACTIONS
-from augmill.tasks.generators._redact import FINDERS, Redactor, chinese_id, fold, iban, luhn
+from augmill.tasks.generators._redact import KINDS, Redactor, chinese_id, fold, iban, luhn
 
-ALL = tuple(FINDERS)
+ALL = KINDS
 # What may stand before and after: ends, words, Chinese, punctuation, other numbers apart, JSON's escapes.
 BEFORE = st.sampled_from(["", " ", "请", "，", "no. 5 ", "(", '"', "\\n", "\\u003c", ": "])
 AFTER = st.sampled_from(["", " ", "谢", "，", " 7", ")", '"', "\\n", "\\u005d", "; ", "."])
@@ -42,8 +42,90 @@ def is_gone(value: str, text: str, kind: str) -> bool:
     return plain[0] not in plain[1] and f"[{kind.upper()}_1]" in text
 
 
+def valid_card(start: str) -> str:
+    return grouped(with_check(start, "0123456789", luhn), 4, " ")
+
+
+def valid_iban(account: str) -> str:
+    return next(f"DE{check:02d}{account}" for check in range(2, 99) if iban(f"DE{check:02d}{account}"))
+
+
+# What stands under a kind, each in a form that nothing else has; and what stands under none.
+PLANTED = st.one_of(
+    st.tuples(st.just("ip"), st.ip_addresses(v=4).map(str)),
+    st.tuples(st.just("card"), st.from_regex(r"4[0-9]{14}|5[1-5][0-9]{13}", fullmatch=True).map(valid_card)),
+    st.tuples(
+        st.just("card"), st.just("378282246310005") | st.just("3782 822463 10005") | st.just("4111-1111-1111-1111")
+    ),
+    st.tuples(st.just("iban"), st.text("0123456789", min_size=18, max_size=18).map(valid_iban)),
+    st.tuples(
+        st.just("phone"),
+        st.sampled_from(
+            ["+49 171 2345678", "+1 212-736-5000", "0049-171-2345678", "+8613812345678", "+44 20 7946 0958"]
+        ),
+    ),
+    st.tuples(st.just("cn_id"), st.just("11010519491231002X") | st.just("440524 18800101 0014")),
+    st.tuples(st.just("email"), st.just("ann.b@x.org")),
+    st.tuples(st.just("url"), st.just("https://x.org/4111111111111111?a=1.2.3.4")),
+)
+HARMLESS = st.one_of(
+    st.dates().map(lambda day: f"20{day:%y-%m-%d}"),
+    st.dates().map(lambda day: f"{day:%d.%m}.20{day:%y}"),
+    st.from_regex(r"[1-9][0-9]{4,7}", fullmatch=True),  # orders
+    st.from_regex(r"v?[1-9][0-9]?\.[0-9]{1,2}\.[0-9]{1,2}", fullmatch=True),  # versions
+    st.from_regex(r"(19|20)[0-9]{2}( (19|20)[0-9]{2}){1,6}", fullmatch=True),  # years
+    st.sampled_from(["12:30:45", "1,234.56", "17", "Box 5"]),
+).map(lambda value: ("", value))
+BETWEEN = st.sampled_from([" ", ", ", "; ", "\n", " / ", "，", " and ", " - ", "  ", "\t", " | "])
+
+
+@given(st.lists(st.tuples(PLANTED | HARMLESS, BETWEEN), min_size=1, max_size=8))
+@example([(("ip", address), " ") for address in ("1.2.3.4", "10.20.30.40", "0.0.0.1", "25.5.5.5", "9.9.9.9")])
+@example([(("phone", "+1 212-736-5000"), " "), (("card", "4111 1111 1111 1111"), " ")])
+@example([(("phone", "+49 171 2345678"), " "), (("phone", "+1 212-736-5000"), " ")])
+def test_in_a_mixture_each_is_found_under_its_own_kind_and_nothing_else_is_a_card(
+    parts: list[tuple[tuple[str, str], str]],
+) -> None:
+    redacted = redact("".join(value + apart for (_, value), apart in parts))
+    kinds = [kind for (kind, _), _ in parts]
+    values = {(kind, re.sub(r"[ -]", "", value)) for (kind, value), _ in parts}
+    for kind in ("card", "iban", "ip", "email", "url", "cn_id"):
+        found = re.findall(rf"\[{kind.upper()}_\d+\]", redacted)
+        assert len(found) == kinds.count(kind)
+        if kind != "url":  # a link takes the mark behind it along
+            assert len(set(found)) == sum(own == kind for own, _ in values)
+    for (kind, value), _ in parts:
+        if kind == "phone":
+            assert value not in redacted
+    assert redact(redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1.2.3.4 10.20.30.40 0.0.0.1 25.5.5.5 9.9.9.9", "1999 2024 2025 2026", "12345678 87654321", "05/06/2024"),
+        *("1 2 3 4 5 6 7 8 9 1 2 3 4 5 6", "2024-05-06 2024-05-07 2024-05-08", "10.19041 12.19042 13.19045"),
+    ],
+)
+def test_no_list_of_numbers_is_a_card_or_an_identity_number(text: str) -> None:
+    """Tried with every last digit, so that one of them passes whatever checksum is asked."""
+    for last in "0123456789":
+        assert redact(text[:-1] + last, "card", "cn_id") == text[:-1] + last
+    assert redact("05/06/2024, 6.5.2024 and 2024-05-06") == "05/06/2024, 6.5.2024 and 2024-05-06"
+
+
+def test_a_number_ends_where_its_like_ends() -> None:
+    """The phone number of another country is no part of the one before; an IBAN holds no words; a card no expiry date."""
+    assert redact("+49 171 2345678 212-555-1234") == "[PHONE_1] [PHONE_2]"
+    assert redact("+49 171 2345678 48213") == "[PHONE_1] 48213"
+    assert redact("212-555-1234 4111 1111 1111 1111 12/27 123") == "[PHONE_1] [CARD_1] 12/27 123"
+    assert redact("4111 1111 1111 1111/12/27") == "[CARD_1]/12/27"
+    for word in ("AB12", "7", "4111 1111 1111 1111"):
+        assert redact(f"DE89 3704 0044 0532 0130 00 {word}").startswith("[IBAN_1] ")
+
+
 def test_the_recipe_knows_what_is_found_here() -> None:
-    assert set(REDACTIONS) == set(FINDERS)
+    assert set(REDACTIONS) == set(KINDS)
 
 
 @given(

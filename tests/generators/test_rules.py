@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, UserError, candidate_schema, real_schema
-from augmill.tasks.generators._edits import edit, index_thesaurus, prepare, read_thesaurus, split_words
+from augmill.tasks.generators._edits import edit, holds_whole, index_thesaurus, prepare, read_thesaurus, split_words
 from augmill.tasks.generators.rules import Rules, RulesOptions
 from augmill.tasks.randomness import row_seeds, uniforms
-from augmill.tasks.text import canonical, fold
+from augmill.tasks.text import CLUSTER, canonical, fold
 
 OPERATIONS = ("synonym", "insert", "swap", "delete", "punctuation")
 GROUPS = [["money back", "refund", "reimbursement"], ["delivery", "parcel"], ["公司", "企业"]]
@@ -79,6 +81,117 @@ def test_edits_never_fail_nor_empty_a_text(text: str, operation: str, seed: int,
     edited = apply(text, operation, seed, strength)
     assert bool(edited) == bool(canonical(text))
     assert canonical(edited) == edited
+
+
+EMOJI = ("❤️‍🔥", "👨‍👩‍👧‍👦", "🖥️", "1️⃣", "#️⃣", "🙏🏽", "👩🏽‍💻", "🏳️‍🌈", "🇩🇪", "🇫🇷", "🏠", "✊🏿", "☕️")
+LETTERS = (
+    "a",
+    "Z",
+    "é",
+    "q\u0301",
+    "न",
+    "स्ते",
+    "क्षि",
+    "का",
+    "วั",
+    "กำ",
+    "ກີ",
+    "ខ្មែ",
+    "မြ",
+    "ကာ",
+    "公",
+    "辻\U000e0100",
+    "が",
+    "한",
+)
+WHOLE = (
+    *("{name}", "${HOME}", "{{ first name }}", "{% if x %}", "%s", "%(count)d", "%.2f", "<b>now or never</b>", "<br/>"),
+    *("https://x.org/a_b?c=d", "www.example.com/x", "ann.b+c@x.org", "@user_1", "#tag", "[EMAIL_1]", "$HOME"),
+)
+
+
+def clusters(text: str) -> list[str]:
+    """By the library itself, without the product's short cuts."""
+    found: list[str] = regex.findall(CLUSTER, text)
+    return found
+
+
+pieces = st.lists(st.sampled_from([*EMOJI, *LETTERS, *" .,!  "]), max_size=24)
+strange = st.lists(st.sampled_from([*EMOJI, *LETTERS, *" \u200d\u0301\ufe0f\u200b🇩\u1100\u1161\u0600🏽"]), max_size=12)
+wholes = st.lists(st.sampled_from([*WHOLE, "parcel,", "ok", "公司", "(lamp)", "สวัสดี", "❤️"]), max_size=8)
+
+
+@given(pieces.map("".join) | strange.map("".join) | wholes.map(" ".join))
+def test_characters_of_several_code_points_are_taken_apart_nowhere(text: str) -> None:
+    tokens, glue = split_words(canonical(text))
+    assert glue.join("".join(token) for token in tokens) == canonical(text)
+    apart = [piece for token in tokens for part in token for piece in clusters(part)]
+    assert "".join(apart) == canonical(text).replace(glue or "\0", "") or " " in "".join(apart)
+    assert Counter(apart) <= Counter(clusters(canonical(text)))
+
+
+@given(pieces.map("".join) | strange.map("".join), st.sampled_from(OPERATIONS), st.integers(0, 2**62))
+@example("I love it ❤️‍🔥 thanks a lot", "swap", 1)
+@example("公🇩🇪司🇫🇷a", "delete", 1)
+@example("\u0301a b c", "insert", 1)
+def test_an_edit_holds_characters_of_its_text_the_thesaurus_and_the_marks_alone(
+    text: str, operation: str, seed: int
+) -> None:
+    text = f"{text} parcel" if operation in ("synonym", "insert") else text
+    edited = Counter(clusters(apply(text, operation, seed, 1.0)))
+    before = Counter(clusters(canonical(text)))
+    added = {character for group in GROUPS for phrase in group for character in clusters(phrase + phrase.upper())}
+    invented = {character: count for character, count in (edited - before).items() if character != " "}
+    assert set(invented) <= {"synonym": added, "insert": added, "punctuation": set(".;?:!,")}.get(operation, set())
+
+
+@given(wholes, st.sampled_from([" ", ""]), st.sampled_from(OPERATIONS), st.integers(0, 2**62))
+def test_placeholders_addresses_and_mentions_move_whole(words: list[str], gap: str, operation: str, seed: int) -> None:
+    """Between characters of a script without blanks as well: 公{name}司. A mention ends there where a blank stands."""
+    text = " ".join(words) if gap else "".join(f"公{word} 司" for word in words)
+    whole = Counter(word for word in words if word in WHOLE)
+    edited = apply(text, operation, seed, 1.0)
+    kept = Counter(core for _, core, _ in split_words(edited)[0] if core in WHOLE)
+    assert kept == whole if operation != "delete" else kept <= whole
+    rest = edited
+    for word in sorted(kept.elements(), key=len, reverse=True):
+        rest = rest.replace(word, "", 1)
+    assert not any(part in rest for part in ("{", "}", "%", "<", "@", "#", "[", "$", "http", "www", "name", "user"))
+
+
+def test_emoji_placeholders_and_scripts_by_known_values() -> None:
+    text = "Hi {name}, see (www.x.de)! mail 'a.b@x.org' 👩🏽‍💻 ❤️‍🔥 1️⃣ 🇩🇪 100% #️⃣ 5 < 6"
+    tokens = [token for token in split_words(text)[0] if token[1] or len(token[0]) > 1]
+    assert tokens == [
+        *(("", "Hi", ""), ("", "{name}", ","), ("", "see", ""), ("(", "www.x.de", ")!"), ("", "mail", "")),
+        *(("'", "a.b@x.org", "'"), ("👩🏽‍💻", "", ""), ("❤️‍🔥", "", ""), ("", "1️⃣", ""), ("🇩🇪", "", "")),
+        *(("", "100", "%"), ("#️⃣", "", ""), ("", "5", ""), ("", "6", "")),
+    ]
+    assert [core for _, core, _ in split_words("转发@小明 #话题#谢谢")[0]] == [
+        "转",
+        "发",
+        "@小明",
+        "#话题#",
+        "谢",
+        "谢",
+    ]
+    assert [core for _, core, _ in split_words("สวัสดี")[0]] == ["ส", "วั", "ส", "ดี"]
+    assert [core for _, core, _ in split_words("မြန်မာစာ")[0]] == ["မြ", "န်", "မာ", "စာ"]
+    assert all(map(holds_whole, WHOLE)) and not any(map(holds_whole, (*EMOJI, "a@b", "50%", "1 < 2", "$5", "C#")))
+
+
+def test_words_of_a_text_without_blanks_do_not_run_together() -> None:
+    made = {apply("我的iPhone的Mac", "delete", seed, 0.01) for seed in range(40)}
+    assert "我的iPhone Mac" in made and not any("iPhoneMac" in text for text in made)
+
+
+def test_a_script_without_blanks_is_named_at_the_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        fit(tmp_path / "a", RulesOptions(), [("r1", "x", "สวัสดี ครับ"), ("r2", "x", "ສະບາຍດີ"), ("r3", "x", "我的包裹")])
+    assert "Lao, Thai" in caplog.text and "edited by characters" in caplog.text
+    caplog.clear()
+    fit(tmp_path / "b", RulesOptions(), ROWS)
+    assert not caplog.text
 
 
 @given(texts, st.integers(0, 2**62))
@@ -194,7 +307,12 @@ def test_a_thesaurus_is_read_without_comments_and_repetitions(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a,b\nparcel, Parcel\n", "line 2"), (b"a,b\n\xff\xfe\n", "could not be read"), (None, "could not be read")],
+    [
+        (b"a,b\nparcel, Parcel\n", "line 2"),
+        ("glad,happy,\U0001f600\n".encode(), "line 1"),
+        (b"a,b\n\xff\xfe\n", "could not be read"),
+        (None, "could not be read"),
+    ],
 )
 def test_a_broken_thesaurus_is_the_users_error(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "t.csv"
