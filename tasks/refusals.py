@@ -10,14 +10,15 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe_sections import Columns, Labels, Publish, Refuse
-from augmill.tasks.sources import SourceFile, SourceOptions, describe_file
+from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file
 from augmill.tasks.sources.delimited import DELIMITERS
 
 SHOWN = 20  # column names in a message
 
 # What to do about most refused rows, by their reason; where none is named, to mend the source.
 REMEDIES = {
-    "ragged": "quote cells that hold the delimiter, or correct source.delimiter",
+    "ragged": "quote cells that hold the delimiter, or correct source.delimiter; where every row ends in a delimiter more, "
+    "let the header do so too",
     "bad_quoting": "pair the quotes, or set source.quote: none where they are plain text",
     "bad_json": "write one JSON object a line, or correct source.format",
     "not_an_object": "write one JSON object a line",
@@ -64,7 +65,10 @@ def require_columns(
             other = next((mark for mark in DELIMITERS if mark != used and mark in names[0]), None)
             instead = f" to {other!r}" if other else ""
             fix = f"set source.delimiter{instead}: read with {used!r}, the file has one column only"
-        raise UserError(f"there is no column {name!r}; {nearest(name, names)}", where=f"{file.name} ({key})", fix=fix)
+        hint = nearest(name, names)
+        if (doubt := doubt_file(file, how)) is not None:
+            hint, fix = f"{hint}; {doubt.problem}", doubt.fix
+        raise UserError(f"there is no column {name!r}; {hint}", where=f"{file.name} ({key})", fix=fix)
 
 
 def _shape(name: str) -> str:
@@ -95,7 +99,7 @@ def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
     return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
 
 
-def require_plain(columns: Columns, schema: pa.Schema) -> None:
+def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: SourceOptions) -> None:
     """Raises DataError where texts, labels or partitions are lists, objects or bytes, or texts are numbers or dates.
 
     Their JSON or bytes would be taken for words, and no generated text goes back into a column of numbers.
@@ -106,9 +110,9 @@ def require_plain(columns: Columns, schema: pa.Schema) -> None:
         field = schema.field(name)
         kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
         if kind != str(field.type) or pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
-            raise DataError(
-                f"column {name!r} holds {kind}, not plain values", where=key, fix="give a column of plain values"
-            )
+            doubt = doubt_file(file, how)
+            hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
+            raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=key, fix=fix)
         if key == "columns.text" and not _is_text(field.type):
             raise DataError(f"column {name!r} holds {kind}, not text", where=key, fix="give a column of texts")
 

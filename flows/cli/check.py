@@ -62,6 +62,8 @@ def _source(found: dict[str, Any]) -> list[str]:
         if "delimiter" in file:
             how.append(f"delimiter {file['delimiter']!r} ({file['delimiter_why']})")
         lines += wrapped(f"{shown(file['file'])}: {', '.join(how)}", "    ", "  ")
+        if "doubt" in file:
+            lines += wrapped(shown(file["doubt"]), "    ", "    ")
     if len(files) > FILES:
         lines.append(f"  and {len(files) - FILES:,} more files")
     refused = sum(source["refused"].values())

@@ -18,7 +18,7 @@ from augmill.tasks.recipe_sections import Columns, Labels, Refuse, Settle, Split
 from augmill.tasks.refusals import nearest
 from augmill.tasks.rows import class_counts, texts_of
 from augmill.tasks.similarity import NearIndex, near_duplicate_groups
-from augmill.tasks.sources import SourceOptions, guess_columns, list_files, read_schema
+from augmill.tasks.sources import SourceOptions, doubt_file, guess_columns, list_files, read_schema
 from augmill.tasks.split import SplitConfig, hold_back, split_names
 from augmill.tasks.stage import Site, Work
 from augmill.tasks.store import Store
@@ -103,11 +103,10 @@ def _columns(
     chosen = label or guess["label"]
     if not texts or chosen is None or chosen in texts:
         what = "text" if not texts else "label"
-        raise UserError(
-            f"no {what} column could be told among {', '.join(names[:20])}",
-            where=f"{files[0].name} ({option})",
-            fix=f"name it: --{what} COLUMN",
-        )
+        problem, fix = f"no {what} column could be told among {', '.join(names[:20])}", f"name it: --{what} COLUMN"
+        if (doubt := doubt_file(files[0], source)) is not None:
+            problem, fix = f"{problem}: {doubt.problem}", doubt.fix
+        raise UserError(problem, where=f"{files[0].name} ({option})", fix=fix)
     if like is not None and len(texts) != len(like.texts):
         raise UserError(
             f"expected {len(like.texts)} text column(s) as in the real rows, found {', '.join(texts)}",

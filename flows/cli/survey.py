@@ -20,6 +20,7 @@ from augmill.tasks.stage import Event, Site, fetch
 from augmill.tasks.store import Store
 from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
 
+DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
 FURTHER = 1.0  # points beyond the bar, for "how many rows would it take"
 
@@ -67,9 +68,14 @@ def _json(site: Site, artifact: Artifact, name: str) -> Any:
 
 def _files(recipe: Recipe) -> list[dict[str, Any]]:
     """Every file with its format, and the guesses of encoding and delimiter with their reasons."""
-    from augmill.tasks.sources import describe_file, list_files
+    from augmill.tasks.sources import describe_file, doubt_file, list_files
 
-    return [describe_file(file, recipe.source) | {"bytes": file.size} for file in list_files(recipe.source)]
+    files = list_files(recipe.source)
+    found: list[dict[str, Any]] = [describe_file(file, recipe.source) | {"bytes": file.size} for file in files]
+    for file, about in zip(files[:DOUBTED], found, strict=False):
+        if file.format == "csv" and (doubt := doubt_file(file, recipe.source)) is not None:
+            about["doubt"] = f"{doubt.problem}; {doubt.fix}"
+    return found
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact]:
