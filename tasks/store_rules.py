@@ -11,6 +11,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import ObjectStore
 
+from augmill.tasks.answers import plainly, refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError
 
 LONGEST_NAME = 255  # bytes, on the file systems there are
@@ -22,23 +23,17 @@ _HOPELESS = dict.fromkeys(_FULL, "free some space; the run resumes where it stop
     "Read-only file system": "give a store that can be written (run.store)",
     "Permission denied": "let this user write to the store, or give another one (run.store)",
     "Not a directory": "give a store whose path is a directory (run.store)",
-    "169.254.169.254": "no credentials were found: set AWS_..., GOOGLE_... or AZURE_..., or give the machine a role",
-    "metadata.google.internal": "no credentials were found: set GOOGLE_..., or give the machine a role",
-    "The specified bucket does not exist": "create the bucket, or give another one (run.store)",
-    "The specified container does not exist": "create the container, or give another one (run.store)",
 }
-
-_SAYS = dict.fromkeys(
-    ("169.254.169.254", "metadata.google.internal"), "the machine's metadata service gave no credentials"
-)
 
 
 def explain(error: Exception, where: str) -> StoreError:
     """obstore's or the system's error in our words. ``where`` names the object."""
-    text = str(error).split("\n\nDebug source:")[0]
+    if where.startswith(REMOTE_SCHEMES) and (refused := refusal(error, where)) is not None:
+        return refused
+    text = plainly(str(error))
     for sign, fix in _HOPELESS.items():
         if sign in text:
-            return StoreRefused(_SAYS.get(sign, sign.lower()), where=where, fix=fix)
+            return StoreRefused(sign.lower(), where=where, fix=fix)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
         return StoreRefused(text, where=where, fix="check the credentials and the bucket's policy")
     return StoreError(text, where=where, fix="run it again; what is done is kept")
