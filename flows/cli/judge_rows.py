@@ -156,9 +156,12 @@ def _require_sound(judged: Judged) -> None:
         if not table.num_rows:
             why = ", ".join(f"{reason} {count:,}" for reason, count in judged.left[name].items()) or "there were none"
             option = "--real" if name == "train" else f"--{name}"
-            raise DataError(
-                f"no {name} row is left to judge with: {why}", where=option, fix="give more, or other, rows"
-            )
+            fix = "give more, or other, rows"
+            if {"in_heldout", "near_heldout"} & set(judged.left[name]):
+                fix += (
+                    "; rows made from one template are near each other: give --validation rows that are of none of them"
+                )
+            raise DataError(f"no {name} row is left to judge with: {why}", where=option, fix=fix)
     if len(class_counts(judged.train[STRATUM])) < 2:
         found = next(iter(class_counts(judged.train[STRATUM])))
         raise DataError(

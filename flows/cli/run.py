@@ -76,7 +76,8 @@ def print_result(result: dict[str, object]) -> None:
         "unsound_source": "The source is not sound; the current release stays.",
     }
     out = sys.stdout
-    out.write(f"\n{titles[str(result['outcome'])]}\n  {result['reason']}\n")
+    title = "Nothing to make: the target is met." if result.get("nothing_to_make") else titles[str(result["outcome"])]
+    out.write(f"\n{title}\n  {result['reason']}\n")
     released = {"mix": "real and synthetic rows", "real": "real rows alone", "placebo": "real rows, weighted by class"}
     if result["arrangement"]:
         new = "new" if result["new"] else "already published, nothing changed"

@@ -133,7 +133,7 @@ def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
 def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     """Targets, and what the first round asks: the plan stage's own functions on an empty ledger."""
     from augmill.tasks.plan import AdaptiveConfig, PlanConfig, cut_shards, plan_adaptive_round, plan_round
-    from augmill.tasks.targets import split_target, targets_for
+    from augmill.tasks.targets import nothing_to_make, split_target, targets_for
 
     targets = targets_for(recipe.target, counts, recipe.mix.max_ratio)
     shares = {choice.use: choice.share for choice in recipe.generators}
@@ -150,6 +150,7 @@ def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     return {
         "targets": targets,
         "target": sum(targets.values()),
+        "nothing_to_make": nothing_to_make(recipe.target, counts, recipe.mix.max_ratio),
         "asked_at_least": {name: sum(part[name] for part in parts) for name in shares},
         "asked_first": first,
         "policy": recipe.plan.policy if adaptive else "shares",
