@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from obstore.store import ObjectStore
 from augmill.tasks.answers import plainly, refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError
 
+LEAST_FREE = 1 << 20  # bytes: below it not even a run without a row could be noted
 LONGEST_NAME = 255  # bytes, on the file systems there are
 REMOTE_SCHEMES = ("s3://", "gs://", "az://")
 
@@ -62,6 +65,52 @@ def _stands(backend: ObjectStore, key: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def require_writable(root: Path, where: str) -> None:
+    """Raises UserError or StoreRefused where a run could write nothing there. Leaves nothing behind, no time of change.
+
+    ``root``: a local store, or where one is to be; of one that is there, its own directories are looked at too.
+    """
+    above = next((parent for parent in (root, *root.parents) if parent.exists()), root)
+    inner = [root / name for name in ("private", "public", "private/staging", "private/objects", "private/manifests")]
+    for directory in [above, *(path for path in inner if path.exists())]:
+        if not directory.is_dir():
+            raise UserError(f"{directory} is a file", where=where, fix="give a directory (run.store, --store)")
+        try:
+            _probe(directory)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                fix = "free some space, or give another one (run.store)"
+                raise StoreRefused(f"no space is left at {directory}", where=where, fix=fix) from error
+            reason = (error.strerror or str(error)).lower()
+            fix = "let this user write there, or give another one (run.store)"
+            raise UserError(f"{directory} may not be written: {reason}", where=where, fix=fix) from error
+
+
+def _probe(directory: Path) -> None:
+    """Raises OSError where no file can be made: tried, on Linux, with one that has no name and so changes no directory."""
+    if not os.access(directory, os.W_OK | os.X_OK):
+        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code))
+    nameless = getattr(os, "O_TMPFILE", None)
+    if nameless is None:
+        return
+    try:
+        handle = os.open(directory, nameless | os.O_WRONLY, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            if not os.statvfs(
+                directory
+            ).f_blocks:  # as of /proc, where nothing can be made whatever its permissions say
+                tempfile.TemporaryDirectory(dir=directory).cleanup()
+            return  # not on this file system, as on most that are reached over a network
+        raise
+    try:
+        os.posix_fallocate(handle, 0, LEAST_FREE)
+    finally:
+        os.close(handle)
 
 
 def require_root(root: str) -> None:

@@ -6,9 +6,11 @@ import contextlib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import augmill, refused, write_recipe
 
 from augmill.tasks.contracts import AugmillError, StoreRefused
 from augmill.tasks.sources import SourceOptions, list_files, open_bytes
@@ -128,3 +130,28 @@ def test_an_answer_that_is_not_known_is_told_without_its_body(refusing: type[_Re
         with pytest.raises(AugmillError) as caught:
             ACTS[act]()
         assert "418" in str(caught.value) and not [secret for secret in SECRETS if secret in str(caught.value)]
+
+
+def test_check_and_run_name_a_bucket_that_refuses(refusing: type[_Refusing], tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, run={"orchestrator": "none", "store": "s3://mine/augmill"})
+    for code, words in (
+        ("AccessDenied", "s3:ListBucket"),
+        ("NoSuchBucket", "no such bucket"),
+        ("ExpiredToken", "expired"),
+    ):
+        refusing.status, refusing.code = {"NoSuchBucket": 404, "ExpiredToken": 400}.get(code, 403), code
+        ended = augmill("check", recipe)
+        refused(ended, 4, ["bucket s3://mine", words])
+        assert not [secret for secret in SECRETS if secret in ended.err + ended.out]
+    refusing.status, refusing.code = 403, "AccessDenied"
+    ended = augmill("run", recipe)
+    refused(ended, 4, ["bucket s3://mine", "s3:"])
+    assert "ingest" not in ended.err and not [secret for secret in SECRETS if secret in ended.err + ended.out]
+
+
+def test_check_goes_on_without_a_store_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION"):
+        monkeypatch.setenv(f"AWS_{name}", "x")
+    ended = augmill("check", write_recipe(tmp_path, run={"orchestrator": "none", "store": "s3://mine/augmill"}))
+    assert ended.code == 0 and "in an object store that did not answer" in " ".join(ended.out.split())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from augmill.flows.mirror import require_mirrors
-from augmill.tasks.contracts import Artifact, UserError
+from augmill.tasks.contracts import Artifact, StoreError, StoreRefused
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import require_fit
 from augmill.tasks.stage import Event, Site, fetch
 from augmill.tasks.store import Store
-from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
+from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root, require_writable
 
 DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
@@ -103,19 +102,31 @@ def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> lis
 
 
 def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
-    """Where the store is and what is current in it; a store on a local disk is looked at, never made."""
+    """Where the store is and what is current in it: looked at, never made or written.
+
+    Raises UserError where it could not be written, StoreRefused for a full disk or a bucket that refuses to be read.
+    Whether a bucket may be written shows when a run begins: it notes its attempt before any work.
+    """
     from augmill.tasks.log import read_log
+    from augmill.tasks.sources.storage import connect
 
     root = recipe.run.store
     require_root(root)
     if root.startswith(REMOTE_SCHEMES):
-        return {"root": root, "state": "in an object store, not looked at", "current": None}
+        try:
+            log = read_log(Store(root, backend=connect(root)), recipe.dataset)
+        except StoreRefused:
+            raise
+        except StoreError as error:
+            return {"root": root, "state": f"in an object store that did not answer: {error.problem}", "current": None}
+        return {
+            "root": root,
+            "state": "in an object store that can be read",
+            "current": log.current().get(as_of or "all"),
+        }
     path = Path(root).expanduser().absolute()
     above = next((parent for parent in (path, *path.parents) if parent.exists()), path)
-    if not above.is_dir():
-        raise UserError(f"{above} is a file", where=f"store {root}", fix="give a directory (run.store, --store)")
-    if not os.access(above, os.W_OK):
-        raise UserError(f"{above} may not be written", where=f"store {root}", fix="give another one (run.store)")
+    require_writable(path, f"store {root}")
     if above != path:
         return {"root": root, "state": "not there yet; the first run makes it", "current": None}
     current = read_log(Store(str(path)), recipe.dataset).current().get(as_of or "all")
