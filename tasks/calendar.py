@@ -91,11 +91,12 @@ def require_cron(text: str) -> None:
 
 
 def _first_day(field: str) -> int:
-    """The first day of a month that the field names; 1 where a range runs over the month's end."""
+    """The first day of a month that the field names; 1 where a range may run over the month's end."""
     first = 31
     for part in _CRON_RANGE.finditer(field):
         start, end = int(part[1] or 1), int(part[2] or 31)
-        first = min(first, start if start <= end else 1)
+        spans = "/" in part[0] or part[2] or not part[1]
+        first = min(first, start if not spans or start < end else 1)
     return first
 
 
