@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe_sections import Columns, Labels, Publish, Refuse
-from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file
+from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 
 SHOWN = 20  # column names in a message
@@ -41,7 +42,9 @@ REMEDIES = {
 def nearest(name: str, present: Sequence[str]) -> str:
     """``did you mean 'text'?``, whatever the case; what there is, where none is near."""
     folded = {other.casefold(): other for other in reversed(present)}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    key = name.casefold()
+    holding = [other for other in folded if key in re.split(r"[\W_]+", other)]  # comment_text for text, not threat
+    close = holding[-1:] if key not in folded and holding else difflib.get_close_matches(key, folded, n=1, cutoff=0.6)
     if close:
         return f"did you mean {folded[close[0]]!r}?"
     rest = f" and {len(present) - SHOWN:,} more" if len(present) > SHOWN else ""
@@ -69,6 +72,25 @@ def require_columns(
         if (doubt := doubt_file(file, how)) is not None:
             hint, fix = f"{hint}; {doubt.problem}", doubt.fix
         raise UserError(f"there is no column {name!r}; {hint}", where=f"{file.name} ({key})", fix=fix)
+
+
+def require_rows(file: SourceFile, how: SourceOptions) -> None:
+    """Raises DataError where no row can be read, with the reason of the first."""
+    if sample_rows(file, how, 1):
+        return
+    first = next((row for batch in read_batches(file, how) for row in batch.refused), None)
+    if first is None:
+        raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
+    problem = f"no row can be read; the first one is refused: {first.reason}, {first.detail}"
+    raise DataError(problem, where=f"{file.name} {first.location}", fix=REMEDIES.get(first.reason, "mend the file"))
+
+
+def require_header(file: SourceFile, how: SourceOptions) -> None:
+    """Raises DataError where a CSV's header is in doubt: for who is about to guess by names."""
+    doubt = doubt_file(file, how) if file.format == "csv" else None
+    if doubt is not None:
+        fix = f"{doubt.fix}; where they are names, give --text and --label"
+        raise DataError(doubt.problem, where=file.name, fix=fix)
 
 
 def _shape(name: str) -> str:

@@ -124,7 +124,7 @@ def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], labe
     """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
     from augmill.flows.cli.schema import yaml_text
     from augmill.tasks.contracts import DataError, UserError
-    from augmill.tasks.refusals import nearest
+    from augmill.tasks.refusals import nearest, require_header, require_rows
     from augmill.tasks.sources import doubt_file, guess_columns, read_schema
 
     doubt = doubt_file(file, source)
@@ -133,11 +133,9 @@ def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], labe
         if given not in names:
             problem = f"there is no column {given!r}; {nearest(given, names)}"
             raise UserError(problem, where=file.name, fix="correct --text or --label")
-    _require_rows(file, source)
-    if doubt is not None and file.format == "csv" and not (texts and label):
-        raise DataError(
-            doubt.problem, where=file.name, fix=f"{doubt.fix}; where they are names, give --text and --label"
-        )
+    if not (texts and label):
+        require_header(file, source)
+    require_rows(file, source)
     guess = guess_columns(file, source)
     if not texts or not label:
         draft.notes += guess["ask"]
@@ -162,21 +160,6 @@ def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], labe
         draft.why["columns.#partition"] = "# holds ISO dates; `augmill run --as-of D` then uses the rows up to D\n" + (
             f"#partition: {yaml_text(guess['date'][0])}"
         )
-
-
-def _require_rows(file: Any, source: Any) -> None:
-    """Raises DataError where no row can be read, with the reason of the first."""
-    from augmill.tasks.contracts import DataError
-    from augmill.tasks.refusals import REMEDIES
-    from augmill.tasks.sources import read_batches, sample_rows
-
-    if sample_rows(file, source, 1):
-        return
-    first = next((row for batch in read_batches(file, source) for row in batch.refused), None)
-    if first is None:
-        raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
-    problem = f"no row can be read; the first one is refused: {first.reason}, {first.detail}"
-    raise DataError(problem, where=f"{file.name} {first.location}", fix=REMEDIES.get(first.reason, "mend the file"))
 
 
 def plain(text: str) -> str:

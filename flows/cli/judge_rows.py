@@ -15,7 +15,7 @@ from augmill.tasks.checks.relations import RelationsOptions
 from augmill.tasks.contracts import STRATUM, DataError, UserError, real_schema
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse, Settle, Splits, Target
-from augmill.tasks.refusals import nearest
+from augmill.tasks.refusals import nearest, require_header, require_rows
 from augmill.tasks.rows import class_counts, texts_of
 from augmill.tasks.similarity import NearIndex, near_duplicate_groups
 from augmill.tasks.sources import SourceOptions, doubt_file, guess_columns, list_files, read_schema
@@ -98,6 +98,9 @@ def _columns(
             )
     if like is not None and {*like.texts, like.label} <= set(names):
         return like, "as in the real rows"
+    if not (text and label):
+        require_header(files[0], source)
+    require_rows(files[0], source)
     guess = guess_columns(files[0], source)
     texts = text or [name for name in guess["text"] if name != label]
     chosen = label or guess["label"]
@@ -157,7 +160,7 @@ def _require_sound(judged: Judged) -> None:
             why = ", ".join(f"{reason} {count:,}" for reason, count in judged.left[name].items()) or "there were none"
             option = "--real" if name == "train" else f"--{name}"
             fix = "give more, or other, rows"
-            if {"in_heldout", "near_heldout"} & set(judged.left[name]):
+            if 2 * judged.left[name].get("near_heldout", 0) > sum(judged.left[name].values()):
                 fix += (
                     "; rows made from one template are near each other: give --validation rows that are of none of them"
                 )

@@ -102,9 +102,9 @@ def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[
     counts = Counter(kind for _, kind in known)
     if options.format != "auto" or not known:
         wanted = "CSV, JSON Lines or Parquet" if options.format == "auto" else options.format
-        if entries and (found := _foreign(entries[0])) is not None:
-            problem = f"expected a file of {wanted}, found {found[0]}"
-            raise UserError(problem, where=entries[0].uri, fix=found[1])
+        if entries and (other := _foreign(entries[0])) is not None:
+            problem = f"expected a file of {wanted}, found {other[0]}"
+            raise UserError(problem, where=entries[0].uri, fix=other[1])
         names = ", ".join(entry.name for entry in entries[:5]) or "nothing that is not hidden (`_x`, `.x`)"
         raise UserError(
             f"expected files of {wanted}, found {names}",

@@ -132,7 +132,7 @@ def test_a_title_above_the_header_is_skipped_and_check_says_it_where_it_is_not(
     refused(augmill("check", "other.yaml"), 2, ["line 3", "source.skip_lines: 2"])
     refused(augmill("run", "other.yaml", "--orchestrator", "none"), 2, ["line 3", "source.skip_lines: 2"])
     judged = augmill("judge", "--real", "tickets.csv", "--synthetic", "tickets.csv")
-    refused(judged, 2, ["the header seems to stand on line 3", "remove the lines above it"])
+    refused(judged, 3, ["the header seems to stand on line 3", "remove the lines above it"])
 
 
 def test_a_first_line_that_is_a_row_is_said_by_init_and_by_check(
@@ -141,6 +141,8 @@ def test_a_first_line_that_is_a_row_is_said_by_init_and_by_check(
     text = write(tmp_path / "tickets.csv", rows(tmp_path)).read_text()
     (tmp_path / "bare.csv").write_text(text.split("\n", 1)[1])
     monkeypatch.chdir(tmp_path)
+    bare = augmill("judge", "--real", "bare.csv", "--synthetic", "tickets.csv")
+    refused(bare, 3, ["line 1 looks like a row", "give --text and --label"])
     refused(augmill("init", "bare.csv"), 3, ["line 1 looks like a row", "write a line of 3 names above it"])
     _, body, queue = text.split("\n")[1].split(",")
     ended = augmill("init", "bare.csv", "--text", body, "--label", queue)
@@ -152,6 +154,7 @@ def test_rows_that_cannot_be_read_are_named_with_their_reason(tmp_path: Path, mo
     text = write(tmp_path / "tickets.csv", rows(tmp_path)).read_text().splitlines()
     (tmp_path / "t.csv").write_text("\n".join([text[0], *(f"{line}," for line in text[1:])]))
     monkeypatch.chdir(tmp_path)
-    refused(augmill("init", "t.csv"), 3, ["line 2", "ragged", "the last one empty", "let the header do so too"])
+    for command in (["init", "t.csv"], ["judge", "--real", "t.csv", "--synthetic", "t.csv"]):
+        refused(augmill(*command), 3, ["line 2", "ragged", "the last one empty", "let the header do so too"])
     (tmp_path / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}], "label": "a"}\n' * 9)
     refused(augmill("init", "chat.jsonl"), 3, ["messages", "holds chat messages", "jq -c"])
