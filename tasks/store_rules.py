@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import tempfile
 import time
 from pathlib import Path
 
@@ -90,6 +89,8 @@ def require_writable(root: Path, where: str) -> None:
 
 def _probe(directory: Path) -> None:
     """Raises OSError where no file can be made: tried, on Linux, with one that has no name and so changes no directory."""
+    if directory.parts[:2] in (("/", "proc"), ("/", "sys")):  # root may, and cannot
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     if not os.access(directory, os.W_OK | os.X_OK):
         read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
         code = errno.EROFS if read_only else errno.EACCES
@@ -99,18 +100,13 @@ def _probe(directory: Path) -> None:
         return
     try:
         handle = os.open(directory, nameless | os.O_WRONLY, 0o600)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
-            if not os.statvfs(
-                directory
-            ).f_blocks:  # as of /proc, where nothing can be made whatever its permissions say
-                tempfile.TemporaryDirectory(dir=directory).cleanup()
-            return  # not on this file system, as on most that are reached over a network
-        raise
-    try:
-        os.posix_fallocate(handle, 0, LEAST_FREE)
-    finally:
-        os.close(handle)
+        try:
+            os.posix_fallocate(handle, 0, LEAST_FREE)
+        finally:
+            os.close(handle)
+    except OSError as error:  # not on every file system, least on those that are reached over a network
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise
 
 
 def require_root(root: str) -> None:
