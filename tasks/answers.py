@@ -14,7 +14,7 @@ _EXPIRED = "the credentials have expired", "renew them, and run it again: what i
 _REGION = "it is in another region, or at another endpoint", "set AWS_REGION (and AWS_ENDPOINT_URL) to the bucket's own"
 _ABSENT = (
     "there is no such bucket",
-    "create it, or correct its name, region and endpoint (AWS_REGION, AWS_ENDPOINT_URL)",
+    "create the bucket, or correct its name, region and endpoint (AWS_REGION, AWS_ENDPOINT_URL)",
 )
 # The error codes of S3, and of those that speak as it does, GCS and Azure: (what it means, what to do).
 _CODES = {
