@@ -7,8 +7,8 @@ import functools
 from typing import Any
 
 from augmill.flows.mirror import mirror_delta, require_mirrors
-from augmill.flows.outcome import CutShort, NotProduced, Outcome, judge_evidence, none_accepted
-from augmill.flows.producing import produce
+from augmill.flows.outcome import CutShort, NothingToMake, NotProduced, Outcome, judge_evidence, none_accepted
+from augmill.flows.producing import not_asked, produce
 from augmill.flows.provenance import provenance
 from augmill.flows.reading import read_source
 from augmill.flows.snapshot import Snapshot, read_json
@@ -61,7 +61,8 @@ def augment(
         outcome = judge_evidence(prove(snapshot, steps), recipe)
     except NotProduced as error:
         cut_short = isinstance(error, CutShort) or steps.cut_short
-        outcome = Outcome("not_produced", recipe.outcomes.not_produced, str(error), cut_short=cut_short)
+        met = isinstance(error, NothingToMake)
+        outcome = Outcome("not_produced", recipe.outcomes.not_produced, str(error), cut_short=cut_short, met=met)
     done = publish(
         snapshot, steps, outcome, command=command, republish=republish, staged=staged, backfill=backfill
     )  # fmt: skip
@@ -124,7 +125,7 @@ def mix_accepted(snapshot: Snapshot, steps: Steps) -> Artifact:
     recipe = snapshot.recipe
     assert snapshot.split is not None
     if snapshot.settled is None:
-        raise NotProduced("every class has its target already; nothing was asked for")
+        raise not_asked(snapshot, steps)
     ledger = read_json(steps.site.store, snapshot.settled, "ledger.json")
     short = {name: count for name, count in ledger["shortfall"].items() if count}
     if short and recipe.refill.on_shortfall == "refuse":

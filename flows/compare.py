@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from augmill.flows.augment import how_to_judge
 from augmill.flows.backfill_plan import BILLED, price_of
 from augmill.flows.outcome import NotProduced, judge_evidence, none_accepted
-from augmill.flows.producing import produce
+from augmill.flows.producing import not_asked, produce
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.reading import MENDS, read_source
 from augmill.flows.snapshot import Snapshot, read_json
@@ -195,7 +195,7 @@ def _produce(snapshot: Snapshot, steps: Steps) -> None:
             raise error.__cause__ from error
         raise
     if snapshot.settled is None:
-        raise NotProduced("every class has its target already; nothing was asked for")
+        raise not_asked(snapshot, steps)
 
 
 def _measure(snapshot: Snapshot, steps: Steps, recipe: Recipe, ratios: Sequence[float], key: str) -> dict[str, Any]:

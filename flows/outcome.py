@@ -19,6 +19,7 @@ NEXT = {
     "unsound_source": "Mend the source; the current release stays.",
 }
 CAUSES = 3  # why rows were not accepted, the commonest
+MET = "Raise the target (target, mix.max_ratio) if more rows are wanted; the release holds the real ones."
 CUT_SHORT = "The next night, or the same command now, goes on where this run stopped."
 
 
@@ -31,6 +32,10 @@ def none_accepted(ledger: Mapping[str, Any]) -> str:
 
 class NotProduced(AugmillError):
     """Nothing that could be proven was generated, though the source is sound."""
+
+
+class NothingToMake(NotProduced):
+    """The target asks for no row: nothing failed."""
 
 
 class CutShort(NotProduced):
@@ -55,15 +60,21 @@ class Outcome:
     pending: dict[str, Any] | None = None  # of a staged release: the log entry that makes it current
     numbers: dict[str, Any] = field(default_factory=dict)
     cut_short: bool = False
+    met: bool = False  # not produced because the target asks for nothing
     proven: str = ""  # where there is a verdict
 
     @property
     def headline(self) -> str:
+        """What was proven, in a sentence; or why there was nothing to prove."""
+        if self.met:
+            return "Nothing to make: the target is met."
         return self.proven or headline(self.name, None)
 
     @property
     def next(self) -> str:
         """What to do."""
+        if self.met:
+            return MET
         return CUT_SHORT if self.cut_short else NEXT[self.name]
 
     def to_json(self, recipe: Recipe, snapshot: str, report: str | None) -> dict[str, Any]:
@@ -81,6 +92,7 @@ class Outcome:
             **({} if self.pending is None else {"pending": self.pending}),
             **({"delta": self.delta} if recipe.publish.format == "delta" else {}),
             **({"cut_short": True} if self.cut_short else {}),
+            **({"nothing_to_make": True} if self.met else {}),
             "report": report,
             "next": self.next,
         }

@@ -84,7 +84,8 @@ def _ended(attempt: Attempt) -> datetime:
 
 
 def _outcome(attempt: Attempt) -> str:
-    return str((attempt.end or {}).get("outcome", ""))
+    end = attempt.end or {}
+    return "met" if end.get("nothing_to_make") else str(end.get("outcome", ""))  # nobody refused what nobody asked for
 
 
 def _of_attempt(dataset: str, attempt: Attempt) -> Message | None:

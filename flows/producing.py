@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 
-from augmill.flows.outcome import CutShort, NotProduced
+from augmill.flows.outcome import CutShort, NothingToMake, NotProduced
 from augmill.flows.policy import Policy
 from augmill.flows.refits import split_to_fit
 from augmill.flows.snapshot import Snapshot, read_json
@@ -17,13 +17,16 @@ from augmill.tasks.plan import cut_shards
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.ribs import check_config, checks_of, generator_config
 from augmill.tasks.settle import SettleConfig, settle
-from augmill.tasks.targets import targets_for
+from augmill.tasks.targets import nothing_to_make, targets_for
 
 
 def produce(snapshot: Snapshot, steps: Steps) -> None:
     """Fits generators and checks, then asks in rounds until every class has its target or the bounds end it."""
     recipe, split_rows = snapshot.recipe, snapshot.split
     assert split_rows is not None
+    counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
+    if nothing_to_make(recipe.target, counts, recipe.mix.max_ratio) is not None:
+        return  # fitting a model takes hours
     generators = {choice.use: generator_config(choice, recipe) for choice in recipe.generators}
     taught = any(choice.label_by != "generator" for choice in recipe.generators)
     names = [name for name in recipe.checks if name != "teacher" or taught]
@@ -37,7 +40,6 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         if not (error.retryable or isinstance(error, OutOfTime)):
             raise
         raise CutShort(f"a generator could not be fitted: {error.problem}") from error
-    counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
     known = known_classes(steps, learnt, list(counts)) if learnt != split_rows else None
     policy, settled_by = Policy(snapshot, steps, known), dict[str, float]()
     targets, asked = targets_for(recipe.target, counts, recipe.mix.max_ratio), {n: dict[str, int]() for n in generators}
@@ -61,6 +63,19 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
         settled_by = policy.shares
         config = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked))
         snapshot.settled = steps.do(settle, config, snapshot.shards, before, what=str(number))
+
+
+def not_asked(snapshot: Snapshot, steps: Steps) -> NotProduced:
+    """Why no row was asked for: the target is met, or what lacks rows came after the generators were fitted."""
+    recipe = snapshot.recipe
+    assert snapshot.split is not None
+    counts = read_json(steps.site.store, snapshot.split, "summary.json")["classes"]["train"]
+    met = nothing_to_make(recipe.target, counts, recipe.mix.max_ratio)
+    if met is not None:
+        return NothingToMake(met)
+    return NotProduced(
+        "the classes that lack rows came after the generators were fitted (refit); nothing was asked for"
+    )
 
 
 def known_classes(steps: Steps, learnt: Artifact, names: list[str]) -> tuple[str, ...]:

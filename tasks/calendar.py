@@ -7,6 +7,7 @@ on days of 23 and 25 hours too. Names sort as texts in their order: 2026-10-01, 
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -102,6 +103,39 @@ def require_cron(text: str) -> None:
             also = f", or {words[0]} to {words[-1]}" if words else ""
             what = f"{low} to {high}{also}, `*`, a list 1,2, a range 1-3 or a step */2"
             raise ValueError(f"{name}: expected {what}; found {field!r} in {text!r}")
+    _, _, day, month, weekday = fields
+    # croniter, the scheduler's, finds no start for most of these, and for days that no month has even where a day of the
+    # week stands beside them; it says so to nobody.
+    if day not in ("*", "?") and re.search("[#L]", weekday):
+        raise ValueError(f"day of month: give it, or a day of the week such as {weekday!r}, not both; found {text!r}")
+    if day[0] not in "?L" and _first_day(day) > max(map(_longest, _months(month))):
+        never = f"no month of {month!r} has a day {_first_day(day)}, so {text!r} never starts anything"
+        raise ValueError(f"day of month: {never}; give a day that there is, L for the last one, or *")
+
+
+def _first_day(field: str) -> int:
+    """The first day of a month that the field names; 1 where a range may run over the month's end."""
+    first = 31
+    for part in _CRON_RANGE.finditer(field):
+        start, end = int(part[1] or 1), int(part[2] or 31)
+        spans = "/" in part[0] or part[2] or not part[1]
+        first = min(first, start if not spans or start < end else 1)
+    return first
+
+
+def _months(field: str) -> Iterator[int]:
+    """Of the field of months; all of them where a range runs over the year's end."""
+    names = _CRON[3][3]
+    for text in field.split(","):
+        part, _, step = text.partition("/")
+        ends = [names.index(end) + 1 if end in names else int(end) for end in part.lower().split("-") if end != "*"]
+        start, end = (1, 12) if not ends else (ends[0], ends[-1] if len(ends) > 1 or not step else 12)
+        yield from range(start, end + 1, int(step or 1)) if start <= end else range(1, 13)
+
+
+def _longest(month: int) -> int:
+    """Days of the month, in a leap year."""
+    return monthrange(2024, month)[1]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +12,15 @@ import pyarrow as pa
 from augmill.tasks.calendar import is_number
 from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe_sections import Columns, Labels, Publish, Refuse
-from augmill.tasks.sources import SourceFile, SourceOptions, describe_file
+from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 
 SHOWN = 20  # column names in a message
 
 # What to do about most refused rows, by their reason; where none is named, to mend the source.
 REMEDIES = {
-    "ragged": "quote cells that hold the delimiter, or correct source.delimiter",
+    "ragged": "quote cells that hold the delimiter, or correct source.delimiter; where every row ends in a delimiter more, "
+    "let the header do so too",
     "bad_quoting": "pair the quotes, or set source.quote: none where they are plain text",
     "bad_json": "write one JSON object a line, or correct source.format",
     "not_an_object": "write one JSON object a line",
@@ -41,7 +43,9 @@ REMEDIES = {
 def nearest(name: str, present: Sequence[str]) -> str:
     """``did you mean 'text'?``, whatever the case; what there is, where none is near."""
     folded = {other.casefold(): other for other in reversed(present)}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    key = name.casefold()
+    holding = [other for other in folded if key in re.split(r"[\W_]+", other)]  # comment_text for text, not threat
+    close = holding[-1:] if key not in folded and holding else difflib.get_close_matches(key, folded, n=1, cutoff=0.6)
     if close:
         return f"did you mean {folded[close[0]]!r}?"
     rest = f" and {len(present) - SHOWN:,} more" if len(present) > SHOWN else ""
@@ -65,7 +69,29 @@ def require_columns(
             other = next((mark for mark in DELIMITERS if mark != used and mark in names[0]), None)
             instead = f" to {other!r}" if other else ""
             fix = f"set source.delimiter{instead}: read with {used!r}, the file has one column only"
-        raise UserError(f"there is no column {name!r}; {nearest(name, names)}", where=f"{file.name} ({key})", fix=fix)
+        hint = nearest(name, names)
+        if (doubt := doubt_file(file, how)) is not None:
+            hint, fix = f"{hint}; {doubt.problem}", doubt.fix
+        raise UserError(f"there is no column {name!r}; {hint}", where=f"{file.name} ({key})", fix=fix)
+
+
+def require_rows(file: SourceFile, how: SourceOptions) -> None:
+    """Raises DataError where no row can be read, with the reason of the first."""
+    if sample_rows(file, how, 1):
+        return
+    first = next((row for batch in read_batches(file, how) for row in batch.refused), None)
+    if first is None:
+        raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
+    problem = f"no row can be read; the first one is refused: {first.reason}, {first.detail}"
+    raise DataError(problem, where=f"{file.name} {first.location}", fix=REMEDIES.get(first.reason, "mend the file"))
+
+
+def require_header(file: SourceFile, how: SourceOptions) -> None:
+    """Raises DataError where a CSV's header is in doubt: for who is about to guess by names."""
+    doubt = doubt_file(file, how) if file.format == "csv" else None
+    if doubt is not None:
+        fix = f"{doubt.fix}; where they are names, give --text and --label"
+        raise DataError(doubt.problem, where=file.name, fix=fix)
 
 
 def _shape(name: str) -> str:
@@ -99,7 +125,7 @@ def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
     return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
 
 
-def require_plain(columns: Columns, schema: pa.Schema) -> None:
+def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: SourceOptions) -> None:
     """Raises DataError where texts, labels or partitions are lists, objects or bytes, or texts are numbers or dates.
 
     Their JSON or bytes would be taken for words, and no generated text goes back into a column of numbers.
@@ -110,9 +136,9 @@ def require_plain(columns: Columns, schema: pa.Schema) -> None:
         field = schema.field(name)
         kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
         if kind != str(field.type) or pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
-            raise DataError(
-                f"column {name!r} holds {kind}, not plain values", where=key, fix="give a column of plain values"
-            )
+            doubt = doubt_file(file, how)
+            hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
+            raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=key, fix=fix)
         if key == "columns.text" and not _is_text(field.type):
             raise DataError(f"column {name!r} holds {kind}, not text", where=key, fix="give a column of texts")
 

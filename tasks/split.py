@@ -112,7 +112,33 @@ def _texts(table: pa.Table, config: SplitConfig) -> set[str]:
     return {fold(text) or text for text in texts_of(table, config.fields)}
 
 
-def _rare(train: pa.Table, held: pa.Table, everything: pa.Table, config: SplitConfig) -> list[str]:
+@dataclass(frozen=True)
+class _Twins:
+    """The train rows that left because they stand in or near a held-out row; ``told``: that, and what to do."""
+
+    classes: dict[str, int]
+    many: bool  # of train: the cause of whatever train lacks
+    told: str
+    fix: str
+
+
+def _twins(held: pa.Table, given: int, config: SplitConfig) -> _Twins:
+    near, known = held.num_rows, Counter(held["reason"].to_pylist())
+    told = (
+        f"{near:,} of {given:,} train rows left it: {known['in_heldout']:,} stand in validation or test too, "
+        f"{known['near_heldout']:,} are near a row there (splits.near {config.splits.near:g})"
+    )
+    fix = (
+        "take the repeated rows out"
+        if config.splits.given
+        else "keep rows made from one template together (columns.group)"
+    )
+    return _Twins(
+        class_counts(held[STRATUM]), 2 * near > given, told, f"{fix}, leave out repeats, or raise splits.near"
+    )
+
+
+def _rare(train: pa.Table, everything: pa.Table, twins: _Twins, config: SplitConfig) -> list[str]:
     """Classes with fewer than labels.min_rows train rows. Raises DataError where the recipe says stop."""
     counts = class_counts(train[STRATUM])
     rare = [name for name in class_counts(everything[STRATUM]) if counts.get(name, 0) < config.labels.min_rows]
@@ -126,15 +152,13 @@ def _rare(train: pa.Table, held: pa.Table, everything: pa.Table, config: SplitCo
             for name, texts in different.items()
         )
         more = f" and {len(rare) - 5:,} classes more" if len(rare) > 5 else ""
-        left = (
-            f"; {held.num_rows:,} rows left train because they repeat a held-out or excluded row"
-            if held.num_rows
-            else ""
-        )
+        left = f"; {twins.told}" if twins.classes else ""
+        fix = "add rows, retire the label (labels.retired), or set labels.rare: quarantine"
+        lost = all(counts.get(name, 0) + twins.classes.get(name, 0) >= config.labels.min_rows for name in rare)
         raise DataError(
             f"a class needs {config.labels.min_rows} train rows; {found}{more}{left}",
             where="source",
-            fix="add rows, retire the label (labels.retired), or set labels.rare: quarantine",
+            fix=twins.fix if lost else fix,
         )
     return rare
 
@@ -179,11 +203,12 @@ def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[
     held_out = pa.concat_tables([tables[name] for name in HELD_OUT])
     given_train = tables["train"].num_rows
     tables["train"], held = hold_back(tables["train"], held_out, exclude, config)
-    rare = _rare(tables["train"], held, rows, config)
+    twins = _twins(held, given_train, config)
+    rare = _rare(tables["train"], rows, twins, config)
     if rare:
         tables, left = _leave(tables, rare, held.schema)
         held = pa.concat_tables([held, left])
-    _require_sound(tables, rows)
+    _require_sound(tables, rows, twins)
     for name, table in tables.items():
         work.write(table, f"{name}.parquet")
     work.write(exclude, "exclude.parquet")
@@ -204,15 +229,16 @@ def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[
     )
 
 
-def _require_sound(tables: dict[str, pa.Table], rows: pa.Table) -> None:
+def _require_sound(tables: dict[str, pa.Table], rows: pa.Table, twins: _Twins) -> None:
     train = tables["train"]
     counts = class_counts(train[STRATUM])
     if len(counts) < 2:
         found = f"only {next(iter(counts))!r}" if counts else "no rows at all"
         raise DataError(
-            f"train needs at least two classes; found {found} ({rows.num_rows:,} rows before the split)",
+            f"train needs at least two classes; found {found} ({rows.num_rows:,} rows before the split)"
+            + (f": {twins.told}" if twins.classes else ""),
             where="source",
-            fix="check columns.label and the splits section",
+            fix=twins.fix if twins.many else "check columns.label and the splits section",
         )
     texts = {fold(text) or text for text in train["text"].to_pylist()}
     if len(texts) < 2:

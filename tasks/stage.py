@@ -31,9 +31,10 @@ ROW_GROUP = 122_880  # rows; DuckDB's own size
 def identity_of(value: Any) -> Any:
     """The part of a configuration that changes rows, as JSON.
 
-    Dataclass fields with ``metadata["identity"] is False`` are left out; a field with ``metadata["file"]`` stands for
-    the content it names, never for its path; ``metadata["identity_name"]`` is the name that counts, so that a field may
-    be renamed.
+    Dataclass fields with ``metadata["identity"] is False`` are left out, and those with ``metadata["later"]`` that have
+    their default: they were added to a section that had identities without them. A field with ``metadata["file"]``
+    stands for the content it names, never for its path; ``metadata["identity_name"]`` is the name that counts, so that
+    a field may be renamed.
     """
     if isinstance(value, Artifact):  # its key and its manifest's hash hold how it was cut and written
         return value.content
@@ -43,6 +44,8 @@ def identity_of(value: Any) -> Any:
             if item.metadata.get("identity") is False:
                 continue
             part = getattr(value, item.name)
+            if item.metadata.get("later") and part == item.default:
+                continue
             name = item.metadata.get("identity_name", item.name)
             out[name] = _content_of(part) if item.metadata.get("file") else identity_of(part)
         return out

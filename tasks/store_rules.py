@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -11,8 +12,10 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import ObjectStore
 
+from augmill.tasks.answers import plainly, refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError
 
+LEAST_FREE = 1 << 20  # bytes: below it not even a run without a row could be noted
 LONGEST_NAME = 255  # bytes, on the file systems there are
 REMOTE_SCHEMES = ("s3://", "gs://", "az://")
 
@@ -22,23 +25,17 @@ _HOPELESS = dict.fromkeys(_FULL, "free some space; the run resumes where it stop
     "Read-only file system": "give a store that can be written (run.store)",
     "Permission denied": "let this user write to the store, or give another one (run.store)",
     "Not a directory": "give a store whose path is a directory (run.store)",
-    "169.254.169.254": "no credentials were found: set AWS_..., GOOGLE_... or AZURE_..., or give the machine a role",
-    "metadata.google.internal": "no credentials were found: set GOOGLE_..., or give the machine a role",
-    "The specified bucket does not exist": "create the bucket, or give another one (run.store)",
-    "The specified container does not exist": "create the container, or give another one (run.store)",
 }
-
-_SAYS = dict.fromkeys(
-    ("169.254.169.254", "metadata.google.internal"), "the machine's metadata service gave no credentials"
-)
 
 
 def explain(error: Exception, where: str) -> StoreError:
     """obstore's or the system's error in our words. ``where`` names the object."""
-    text = str(error).split("\n\nDebug source:")[0]
+    if where.startswith(REMOTE_SCHEMES) and (refused := refusal(error, where)) is not None:
+        return refused
+    text = plainly(str(error))
     for sign, fix in _HOPELESS.items():
         if sign in text:
-            return StoreRefused(_SAYS.get(sign, sign.lower()), where=where, fix=fix)
+            return StoreRefused(sign.lower(), where=where, fix=fix)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
         return StoreRefused(text, where=where, fix="check the credentials and the bucket's policy")
     return StoreError(text, where=where, fix="run it again; what is done is kept")
@@ -67,6 +64,49 @@ def _stands(backend: ObjectStore, key: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def require_writable(root: Path, where: str) -> None:
+    """Raises UserError or StoreRefused where a run could write nothing there. Leaves nothing behind, no time of change.
+
+    ``root``: a local store, or where one is to be; of one that is there, its own directories are looked at too.
+    """
+    above = next((parent for parent in (root, *root.parents) if parent.exists()), root)
+    inner = [root / name for name in ("private", "public", "private/staging", "private/objects", "private/manifests")]
+    for directory in [above, *(path for path in inner if path.exists())]:
+        if not directory.is_dir():
+            raise UserError(f"{directory} is a file", where=where, fix="give a directory (run.store, --store)")
+        try:
+            _probe(directory)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                fix = "free some space, or give another one (run.store)"
+                raise StoreRefused(f"no space is left at {directory}", where=where, fix=fix) from error
+            reason = (error.strerror or str(error)).lower()
+            fix = "let this user write there, or give another one (run.store)"
+            raise UserError(f"{directory} may not be written: {reason}", where=where, fix=fix) from error
+
+
+def _probe(directory: Path) -> None:
+    """Raises OSError where no file can be made: tried, on Linux, with one that has no name and so changes no directory."""
+    if directory.parts[:2] in (("/", "proc"), ("/", "sys")):  # root may, and cannot
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    if not os.access(directory, os.W_OK | os.X_OK):
+        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code))
+    nameless = getattr(os, "O_TMPFILE", None)
+    if nameless is None:
+        return
+    try:
+        handle = os.open(directory, nameless | os.O_WRONLY, 0o600)
+        try:
+            os.posix_fallocate(handle, 0, LEAST_FREE)
+        finally:
+            os.close(handle)
+    except OSError as error:  # not on every file system, least on those that are reached over a network
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise
 
 
 def require_root(root: str) -> None:

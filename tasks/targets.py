@@ -26,6 +26,22 @@ def _wanted(target: Target, counts: dict[str, int]) -> dict[str, int]:
     return {name: max(0, top - count) for name, count in counts.items()}
 
 
+def nothing_to_make(target: Target, counts: dict[str, int], max_ratio: float | None = None) -> str | None:
+    """Why no row is to be made for any class; None where some are."""
+    if any(targets_for(target, counts, max_ratio).values()):
+        return None
+    wanted = sum(_wanted(target, counts).values())
+    if wanted:
+        why = f"of {wanted:,} rows mix.max_ratio {max_ratio:g} leaves no whole one to a class"
+    elif target.multiply is not None:
+        why = f"target.multiply {target.multiply:g} of {sum(counts.values()):,} train rows is not one row more"
+    else:
+        name, least = min(counts.items(), key=lambda item: (item[1], item[0]))
+        asked = "as many as the largest" if target.balance == "max" else f"target.balance asks for {target.balance:,}"
+        why = f"every class has its target already (the smallest, {name!r}, has {least:,} train rows; {asked})"
+    return f"nothing to make: {why}; nothing was asked for"
+
+
 def split_target(total: int, shares: dict[str, float]) -> dict[str, int]:
     """Whole rows per generator by largest remainder; they sum to ``total``."""
     weight = sum(shares.values())

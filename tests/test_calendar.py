@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.calendar import Calendar, next_clock, rank, require_cron
@@ -302,6 +303,38 @@ def test_a_cron_that_is_taken_here_is_taken_by_the_scheduler(cron: str) -> None:
     except ValueError:
         return
     CronSchedule(cron=cron, timezone="UTC", day_or=True)
+
+
+_DAYS = st.sampled_from(
+    ["29", "30", "31", "30,31", "29-31", "30-31/1", "31-2", "*/30", "*/7", "L", "?", "31/2", "28,31"]
+)
+_MONTHS = st.sampled_from(
+    ["2", "feb", "4", "2,4", "4,jun", "apr-jun/2", "2-4", "11-2", "*", "*/2", "2/2", "4/7", "sep"]
+)
+
+
+@settings(deadline=None)
+@given(_DAYS, _MONTHS, st.sampled_from(["*", "?", "1", "mon-fri", "fri#2", "L5"]))
+def test_a_cron_is_taken_where_the_scheduler_finds_a_day_for_it(day: str, month: str, weekday: str) -> None:
+    from augmill.flows.telemetry import prepare_prefect
+
+    prepare_prefect()
+    from prefect.server.schemas.schedules import CronSchedule
+
+    cron, found = f"0 2 {day} {month} {weekday}", True
+    try:
+        asyncio.run(CronSchedule(cron=cron, timezone="UTC", day_or=True).get_dates(1))
+    except ValueError as error:  # croniter's: it looks fifty years ahead
+        assert "failed to find" in str(error)
+        found = False
+    if {"#", "L"} & set(weekday) and day != "?":
+        with pytest.raises(ValueError, match="not both"):
+            require_cron(cron)
+    elif found:
+        require_cron(cron)
+    else:
+        with pytest.raises(ValueError, match="never starts anything"):
+            require_cron(cron)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from augmill.flows.cli.run import RecipePath, StoreOption
 SHOWN = 40  # classes; of more, the largest and the smallest
 NAMED = 6  # things named in a sentence
 FILES = 5
+TWINS = 0.3  # of the train rows: where more are near held-out rows, advice is due (the public sets have 1 to 3 %)
 SLOW = 3600.0  # seconds from twice which a time is told in hours
 MUCH = 2e9  # bytes of memory worth a word
 
@@ -62,6 +63,8 @@ def _source(found: dict[str, Any]) -> list[str]:
         if "delimiter" in file:
             how.append(f"delimiter {file['delimiter']!r} ({file['delimiter_why']})")
         lines += wrapped(f"{shown(file['file'])}: {', '.join(how)}", "    ", "  ")
+        if "doubt" in file:
+            lines += wrapped(shown(file["doubt"]), "    ", "    ")
     if len(files) > FILES:
         lines.append(f"  and {len(files) - FILES:,} more files")
     refused = sum(source["refused"].values())
@@ -89,6 +92,11 @@ def _splits(found: dict[str, Any]) -> list[str]:
             f"{left:,} of {splits['train_before_leaving']:,} train rows leave because they stand in held-out sets or too "
             f"near them: {counted(held_back)}"
         )
+        if left > TWINS * splits["train_before_leaving"]:
+            lines += wrapped(
+                "So many are near each other as rows made from one template are: a group column (columns.group) keeps them in "
+                "one split, and splits.near says what is near."
+            )
     if splits["rare_classes"]:
         lines += wrapped(f"too few train rows, so left out: {named(splits['rare_classes'], NAMED)}")
     if splits["unlabelled"]["rows"] or splits["unlabelled"]["held_back"]:
@@ -121,11 +129,11 @@ def _classes(found: dict[str, Any]) -> list[str]:
 
 
 def _plan(found: dict[str, Any]) -> list[str]:
-    from augmill.flows.cli.terminal import wrapped
+    from augmill.flows.cli.terminal import shown, wrapped
 
     plan = found["plan"]
     if not plan["target"]:
-        return ["Plan", *wrapped("Every class has its target already: nothing would be asked for. Raise the target.")]
+        return ["Plan", *wrapped(shown(f"{plan['nothing_to_make']}. Raise the target if more rows are wanted."))]
     lines = ["Plan", f"  {plan['target']:,} rows are to be accepted"]
     for name, least in plan["asked_at_least"].items():
         lines.append(f"  {name}: at least {least:,} rows asked, {plan['asked_first'][name]:,} in the first round")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -89,7 +90,7 @@ def dataset_name(data: str) -> str:
 def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str | None) -> Draft:
     """The recipe that ``augmill check`` accepts for this data. Raises as check does where there is none."""
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.sources import SourceOptions, list_files
+    from augmill.tasks.sources import SourceOptions, doubt_file, list_files
 
     try:
         source = SourceOptions(path=data)
@@ -102,6 +103,12 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
     draft = Draft({"dataset": name, "source": {"path": path}, "columns": {}})
     splits = split_files([file.name for file in files])
     train = next((file for file in files if file.name.startswith(splits.get("train", "").rstrip("*"))), files[0])
+    doubt = doubt_file(train, source)
+    if doubt is not None and doubt.skip:
+        source = dataclasses.replace(source, skip_lines=doubt.skip)
+        draft.document["source"]["skip_lines"] = doubt.skip
+        draft.why["source.skip_lines"] = plain(doubt.problem)
+        draft.notes.append(f"{doubt.problem}: source.skip_lines is {doubt.skip}")
     _choose_columns(draft, train, source, texts, label)
     _choose_splits(draft, files, source, splits)
     draft.document["generators"] = [{"use": "rules"}]
@@ -117,26 +124,29 @@ def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], labe
     """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
     from augmill.flows.cli.schema import yaml_text
     from augmill.tasks.contracts import DataError, UserError
-    from augmill.tasks.refusals import nearest
-    from augmill.tasks.sources import guess_columns, read_schema, sample_rows
+    from augmill.tasks.refusals import nearest, require_header, require_rows
+    from augmill.tasks.sources import doubt_file, guess_columns, read_schema
 
+    doubt = doubt_file(file, source)
     names = read_schema(file, source)
     for given in [*texts, *([label] if label else [])]:
         if given not in names:
             problem = f"there is no column {given!r}; {nearest(given, names)}"
             raise UserError(problem, where=file.name, fix="correct --text or --label")
-    if not sample_rows(file, source, 1):
-        raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
+    if not (texts and label):
+        require_header(file, source)
+    require_rows(file, source)
     guess = guess_columns(file, source)
+    if not texts or not label:
+        draft.notes += guess["ask"]
     chosen = texts or [name for name in guess["text"] if name != label]
     label = label or next((name for name in [guess["label"]] if name not in chosen), None)
     for found, what in ((chosen, "text"), (label, "label")):
         if not found:
-            raise UserError(
-                f"no {what} column could be told among {', '.join(names[:20])}",
-                where=file.name,
-                fix=f"name it: --{what} COLUMN",
-            )
+            problem = f"no {what} column could be told among {', '.join(names[:20])}"
+            if doubt is not None:
+                raise DataError(f"{problem}: {doubt.problem}", where=file.name, fix=doubt.fix)
+            raise UserError(problem, where=file.name, fix=f"name it: --{what} COLUMN")
     columns = draft.document["columns"]
     columns |= {"text": chosen[0] if len(chosen) == 1 else chosen, "label": label}
     if guess["id"] not in (None, label, *chosen):

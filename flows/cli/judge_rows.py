@@ -15,10 +15,10 @@ from augmill.tasks.checks.relations import RelationsOptions
 from augmill.tasks.contracts import STRATUM, DataError, UserError, real_schema
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse, Settle, Splits, Target
-from augmill.tasks.refusals import nearest
+from augmill.tasks.refusals import nearest, require_header, require_rows
 from augmill.tasks.rows import class_counts, texts_of
 from augmill.tasks.similarity import NearIndex, near_duplicate_groups
-from augmill.tasks.sources import SourceOptions, guess_columns, list_files, read_schema
+from augmill.tasks.sources import SourceOptions, doubt_file, guess_columns, list_files, read_schema
 from augmill.tasks.split import SplitConfig, hold_back, split_names
 from augmill.tasks.stage import Site, Work
 from augmill.tasks.store import Store
@@ -98,16 +98,18 @@ def _columns(
             )
     if like is not None and {*like.texts, like.label} <= set(names):
         return like, "as in the real rows"
+    if not (text and label):
+        require_header(files[0], source)
+    require_rows(files[0], source)
     guess = guess_columns(files[0], source)
     texts = text or [name for name in guess["text"] if name != label]
     chosen = label or guess["label"]
     if not texts or chosen is None or chosen in texts:
         what = "text" if not texts else "label"
-        raise UserError(
-            f"no {what} column could be told among {', '.join(names[:20])}",
-            where=f"{files[0].name} ({option})",
-            fix=f"name it: --{what} COLUMN",
-        )
+        problem, fix = f"no {what} column could be told among {', '.join(names[:20])}", f"name it: --{what} COLUMN"
+        if (doubt := doubt_file(files[0], source)) is not None:
+            problem, fix = f"{problem}: {doubt.problem}", doubt.fix
+        raise UserError(problem, where=f"{files[0].name} ({option})", fix=fix)
     if like is not None and len(texts) != len(like.texts):
         raise UserError(
             f"expected {len(like.texts)} text column(s) as in the real rows, found {', '.join(texts)}",
@@ -157,9 +159,12 @@ def _require_sound(judged: Judged) -> None:
         if not table.num_rows:
             why = ", ".join(f"{reason} {count:,}" for reason, count in judged.left[name].items()) or "there were none"
             option = "--real" if name == "train" else f"--{name}"
-            raise DataError(
-                f"no {name} row is left to judge with: {why}", where=option, fix="give more, or other, rows"
-            )
+            fix = "give more, or other, rows"
+            if 2 * judged.left[name].get("near_heldout", 0) > sum(judged.left[name].values()):
+                fix += (
+                    "; rows made from one template are near each other: give --validation rows that are of none of them"
+                )
+            raise DataError(f"no {name} row is left to judge with: {why}", where=option, fix=fix)
     if len(class_counts(judged.train[STRATUM])) < 2:
         found = next(iter(class_counts(judged.train[STRATUM])))
         raise DataError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from augmill.flows.mirror import require_mirrors
-from augmill.tasks.contracts import Artifact, UserError
+from augmill.tasks.contracts import Artifact, StoreError, StoreRefused
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import require_fit
 from augmill.tasks.stage import Event, Site, fetch
 from augmill.tasks.store import LookingStore, Store
-from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
+from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root, require_writable
 
+DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
 FURTHER = 1.0  # points beyond the bar, for "how many rows would it take"
 
@@ -68,9 +68,14 @@ def _json(site: Site, artifact: Artifact, name: str) -> Any:
 
 def _files(recipe: Recipe) -> list[dict[str, Any]]:
     """Every file with its format, and the guesses of encoding and delimiter with their reasons."""
-    from augmill.tasks.sources import describe_file, list_files
+    from augmill.tasks.sources import describe_file, doubt_file, list_files
 
-    return [describe_file(file, recipe.source) | {"bytes": file.size} for file in list_files(recipe.source)]
+    files = list_files(recipe.source)
+    found: list[dict[str, Any]] = [describe_file(file, recipe.source) | {"bytes": file.size} for file in files]
+    for file, about in zip(files[:DOUBTED], found, strict=False):
+        if file.format == "csv" and (doubt := doubt_file(file, recipe.source)) is not None:
+            about["doubt"] = f"{doubt.problem}; {doubt.fix}"
+    return found
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact, str | None]:
@@ -104,19 +109,31 @@ def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> lis
 
 
 def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
-    """Where the store is and what is current in it; a store on a local disk is looked at, never made."""
+    """Where the store is and what is current in it: looked at, never made or written.
+
+    Raises UserError where it could not be written, StoreRefused for a full disk or a bucket that refuses to be read.
+    Whether a bucket may be written shows when a run begins: it notes its attempt before any work.
+    """
     from augmill.tasks.log import read_log
+    from augmill.tasks.sources.storage import connect
 
     root = recipe.run.store
     require_root(root)
     if root.startswith(REMOTE_SCHEMES):
-        return {"root": root, "state": "in an object store, not looked at", "current": None}
+        try:
+            log = read_log(Store(root, backend=connect(root)), recipe.dataset)
+        except StoreRefused:
+            raise
+        except StoreError as error:
+            return {"root": root, "state": f"in an object store that did not answer: {error.problem}", "current": None}
+        return {
+            "root": root,
+            "state": "in an object store that can be read",
+            "current": log.current().get(as_of or "all"),
+        }
     path = Path(root).expanduser().absolute()
     above = next((parent for parent in (path, *path.parents) if parent.exists()), path)
-    if not above.is_dir():
-        raise UserError(f"{above} is a file", where=f"store {root}", fix="give a directory (run.store, --store)")
-    if not os.access(above, os.W_OK):
-        raise UserError(f"{above} may not be written", where=f"store {root}", fix="give another one (run.store)")
+    require_writable(path, f"store {root}")
     if above != path:
         return {"root": root, "state": "not there yet; the first run makes it", "current": None}
     current = read_log(LookingStore(str(path)), recipe.dataset).current().get(as_of or "all")
@@ -134,7 +151,7 @@ def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
 def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     """Targets, and what the first round asks: the plan stage's own functions on an empty ledger."""
     from augmill.tasks.plan import AdaptiveConfig, PlanConfig, cut_shards, plan_adaptive_round, plan_round
-    from augmill.tasks.targets import split_target, targets_for
+    from augmill.tasks.targets import nothing_to_make, split_target, targets_for
 
     targets = targets_for(recipe.target, counts, recipe.mix.max_ratio)
     shares = {choice.use: choice.share for choice in recipe.generators}
@@ -151,6 +168,7 @@ def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     return {
         "targets": targets,
         "target": sum(targets.values()),
+        "nothing_to_make": nothing_to_make(recipe.target, counts, recipe.mix.max_ratio),
         "asked_at_least": {name: sum(part[name] for part in parts) for name in shares},
         "asked_first": first,
         "policy": recipe.plan.policy if adaptive else "shares",

@@ -16,12 +16,13 @@ from augmill.tasks.contracts import DataError
 
 from .batching import unify
 from .columnar import Parquet
-from .delimited import DELIMITERS, Delimited, find_dialect
+from .delimited import DELIMITERS, Delimited, doubt_delimited, find_dialect
 from .delta import Delta
+from .doubts import Doubt
 from .encoding import guess_encoding
 from .files import list_files
 from .guess import guess_columns
-from .jsonl import JsonLines
+from .jsonl import JsonLines, doubt_lines
 from .lines import find_encoding
 from .listing import is_settled, require_unchanged
 from .options import REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
@@ -38,11 +39,13 @@ __all__ = [
     "REASONS",
     "SOURCES",
     "Batch",
+    "Doubt",
     "Reader",
     "RefusedRow",
     "SourceFile",
     "SourceOptions",
     "describe_file",
+    "doubt_file",
     "exists",
     "guess_columns",
     "guess_encoding",
@@ -61,15 +64,21 @@ def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
     """How the file is read, guesses with their reasons: format, and encoding and delimiter where it is text."""
     out = {"file": file.name, "format": file.format}
     if file.format == "csv":
-        codec, why, delimiter = find_dialect(file, options)
-        given = "set by the recipe" if options.delimiter else "found in the first rows"
-        return out | {"encoding": codec, "encoding_why": why, "delimiter": delimiter, "delimiter_why": given}
+        found = find_dialect(file, options)
+        out |= {"encoding": found.codec, "encoding_why": found.codec_why}
+        return out | {"delimiter": found.delimiter, "delimiter_why": found.delimiter_why}
     if file.format == "delta":
         return out | {"version": str(file.version)}
     if file.format == "jsonl":
         codec, why = find_encoding(file, options)
         return out | {"encoding": codec, "encoding_why": why}
     return out
+
+
+def doubt_file(file: SourceFile, options: SourceOptions) -> Doubt | None:
+    """Why the file's columns may not be those one expects, and how to mend it; None where nothing speaks for it."""
+    looks = {"csv": doubt_delimited, "jsonl": doubt_lines}
+    return looks[file.format](file, options) if file.format in looks else None
 
 
 def read_schema(file: SourceFile, options: SourceOptions) -> list[str]:
@@ -171,4 +180,6 @@ def _require(names: Sequence[str], present: list[str], file: SourceFile, options
         used = find_dialect(file, options).delimiter
         other = next((mark for mark in DELIMITERS if mark != used and mark in present[0]), None)
         fix = f"set source.delimiter to {other!r}; it is read with {used!r}" if other else fix
+    if (doubt := doubt_file(file, options)) is not None:
+        hint, fix = f"{hint}; {doubt.problem}", doubt.fix
     raise DataError(f"there is no column {missing!r}; {hint}", where=file.uri, fix=fix)

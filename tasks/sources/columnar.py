@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from augmill.tasks.contracts import DataError
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
+from .magic import HEAD, foreign
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import Refusal, mend
 from .storage import open_bytes, reaching
@@ -70,6 +71,10 @@ def _damage(file: SourceFile) -> Iterator[None]:
 
 
 def _unreadable(file: SourceFile, error: Exception) -> DataError:
+    with open_bytes(file.uri) as stream:
+        found = foreign(stream.read(HEAD))
+    if found and found[0] != "a Parquet file":
+        return DataError(f"expected a Parquet file, found {found[0]}", where=file.uri, fix=found[1])
     problem = str(error).splitlines()[0] if str(error) else type(error).__name__
     return DataError(
         f"expected a whole Parquet file of {file.size:,} bytes, found a damaged or cut one: {problem}",

@@ -7,6 +7,7 @@ says where a bad row stood nor reads on after it in all cases.
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -17,6 +18,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import DataError
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
+from .doubts import Doubt, cut_rows, doubt_header
 from .lines import find_encoding, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import Refusal, is_odd, mend
@@ -24,6 +26,7 @@ from .repair import Refusal, is_odd, mend
 DELIMITERS = (",", "\t", ";", "|")
 RECORD_LIMIT = 16 << 20  # characters; a quoted field still open after so many is taken for a stray quote
 MAX_COLUMNS = 20_000  # as many as JSON Lines may have keys
+_SEP = re.compile(r'"?sep=([^\s\w"\'\ufeff]|\t)"?[\r\n]*', re.IGNORECASE)  # Excel's own: the line before the header
 REPLAY_LIMIT = 1 << 30  # characters parsed again after stray quotes, over a whole file
 
 
@@ -33,6 +36,8 @@ class Dialect(NamedTuple):
     codec: str
     codec_why: str
     delimiter: str
+    delimiter_why: str
+    skip: int  # lines before the header: source.skip_lines, and Excel's `sep=;`
 
 
 class _Lines:
@@ -134,6 +139,7 @@ class _Open:
 
     def _reader(self) -> tuple[_Lines, Iterator[list[str]]]:
         lines = _Lines(read_lines(self.file, self.options, self.dialect.codec, newline=""))
+        lines.number = sum(1 for _ in islice(lines.source, self.dialect.skip))
         return lines, csv.reader(lines, **_csv_arguments(self.options, self.dialect.delimiter))
 
     def _header(self) -> list[str]:
@@ -145,10 +151,11 @@ class _Open:
         finally:
             lines.source.close()  # type: ignore[attr-defined]
         if cells is None:
-            raise self._bad_header("expected a header line, found an empty file")
+            found = "nothing behind source.skip_lines" if self.options.skip_lines else "an empty file"
+            raise self._bad_header(f"expected a header line, found {found}")
         if len(cells) > MAX_COLUMNS:
             problem = f"expected at most {MAX_COLUMNS:,} columns, found {len(cells):,}"
-            raise DataError(problem, where=f"{self.file.uri} line 1", fix="write data as rows, below one line of names")
+            raise DataError(problem, where=self._where(), fix="write data as rows, below one line of names")
         names = []
         for index, cell in enumerate(cells):
             name = mend(cell, self.options, Counter())
@@ -161,7 +168,10 @@ class _Open:
         return names
 
     def _bad_header(self, problem: str) -> DataError:
-        return DataError(problem, where=f"{self.file.uri} line 1", fix="give each column one name in the first line")
+        return DataError(problem, where=self._where(), fix="give each column one name in the header's line")
+
+    def _where(self) -> str:
+        return f"{self.file.uri} line {self.dialect.skip + 1}"
 
     def records(self) -> Iterator[tuple[int, int, list[str] | Refusal]]:
         """(line where it begins, characters, cells or why refused) of each record behind the header."""
@@ -200,7 +210,8 @@ class _Open:
             return refusal
         if len(row) != len(self.header):
             span = f" over {len(lines.taken)} lines" if len(lines.taken) > 1 else ""
-            return Refusal("ragged", f"expected {len(self.header)} cells, found {len(row)}{span}")
+            more = ", the last one empty" if len(row) == len(self.header) + 1 and not row[-1] else ""
+            return Refusal("ragged", f"expected {len(self.header)} cells, found {len(row)}{span}{more}")
         return [cell for cell in cells if not isinstance(cell, Refusal)]
 
     def _unbalanced(self, line: int) -> DataError:
@@ -220,14 +231,36 @@ def _csv_arguments(options: SourceOptions, delimiter: str) -> dict[str, Any]:
 def find_dialect(file: SourceFile, options: SourceOptions) -> Dialect:
     """Codec and delimiter, as given or found. Raises DataError where the encoding cannot be told."""
     codec, why = find_encoding(file, options)
+    head, skip = _head(file, options, codec, options.skip_lines), options.skip_lines
+    named = _SEP.fullmatch(head[0]) if head else None
+    if named is not None:
+        head, skip = head[1:], skip + 1
     if options.delimiter is not None:
-        return Dialect(codec, why, options.delimiter)
+        return Dialect(codec, why, options.delimiter, "set by the recipe", skip)
+    if named is not None:
+        return Dialect(codec, why, named[1], f"named in line {skip}", skip)
+    return Dialect(codec, why, guess_delimiter(head, options), "found in the first rows", skip)
+
+
+def _head(file: SourceFile, options: SourceOptions, codec: str, skip: int) -> list[str]:
+    """The first 200 lines behind those to skip, or fewer long ones."""
     lines = read_lines(file, options, codec, newline="")
     head: list[str] = []
-    while len(head) < 200 and sum(map(len, head)) < 1 << 20 and (line := next(lines, "")):
+    for line in islice(lines, skip, skip + 200):
         head.append(line)
+        if sum(map(len, head)) >= 1 << 20:
+            break
     lines.close()  # type: ignore[attr-defined]
-    return Dialect(codec, why, guess_delimiter(head, options))
+    return head
+
+
+def doubt_delimited(file: SourceFile, options: SourceOptions) -> Doubt | None:
+    """Why the header may be none, or stand further down."""
+    dialect = find_dialect(file, options)
+    lines = _head(file, options, dialect.codec, dialect.skip)
+    marks = dict.fromkeys([dialect.delimiter, *(() if options.delimiter else DELIMITERS)])
+    arguments = [_csv_arguments(options, mark) | {"strict": False} for mark in marks]
+    return doubt_header([cut_rows(lines, dialect.skip + 1, how) for how in arguments], options.skip_lines)
 
 
 def guess_delimiter(lines: list[str], options: SourceOptions) -> str:

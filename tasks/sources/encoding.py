@@ -6,6 +6,8 @@ import codecs
 
 from augmill.tasks.contracts import DataError
 
+from .magic import require_text
+
 SAMPLE = 4 << 20  # bytes looked at
 _BOMS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -13,15 +15,6 @@ _BOMS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
-)
-_MAGIC = (
-    (b"PAR1", "a Parquet file"),
-    (b"PK\x03\x04", "a zip archive (perhaps a spreadsheet)"),
-    (b"\x1f\x8b", "gzip"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"%PDF", "a PDF"),
-    (b"ARROW1", "an Arrow file"),
-    (b"SQLite format 3", "a SQLite database"),
 )
 # The thirty most frequent characters of written Chinese: 14 % of the characters of TNEWS headlines, more of running
 # text. Korean (EUC-KR) read as gb18030 is made of common characters too, but of these none in 79.
@@ -35,12 +28,10 @@ def guess_encoding(sample: bytes, where: str = "source") -> tuple[str, str]:
     lines); UTF-16 where every other byte is mostly NUL; gb18030 where it decodes to common Chinese; cp1252 where few
     bytes are beyond ASCII, as in western languages. Raises DataError where none fits.
     """
+    require_text(sample, where)
     for mark, codec in _BOMS:
         if sample.startswith(mark):
             return codec, "byte order mark"
-    what = next((name for magic, name in _MAGIC if sample.startswith(magic)), None)
-    if what:
-        raise DataError(f"expected text, found {what}", where=where, fix="set source.format or source.compression")
     if sample.isascii() and sample.count(0) * 10 < len(sample):
         return "utf-8", "all ASCII"
     for offset, codec in ((1, "utf-16-le"), (0, "utf-16-be")):

@@ -12,8 +12,9 @@ from augmill.tasks.contracts import DataError, UserError
 
 from .delta import is_delta, list_delta
 from .listing import Entry, is_hidden, is_leftover, list_local, list_remote
+from .magic import HEAD, foreign
 from .options import Compression, Format, SourceFile, SourceOptions
-from .storage import is_remote
+from .storage import is_remote, open_bytes
 
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
@@ -98,6 +99,11 @@ def _format_of(name: str) -> Format | None:
     return FORMATS.get(Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix)
 
 
+def _foreign(entry: Entry) -> tuple[str, str] | None:
+    with open_bytes(entry.uri) as stream:
+        return foreign(stream.read(HEAD))
+
+
 def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[tuple[Entry, Format]]:
     """The files to read, each with its format. Raises UserError where that cannot be told."""
     kinds = [_format_of(entry.name) for entry in entries]
@@ -112,6 +118,9 @@ def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[
     counts = Counter(kind for _, kind in known)
     if options.format != "auto" or not known:
         wanted = "CSV, JSON Lines or Parquet" if options.format == "auto" else options.format
+        if entries and (other := _foreign(entries[0])) is not None:
+            problem = f"expected a file of {wanted}, found {other[0]}"
+            raise UserError(problem, where=entries[0].uri, fix=other[1])
         names = (
             ", ".join(entry.name for entry in entries[:5])
             or "nothing but hidden files (`_x`, `.x`) and leftovers (`x~`, `x.part`)"

@@ -8,21 +8,41 @@ from typing import Any
 from .options import SourceFile, SourceOptions
 
 ROWS = 2000
-_LABEL = re.compile(r"(^|_)(label|labels|class|category|intent|target|sentiment|topic|tag|y|gold|coarse_label)($|_)")
-_ID = re.compile(r"(^|_)(id|uuid|guid|key|idx|index)($|_)|^column_1$")
+_ID = re.compile(r"(^|_)(ids?|uuid|guid|key|idx|index)($|_)|^column_1$")
 _DATE = re.compile(r"(^|_)(date|day|dt|time|timestamp|created|updated|at|month)($|_)")
-_TEXT = re.compile(
-    r"(^|_)(text|sentence|utterance|question|query|content|body|message|title|premise|hypothesis|review|document)s?\d?($|_)"
-)
+_DAY = re.compile(r"(19|20)\d\d([-/.]?W?\d{1,2}){0,2}([T ].*)?")  # not the seconds since 1970
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
-_PAIR = re.compile(r"(_b|_?2|hypothesis)$")
+_SECOND = re.compile(r"_?(b|2)$")
+
+# What people call the label: such a name as a whole, a grade as a whole, the first as a part, what else sorts rows.
+_LABEL = r"labels?|gold|gold_label|class|category|intent|target|sentiment|topic|tag|y|coarse_label|emotion|stance"
+_GRADE = r"score|ratings?|stars?|star_rating|overall|polarity|spam|toxicity|class_(index|label|name)|is_\w+"
+_SORT = r"type|kind|genre|product|priority|queue|department|division|team|group|severity|reason"
+# Measures, people and places: no labels, however few values there are.
+_NO_LABEL = re.compile(
+    r"(^|_)(numerator|denominator|counts?|num|number|length|len|age|price|votes?|likes|ups|useful|funny|cool|confidence"
+    r"|probability|name|user|author|country|state|city|location|url|link|website|title|summary|subject|split|fold|lang"
+    r"|language|version|year|hour|status|state)($|_)"
+)
+_TEXT = (
+    r"texts?|sentence|utterance|question|query|content|body|message|review|document|comment|tweet|post|description|premise"
+    r"|hypothesis|instruction|prompt|phrase|narrative|complaint|transcript|feedback|email|abstract|article"
+)
+_OF_A_TEXT = rf"((comment|review|question|tweet|full|clean|raw|input|email|message)_(text|body|content))|{_TEXT}"
+_HEADLINE = r"title|subject|summary|headline|heading"
+# What is derived from a text, or says something about it.
+_NO_TEXT = re.compile(
+    r"(^|_)(ids?|uuid|parse|counts?|length|len|num|lang|language|type|name|user|author|url|link|image|image_url|address|file"
+    r"|filename|path|location|date|time|at|created|version|tokens|hash|label|labels)($|_)"
+)
 
 
 def guess_columns(file: SourceFile, options: SourceOptions) -> dict[str, Any]:
-    """{"text": [names], "label": name or None, "id": name or None, "date": [names], "why": {name: reason}}.
+    """{"text": [names], "label": name or None, "id": name or None, "date": [names], "ask": [questions],
 
-    text: the longest strings, by name first; two of them where the second is named as the other half of a pair.
-    label: few distinct values, by name first. id: distinct in every row and named so. date: ISO dates.
+    "why": {name: reason}}. text: by name first, then the longest strings; two of them where the second is named as the
+    other half of a pair. label: by name first, then few distinct values. id: distinct in every row and named so. date:
+    ISO dates. ask: where a person may mean another column than the one that was chosen.
     """
     from . import read_schema, sample_rows
 
@@ -39,11 +59,19 @@ def guess_columns(file: SourceFile, options: SourceOptions) -> dict[str, Any]:
     rest = [name for name in rest if name != identifier]
     label = _guess_label(rest, values, why)
     texts = _guess_texts([name for name in rest if name != label], values, why)
-    return {"text": texts, "label": label, "id": identifier, "date": dates, "why": why}
+    ask = [*_ask_label(label, rest, values), *_ask_text(texts, [name for name in rest if name != label], values)]
+    return {"text": texts, "label": label, "id": identifier, "date": dates, "ask": ask, "why": why}
+
+
+def is_usual_name(name: str) -> bool:
+    """Whether this is what people call a column of texts, labels, ids or dates."""
+    snake = _snake(name.strip())
+    whole = f"{_LABEL}|{_GRADE}|{_SORT}|{_OF_A_TEXT}|{_HEADLINE}|ids?|date|time|name|user|author|split|lang|language"
+    return re.fullmatch(rf"({whole})(_?(\d|[ab]))?", snake) is not None or snake.endswith("_id")
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\W]+", "_", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\W]+", "_", name).strip("_").lower()
 
 
 def _distinct(values: list[Any]) -> int:
@@ -58,38 +86,117 @@ def _is_date(name: str, values: list[Any]) -> bool:
         return True
     return bool(all(isinstance(v, str) and _ISO_DATE.fullmatch(v) for v in values)) or (
         bool(_DATE.search(_snake(name)))
-        and all(isinstance(v, str) and v[:4].isdigit() and len(v) <= 32 for v in values)
+        and all(isinstance(v, str) and len(v) <= 32 and _DAY.fullmatch(v) for v in values)
     )
 
 
+def _label_rank(name: str) -> int:
+    """0: named as a label; 1: as a grade; 2: as a label among other words; 3: as what sorts rows; 4: no telling name."""
+    snake = _snake(name)
+    if re.fullmatch(_LABEL, snake):
+        return 0
+    if re.fullmatch(_GRADE, snake):
+        return 1
+    if _NO_LABEL.search(snake):
+        return 5
+    if re.search(rf"(^|_)({_LABEL})\d?($|_)", snake):
+        return 2
+    return 3 if re.search(rf"(^|_)({_SORT})($|_)", snake) else 4
+
+
 def _guess_label(names: list[str], values: dict[str, list[Any]], why: dict[str, str]) -> str | None:
+    most = max((len(values[name]) for name in names), default=0)
+
     def few(name: str) -> bool:
         distinct = _distinct(values[name])
         plain = all(isinstance(value, str | int | bool) for value in values[name])
         return plain and distinct <= max(2, len(values[name]) // 2) and distinct <= 1000
 
-    named = [name for name in names if _LABEL.search(_snake(name)) and (few(name) or len(values[name]) < 20)]
-    candidates = named or [name for name in names if few(name) and not _TEXT.search(_snake(name))]
+    def order(name: str) -> tuple[Any, ...]:
+        distinct, rank = _distinct(values[name]), _label_rank(name)
+        sparse = 2 * len(values[name]) < most
+        return distinct < 2, sparse, rank, bool(_ID.search(_snake(name))) and rank > 1, distinct, names.index(name)
+
+    named = [n for n in names if _label_rank(n) < 3 and (few(n) or (len(values[n]) < 20 and _label_rank(n) != 1))]
+    candidates = named or [name for name in names if few(name) and not _text_rank(name) < 2]
     if not candidates:
         return None
-    label = min(candidates, key=lambda name: (_distinct(values[name]) < 2, _distinct(values[name]), names.index(name)))
+    label = min(candidates, key=order)
     counted = f"{_distinct(values[label])} distinct values in {len(values[label])} rows"
     why[label] = f"named as a label, {counted}" if named else counted
     return label
 
 
-def _guess_texts(names: list[str], values: dict[str, list[Any]], why: dict[str, str]) -> list[str]:
-    def length(name: str) -> float:
-        return sum(map(len, values[name])) / len(values[name])
+def _ask_label(label: str | None, names: list[str], values: dict[str, list[Any]]) -> list[str]:
+    """Whether the chosen one of several 0/1 columns is meant: that is how several labels a row are written."""
+    flags = [name for name in names if set(map(str, values[name])) <= {"0", "1", "False", "True", "0.0", "1.0"}]
+    if label not in flags or len(flags) < 2 or _label_rank(label) == 0:
+        return []
+    shown = ", ".join(flags[:6]) + (f" and {len(flags) - 6} more" if len(flags) > 6 else "")
+    return [
+        f"{len(flags)} columns hold only 0 and 1 ({shown}): is {label!r} the label? Name another with --label. Several "
+        "labels a row are not supported; one column of them is, made for example in pandas: "
+        'df["label"] = df[FLAGS].idxmax(axis=1).where(df[FLAGS].any(axis=1), "none")'
+    ]
 
+
+def _text_rank(name: str) -> int:
+    """0: named as a text; 1: as a text among other words; 2: as a headline; 3: no telling name; 4: as something else."""
+    snake = _snake(name)
+    if re.fullmatch(rf"({_OF_A_TEXT})(_?(\d|[ab]))?", snake):
+        return 0
+    if _NO_TEXT.search(snake):
+        return 4
+    if re.search(rf"(^|_)({_TEXT})\d?($|_)", snake):
+        return 1
+    return 2 if re.search(rf"(^|_)({_HEADLINE})\d?($|_)", snake) else 3
+
+
+def _length(values: list[Any]) -> float:
+    return sum(map(len, values)) / len(values)
+
+
+def _guess_texts(names: list[str], values: dict[str, list[Any]], why: dict[str, str]) -> list[str]:
     strings = [name for name in names if all(isinstance(value, str) for value in values[name])]
     if not strings:
         return []
-    named = [name for name in strings if _TEXT.search(_snake(name))]
-    pool = named or strings
-    pairs = [name for name in pool if _PAIR.search(_snake(name))]
-    firsts = [name for name in pool if name not in pairs] or pool
-    text = max(firsts, key=lambda name: (length(name), -names.index(name)))
-    chosen = [text, *(name for name in pairs[:1] if name != text and 0.2 < length(name) / length(text) < 5)]
-    why |= {n: f"{'named as a text, ' if n in named else ''}{length(n):.0f} characters on average" for n in chosen}
+
+    def order(name: str) -> tuple[Any, ...]:
+        return _text_rank(name), -_length(values[name]), names.index(name)
+
+    best = min(map(_text_rank, strings))
+    pool = [name for name in strings if _text_rank(name) == best]
+    seconds = [name for name in pool if _is_second(name, pool)]
+    text = min([name for name in pool if name not in seconds] or pool, key=order)
+    pair = [name for name in seconds if name != text and 0.2 < _length(values[name]) / _length(values[text]) < 5]
+    chosen = [text, *pair[:1]]
+    said = {0: "named as a text, ", 1: "named as a text, ", 2: "named as a headline, "}.get(best, "")
+    why |= {name: f"{said}{_length(values[name]):.0f} characters on average" for name in chosen}
     return chosen
+
+
+def _is_second(name: str, names: list[str]) -> bool:
+    """Whether the name is that of the other half of a pair."""
+    snake = _snake(name)
+    if snake == "hypothesis" or not _SECOND.search(snake):
+        return snake == "hypothesis"
+    stem = _SECOND.sub("", snake)
+    return any(re.fullmatch(rf"{re.escape(stem)}(_?[a1])?", _snake(other)) for other in names if other != name)
+
+
+def _ask_text(texts: list[str], names: list[str], values: dict[str, list[Any]]) -> list[str]:
+    """Whether another column, a headline say, is to be read with the one that was chosen."""
+    others = [
+        name
+        for name in names
+        if name not in texts and _text_rank(name) <= 2 and all(isinstance(value, str) for value in values[name])
+    ]
+    if len(texts) != 1 or not others or _text_rank(texts[0]) > 2:
+        return []
+    return [
+        f"{others[0]!r} may be read too: --text {_quoted(others[0])} --text {_quoted(texts[0])} takes the two as a pair"
+    ]
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[\w.-]+", name) else f'"{name}"'

@@ -22,10 +22,12 @@ from augmill.tasks.contracts import DataError, NoRows
 from augmill.tasks.text import cut
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch
+from .doubts import Doubt, doubt_json, doubt_objects
 from .lines import find_encoding, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
 
+HEAD = 1 << 20  # characters in which the shape of a file that is no JSON Lines is looked for
 MAX_KEYS = 20_000  # more distinct keys than this are data written as keys
 _JSON_TEXT = {b"json": b"text"}  # marks a string column that holds JSON text, in the schema's field metadata
 _EXACT = 2**53
@@ -102,6 +104,8 @@ class JsonLines(Reader):
                         fix="write data as values, with the same keys on every line",
                     )
         if not seen:
+            if refused and (doubt := doubt_lines(files[0], options)) is not None:
+                raise NoRows(doubt.problem, where=files[0].uri, fix=doubt.fix)
             found = f"line {refused[0][0]} is refused: {': '.join(refused[0][1])}" if refused else "only blank lines"
             raise NoRows(
                 f"expected one JSON object a line; {found}", where=files[0].uri, fix="check the file, or source.format"
@@ -135,11 +139,9 @@ def _parse(
             continue
         if isinstance(row, Refusal):
             if number == 1 and line.lstrip().startswith("["):
-                raise DataError(
-                    "expected one JSON object a line, found a JSON array",
-                    where=f"{file.uri} line 1",
-                    fix="write JSON Lines, for example with: jq -c '.[]' FILE",
-                )
+                array = doubt_json("[")
+                assert array is not None
+                raise DataError(array.problem, where=f"{file.uri} line 1", fix=f"write JSON Lines: {array.fix}")
             parsed.refused.append((number, row))
         else:
             parsed.rows.append(row)
@@ -152,6 +154,15 @@ def _parse(
             parsed, cells, characters = Parsed(), 0, 0
     if parsed.rows or parsed.refused:
         yield parsed
+
+
+def doubt_lines(file: SourceFile, options: SourceOptions) -> Doubt | None:
+    """Why these are not the rows one expects: no lines of objects, one object for all, or fields inside fields."""
+    codec, _ = find_encoding(file, options)
+    lines = read_lines(file, options, codec, newline="\n")
+    head = "".join(line[:HEAD] for line in islice(lines, 2000))[:HEAD]
+    lines.close()  # type: ignore[attr-defined]
+    return doubt_json(head) or doubt_objects(JsonLines().sample(file, options, 100))
 
 
 def _row(line: str, options: SourceOptions, repaired: Counter[str]) -> dict[str, Any] | Refusal | None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import DataError
 
 from .encoding import SAMPLE, guess_encoding
+from .magic import HEAD, require_text
 from .options import Compression, SourceFile, SourceOptions
 from .repair import OVERLONG
 from .storage import open_bytes, reaching
@@ -56,6 +57,8 @@ def _compression(file: SourceFile, options: SourceOptions, head: bytes) -> Compr
     expected = file.compression if options.compression == "auto" else options.compression
     if found == expected or (options.compression == "auto" and expected == "none"):
         return found
+    if found == "none":
+        require_text(head, file.uri)
     raise DataError(
         f"expected compression {expected!r}, found {found!r} (first bytes {head[:4].hex(' ') or 'none'})",
         where=file.uri,
@@ -68,7 +71,7 @@ def open_plain(file: SourceFile, options: SourceOptions) -> Iterator[BinaryIO]:
     """The decompressed bytes. What damage raises inside the ``with`` becomes a DataError with the place."""
     with open_bytes(file.uri) as raw, reaching(file.uri):
         try:
-            kind = _compression(file, options, cast(io.BufferedReader, raw).peek(8)[:8])
+            kind = _compression(file, options, cast(io.BufferedReader, raw).peek(HEAD)[:HEAD])
             if kind == "gzip":
                 with gzip.GzipFile(fileobj=raw) as inflated:
                     yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inflated), 1 << 20))
@@ -94,6 +97,8 @@ def open_plain(file: SourceFile, options: SourceOptions) -> Iterator[BinaryIO]:
 def find_encoding(file: SourceFile, options: SourceOptions) -> tuple[str, str]:
     """(codec, why): as the options say, or guessed from the first 4 MiB of decompressed bytes."""
     if options.encoding != "auto":
+        with open_plain(file, options) as plain:
+            require_text(plain.read(HEAD), file.uri)
         return codecs.lookup(options.encoding).name, "set by the recipe"
     with open_plain(file, options) as plain:
         return guess_encoding(plain.read(SAMPLE), file.uri)

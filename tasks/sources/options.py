@@ -106,6 +106,10 @@ class SourceOptions:
         metadata={"help": "when the newest partition may be trusted", "identity": False, "why": _READY},
     )
     max_cell_bytes: int = _option(1_000_000, "a row with a longer cell (UTF-8 bytes) is refused")
+    skip_lines: int = field(
+        default=0,
+        metadata={"help": "lines above the header of a CSV (a title, the date of an export)", "later": True},
+    )
 
     def __post_init__(self) -> None:
         if not self.path or "\x00" in self.path:
@@ -116,6 +120,8 @@ class SourceOptions:
             raise ValueError(f"delimiter: one character such as `,` `;` `|` or a tab, found {self.delimiter!r}")
         if self.version is not None and (not 0 <= self.version < 2**53 or self.format not in ("auto", "delta")):
             raise ValueError(f"version: of a Delta table, from 0; found {self.version} with format {self.format}")
+        if not 0 <= self.skip_lines <= 1000:
+            raise ValueError(f"skip_lines: between 0 and 1,000, found {self.skip_lines}")
         if not 1 <= self.max_cell_bytes <= 2**24:
             raise ValueError(f"max_cell_bytes: between 1 and {2**24} (16 MiB), found {self.max_cell_bytes}")
         if self.encoding != "auto":

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from augmill.tasks.answers import refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError, WorldError
 
 from .options import SourceFile, SourceOptions
@@ -78,15 +79,19 @@ def reaching(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if is_remote(uri) and (refused := refusal(error, uri)) is not None:
+            raise refused from None
         raise UserError("there is no such file", where=uri, fix="correct source.path") from None
     except IsADirectoryError:
         raise UserError("expected a file, found a directory", where=uri, fix="name a file in it") from None
-    except (PermissionError, failures.PermissionDeniedError, failures.UnauthenticatedError):
+    except PermissionError:
         raise StoreRefused(
             "may not be read", where=uri, fix="grant read access to the account that runs this"
         ) from None
     except failures.BaseError as error:
+        if (refused := refusal(error, uri)) is not None:
+            raise refused from None
         status = re.search(r"status code: (\d{3} [\w ]+)", str(error))
         detail = status.group(1).strip() if status else type(error).__name__
         raise StoreError(f"the object store did not answer as expected: {detail}", where=uri, fix="try again") from None

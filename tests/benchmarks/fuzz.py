@@ -38,6 +38,7 @@ START = 120.0  # seconds in which a worker may import
 MEMORY = 400 * 2**20
 ADDRESSES = 6 * 2**30  # bytes of address space beyond what the imports took: a bound on any one allocation
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+NAMELESS = getattr(os, "O_TMPFILE", 0)
 CHANGES = (
     "os.mkdir",
     "os.rename",
@@ -77,6 +78,8 @@ class Watch:
         if event == "open":
             path, mode, flags = arguments
             changes = (mode and set(mode) & set("wax+")) or (mode is None and (flags or 0) & WRITES)
+            if mode is None and NAMELESS and (flags or 0) & NAMELESS == NAMELESS:
+                changes = 0  # a file that nobody sees and that is gone when it is closed
             if changes and not self._allowed(path):
                 self.seen.append(f"open {path!r}")
         elif event in CHANGES:

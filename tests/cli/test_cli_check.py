@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,3 +106,86 @@ def test_a_store_that_cannot_be_is_told(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     refused(augmill("check", recipe, "--store", tmp_path / "rows.csv" / "below"), 2, ["rows.csv is a file", "--store"])
     refused(augmill("check", recipe, "--store", "ftp://x/y"), 2, ["run.store", "ftp://", "s3://"])
+
+
+def test_check_says_before_a_run_that_the_store_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "file").write_text("")
+    for store in (tmp_path / "file", tmp_path / "file" / "below"):
+        refused(augmill("check", recipe, "--store", store), 2, ["file is a file", str(store)])
+    if Path("/proc/self").is_dir():
+        refused(augmill("check", recipe, "--store", "/proc/store"), 2, ["/proc may not be written", "run.store"])
+    (tmp_path / "there").mkdir()
+    before = fingerprint(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            os, "access", lambda path, mode: Path(path) != tmp_path / "there"
+        )  # root may whatever the mode says
+        for store in (tmp_path / "there", tmp_path / "there" / "deep" / "er"):
+            ended = augmill("check", recipe, "--store", store)
+            refused(ended, 2, [f"{tmp_path}/there may not be written: permission denied"])
+
+    def full(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        ended = augmill("check", recipe, "--store", tmp_path / "there" / "deep")
+        assert not hasattr(os, "O_TMPFILE") or refused(ended, 4, ["no space is left", "free some space"]) is None
+    assert fingerprint(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", ["ro", "size=4k"])
+def test_check_finds_a_disk_that_is_read_only_or_full(tmp_path: Path, how: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(disk)], capture_output=True, check=False, timeout=30
+    )
+    if mounted.returncode:
+        pytest.skip("nobody may mount here")
+    try:
+        ended = augmill("check", write_recipe(tmp_path), "--store", disk / "store")
+        words = ["may not be written: read-only file system"] if how == "ro" else ["no space is left"]
+        refused(ended, 2 if how == "ro" else 4, words)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True, timeout=30)
+
+
+def test_a_store_with_a_directory_of_somebody_else_is_found(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = copied_run / "store" / "private" / "objects"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != theirs)
+    refused(augmill("check", copied_run / "recipe.yaml"), 2, [f"{theirs} may not be written"])
+
+
+def test_a_target_that_is_met_is_nothing_to_make_and_no_failure(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, target={"balance": 3})
+    told = "nothing to make: every class has its target already"
+    found = " ".join(augmill("check", recipe).out.split())
+    assert told in found and "target.balance asks for 3" in found
+    ended = augmill("run", recipe)
+    assert ended.code == 0 and ended.last["outcome"] == "not_produced" and ended.last["nothing_to_make"] is True
+    assert told in ended.last["reason"] and ended.last["next"].startswith("Raise the target")
+    assert "Nothing to make: the target is met." in ended.out and "fit" not in [
+        line.split()[0] for line in ended.err.splitlines() if line
+    ]
+    assert ended.last["release"] and ended.last["arrangement"] == "real"
+
+
+def test_texts_from_one_template_are_named_as_the_cause(tmp_path: Path) -> None:
+    words = "Hello dear customer number {} your order with our shop has been shipped and will arrive on Monday morning"
+    lines = [f"{words.format(at)},{('late', 'lost')[at % 2]}" for at in range(177)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    recipe = write_recipe(tmp_path)
+    for command in (["check", recipe], ["run", recipe], ["init", tmp_path / "rows.csv", "--out", tmp_path / "i.yaml"]):
+        refused(augmill(*command), 3, ["are near a row there (splits.near 0.8)", "columns.group", "splits.near"])
+    judged = augmill("judge", "--real", tmp_path / "rows.csv", "--synthetic", tmp_path / "rows.csv")
+    refused(judged, 3, ["near_heldout", "made from one template"])
+    some = [f"{line}" for line in lines[:80]] + [
+        f"row {at} says {'abcdefghij'[at % 10] * 9} and {at * 7919} then {at * 104729},{('late', 'lost')[at % 2]}"
+        for at in range(100)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *some]) + "\n")
+    assert "rows made from one template" in " ".join(augmill("check", recipe).out.split())

@@ -113,3 +113,48 @@ def test_a_column_that_is_not_there_names_the_nearest(tmp_path: Path, monkeypatc
     refused(augmill("init", "tickets.csv", "--label", "Queu"), 2, ["tickets.csv", "did you mean 'queue'", "--label"])
     refused(augmill("init", "nothing.csv"), 2, ["nothing.csv"])
     refused(augmill("init", "tickets.csv", "--out", "no/where.yaml"), 2, ["no/where.yaml", "directory"])
+
+
+def test_a_title_above_the_header_is_skipped_and_check_says_it_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "tickets.csv", rows(tmp_path))
+    path.write_text(f"All tickets\n\n{path.read_text()}")
+    monkeypatch.chdir(tmp_path)
+    ended = augmill("init", "tickets.csv")
+    assert ended.code == 0 and "the header seems to stand on line 3" in ended.out
+    recipe = load_recipe(tmp_path / "tickets.yaml")
+    assert recipe.source.skip_lines == 2 and recipe.columns.texts == ("body",)
+    checked = augmill("check", "tickets.yaml")
+    assert checked.code == 0 and "120 rows read, 120 taken, 0 refused" in checked.out
+    text = (tmp_path / "tickets.yaml").read_text()
+    (tmp_path / "other.yaml").write_text("\n".join(line for line in text.splitlines() if "skip_lines: 2" not in line))
+    refused(augmill("check", "other.yaml"), 2, ["line 3", "source.skip_lines: 2"])
+    refused(augmill("run", "other.yaml", "--orchestrator", "none"), 2, ["line 3", "source.skip_lines: 2"])
+    judged = augmill("judge", "--real", "tickets.csv", "--synthetic", "tickets.csv")
+    refused(judged, 3, ["the header seems to stand on line 3", "remove the lines above it"])
+
+
+def test_a_first_line_that_is_a_row_is_said_by_init_and_by_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = write(tmp_path / "tickets.csv", rows(tmp_path)).read_text()
+    (tmp_path / "bare.csv").write_text(text.split("\n", 1)[1])
+    monkeypatch.chdir(tmp_path)
+    bare = augmill("judge", "--real", "bare.csv", "--synthetic", "tickets.csv")
+    refused(bare, 3, ["line 1 looks like a row", "give --text and --label"])
+    refused(augmill("init", "bare.csv"), 3, ["line 1 looks like a row", "write a line of 3 names above it"])
+    _, body, queue = text.split("\n")[1].split(",")
+    ended = augmill("init", "bare.csv", "--text", body, "--label", queue)
+    assert ended.code == 0
+    assert "line 1 looks like a row" in " ".join(augmill("check", "bare.yaml").out.split())
+
+
+def test_rows_that_cannot_be_read_are_named_with_their_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = write(tmp_path / "tickets.csv", rows(tmp_path)).read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([text[0], *(f"{line}," for line in text[1:])]))
+    monkeypatch.chdir(tmp_path)
+    for command in (["init", "t.csv"], ["judge", "--real", "t.csv", "--synthetic", "t.csv"]):
+        refused(augmill(*command), 3, ["line 2", "ragged", "the last one empty", "let the header do so too"])
+    (tmp_path / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}], "label": "a"}\n' * 9)
+    refused(augmill("init", "chat.jsonl"), 3, ["messages", "holds chat messages", "jq -c"])

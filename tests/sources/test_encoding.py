@@ -65,7 +65,7 @@ def test_a_sample_cut_inside_a_character_is_still_utf8(cut: int) -> None:
 
 @pytest.mark.parametrize("magic", [b"PAR1....", b"PK\x03\x04....", b"%PDF-1.7"])
 def test_files_of_another_kind_are_named(magic: bytes) -> None:
-    with pytest.raises(DataError, match="expected text, found a"):
+    with pytest.raises(DataError, match="expected text in rows, found a"):
         guess_encoding(magic + os.urandom(100))
 
 
