@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, UnsoundSource
-from augmill.tasks.labels import label_text
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.sources import SourceFile, exists
 from augmill.tasks.sources.options import Ready
+from augmill.tasks.text import class_among, fold_label
 
 BEFORE = 7  # partitions whose median tells how many rows are usual
 
@@ -60,9 +60,11 @@ def collapsed(ready: Ready, what: str, here: int, usual: int, where: str) -> str
 
 def vanished_classes(recipe: Recipe, before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
     """Classes that had rows enough to be trained on as of the partition before, and have none now."""
-    left = {label_text(value) for value in recipe.labels.retired} | set(recipe.labels.aliases)
+    spelt = fold_label if recipe.labels.fold else str
+    left = {spelt(class_among(name, before) or name) for name in [*recipe.labels.retired, *recipe.labels.aliases]}
+    left |= {spelt(name) for name, rows in now.items() if rows}
     enough = 2 * recipe.labels.min_rows
-    return sorted(name for name, rows in before.items() if rows >= enough and not now.get(name) and name not in left)
+    return sorted(name for name, rows in before.items() if rows >= enough and spelt(name) not in left)
 
 
 def no_class_left(names: Sequence[str], of: str) -> UnsoundSource:

@@ -12,7 +12,9 @@ from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe_sections import Columns, Labels, Publish, Refuse
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file
 from augmill.tasks.sources.delimited import DELIMITERS
+from augmill.tasks.text import class_among
 
+CONFLICT = "conflicting_label"  # refuse.conflicts: equal texts under several labels
 SHOWN = 20  # column names in a message
 
 # What to do about most refused rows, by their reason; where none is named, to mend the source.
@@ -30,6 +32,7 @@ REMEDIES = {
     "label_type": "check columns.label: a label is a text, a whole number, or true or false",
     "unknown_label": "declare the labels (labels.declared), or add aliases (labels.aliases)",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
+    CONFLICT: "give equal texts one label; what happens to them is refuse.conflicts",
     "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the texts",
     "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
     "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
@@ -135,7 +138,7 @@ def require_fit(publish: Publish, focus: Sequence[str], names: Sequence[str], he
             fix="choose another prefix, such as `syn_`",
         )
     for label in focus:
-        if label not in held_out:
+        if class_among(label, held_out) is None:
             problem = f"no validation row is labelled {label!r}; {nearest(label, held_out)}"
             raise UserError(problem, where="gate.focus", fix="correct gate.focus, or hold out rows of that class")
 
@@ -170,6 +173,14 @@ def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[
     )
 
 
+def require_named(labels: Labels, vain: Sequence[tuple[str, str]], said: Sequence[str]) -> None:
+    """Raises DataError for ``labels.unknown: stop`` where the recipe names a label that no row has."""
+    if vain and labels.unknown == "stop":
+        (key, name), more = vain[0], f" ({len(vain):,} such names)" if len(vain) > 1 else ""
+        problem = f"no row is labelled {name!r}{more}; {nearest(name, sorted(said))}"
+        raise DataError(problem, where=key, fix=f"correct {key} in the recipe, or set labels.unknown to quarantine")
+
+
 def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, str]], read: int) -> None:
     """Stops before any generation: DataError at an unknown label, UnsoundSource past the share of refused rows."""
     unknown = [item for item in refused if item["reason"] == "unknown_label"]
@@ -180,7 +191,7 @@ def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, st
             where=f"{first['file']} {first['location']}",
             fix="declare it, add an alias, or set labels.unknown",
         )
-    faulty = [item for item in refused if item["reason"] != "retired_label"]
+    faulty = [item for item in refused if item["reason"] not in ("retired_label", CONFLICT)]  # they leave as asked
     if len(faulty) > refuse.max_share * read:
         raise UnsoundSource(
             f"with this one, {len(faulty):,} of {read:,} rows are refused ({counted(faulty)}): more than refuse.max_share "

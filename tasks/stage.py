@@ -31,8 +31,9 @@ ROW_GROUP = 122_880  # rows; DuckDB's own size
 def identity_of(value: Any) -> Any:
     """The part of a configuration that changes rows, as JSON.
 
-    Dataclass fields with ``metadata["identity"] is False`` are left out; a field with ``metadata["file"]`` stands for
-    the content it names, never for its path.
+    Dataclass fields with ``metadata["identity"] is False`` are left out, and those with ``metadata["later"]`` that have
+    their default: they were added to a section that had identities without them. A field with ``metadata["file"]``
+    stands for the content it names, never for its path.
     """
     if isinstance(value, Artifact):  # its key and its manifest's hash hold how it was cut and written
         return value.content
@@ -42,6 +43,8 @@ def identity_of(value: Any) -> Any:
             if item.metadata.get("identity") is False:
                 continue
             part = getattr(value, item.name)
+            if item.metadata.get("later") and part == item.default:
+                continue
             out[item.name] = _content_of(part) if item.metadata.get("file") else identity_of(part)
         return out
     if isinstance(value, dict):

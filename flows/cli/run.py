@@ -68,6 +68,8 @@ def parse_exit_codes(text: str) -> dict[str, int]:
 
 def print_result(result: dict[str, object]) -> None:
     """What happened, for a person; then one line of JSON, for a program."""
+    from augmill.flows.cli.terminal import shown
+
     titles = {
         "published": "Published: the synthetic rows help.",
         "harmful": "Not published: the synthetic rows do harm.",
@@ -83,6 +85,8 @@ def print_result(result: dict[str, object]) -> None:
         out.write(f"  Release  {result['release']} ({released[str(result['arrangement'])]}; {new})\n")
     if result.get("location"):
         out.write(f"           {result['location']}\n")
+    for warning in result.get("warnings", ()):  # type: ignore[attr-defined]
+        out.write(f"  Warning  {shown(warning)}\n")
     if result["report"]:
         out.write(f"  Report   {result['report']}\n")
     out.write(f"  Next     {result['next']}\n")
