@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact, AugmillError, UnsoundSource
 from augmill.tasks.erasure import ERASED
-from augmill.tasks.labels import label_warnings, named_in_vain
+from augmill.tasks.labels import label_array, label_warnings, named_in_vain
 from augmill.tasks.partitions import is_partitioned, window_start
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse
@@ -125,9 +125,12 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
     work.notes.add("refused.parquet")
     work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
-    work.write_json(_labels(window, units), "labels.json")
+    labels = _labels(window, units)
+    label_array(labels["order"], labels["values"], schema.field(config.columns.label).type)
+    work.write_json(labels, "labels.json")
     warnings = label_warnings(vain, class_counts(rows[STRATUM]), several)
-    work.note(_summary(window, units, files, rows.num_rows, refused) | {"warnings": warnings}, "summary.json")
+    summary = _summary(window, units, files, rows.num_rows, refused) | ({"warnings": warnings} if warnings else {})
+    work.note(summary, "summary.json")
 
 
 def _unify(window: _Window, units: Sequence[_Unit]) -> pa.Schema:

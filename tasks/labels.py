@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from augmill.tasks.contracts import DataError
 from augmill.tasks.recipe_sections import Labels, Splits
 from augmill.tasks.text import class_of, fold_label, label_text, spelling
 
@@ -94,6 +95,25 @@ class LabelReader:
             return None, "unknown_label", said
         self.values.setdefault(name, value)
         return name, "", said
+
+
+def label_array(names: Sequence[str], values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
+    """The labels of the named classes in the user's own type; in a text column the class's name is the label.
+
+    Raises DataError where one does not fit.
+    """
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array(names, pa.string())
+    whole = Decimal if pa.types.is_decimal(kind) else lambda value: value
+    try:
+        return pa.array([whole(values[name]) for name in names], kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ArithmeticError) as error:
+        problem = f"labels do not fit their column, which holds {kind}: {error}"
+        raise DataError(
+            problem,
+            where="columns.label, labels.aliases",
+            fix="give labels, and what aliases make of them, one plain type",
+        ) from error
 
 
 def has_other_spellings(labels: Labels, splits: Splits) -> bool:

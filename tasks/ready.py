@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, UnsoundSource
+from augmill.tasks.labels import label_array
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.sources import SourceFile, exists
 from augmill.tasks.sources.options import Ready
@@ -84,7 +85,7 @@ def user_rows(rows: pa.Table, schema: pa.Schema, recipe: Recipe, labels: Mapping
         if name in texts:
             arrays[name] = rows[texts[name]]
         elif name == recipe.columns.label:
-            arrays[name] = pa.array([labels[stratum] for stratum in rows[STRATUM].to_pylist()])
+            arrays[name] = label_array(rows[STRATUM].to_pylist(), labels, schema.field(name).type)
         else:
             arrays[name] = rows[f"{USER_PREFIX}{name}"]
     return pa.table(arrays)

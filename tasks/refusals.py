@@ -14,6 +14,7 @@ from augmill.tasks.sources import SourceFile, SourceOptions, describe_file
 from augmill.tasks.sources.delimited import DELIMITERS
 from augmill.tasks.text import class_among
 
+MAY_BE_BYTES = ("columns.id", "columns.group")  # which are compared, never read
 CONFLICT = "conflicting_label"  # refuse.conflicts: equal texts under several labels
 SHOWN = 20  # column names in a message
 
@@ -98,22 +99,29 @@ def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
     return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
 
 
-def require_plain(columns: Columns, schema: pa.Schema) -> None:
-    """Raises DataError where texts, labels or partitions are lists, objects or bytes, or texts are numbers or dates.
+def require_plain(columns: Columns, schema: pa.Schema, of: str = "") -> None:
+    """Raises DataError where texts, labels, partitions, ids or groups are lists or objects, one of the first three bytes,
 
-    Their JSON or bytes would be taken for words, and no generated text goes back into a column of numbers.
+    or texts numbers or dates. Their JSON or bytes would be taken for words, and no generated text goes back into a
+    column of numbers. Columns that the schema lacks are left alone.
     """
-    plain = [*((name, "columns.text") for name in columns.texts), (columns.label, "columns.label")]
-    plain += [(columns.partition, "columns.partition")] if columns.partition is not None else []
-    for name, key in plain:
+    named = [*((name, "columns.text") for name in columns.texts), (columns.label, "columns.label")]
+    named += [(columns.partition, "columns.partition"), (columns.id, "columns.id"), (columns.group, "columns.group")]
+    for name, key in named:
+        if name is None or name not in schema.names:
+            continue
         field = schema.field(name)
+        inside = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
         kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
-        if kind != str(field.type) or pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+        bytes_of = pa.types.is_binary(inside) or pa.types.is_fixed_size_binary(inside)
+        if kind != str(field.type) or pa.types.is_nested(inside) or (bytes_of and key not in MAY_BE_BYTES):
             raise DataError(
-                f"column {name!r} holds {kind}, not plain values", where=key, fix="give a column of plain values"
+                f"column {name!r} holds {kind}, not plain values",
+                where=f"{of}{key}",
+                fix="give a column of plain values",
             )
         if key == "columns.text" and not _is_text(field.type):
-            raise DataError(f"column {name!r} holds {kind}, not text", where=key, fix="give a column of texts")
+            raise DataError(f"column {name!r} holds {kind}, not text", where=f"{of}{key}", fix="give a column of texts")
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -77,6 +77,15 @@ def shingles(text: str, size: int = 5) -> set[str]:
     return {folded[start : start + size] for start in range(len(folded) - size + 1)}
 
 
+def labels_alike(names: Iterable[str], classes: Iterable[str]) -> dict[str, str]:
+    """Those names that are no class, but another spelling of exactly one: 0.0 of 0, True of true, A of a."""
+    known, spelt = set(classes), dict[str, list[str]]()
+    for name in known:
+        spelt.setdefault(spelling(name), []).append(name)
+    near = {name: spelt.get(spelling(name), []) for name in names if name not in known}
+    return {name: hits[0] for name, hits in near.items() if len(hits) == 1}
+
+
 def equal_key(text: str) -> str:
     """What equal rows share, whatever their case and punctuation. ``text``: the joined fields."""
     return join_fields(fold(part) or canonical(part) for part in text.split("\x1f"))

@@ -236,6 +236,16 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
     return _assemble(rows, batch, kept, out), kept, refused
 
 
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as texts that differ where the values do; bytes that are no UTF-8 (a hash, a UUID) escaped."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.cast(column.type.storage_type)
+    if not pa.types.is_binary(column.type) and not pa.types.is_fixed_size_binary(column.type):
+        return column.cast(pa.string())
+    texts = [None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
 def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, list[Any]]) -> pa.Table:
     columns = rows.config.columns
     picked = batch.table.take(pa.array(kept, pa.int64()))
@@ -249,7 +259,7 @@ def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, 
         SPLIT: pa.array(out[SPLIT], pa.string()),
     }
     if columns.group is not None:
-        arrays[GROUP] = picked[columns.group].cast(pa.string())
+        arrays[GROUP] = _as_text(picked[columns.group])
     if rows.partitioned:
         arrays[PARTITION] = pa.array([batch.names[index] for index in kept], pa.string())
     for name in picked.column_names:

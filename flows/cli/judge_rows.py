@@ -23,7 +23,7 @@ from augmill.tasks.sources import SourceOptions, guess_columns, list_files, read
 from augmill.tasks.split import SplitConfig, hold_back, split_names
 from augmill.tasks.stage import Site, Work
 from augmill.tasks.store import Store
-from augmill.tasks.text import spelling
+from augmill.tasks.text import labels_alike
 
 SHOWN = 8  # labels in a message
 SHARE = 0.3  # of the real rows judges where no validation file is given: what a recipe holds out by default, in all
@@ -68,13 +68,8 @@ def _named_alike(read: Read, option: str, classes: list[str]) -> Read:
     The sources may be of several types: what one holds as a number stands in the other as text. ``about["read_as"]``
     says which. Raises DataError where no label is one of the real rows'.
     """
-    spelt: dict[str, list[str]] = {}
-    for name in classes:
-        spelt.setdefault(spelling(name), []).append(name)
     named = class_counts(read.rows[STRATUM])
-    # A label that may be any of several classes is none of them.
-    alike = {name: spelt[spelling(name)][0] for name in named if len(spelt.get(spelling(name), ())) == 1}
-    renamed = {name: alike[name] for name in named if name not in classes and name in alike}
+    renamed = labels_alike(named, classes)
     if named and not renamed and not set(named) & set(classes):
         raise DataError(
             f"no label is one of the real rows'; here: {_some(named)}; there: {_some(classes)}",
