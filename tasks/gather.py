@@ -25,10 +25,19 @@ from augmill.tasks.partitions import is_partitioned, window_start
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse
 from augmill.tasks.refusals import CONFLICT, no_row_upto, no_usable_row, require_alike, require_named, require_sound
-from augmill.tasks.rows import GROUP, PARTITION, PLACES, POSITION, SPLIT, UNIT_REFUSED, class_counts, id_within
+from augmill.tasks.rows import (
+    GROUP,
+    PARTITION,
+    PLACES,
+    POSITION,
+    SPLIT,
+    UNIT_REFUSED,
+    class_counts,
+    equal_keys,
+    id_within,
+)
 from augmill.tasks.schemas import cast_column, unify_units
 from augmill.tasks.stage import Work, stage
-from augmill.tasks.text import equal_key, join_fields
 
 REFUSED_SCHEMA = UNIT_REFUSED.remove(UNIT_REFUSED.get_field_index("partition"))
 BATCH_ROWS = 65_536  # whose texts are Python strings at a time
@@ -244,8 +253,7 @@ def _settle_conflicts(
 
 def _text_keys(rows: pa.RecordBatch, fields: Sequence[str]) -> pa.Array:
     """A digest of each row's texts, by which equal rows agree: 16 bytes where the texts of a window would be gigabytes."""
-    texts = zip(*(rows.column(name).to_pylist() for name in fields), strict=True)
-    keys = (equal_key(join_fields(parts)).encode("utf-8", "surrogatepass") for parts in texts)
+    keys = (key.encode("utf-8", "surrogatepass") for key in equal_keys(rows, fields))
     return pa.array([hashlib.blake2b(key, digest_size=16).digest() for key in keys], _KEY)
 
 

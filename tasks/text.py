@@ -86,11 +86,6 @@ def labels_alike(names: Iterable[str], classes: Iterable[str]) -> dict[str, str]
     return {name: hits[0] for name, hits in near.items() if len(hits) == 1}
 
 
-def equal_key(text: str) -> str:
-    """What equal rows share, whatever their case and punctuation. ``text``: the joined fields."""
-    return join_fields(fold(part) or canonical(part) for part in text.split("\x1f"))
-
-
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # kana, CJK ideographs; no Hangul
 
 
