@@ -251,7 +251,7 @@ def _settle_conflicts(
     return rows.take(kept), refused, (0, 0)
 
 
-def _text_keys(rows: pa.RecordBatch, fields: Sequence[str]) -> pa.Array:
+def _text_keys(rows: pa.RecordBatch, fields: tuple[str, ...]) -> pa.Array:
     """A digest of each row's texts, by which equal rows agree: 16 bytes where the texts of a window would be gigabytes."""
     keys = (key.encode("utf-8", "surrogatepass") for key in equal_keys(rows, fields))
     return pa.array([hashlib.blake2b(key, digest_size=16).digest() for key in keys], _KEY)

@@ -16,7 +16,7 @@ from augmill.tasks.labels import label_array
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.sources import SourceFile, exists
 from augmill.tasks.sources.options import Ready
-from augmill.tasks.text import class_among, fold_label
+from augmill.tasks.text import class_among, fold_label, label_text
 
 BEFORE = 7  # partitions whose median tells how many rows are usual
 
@@ -62,7 +62,8 @@ def collapsed(ready: Ready, what: str, here: int, usual: int, where: str) -> str
 def vanished_classes(recipe: Recipe, before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
     """Classes that had rows enough to be trained on as of the partition before, and have none now."""
     spelt = fold_label if recipe.labels.fold else str
-    left = {spelt(class_among(name, before) or name) for name in [*recipe.labels.retired, *recipe.labels.aliases]}
+    named = [label_text(label) for label in [*recipe.labels.retired, *recipe.labels.aliases]]
+    left = {spelt(class_among(name, before) or name) for name in named}
     left |= {spelt(name) for name, rows in now.items() if rows}
     enough = 2 * recipe.labels.min_rows
     return sorted(name for name, rows in before.items() if rows >= enough and spelt(name) not in left)

@@ -48,7 +48,7 @@ def _read_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 for _name, _pattern in _CORE.items():
     for _kind in (_Loader, Dumper):
-        _kind.add_implicit_resolver(f"{_TAG}{_name}", re.compile(_pattern), None)  # type: ignore[no-untyped-call]
+        _kind.add_implicit_resolver(f"{_TAG}{_name}", re.compile(_pattern), None)
 _Loader.add_constructor(f"{_TAG}int", _read_int)
 
 
@@ -118,8 +118,9 @@ def _as_written(node: yaml.Node, place: Place, typed: bool) -> yaml.Node:
     whose text could be told from their value stay numbers or truth values.
     """
     if not place:
-        plain = isinstance(node, yaml.ScalarNode) and node.style is None and node.value and node.tag in _PLAIN
-        return _text_node(node) if plain and not (typed and _ONE_SPELLING.fullmatch(node.value)) else node
+        if not isinstance(node, yaml.ScalarNode) or node.style is not None or not node.value or node.tag not in _PLAIN:
+            return node
+        return node if typed and _ONE_SPELLING.fullmatch(node.value) else _text_node(node)
     if isinstance(node, yaml.SequenceNode) and place[0] == "*":
         node.value = [_as_written(child, place[1:], typed) for child in node.value]
     elif isinstance(node, yaml.MappingNode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -105,8 +105,13 @@ def require_plain(columns: Columns, schema: pa.Schema, of: str = "") -> None:
     or texts numbers or dates. Their JSON or bytes would be taken for words, and no generated text goes back into a
     column of numbers. Columns that the schema lacks are left alone.
     """
-    named = [*((name, "columns.text") for name in columns.texts), (columns.label, "columns.label")]
-    named += [(columns.partition, "columns.partition"), (columns.id, "columns.id"), (columns.group, "columns.group")]
+    named: list[tuple[str | None, str]] = [*((name, "columns.text") for name in columns.texts)]
+    named += [
+        (columns.label, "columns.label"),
+        (columns.partition, "columns.partition"),
+        (columns.id, "columns.id"),
+        (columns.group, "columns.group"),
+    ]
     for name, key in named:
         if name is None or name not in schema.names:
             continue
@@ -181,7 +186,7 @@ def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[
     )
 
 
-def require_named(labels: Labels, vain: Sequence[tuple[str, str]], said: Sequence[str]) -> None:
+def require_named(labels: Labels, vain: Sequence[tuple[str, str]], said: Iterable[str]) -> None:
     """Raises DataError for ``labels.unknown: stop`` where the recipe names a label that no row has."""
     if vain and labels.unknown == "stop":
         (key, name), more = vain[0], f" ({len(vain):,} such names)" if len(vain) > 1 else ""
