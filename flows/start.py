@@ -19,7 +19,7 @@ from augmill.flows.owner import this_process
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.reading import MENDS
-from augmill.flows.snapshot import Snapshot
+from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.states import require_over
 from augmill.flows.steps import Steps
 from augmill.flows.telemetry import quiet_logging
@@ -129,6 +129,8 @@ def run_snapshot(
             outcome, snapshot = _mending(recipe, steps, as_of=as_of, backfill=(about or {}).get("backfill"), **how)
             found = {"source": snapshot.source, "source_versions": snapshot.source_versions, "drift": snapshot.drift}
             result = outcome.to_json(recipe, snapshot.name, None)  # from here on it stands, whatever interrupts
+            if warnings := _warnings(session.store, snapshot):
+                result["warnings"] = warnings
             if result["arrangement"]:
                 result["location"] = f"{store.root}/{release_key(recipe.dataset, str(outcome.release))}"
             result["report"] = _report(recipe, steps, snapshot, outcome)
@@ -139,6 +141,12 @@ def run_snapshot(
             _end(session, attempt, said, events, started)
         raise
     return result
+
+
+def _warnings(store: Store, snapshot: Snapshot) -> list[str]:
+    """What is likely wrong with the source's labels; of a store of an older version nobody can say."""
+    summary = read_json(store, snapshot.ingested, "summary.json") if snapshot.ingested else {}
+    return list(summary.get("warnings", ()))
 
 
 def _steps(session: Session, as_of: str | None, progress: Progress, events: list[Event], started: float) -> Steps:

@@ -131,11 +131,8 @@ def _require_classes(recipe: Recipe, as_of: str, units: Units) -> None:
 def require_like_current(recipe: Recipe, store: Store, split: Artifact, current: str) -> None:
     """Against the current release: of a source without partitions only that tells what was before. Raises UnsoundSource."""
     summary = read_json(store, split, "summary.json")
-    left = {str(value) for value in recipe.labels.aliases}
     trained = trained_classes(store, recipe.dataset, current)
-    vanished = vanished_classes(
-        recipe, dict.fromkeys(trained - left, 2 * recipe.labels.min_rows), summary["classes"]["train"]
-    )
+    vanished = vanished_classes(recipe, dict.fromkeys(trained, 2 * recipe.labels.min_rows), summary["classes"]["train"])
     if vanished:
         raise no_class_left(vanished, "the current release")
     real = real_rows(store, recipe.dataset, current)

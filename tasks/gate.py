@@ -20,6 +20,7 @@ from augmill.tasks.contracts import DataError, UserError, real_schema
 from augmill.tasks.evidence import Evidence, Predictions, SplitEvidence, measure
 from augmill.tasks.interval import Ints
 from augmill.tasks.randomness import stream_key
+from augmill.tasks.text import class_among
 from augmill.tasks.trainers.contract import Problem, Trainer
 from augmill.tasks.verdict import Gains, Rule, best_real, decide, explain
 
@@ -181,7 +182,7 @@ def judge_pooled(parts: list[Predictions], options: GateOptions, seed: int, befo
 def _measure(predictions: Predictions, options: GateOptions, seed: int) -> SplitEvidence:
     return measure(
         predictions,
-        focus=options.focus,
+        focus=tuple(dict.fromkeys(class_among(name, predictions.labels) or name for name in options.focus)),
         confidence=options.confidence,
         min_rows_per_class=options.min_heldout_per_class,
         resamples=options.resamples,
@@ -214,7 +215,7 @@ def _problem(real: pa.Table, synthetic: pa.Table, splits: list[pa.Table], fields
 def require_focus(heldout: pa.Table, options: GateOptions) -> None:
     """Raises UserError where a focus label has no held-out row. To be asked of all rows that judge, not of a fold."""
     held = set(heldout["stratum"].unique().to_pylist())
-    if missing := [label for label in options.focus if label not in held]:
+    if missing := [label for label in options.focus if class_among(label, held) is None]:
         raise UserError(
             f"expected held-out rows of every focus label, found none of {missing}",
             where="gate.focus",

@@ -7,6 +7,7 @@ One thing is of later rows too, where one file holds rows of several partitions:
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +21,29 @@ import pyarrow.parquet as pq
 from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact, AugmillError, UnsoundSource
 from augmill.tasks.erasure import ERASED
+from augmill.tasks.labels import label_array, label_warnings, named_in_vain
 from augmill.tasks.partitions import is_partitioned, window_start
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels, Refuse
-from augmill.tasks.refusals import no_row_upto, no_usable_row, require_alike, require_sound
-from augmill.tasks.rows import GROUP, PARTITION, PLACES, POSITION, SPLIT, UNIT_REFUSED, id_within
+from augmill.tasks.refusals import CONFLICT, no_row_upto, no_usable_row, require_alike, require_named, require_sound
+from augmill.tasks.rows import (
+    GROUP,
+    PARTITION,
+    PLACES,
+    POSITION,
+    SPLIT,
+    UNIT_REFUSED,
+    class_counts,
+    equal_keys,
+    id_within,
+)
 from augmill.tasks.schemas import cast_column, unify_units
 from augmill.tasks.stage import Work, stage
 from augmill.tasks.text import cut
 
 REFUSED_SCHEMA = UNIT_REFUSED.remove(UNIT_REFUSED.get_field_index("partition"))
+BATCH_ROWS = 65_536  # whose texts are Python strings at a time
+_KEY = pa.binary(16)
 READERS = 16  # threads that fetch what units say of themselves: in an object store each waits for an answer
 
 
@@ -106,21 +120,30 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     files = [name for unit in window.units for name in unit.about["files"]]
     if not window.units:
         raise _no_row(window, files, schema, [])
-    rows, doubled = _name(config, *_read_rows(work, window, schema))
-    refused = _refused(work, window) + doubled
+    rows, doubled, places = _name(config, *_read_rows(work, window, schema))
+    rows, conflicting, several = _settle_conflicts(config, rows, places)
+    refused = _refused(work, window) + doubled + conflicting
     refused.sort(key=_place(window))
     if not rows.num_rows:
         raise _no_row(window, files, schema, refused)
     read = sum(part["read"] for part in window.parts())
     counted = [row for row in refused if row["reason"] != ERASED]  # erased on purpose: no sign of an unsound source
     require_sound(config.labels, config.refuse, counted, read)
+    said = _said(window, units)
+    vain = named_in_vain(config.labels, said, schema.field(config.columns.label).type)
+    if config.as_of is None:  # else a label may come with a later partition
+        require_named(config.labels, vain, said)
     work.rows = rows.num_rows
     work.write(rows)
     work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
     work.notes.add("refused.parquet")
     work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
-    work.write_json(_labels(window, units), "labels.json")
-    work.note(_summary(window, units, files, rows.num_rows, refused), "summary.json")
+    labels = _labels(window, units)
+    label_array(labels["order"], labels["values"], schema.field(config.columns.label).type)
+    work.write_json(labels, "labels.json")
+    warnings = label_warnings(vain, class_counts(rows[STRATUM]), several)
+    summary = _summary(window, units, files, rows.num_rows, refused) | ({"warnings": warnings} if warnings else {})
+    work.note(summary, "summary.json")
 
 
 def _unify(window: _Window, units: Sequence[_Unit]) -> pa.Schema:
@@ -137,11 +160,12 @@ def _where(unit: _Unit) -> str:
 
 
 def _read_rows(work: Work, window: _Window, schema: pa.Schema) -> tuple[pa.Table, pa.Table | None]:
-    """(the window's rows in total order; with an id column, where each stands)."""
+    """(the window's rows in total order; where each stands, if any may be refused here)."""
     config, tables, places = window.config, list[pa.Table](), list[pa.Table]()
     for unit in window.units:
         rows = work.read(unit.artifact)
-        where = work.read(unit.artifact, "places.parquet") if config.columns.id is not None else None
+        placed = config.columns.id is not None or config.refuse.conflicts != "keep"
+        where = work.read(unit.artifact, "places.parquet") if placed else None
         if not all(window.holds(name) for name in unit.names):
             kept = pc.is_in(rows[PARTITION], pa.array([name for name in unit.names if window.holds(name)], pa.string()))
             rows, where = rows.filter(kept), where and where.filter(kept)
@@ -170,20 +194,29 @@ def _in_types(rows: pa.Table, schema: pa.Schema, config: GatherConfig, where: st
     return pa.table(arrays)
 
 
-def _name(config: GatherConfig, rows: pa.Table, places: pa.Table | None) -> tuple[pa.Table, list[dict[str, str]]]:
-    """(the rows with their ids and positions; those whose id stands before, refused)."""
+def _refusal(
+    rows: pa.Table, fields: Sequence[str], places: pa.Table, index: int, reason: str, detail: str
+) -> dict[str, str]:
+    shown = " | ".join(cut(rows[name][index].as_py(), 200) for name in fields)
+    return {name: places[name][index].as_py() for name in PLACES.names} | {
+        "reason": reason, "detail": detail, "row": shown
+    }  # fmt: skip
+
+
+def _name(
+    config: GatherConfig, rows: pa.Table, places: pa.Table | None
+) -> tuple[pa.Table, list[dict[str, str]], pa.Table | None]:
+    """(the rows with their ids and positions; those whose id stands before, refused; the places of the former)."""
     ids, seen = rows[ROW_ID].to_pylist(), Counter[str]()
     refused: list[dict[str, str]] = []
-    if places is not None:
+    if config.columns.id is not None:
+        assert places is not None
         at = {row_id: index for index, row_id in reversed(list(enumerate(ids)))}  # the first place of each
         first = sorted(at.values())
         again = sorted(set(range(len(ids))) - set(first))
-        texts = [rows[name].to_pylist() for name in config.columns.fields]
-        for index in again:
-            shown = " | ".join(cut(column[index], 200) for column in texts)
-            place = {name: places[name][index].as_py() for name in PLACES.names}
-            refused.append(place | {"reason": "duplicate_id", "detail": "", "row": shown})
-        rows, names = rows.take(pa.array(first, pa.int64())), [ids[index] for index in first]
+        refused = [_refusal(rows, config.columns.fields, places, index, "duplicate_id", "") for index in again]
+        kept = pa.array(first, pa.int64())
+        rows, places, names = rows.take(kept), places.take(kept), [ids[index] for index in first]
     else:
         names = list(_hashed(ids, rows[PARTITION].to_pylist() if config.partitioned else None, seen))
     positions = pa.array(range(rows.num_rows), pa.int64())
@@ -191,7 +224,51 @@ def _name(config: GatherConfig, rows: pa.Table, places: pa.Table | None) -> tupl
     arrays = {name: rows[name] for name in order} | {POSITION: positions}
     arrays |= {name: rows[name] for name in (GROUP, PARTITION) if name in rows.column_names}
     arrays |= {name: rows[name] for name in rows.column_names if name.startswith(USER_PREFIX)}
-    return pa.table(arrays | {ROW_ID: pa.array(names, pa.string())}), refused
+    return pa.table(arrays | {ROW_ID: pa.array(names, pa.string())}), refused, places
+
+
+def _settle_conflicts(
+    config: GatherConfig, rows: pa.Table, places: pa.Table | None
+) -> tuple[pa.Table, list[dict[str, str]], tuple[int, int]]:
+    """(the rows that stay; those that leave for ``refuse.conflicts``; texts under several labels, and their rows).
+
+    Over the window's rows as a set: no order changes who stays. Ids were given before, so that none of them shifts.
+    """
+    parts = [_text_keys(part, config.columns.fields) for part in rows.to_batches(BATCH_ROWS)]
+    keys = pa.chunked_array(parts, _KEY)
+    pairs = pa.table({"text": keys, STRATUM: rows[STRATUM]}).group_by(["text", STRATUM]).aggregate([([], "count_all")])
+    texts = pairs.group_by("text").aggregate([("text", "count")])
+    several = texts.filter(pc.greater(texts["text_count"], 1))["text"]
+    at = pc.indices_nonzero(pc.is_in(keys, several)).to_pylist()
+    if config.refuse.conflicts == "keep" or not at:
+        return rows, [], (len(several), len(at))
+    assert places is not None
+    found = pairs.filter(pc.is_in(pairs["text"], several)).to_pylist()
+    winners = _winners(found) if config.refuse.conflicts == "majority" else {}
+    refused, left = [], set[int]()
+    for index in at:
+        label = rows[STRATUM][index].as_py()
+        if winners.get(keys[index].as_py()) != label:
+            left.add(index)
+            detail = f"label {label!r}"
+            refused.append(_refusal(rows, config.columns.fields, places, index, CONFLICT, detail))
+    kept = pa.array([index for index in range(rows.num_rows) if index not in left], pa.int64())
+    return rows.take(kept), refused, (0, 0)
+
+
+def _text_keys(rows: pa.RecordBatch, fields: tuple[str, ...]) -> pa.Array:
+    """A digest of each row's texts, by which equal rows agree: 16 bytes where the texts of a window would be gigabytes."""
+    keys = (key.encode("utf-8", "surrogatepass") for key in equal_keys(rows, fields))
+    return pa.array([hashlib.blake2b(key, digest_size=16).digest() for key in keys], _KEY)
+
+
+def _winners(found: Sequence[dict[str, Any]]) -> dict[bytes, str]:
+    """Of each text the label that more of its rows have than any other; where two have as many there is none."""
+    by: dict[bytes, list[tuple[int, str]]] = {}
+    for pair in found:
+        by.setdefault(pair["text"], []).append((pair["count_all"], pair[STRATUM]))
+    ranked = {text: sorted(pairs, reverse=True) for text, pairs in by.items()}
+    return {text: best[1] for text, (best, second, *_) in ranked.items() if best[0] > second[0]}
 
 
 def _hashed(stems: Iterable[str], partitions: list[str] | None, seen: Counter[str]) -> Iterable[str]:
@@ -245,6 +322,12 @@ def _labels(window: _Window, units: Sequence[_Unit]) -> dict[str, Any]:
             values.setdefault(label, value)
             ids.setdefault(label, at)
     return {"values": values, "order": list(values), "ids": ids}
+
+
+def _said(window: _Window, units: Sequence[_Unit]) -> set[str]:
+    """What the rows up to ``as_of``, taken or not, call their labels."""
+    parts = [part for unit in units for name, part in unit.parts.items() if window.upto(name)]
+    return {said for part in parts for said, *_ in part["labels"]}
 
 
 def _summary(

@@ -66,8 +66,16 @@ def _plain(array: pa.Array) -> pa.Array:
         return array.dictionary_decode()
     if pa.types.is_map(kind):
         return array.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
-    others = (pa.types.is_fixed_size_list, pa.types.is_list_view, pa.types.is_large_list_view)
-    return array.cast(pa.list_(kind.value_type)) if any(of(kind) for of in others) else array
+    if pa.types.is_fixed_size_list(kind):
+        return array.cast(pa.list_(kind.value_type))
+    return _as_list(array) if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) else array
+
+
+def _as_list(array: pa.Array) -> pa.Array:
+    """A list view as a list. pyarrow's own cast (26.0) gives other values, or none, after a null or a take."""
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, pc.list_flatten(array), mask=pc.is_null(array))
 
 
 class TableHasher:

@@ -18,6 +18,7 @@ from augmill.tasks.calendar import FORMS
 from augmill.tasks.contracts import NoRows
 from augmill.tasks.erasure import Erased, read_erased
 from augmill.tasks.hashing import TableHasher
+from augmill.tasks.labels import has_other_spellings
 from augmill.tasks.partitions import Cut, cut_source, cuts_upto, hash_files
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns
@@ -75,6 +76,8 @@ def _config(recipe: Recipe, cut: Cut, hashes: dict[str, str]) -> IngestConfig:
         pattern=recipe.partitions.pattern,
         partition=cut.partition,
         handles=cut.files,
+        places=recipe.refuse.conflicts != "keep",
+        reading=2 if has_other_spellings(recipe.labels, recipe.splits) else 1,
     )
 
 
@@ -159,7 +162,7 @@ def _write_rows(work: Work, rows: UnitRows, schema: pa.Schema) -> list[dict[str,
                 hasher = hasher or TableHasher(table.schema)
                 hasher.update(table)
                 write("rows.parquet", table)
-                if config.columns.id is not None:
+                if config.columns.id is not None or config.places:
                     places = [opened.locations[index] for index in kept]
                     write("places.parquet", pa.table({"file": [file.name] * len(places), "location": places}, PLACES))
     assert hasher is not None  # a reader gives at least one batch, perhaps an empty one

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.card import dataset_card
-from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact, ConflictError, DataError, UserError
+from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact, ConflictError, UserError
 from augmill.tasks.hashing import canonical_json, hash_json
+from augmill.tasks.labels import label_array
 from augmill.tasks.log import Log, append
 from augmill.tasks.recipe_sections import Columns
 from augmill.tasks.rows import ORIGIN, REAL, as_training, class_counts
@@ -62,7 +63,7 @@ def user_table(
         if field.name in texts:
             column = rows[texts[field.name]]
         elif field.name == config.columns.label:
-            column = _label_array(rows[STRATUM].to_pylist(), labels, field.type)
+            column = label_array(rows[STRATUM].to_pylist(), labels, field.type)
         else:
             column = rows[f"{USER_PREFIX}{field.name}"]
         arrays.append(column.cast(field.type))
@@ -71,18 +72,6 @@ def user_table(
         names.append(f"{config.prefix}{name}")
         arrays.append(pa.array([split] * rows.num_rows, pa.string()) if name == "split" else rows[name])
     return pa.table(arrays, names=names)
-
-
-def _label_array(names: list[str], values: dict[str, Any], kind: pa.DataType) -> Any:
-    """The labels of the named classes in the user's own type; in a text column the class's name is the label."""
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.array(names, pa.string())
-    try:
-        return pa.array([values[name] for name in names]).cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(
-            f"labels do not fit their column: {error}", where="labels.aliases", fix="use one type"
-        ) from error
 
 
 def _check_clash(schema: pa.Schema, prefix: str) -> None:

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, UnsoundSource
-from augmill.tasks.labels import label_text
+from augmill.tasks.labels import label_array
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.sources import SourceFile, exists
 from augmill.tasks.sources.options import Ready
+from augmill.tasks.text import class_among, fold_label, label_text
 
 BEFORE = 7  # partitions whose median tells how many rows are usual
 
@@ -61,9 +62,12 @@ def collapsed(ready: Ready, what: str, here: int, usual: int, where: str) -> str
 
 def vanished_classes(recipe: Recipe, before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
     """Classes that had rows enough to be trained on as of the partition before, and have none now."""
-    left = {label_text(value) for value in recipe.labels.retired} | set(recipe.labels.aliases)
+    spelt = fold_label if recipe.labels.fold else str
+    named = [label_text(label) for label in [*recipe.labels.retired, *recipe.labels.aliases]]
+    left = {spelt(class_among(name, before) or name) for name in named}
+    left |= {spelt(name) for name, rows in now.items() if rows}
     enough = 2 * recipe.labels.min_rows
-    return sorted(name for name, rows in before.items() if rows >= enough and not now.get(name) and name not in left)
+    return sorted(name for name, rows in before.items() if rows >= enough and spelt(name) not in left)
 
 
 def no_class_left(names: Sequence[str], of: str) -> UnsoundSource:
@@ -83,7 +87,7 @@ def user_rows(rows: pa.Table, schema: pa.Schema, recipe: Recipe, labels: Mapping
         if name in texts:
             arrays[name] = rows[texts[name]]
         elif name == recipe.columns.label:
-            arrays[name] = pa.array([labels[stratum] for stratum in rows[STRATUM].to_pylist()])
+            arrays[name] = label_array(rows[STRATUM].to_pylist(), labels, schema.field(name).type)
         else:
             arrays[name] = rows[f"{USER_PREFIX}{name}"]
     return pa.table(arrays)

@@ -40,6 +40,14 @@ from augmill.tasks.stage import identity_of
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.validation import ValidationOptions
 
+# Where a recipe names labels: read as they are written. True where it takes numbers and truth values too.
+LABELS = {
+    ("labels", "declared", "*"): True,
+    ("labels", "retired", "*"): True,
+    ("labels", "aliases", "*"): True,
+    ("gate", "focus", "*"): False,
+    ("generators", "*", "labels", "*"): False,  # replay
+}
 LONGEST_NAME = 255  # bytes, on the file systems there are
 
 
@@ -144,7 +152,7 @@ def _resolve(options: Any, base: Path) -> Any:
 
 def load_recipe(path: str | Path, *, store: str | None = None) -> Recipe:
     """Reads and validates a recipe file. ``store`` overrides ``run.store``. Raises UserError."""
-    document, lines = read_yaml(Path(path))
+    document, lines = read_yaml(Path(path), LABELS)
     return build_recipe(document, base=Path(path).absolute().parent, reader=Reader(str(path), lines), store=store)
 
 
@@ -196,7 +204,7 @@ def json_schema() -> dict[str, Any]:
     for name, kind in CHECKS.items():
         part = adapter(kind.Options).json_schema()
         definitions |= part.pop("$defs", {})
-        checks[name] = {"anyOf": [part, {"const": False}]}
+        checks[name] = {"anyOf": [part, {"enum": [False, "off"]}]}
     trainers = []
     for name, trainer in TRAINERS.items():
         part = adapter(trainer.Options).json_schema()

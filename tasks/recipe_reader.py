@@ -21,6 +21,8 @@ from augmill.tasks.recipe_yaml import Lines
 from augmill.tasks.trainers import TRAINERS
 
 LABEL_BY = ("generator", "teacher", "agree")
+# Texts in YAML 1.2; recipes written for 1.1 have them where only true or false can be meant, and there they stay that.
+_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,17 @@ def _dataclasses(kind: Any, seen: set[Any]) -> set[Any]:
     return seen
 
 
+def _with_words(kind: Any, value: Any) -> Any:
+    """The value with ``_WORDS`` read wherever ``kind`` asks for true or false, and for no text."""
+    kinds = (kind, *typing.get_args(kind))
+    if isinstance(value, dict):
+        section = next(filter(dataclasses.is_dataclass, kinds), None)
+        hints = typing.get_type_hints(section) if section else {}
+        return {key: _with_words(hints.get(key), part) for key, part in value.items()}
+    wanted = isinstance(value, str) and bool in kinds and str not in kinds
+    return _WORDS.get(value.lower(), value) if wanted else value
+
+
 def _known_keys(kind: Any, location: tuple[str | int, ...]) -> list[str]:
     for part in location:
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
@@ -109,7 +122,7 @@ class Reader:
             raise self.fail(f"expected a section with keys; found {_shown(value, location)}", location)
         try:
             # Through JSON, because strict validation of Python values would refuse a list where a tuple stands.
-            return adapter(kind).validate_json(json.dumps(value, default=str))
+            return adapter(kind).validate_json(json.dumps(_with_words(kind, value), default=str))
         except ValidationError as error:
             raise self._explain(kind, error, location) from error
 
@@ -126,7 +139,9 @@ class Reader:
             return self._out_of_bounds(first["msg"].removeprefix("Value error, "), first["input"], (*location, *at))
         said = dict.fromkeys(_expected(other["msg"]) for other in errors if _place(other["loc"]) == at)
         found = _shown(first["input"], (*location, *at))
-        return self.fail(f"expected {' or '.join(said)}; found {found}", (*location, *at))
+        grouped = isinstance(first["input"], str) and re.fullmatch(r"[-+]?[0-9][0-9_]*", first["input"])
+        fix = "write the number without `_` and quotes" if grouped else ""
+        return self.fail(f"expected {' or '.join(said)}; found {found}", (*location, *at), fix)
 
     def _out_of_bounds(self, message: str, section: Any, location: tuple[str | int, ...]) -> UserError:
         """What a section says of its own values: ``key: what was expected``. The line is the key's where there is one."""
@@ -179,6 +194,7 @@ class Reader:
     def checks(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise self.fail("expected a section of checks by name", ("checks",), f"known: {', '.join(CHECKS)}")
+        value = {name: _with_words(bool, part) for name, part in value.items()}
         for name in value:
             if name not in CHECKS:
                 raise self.fail(f"there is no check {name!r}; {_nearest(str(name), list(CHECKS))}", ("checks", name))

@@ -16,9 +16,12 @@ from augmill.tasks.contracts import FIELD_NAMES
 Action = Literal["best_real", "keep_current", "fail"]
 
 
-def option(default: Any, help: str, *, why_no_identity: str = "", file: bool = False) -> Any:
-    """A dataclass field with its help text; ``why_no_identity`` says why it changes no row."""
-    metadata: dict[str, Any] = {"help": help}
+def option(default: Any, help: str, *, why_no_identity: str = "", file: bool = False, later: bool = False) -> Any:
+    """A dataclass field with its help text; ``why_no_identity`` says why it changes no row.
+
+    ``later``: it was added to a section that recipes have had, so that at its default it is no part of an identity.
+    """
+    metadata: dict[str, Any] = {"help": help, **({"later": True} if later else {})}
     if why_no_identity:
         metadata |= {"identity": False, "why": why_no_identity}
     if file:
@@ -74,6 +77,12 @@ class Labels:
     )
     min_rows: int = option(2, "train rows that a class needs")
     rare: Literal["stop", "quarantine"] = option("stop", "what a class with fewer does: stop the run, or leave")
+    fold: bool = option(
+        False,
+        "labels that differ only in case or blanks are one class, spelt as `declared` or an alias spells it, else in "
+        "lower case",
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         check(bool(self.declared) or self.unknown == "admit", "unknown: quarantine and stop need `declared` labels")
@@ -86,6 +95,12 @@ class Refuse:
 
     max_share: float = option(0.05, "more refused source rows than this share stop the run before any generation")
     max_chars: int = option(20_000, "a text longer than this is refused")
+    conflicts: Literal["keep", "majority", "drop"] = option(
+        "keep",
+        "equal texts under several labels: keep them all; those of the label that most of them have (none, where two "
+        "have as many); or drop them all",
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         check(0 <= self.max_share <= 1, "max_share: a share between 0 and 1")

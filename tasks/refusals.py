@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -14,7 +14,10 @@ from augmill.tasks.contracts import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe_sections import Columns, Labels, Publish, Refuse
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
+from augmill.tasks.text import class_among
 
+MAY_BE_BYTES = ("columns.id", "columns.group")  # which are compared, never read
+CONFLICT = "conflicting_label"  # refuse.conflicts: equal texts under several labels
 SHOWN = 20  # column names in a message
 
 # What to do about most refused rows, by their reason; where none is named, to mend the source.
@@ -33,6 +36,7 @@ REMEDIES = {
     "label_type": "check columns.label: a label is a text, a whole number, or true or false",
     "unknown_label": "declare the labels (labels.declared), or add aliases (labels.aliases)",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
+    CONFLICT: "give equal texts one label; what happens to them is refuse.conflicts",
     "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the texts",
     "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
     "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
@@ -125,22 +129,32 @@ def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
     return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
 
 
-def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: SourceOptions) -> None:
-    """Raises DataError where texts, labels or partitions are lists, objects or bytes, or texts are numbers or dates.
+def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: SourceOptions, of: str = "") -> None:
+    """Raises DataError where texts, labels, partitions, ids or groups are lists or objects, one of the first three bytes,
 
-    Their JSON or bytes would be taken for words, and no generated text goes back into a column of numbers.
+    or texts numbers or dates. Their JSON or bytes would be taken for words, and no generated text goes back into a
+    column of numbers. Columns that the schema lacks are left alone.
     """
-    plain = [*((name, "columns.text") for name in columns.texts), (columns.label, "columns.label")]
-    plain += [(columns.partition, "columns.partition")] if columns.partition is not None else []
-    for name, key in plain:
+    named: list[tuple[str | None, str]] = [*((name, "columns.text") for name in columns.texts)]
+    named += [
+        (columns.label, "columns.label"),
+        (columns.partition, "columns.partition"),
+        (columns.id, "columns.id"),
+        (columns.group, "columns.group"),
+    ]
+    for name, key in named:
+        if name is None or name not in schema.names:
+            continue
         field = schema.field(name)
+        inside = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
         kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
-        if kind != str(field.type) or pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+        bytes_of = pa.types.is_binary(inside) or pa.types.is_fixed_size_binary(inside)
+        if kind != str(field.type) or pa.types.is_nested(inside) or (bytes_of and key not in MAY_BE_BYTES):
             doubt = doubt_file(file, how)
             hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
-            raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=key, fix=fix)
+            raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=f"{of}{key}", fix=fix)
         if key == "columns.text" and not _is_text(field.type):
-            raise DataError(f"column {name!r} holds {kind}, not text", where=key, fix="give a column of texts")
+            raise DataError(f"column {name!r} holds {kind}, not text", where=f"{of}{key}", fix="give a column of texts")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -165,7 +179,7 @@ def require_fit(publish: Publish, focus: Sequence[str], names: Sequence[str], he
             fix="choose another prefix, such as `syn_`",
         )
     for label in focus:
-        if label not in held_out:
+        if class_among(label, held_out) is None:
             problem = f"no validation row is labelled {label!r}; {nearest(label, held_out)}"
             raise UserError(problem, where="gate.focus", fix="correct gate.focus, or hold out rows of that class")
 
@@ -217,6 +231,14 @@ def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[
     )
 
 
+def require_named(labels: Labels, vain: Sequence[tuple[str, str]], said: Iterable[str]) -> None:
+    """Raises DataError for ``labels.unknown: stop`` where the recipe names a label that no row has."""
+    if vain and labels.unknown == "stop":
+        (key, name), more = vain[0], f" ({len(vain):,} such names)" if len(vain) > 1 else ""
+        problem = f"no row is labelled {name!r}{more}; {nearest(name, sorted(said))}"
+        raise DataError(problem, where=key, fix=f"correct {key} in the recipe, or set labels.unknown to quarantine")
+
+
 def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, str]], read: int) -> None:
     """Stops before any generation: DataError at an unknown label, UnsoundSource past the share of refused rows."""
     unknown = [item for item in refused if item["reason"] == "unknown_label"]
@@ -227,7 +249,7 @@ def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, st
             where=f"{first['file']} {first['location']}",
             fix="declare it, add an alias, or set labels.unknown",
         )
-    faulty = [item for item in refused if item["reason"] != "retired_label"]
+    faulty = [item for item in refused if item["reason"] not in ("retired_label", CONFLICT)]  # they leave as asked
     if len(faulty) > refuse.max_share * read:
         raise UnsoundSource(
             f"with this one, {len(faulty):,} of {read:,} rows are refused ({counted(faulty)}): more than refuse.max_share "

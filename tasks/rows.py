@@ -7,7 +7,7 @@ import hashlib
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.text import join_fields
+from augmill.tasks.text import canonical, fold, join_fields
 
 # Columns of ingested rows beside contracts.real_schema and ``user.*``.
 SPLIT = "given_split"
@@ -39,10 +39,16 @@ def class_counts(stratum: pa.ChunkedArray) -> dict[str, int]:
     return dict(sorted((str(item["values"]), int(item["counts"])) for item in counts.to_pylist()))
 
 
-def texts_of(table: pa.Table, fields: tuple[str, ...]) -> list[str]:
+def texts_of(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:
     """The texts of each row as one string."""
     columns = [table[name].to_pylist() for name in fields]
     return [join_fields(parts) for parts in zip(*columns, strict=True)]
+
+
+def equal_keys(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:
+    """What equal rows share, whatever their case and punctuation."""
+    texts = (text.split("\x1f") for text in texts_of(table, fields))
+    return [join_fields(fold(part) or canonical(part) for part in parts) for parts in texts]
 
 
 def as_training(rows: pa.Table) -> pa.Table:

@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError, UserError, real_schema
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Labels, Splits
-from augmill.tasks.rows import GROUP, SPLIT, class_counts, texts_of
+from augmill.tasks.rows import GROUP, SPLIT, class_counts, equal_keys, texts_of
 from augmill.tasks.similarity import NearIndex
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
 from augmill.tasks.stage import Work, stage
-from augmill.tasks.text import canonical, fold, join_fields
+from augmill.tasks.text import fold
 
 HELD_OUT = ("validation", "test")
 
@@ -61,10 +61,7 @@ def split_names(table: pa.Table, config: SplitConfig) -> list[str]:
     """The split of each row: the given one, else by hash of the folded texts, or of the group, against the shares."""
     if config.splits.given:
         return [str(name) for name in table[SPLIT].to_pylist()]
-    keys = [
-        join_fields(fold(part) or canonical(part) for part in text.split("\x1f"))
-        for text in texts_of(table, config.fields)
-    ]
+    keys = equal_keys(table, config.fields)
     if GROUP in table.column_names:  # a row without a group goes by its texts, as one of a source without groups
         keys = [key if group is None else group for key, group in zip(keys, table[GROUP].to_pylist(), strict=True)]
     names = []

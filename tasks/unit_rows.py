@@ -14,13 +14,13 @@ from augmill.tasks.calendar import Calendar
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX
 from augmill.tasks.erasure import ERASED, Erased
 from augmill.tasks.hashing import TableHasher
-from augmill.tasks.labels import LabelReader, label_text
+from augmill.tasks.labels import LabelReader
 from augmill.tasks.partitions import MOST, file_value
 from augmill.tasks.recipe_sections import Columns, Labels
 from augmill.tasks.refusals import too_many_partitions
 from augmill.tasks.rows import GROUP, PARTITION, SPLIT, id_within
 from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions
-from augmill.tasks.text import canonical, join_fields
+from augmill.tasks.text import canonical, class_of, join_fields, label_text
 
 BAD_PARTITION = "bad_partition"  # why a row is refused whose partition is said, and is none
 
@@ -42,6 +42,8 @@ class IngestConfig:
     partition: str | None  # of all rows; "" where it is none; None where a column says it, or there are no partitions
     handles: tuple[SourceFile, ...] = field(metadata={"identity": False, "why": "where the same bytes are read from"})
     erased: Erased = Erased()
+    places: bool = field(default=False, metadata={"later": True})  # whether places.parquet is written without ids too
+    reading: int = field(default=1, metadata={"later": True})  # 2: names such as 1.0 and True are found by their value
 
 
 @dataclass
@@ -72,6 +74,7 @@ class UnitRows:
     def __init__(self, config: IngestConfig) -> None:
         self.config = config
         self.labels = LabelReader(config.labels)
+        self.split_names: dict[tuple[type, str], str] = {}  # what the column says, with its type: split
         self.repaired: Counter[str] = Counter()
         self.parts: dict[str, Part] = {}  # "": of no partition
         self.partitioned = config.partition is not None or config.columns.partition is not None
@@ -130,7 +133,11 @@ class UnitRows:
             return hits[0] if hits else None
         if config.split_column is None:
             return None
-        name = config.split_names.get(label_text(value), label_text(value)) if value is not None else None
+        said = (type(value), label_text(value))
+        if value is not None and said not in self.split_names:
+            named = (split for name, split in config.split_names.items() if class_of(name, value) == said[1])
+            self.split_names[said] = next(named, said[1])
+        name = self.split_names.get(said)
         return name if name in ("train", "validation", "test") else None
 
     def is_erased(self, identifier: Any, texts: list[Any], name: str | None) -> bool:
@@ -234,6 +241,16 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
     return _assemble(rows, batch, kept, out), kept, refused
 
 
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as texts that differ where the values do; bytes that are no UTF-8 (a hash, a UUID) escaped."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.cast(column.type.storage_type)
+    if not pa.types.is_binary(column.type) and not pa.types.is_fixed_size_binary(column.type):
+        return column.cast(pa.string())
+    texts = [None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(texts, pa.string())])
+
+
 def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, list[Any]]) -> pa.Table:
     columns = rows.config.columns
     picked = batch.table.take(pa.array(kept, pa.int64()))
@@ -247,7 +264,7 @@ def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, 
         SPLIT: pa.array(out[SPLIT], pa.string()),
     }
     if columns.group is not None:
-        arrays[GROUP] = picked[columns.group].cast(pa.string())
+        arrays[GROUP] = _as_text(picked[columns.group])
     if rows.partitioned:
         arrays[PARTITION] = pa.array([batch.names[index] for index in kept], pa.string())
     for name in picked.column_names:

@@ -15,6 +15,7 @@ from augmill.tasks.erasure import ERASED, Erased, read_erased
 from augmill.tasks.partitions import cut_source, hash_files, is_partitioned, window_start
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_sections import Columns, Labels
+from augmill.tasks.refusals import require_plain
 from augmill.tasks.retries import READ
 from augmill.tasks.rows import id_within
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, read_batches
@@ -81,6 +82,7 @@ def unlabelled(work: Work, config: UnlabelledConfig) -> None:
     for partition, file in config.handles:
         rows = UnitRows(_unit(config, partition, file))
         for batch in read_batches(file, config.source, needed, needed=needed):
+            require_plain(columns, batch.table.schema, file, config.source, of=f"unlabelled {file.name}, ")
             left["unreadable"] += len(batch.refused)
             names, _ = rows.partitions(file, batch.table)
             ids = batch.table[columns.id].to_pylist() if columns.id else [None] * batch.table.num_rows

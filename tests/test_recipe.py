@@ -257,6 +257,27 @@ def test_every_default_is_valid_by_the_schema(tmp_path: Path) -> None:
         validator.validate(document | {where: {rib[0]: defaults} if rib else defaults})
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"), [("no", False), ("Off", False), ("yes", True), ("ON", True), ("False", False)]
+)
+def test_words_of_older_yaml_stay_true_and_false_where_nothing_else_is_meant(
+    tmp_path: Path, word: str, meant: bool
+) -> None:
+    text = f"{RECIPE}validation: {{enabled: {word}}}\n"
+    recipe = load(tmp_path, text)
+    assert recipe.validation.enabled is meant
+    assert recipe.hash() == load(tmp_path, f"{RECIPE}validation: {{enabled: {str(meant).lower()}}}\n").hash()
+    if not meant:
+        assert "garbage" not in load(tmp_path, f"{RECIPE}checks: {{garbage: {word}}}\n").checks
+    else:
+        refusal(tmp_path, f"{RECIPE}checks: {{garbage: {word}}}\n")
+
+
+def test_a_number_with_underscores_is_refused_and_what_to_write_is_said(tmp_path: Path) -> None:
+    error = refusal(tmp_path, RECIPE.replace("per_class: 20", "per_class: 1_000"))
+    assert "'1_000'" in str(error).replace('"', "'") and "without `_`" in error.fix
+
+
 # --- identity -----------------------------------------------------------------------------------------------------------
 
 # Another valid value, where one cannot be told from the type; a section that needs more than one change has them all.

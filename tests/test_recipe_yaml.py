@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmill.flows.cli.schema import yaml_text
 from augmill.tasks.contracts import UserError
 from augmill.tasks.recipe_yaml import MAX_BYTES, Lines, read_yaml
 
@@ -84,3 +86,52 @@ def test_the_line_of_a_key_is_where_it_stands(document: dict[str, int], above: i
     for name in document:
         written = text.splitlines()[lines.of(("generators", 0, name)) - 1]
         assert written.strip().startswith(f"{name}:")
+
+
+# Plain scalars of YAML 1.2's core schema (10.3.2), and what YAML 1.1 made of the others.
+SCALARS = [
+    *((word, True) for word in ("true", "True", "TRUE")),
+    *((word, False) for word in ("false", "False", "FALSE")),
+    *((word, None) for word in ("null", "Null", "NULL", "~", "")),
+    *((word, word) for word in ("NO", "no", "yes", "on", "Off", "y", "tRUE", "nUll")),
+    *((number, int(number)) for number in ("0", "-7", "+12", "010", "0777")),
+    *(("0o17", 15), ("0x1F", 31)),
+    *((word, word) for word in ("1_000", "0b11", "12:30", "1:2:3", "190:20:30", "0x", "0o8", "--1", "1-2")),
+    *((number, float(number)) for number in ("1.0", "-.5", "1.", "1e5", "1E-5", "+12.5e3")),
+    *((".inf", float("inf")), ("-.INF", float("-inf"))),
+    *((word, word) for word in ("2024-01-01", "2024-01-01 10:00:00", "1e", ".", "1.2.3", "=", "inf", "nan")),
+]
+
+
+@pytest.mark.parametrize(("written", "read"), SCALARS)
+def test_a_plain_scalar_is_read_as_yaml_1_2_reads_it_and_a_quoted_one_is_text(
+    tmp_path: Path, written: str, read: object
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"a: {written}\nb: '{written}'\nc: [{written or '~'}]\n")
+    document, _ = read_yaml(path)
+    assert document == {"a": read, "b": written, "c": [read]}
+    assert [type(value) for value in document.values()] == [type(read), str, list]
+
+
+@given(
+    st.dictionaries(
+        st.text("NOnoyes01:._-~ex", min_size=1, max_size=6).filter(lambda key: key.strip() == key), st.just(1)
+    )
+)
+def test_every_key_is_read_as_it_is_written(document: dict[str, int]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "recipe.yaml"
+        path.write_text("".join(f"? {yaml_text(key)}\n: 1\n" for key in document) or "{}")
+        assert read_yaml(path)[0] == document
+        plain = {key: value for key, value in document.items() if key[0] not in "-~:._" and ": " not in f"{key} "}
+        path.write_text("".join(f"{key}: 1\n" for key in plain) or "{}")
+        assert read_yaml(path)[0] == plain
+
+
+@given(st.text("NOnoyes01:._-~exTruefals ", max_size=8) | st.sampled_from([written for written, _ in SCALARS]))
+def test_a_text_that_is_written_is_read_back_by_both_versions_of_yaml(text: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "recipe.yaml"
+        path.write_text(f"a: [{yaml_text(text)}]\n")
+        assert read_yaml(path)[0] == yaml.safe_load(path.read_text()) == {"a": [text]}

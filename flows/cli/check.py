@@ -75,6 +75,8 @@ def _source(found: dict[str, Any]) -> list[str]:
         lines += wrapped(f"{example['file']} {example['location']}: {example['reason']}{detail}", "      ", "    ")
     if source["labels_coerced_from_float"]:
         lines.append(f"  {source['labels_coerced_from_float']:,} labels are numbers like 3.0 and were read as 3")
+    for warning in source.get("warnings", ()):
+        lines += wrapped(f"Warning: {shown(warning, 400)}")
     return lines + (wrapped(f"{found['source_warning']}.") if found["source_warning"] else [])
 
 

@@ -18,6 +18,7 @@ NEXT = {
     "inconclusive": "Leave the synthetic rows out, or give more rows to --validation.",
 }
 ARMS = {"real": "real rows alone", "placebo": "the same, repeated", "mix": "with synthetic rows"}
+SHOWN = 8  # labels in a sentence
 SAMPLES = 12  # synthetic rows in the report
 SEEN = (
     "The rows that judged are a part of --real. Whoever made the synthetic rows from all of --real has seen them, and "
@@ -188,6 +189,9 @@ def _text(result: dict[str, Any]) -> list[str]:
         lines += wrapped(f"{name}: {about['taken']:,} rows of {about['path']} ({columns})", "    ", "")
         if about["refused"]:
             lines += wrapped(f"not read: {counted(about['refused'])}")
+        if about.get("read_as"):
+            labels = ", ".join(f"{old!r} as {new!r}" for old, new in list(about["read_as"].items())[:SHOWN])
+            lines += wrapped(f"labels read as in the real rows: {labels}")
     for name, reasons in result["left"].items():
         if sum(reasons.values()):
             lines += wrapped(f"{name} rows that left: {counted({k: n for k, n in reasons.items() if n})}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ from augmill.tasks.sources import SourceOptions, doubt_file, guess_columns, list
 from augmill.tasks.split import SplitConfig, hold_back, split_names
 from augmill.tasks.stage import Site, Work
 from augmill.tasks.store import Store
+from augmill.tasks.text import labels_alike
 
+SHOWN = 8  # labels in a message
 SHARE = 0.3  # of the real rows judges where no validation file is given: what a recipe holds out by default, in all
 
 
@@ -54,8 +57,34 @@ def read_all(
     for name, path in (("synthetic", synthetic), ("validation", validation)):
         if path is not None:
             like = read["real"].columns
-            read[name] = read_rows(path, f"--{name}", directory, text=text, label=label, like=like)
+            part = read_rows(path, f"--{name}", directory, text=text, label=label, like=like)
+            read[name] = _named_alike(part, f"--{name}", list(class_counts(read["real"].rows[STRATUM])))
     return read
+
+
+def _named_alike(read: Read, option: str, classes: list[str]) -> Read:
+    """Its labels as the real rows write them, where they differ as 0 and 0.0, true and True, or A and a do.
+
+    The sources may be of several types: what one holds as a number stands in the other as text. ``about["read_as"]``
+    says which. Raises DataError where no label is one of the real rows'.
+    """
+    named = class_counts(read.rows[STRATUM])
+    renamed = labels_alike(named, classes)
+    if named and not renamed and not set(named) & set(classes):
+        raise DataError(
+            f"no label is one of the real rows'; here: {_some(named)}; there: {_some(classes)}",
+            where=option,
+            fix="name the right label column (--label), or write the labels alike",
+        )
+    strata = pa.array([renamed.get(name, name) for name in read.rows[STRATUM].to_pylist()], pa.string())
+    rows = read.rows.set_column(read.rows.column_names.index(STRATUM), STRATUM, strata)
+    return Read(rows, read.columns, read.about | {"read_as": renamed})
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
+    return ", ".join(map(repr, listed[:SHOWN])) + more
 
 
 def read_rows(

@@ -40,7 +40,7 @@ def resolved(recipe: Recipe, given: dict[str, Any], *, store: str | None = None)
         elif key == "checks":
             document = given.get(key) or {}
             entries.append(Entry((key,), None, key not in given, section=True))
-            off = {name: False for name, part in document.items() if part is False}
+            off = {name: False for name in document if name not in value}
             entries += _walk(value | off, document, (key,))
         else:
             entries += _walk({key: value}, given, ())

@@ -68,6 +68,8 @@ def parse_exit_codes(text: str) -> dict[str, int]:
 
 def print_result(result: dict[str, object]) -> None:
     """What happened, for a person; then one line of JSON, for a program."""
+    from augmill.flows.cli.terminal import shown
+
     decided = {"published": "Published. ", "harmful": "Not published. ", "inconclusive": "Not published. "}
     out = sys.stdout
     out.write(f"\n{decided.get(str(result['outcome']), '')}{result['headline']}\n  {result['reason']}\n")
@@ -77,6 +79,8 @@ def print_result(result: dict[str, object]) -> None:
         out.write(f"  Release  {result['release']} ({released[str(result['arrangement'])]}; {new})\n")
     if result.get("location"):
         out.write(f"           {result['location']}\n")
+    for warning in result.get("warnings", ()):  # type: ignore[attr-defined]
+        out.write(f"  Warning  {shown(warning)}\n")
     if result["report"]:
         out.write(f"  Report   {result['report']}\n")
     out.write(f"  Next     {result['next']}\n")

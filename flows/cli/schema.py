@@ -20,6 +20,11 @@ A recipe is one YAML file that says what to augment, how, and when it is good en
 first one, `augmill check RECIPE` shows what it means for your data, with every default, and `augmill schema` prints
 its JSON Schema for editors. An unknown key is an error that names the nearest known one.
 
+YAML is read as its version 1.2 reads it: `NO`, `on`, `1_000`, `12:30` and dates are texts, `010` is 10. Keys, and
+labels wherever a recipe names them, are what is written, quoted or not: `010` is the label `010`. Among labels that are
+numbers or truth values `1.0` names 1 and `True` names true. A name that no row has is said by `augmill check`, the run
+and its report, and with `labels.unknown: stop` it is refused, unless the snapshot is as of a partition (`--as-of`).
+
 Paths are relative to the recipe. "Rows" says whether a key can change a row of a release: what cannot may be changed
 between nights, and everything that stands in the store is still reused.
 
@@ -189,6 +194,8 @@ def yaml_text(value: Any) -> str:
         return yaml_text({item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
     import yaml
 
+    from augmill.tasks.recipe_yaml import Dumper
+
     # As PyYAML would write it inside a flow collection: a number, a null or a `:` in a text is then quoted.
-    written: str = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=1 << 20)
+    written: str = yaml.dump([value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1 << 20)
     return written.strip().removeprefix("[").removesuffix("]")

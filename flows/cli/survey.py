@@ -18,6 +18,7 @@ from augmill.tasks.refusals import require_fit
 from augmill.tasks.stage import Event, Site, fetch
 from augmill.tasks.store import LookingStore, Store
 from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root, require_writable
+from augmill.tasks.text import labels_alike
 
 DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
@@ -43,6 +44,8 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         summary = _json(site, split, "summary.json")
         require_fit(recipe.publish, recipe.gate.focus, names, list(summary["classes"]["validation"]))
         fitted = _fit_what_trains_nothing(recipe, site, split)
+        vain = _translated_in_vain(recipe, list(summary["classes"]["train"]))
+        source |= {"warnings": [*source.get("warnings", ()), *vain]} if vain else {}
     asked = plan_facts(recipe, summary["classes"]["train"])
     seconds: defaultdict[str, float] = defaultdict(float)
     for event in events:
@@ -94,6 +97,17 @@ def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Arti
     found = [unlabelled(site, prepare_unlabelled(recipe, as_of, site.store))] if recipe.unlabelled else []
     warning = told_future(recipe, units.view(), utc_now())
     return ingested, split(site, prepare_split(recipe), ingested, found), warning
+
+
+def _translated_in_vain(recipe: Recipe, classes: list[str]) -> list[str]:
+    """A sentence on each generator whose `labels` make classes of a file's labels that no train row has."""
+    found = []
+    for choice in recipe.generators:
+        names = set(getattr(choice.options, "labels", {}).values())
+        if vain := sorted(names - set(classes) - labels_alike(names, classes).keys()):
+            shown = ", ".join(map(repr, vain[:5]))
+            found.append(f"generators ({choice.use}), labels: no train row is labelled {shown}; correct the name")
+    return found
 
 
 def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> list[str]:

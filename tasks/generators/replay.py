@@ -28,7 +28,7 @@ from augmill.tasks.contracts import (
     UserError,
     candidate_schema,
 )
-from augmill.tasks.text import canonical
+from augmill.tasks.text import canonical, labels_alike
 
 Row = dict[str, Any]
 
@@ -63,9 +63,12 @@ class ReplayOptions:
 
 
 class Replay(Generator):
-    """Hands out the rows of a file by class, in the file's order."""
+    """Hands out the rows of a file by class, in the file's order.
 
-    VERSION = 1
+    A label that is only another spelling of one class (0.0 of 0, True of true, A of a) is that class.
+    """
+
+    VERSION = 2
     Options = ReplayOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = True
@@ -84,8 +87,14 @@ class Replay(Generator):
         kept: defaultdict[str, list[Row]] = defaultdict(list)
         skipped: Counter[str] = Counter()
         unknown: Counter[str] = Counter()
+        said = {str(row["label"]) for row in rows}
+        translated = {name: options.labels[key] for name, key in labels_alike(said, options.labels).items()}
+        translated |= options.labels
+        named = {name: translated.get(name, name) for name in said}
+        alike = labels_alike(named.values(), strata)
         for row in rows:
-            stratum = options.labels.get(str(row["label"]), str(row["label"]))
+            stratum = named[str(row["label"])]
+            stratum = alike.get(stratum, stratum)
             if any(not canonical(row[name] or "") for name in ctx.fields):
                 skipped["empty_text"] += 1
             elif stratum not in strata:

@@ -23,7 +23,7 @@ from .storage import open_bytes, reaching
 class Parquet(Reader):
     """Every cell that is text is checked: Parquet promises UTF-8, and some writers do not keep the promise."""
 
-    VERSION = 1
+    VERSION = 2  # 2: views of text inside nested columns; decimals may be labels
     noun = "row"
 
     def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:
@@ -100,11 +100,32 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     """The type without what is encoding, not data."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
+    if pa.types.is_nested(kind):
+        return _without_views(kind)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.binary()
     return kind
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """The type with views of text and bytes inside it as these themselves: pyarrow (26.0) takes no row of such a list."""
+
+    def inside(field: pa.Field) -> pa.Field:
+        return field.with_type(_without_views(field.type))
+
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return pa.string() if pa.types.is_string_view(kind) else pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([inside(kind.field(at)) for at in range(kind.num_fields)])
+    if pa.types.is_map(kind):
+        return pa.map_(inside(kind.key_field), inside(kind.item_field), keys_sorted=kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inside(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(inside(kind.value_field))
+    return pa.list_(inside(kind.value_field)) if pa.types.is_list(kind) else kind
 
 
 def _batch_rows(parquet: pq.ParquetFile, columns: int) -> int:

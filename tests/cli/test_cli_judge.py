@@ -116,3 +116,26 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     refused(judge(folder, "good.csv", "--report", folder / "no" / "page.html"), 2, ["--report"])
     write(folder / "one.csv", [(text, "refund") for text, _ in draw(30, 9)])
     refused(judge(folder, "good.csv", real="one.csv"), 3, ["--real", "two classes"])
+
+
+def test_labels_that_are_only_spelt_otherwise_are_matched_and_told(folder: Path) -> None:
+    for name, spelt in (
+        ("zeros", {"refund": "0", "track": "1", "login": "2"}),
+        ("floats", {"refund": "0.0", "track": "1.0 ", "login": "2"}),
+    ):
+        rows = draw(30, 1) if name == "zeros" else draw(60, 3)
+        write(folder / f"{name}.csv", [(text, spelt[label]) for text, label in rows])
+    ended = judge(folder, "floats.csv", real="zeros.csv", validation=None)
+    assert ended.last["read"]["synthetic"]["read_as"] == {"0.0": "0", "1.0 ": "1"}
+    assert "unknown_label" not in ended.last["left"]["synthetic"]
+    assert "labels read as in the real rows: '0.0' as '0'" in ended.out
+    write(folder / "upper.csv", [(text, label.upper()) for text, label in draw(60, 3)])
+    assert judge(folder, "upper.csv").last["read"]["synthetic"]["read_as"]["REFUND"] == "refund"
+
+
+def test_labels_of_another_kind_are_refused_and_both_sides_named(folder: Path) -> None:
+    write(
+        folder / "strange.csv",
+        [(text, {"refund": "neg", "track": "pos", "login": "neu"}[label]) for text, label in draw(60, 3)],
+    )
+    refused(judge(folder, "strange.csv"), 3, ["'neg', 'neu', 'pos'", "'login', 'refund', 'track'", "--synthetic"])

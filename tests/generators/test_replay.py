@@ -109,6 +109,16 @@ def test_labels_and_columns_are_translated(tmp_path: Path) -> None:
     assert fitted.read_json("summary.json")["unknown_labels"] == {"false": 1}
 
 
+def test_labels_that_are_only_spelt_otherwise_are_the_datasets(tmp_path: Path) -> None:
+    path = tmp_path / "made.csv"
+    path.write_text("text,label\nx,0.0\ny,TRUE\nz,a \nw,Old\nv,1\n", encoding="utf-8")
+    rows = [(name, name, f"text {name}") for name in ("0", "true", "A", "new")]
+    generator, fitted, ctx = fit(tmp_path, rows=rows, path=str(path), labels={"old": "NEW"})
+    made = generator.sample(fitted, ask(["0", "true", "A", "new"], [0, 0, 0, 0]), ctx)
+    assert made["text"].to_pylist() == ["x", "y", "z", "w"]
+    assert fitted.read_json("summary.json")["unknown_labels"] == {"1": 1}
+
+
 def test_parents_are_found_by_id_and_by_text(tmp_path: Path) -> None:
     path = write(tmp_path, "made.jsonl")
     generator, fitted, ctx = fit(tmp_path, path=path, parent="from", parent_by="text")
