@@ -27,6 +27,7 @@ from augmill.tasks.contracts import AugmillError
 from augmill.tasks.log import read_log
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
+from augmill.tasks.text import visible
 
 _log = logging.getLogger("augmill")
 
@@ -52,7 +53,7 @@ class Message:
     @property
     def text(self) -> str:
         head = f"[{self.severity}] {self.dataset}@{self.snapshot} {self.kind.replace('_', ' ')}: {self.reason}"
-        head = " ".join(head.split())
+        head = visible(" ".join(head.split()))
         return head if "What to do:" in head else f"{head.rstrip('.')}. What to do: {self.next}"
 
     def body(self) -> bytes:

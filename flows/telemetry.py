@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from augmill.flows.terminal import TerminalHandler
+from augmill.tasks.text import visible
+
 FLUSH_TIMEOUT = 10.0  # seconds given to each queue of records
 
 # Read by Prefect when it is imported; a value the user has set stays, but for the first two: with them no
@@ -26,12 +29,11 @@ _ENVIRONMENT = {
 }
 
 
-class _Terminal(logging.Handler):
-    """Writes to the ``sys.stderr`` of the moment, which a live progress bar replaces while it runs."""
+class _Shown(logging.Formatter):
+    """For Prefect's own pages and commands, which print a message as it is."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe at the other end is not our failure
-            sys.stderr.write(self.format(record) + "\n")
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n")
 
 
 class _Plain(logging.Formatter):
@@ -81,8 +83,9 @@ def quiet_logging(verbose: bool = False, *, prefect_too: bool = True) -> Iterato
         from prefect.logging.handlers import APILogHandler
 
         to_api.append(APILogHandler())
+        to_api[0].setFormatter(_Shown())
     root, ours = logging.getLogger(), logging.getLogger("augmill")
-    terminal = _Terminal()
+    terminal = TerminalHandler()
     terminal.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _Plain())
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in (root, ours)]
     try:

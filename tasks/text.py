@@ -1,4 +1,4 @@
-"""What equal text means here: the normalisations, and character n-grams."""
+"""What equal text means here: the normalisations, and character n-grams. And how text is shown."""
 
 from __future__ import annotations
 
@@ -22,6 +22,30 @@ def fold(text: str) -> str:
 
 
 NORMALISATIONS: dict[str, Callable[[str], str]] = {"canonical": canonical, "fold": fold}
+
+
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+# A page and a Markdown file have lines; the joiners (Persian, emoji) and the wide spaces turn and hide nothing there.
+PAGE = "\n\t\u00a0\u202f\u3000\u200c\u200d"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """The text with what no reader could see written out: control, bidi and zero-width characters, line ends.
+
+    As JSON writes them (``\\u202e``; two of these beyond the basic plane), so a line of JSON stays one of the same value.
+    ``keep``: characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else _written_out(c) for c in text)
+
+
+def _written_out(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    codes = "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+    return _SHORT.get(character, codes)
 
 
 def join_fields(texts: Iterable[str | None]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from augmill.flows.terminal import say
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
@@ -75,15 +76,14 @@ def print_result(result: dict[str, object]) -> None:
         "not_produced": "Nothing to publish: no synthetic rows could be proven.",
         "unsound_source": "The source is not sound; the current release stays.",
     }
-    out = sys.stdout
-    out.write(f"\n{titles[str(result['outcome'])]}\n  {result['reason']}\n")
+    say("", titles[str(result["outcome"])], f"  {result['reason']}")
     released = {"mix": "real and synthetic rows", "real": "real rows alone", "placebo": "real rows, weighted by class"}
     if result["arrangement"]:
         new = "new" if result["new"] else "already published, nothing changed"
-        out.write(f"  Release  {result['release']} ({released[str(result['arrangement'])]}; {new})\n")
+        say(f"  Release  {result['release']} ({released[str(result['arrangement'])]}; {new})")
     if result.get("location"):
-        out.write(f"           {result['location']}\n")
+        say(f"           {result['location']}")
     if result["report"]:
-        out.write(f"  Report   {result['report']}\n")
-    out.write(f"  Next     {result['next']}\n")
-    out.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+        say(f"  Report   {result['report']}")
+    say(f"  Next     {result['next']}")
+    say(json.dumps(result, ensure_ascii=False, sort_keys=True))

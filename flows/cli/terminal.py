@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 
+from augmill.tasks.text import visible
+
 WIDTH = 80
-Line = list[tuple[str, str]]  # parts of a line, each with its colour
 
 
 def shown(text: str, width: int | None = None) -> str:
     """The text with what cannot be printed written out, cut to ``width`` columns of the terminal."""
     from rich.cells import cell_len, chop_cells
 
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    plain = visible(text)
     if width is None or cell_len(plain) <= width:
         return plain
     return f"{chop_cells(plain, width - 1)[0]}…"
@@ -60,17 +60,3 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], first: int) -> li
         ("  " + padded(row[0], first) + "".join(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)))
         for row in [list(heads), *rows]
     ]
-
-
-def print_lines(lines: Iterable[Line]) -> None:
-    """Coloured where a person looks at it, plain elsewhere."""
-    if not sys.stdout.isatty():
-        for line in lines:
-            sys.stdout.write("".join(text for text, _ in line).rstrip() + "\n")
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    for line in lines:
-        console.print(Text.assemble(*((text, colour) for text, colour in line)), soft_wrap=True)
