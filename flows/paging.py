@@ -11,19 +11,17 @@ import json
 import logging
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from http.client import HTTPException
 from typing import Literal
 from urllib.parse import urlsplit
 
 from augmill.flows.health import find_stale
 from augmill.tasks.attempts import Attempt, read_attempts
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.contracts import AugmillError, UserError
+from augmill.tasks.hosts import has_proxy, is_loopback, peer_check
 from augmill.tasks.log import read_log
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
@@ -164,23 +162,45 @@ def send(recipe: Recipe, told: Iterable[Message]) -> int:
     return sum(_post(address, message, recipe) for message in told) if address else 0
 
 
-def _post(address: str, message: Message, recipe: Recipe) -> bool:
+def _try(address: str, message: Message, *, private: bool) -> int:
+    """The status of one POST. A redirect is not followed: it would be a GET, to a host that nobody named."""
+    import httpx
+
+    host = urlsplit(address).hostname or ""
+    fix = "`schedule.webhook_private: true` allows a private one"
+    check = peer_check(host, private=private, where="schedule.webhook", fix=fix)
+    if has_proxy(address):  # the other end is the proxy then, and it decides where a name leads
+        check = peer_check("", private=True, where="schedule.webhook", fix=fix)
     headers = {"Content-Type": "application/json", "User-Agent": "augmill"}
+    with (
+        httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=not is_loopback(host)) as client,
+        client.stream(
+            "POST", address, content=message.body(), headers=headers, extensions={"trace": check}
+        ) as response,
+    ):
+        return int(response.status_code)
+
+
+def _post(address: str, message: Message, recipe: Recipe) -> bool:
+    import httpx
+
     problem = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            request = urllib.request.Request(address, data=message.body(), headers=headers, method="POST")
-            with urllib.request.urlopen(request, timeout=TIMEOUT):
-                return True
-        except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code}"
-            error.close()
-            if error.code < 500 and error.code != 429:
-                break
-        except (OSError, ValueError, HTTPException) as error:  # never its text, which may hold the address
-            problem = type(getattr(error, "reason", error)).__name__
+            status = _try(address, message, private=recipe.schedule.webhook_private)
+        except UserError as error:
+            problem = f"{error.problem}; {error.fix}"
+            break
+        except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:  # its text may hold the address
+            problem = type(error).__name__
+            continue
+        if 200 <= status < 300:
+            return True
+        problem = f"HTTP {status}" + (", which sends elsewhere: not followed" if 300 <= status < 400 else "")
+        if status < 500 and status != 429:
+            break
     name, about = recipe.schedule.webhook, f"{message.severity} {message.kind} of {message.snapshot}"
     _log.warning("The webhook named by %s did not take the %s (%s).", name, about, problem)
     return False
