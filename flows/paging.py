@@ -90,7 +90,9 @@ def _of_attempt(dataset: str, attempt: Attempt) -> Message | None:
     if outcome not in ("error", "unsound_source") and end.get("action") != "fail":
         return None
     kind: Kind = "unsound_source" if outcome == "unsound_source" else "failed"
-    return Message("page", kind, dataset, attempt.snapshot, str(end.get("reason", "")), str(end.get("next", "")))
+    # The first line: what a program printed may follow, and is for this machine alone.
+    reason = str(end.get("reason", "")).split("\n", maxsplit=1)[0]
+    return Message("page", kind, dataset, attempt.snapshot, reason, str(end.get("next", "")))
 
 
 def refused_in_a_row(attempts: dict[str, list[Attempt]]) -> int:
@@ -114,7 +116,7 @@ def watched(recipe: Recipe, since: datetime) -> Iterator[None]:
         error = (
             whatever if isinstance(whatever, AugmillError) else AugmillError(f"{type(whatever).__name__}: {whatever}")
         )
-        reason, following = error.problem, error.fix or "see the run's log."
+        reason, following = error.problem.split("\n", maxsplit=1)[0], error.fix or "see the run's log."
         send(recipe, [Message("page", "failed", recipe.dataset, "-", reason, following)])
         raise
     send(recipe, _seen(recipe, since))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from augmill.flows.telemetry import QUIET, flush_client, prepare_prefect
 from augmill.tasks.contracts import WorldError
+from augmill.tasks.masking import masked
 
 _log = logging.getLogger("augmill.server")
 
@@ -100,7 +101,7 @@ def _own_server(home: Path, standing: bool) -> Iterator[str]:
         if port is None:
             tail = log.read_bytes()[offset:].decode(errors="replace").strip().splitlines()[-3:]
             raise ServerUnavailable(
-                "Prefect's server did not start" + (": " + " | ".join(tail) if tail else ""),
+                "Prefect's server did not start" + (": " + masked(" | ".join(tail)) if tail else ""),
                 where=str(log),
                 fix="read that log, or set `run: {orchestrator: none}`",
             )

@@ -88,7 +88,17 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
     # plain functions on texts and numbers that ribs and stages share
     "tools": (
         True,
-        {"text", "randomness", "similarity", "minhash", "calendar", "classifier", "semi_supervised", "hosts"},
+        {
+            "text",
+            "randomness",
+            "similarity",
+            "minhash",
+            "calendar",
+            "classifier",
+            "semi_supervised",
+            "hosts",
+            "masking",
+        },
     ),
     "contracts": (False, {"contracts"}),
 }
