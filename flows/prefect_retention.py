@@ -35,7 +35,11 @@ async def sweep() -> int:
         if gone:
             await _pack()
     except Exception as error:  # noqa: BLE001 - a database that is busy or broken must not keep the server from serving
-        _log.warning("Prefect's old records could not be removed: %s: %s", type(error).__name__, error)
+        _log.warning(
+            "Prefect's old records could not be removed: %s: %s",
+            type(error).__name__,
+            str(error).split("\n", maxsplit=1)[0],
+        )
     return gone
 
 
@@ -54,7 +58,8 @@ async def _over(most: int) -> Sequence[UUID]:
     over = sa.or_(run.created < cutoff, sa.and_(ended, run.id.not_in(newest)))
     chosen = sa.select(run.id).where(ours, over).order_by(run.created).limit(most)
     async with db.session_context() as session:
-        return (await session.execute(chosen)).scalars().all()
+        found: Sequence[UUID] = (await session.execute(chosen)).scalars().all()
+        return found
 
 
 async def _delete(runs: Sequence[UUID]) -> None:
@@ -63,7 +68,8 @@ async def _delete(runs: Sequence[UUID]) -> None:
 
     db = provide_database_interface()
     named = [f"prefect.flow-run.{run}" for run in runs]
-    async with db.session_context(begin_transaction=True) as session:
+    # Takes the write lock at its start: a read that becomes a write meets SQLITE_BUSY at once, however long the time-out.
+    async with db.session_context(begin_transaction=True, with_for_update=True) as session:
 
         async def drop(table: Any, condition: Any) -> None:
             await session.execute(sa.delete(table).where(condition).execution_options(synchronize_session=False))

@@ -67,7 +67,8 @@ def _descendants(root: int) -> list[int]:
                     state, parent = stat.read().rpartition(b")")[2].split()[:2]
                 if state not in (b"Z", b"X"):
                     parents[int(name)] = int(parent)
-    found, level = set(), {root}
+    found: set[int] = set()
+    level = {root}
     while level := {pid for pid, parent in parents.items() if parent in level} - found:
         found |= level
     return sorted(found)
