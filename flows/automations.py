@@ -11,9 +11,11 @@ import hashlib
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 from augmill.flows.paging import Kind, Message, address_of
 from augmill.tasks.calendar import parse_duration
+from augmill.tasks.hosts import is_loopback
 from augmill.tasks.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def ensure_automations(recipe: Recipe, nightly: UUID) -> list[str]:
     from prefect.client.orchestration import get_client
 
     address = address_of(recipe)
-    block = None if address is None else _webhook_block(recipe.dataset, address)
+    block = None if address is None else _webhook_block(recipe, address)
     wanted = prefect_automations(recipe.dataset, nightly, recipe.schedule.freshness, block)
     paging = prefect_automations(recipe.dataset, nightly, "1d", nightly)[1:]
     with get_client(sync_client=True) as client:
@@ -140,11 +142,14 @@ def ensure_automations(recipe: Recipe, nightly: UUID) -> list[str]:
     return [automation.name for automation in wanted]
 
 
-def _webhook_block(dataset: str, address: str) -> UUID:
+def _webhook_block(recipe: Recipe, address: str) -> UUID:
     from prefect.blocks.webhook import Webhook
     from pydantic import SecretStr
 
-    saved = Webhook(url=SecretStr(address)).save(block_name(dataset), overwrite=True)
+    # The server sends by the rule that the nights send by; it follows no redirect either.
+    private = recipe.schedule.webhook_private or is_loopback(urlsplit(address).hostname or "")
+    webhook = Webhook(url=SecretStr(address), allow_private_urls=private)
+    saved = webhook.save(block_name(recipe.dataset), overwrite=True)
     return cast("UUID", saved)  # not a coroutine: nothing here runs in an event loop
 
 

@@ -20,12 +20,13 @@ from augmill.flows.paging import watched
 from augmill.flows.start import run_recipe
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.recipe import load_recipe
+from augmill.tasks.text import visible
 
 Ended = dict[str, Any] | State[Any]
 
 
 def _run_name() -> str:
-    return Path(str(flow_run.parameters["recipe"])).stem
+    return visible(Path(str(flow_run.parameters["recipe"])).stem)
 
 
 @flow(name="augment", flow_run_name=_run_name, persist_result=False)
@@ -39,7 +40,7 @@ def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> 
     def work() -> Ended:
         loaded = load_recipe(Path(recipe), store=store)
         result = run_recipe(loaded, as_of=as_of, command=f"deployment {Path(recipe).name}")
-        return Failed(message=result["reason"]) if result["action"] == "fail" else result
+        return Failed(message=visible(result["reason"], keep="\n")) if result["action"] == "fail" else result
 
     return _ending(work)
 
@@ -105,7 +106,7 @@ def _told(result: dict[str, Any]) -> Ended:
     if failed := result.get("failed"):
         told = [f"{snapshot} failed: {reason}" for snapshot, reason in list(failed.items())[:3]]
         more = [f"{len(failed) - 3} more failed"] if len(failed) > 3 else []
-        return Failed(message="; ".join([*told, *more, result["next"]]))
+        return Failed(message=visible("; ".join([*told, *more, result["next"]])))
     return result
 
 
@@ -117,4 +118,4 @@ def _ending(work: Callable[[], Ended]) -> Ended:
     except Terminated:
         raise TerminationSignal(signal=signal.SIGTERM) from None
     except AugmillError as error:
-        return Failed(message=str(error))
+        return Failed(message=visible(str(error), keep="\n"))

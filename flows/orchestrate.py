@@ -8,13 +8,13 @@ import logging
 import os
 import queue
 import signal
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NoReturn, TypeVar
 
+from augmill.flows.terminal import flush
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.retries import NEVER, RetryPolicy, call_with_retries, may_retry
 
@@ -245,8 +245,7 @@ def held_back() -> Iterator[None]:
 
 def leave(code: int) -> NoReturn:
     """Ends the process now, without waiting for threads that still sit in a long computation after an interrupt."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     os._exit(code)
 
 

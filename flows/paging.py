@@ -11,23 +11,22 @@ import json
 import logging
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from http.client import HTTPException
 from typing import Literal
 from urllib.parse import urlsplit
 
 from augmill.flows.health import find_stale
 from augmill.tasks.attempts import Attempt, read_attempts
 from augmill.tasks.calendar import rank
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.contracts import AugmillError, UserError
+from augmill.tasks.hosts import has_proxy, is_loopback, peer_check
 from augmill.tasks.log import read_log
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.store import Store
+from augmill.tasks.text import visible
 
 _log = logging.getLogger("augmill")
 
@@ -53,7 +52,7 @@ class Message:
     @property
     def text(self) -> str:
         head = f"[{self.severity}] {self.dataset}@{self.snapshot} {self.kind.replace('_', ' ')}: {self.reason}"
-        head = " ".join(head.split())
+        head = visible(" ".join(head.split()))
         return head if "What to do:" in head else f"{head.rstrip('.')}. What to do: {self.next}"
 
     def body(self) -> bytes:
@@ -93,7 +92,9 @@ def _of_attempt(dataset: str, attempt: Attempt) -> Message | None:
     if outcome not in ("error", "unsound_source") and end.get("action") != "fail":
         return None
     kind: Kind = "unsound_source" if outcome == "unsound_source" else "failed"
-    return Message("page", kind, dataset, attempt.snapshot, str(end.get("reason", "")), str(end.get("next", "")))
+    # The first line: what a program printed may follow, and is for this machine alone.
+    reason = str(end.get("reason", "")).split("\n", maxsplit=1)[0]
+    return Message("page", kind, dataset, attempt.snapshot, reason, str(end.get("next", "")))
 
 
 def refused_in_a_row(attempts: dict[str, list[Attempt]]) -> int:
@@ -117,7 +118,7 @@ def watched(recipe: Recipe, since: datetime) -> Iterator[None]:
         error = (
             whatever if isinstance(whatever, AugmillError) else AugmillError(f"{type(whatever).__name__}: {whatever}")
         )
-        reason, following = error.problem, error.fix or "see the run's log."
+        reason, following = error.problem.split("\n", maxsplit=1)[0], error.fix or "see the run's log."
         send(recipe, [Message("page", "failed", recipe.dataset, "-", reason, following)])
         raise
     send(recipe, _seen(recipe, since))
@@ -165,23 +166,45 @@ def send(recipe: Recipe, told: Iterable[Message]) -> int:
     return sum(_post(address, message, recipe) for message in told) if address else 0
 
 
-def _post(address: str, message: Message, recipe: Recipe) -> bool:
+def _try(address: str, message: Message, *, private: bool) -> int:
+    """The status of one POST. A redirect is not followed: it would be a GET, to a host that nobody named."""
+    import httpx
+
+    host = urlsplit(address).hostname or ""
+    fix = "`schedule.webhook_private: true` allows a private one"
+    check = peer_check(host, private=private, where="schedule.webhook", fix=fix)
+    if has_proxy(address):  # the other end is the proxy then, and it decides where a name leads
+        check = peer_check("", private=True, where="schedule.webhook", fix=fix)
     headers = {"Content-Type": "application/json", "User-Agent": "augmill"}
+    with (
+        httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=not is_loopback(host)) as client,
+        client.stream(
+            "POST", address, content=message.body(), headers=headers, extensions={"trace": check}
+        ) as response,
+    ):
+        return int(response.status_code)
+
+
+def _post(address: str, message: Message, recipe: Recipe) -> bool:
+    import httpx
+
     problem = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            request = urllib.request.Request(address, data=message.body(), headers=headers, method="POST")
-            with urllib.request.urlopen(request, timeout=TIMEOUT):
-                return True
-        except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code}"
-            error.close()
-            if error.code < 500 and error.code != 429:
-                break
-        except (OSError, ValueError, HTTPException) as error:  # never its text, which may hold the address
-            problem = type(getattr(error, "reason", error)).__name__
+            status = _try(address, message, private=recipe.schedule.webhook_private)
+        except UserError as error:
+            problem = f"{error.problem}; {error.fix}"
+            break
+        except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL) as error:  # its text may hold the address
+            problem = type(error).__name__
+            continue
+        if 200 <= status < 300:
+            return True
+        problem = f"HTTP {status}" + (", which sends elsewhere: not followed" if 300 <= status < 400 else "")
+        if status < 500 and status != 429:
+            break
     name, about = recipe.schedule.webhook, f"{message.severity} {message.kind} of {message.snapshot}"
     _log.warning("The webhook named by %s did not take the %s (%s).", name, about, problem)
     return False

@@ -18,6 +18,7 @@ from augmill.flows.orchestrate import Orchestrator, PlainOrchestrator, interrupt
 from augmill.flows.telemetry import api_answers, drop_client_records
 from augmill.tasks.contracts import DeadlineExceeded
 from augmill.tasks.retries import NEVER, RetryPolicy, may_retry
+from augmill.tasks.text import visible
 
 T = TypeVar("T")
 _log = logging.getLogger("augmill")
@@ -71,11 +72,13 @@ class PrefectOrchestrator(Orchestrator):
                 outcome.run(body)
             return self._final_state(outcome.error)
 
-        engine = Flow(flow, name=name, flow_run_name=run_name, validate_parameters=False, persist_result=False)
+        engine = Flow(
+            flow, name=name, flow_run_name=_template(run_name), validate_parameters=False, persist_result=False
+        )
         with interruptible():
             try:
-                with flow_tags(*tags):
-                    engine(parameters or {}, return_state=True)
+                with flow_tags(*map(visible, tags)):
+                    engine({key: visible(value) for key, value in (parameters or {}).items()}, return_state=True)
             except Abort:
                 if self.recording:  # not ours: somebody ended the run through the API
                     raise
@@ -99,7 +102,7 @@ class PrefectOrchestrator(Orchestrator):
             raise Abort("the API is gone")  # ends the engine without another 4 s of requests to it
         if isinstance(error, KeyboardInterrupt):
             return Cancelled(message=f"interrupted ({type(error).__name__})")
-        return None if error is None else Failed(message=str(error))
+        return None if error is None else Failed(message=visible(str(error), keep="\n"))
 
     def call(
         self,
@@ -177,8 +180,8 @@ def _task(
     return Task(
         attempt,
         name=name.split(" ", maxsplit=1)[0],
-        task_run_name=name.replace("{", "{{").replace("}", "}}"),
-        tags=tags,
+        task_run_name=_template(name),
+        tags=[*map(visible, tags)],
         retries=retry.tries - 1,
         retry_delay_seconds=cast("list[int | float]", retry.delays()) or 0,
         retry_jitter_factor=retry.jitter,
@@ -187,6 +190,11 @@ def _task(
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+
+
+def _template(name: str) -> str:
+    """A run's name as Prefect takes it, which formats it: braces of the data are no places to fill."""
+    return visible(name).replace("{", "{{").replace("}", "}}")
 
 
 def _deadline(error: BaseException | None, name: str, timeout: float | None) -> BaseException | None:

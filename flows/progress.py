@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -12,6 +11,8 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from augmill.flows.orchestrate import Orchestrator
+from augmill.flows.terminal import say
+from augmill.tasks.text import visible
 
 T = TypeVar("T")
 _log = logging.getLogger("augmill")
@@ -38,9 +39,9 @@ class Progress:
 
             self._bars = rich.Progress(
                 rich.SpinnerColumn(finished_text=" "),
-                rich.TextColumn("{task.description}"),
+                rich.TextColumn("{task.description}", markup=False),
                 rich.BarColumn(bar_width=30),
-                rich.TextColumn("{task.fields[count]}"),
+                rich.TextColumn("{task.fields[count]}", markup=False),
                 rich.TimeElapsedColumn(),
                 console=self._console,
             )
@@ -88,19 +89,19 @@ class Stage:
 
     def show(self) -> None:
         if self._bars is not None:
-            self._task = self._bars.add_task(f"{self.name:<10}", total=self.total, count=self.count)
+            self._task = self._bars.add_task(f"{visible(self.name):<10}", total=self.total, count=visible(self.count))
 
     def advance(self, by: int = 1) -> None:
         self.done += by
         if self._bars is not None:
-            self._bars.update(self._task, completed=self.done, count=self.count)
+            self._bars.update(self._task, completed=self.done, count=visible(self.count))
 
     def close(self) -> None:
         if self._bars is not None:
             end = self.total if self.total is not None else max(self.done, 1)
-            self._bars.update(self._task, total=end, completed=end, count=self.count)
+            self._bars.update(self._task, total=end, completed=end, count=visible(self.count))
         elif not self.quiet:
-            sys.stderr.write(f"{self.name:<10} {time.monotonic() - self._started:6.1f} s  {self.count}".rstrip() + "\n")
+            say(f"{self.name:<10} {time.monotonic() - self._started:6.1f} s  {self.count}".rstrip(), err=True)
 
 
 class Artifacts:

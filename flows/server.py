@@ -17,8 +17,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from augmill.flows.telemetry import QUIET, flush_client, prepare_prefect
+from augmill.flows.telemetry import QUIET, api_trouble, flush_client, prepare_prefect
 from augmill.tasks.contracts import WorldError
+from augmill.tasks.masking import masked
 
 _log = logging.getLogger("augmill.server")
 
@@ -48,23 +49,46 @@ def prefect_server(*, standing: bool = False) -> Iterator[str]:
     """The address of a Prefect API for the body: the configured PREFECT_API_URL, or that of a server of our own.
 
     ``standing``: our own one schedules runs and heeds automations too, as ``prefect server start`` does. Raises
-    ``ServerUnavailable`` where no server could be started within ``START_TIMEOUT``. On leaving, what the client still
-    holds is sent before the server stops.
+    ``ServerUnavailable`` where the configured one cannot be used, or none could be started within ``START_TIMEOUT``.
+    On leaving, what the client still holds is sent before the server stops.
     """
     prepare_prefect()
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
     if configured := PREFECT_API_URL.value():
-        try:
-            yield configured
-        finally:
-            flush_client()
+        if (trouble := api_trouble()) is not None:
+            raise ServerUnavailable(
+                f"Prefect's API at {masked(configured)} cannot be used ({trouble})",
+                where="PREFECT_API_URL",
+                fix="start it (`prefect server start`), or mend the address; `augmill doctor` looks closer",
+            )
+        with _patience():
+            try:
+                yield configured
+            finally:
+                flush_client()
         return
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(_own_server(Path(PREFECT_HOME.value()), standing))
         stack.enter_context(_settings_for(url))
         stack.callback(flush_client)
         yield url
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Where the user has not said how long: an API that falls silent in the middle costs a run a minute, not six."""
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        get_current_settings,
+        temporary_settings,
+    )
+
+    given = get_current_settings().to_environment_variables(exclude_unset=True)
+    wanted = {PREFECT_API_REQUEST_TIMEOUT: 20.0, PREFECT_CLIENT_MAX_RETRIES: 2}
+    with temporary_settings({setting: value for setting, value in wanted.items() if setting.name not in given}):
+        yield
 
 
 @contextlib.contextmanager
@@ -100,7 +124,7 @@ def _own_server(home: Path, standing: bool) -> Iterator[str]:
         if port is None:
             tail = log.read_bytes()[offset:].decode(errors="replace").strip().splitlines()[-3:]
             raise ServerUnavailable(
-                "Prefect's server did not start" + (": " + " | ".join(tail) if tail else ""),
+                "Prefect's server did not start" + (": " + masked(" | ".join(tail)) if tail else ""),
                 where=str(log),
                 fix="read that log, or set `run: {orchestrator: none}`",
             )

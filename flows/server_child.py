@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+from augmill.flows.prefect_retention import EVERY, sweep
+
 _FLUSH_TIMEOUT = 10.0  # seconds given to the queues before a stop
 
 
@@ -25,6 +27,12 @@ def _watch(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_FLUSH_TIMEOUT + 5)
     os._exit(1)
+
+
+async def _sweep_on() -> None:
+    while True:
+        await asyncio.sleep(EVERY)
+        await sweep()
 
 
 async def _queues_written() -> None:
@@ -60,12 +68,15 @@ def serve(parent: int) -> None:
                 while not _locked(lock.fileno()) and not self.should_exit:
                     await asyncio.sleep(0.1)
                 await super().startup(sockets)
+                await sweep()
+            self.sweeping = asyncio.create_task(_sweep_on())
             if self.started:
                 sys.stdout.write(f"{port}\n")
                 sys.stdout.flush()
                 os.dup2(2, 1)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            self.sweeping.cancel()
             await _queues_written()
             await super().shutdown(sockets)
 

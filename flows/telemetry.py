@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import importlib
 import logging
 import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from augmill.flows.terminal import TerminalHandler
+from augmill.tasks.text import visible
+
 FLUSH_TIMEOUT = 10.0  # seconds given to each queue of records
+ASK_TIMEOUT = 10.0  # seconds in which an API says that it is there
 
 # Read by Prefect when it is imported; a value the user has set stays, but for the first two: with them no
 # connection leaves this machine (the server's heartbeat to Prefect's maker, the client's analytics).
@@ -26,12 +32,11 @@ _ENVIRONMENT = {
 }
 
 
-class _Terminal(logging.Handler):
-    """Writes to the ``sys.stderr`` of the moment, which a live progress bar replaces while it runs."""
+class _Shown(logging.Formatter):
+    """For Prefect's own pages and commands, which print a message as it is."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a closed pipe at the other end is not our failure
-            sys.stderr.write(self.format(record) + "\n")
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n")
 
 
 class _Plain(logging.Formatter):
@@ -81,8 +86,9 @@ def quiet_logging(verbose: bool = False, *, prefect_too: bool = True) -> Iterato
         from prefect.logging.handlers import APILogHandler
 
         to_api.append(APILogHandler())
+        to_api[0].setFormatter(_Shown())
     root, ours = logging.getLogger(), logging.getLogger("augmill")
-    terminal = _Terminal()
+    terminal = TerminalHandler()
     terminal.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _Plain())
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in (root, ours)]
     try:
@@ -134,15 +140,36 @@ def flush_client() -> None:
 
 
 def api_answers() -> bool:
-    """Whether the configured API is there at all; what it says does not matter."""
-    import httpx
-    from prefect.client.orchestration import get_client
+    """Whether the configured API is there, and is one of Prefect's."""
+    return api_trouble() is None
 
-    try:
-        with get_client(sync_client=True) as client:
-            return client.api_healthcheck() is None
-    except (httpx.HTTPError, OSError):
-        return False
+
+def api_trouble() -> str | None:
+    """Why the configured API cannot be used, known within ``ASK_TIMEOUT``; None where it can.
+
+    Asked in a thread, because time-outs of the client hold between two bytes and are tried again: an address that
+    accepts and says nothing held a run for 10 minutes, in silence.
+    """
+    told: list[str | None] = []
+
+    def ask() -> None:
+        from prefect.client.orchestration import get_client
+        from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+        updates = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: ASK_TIMEOUT}
+        try:
+            with temporary_settings(updates), get_client(sync_client=True) as client:
+                client.read_flow_runs(limit=1)  # needs the right key, and an answer that is no page of somebody else's
+            told.append(None)
+        except Exception as error:  # noqa: BLE001 - whatever a stranger answers is an answer to this question
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            told.append(f"HTTP {status}" if status else f"{type(error).__name__}: no answer of Prefect's API")
+
+    importlib.import_module("prefect.client.orchestration")  # a second or two, which are not the server's
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(ask,), daemon=True, name="augmill-ask")
+    thread.start()
+    thread.join(ASK_TIMEOUT)
+    return told[0] if told else f"no answer within {ASK_TIMEOUT:g} s"
 
 
 def drop_client_records() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
 from augmill.tasks.recipe_sections import Columns
+from augmill.tasks.text import visible
 
 _ARRANGEMENTS = {
     "mix": "The training split holds real rows and synthetic rows, which were judged on held-out real rows.",
@@ -38,11 +40,11 @@ def dataset_card(
         ],
     }
     table = "\n".join(f"| {name} | {part['rows']:,} | {part['synthetic']:,} |" for name, part in splits.items())
-    shown = ", ".join(f"`{name}`" for name in labels[:50]) + (" ..." if len(labels) > 50 else "")
+    shown = ", ".join(map(_code, labels[:50])) + (" ..." if len(labels) > 50 else "")
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
 ---
-# {dataset}
+# {visible(dataset)}
 
 {" ".join(filter(None, (_ARRANGEMENTS[arrangement], proven)))} Task: {task.replace("_", " ")}.
 
@@ -50,10 +52,18 @@ def dataset_card(
 |---|---:|---:|
 {table}
 
-Text: {", ".join(f"`{name}`" for name in columns.texts)}; label: `{columns.label}` with {len(labels)} values: {shown}.
+Text: {", ".join(map(_code, columns.texts))}; label: {_code(columns.label)} with {len(labels)} values: {shown}.
 
 Added columns: `{prefix}row_id`, `{prefix}split`, `{prefix}origin` (`real`, `synthetic`, or `pseudo_labelled`: a real
 text that got its label from a model), `{prefix}generator`, `{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`,
 `{prefix}scores`. `order.parquet` holds a reading order,
 `manifest.json` the checksums and the ledger of every candidate row.
 """
+
+
+def _code(name: str) -> str:
+    """A code span that the name cannot leave: on one line, its fence longer than any row of backticks inside."""
+    shown = visible(name)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from augmill.tasks.comparison import Line
 from augmill.tasks.interval import Interval
 from augmill.tasks.report import environment
 from augmill.tasks.report_charts import apart, points, ticks
-from augmill.tasks.text import cut
+from augmill.tasks.text import PAGE, cut, visible
 
 HEADER = (
     "set", "train", "generator", "seeds", "sound", "distinct-2", "real", "placebo over real", "mix over real",
@@ -71,7 +73,7 @@ def table(lines: Sequence[Line]) -> str:
     """The table in Markdown; the columns that no line fills are left out."""
     names, rows = _filled(lines)
     rules = ["---:" if name in NUMBERS else "---" for name in names]
-    shown = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    shown = [[re.sub(r"([|`])", r"\\\1", html.escape(visible(cell), quote=False)) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [names, rules, *shown]) + "\n"
 
 
@@ -97,9 +99,12 @@ def plot(lines: Sequence[Line]) -> Markup:
     )
     said = escape(f"Gain over real rows by the ratio of synthetic to real rows: {', '.join(sets)}")
     return Markup(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
-        f'aria-label="{said}" font-family="system-ui, sans-serif" font-size="12">'
-        f'<rect width="{width}" height="{height}" fill="#fff"/>{panels}</svg>'
+        visible(
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" '
+            f'aria-label="{said}" font-family="system-ui, sans-serif" font-size="12">'
+            f'<rect width="{width}" height="{height}" fill="#fff"/>{panels}</svg>',
+            keep=PAGE,
+        )
     )
 
 
@@ -192,7 +197,7 @@ def page(lines: Sequence[Line], about: dict[str, Any]) -> str:
         .get_template("comparison.html")
         .render(names=names, rows=rows, numbers=NUMBERS, plot=drawn, about=about, worst=_worst(lines), lines=lines)
     )
-    return rendered
+    return visible(rendered, keep=PAGE)
 
 
 def _worst(lines: Sequence[Line]) -> list[Line]:

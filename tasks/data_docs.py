@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from augmill.tasks.contracts import AugmillError
+from augmill.tasks.report import POLICY
+from augmill.tasks.text import PAGE, visible
 from augmill.tasks.validation import great_expectations_context
 
 SHARD_PAGES = 100  # a page takes 40 ms and 30 KB; the index lists every shard, with or without a page
@@ -127,6 +129,7 @@ _RANDOM = re.compile(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # in the 
 _SUITE_LINK = re.compile(
     r"<a\b[^>]*\bhref=\"[^\"]*expectations/[^\"]*\"[^>]*>.*?</a>", re.DOTALL
 )  # suites have no page
+_POLICY = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
@@ -147,7 +150,13 @@ def _offline(page: str, name: str) -> str:
     """
     heading = html.escape(name)
     local = _SUITE_LINK.sub(lambda _: heading, _RANDOM.sub("", _REMOTE.sub("", page)))
-    return local.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
+    # First in the head: what stands before the policy is not under it.
+    return visible(
+        re.sub(r"<head\b[^>]*>", lambda found: f"{found.group()}{_POLICY}", local, count=1).replace(
+            "</head>", f"<style>{_STYLE}</style></head>", 1
+        ),
+        keep=PAGE,
+    )
 
 
 def _index(title: str, entries: Sequence[tuple[str, Mapping[str, Any]]], links: Mapping[str, str]) -> str:
@@ -162,9 +171,10 @@ def _index(title: str, entries: Sequence[tuple[str, Mapping[str, Any]]], links: 
     )
     unpaged = len(entries) - len(links)
     note = f"<p>{unpaged:,} of {len(entries):,} have no page of their own.</p>" if unpaged else ""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_POLICY}<title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
         f"<body><h1>Data Docs: {html.escape(title)}</h1>{note}"
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></body></html>\n"
     )
+    return visible(page, keep=PAGE)

@@ -121,6 +121,9 @@ class Schedule:
     webhook: str | None = option(
         None, "name of an environment variable with the address that pages and notes go to", why_no_identity=_WHEN
     )
+    webhook_private: bool = option(
+        False, "whether that address may lie in a private network; this machine always may", why_no_identity=_WHEN
+    )
 
     def __post_init__(self) -> None:
         _parses("cron", require_cron, self.cron)

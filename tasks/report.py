@@ -23,6 +23,7 @@ from augmill.tasks.report_charts import (
     streams_of,
 )
 from augmill.tasks.report_evidence import CheckFinding, Nearest, ReportEvidence, Sample, Validation
+from augmill.tasks.text import PAGE, visible
 from augmill.tasks.verdict import headline, rule_of, sight
 
 __all__ = ["ReportEvidence", "Sample", "render_report", "report_summary_markdown", "report_table"]
@@ -36,6 +37,8 @@ RELEASED = {
 }
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "focus_f1": "mean F1 of the focus labels"}
 ARMS = {"real": "real rows alone", "placebo": "placebo: real rows repeated", "mix": "mix: real and synthetic rows"}
+# A page of ours fetches nothing and runs nothing, whatever a row could still do to it.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 SHOWN_CLASSES = 30  # the rest stands in a folded table
 SHOWN_SAMPLES = 12
 
@@ -69,7 +72,7 @@ def render_report(evidence: ReportEvidence) -> str:
         path=evidence.get("release_path", ""),
         prefix=evidence.get("prefix", "aug_"),
     )
-    return rendered
+    return visible(rendered, keep=PAGE)
 
 
 def _complete(evidence: ReportEvidence) -> dict[str, Any]:
@@ -231,13 +234,14 @@ def _lengths(lengths: Mapping[str, list[int]]) -> dict[str, Any]:
 def environment() -> Any:
     """The templates' own, shared by every page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     templates = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
         autoescape=True, loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"points": points, "count": lambda value: f"{value:,}"}
-    environment.globals |= {"stacked": stacked, "dumbbell": dumbbell, "marked": marked}
+    environment.globals |= {"policy": Markup(POLICY), "stacked": stacked, "dumbbell": dumbbell, "marked": marked}
     return environment
 
 
@@ -267,11 +271,14 @@ def report_table(evidence: ReportEvidence) -> list[dict[str, Any]]:
             for key, over in (("gain", ""), ("gain_placebo", "_over_placebo"))
             for name in ("gain", "low", "high")
         }
-        counts = {"class": row["label"], **{key: row[key] for key in ("train", "target", "accepted", "shortfall")}}
+        counts = {
+            "class": visible(row["label"]),
+            **{key: row[key] for key in ("train", "target", "accepted", "shortfall")},
+        }
         table.append({**counts, **scores, **gains})
     return table
 
 
 def _plain(text: str) -> str:
-    """Data as text: Markdown's own characters and HTML lose their meaning."""
-    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", html.escape(text, quote=False))
+    """Data as text: Markdown's own characters and HTML lose their meaning, and it is one line."""
+    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", html.escape(visible(text), quote=False))

@@ -1,4 +1,4 @@
-"""What equal text means here: the normalisations, character n-grams, and what a reader calls one character."""
+"""What equal text means here: the normalisations, character n-grams, what a reader calls one character; how it is shown."""
 
 from __future__ import annotations
 
@@ -24,6 +24,41 @@ def fold(text: str) -> str:
 
 
 NORMALISATIONS: dict[str, Callable[[str], str]] = {"canonical": canonical, "fold": fold}
+
+
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+# A page and a Markdown file have lines; the joiners (Persian, emoji) and the wide spaces turn and hide nothing there.
+PAGE = "\n\t\u00a0\u202f\u3000\u200c\u200d"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """The text with what no reader could see written out: control, bidi and zero-width characters, line ends.
+
+    As JSON writes them (``\\u202e``; two of these beyond the basic plane), so a line of JSON stays one of the same value.
+    ``keep``: characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    shown = (
+        c if c.isprintable() or c in keep or _joins_emoji(text, at) else _written_out(c) for at, c in enumerate(text)
+    )
+    return "".join(shown)
+
+
+def _joins_emoji(text: str, at: int) -> bool:
+    """Whether the character is the joiner within an emoji of several: without it a family would be four people."""
+    if text[at] != "\u200d" or not 0 < at < len(text) - 1:
+        return False
+    before, after = unicodedata.category(text[at - 1]), unicodedata.category(text[at + 1])
+    return after == "So" and (before in ("So", "Sk") or text[at - 1] == "\ufe0f")
+
+
+def _written_out(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    codes = "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+    return _SHORT.get(character, codes)
 
 
 def join_fields(texts: Iterable[str | None]) -> str:

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -37,6 +38,7 @@ from augmill.tasks.contracts import (
     world_error,
 )
 from augmill.tasks.stage import Event
+from augmill.tasks.text import visible
 
 _LOG = logging.getLogger("augmill.workers")
 GRACE_SECONDS = 5.0
@@ -235,9 +237,22 @@ def _answer(error: AugmillError, trace: str = "") -> dict[str, Any]:
     return {"retryable": error.retryable, "kind": known, "trace": trace, **said}
 
 
+class _WrittenOut(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n")
+
+
+def _write_out() -> None:
+    """A worker writes to the run's own terminal: what a rib logs or warns of may hold what the data hold."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_WrittenOut())
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {visible(str(message))}\n"
+
+
 def serve(descriptor: int, parent: int) -> None:
     """Runs jobs from the connection until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _write_out()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     connection = Connection(descriptor)
     while True:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import sys
+import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,7 @@ def augmill(*arguments: object) -> Ended:
     from augmill.flows.cli import main
 
     out, err, before, debug = io.StringIO(), io.StringIO(), sys.argv, os.environ.pop("AUGMILL_DEBUG", None)
+    hooks = warnings.showwarning, logging.lastResort, threading.excepthook, sys.unraisablehook
     sys.argv = ["augmill", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -46,6 +50,7 @@ def augmill(*arguments: object) -> Ended:
                 code = ended.code
     finally:
         sys.argv = before
+        warnings.showwarning, logging.lastResort, threading.excepthook, sys.unraisablehook = hooks
         os.environ.pop("AUGMILL_DEBUG", None)
         if debug is not None:
             os.environ["AUGMILL_DEBUG"] = debug

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import socketserver
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from augmill.flows import paging
 from augmill.flows.backfill import nightly
 from augmill.flows.paging import Message, messages, send, watched
 from augmill.tasks.attempts import Attempt
+from augmill.tasks.hosts import why_not
 from augmill.tasks.recipe import Recipe
 
 SECRET = "T0ps3cret"
@@ -43,6 +46,7 @@ class Receiver:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     tries: int = 0
     address: str = ""
+    location: str = ""
 
 
 @pytest.fixture
@@ -66,6 +70,13 @@ def serving() -> Iterator[Receiver]:
                 receiver.bodies.append(json.loads(body))
             self.send_response(answer)
             self.send_header("Content-Length", "0")
+            if receiver.location:
+                self.send_header("Location", receiver.location)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            receiver.tries += 1
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -259,3 +270,75 @@ def test_a_run_whose_process_died_is_marked_crashed_and_paged(
             client.delete_deployment(deployment)
             for automation in client.read_automations():
                 client.delete_automation(automation.id)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_takes_no_page_and_is_not_followed(
+    webhook: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    webhook.answers = [status]
+    page = Message("page", "failed", "tiny", "all", "it broke.", "mend it.")
+    with serving() as elsewhere, caplog.at_level(logging.WARNING):
+        webhook.location = elsewhere.address
+        assert send(recipe(write_rows(tmp_path / "rows.csv")), [page]) == 0
+        assert (webhook.tries, elsewhere.tries) == (1, 0)
+    assert f"HTTP {status}" in caplog.text and SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "private", "asked"),
+    [
+        ("hooks.example", "93.184.216.34", False, True),
+        ("hooks.example", "10.0.0.7", False, False),
+        ("hooks.example", "10.0.0.7", True, True),
+        ("hooks.example", "127.0.0.1", False, False),  # a name that came to lead here
+        ("localhost", "127.0.0.1", False, True),
+        ("127.0.0.1", "127.0.0.1", False, True),
+        ("hooks.example", "169.254.169.254", True, False),
+        ("hooks.example", "::ffff:169.254.169.254", True, False),
+        ("hooks.example", "64:ff9b::a9fe:a9fe", True, False),
+        ("hooks.example", "fe80::1%eth0", True, False),
+        ("hooks.example", "fd00:ec2::254", True, False),
+        ("hooks.example", "0.0.0.0", True, False),
+        ("hooks.example", "100.64.3.4", False, False),
+    ],
+)
+def test_which_address_may_be_asked(host: str, address: str, private: bool, asked: bool) -> None:
+    assert (why_not(host, address, private=private) is None) == asked
+
+
+def test_a_page_goes_to_no_private_host_unless_the_recipe_says_so(
+    webhook: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name that leads to this machine by another name than its own counts as private."""
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *others: Any, **more: Any) -> Any:
+        return real("127.0.0.1" if host in ("hooks.example", b"hooks.example") else host, *others, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setenv("NIGHT_HOOK", webhook.address.replace("127.0.0.1", "hooks.example"))
+    page = Message("page", "failed", "tiny", "all", "it broke.", "mend it.")
+    source = write_rows(tmp_path / "rows.csv")
+    with caplog.at_level(logging.WARNING):
+        assert send(recipe(source), [page]) == 0
+    assert webhook.tries == 0 and "webhook_private" in caplog.text and SECRET not in caplog.text
+    assert send(recipe(source, webhook_private=True), [page]) == 1
+    monkeypatch.setenv("NIGHT_HOOK", f"http://169.254.169.254/{SECRET}")
+    assert send(recipe(source, webhook_private=True), [page]) == 0
+
+
+def test_only_these_files_ask_anything_over_http() -> None:
+    """Every way out goes through the one rule of tasks/hosts.py, or is Prefect's own API."""
+    root = Path(paging.__file__).parents[1]
+    words = re.compile(r"^\s*(?:import|from) (?:httpx|urllib\.request|http\.client|requests|aiohttp|urllib3)\b", re.M)
+    found = {
+        path.relative_to(root).as_posix()
+        for top in ("flows", "tasks")
+        for path in (root / top).rglob("*.py")
+        if words.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {
+        "flows/paging.py", "flows/telemetry.py", "tasks/generators/_egress.py", "tasks/generators/_endpoint_http.py",
+        "tasks/hosts.py",
+    }  # fmt: skip

@@ -88,7 +88,18 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
     # plain functions on texts and numbers that ribs and stages share
     "tools": (
         True,
-        {"answers", "text", "randomness", "similarity", "minhash", "calendar", "classifier", "semi_supervised"},
+        {
+            "answers",
+            "text",
+            "randomness",
+            "similarity",
+            "minhash",
+            "calendar",
+            "classifier",
+            "semi_supervised",
+            "hosts",
+            "masking",
+        },
     ),
     "contracts": (False, {"contracts"}),
 }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -150,6 +154,66 @@ def test_where_prefect_cannot_keep_its_records_the_run_says_so_and_completes(
     assert json.loads(done.stdout)["done"] == [0, 1, 4]
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@contextlib.contextmanager
+def stranger(answer: bytes | None) -> Iterator[str]:
+    """An address that accepts, and says ``answer`` to whatever it is asked, or nothing at all."""
+    kept = []  # an open connection, not a closed one
+
+    def talk() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                kept.append(connection)
+                if answer is not None:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+                    connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=talk, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+
+
+def _page(status: str, body: str, kind: str) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return (head + body).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "no answer within 10 s"),
+        (b"", "cannot be used"),
+        (_page("500 Oops", "<html>", "text/html"), "HTTP 500"),
+        (_page("401 No", "{}", "application/json"), "HTTP 401"),
+        (_page("200 OK", "<html>hello</html>", "text/html"), "cannot be used"),
+        (_page("302 Found\r\nLocation: http://127.0.0.1:9/", "", "text/html"), "cannot be used"),
+    ],
+)
+def test_an_address_that_is_no_api_of_prefects_costs_one_warning(
+    home: Path, clean_environment: dict[str, str], answer: bytes | None, said: str
+) -> None:
+    """Also one that accepts and says nothing: it held a run for ten minutes, in silence."""
+    with stranger(answer) as plain:
+        url = plain.replace("//", "//me:hunter2@")
+        environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+        command = [sys.executable, "-W", "error", "-c", RUN, "0"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"servers": [], "done": [0, 1, 4]}
+    assert said in done.stderr and done.stderr.count("Warning: ") == 1 and "hunter2" not in done.stderr
+
+
+def test_a_refused_connection_costs_one_warning(home: Path, clean_environment: dict[str, str]) -> None:
+    with stranger(b"") as url:
+        pass
+    environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+    command = [sys.executable, "-W", "error", "-c", RUN, "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0 and json.loads(done.stdout)["done"] == [0, 1, 4]
+    assert done.stderr.count("Warning: ") == 1 and "cannot be used" in done.stderr
 
 
 def test_a_configured_api_is_used_and_none_is_started(prefect_api: str) -> None:

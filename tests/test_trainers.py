@@ -13,9 +13,12 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from augmill.tasks.arms import trainings
 from augmill.tasks.contracts import UserError
+from augmill.tasks.masking import masked
 from augmill.tasks.trainers import tfidf
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
 from augmill.tasks.trainers.contract import Problem, Training
@@ -384,6 +387,72 @@ def test_nothing_of_a_training_stays_when_it_has_ended(
     with pytest.raises(UserError, match=said):
         list(sleeper(tmp_path, seconds, timeout).predict(problem, trainings(problem, 3, 1), tmp_path))
     assert not alive(tmp_path)
+
+
+ESCAPER = """
+import os, subprocess, sys, time
+mark = sys.argv[5]
+wait = f"import time; time.sleep(60) # {mark}"
+again = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {wait!r}], start_new_session=True)"
+subprocess.Popen(["setsid", sys.executable, "-c", wait])
+subprocess.Popen([sys.executable, "-c", again], start_new_session=True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execv(sys.executable, [sys.executable, "-c", wait])
+    os._exit(0)
+time.sleep(float(sys.argv[6]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the process group is what can be killed")
+@pytest.mark.parametrize(("seconds", "timeout"), [(1.0, 60.0), (60.0, 3.0)])
+def test_no_session_of_its_own_lets_a_process_outlive_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, timeout: float
+) -> None:
+    monkeypatch.setitem(globals(), "SLEEPER", ESCAPER)
+    problem = toy()
+    with pytest.raises(UserError):
+        list(sleeper(tmp_path, seconds, timeout).predict(problem, trainings(problem, 3, 1), tmp_path))
+    assert not alive(tmp_path)
+
+
+def test_what_a_training_printed_is_kept_short_and_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_API_KEY", "abc-of-the-team")
+    talk = "x" * 70_000 + "\\nkey abc-of-the-team at https://me:hunter2@host/x epoch=3 tokens=512\\nloss: 0.5"
+    options = CommandOptions(f"sh -c 'printf \"{talk}\"; exit 3' {{train}} {{eval}} {{seed}} {{predictions}}")
+    problem = toy()
+    with pytest.raises(UserError) as error:
+        list(CommandTrainer(options).predict(problem, trainings(problem, 3, 1), tmp_path))
+    (kept,) = tmp_path.rglob("output.txt")
+    for text in (str(error.value).partition("What to do")[0], kept.read_text()):
+        assert "hunter2" not in text and "of-the-team" not in text
+        assert "loss: 0.5" in text and "tokens=512" in text and len(text) < 2500
+
+
+@given(
+    st.text(alphabet="abcXYZ019-_/+=", min_size=8, max_size=30), st.sampled_from(["{}", "at {}.", "x={} y", "\n{}\n"])
+)
+def test_no_value_of_a_secret_variable_is_shown(value: str, around: str) -> None:
+    environment = {"DB_PASSWORD": value, "HOME": "/opt/x"}
+    assert value not in masked(around.format(value) + " " + value, environment)
+    assert masked("epoch 3, loss: 0.25, tokens: 512, /opt/x", environment) == "epoch 3, loss: 0.25, tokens: 512, /opt/x"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgres://u:S3cretS3cret@db/x", "https://S3cretS3cret@github.com/a", "Authorization: Bearer S3cretS3cret",
+        "api_key=S3cretS3cret&x=1", '{"token": "S3cretS3cret"}', "password: S3cretS3cret", "--token S3cretS3cret",
+        "https://h/?X-Amz-Signature=S3cretS3cret", "sk-S3cretS3cretS3cret", "hf_S3cretS3cretS3cretxx",
+        "AWS_SECRET_ACCESS_KEY=S3cretS3cret",
+        "-----BEGIN RSA PRIVATE KEY-----\nS3cretS3cret\n-----END RSA PRIVATE KEY-----",
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_masked(text: str) -> None:
+    assert "S3cret" not in masked(f"before {text} after", {}) and "before" in masked(f"before {text} after", {})
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from augmill.flows.cli import (
     schema,
     status,
 )
+from augmill.flows.terminal import flush, say, say_text, take_over
 from augmill.tasks.contracts import AugmillError, UserError, world_error
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def _show_version(asked: bool) -> None:
     if asked:
         import importlib.metadata
 
-        sys.stdout.write(f"augmill {importlib.metadata.version('augmill')}\n")
+        say(f"augmill {importlib.metadata.version('augmill')}")
         raise typer.Exit
 
 
@@ -81,10 +82,11 @@ def main() -> NoReturn:
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    take_over()
     try:
         with interruptible():
             _invoke(arguments or ["--help"])
-            sys.stdout.flush()
+            flush()
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt, arguments)
     except typer.Exit as ended:
@@ -95,7 +97,7 @@ def main() -> NoReturn:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong becomes a message
         if debug:
-            traceback.print_exc()
+            say_text(traceback.format_exc(), err=True)
         _fail(error, arguments)
     sys.exit(0)
 
@@ -111,10 +113,9 @@ def _fail(error: Exception, arguments: list[str]) -> NoReturn:
     known = error if isinstance(error, AugmillError) else _explained(error, arguments)
     kind = type(known).__name__ if type(known) is not AugmillError else "Defect"
     problem = {"outcome": "error", "kind": kind, "reason": known.problem, "where": known.where, "next": known.fix}
-    sys.stderr.write(f"Error: {known}\n")
-    sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    say_text(f"Error: {known}", err=True)
+    say(json.dumps(problem, ensure_ascii=False))
+    flush()
     sys.exit(known.exit_code)
 
 
@@ -143,6 +144,6 @@ def _interrupted(interrupt: KeyboardInterrupt, arguments: list[str]) -> NoReturn
     again = _command(arguments)
     kept = "What is finished is kept: " if {"run", "backfill", "nightly", "compare"} & {*arguments} else ""
     goes = "goes on from there" if kept else "does it all"
-    sys.stderr.write(f"\nInterrupted. {kept}`{again}` {goes}.\n")
-    sys.stdout.write(json.dumps({"outcome": "interrupted", "next": again}, ensure_ascii=False) + "\n")
+    say("", f"Interrupted. {kept}`{again}` {goes}.", err=True)
+    say(json.dumps({"outcome": "interrupted", "next": again}, ensure_ascii=False))
     leave(143 if isinstance(interrupt, Terminated) else 130)

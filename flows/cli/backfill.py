@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
     from augmill.flows.backfill_plan import Estimate, Plan
@@ -120,8 +121,8 @@ def _known(orchestrator: str | None) -> str | None:
 def _shower(as_json: bool, max_active: int) -> Callable[[Plan, str], None]:
     def show(plan: Plan, note: str) -> None:
         if not as_json:
-            sys.stdout.write("\n".join(plan_lines(plan, note, max_active)) + "\n")
-            sys.stdout.flush()
+            say(*plan_lines(plan, note, max_active))
+            flush()
 
     return show
 
@@ -189,7 +190,7 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
             "done": "Done.", "failed": "Some snapshots failed.", "stopped": "Stopped before the end of the plan.",
             "nothing": "Nothing to do.", "skipped": "Not started.",
         }  # fmt: skip
-        out = [f"\n{titles[result['outcome']]}", f"  {result['reason']}"]
+        out = ["", titles[result["outcome"]], f"  {result['reason']}"]
         for name in ("released", "kept", "failed", "not_switched"):
             if found := result.get(name):
                 out.append(
@@ -200,6 +201,6 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
         if result.get("released"):
             out.append(f'  to undo      augmill rollback --backfill {result["backfill"]} --reason "..."')
         out.append(f"  next         {result['next']}")
-        sys.stdout.write("\n".join(out) + "\n")
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+        say(*out)
+    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
     raise typer.Exit(result.get("exit_code", EXIT_CODES.get(result["outcome"], 0)))

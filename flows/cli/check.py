@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.terminal import say
 
 SHOWN = 40  # classes; of more, the largest and the smallest
 NAMED = 6  # things named in a sentence
@@ -42,13 +42,13 @@ def check(
     found |= {"time": estimate(loaded, found), "trainer_bytes": trainer_bytes(loaded, found)}
     entries = resolved(loaded, read_yaml(recipe)[0], store=store)
     if as_json:
-        sys.stdout.write(json.dumps(found | nested(entries), ensure_ascii=False, sort_keys=True) + "\n")
+        say(json.dumps(found | nested(entries), ensure_ascii=False, sort_keys=True))
         return
     out = [f"{found['dataset']}, as of {found['snapshot']}" if as_of else str(found["dataset"])]
     for part in (_source, _splits, _classes, _plan, _gate, _time, _store):
         out += ["", *part(found)]
     out += ["", "Recipe, as it will be used", *(f"  {line}" for line in recipe_lines(entries))]
-    sys.stdout.write("\n".join(out) + "\n")
+    say(*out)
 
 
 def _source(found: dict[str, Any]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
     from augmill.flows.compare import Compared
@@ -102,11 +102,11 @@ def _write(out: Path, recipe: Recipe, seeds: int, command: str, found: Compared)
 
 
 def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
-    sys.stdout.write(f"\n{written.pop('table')}\n")
+    say("", *written.pop("table").split("\n"))
     for name, seed, reason in left:
-        sys.stdout.write(f"Left out: {name}, seed {seed}: {reason}\n")
+        say(f"Left out: {name}, seed {seed}: {reason}")
     result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
 
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:

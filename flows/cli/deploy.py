@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
     from augmill.flows.deployments import Deployed
@@ -58,7 +58,7 @@ def serve(
     def ready(deployed: Deployed) -> None:
         stood.append(deployed)
         _say(loaded, deployed, "by this process, until it is stopped")
-        sys.stdout.flush()
+        flush()
 
     try:
         with quiet_logging(verbose), standing_api(own=True):
@@ -70,15 +70,15 @@ def serve(
 
 
 def _say(recipe: Recipe, deployed: Deployed, how: str) -> None:
-    schedule, out = recipe.schedule, sys.stdout
+    schedule = recipe.schedule
     nightly, *others = deployed.names
-    out.write(f"{nightly}  at {schedule.cron} ({schedule.timezone}), {how}\n")
+    say(f"{nightly}  at {schedule.cron} ({schedule.timezone}), {how}")
     for name in others:
-        out.write(f"{name}  on demand: prefect deployment run {name} -p first=... -p last=...\n")
+        say(f"{name}  on demand: prefect deployment run {name} -p first=... -p last=...")
     for name in deployed.automations:
-        out.write(f"automation  {name}\n")
+        say(f"automation  {name}")
 
 
 def _last(outcome: str, deployed: Deployed, following: str) -> None:
     last = {"outcome": outcome, "deployments": deployed.names, "automations": deployed.automations, "next": following}
-    sys.stdout.write(json.dumps(last, ensure_ascii=False) + "\n")
+    say(json.dumps(last, ensure_ascii=False))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from augmill.flows.cli.run import StoreOption
+from augmill.flows.terminal import flush, say
 
 
 def register(app: typer.Typer) -> None:
@@ -35,13 +35,13 @@ def doctor(
     with quiet_logging():
         for line in examine(loaded, store, quick):
             found.append(line)
-            sys.stdout.write(f"{'ok    ' if line.ok else 'FAILED'}  {line.name:<9} {shown(line.said)}\n")
+            say(f"{'ok    ' if line.ok else 'FAILED'}  {line.name:<9} {shown(line.said)}")
             for text in [] if line.ok else wrapped(line.fix, " " * 10, f"{'':<8}What to do: "):
-                sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+                say(text)
+            flush()
     failed = [line.name for line in found if not line.ok]
     following = "augmill deploy, or augmill serve" if not failed else next(line.fix for line in found if not line.ok)
     last = {"outcome": "failed" if failed else "ok", "failed": failed, "checked": [line.name for line in found]}
-    sys.stdout.write(json.dumps(last | {"next": following}, ensure_ascii=False) + "\n")
+    say(json.dumps(last | {"next": following}, ensure_ascii=False))
     if failed:
         raise typer.Exit(4)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from augmill.flows.cli.releases import Dataset, ReleaseOption, StoreOption, _find, _open
+from augmill.flows.terminal import say
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
 ReleaseArgument = Annotated[str, typer.Argument(help="A release's id or its beginning.")]
@@ -35,22 +35,22 @@ def explain(
     opened, name = _open(store, dataset)
     found = look(opened, name, _find(read_log(opened, name), release), row_id)
     if as_json:
-        sys.stdout.write(_line(found))
+        say(_line(found))
         return
     for key, value in found.items():
         if key == "parents":
             for parent in value:
-                sys.stdout.write(f"{'parent':<12}{parent['row_id']}\n")
+                say(f"{'parent':<12}{parent['row_id']}")
                 _fields(parent["row"])
         elif key == "row":
             _fields(value)
         elif key != "parent_ids" and value not in (None, {}, []):
-            sys.stdout.write(f"{key:<12}{_words(value)}\n")
+            say(f"{key:<12}{_words(value)}")
 
 
 def _fields(row: dict[str, Any]) -> None:
     for name, value in row.items():
-        sys.stdout.write(f"  {name:<14}{_words(value)}\n")
+        say(f"  {name:<14}{_words(value)}")
 
 
 def _words(value: Any) -> str:
@@ -62,7 +62,7 @@ def _words(value: Any) -> str:
 
 
 def _line(found: dict[str, Any]) -> str:
-    return json.dumps(found, ensure_ascii=False, sort_keys=True, default=str) + "\n"
+    return json.dumps(found, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def audit(
@@ -76,31 +76,31 @@ def audit(
     log = read_log(opened, name)
     found = look(opened, log, _find(log, release))
     if as_json:
-        sys.stdout.write(_line(found))
+        say(_line(found))
         return
-    out = sys.stdout
     marks = [*(["current"] if found["current"] else []), *(["withdrawn"] if found["withdrawn"] else []), *found["tags"]]
     if "gone" in found:
-        out.write(f"{found['gone']}. What the log says of it:\n")
+        say(f"{found['gone']}. What the log says of it:")
     else:
-        out.write(f"{found['release']} of {name}, snapshot {found['snapshot']}, {found['arrangement']}: ")
-        out.write(f"{', '.join(marks) or 'neither current nor tagged'}\n")
+        stands = ", ".join(marks) or "neither current nor tagged"
+        say(f"{found['release']} of {name}, snapshot {found['snapshot']}, {found['arrangement']}: {stands}")
     for entry in found["entries"]:
         again = ", in place of what was erased" if "outcome" in entry and entry.get("kind") == "forget" else ""
-        out.write(f"\nEntry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}{again}\n")
-        out.write(f"  by {entry['actor']} with `{entry['command']}`\n  {entry['reason']}\n")
+        say("", f"Entry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}{again}")
+        say(f"  by {entry['actor']} with `{entry['command']}`", f"  {entry['reason']}")
         if "approved_by" in entry:
-            out.write(f"  approved by {entry['approved_by']}\n")
+            say(f"  approved by {entry['approved_by']}")
         for key, value in (entry.get("verdict") or {}).items():
-            out.write(f"    {key:<24}{_words(value)}\n")
+            say(f"    {key:<24}{_words(value)}")
     if "gone" in found:
         return
-    out.write(f"\nRecipe {found['recipe_sha256']}\nLedger {_words(found['ledger'])}\n")
-    out.write("Made by\n")
+    say("", f"Recipe {found['recipe_sha256']}", f"Ledger {_words(found['ledger'])}")
+    say("Made by")
     _fields({name: value for name, value in found["provenance"].items() if value != {}})
     for attempt in found["attempts"]:
-        out.write(f"Attempt {attempt['number']} at {attempt['snapshot']}, {attempt['started']} to {attempt['ended']}: ")
-        out.write(f"{_words({k: attempt[k] for k in ('seconds', 'gpu_seconds', 'worked', 'generated')})}\n")
+        spent = _words({k: attempt[k] for k in ("seconds", "gpu_seconds", "worked", "generated")})
+        span = f"{attempt['started']} to {attempt['ended']}"
+        say(f"Attempt {attempt['number']} at {attempt['snapshot']}, {span}: {spent}")
 
 
 def diff(
@@ -118,28 +118,27 @@ def diff(
     log = read_log(opened, name)
     found = look(opened, log, _find(log, left), _find(log, right))
     if as_json:
-        sys.stdout.write(_line(found))
+        say(_line(found))
         return
-    out = sys.stdout
-    out.write(f"{found['releases'][0]} -> {found['releases'][1]}\n\n")
-    out.write(f"{'rows':<12}{'added':>10}{'removed':>10}{'changed':>10}\n")
+    say(f"{found['releases'][0]} -> {found['releases'][1]}", "")
+    say(f"{'rows':<12}{'added':>10}{'removed':>10}{'changed':>10}")
     for split, rows in found["rows"].items():
-        out.write(f"{split:<12}{rows['added']:>10,}{rows['removed']:>10,}{rows['changed']:>10,}\n")
+        say(f"{split:<12}{rows['added']:>10,}{rows['removed']:>10,}{rows['changed']:>10,}")
     for row, moved in list(found["moved"].items())[:SHOWN]:
-        out.write(f"moved: {row} {moved}\n")
+        say(f"moved: {row} {moved}")
     for split, classes in found["classes"].items():
         _table(f"classes of {split}", classes)
     _table("recipe", found["recipe"])
     _table("metrics", found["metrics"])
     if found["arrangement"][0] != found["arrangement"][1]:
-        out.write(f"\narrangement: {' -> '.join(found['arrangement'])}\n")
+        say("", f"arrangement: {' -> '.join(found['arrangement'])}")
 
 
 def _table(title: str, changes: dict[str, list[Any]]) -> None:
     if not changes:
         return
-    sys.stdout.write(f"\n{title}\n")
+    say("", title)
     for key, (before, after) in list(changes.items())[:SHOWN]:
-        sys.stdout.write(f"  {key:<32}{_words(before)} -> {_words(after)}\n")
+        say(f"  {key:<32}{_words(before)} -> {_words(after)}")
     if len(changes) > SHOWN:
-        sys.stdout.write(f"  and {len(changes) - SHOWN:,} more (--json shows all)\n")
+        say(f"  and {len(changes) - SHOWN:,} more (--json shows all)")

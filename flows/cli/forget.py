@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.releases import require_reason
 from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.terminal import say
 from augmill.tasks.contracts import UserError
 
 SHOWN = 20
@@ -61,33 +61,32 @@ def forget(
         how = {"rebuild": not no_rebuild, "verbose": verbose}
         result = carry_out(loaded, ids, reason=reason, command=command, orchestrator=orchestrator, **how)
         removed = ", ".join(f"{count:,} {kind}" for kind, count in result["removed"].items())
-        sys.stdout.write(f"Forgotten. Removed: {len(plan['releases'])} releases, {removed}.\n")
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+        say(f"Forgotten. Removed: {len(plan['releases'])} releases, {removed}.")
+    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
 
 
 def _show(plan: dict[str, Any], others: list[str]) -> None:
-    out = sys.stdout
-    out.write(f"{plan['found']:,} source row(s)\n")
+    say(f"{plan['found']:,} source row(s)")
     if plan["unknown"]:
-        out.write(
+        say(
             f"{plan['unknown']:,} of {plan['rows']:,} ids stand{'s' if plan['unknown'] == 1 else ''} nowhere in the "
-            "store; kept out of later runs all the same, should the source still deliver it\n"
+            "store; kept out of later runs all the same, should the source still deliver it"
         )
     for item in plan["releases"][:SHOWN]:
         held = ", ".join(f"{count} in {split}" for split, count in item["rows"].items()) or "none of the rows"
         again = item["snapshot"] in plan["made_again"] and item["names"]
         kept = f"made again ({', '.join(item['names'])})" if again else "removed"
         kept += " by today's recipe, not the one it was made by" if item["release"] in plan["other_recipe"] else ""
-        out.write(
+        say(
             f"  {item['release']}  {item['snapshot']:<12} {held}; {item['descended']} made of them; "
-            f"because of: {item['because']}; {kept}\n"
+            f"because of: {item['because']}; {kept}"
         )
     if len(plan["releases"]) > SHOWN:
-        out.write(f"  and {len(plan['releases']) - SHOWN:,} more releases\n")
+        say(f"  and {len(plan['releases']) - SHOWN:,} more releases")
     stages = ", ".join(f"{stage} {count}" for stage, count in plan["artifacts"].items()) or "none"
-    out.write(f"Artifacts that hold them: {stages}; with what was fitted on these, all goes that no clean run names.\n")
+    say(f"Artifacts that hold them: {stages}; with what was fitted on these, all goes that no clean run names.")
     if others:
-        out.write(f"Other datasets in this store keep what is theirs: {', '.join(others)}.\n")
+        say(f"Other datasets in this store keep what is theirs: {', '.join(others)}.")
 
 
 def read_ids(path: Path, column: str | None) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from augmill.flows.cli.releases import DEFAULT_STORE, Dataset, ReleaseOption, StoreOption, _find, _open
+from augmill.flows.terminal import say
 
 SHOWN = 10
 
@@ -45,20 +45,18 @@ def gc(
     limits = {loaded.dataset: Limits.of(loaded.retain)} if loaded is not None else {}
     sweep = find_garbage(opened, grace=span, limits=limits)
     for sentence in sweep.left_alone:
-        sys.stdout.write(f"Left alone: {sentence}.\n")
+        say(f"Left alone: {sentence}.")
     counts = sweep.counts()
     for kind, count in counts.items():
-        sys.stdout.write(f"{kind:<12}{count['files']:>9,} files {count['bytes'] / 1e6:>12,.1f} MB\n")
+        say(f"{kind:<12}{count['files']:>9,} files {count['bytes'] / 1e6:>12,.1f} MB")
     for dataset, names in sweep.releases().items():
-        sys.stdout.write(f"Releases of {dataset}: {_named(names)}\n")
+        say(f"Releases of {dataset}: {_named(names)}")
     if delete:
         sweep_store(opened, sweep, grace=span, command="augmill gc --delete")
     done = "deleted" if delete else "listed"
-    sys.stdout.write(
-        f"{'Nothing to delete.' if not counts else 'Deleted.' if delete else 'Nothing was deleted: add --delete.'}\n"
-    )
+    say(f"{'Nothing to delete.' if not counts else 'Deleted.' if delete else 'Nothing was deleted: add --delete.'}")
     result = {"outcome": done, "what": counts, "releases": sweep.releases(), "left_alone": sweep.left_alone}
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
 
 
 def _named(names: list[str]) -> str:
@@ -112,7 +110,7 @@ def verify(
             where=name,
             fix="restore or run again",
         )
-    sys.stdout.write(f"{name}: the log and {len(chosen)} release(s) are whole.\n")
+    say(f"{name}: the log and {len(chosen)} release(s) are whole.")
 
 
 def _verify_all(address: str) -> None:
@@ -122,13 +120,13 @@ def _verify_all(address: str) -> None:
     found = verify_store(open_store(address))
     looked = ", ".join(f"{count:,} {kind}" for kind, count in found.looked.items() if count)
     for line in found.pending:
-        sys.stdout.write(f"{line}.\n")
+        say(f"{line}.")
     if found.wrong:
         for line in found.wrong:
-            sys.stdout.write(f"wrong: {line}\n")
+            say(f"wrong: {line}")
         raise CorruptObject(
             f"{len(found.wrong)} of what was looked at ({looked}) is not what was written, first {found.wrong[0]}",
             where=address,
             fix="a release and an artifact are made again by running the recipe; a log entry comes from a backup",
         )
-    sys.stdout.write(f"{address} is whole: {looked}.\n")
+    say(f"{address} is whole: {looked}.")

@@ -6,12 +6,13 @@ import dataclasses
 import math
 import os
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from augmill.flows.terminal import say
 
 SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -72,7 +73,7 @@ def init(
     for note in draft.notes:
         out_lines += wrapped(note)
     out_lines += [f"Next: augmill check {path}"]
-    sys.stdout.write("\n".join(out_lines) + "\n")
+    say(*out_lines)
 
 
 def dataset_name(data: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from augmill.flows.terminal import say
 
 NEXT = {
     "gain": "Train on real and synthetic rows together.",
@@ -82,8 +83,8 @@ def judge(
     if report is not None:
         _write_report(report, evidence, rows, result)
     if not as_json:
-        sys.stdout.write("\n".join(_text(result)) + "\n")
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+        say(*_text(result))
+    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
     raise typer.Exit(codes.get(result["outcome"], 0))
 
 

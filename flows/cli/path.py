@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
     from augmill.tasks.recipe import Recipe
@@ -31,7 +32,7 @@ def path(recipe: RecipePath, as_of: AsOf = None, store: StoreOption = None, delt
         problem = "a Delta table goes back in time by its versions, not by dates of snapshots"
         raise UserError(problem, where="--as-of", fix="its history() says which snapshot each version is")
     loaded = load_recipe(recipe, store=store)
-    sys.stdout.write(f"{_table(loaded) if delta else _release(loaded, as_of)}\n")
+    say(f"{_table(loaded) if delta else _release(loaded, as_of)}")
 
 
 def _release(recipe: Recipe, as_of: str | None) -> str:

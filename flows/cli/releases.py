@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from augmill.flows.terminal import say
 from augmill.tasks.contracts import CorruptObject, UserError
 from augmill.tasks.log import released_in
 
@@ -96,7 +96,7 @@ def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
     opened, name = _open(store, dataset)
     log = read_log(opened, name)
     current, gone = set(log.current().values()), log.withdrawn()
-    sys.stdout.write(f"{name}\n")
+    say(f"{name}")
     for entry in log.entries:
         head = f"{entry['number']:>4}  {entry['time']}"
         for snapshot, release in list(entry["current"].items())[:LISTED]:
@@ -105,15 +105,15 @@ def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
             told = entry_of(entry, release) if entry["kind"] == "release" else entry
             outcome = told.get("outcome", entry["kind"])
             made = release or "no release"
-            sys.stdout.write(f"{mark} {head}  {snapshot:<12} {made:<16}  {outcome:<13} {entry['actor']}{state}\n")
+            say(f"{mark} {head}  {snapshot:<12} {made:<16}  {outcome:<13} {entry['actor']}{state}")
         if (more := len(entry["current"]) - LISTED) > 0:
-            sys.stdout.write(f"        and {more:,} more snapshot(s) in the same entry\n")
+            say(f"        and {more:,} more snapshot(s) in the same entry")
         if not entry["current"]:
             what = f"{entry['tag']}: {entry['release'] or 'no release'}" if entry["kind"] == "tag" else ""
-            sys.stdout.write(f"  {head}  {entry['kind']:<12} {what}  {entry['actor']}\n")
-        sys.stdout.write(f"        {entry.get('reason', '')}\n")
+            say(f"  {head}  {entry['kind']:<12} {what}  {entry['actor']}")
+        say(f"        {entry.get('reason', '')}")
     for tag_name, release in sorted(log.tags().items()):
-        sys.stdout.write(f"tag {tag_name:<16} {release}\n")
+        say(f"tag {tag_name:<16} {release}")
 
 
 def show(dataset: Dataset = None, store: StoreOption = None, release: ReleaseOption = None) -> None:
@@ -132,24 +132,21 @@ def show(dataset: Dataset = None, store: StoreOption = None, release: ReleaseOpt
         raise CorruptObject(f"release {found} is gone", where=release_key(name, found), fix="run the recipe again")
     manifest = json.loads(raw)
     entry = log.publication(found)
-    out = sys.stdout
-    out.write(f"release      {found}\nlocation     {opened.root}/{release_key(name, found)}\n")
-    out.write(f"published    {entry['time']} by {entry['actor']} ({entry['command']})\n")
-    out.write(
-        f"outcome      {entry.get('outcome', entry['kind'])}: {entry['reason']}\napproved by  {entry.get('approved_by', '-')}\n\n"
-    )
-    out.write(f"{'split':<12}{'rows':>10}{'synthetic':>12}{'classes':>10}\n")
+    say(f"release      {found}", f"location     {opened.root}/{release_key(name, found)}")
+    say(f"published    {entry['time']} by {entry['actor']} ({entry['command']})")
+    say(f"outcome      {entry.get('outcome', entry['kind'])}: {entry['reason']}")
+    say(f"approved by  {entry.get('approved_by', '-')}", "")
+    say(f"{'split':<12}{'rows':>10}{'synthetic':>12}{'classes':>10}")
     for split, part in manifest["counts"].items():
-        out.write(f"{split:<12}{part['rows']:>10,}{part['synthetic']:>12,}{len(part['classes']):>10}\n")
+        say(f"{split:<12}{part['rows']:>10,}{part['synthetic']:>12,}{len(part['classes']):>10}")
     if tags := [tag_name for tag_name, tagged in log.tags().items() if tagged == found]:
-        out.write(f"tags         {', '.join(tags)}\n")
+        say(f"tags         {', '.join(tags)}")
     if manifest["ledger"]:
         _show_ledger(manifest["ledger"])
 
 
 def _show_ledger(ledger: dict[str, Any]) -> None:
-    out = sys.stdout
-    out.write(f"\n{'generator':<16}{'asked':>9}{'delivered':>11}{'rejected':>10}{'surplus':>9}{'accepted':>10}\n")
+    say("", f"{'generator':<16}{'asked':>9}{'delivered':>11}{'rejected':>10}{'surplus':>9}{'accepted':>10}")
     totals: dict[str, dict[str, int]] = {}
     reasons: dict[str, int] = {}
     for row in ledger["rows"]:
@@ -162,12 +159,12 @@ def _show_ledger(ledger: dict[str, Any]) -> None:
         for reason, count in (row["rejected"] | row["undelivered"]).items():
             reasons[reason] = reasons.get(reason, 0) + count
     for generator, total in totals.items():
-        out.write(
+        say(
             f"{generator:<16}{total['asked']:>9,}{total['delivered']:>11,}{total['rejected']:>10,}"
-            f"{total['surplus']:>9,}{total['accepted']:>10,}\n"
+            f"{total['surplus']:>9,}{total['accepted']:>10,}"
         )
     for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
-        out.write(f"  {reason:<40}{count:>8,}\n")
+        say(f"  {reason:<40}{count:>8,}")
 
 
 def rollback(
@@ -212,12 +209,12 @@ def _tell_moves(
     whole: str = "publication",
     would: bool = False,
 ) -> None:
-    out, verb = sys.stdout, "would be" if would else "is"
+    verb = "would be" if would else "is"
     for (snapshot, release), gone in list(zip(moves.items(), withdraws, strict=True))[:LISTED]:
         back = f"{release} {verb} current again" if release else f"nothing {verb} current any more"
-        out.write(f"{name} {snapshot}: {back}; {gone} {verb} withdrawn.\n")
+        say(f"{name} {snapshot}: {back}; {gone} {verb} withdrawn.")
     if (more := len(moves) - LISTED) > 0:
-        out.write(f"and {more:,} more snapshot(s) of the same {whole}.\n")
+        say(f"and {more:,} more snapshot(s) of the same {whole}.")
 
 
 def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: bool) -> None:
@@ -240,13 +237,13 @@ def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: 
     current = before.current()
     _tell_moves(name, moves, [current[snapshot] for snapshot in moves], whole="backfill", would=dry_run)
     for snapshot, why in list(left.items())[:LISTED]:
-        sys.stdout.write(f"{name} {snapshot}: left alone; {why}.\n")
+        say(f"{name} {snapshot}: left alone; {why}.")
     if (more := len(left) - LISTED) > 0:
-        sys.stdout.write(f"and {more:,} more snapshot(s) left alone.\n")
+        say(f"and {more:,} more snapshot(s) left alone.")
     if opened.size(backfill_key(name, backfill, "end.json")) is None:
-        sys.stdout.write(f"{backfill} is not finished: the same command goes on with what is left of it.\n")
+        say(f"{backfill} is not finished: the same command goes on with what is left of it.")
     if dry_run:
-        sys.stdout.write("Nothing was changed: leave --dry-run out.\n")
+        say("Nothing was changed: leave --dry-run out.")
 
 
 def tag(
@@ -269,7 +266,7 @@ def tag(
         _require_no_beginning(standing, tag_name)
     entry = log.tag(opened, name, tag_name, found, reason=reason, command="augmill tag")
     done = "is taken away" if delete else f"keeps {found}" + ("" if entry else " already")
-    sys.stdout.write(f"{name}: the tag {tag_name} {done}.\n")
+    say(f"{name}: the tag {tag_name} {done}.")
 
 
 def _require_no_beginning(log: Any, tag_name: str) -> None:

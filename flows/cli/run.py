@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from augmill.flows.terminal import say
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
@@ -68,20 +69,17 @@ def parse_exit_codes(text: str) -> dict[str, int]:
 
 def print_result(result: dict[str, object]) -> None:
     """What happened, for a person; then one line of JSON, for a program."""
-    from augmill.flows.cli.terminal import shown
-
     decided = {"published": "Published. ", "harmful": "Not published. ", "inconclusive": "Not published. "}
-    out = sys.stdout
-    out.write(f"\n{decided.get(str(result['outcome']), '')}{result['headline']}\n  {result['reason']}\n")
+    say("", f"{decided.get(str(result['outcome']), '')}{result['headline']}", f"  {result['reason']}")
     released = {"mix": "real and synthetic rows", "real": "real rows alone", "placebo": "real rows, weighted by class"}
     if result["arrangement"]:
         new = "new" if result["new"] else "already published, nothing changed"
-        out.write(f"  Release  {result['release']} ({released[str(result['arrangement'])]}; {new})\n")
+        say(f"  Release  {result['release']} ({released[str(result['arrangement'])]}; {new})")
     if result.get("location"):
-        out.write(f"           {result['location']}\n")
+        say(f"           {result['location']}")
     for warning in result.get("warnings", ()):  # type: ignore[attr-defined]
-        out.write(f"  Warning  {shown(warning)}\n")
+        say(f"  Warning  {warning}")
     if result["report"]:
-        out.write(f"  Report   {result['report']}\n")
-    out.write(f"  Next     {result['next']}\n")
-    out.write(json.dumps(result, ensure_ascii=False, sort_keys=True) + "\n")
+        say(f"  Report   {result['report']}")
+    say(f"  Next     {result['next']}")
+    say(json.dumps(result, ensure_ascii=False, sort_keys=True))

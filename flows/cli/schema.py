@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from augmill.flows.terminal import say_text
+
 INTRODUCTION = """\
 # The recipe
 
@@ -69,9 +71,9 @@ def schema(
     from augmill.tasks.recipe import json_schema
 
     if markdown:
-        sys.stdout.write(reference())
+        say_text(reference().removesuffix("\n"))
     else:
-        sys.stdout.write(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+        say_text(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
 def reference() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
@@ -15,7 +14,8 @@ import typer
 
 from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.run import RecipePath, StoreOption
-from augmill.flows.cli.terminal import WIDTH, Line, padded, print_lines, shown, wrapped
+from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
+from augmill.flows.terminal import Line, print_lines, say
 
 if TYPE_CHECKING:
     from augmill.flows.backfill_plan import Plan
@@ -86,15 +86,15 @@ def status(
         print_lines(page(loaded, log, states, problem, recipe.name, left_to_do(opened, loaded, states, now)))
         print_lines([[(line, "yellow")] for line in wrapped(f"{seen.warning}.", first="")] if seen.warning else [])
         print_lines([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
-    sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+    say(json.dumps(summary, ensure_ascii=False))
 
 
 def _end_check(recipe: Recipe, trouble: str | None, as_json: bool) -> None:
     """One line for a person, one of JSON for a program, and the exit code."""
     if not as_json:
-        sys.stdout.write(f"{recipe.dataset}: {trouble or 'ok'}\n")
+        say(f"{recipe.dataset}: {trouble or 'ok'}")
     document = {"outcome": "trouble" if trouble else "ok", "dataset": recipe.dataset, "reason": trouble}
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    say(json.dumps(document, ensure_ascii=False))
     raise typer.Exit(TROUBLE if trouble else 0)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
+from augmill.tasks.text import visible
+
 WIDTH = 80
-Line = list[tuple[str, str]]  # parts of a line, each with its colour
 
 
 def shown(text: str, width: int | None = None) -> str:
@@ -17,20 +16,12 @@ def shown(text: str, width: int | None = None) -> str:
 
     from augmill.tasks.text import clusters
 
-    parts = [_printable(part) for part in clusters(text)]
+    parts = [visible(part) for part in clusters(text)]
     plain = "".join(parts)
     if width is None or cell_len(plain) <= width:
         return plain
     ends = accumulate(map(cell_len, parts))  # by characters, which rich's own cut tears apart: half a flag is none
     return "".join(part for part, end in zip(parts, ends, strict=True) if end < width) + "…"
-
-
-def _printable(part: str) -> str:
-    """One character; the joiners of an emoji belong to it, any other would be invisible."""
-    emoji = unicodedata.category(part[0]) == "So"
-    return "".join(
-        c if c.isprintable() or (emoji and c == "\u200d") else c.encode("unicode_escape").decode() for c in part
-    )
 
 
 def padded(text: str, width: int) -> str:
@@ -74,17 +65,3 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], first: int) -> li
         ("  " + padded(row[0], first) + "".join(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True)))
         for row in [list(heads), *rows]
     ]
-
-
-def print_lines(lines: Iterable[Line]) -> None:
-    """Coloured where a person looks at it, plain elsewhere."""
-    if not sys.stdout.isatty():
-        for line in lines:
-            sys.stdout.write("".join(text for text, _ in line).rstrip() + "\n")
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    for line in lines:
-        console.print(Text.assemble(*((text, colour) for text, colour in line)), soft_wrap=True)

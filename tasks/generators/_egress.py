@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Any
 
 from augmill.tasks.contracts import UserError
 from augmill.tasks.generators._chat_options import ChatOptions, Secret
+from augmill.tasks.hosts import is_loopback
 
 
 def parse_url(base_url: str) -> Any:
@@ -30,16 +30,6 @@ def parse_url(base_url: str) -> Any:
         problem = f"expected an address alone; found a name, a key or parameters beside it (host {url.host})"
         raise UserError(problem, where=where, fix=f"{fix}; a key goes into `api_key: {{env: NAME}}`")
     return url
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: it may lead anywhere
-        return False
 
 
 def require_egress(options: ChatOptions) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from augmill.tasks.contracts import AugmillError, Context, DeadlineExceeded, Scratch, StoreError, UserError, WorldError
 from augmill.tasks.generators._chat_backend import Answer, Backend, Call
 from augmill.tasks.generators._chat_options import ChatOptions
-from augmill.tasks.generators._egress import is_loopback, read_secret, require_egress
+from augmill.tasks.generators._egress import read_secret, require_egress
 from augmill.tasks.generators._endpoint_budget import Budget, Limits
 from augmill.tasks.generators._endpoint_http import (
     EVERYONE,
@@ -29,6 +29,7 @@ from augmill.tasks.generators._endpoint_http import (
 )
 from augmill.tasks.generators._endpoint_pace import Pace, backoff
 from augmill.tasks.generators._redact import Redactor
+from augmill.tasks.hosts import is_loopback
 
 HOPELESS = 5  # requests that failed for good while none was answered: then it is not they
 MALFORMED_TRIES = 3  # of a request whose answers are no answers

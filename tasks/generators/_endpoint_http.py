@@ -15,6 +15,7 @@ from augmill.tasks.generators._chat_backend import Answer, Call
 from augmill.tasks.generators._chat_options import ChatOptions, Secret
 from augmill.tasks.generators._egress import name_secret
 from augmill.tasks.generators._endpoint_pace import read_retry_after
+from augmill.tasks.hosts import async_peer_check, peer_check
 
 MOST_BYTES = 8 << 20  # of an answer, unpacked; 30 times what 64,000 tokens take
 MOST_TOKENS = 1 << 31  # a count beyond is a server's slip
@@ -77,7 +78,7 @@ async def send(client: Any, url: Any, body: bytes, call: Call, secret: Secret | 
     import httpx
 
     try:
-        async with client.stream("POST", url, content=body) as response:
+        async with client.stream("POST", url, content=body, extensions={"trace": _peer(url.host)}) as response:
             raw = await _read(response)
     except httpx.ConnectError as error:
         if (refused := _certificate(error)) is not None:
@@ -92,6 +93,12 @@ async def send(client: Any, url: Any, body: bytes, call: Call, secret: Secret | 
     if response.status_code != 200:
         return _refused(response, raw or b"", call, secret, url.host)
     return _accepted(response, raw, call)
+
+
+def _peer(host: str) -> Any:
+    """The recipe names the host, so it may stand in a private network; where a name leads is looked at all the same."""
+    fix = "correct base_url, or the name server: nobody's model answers there"
+    return async_peer_check(peer_check(host, private=True, where="base_url", fix=fix))
 
 
 def _certificate(error: BaseException | None) -> ssl.SSLCertVerificationError | None:

@@ -33,13 +33,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import UserError, real_schema
+from augmill.tasks.masking import masked
 from augmill.tasks.trainers import _guard
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 
 PLACEHOLDERS = ("train", "eval", "seed", "predictions")
 PREDICTIONS = "predictions.parquet"
 LONGEST = 604_800  # seconds, a week: what `timeout` may be, so no attempt is older and still running
-TAIL = 2000  # characters of the command's output shown in an error
+TAIL = 2000  # characters of the command's output that are kept, and shown in an error
+READ = 65536  # bytes of its end that are looked at: secrets are masked before it is cut
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class CommandTrainer(Trainer):
         values = {**paths, "seed": training.seed, "predictions": written}
         words = [word.format(**values) for word in shlex.split(self.options.command)]
         code, output = _execute(words, folder / "output.txt", self.options.timeout)
-        shown = f"; its output ended with:\n{output[-TAIL:]}" if output else "; it printed nothing"
+        shown = f"\n  Its output ended with:\n{output}" if output else "; it printed nothing"
         if code is None:
             raise UserError(
                 f"expected the command to end within {self.options.timeout:g} s, stopped it{shown}",
@@ -123,7 +125,7 @@ class CommandTrainer(Trainer):
             raise UserError(
                 f"expected exit code 0, found {code}{shown}",
                 where=f"trainer.command ({training.arm}, run {training.run})",
-                fix=f"try it by hand: {shlex.join(words)}",
+                fix=f"try it by hand: {masked(shlex.join(words))}",
             )
         if not written.exists():
             raise UserError(
@@ -195,7 +197,7 @@ def _hash(table: pa.Table) -> str:
 def _execute(words: list[str], log: Path, timeout: float) -> tuple[int | None, str]:
     """Exit code (None where time ran out) and output.
 
-    The command's process group ends with this call, and with this process however that ends: see _guard.py.
+    All that descends from the command ends with this call, and with this process however that ends: see _guard.py.
     """
     if shutil.which(words[0]) is None:
         raise UserError(
@@ -214,9 +216,19 @@ def _execute(words: list[str], log: Path, timeout: float) -> tuple[int | None, s
             code = None
         finally:
             if process.poll() is None:
-                process.terminate()  # the guard kills the group and ends
+                process.terminate()  # the guard kills all that descends from the command, and ends
                 process.wait()
+            _keep_end(log)
     return code, log.read_text(encoding="utf-8", errors="replace").strip()
+
+
+def _keep_end(log: Path) -> None:
+    """Leaves the last lines of the output in the file, without secrets: what a program prints is nobody's to keep."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - READ))
+        end = stream.read().decode("utf-8", errors="replace")
+    kept = masked(end if log.stat().st_size <= READ else end.partition("\n")[2] or end[512:]).strip()
+    log.write_text(kept if len(kept) <= TAIL else kept[-TAIL:], encoding="utf-8", errors="replace")
 
 
 def _read_predictions(path: Path, problem: Problem) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -17,9 +17,9 @@ from commands import augmill, fingerprint, refused, write_recipe
 from augmill.flows.backfill_plan import Line, Plan, Request
 from augmill.flows.backfill_record import left_to_do, unfinished, write_end, write_plan
 from augmill.flows.cli.status import page
-from augmill.flows.cli.terminal import print_lines
 from augmill.flows.provenance import code_version
 from augmill.flows.states import snapshot_states
+from augmill.flows.terminal import print_lines
 from augmill.tasks.attempts import LEASE, utc_now
 from augmill.tasks.log import read_log, rollback
 from augmill.tasks.recipe import Recipe

@@ -678,3 +678,20 @@ def write_certificate(folder: Path) -> Path:
     path = folder / "certificate.pem"
     path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
     return path
+
+
+def test_a_name_that_leads_to_a_metadata_address_is_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in egress.hosts or not: what the name server says afterwards is looked at once the connection stands."""
+    import asyncio
+
+    from augmill.tasks.generators._endpoint_http import _peer
+
+    class Stream:
+        def get_extra_info(self, name: str) -> Any:
+            return ("169.254.169.254", 80)
+
+    told = {"return_value": Stream()}
+    with pytest.raises(UserError, match="never asked"):
+        asyncio.run(_peer("api.example.com")("connection.connect_tcp.complete", told))
+    with pytest.raises(UserError, match="never asked"):
+        _peer("169.254.169.254")
