@@ -26,6 +26,7 @@ from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_n
 from augmill.tasks.calendar import next_clock, parse_clock
 from augmill.tasks.contracts import AugmillError, CorruptObject
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.retries import PATIENCE
 from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store, release_key
 from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
@@ -52,6 +53,7 @@ def open_session(
     recipe: Recipe, *, command: str, orchestrator: str | None = None, verbose: bool, by_morning: bool = True
 ) -> Iterator[Session]:
     """Raises AugmillError where the store cannot be opened. ``by_morning``: whether ``run.deadline`` counts."""
+    PATIENCE.renew(recipe.run.store_patience)
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None
     devices = find_devices(recipe.run.devices, recipe.run.workers)

@@ -31,11 +31,13 @@ from augmill.tasks.contracts import (
     DeadlineExceeded,
     LedgerError,
     StoreRefused,
+    StoreSilent,
     UserError,
     WorkerDied,
     WorldError,
     world_error,
 )
+from augmill.tasks.retries import PATIENCE
 from augmill.tasks.stage import Event
 
 _LOG = logging.getLogger("augmill.workers")
@@ -52,7 +54,7 @@ class WorkerWorldError(WorldError):
 
 # What a worker may end with for good, by name: its exit code is that of the same error in this process.
 _NOT_RETRIED: dict[str, type[AugmillError]] = {
-    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, LedgerError, CorruptObject)
+    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, StoreSilent, LedgerError, CorruptObject)
 }
 
 
@@ -138,6 +140,7 @@ class WorkerPool:
             if worker is None or not worker.alive():
                 worker = self._start(device)
             place = {"store": store, "device": worker.device, "threads": self.threads, "seconds": seconds}
+            place["patience"] = PATIENCE.seconds
             answer = worker.run(job | place, seconds)
         finally:
             self.free.put((device, worker))
@@ -214,6 +217,7 @@ def _watch(parent: int) -> None:
 def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     from augmill.tasks.shards import run_job
 
+    PATIENCE.renew(job["patience"], silent=True)
     try:
         artifact, events = run_job(job)
     except AugmillError as error:

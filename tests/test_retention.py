@@ -27,8 +27,8 @@ from augmill.tasks import fit as fit_stage
 from augmill.tasks.attempts import begin
 from augmill.tasks.contracts import Context
 from augmill.tasks.log import Log, read_log, tag
-from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.releases import verify_release
 from augmill.tasks.retention import HOLDING_REJECTED, Limits, expired
 from augmill.tasks.ribs import rib_context
 from augmill.tasks.stage import Work

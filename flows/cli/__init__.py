@@ -29,6 +29,7 @@ from augmill.flows.cli import (
     status,
 )
 from augmill.tasks.contracts import AugmillError, UserError, world_error
+from augmill.tasks.retries import PATIENCE, PATIENCE_SECONDS
 
 app = typer.Typer(
     name="augmill",
@@ -82,6 +83,7 @@ def main() -> NoReturn:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
+        PATIENCE.renew(PATIENCE_SECONDS)
         with interruptible():
             _invoke(arguments or ["--help"])
             sys.stdout.flush()
