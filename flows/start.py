@@ -15,7 +15,6 @@ from augmill.flows.augment import augment
 from augmill.flows.evidence import write_report
 from augmill.flows.orchestrate import Orchestrator, held_back, open_orchestrator
 from augmill.flows.outcome import Outcome
-from augmill.flows.owner import this_process
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.snapshot import Snapshot
@@ -25,6 +24,7 @@ from augmill.flows.telemetry import quiet_logging
 from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_now
 from augmill.tasks.calendar import next_clock, parse_clock
 from augmill.tasks.contracts import AugmillError, CorruptObject
+from augmill.tasks.owner import own_temporary, sweep_temporary, this_process
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.retries import PATIENCE
 from augmill.tasks.stage import Event, Site
@@ -58,7 +58,9 @@ def open_session(
     deadline = deadline_of(recipe) if by_morning else None
     devices = find_devices(recipe.run.devices, recipe.run.workers)
     kind = orchestrator or recipe.run.orchestrator
+    sweep_temporary()
     with (
+        own_temporary(),
         quiet_logging(verbose),
         open_orchestrator(kind) as runner,
         worker_pool(devices, recipe.run.threads) as pool,

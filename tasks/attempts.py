@@ -19,12 +19,15 @@ from typing import Any
 
 from augmill.tasks.contracts import StoreError
 from augmill.tasks.hashing import seal
+from augmill.tasks.owner import is_gone
 from augmill.tasks.retries import in_threads
 from augmill.tasks.shapes import cleaned
 from augmill.tasks.store import READERS, Store
 
 BEAT_SECONDS = 20.0
-LEASE = timedelta(seconds=120)  # without a beat for so long its owner counts as dead, wherever it ran
+LEASE = timedelta(
+    seconds=120
+)  # without a beat for so long its owner counts as dead, wherever it ran; one of this machine at once
 
 Clock = Callable[[], datetime]
 
@@ -63,7 +66,8 @@ class Attempt:
         An outcome that the recipe calls a failure (``outcomes: {harmful: fail}``) is ``failed`` too.
         """
         if self.end is None:
-            return "running" if now - self.beat < LEASE else "interrupted"
+            alive = now - self.beat < LEASE and not is_gone(self.start.get("owner"))
+            return "running" if alive else "interrupted"
         if self.end.get("action") == "fail":
             return "failed"
         return {"error": "failed", "interrupted": "interrupted"}.get(self.end["outcome"], "done")

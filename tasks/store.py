@@ -34,7 +34,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from augmill.tasks.contracts import CorruptObject, Scratch, StoreError, StoreRefused, UserError
-from augmill.tasks.durable import DurableWriter
+from augmill.tasks.durable import DurableWriter, close_private, make_private
 from augmill.tasks.hashing import hash_file, seal, unseal
 from augmill.tasks.retries import PATIENCE, in_threads
 from augmill.tasks.shapes import require_document
@@ -108,6 +108,7 @@ class Store:
             problem = f"the store's directory cannot be made: {error.strerror}"
             fix = "give a directory that is there, or can be made (run.store, --store)"
             raise StoreRefused(problem, where=str(self.local), fix=fix) from error
+        close_private(self.local)
         return cast("ObjectStore", LocalStore(self.local))
 
     def _explain(self, error: Exception, key: str) -> StoreError:
@@ -227,8 +228,16 @@ class Store:
     def move_aside(self, key: str) -> None:
         """Takes a corrupt object out of the way; where another process did so first, there is nothing left to do."""
         aside = f"private/aside/{key}.{os.urandom(4).hex()}"
+
+        def move() -> None:
+            if self.local is not None:
+                make_private(self.local, aside)
+            obstore.rename(self.backend, key, aside)
+            if self.local is not None:
+                (self.local / aside).chmod(0o600)
+
         with contextlib.suppress(FileNotFoundError):
-            self._ask(key, lambda: obstore.rename(self.backend, key, aside))
+            self._ask(key, move)
 
     # --- objects: files named by their sha256 ----------------------------------------------------------------------
 
@@ -313,7 +322,12 @@ class Store:
 
     def local_scratch(self, name: str) -> Path:
         """A directory on this machine that outlives the run: in the store where it is local, else in a cache."""
-        base = self.local / "private" / "scratch" if self.local is not None else Path.home() / ".cache" / "augmill"
+        if self.local is not None:
+            make_private(self.local, f"private/scratch/{name}/")
+            return self.local / "private" / "scratch" / name
+        base = Path.home() / ".cache" / "augmill"
+        base.mkdir(parents=True, exist_ok=True)
+        base.chmod(0o700)
         (path := base / name).mkdir(parents=True, exist_ok=True)
         return path
 

@@ -37,11 +37,13 @@ from augmill.tasks.contracts import (
     WorldError,
     world_error,
 )
+from augmill.tasks.owner import own_temporary, sweep_temporary
 from augmill.tasks.retries import PATIENCE
 from augmill.tasks.stage import Event
 
 _LOG = logging.getLogger("augmill.workers")
 GRACE_SECONDS = 5.0
+WATCH_SECONDS = 1.0  # a worker whose parent is gone ends within so long
 
 
 class WorkerFailed(AugmillError):
@@ -110,6 +112,7 @@ class Worker:
             self.process.kill()
         self.process.wait()
         self.connection.close()
+        sweep_temporary()  # the rows that it had made
 
     def stop(self) -> None:
         """Closing the connection tells the worker to end; one that does not is killed."""
@@ -162,6 +165,7 @@ class WorkerPool:
             if kill:  # the connection is left to the thread that waits on it, which sees its end
                 worker.process.kill()
                 worker.process.wait()
+                sweep_temporary()
             else:
                 worker.stop()
 
@@ -209,7 +213,7 @@ def find_devices(asked: tuple[str, ...], workers: int) -> list[str]:
 def _watch(parent: int) -> None:
     """Ends this process when its parent is gone, even in the middle of a shard."""
     while True:
-        time.sleep(1.0)
+        time.sleep(WATCH_SECONDS)
         if os.getppid() != parent:
             os._exit(3)
 
@@ -243,7 +247,11 @@ def serve(descriptor: int, parent: int) -> None:
     """Runs jobs from the connection until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    connection = Connection(descriptor)
+    with own_temporary():
+        _answer_jobs(Connection(descriptor))
+
+
+def _answer_jobs(connection: Connection) -> None:
     while True:
         try:
             job = json.loads(connection.recv_bytes())

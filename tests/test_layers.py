@@ -89,7 +89,17 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
     # plain functions on texts and numbers that ribs and stages share
     "tools": (
         True,
-        {"text", "randomness", "similarity", "minhash", "calendar", "classifier", "semi_supervised", "retries"},
+        {
+            "text",
+            "randomness",
+            "similarity",
+            "minhash",
+            "calendar",
+            "classifier",
+            "semi_supervised",
+            "retries",
+            "owner",
+        },
     ),
     "contracts": (False, {"contracts"}),
 }

@@ -152,7 +152,9 @@ def test_every_request_outlasts_an_outage_and_it_is_told_once(
     assert failed == [] and store.get("private/c") == b"3"
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 1
-    assert re.fullmatch(rf"The store does not answer \(503 Service Unavailable\): {root}.*; trying for up to 120 s\.", told[0])
+    assert re.fullmatch(
+        rf"The store does not answer \(503 Service Unavailable\): {root}.*; trying for up to 120 s\.", told[0]
+    )
     assert "answers again" in caplog.text
 
 

@@ -29,6 +29,7 @@ from augmill.flows.cli import (
     status,
 )
 from augmill.tasks.contracts import AugmillError, UserError, world_error
+from augmill.tasks.owner import own_temporary
 from augmill.tasks.retries import PATIENCE, PATIENCE_SECONDS
 
 app = typer.Typer(
@@ -84,7 +85,7 @@ def main() -> NoReturn:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         PATIENCE.renew(PATIENCE_SECONDS)
-        with interruptible():
+        with own_temporary(), interruptible():
             _invoke(arguments or ["--help"])
             sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
