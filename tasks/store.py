@@ -142,7 +142,10 @@ class Store:
 
     def put(self, key: str, value: bytes | Path) -> None:
         """Writes whole or not at all, over what stands there; durable on a local disk when it returns."""
-        self._ask(key, lambda: self._write(key, value, overwrite=True))
+        try:
+            self._ask(key, lambda: self._write(key, value, overwrite=True))
+        except FileNotFoundError as error:  # its bucket, or the store's directory, is gone
+            raise self._explain(error, key) from error
 
     def put_if_absent(self, key: str, value: bytes) -> bool:
         """True where this call wrote it: also where its answer was lost, and what then stands there is what it put."""
@@ -155,6 +158,8 @@ class Store:
 
         try:
             self._ask(key, write)
+        except FileNotFoundError as error:
+            raise self._explain(error, key) from error
         except AlreadyExistsError:
             return tries > 1 and self.get(key) == value
         except StoreError:

@@ -221,7 +221,7 @@ def _watch(parent: int) -> None:
 def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     from augmill.tasks.shards import run_job
 
-    PATIENCE.renew(job["patience"], silent=True)
+    PATIENCE.renew(job.get("patience"), silent=True)
     try:
         artifact, events = run_job(job)
     except AugmillError as error:

@@ -43,7 +43,7 @@ def tried(store: Store, snapshot: str, outcome: str = "published", *, about: Any
     if outcome == "error":
         body |= {"kind": "DataError", "where": "source", "next": "mend it"}
     elif end.get("action", "publish") == "publish":
-        release = put_fake(store, f"made {next(_numbers)}")
+        release = put_fake(store, f"{(number := next(_numbers)) % 256:02x} {number}")
         body |= {"action": "publish", "release": release, "arrangement": "mix", "source": {}}
         entry = {"reason": "it helps", "outcome": outcome, "recipe": attempt.start["recipe"]}
         if "pending" in end:

@@ -12,8 +12,9 @@ from augmill.tasks.store import Store, release_key
 
 @functools.cache
 def _made(word: str, dataset: str) -> tuple[str, bytes]:
-    """(id, manifest.json). A word of hexadecimal digits is the beginning of its release's id."""
-    beginning = word if set(word) <= set("0123456789abcdef") else ""
+    """(id, manifest.json). Where the word begins with hexadecimal digits, its release's id does so too."""
+    first = word.split(" ", maxsplit=1)[0]
+    beginning = first if set(first) <= set("0123456789abcdef") else ""
     for nonce in itertools.count():
         manifest: dict[str, Any] = {
             **{"format": 1, "dataset": dataset, "snapshot": "all", "arrangement": "mix", "recipe": f"{word} {nonce}"},

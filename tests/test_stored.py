@@ -18,6 +18,7 @@ from augmill.tasks import log as logs
 from augmill.tasks.contracts import CorruptObject, StoreRefused
 from augmill.tasks.hashing import canonical_json, hash_json, seal, unseal
 from augmill.tasks.log import read_log
+from augmill.tasks.publish import commit_releases
 from augmill.tasks.shapes import LINE, TEXT, cleaned, require_document
 from augmill.tasks.store import Store, log_key, release_key
 
@@ -242,3 +243,13 @@ def test_what_is_written_to_the_log_holds_no_control_character(value: Any) -> No
 def test_a_reason_with_escape_sequences_is_refused_before_it_stands_in_the_log(folder: Path) -> None:
     ended = augmill("rollback", "--store", folder / "store", "--reason", "\x1b[2Jgone")
     assert ended.code == 2 and "control characters" in ended.err and "\x1b" not in ended.err
+
+
+def test_of_several_that_switch_together_one_that_rotted_keeps_all_back(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    moves: dict[str, tuple[str | None, str]] = {day: (None, put_fake(store, f"night {day}")) for day in ("1", "2", "3")}
+    key = release_key("tiny", moves["2"][1], "manifest.json")
+    (tmp_path / key).write_bytes((tmp_path / key).read_bytes().replace(b'"format":1', b'"format":3'))
+    with pytest.raises(CorruptObject, match=f"^{key}: "):
+        commit_releases(store, "tiny", moves, entry={"reason": ""}, command="t")
+    assert read_log(store, "tiny").entries == []
