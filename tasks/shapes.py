@@ -89,10 +89,11 @@ _END: dict[str, Any] = {
 _FILES = Every(FILE, {"sha256": HASH, "size": int})
 _ESTIMATE = {"!": True, **dict.fromkeys(("seconds", "gpu_seconds", "tokens", "cost"), (float, None))}
 _LINE = {"!": True, "snapshot": NAME, "state": LINE, "reason": TEXT, "known": int, "estimate": _ESTIMATE}
+_REQUEST = {"reprocess": LINE, **dict.fromkeys(("first", "last", "order", "publish"), (LINE, None))}
 _PLAN: dict[str, Any] = {
     "!": True,
     **{"id": PLAIN, "kind": LINE, "dataset": PLAIN, "time": TIME, "recipe": LINE, "code": LINE, "publish": LINE},
-    **{"request": dict, "lines": [_LINE], "left_out": Every(NAME, TEXT)},
+    **{"request": _REQUEST, "lines": [_LINE], "left_out": Every(NAME, TEXT)},
 }
 _SEGMENT = {"stratum": str, "start": int, "count": int}
 
@@ -171,18 +172,25 @@ def _fault(value: Any, shape: Any, at: str) -> str | None:
             if None in faults
             else next((f for f in faults if f and not f.startswith(f"{at}: expected nothing")), faults[0])
         )
-    if isinstance(shape, list):
-        items = enumerate(value) if isinstance(value, list) else ()
-        inner = (_fault(part, shape[0], f"{at}[{number}]") for number, part in items)
-        return next(filter(None, inner), None) if isinstance(value, list) else _told(at, "a list", value)
-    if isinstance(shape, Every):
-        if not isinstance(value, dict):
-            return _told(at, "an object", value)
-        of = (_fault(k, shape.key, at) or _fault(part, shape.value, _below(at, k)) for k, part in value.items())
-        return next(filter(None, of), None)
+    if isinstance(shape, list | Every):
+        return _fault_of_each(value, shape, at)
     if isinstance(shape, dict):
         return _fault_of_object(value, shape, at)
     return _fault_of_one(value, shape, at)
+
+
+def _fault_of_each(value: Any, shape: Any, at: str) -> str | None:
+    """Of the items of a list, or of the keys and values of an object that may have any."""
+    if isinstance(shape, list):
+        if not isinstance(value, list | tuple):  # a tuple: what is about to be written as a list
+            return _told(at, "a list", value)
+        faults = (_fault(part, shape[0], f"{at}[{number}]") for number, part in enumerate(value))
+    else:
+        if not isinstance(value, dict):
+            return _told(at, "an object", value)
+        pairs = value.items()
+        faults = (_fault(k, shape.key, at) or _fault(part, shape.value, _below(at, k)) for k, part in pairs)
+    return next(filter(None, faults), None)
 
 
 def _fault_of_object(value: Any, shape: Mapping[str, Any], at: str) -> str | None:
@@ -237,7 +245,7 @@ def _unclean(value: Any, at: str = "", name: str = "") -> str | None:
                 return _below(at, key)
             if (found := _unclean(part, _below(at, key), key)) is not None:
                 return found
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return next(filter(None, (_unclean(part, f"{at}[{n}]", name) for n, part in enumerate(value))), None)
     return None
 
