@@ -12,7 +12,6 @@ from typing import Any
 from augmill.flows.backfill_plan import NEXT, Past, Plan, Request, choose, has_price, renewed, switches_together, total
 from augmill.flows.backfill_record import answered, unfinished, write_end, write_plan
 from augmill.flows.backfill_run import BackfillRun
-from augmill.flows.owner import is_gone
 from augmill.flows.provenance import code_version
 from augmill.flows.reading import look_at_source
 from augmill.flows.start import open_session
@@ -156,14 +155,7 @@ def look(
 
 
 def _as_planned(state: SnapshotState, gone: set[str]) -> SnapshotState:
-    """What a plan sees: a run killed on this machine is interrupted now, not when its lease ends; and where an earlier
-
-    release is back after a rollback, making the snapshot again would only make what was withdrawn.
-    """
-    if state.state == "running" and state.newest is not None and is_gone(state.newest.start.get("owner")):
-        return replace(
-            state, state="interrupted", outcome=None, reason=f"killed; it began {state.newest.start['time']}"
-        )
+    """What a plan sees: where an earlier release is back after a rollback, making it again would make what was withdrawn."""
     made = (state.basis.end or {}).get("release") if state.basis is not None else None
     if state.state == "released" and made in gone and not state.changed:
         return replace(state, state="withdrawn")

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from augmill.flows.backfill_plan import Line, Plan
-from augmill.flows.owner import is_gone
 from augmill.flows.provenance import code_version
 from augmill.flows.states import SnapshotState
 from augmill.tasks.attempts import Attempt, read_attempts
@@ -120,7 +119,7 @@ def answered(plan: Plan, line: Line, attempts: Sequence[Attempt], now: datetime)
         waits = bool((attempt.end or {}).get("pending")) and not is_own(plan, attempt)
         if attempt.state(now) == "done" and alike and not waits:
             return "done", attempt
-    alive = [a for a in later if a.state(now) == "running" and not is_gone(a.start.get("owner"))]
+    alive = [a for a in later if a.state(now) == "running"]
     return ("running", alive[-1]) if alive else ("due", None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -18,6 +17,7 @@ from augmill.tasks.contracts import ROW_ID, Artifact, CorruptObject, UserError
 from augmill.tasks.log import Log, read_log
 from augmill.tasks.mix import synthetic_ids
 from augmill.tasks.randomness import row_seeds, stream_key
+from augmill.tasks.releases import read_manifest_of, read_provenance
 from augmill.tasks.retention import dropped
 from augmill.tasks.rows import REAL
 from augmill.tasks.stage import fetch, read_manifest
@@ -36,16 +36,13 @@ LEFT = (
 def read_release(store: Store, dataset: str, release: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(manifest.json, provenance.json). Raises UserError where it was taken away, CorruptObject where it is rotted."""
     found = []
-    for name in ("manifest.json", "provenance.json"):
-        key = release_key(dataset, release, name)
-        raw = store.get(key)
-        if raw is None and (gone := taken_away(read_log(store, dataset), release)) is not None:
-            raise gone
-        try:
-            found.append(json.loads(raw or b""))
-        except ValueError as error:
+    for name, read in (("manifest.json", read_manifest_of), ("provenance.json", read_provenance)):
+        body, key = read(store, dataset, release), release_key(dataset, release, name)
+        if body is None:
+            gone = taken_away(read_log(store, dataset), release) if store.size(key) is None else None
             again = "augmill releases lists what there is; run the recipe again"
-            raise CorruptObject("it is gone or not what was written", where=key, fix=again) from error
+            raise gone or CorruptObject("it is gone or not what was written", where=key, fix=again)
+        found.append(body)
     return found[0], found[1]
 
 

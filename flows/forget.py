@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -23,14 +24,16 @@ from augmill.flows.housekeeping import (
     utc_now,
 )
 from augmill.flows.start import Session, open_session, run_snapshot
-from augmill.tasks.attempts import read_attempts
+from augmill.tasks.attempts import LEASE, read_attempts
 from augmill.tasks.contracts import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.delta import has_delta, sync_delta, vacuum_delta
 from augmill.tasks.erasure import read_erased, write_erased
 from augmill.tasks.log import Log, append
+from augmill.tasks.owner import sweep_temporary
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.retention import Attempts, named, running
 from augmill.tasks.store import Store, release_key
+from augmill.tasks.workers import WATCH_SECONDS
 
 
 def forget(
@@ -44,11 +47,12 @@ def forget(
     verbose: bool = False,
 ) -> dict[str, Any]:
     """Everything, in order; returns what was done. Raises AugmillError; then the same command again goes on."""
-    store = Store(recipe.run.store)
+    store, temporary = Store(recipe.run.store), sweep_temporary()
     found = find_rows(store, recipe, ids)
     require_known(store, found)
     parts = [found.part, *found.others]
     require_quiet(parts, store)
+    _outlive_workers(parts)
     request = write_erased(store, recipe.dataset, found.ids)
     require_quiet(parts, store)  # whoever began before the list stood may hold the rows
     made = make_again(recipe, found, command, orchestrator, verbose=verbose) if rebuild else {}
@@ -63,7 +67,9 @@ def forget(
         )
     require_quiet(parts, store)
     released = {snapshot: pending["release"] for snapshot, pending in made.items()}
-    return {"outcome": "forgotten", **plan, "made": released, "removed": clear(store, recipe, found)}
+    removed = clear(store, recipe, found)
+    temporary += sweep_temporary()
+    return {"outcome": "forgotten", **plan, "made": released, "removed": removed, "temporary": temporary}
 
 
 def require_known(store: Store, found: Found) -> None:
@@ -91,8 +97,16 @@ def require_quiet(parts: Iterable[Dataset], store: Store) -> None:
             raise ConflictError(
                 f"snapshot {attempt.snapshot!r} runs; what it writes may hold the rows",
                 where=part.name,
-                fix="let it end, or stop it and wait two minutes; then run the same command again",
+                fix="let it end, or stop it (on another machine: and wait two minutes); then run the same command again",
             )
+
+
+def _outlive_workers(parts: Iterable[Dataset]) -> None:
+    """The workers of a run that was killed a moment ago end within a second: until then they may write rows."""
+    now = utc_now()
+    tries = [attempt for part in parts for of in part.attempts.values() for attempt in of if attempt.end is None]
+    if any(now - attempt.beat < LEASE for attempt in tries):
+        time.sleep(2 * WATCH_SECONDS)
 
 
 def make_again(

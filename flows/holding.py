@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +13,9 @@ from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import Artifact, CorruptObject, UserError
 from augmill.tasks.erasure import Held, count_held, plain_id
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.releases import read_manifest_of
 from augmill.tasks.stage import fetch, read_manifest
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.store import Store
 
 # Stages whose Parquet names real rows: by their own id, or as parents of made ones.
 WITH_ROWS = frozenset(
@@ -184,12 +184,7 @@ def _hold(store: Store, found: Found, release: str, rows: dict[str, int], descen
 
 def _manifest(store: Store, dataset: str, release: str) -> dict[str, Any]:
     """What a release says of itself; nothing where it is half gone or rotted."""
-    raw = store.get(release_key(dataset, release, "manifest.json"))
-    try:
-        found = json.loads(raw) if raw is not None else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_manifest_of(store, dataset, release) or {}
 
 
 def _opened(store: Store, key: str) -> Any:

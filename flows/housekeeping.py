@@ -7,7 +7,6 @@ before the others; an artifact's manifest before its objects. What a kill leaves
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 from augmill.tasks.attempts import read_attempts
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.delta import has_delta, vacuum_delta
-from augmill.tasks.hashing import unseal
 from augmill.tasks.log import Log, append, read_log
 from augmill.tasks.retention import Attempts, Limits, dropped, expired, named, running, staged
+from augmill.tasks.retries import in_threads
 from augmill.tasks.store import Store, Stored, delta_key, object_key
 
 TOMBSTONE = "_gone.json"  # left by forget: tells whoever pinned the release what took its place
@@ -181,14 +180,12 @@ def artifact_of(key: str) -> str:
 
 
 def read_documents(store: Store, keys: Iterable[str]) -> list[dict[str, Any] | None]:
-    """The bodies of sealed documents; None for one that is gone or rotted, which is left where it is."""
+    """The bodies of sealed documents; None for one that is gone or rotted, which is left where it is.
 
-    def read(key: str) -> dict[str, Any] | None:
-        raw = store.get(key)
-        return None if raw is None else unseal(raw)
+    Raises StoreRefused for one that Augmill did not write: what it needs is not known, so nothing may go.
+    """
 
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(read, keys))
+    return in_threads(lambda key: store.unsealed(key, store.get(key)), keys, READERS)
 
 
 def unnamed_objects(store: Store, manifests: list[str], old: Callable[[Stored], bool]) -> list[Stored]:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from augmill.flows.terminal import flush
 from augmill.tasks.contracts import AugmillError
-from augmill.tasks.retries import NEVER, RetryPolicy, call_with_retries, may_retry
+from augmill.tasks.retries import NEVER, PATIENCE, RetryPolicy, call_with_retries, may_retry
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -140,6 +140,7 @@ class Orchestrator(ABC):
         """Idempotent."""
         if not self.stopping.is_set():
             self.stopping.set()
+            PATIENCE.stop()
             for callback in self._stop_callbacks:
                 callback()
 
@@ -231,9 +232,12 @@ def held_back() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda got, frame: came.append(got)) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        PATIENCE.stop()  # a store that does not answer would hold the block for as long
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -15,7 +15,6 @@ from augmill.flows.augment import augment
 from augmill.flows.evidence import write_report
 from augmill.flows.orchestrate import Orchestrator, held_back, open_orchestrator
 from augmill.flows.outcome import Outcome
-from augmill.flows.owner import this_process
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.reading import MENDS
@@ -26,7 +25,9 @@ from augmill.flows.telemetry import quiet_logging
 from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_now
 from augmill.tasks.calendar import next_clock, parse_clock
 from augmill.tasks.contracts import AugmillError, CorruptObject, exit_code_of
+from augmill.tasks.owner import own_temporary, sweep_temporary, this_process
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.retries import PATIENCE
 from augmill.tasks.stage import Event, Site
 from augmill.tasks.store import Store, release_key
 from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
@@ -52,11 +53,14 @@ def open_session(
     recipe: Recipe, *, command: str, orchestrator: str | None = None, verbose: bool, by_morning: bool = True
 ) -> Iterator[Session]:
     """Raises AugmillError where the store cannot be opened. ``by_morning``: whether ``run.deadline`` counts."""
+    PATIENCE.renew(recipe.run.store_patience)
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None
     devices = find_devices(recipe.run.devices, recipe.run.workers)
     kind = orchestrator or recipe.run.orchestrator
+    sweep_temporary()
     with (
+        own_temporary(),
         quiet_logging(verbose),
         open_orchestrator(kind) as runner,
         worker_pool(devices, recipe.run.threads) as pool,

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import obstore
-
-from augmill.flows.housekeeping import read_documents
 from augmill.tasks.contracts import StoreRefused
 from augmill.tasks.erasure import pending_requests, told_pending
-from augmill.tasks.hashing import hash_file
 from augmill.tasks.log import read_log
-from augmill.tasks.publish import verify_release
+from augmill.tasks.releases import verify_release
 from augmill.tasks.store import Store, Stored, object_key, release_key
 
 SEALED = ("private/manifests", "private/attempts", "private/bank", "private/backfills", "private/erased")
@@ -39,7 +34,7 @@ def verify_store(store: Store) -> Verified:
     found.note("objects", len(objects), (item.key for item in objects.values() if not _is_named_right(store, item)))
     for where in SEALED:
         keys = [key for key in store.list_keys(where) if key.endswith(".json")]
-        bodies = dict(zip(keys, read_documents(store, keys), strict=True))
+        bodies = {key: _sound(store, key) for key in keys}
         found.note("documents", len(keys), (key for key, body in bodies.items() if body is None))
         if where == "private/manifests":
             found.note("manifests", 0, _without_object(bodies, objects))
@@ -50,12 +45,7 @@ def verify_store(store: Store) -> Verified:
 
 def _is_named_right(store: Store, item: Stored) -> bool:
     name = item.key.rsplit("/", 1)[-1]
-    if store.local is not None:
-        return hash_file(store.local / item.key) == name
-    digest = hashlib.sha256()
-    for chunk in obstore.get(store.backend, item.key).stream():
-        digest.update(chunk)
-    return digest.hexdigest() == name
+    return store.digest(item.key) == name
 
 
 def _without_object(bodies: dict[str, dict[str, object] | None], objects: dict[str, Stored]) -> Iterator[str]:
@@ -87,3 +77,11 @@ def _verify_dataset(store: Store, dataset: str, found: Verified) -> None:
         found.note(
             "releases", 1, (f"{release_key(dataset, name)}/{file}" for file in verify_release(store, dataset, name))
         )
+
+
+def _sound(store: Store, key: str) -> dict[str, object] | None:
+    """The document's body; None where it is gone, rotted, or not one that Augmill writes."""
+    try:
+        return store.unsealed(key, store.get(key))
+    except StoreRefused:
+        return None

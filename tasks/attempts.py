@@ -12,7 +12,6 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,10 +19,15 @@ from typing import Any
 
 from augmill.tasks.contracts import StoreError
 from augmill.tasks.hashing import seal
+from augmill.tasks.owner import is_gone
+from augmill.tasks.retries import in_threads
+from augmill.tasks.shapes import cleaned
 from augmill.tasks.store import READERS, Store
 
 BEAT_SECONDS = 20.0
-LEASE = timedelta(seconds=120)  # without a beat for so long its owner counts as dead, wherever it ran
+LEASE = timedelta(
+    seconds=120
+)  # without a beat for so long its owner counts as dead, wherever it ran; one of this machine at once
 
 Clock = Callable[[], datetime]
 
@@ -62,7 +66,8 @@ class Attempt:
         An outcome that the recipe calls a failure (``outcomes: {harmful: fail}``) is ``failed`` too.
         """
         if self.end is None:
-            return "running" if now - self.beat < LEASE else "interrupted"
+            alive = now - self.beat < LEASE and not is_gone(self.start.get("owner"))
+            return "running" if alive else "interrupted"
         if self.end.get("action") == "fail":
             return "failed"
         return {"error": "failed", "interrupted": "interrupted"}.get(self.end["outcome"], "done")
@@ -76,7 +81,7 @@ def begin(store: Store, dataset: str, snapshot: str, about: dict[str, Any], *, n
     number = max(taken, default=-1) + 1
     for following in range(number, number + 100):
         moment = now()
-        body = {"snapshot": snapshot, "token": token, "time": moment.isoformat(timespec="seconds"), **about}
+        body = {"snapshot": snapshot, "token": token, "time": moment.isoformat(timespec="seconds"), **cleaned(about)}
         standing = store.write_sealed(f"{base}/{following:08d}/start.json", body)
         if standing["token"] == token:
             return Attempt(snapshot, following, body, moment)
@@ -87,7 +92,8 @@ def finish(store: Store, dataset: str, attempt: Attempt, body: dict[str, Any]) -
     """Says how it ended; the first word stands."""
     key = f"{attempts_key(dataset, attempt.snapshot)}/{attempt.number:08d}/end.json"
     # With the start in it, an attempt that ended is read by one request, and a start that rots costs nothing.
-    store.write_sealed(key, {"time": utc_now().isoformat(timespec="seconds"), **body, "start": attempt.start})
+    moment = utc_now().isoformat(timespec="seconds")
+    store.write_sealed(key, {"time": moment, **cleaned(body), "start": attempt.start})
 
 
 @contextmanager
@@ -135,8 +141,7 @@ def read_attempts(
                 break
         return attempts[::-1]
 
-    with ThreadPoolExecutor(READERS) as pool:
-        every = [attempt for attempts in pool.map(read, sorted(found)) for attempt in attempts]
+    every = [attempt for attempts in in_threads(read, sorted(found), READERS) for attempt in attempts]
     by: dict[str, list[Attempt]] = {}
     for attempt in every:
         by.setdefault(attempt.snapshot, []).append(attempt)

@@ -72,6 +72,12 @@ class StoreError(WorldError):
     """The store could not be read or written; names the object."""
 
 
+class StoreSilent(StoreError):
+    """The store, or the source, did not answer for as long as a run waits (run.store_patience)."""
+
+    retryable = False  # it was waited for already
+
+
 class StoreRefused(StoreError):
     """The store refuses for a reason that waiting cannot cure (permission, read-only, full)."""
 

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import CorruptObject, StoreError, StoreRefused, UserError
 from augmill.tasks.delta_types import as_delta
-from augmill.tasks.hashing import hash_json
 from augmill.tasks.log import Log, read_log
+from augmill.tasks.releases import require_whole
 from augmill.tasks.store import Store, delta_key, release_key
 
 if TYPE_CHECKING:
@@ -196,16 +196,17 @@ def _write(store: Store, log: Log, release: str | None, table: DeltaTable | None
 
 def _standing(store: Store, dataset: str, version: int) -> str | None:
     """The release that the version's commit names; None where another program made it (or it is in a checkpoint only)."""
-    raw = store.get(f"{delta_key(dataset)}/_delta_log/{version:020d}.json")
-    actions = [json.loads(line) for line in raw.splitlines()] if raw is not None else []
-    return next((action["commitInfo"].get("release") for action in actions if "commitInfo" in action), None)
+    key = f"{delta_key(dataset)}/_delta_log/{version:020d}.json"
+    try:
+        actions = [json.loads(line) for line in (store.get(key) or b"").splitlines()]
+        return next((action["commitInfo"].get("release") for action in actions if "commitInfo" in action), None)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreRefused("the Delta table's commit is rotted", where=key, fix="restore it from a backup") from error
 
 
 def read_release(store: Store, dataset: str, release: str) -> pa.Table:
     """All rows of a release: train, validation, test. Raises CorruptObject where a file is gone or rotted."""
-    manifest = json.loads(_sound(store, release_key(dataset, release, "manifest.json"), None))
-    if hash_json(manifest)[:16] != release:
-        raise _rotted(release_key(dataset, release, "manifest.json"))
+    manifest = require_whole(store, dataset, release)
     parts = []
     for split in ("train", "validation", "test"):
         for name in sorted(manifest["files"]):
@@ -215,15 +216,11 @@ def read_release(store: Store, dataset: str, release: str) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _sound(store: Store, key: str, sha256: str | None) -> bytes:
+def _sound(store: Store, key: str, sha256: str) -> bytes:
     raw = store.get(key)
-    if raw is None or (sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256):
-        raise _rotted(key)
+    if raw is None or hashlib.sha256(raw).hexdigest() != sha256:
+        raise CorruptObject("the file is gone, or its checksum is wrong", where=key, fix="run the recipe again")
     return raw
-
-
-def _rotted(key: str) -> CorruptObject:
-    return CorruptObject("the file is gone, or its checksum is wrong", where=key, fix="run the recipe again")
 
 
 @contextmanager

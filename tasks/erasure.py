@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import ROW_ID, StoreRefused
-from augmill.tasks.hashing import hash_json, unseal
+from augmill.tasks.hashing import hash_json
 from augmill.tasks.rows import ORIGIN, PARTITION, REAL, id_within
 from augmill.tasks.store import Store
 
@@ -56,8 +56,7 @@ def read_erased(store: Store, dataset: str) -> Erased:
     """Raises StoreRefused where a list is rotted: rows would come back."""
     hashes: set[str] = set()
     for key in store.list_keys(erased_key(dataset)):
-        raw = store.get(key)
-        body = None if raw is None else unseal(raw)
+        body = store.unsealed(key, store.get(key))
         if body is None:
             again = "restore the file from a backup, or run the same `augmill forget` again after removing it"
             raise StoreRefused("the list of erased rows is not what was written", where=key, fix=again)

@@ -47,9 +47,9 @@ def unseal(raw: bytes) -> dict[str, Any] | None:
         document = json.loads(raw)
         body = document["body"]
         sealed = document["sha256"] == hashlib.sha256(canonical_json(body)).hexdigest()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return cast("dict[str, Any]", body) if sealed else None
+    return cast("dict[str, Any]", body) if sealed and isinstance(body, dict) else None
 
 
 @functools.lru_cache(maxsize=1024)

@@ -16,7 +16,9 @@ from typing import Any
 
 from augmill.tasks.calendar import rank
 from augmill.tasks.contracts import ConflictError, StoreRefused, UserError
-from augmill.tasks.hashing import seal, unseal
+from augmill.tasks.hashing import seal
+from augmill.tasks.releases import require_whole
+from augmill.tasks.shapes import cleaned
 from augmill.tasks.store import Store, log_key, release_key
 
 
@@ -100,17 +102,22 @@ class Log:
 
 
 def read_log(store: Store, dataset: str) -> Log:
-    """Raises StoreRefused where an entry is corrupt or the chain is broken: a log is never mended."""
-    log = Log(dataset)
+    """Raises StoreRefused where an entry is corrupt or malformed, or the chain is broken: a log is never mended."""
+    log, published = Log(dataset), set[tuple[str, str]]()
     keys = store.list_keys(log_key(dataset, 0).rpartition("/")[0])
     for key, raw in zip(keys, store.get_all(keys), strict=True):
-        body = unseal(raw) if raw is not None else None
+        body = store.unsealed(key, raw)
         if body is None:
             raise StoreRefused("the log entry's checksum is wrong", where=key, fix="restore the file from a backup")
         number = len(log.entries)
         if key != log_key(dataset, number) or body["previous"] != log.head:
             problem = f"the log's chain is broken at entry {number}"
             raise StoreRefused(problem, where=key, fix="restore it from a backup")
+        moves = {(snapshot, release) for snapshot, release in released_in(body).items() if release is not None}
+        if body["kind"] == "rollback" and (unknown := sorted(moves - published)):
+            problem = f"it goes back to release {unknown[0][1]} of snapshot {unknown[0][0]!r}, which no entry published"
+            raise StoreRefused(problem, where=key, fix="restore it from a backup")
+        published |= moves
         log.entries.append(body)
     return log
 
@@ -139,8 +146,11 @@ def append(
 
     ``change`` returns the entry's own keys (``current`` at least), or None where nothing is to be done; it raises
     ConflictError where what it would change has changed. Returns (entry or None, whether this call appended it).
+
+    Every release that the entry makes current, or keeps by a tag, is verified first, all its files: CorruptObject.
     """
     commit = secrets.token_hex(8)  # so that a PUT whose answer was lost is known again
+    whole: set[str] = set()
     for _ in range(50):
         log = read_log(store, dataset)
         change_of = change(log)
@@ -156,6 +166,11 @@ def append(
             "command": command,
             **change_of,
         }
+        body = cleaned(body)  # who reads it on a terminal is not to be led by a label, a path or a recipe's name
+        named = {*released_in(body).values(), body["release"] if body.get("kind") == "tag" else None}
+        for release in sorted(release for release in named if release is not None and release not in whole):
+            require_whole(store, dataset, release)
+            whole.add(release)
         standing = store.write_sealed(log_key(dataset, number), body)
         if standing["commit"] == commit:
             return body, True

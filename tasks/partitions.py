@@ -11,6 +11,7 @@ from augmill.tasks.contracts import UserError
 from augmill.tasks.hashing import seal
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import no_row_upto, require_alike
+from augmill.tasks.shapes import NAME
 from augmill.tasks.sources import SourceFile, SourceOptions, hash_file, is_settled
 from augmill.tasks.sources.patterns import found_in
 from augmill.tasks.store import Store
@@ -73,6 +74,8 @@ def require_name(recipe: Recipe, as_of: str) -> None:
     """Raises UserError where no snapshot can be as of that."""
     if not is_partitioned(recipe):
         raise UserError("--as-of needs a partition column", where="columns.partition", fix="name it there")
+    if not NAME.fits(as_of):  # it stands in the log, which is read on terminals
+        raise UserError(f"expected {NAME.what}, found {as_of!a}", where="--as-of", fix="rename that partition")
     calendar = recipe.partitions.calendar
     if not calendar.dated:
         return

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.card import dataset_card
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact, ConflictError, UserError
-from augmill.tasks.hashing import canonical_json, hash_json
+from augmill.tasks.hashing import hash_json
 from augmill.tasks.labels import label_array
 from augmill.tasks.log import Log, append
 from augmill.tasks.recipe_sections import Columns
+from augmill.tasks.releases import read_manifest_of
 from augmill.tasks.rows import ORIGIN, REAL, as_training, class_counts
 from augmill.tasks.stage import Work, fetch, read_manifest, stage
 from augmill.tasks.store import Store, release_key
@@ -237,43 +238,13 @@ def commit_releases(
     return appended
 
 
-def _believed(raw: bytes, release: str) -> dict[str, Any] | None:
-    """The manifest, or None where it is not the one that the release's id was made of."""
-    try:
-        manifest: dict[str, Any] = json.loads(raw)
-        whole = hash_json(manifest)[:16] == release and canonical_json(manifest) == raw
-    except ValueError:
-        return None
-    return manifest if whole else None
-
-
 def trained_classes(store: Store, dataset: str, release: str) -> set[str]:
     """The classes of a release's train rows; none where its manifest is gone or rotted (then nobody can say)."""
-    raw = store.get(release_key(dataset, release, "manifest.json"))
-    manifest = _believed(raw, release) if raw is not None else None
+    manifest = read_manifest_of(store, dataset, release)
     return set(manifest["counts"]["train"]["classes"]) if manifest is not None else set()
 
 
 def real_rows(store: Store, dataset: str, release: str) -> int:
     """A release's real rows over all splits; 0 where its manifest is gone or rotted."""
-    raw = store.get(release_key(dataset, release, "manifest.json"))
-    manifest = _believed(raw, release) if raw is not None else None
+    manifest = read_manifest_of(store, dataset, release)
     return sum(part["rows"] - part["synthetic"] for part in manifest["counts"].values()) if manifest is not None else 0
-
-
-def verify_release(store: Store, dataset: str, release: str) -> list[str]:
-    """Every file against the manifest, offline; the names of the files that are wrong."""
-    import hashlib
-
-    raw = store.get(release_key(dataset, release, "manifest.json"))
-    if raw is None:
-        raise UserError(f"there is no release {release!r} of {dataset!r}", where="verify", fix="augmill releases")
-    manifest = _believed(raw, release)
-    if manifest is None:
-        return ["manifest.json"]  # what it says of the other files cannot be trusted
-    wrong = []
-    for name, entry in manifest["files"].items():
-        content = store.get(release_key(dataset, release, name))
-        if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            wrong.append(name)
-    return wrong

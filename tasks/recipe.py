@@ -35,6 +35,7 @@ from augmill.tasks.recipe_sections import (
     required,
 )
 from augmill.tasks.recipe_yaml import Lines, read_yaml
+from augmill.tasks.retries import PATIENCE
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.stage import identity_of
 from augmill.tasks.trainers import TRAINERS
@@ -153,7 +154,9 @@ def _resolve(options: Any, base: Path) -> Any:
 def load_recipe(path: str | Path, *, store: str | None = None) -> Recipe:
     """Reads and validates a recipe file. ``store`` overrides ``run.store``. Raises UserError."""
     document, lines = read_yaml(Path(path), LABELS)
-    return build_recipe(document, base=Path(path).absolute().parent, reader=Reader(str(path), lines), store=store)
+    recipe = build_recipe(document, base=Path(path).absolute().parent, reader=Reader(str(path), lines), store=store)
+    PATIENCE.seconds = recipe.run.store_patience  # of the process: what only looks at the store honours it too
+    return recipe
 
 
 def build_recipe(document: Any, *, base: Path, reader: Reader | None = None, store: str | None = None) -> Recipe:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from augmill.tasks.calendar import parse_clock
 from augmill.tasks.contracts import FIELD_NAMES
+from augmill.tasks.retries import PATIENCE_SECONDS
 
 Action = Literal["best_real", "keep_current", "fail"]
 
@@ -279,7 +280,14 @@ class Run:
         0.1, "more failed shards than this share of a round's end generation", why_no_identity=_RUN
     )
 
+    store_patience: float = option(
+        PATIENCE_SECONDS,
+        "seconds for which a store, or a source, that does not answer is asked again",
+        why_no_identity=_RUN,
+    )
+
     def __post_init__(self) -> None:
+        check(0 <= self.store_patience <= 86_400, "store_patience: between 0 and 86,400 seconds")
         check(1 <= self.shard_rows <= 10_000_000, "shard_rows: between 1 and 10,000,000")
         check(0 <= self.workers <= 256, "workers: between 0 and 256")
         check(1 <= self.threads <= 256, "threads: between 1 and 256")

@@ -17,28 +17,32 @@ public/<dataset>/delta/...                a Delta table with copies of its own (
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from augmill.tasks.contracts import CorruptObject, Scratch, StoreError, StoreRefused, UserError
-from augmill.tasks.durable import DurableWriter
+from augmill.tasks.durable import DurableWriter, close_private, make_private
 from augmill.tasks.hashing import hash_file, seal, unseal
+from augmill.tasks.retries import PATIENCE, in_threads
+from augmill.tasks.shapes import require_document
 from augmill.tasks.store_rules import REMOTE_SCHEMES, explain, put_remote, require_root
 
 # What a run names again counts as new for gc, whose grace is longer than this; a write per file and hour costs little.
+T = TypeVar("T")
+
 RENEWED = timedelta(minutes=30)
 READERS = 16  # documents asked for at once: from a bucket, 400 of 30 ms each take a second instead of twelve
 
@@ -90,7 +94,7 @@ class Store:
         require_root(self.root)
         if self.local is None:
             plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-            retry = {"max_retries": 8, "retry_timeout": timedelta(seconds=120)}  # obstore's backoff is jittered
+            retry = {"max_retries": 0}  # obstore's last 2.7 s, whatever it is told; ``_ask`` waits as long as is right
             options: dict[str, Any] = {"retry_config": retry, "client_options": {"allow_http": plain}}
             try:
                 return from_url(self.root, **options)
@@ -104,41 +108,64 @@ class Store:
             problem = f"the store's directory cannot be made: {error.strerror}"
             fix = "give a directory that is there, or can be made (run.store, --store)"
             raise StoreRefused(problem, where=str(self.local), fix=fix) from error
+        close_private(self.local)
         return cast("ObjectStore", LocalStore(self.local))
 
     def _explain(self, error: Exception, key: str) -> StoreError:
         return explain(error, f"{self.root}: {key}")
 
+    def _ask(self, key: str, request: Callable[[], T]) -> T:
+        """What the request gives; one to a bucket is made again while the store does not answer (run.store_patience).
+
+        Raises StoreError, but leaves alone what says that something is there, or is not.
+        """
+
+        def ask() -> T:
+            try:
+                return request()
+            except (FileNotFoundError, AlreadyExistsError):
+                raise
+            except (BaseError, OSError) as error:
+                raise self._explain(error, key) from error
+
+        return ask() if self.local is not None else PATIENCE.outwait(ask)
+
     def get(self, key: str) -> bytes | None:
         try:
-            return bytes(obstore.get(self.backend, key).bytes())
+            return self._ask(key, lambda: bytes(obstore.get(self.backend, key).bytes()))
         except FileNotFoundError:
             return None
-        except (BaseError, OSError) as error:
-            raise self._explain(error, key) from error
 
     def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
         """What stands under each key."""
-        with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(self.get, keys))
+        return in_threads(self.get, keys, READERS)
 
     def put(self, key: str, value: bytes | Path) -> None:
         """Writes whole or not at all, over what stands there; durable on a local disk when it returns."""
         try:
-            self._write(key, value, overwrite=True)
-        except (BaseError, OSError) as error:
+            self._ask(key, lambda: self._write(key, value, overwrite=True))
+        except FileNotFoundError as error:  # its bucket, or the store's directory, is gone
             raise self._explain(error, key) from error
 
     def put_if_absent(self, key: str, value: bytes) -> bool:
-        """True where this call wrote it. After an error whose PUT may have succeeded, the caller looks again."""
-        try:
+        """True where this call wrote it: also where its answer was lost, and what then stands there is what it put."""
+        tries = 0
+
+        def write() -> None:
+            nonlocal tries
+            tries += 1
             self._write(key, value, overwrite=False)
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            if self.get(key) == value:  # the PUT succeeded and its answer was lost
-                return True
+
+        try:
+            self._ask(key, write)
+        except FileNotFoundError as error:
             raise self._explain(error, key) from error
+        except AlreadyExistsError:
+            return tries > 1 and self.get(key) == value
+        except StoreError:
+            if self.get(key) == value:
+                return True
+            raise
         return True
 
     def _write(self, key: str, value: bytes | Path, *, overwrite: bool) -> None:
@@ -152,16 +179,32 @@ class Store:
 
     def head(self, key: str) -> Stored | None:
         try:
-            found = obstore.head(self.backend, key)
+            found = self._ask(key, lambda: obstore.head(self.backend, key))
         except FileNotFoundError:
             return None
-        except (BaseError, OSError) as error:
-            raise self._explain(error, key) from error
         return Stored(key, int(found["size"]), found["last_modified"])
 
     def holds(self, key: str, sha256: str, size: int) -> bool:
-        """Whether that content stands there: by its size and, on a local disk, its checksum."""
-        return self.size(key) == size and (self.local is None or hash_file(self.local / key) == sha256)
+        """Whether that content stands there, by its size and its checksum."""
+        return self.size(key) == size and self.digest(key) == sha256
+
+    def digest(self, key: str) -> str | None:
+        """sha256 of what stands there, read piece by piece; None where there is nothing."""
+
+        def read() -> str:
+            digest = hashlib.sha256()
+            for chunk in obstore.get(self.backend, key).stream():
+                digest.update(chunk)
+            return digest.hexdigest()
+
+        try:
+            return self._ask(key, read)
+        except FileNotFoundError:
+            return None
+
+    def digests(self, keys: Sequence[str]) -> list[str | None]:
+        """``digest`` of each."""
+        return in_threads(self.digest, keys, READERS)
 
     def list_keys(self, prefix: str) -> list[str]:
         """Every key under the prefix, sorted."""
@@ -169,22 +212,16 @@ class Store:
 
     def list_files(self, prefix: str) -> list[Stored]:
         """Everything under the prefix with its size and age, sorted by key."""
-        try:
-            found = [item for chunk in obstore.list(self.backend, prefix) for item in chunk]
+        try:  # one that is cut in the middle begins anew
+            found = self._ask(prefix, lambda: [item for chunk in obstore.list(self.backend, prefix) for item in chunk])
         except FileNotFoundError:
             return []
-        except (BaseError, OSError) as error:
-            raise self._explain(error, prefix) from error
         return sorted((Stored(i["path"], i["size"], i["last_modified"]) for i in found), key=lambda item: item.key)
 
     def delete(self, key: str) -> None:
         """Where another process did so first, there is nothing left to do."""
-        try:
-            obstore.delete(self.backend, key)
-        except FileNotFoundError:
-            return
-        except (BaseError, OSError) as error:
-            raise self._explain(error, key) from error
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(key, lambda: obstore.delete(self.backend, key))
 
     def tidy(self, prefix: str) -> None:
         """On a local disk, removes the directories below that hold nothing any more; elsewhere there are none."""
@@ -195,12 +232,17 @@ class Store:
 
     def move_aside(self, key: str) -> None:
         """Takes a corrupt object out of the way; where another process did so first, there is nothing left to do."""
-        try:
-            obstore.rename(self.backend, key, f"private/aside/{key}.{os.urandom(4).hex()}")
-        except FileNotFoundError:
-            return
-        except (BaseError, OSError) as error:
-            raise self._explain(error, key) from error
+        aside = f"private/aside/{key}.{os.urandom(4).hex()}"
+
+        def move() -> None:
+            if self.local is not None:
+                make_private(self.local, aside)
+            obstore.rename(self.backend, key, aside)
+            if self.local is not None:
+                (self.local / aside).chmod(0o600)
+
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(key, move)
 
     # --- objects: files named by their sha256 ----------------------------------------------------------------------
 
@@ -240,14 +282,16 @@ class Store:
 
     def _download(self, key: str, path: Path) -> None:
         part = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
-        try:
+
+        def read() -> None:
             with part.open("wb") as stream:
                 for chunk in obstore.get(self.backend, key).stream():
                     stream.write(chunk)
+
+        try:
+            self._ask(key, read)
         except FileNotFoundError as error:
             raise CorruptObject("the object is gone", where=f"{self.root}: {key}", fix="run it again") from error
-        except (BaseError, OSError) as error:
-            raise self._explain(error, key) from error
         part.replace(path)
 
     # --- sealed documents: manifests, log entries ------------------------------------------------------------------
@@ -256,13 +300,24 @@ class Store:
         """The document's body; None where there is none, or where it was corrupt (then it was moved aside)."""
         if (raw := self.get(key)) is None:
             return None
-        body = unseal(raw)
+        body = self.unsealed(key, raw)
         if body is None:
             self.move_aside(key)
         return body
 
+    @staticmethod
+    def unsealed(key: str, raw: bytes | None) -> dict[str, Any] | None:
+        """The body of the document that was read; None where it is not what was sealed, or there was nothing.
+
+        The only way from a stored document to its body. Raises StoreRefused, naming the key, for one whose seal is whole
+        but that Augmill did not write (``shapes``).
+        """
+        body = None if raw is None else unseal(raw)
+        return None if body is None else require_document(key, body)
+
     def write_sealed(self, key: str, body: dict[str, Any]) -> dict[str, Any]:
         """Puts the document if there is none; returns the one that stands, ours or the winner's."""
+        require_document(key, body)  # what would be refused when it is read is not written
         for _ in range(3):
             if self.put_if_absent(key, seal(body)):
                 return body
@@ -272,7 +327,12 @@ class Store:
 
     def local_scratch(self, name: str) -> Path:
         """A directory on this machine that outlives the run: in the store where it is local, else in a cache."""
-        base = self.local / "private" / "scratch" if self.local is not None else Path.home() / ".cache" / "augmill"
+        if self.local is not None:
+            make_private(self.local, f"private/scratch/{name}/")
+            return self.local / "private" / "scratch" / name
+        base = Path.home() / ".cache" / "augmill"
+        base.mkdir(parents=True, exist_ok=True)
+        base.chmod(0o700)
         (path := base / name).mkdir(parents=True, exist_ok=True)
         return path
 

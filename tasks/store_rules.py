@@ -9,11 +9,18 @@ import time
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import ObjectStore
 
 from augmill.tasks.answers import plainly, refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError
+from augmill.tasks.retries import can_pass
 
 LEAST_FREE = 1 << 20  # bytes: below it not even a run without a row could be noted
 LONGEST_NAME = 255  # bytes, on the file systems there are
@@ -38,6 +45,8 @@ def explain(error: Exception, where: str) -> StoreError:
             return StoreRefused(sign.lower(), where=where, fix=fix)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
         return StoreRefused(text, where=where, fix="check the credentials and the bucket's policy")
+    if isinstance(error, BaseError) and not can_pass(text):
+        return StoreRefused(text, where=where, fix="check the store's address, its region and the account's settings")
     return StoreError(text, where=where, fix="run it again; what is done is kept")
 
 

@@ -32,16 +32,20 @@ from augmill.tasks.contracts import (
     DeadlineExceeded,
     LedgerError,
     StoreRefused,
+    StoreSilent,
     UserError,
     WorkerDied,
     WorldError,
     world_error,
 )
+from augmill.tasks.owner import own_temporary, sweep_temporary
+from augmill.tasks.retries import PATIENCE
 from augmill.tasks.stage import Event
 from augmill.tasks.text import visible
 
 _LOG = logging.getLogger("augmill.workers")
 GRACE_SECONDS = 5.0
+WATCH_SECONDS = 1.0  # a worker whose parent is gone ends within so long
 
 
 class WorkerFailed(AugmillError):
@@ -54,7 +58,7 @@ class WorkerWorldError(WorldError):
 
 # What a worker may end with for good, by name: its exit code is that of the same error in this process.
 _NOT_RETRIED: dict[str, type[AugmillError]] = {
-    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, LedgerError, CorruptObject)
+    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, StoreSilent, LedgerError, CorruptObject)
 }
 
 
@@ -110,6 +114,7 @@ class Worker:
             self.process.kill()
         self.process.wait()
         self.connection.close()
+        sweep_temporary()  # the rows that it had made
 
     def stop(self) -> None:
         """Closing the connection tells the worker to end; one that does not is killed."""
@@ -140,6 +145,7 @@ class WorkerPool:
             if worker is None or not worker.alive():
                 worker = self._start(device)
             place = {"store": store, "device": worker.device, "threads": self.threads, "seconds": seconds}
+            place["patience"] = PATIENCE.seconds
             answer = worker.run(job | place, seconds)
         finally:
             self.free.put((device, worker))
@@ -161,6 +167,7 @@ class WorkerPool:
             if kill:  # the connection is left to the thread that waits on it, which sees its end
                 worker.process.kill()
                 worker.process.wait()
+                sweep_temporary()
             else:
                 worker.stop()
 
@@ -208,7 +215,7 @@ def find_devices(asked: tuple[str, ...], workers: int) -> list[str]:
 def _watch(parent: int) -> None:
     """Ends this process when its parent is gone, even in the middle of a shard."""
     while True:
-        time.sleep(1.0)
+        time.sleep(WATCH_SECONDS)
         if os.getppid() != parent:
             os._exit(3)
 
@@ -216,6 +223,7 @@ def _watch(parent: int) -> None:
 def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     from augmill.tasks.shards import run_job
 
+    PATIENCE.renew(job.get("patience"), silent=True)
     try:
         artifact, events = run_job(job)
     except AugmillError as error:
@@ -254,7 +262,11 @@ def serve(descriptor: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _write_out()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    connection = Connection(descriptor)
+    with own_temporary():
+        _answer_jobs(Connection(descriptor))
+
+
+def _answer_jobs(connection: Connection) -> None:
     while True:
         try:
             job = json.loads(connection.recv_bytes())

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from chain import tiny_recipe
+from fake_releases import put_fake
 
 from augmill.flows.provenance import code_version
 from augmill.tasks.attempts import Attempt, begin, finish, utc_now
 from augmill.tasks.log import read_log
 from augmill.tasks.publish import commit_releases
 from augmill.tasks.recipe import Recipe
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.store import Store
 
 _numbers = itertools.count()
 
@@ -42,11 +43,12 @@ def tried(store: Store, snapshot: str, outcome: str = "published", *, about: Any
     if outcome == "error":
         body |= {"kind": "DataError", "where": "source", "next": "mend it"}
     elif end.get("action", "publish") == "publish":
-        release = f"{next(_numbers):016x}"
+        release = put_fake(store, f"{(number := next(_numbers)) % 256:02x} {number}")
         body |= {"action": "publish", "release": release, "arrangement": "mix", "source": {}}
-        store.put(release_key("tiny", release, "manifest.json"), b"{}")
-        if "pending" not in end:
-            entry = {"reason": "it helps", "outcome": outcome, "recipe": attempt.start["recipe"]}
+        entry = {"reason": "it helps", "outcome": outcome, "recipe": attempt.start["recipe"]}
+        if "pending" in end:
+            end["pending"] = {"release": release, "expected": before, "entry": entry} | end["pending"]
+        else:
             commit_releases(store, "tiny", {snapshot: (before, release)}, entry=entry, command="test")
     finish(store, "tiny", attempt, body | end)
     return body["release"]

@@ -28,8 +28,8 @@ from chain import produce_and_publish, public_bytes, tiny_recipe, write_rows
 
 from augmill.tasks import publish
 from augmill.tasks.log import read_log
-from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.releases import verify_release
 from augmill.tasks.store import Store
 
 T = TypeVar("T")

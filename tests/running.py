@@ -22,8 +22,8 @@ from scipy.sparse import csr_matrix
 from augmill.flows.start import run_recipe
 from augmill.tasks.attempts import read_attempts
 from augmill.tasks.log import read_log
-from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe, build_recipe
+from augmill.tasks.releases import verify_release
 from augmill.tasks.settle import verify_ledger
 from augmill.tasks.store import Store, release_key
 

@@ -43,7 +43,6 @@ from augmill.flows.backfill_run import BackfillRun
 from augmill.flows.health import find_trouble
 from augmill.flows.orchestrate import Terminated
 from augmill.flows.outcome import NotProduced
-from augmill.flows.owner import is_gone, this_process
 from augmill.flows.producing import produce
 from augmill.flows.reading import read_source
 from augmill.flows.snapshot import Snapshot
@@ -53,6 +52,7 @@ from augmill.flows.steps import Steps
 from augmill.tasks.attempts import Attempt, begin, finish, utc_now
 from augmill.tasks.contracts import Artifact, StoreError, UserError
 from augmill.tasks.log import entry_of, read_log, rollback
+from augmill.tasks.owner import is_gone, this_process
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.recipe_nights import Price
 from augmill.tasks.retries import NEVER
@@ -749,7 +749,7 @@ def test_a_backfill_tries_again_what_its_recipe_calls_a_failure(rows: Path, tmp_
 
 
 def test_only_a_process_of_this_machine_that_ended_is_known_to_be_gone() -> None:
-    code = "from augmill.flows.owner import this_process; import json; print(json.dumps(this_process()))"
+    code = "from augmill.tasks.owner import this_process; import json; print(json.dumps(this_process()))"
     ended = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
     if not ended:
         pytest.skip("needs /proc")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from chain import produce_and_publish, tiny_recipe, write_rows
 from commands import augmill, fingerprint, refused, write_recipe
+from fake_releases import put_fake
 
 from augmill.tasks.delta import sync_delta
 from augmill.tasks.log import read_log, rollback
@@ -79,9 +80,9 @@ def test_path_follows_what_is_current(folder: Path, release: str, tmp_path: Path
     store, recipe = Store(str(tmp_path / "store")), write_recipe(tmp_path, **BY_DAY)
     first = read_log(store, "tiny").newest()
     assert first is not None
-    other = tmp_path / "store" / release_key("tiny", "ffff")
-    shutil.copytree(tmp_path / "store" / release_key("tiny", first), other)
-    commit_releases(store, "tiny", {"2026-10-01": (first, "ffff")}, entry={"reason": "t"}, command="t")
+    second = put_fake(store, "second")
+    other = tmp_path / "store" / release_key("tiny", second)
+    commit_releases(store, "tiny", {"2026-10-01": (first, second)}, entry={"reason": "t"}, command="t")
     assert augmill("path", recipe, "--as-of", "2026-10-01").out == f"{other}\n"
     rollback(store, "tiny", to=None, reason="t", command="t")
     assert augmill("path", recipe, "--as-of", "2026-10-01").out.rstrip().endswith(first)

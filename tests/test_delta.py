@@ -40,7 +40,12 @@ def put_release(store: Store, train: pa.Table) -> str:
     sink = pa.BufferOutputStream()
     pq.write_table(train, sink)
     raw = sink.getvalue().to_pybytes()
-    manifest = {"files": {"train/part-00000.parquet": {"sha256": hashlib.sha256(raw).hexdigest()}}}
+    counts = {split: {"rows": 0, "synthetic": 0, "classes": {}} for split in ("train", "validation", "test")}
+    manifest = {
+        **{"dataset": "d", "snapshot": "all", "arrangement": "mix", "recipe": "", "inputs": {}, "ledger": None},
+        "files": {"train/part-00000.parquet": {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)}},
+        "counts": counts,
+    }
     release = hash_json(manifest)[:16]
     store.put(release_key("d", release, "train/part-00000.parquet"), raw)
     store.put(release_key("d", release, "manifest.json"), canonical_json(manifest))
@@ -226,7 +231,7 @@ def test_a_table_made_late_begins_where_releases_still_stand(tmp_path: Path) -> 
     assert table_of(store).to_pyarrow_table()["text"].to_pylist() == ["night 3"]
     path = tmp_path / release_key("d", publish(store, "5", texts("rots")), "train/part-00000.parquet")
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(CorruptObject, match="its checksum is wrong"):
+    with pytest.raises(CorruptObject, match="not what was published"):
         sync_delta(store, "d")
     assert table_of(store).to_pyarrow_table()["text"].to_pylist() == ["night 3"]
 

@@ -29,8 +29,8 @@ from augmill.tasks.attempts import begin, utc_now
 from augmill.tasks.contracts import ConflictError, UserError
 from augmill.tasks.erasure import count_held, read_erased, write_erased
 from augmill.tasks.log import Log, read_log, tag
-from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.releases import verify_release
 from augmill.tasks.stage import Work
 from augmill.tasks.store import Store, log_key
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_releases import id_of, put_fake
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,18 +31,21 @@ def commit(
     store: Store, release: str, *, snapshot: str = "all", expected: str | None = None, force: bool = False
 ) -> bool:
     """Publishes as the flow does: a release whose manifest stands, then its log entry."""
-    store.put(release_key("tiny", release, "manifest.json"), b"{}")
-    moves = {snapshot: (expected, release)}
+    moves = {snapshot: (None if expected is None else id_of(expected), put_fake(store, release))}
     return commit_releases(store, "tiny", moves, entry={"reason": "test"}, command="test", force=force)
 
 
 def together(store: Store, moves: dict[str, str]) -> bool:
     """Publishes several snapshots in one entry, each over what is current."""
-    for release in moves.values():
-        store.put(release_key("tiny", release, "manifest.json"), b"{}")
     current = read_log(store, "tiny").current()
-    every = {snapshot: (current.get(snapshot), release) for snapshot, release in moves.items()}
+    every = {snapshot: (current.get(snapshot), put_fake(store, release)) for snapshot, release in moves.items()}
     return commit_releases(store, "tiny", every, entry={"reason": "test"}, command="test")
+
+
+def moved(store: Store, release: str, snapshot: str = "all") -> Callable[[Log], dict[str, Any]]:
+    """What an entry says that makes the release current, whatever was."""
+    entry = {"kind": "release", "current": {snapshot: put_fake(store, release)}, "reason": "test"}
+    return lambda log: entry
 
 
 def back(store: Store) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def log_of(*entries: dict[str, Any]) -> Log:
 
 def test_each_entry_holds_the_hash_of_the_bytes_before_it_and_who_did_what(store: Store) -> None:
     for number in range(3):
-        append(store, "tiny", lambda log: {"current": {"all": f"r{len(log.entries)}"}}, command=f"do {number}")
+        append(store, "tiny", moved(store, f"r{number}"), command=f"do {number}")
     entries = read_log(store, "tiny").entries
     before = hashlib.sha256(b"").hexdigest()
     for number, entry in enumerate(entries):
@@ -68,7 +73,7 @@ def test_each_entry_holds_the_hash_of_the_bytes_before_it_and_who_did_what(store
 @pytest.mark.parametrize("how", ["flipped", "resealed", "gone"])
 def test_a_changed_or_missing_entry_is_found(store: Store, number: int, how: str) -> None:
     for release in ("r0", "r1", "r2", "r3"):
-        append(store, "tiny", lambda log, r=release: {"current": {"all": r}}, command="x")  # type: ignore[misc]
+        append(store, "tiny", moved(store, release), command="x")
     key = log_key("tiny", number)
     body = store.read_sealed(key)
     assert body is not None
@@ -82,13 +87,13 @@ def test_a_changed_or_missing_entry_is_found(store: Store, number: int, how: str
     with pytest.raises(StoreRefused, match=r"_log/0000000\d\.json: .*\n  What to do: restore"):
         read_log(store, "tiny")
     with pytest.raises(StoreRefused):
-        append(store, "tiny", lambda log: {"current": {"all": "r4"}}, command="x")
+        append(store, "tiny", moved(store, "r4"), command="x")
     assert store.size(log_key("tiny", 4)) is None
 
 
 def test_an_entry_under_another_number_is_found(store: Store) -> None:
     for release in ("r0", "r1"):
-        append(store, "tiny", lambda log, r=release: {"current": {"all": r}}, command="x")  # type: ignore[misc]
+        append(store, "tiny", moved(store, release), command="x")
     (Path(store.root) / log_key("tiny", 1)).rename(Path(store.root) / log_key("tiny", 2))
     with pytest.raises(StoreRefused, match=r"_log/00000002\.json: the log's chain is broken at entry 1"):
         read_log(store, "tiny")
@@ -96,7 +101,7 @@ def test_an_entry_under_another_number_is_found(store: Store) -> None:
 
 def test_twenty_threads_append_twenty_entries_to_one_chain(store: Store) -> None:
     def publish(number: int) -> bool:
-        return append(store, "tiny", lambda log: {"current": {str(number): "r"}}, command=str(number))[1]
+        return append(store, "tiny", moved(store, "r", str(number)), command=str(number))[1]
 
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(publish, range(20)))
@@ -110,11 +115,12 @@ def test_four_processes_append_twenty_entries_to_one_chain(store: Store) -> None
     code = (
         "import sys; from augmill.tasks.store import Store; from augmill.tasks.log import append; sys.stdin.read(1);"
         "s = Store(sys.argv[1]); names = [sys.argv[2] + str(i) for i in range(5)];"
-        "print(all(append(s, 'tiny', lambda log: {'current': {name: 'r'}}, command=name)[1] for name in names))"
+        "e = lambda name: {'kind': 'release', 'current': {name: sys.argv[3]}, 'reason': ''};"
+        "print(all(append(s, 'tiny', lambda log: e(name), command=name)[1] for name in names))"
     )
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, store.root, name],
+            [sys.executable, "-c", code, store.root, name, put_fake(store, "r")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,7 +143,7 @@ def test_a_put_whose_answer_was_lost_is_not_done_twice_by_the_next_try(store: St
     with pytest.raises(StoreError, match="timed out"):
         commit(Deaf(store.root), "r1")
     assert not commit(store, "r1")
-    assert [entry["current"] for entry in read_log(store, "tiny").entries] == [{"all": "r1"}]
+    assert [entry["current"] for entry in read_log(store, "tiny").entries] == [{"all": id_of("r1")}]
 
 
 def test_nothing_to_change_appends_nothing(store: Store) -> None:
@@ -197,9 +203,9 @@ def test_a_snapshot_that_changed_since_the_run_began_is_a_conflict_and_appends_n
     commit(store, "r1")
     commit(store, "r2", expected="r1")
     for expected in (None, "r1"):
-        with pytest.raises(ConflictError, match=r"another run published r2 for snapshot 'all'"):
+        with pytest.raises(ConflictError, match=rf"another run published {id_of('r2')} for snapshot 'all'"):
             commit(store, "r3", expected=expected)
-    assert read_log(store, "tiny").current() == {"all": "r2"}
+    assert read_log(store, "tiny").current() == {"all": id_of("r2")}
     assert not ConflictError.retryable
 
 
@@ -210,24 +216,24 @@ def test_another_snapshots_entry_in_between_is_no_conflict(store: Store) -> None
         if not raced:  # between the reading of the log and the writing of the entry
             raced.append(commit(store, "b1", snapshot="2026-01-02"))
         assert log.current().get("2026-01-01") is None
-        return {"current": {"2026-01-01": "a1"}}
+        return moved(store, "a1", "2026-01-01")(log)
 
     entry, appended = append(store, "tiny", change, command="test")
     assert appended and entry is not None and entry["number"] == 1
     log = read_log(store, "tiny")
-    assert log.current() == {"2026-01-01": "a1", "2026-01-02": "b1"}
+    assert log.current() == {"2026-01-01": id_of("a1"), "2026-01-02": id_of("b1")}
 
 
 def test_a_rollback_appends_withdraws_and_goes_back_one_release_at_a_time(store: Store) -> None:
     for before, release in zip([None, "r1", "r2"], ["r1", "r2", "r3"], strict=True):
         commit(store, release, expected=before)
     entry = rollback(store, "tiny", to=None, reason="bad", command="rollback")
-    assert (entry["current"], entry["withdraws"], entry["reason"]) == ({"all": "r2"}, ["r3"], "bad")
-    assert rollback(store, "tiny", to=None, reason="worse", command="rollback")["current"] == {"all": "r1"}
+    assert (entry["current"], entry["withdraws"], entry["reason"]) == ({"all": id_of("r2")}, [id_of("r3")], "bad")
+    assert rollback(store, "tiny", to=None, reason="worse", command="rollback")["current"] == {"all": id_of("r1")}
     with pytest.raises(UserError, match="no earlier release"):
         rollback(store, "tiny", to=None, reason="again", command="rollback")
     log = read_log(store, "tiny")
-    assert (len(log.entries), log.current(), log.withdrawn()) == (5, {"all": "r1"}, {"r2", "r3"})
+    assert (len(log.entries), log.current(), log.withdrawn()) == (5, {"all": id_of("r1")}, {id_of("r2"), id_of("r3")})
 
 
 def test_a_rollback_to_a_named_release_takes_its_snapshot_and_its_prefix_is_enough(store: Store) -> None:
@@ -235,27 +241,29 @@ def test_a_rollback_to_a_named_release_takes_its_snapshot_and_its_prefix_is_enou
         commit(store, release, snapshot="2026-01-01", expected=before)
     commit(store, "dd44", snapshot="2026-01-02")
     entry = rollback(store, "tiny", to="aa", reason="bad", command="rollback")
-    assert (entry["current"], entry["withdraws"]) == ({"2026-01-01": "aa11"}, ["cc33"])
-    assert read_log(store, "tiny").current() == {"2026-01-01": "aa11", "2026-01-02": "dd44"}
+    assert (entry["current"], entry["withdraws"]) == ({"2026-01-01": id_of("aa11")}, [id_of("cc33")])
+    assert read_log(store, "tiny").current() == {"2026-01-01": id_of("aa11"), "2026-01-02": id_of("dd44")}
 
 
 def test_a_second_rollback_never_goes_forward(store: Store) -> None:
     for before, release in zip([None, "r1", "r2"], ["r1", "r2", "r3"], strict=True):
         commit(store, release, expected=before)
-    rollback(store, "tiny", to="r1", reason="bad", command="rollback")
+    rollback(store, "tiny", to=id_of("r1"), reason="bad", command="rollback")
     with pytest.raises(UserError, match="no earlier release"):  # r2 came after r1
         rollback(store, "tiny", to=None, reason="bad", command="rollback")
-    assert rollback(store, "tiny", to="r2", reason="on purpose", command="rollback")["current"] == {"all": "r2"}
+    assert rollback(store, "tiny", to=id_of("r2"), reason="on purpose", command="rollback")["current"] == {
+        "all": id_of("r2")
+    }
 
 
 def test_a_beginning_that_names_two_releases_is_refused(store: Store) -> None:
     for before, release in zip([None, "ab1", "ab2"], ["ab1", "ab2", "cc"], strict=True):
         commit(store, release, expected=before)
-    with pytest.raises(UserError, match=r"'ab' names 2 releases \(ab2, ab1\)"):
+    with pytest.raises(UserError, match=rf"'ab' names 2 releases \({id_of('ab2')}, {id_of('ab1')}\)"):
         rollback(store, "tiny", to="ab", reason="bad", command="rollback")
 
 
-@pytest.mark.parametrize("to", ["zz", "r2"])
+@pytest.mark.parametrize("to", ["zz", id_of("r2")])
 def test_a_rollback_to_what_is_unknown_or_current_is_refused(store: Store, to: str) -> None:
     commit(store, "r1")
     commit(store, "r2", expected="r1")
@@ -269,8 +277,8 @@ def test_a_rollback_is_refused_where_there_is_no_release_or_its_files_are_gone(s
         rollback(store, "tiny", to=None, reason="bad", command="rollback")
     commit(store, "r1")
     commit(store, "r2", expected="r1")
-    (Path(store.root) / release_key("tiny", "r1", "manifest.json")).unlink()
-    with pytest.raises(UserError, match="r1 is gone from the store"):
+    (Path(store.root) / release_key("tiny", id_of("r1"), "manifest.json")).unlink()
+    with pytest.raises(UserError, match=f"{id_of('r1')} is gone from the store"):
         rollback(store, "tiny", to=None, reason="bad", command="rollback")
 
 
@@ -278,12 +286,12 @@ def test_a_withdrawn_release_is_published_again_only_on_purpose(store: Store) ->
     commit(store, "r1")
     commit(store, "r2", expected="r1")
     rollback(store, "tiny", to=None, reason="bad", command="rollback")
-    with pytest.raises(UserError, match=r"r2 was withdrawn by a rollback\n  What to do: .*--republish"):
+    with pytest.raises(UserError, match=rf"{id_of('r2')} was withdrawn by a rollback\n  What to do: .*--republish"):
         commit(store, "r2", expected="r1")
     assert commit(store, "r2", expected="r1", force=True)
     log = read_log(store, "tiny")
-    assert (log.current(), log.withdrawn()) == ({"all": "r2"}, set())
-    assert rollback(store, "tiny", to=None, reason="bad again", command="rollback")["withdraws"] == ["r2"]
+    assert (log.current(), log.withdrawn()) == ({"all": id_of("r2")}, set())
+    assert rollback(store, "tiny", to=None, reason="bad again", command="rollback")["withdraws"] == [id_of("r2")]
     with pytest.raises(UserError):
         commit(store, "r2", expected="r1")
 
@@ -291,11 +299,11 @@ def test_a_withdrawn_release_is_published_again_only_on_purpose(store: Store) ->
 def test_all_rows_are_the_newest_again_once_a_dated_release_behind_them_is_undone(store: Store) -> None:
     for snapshot, release in (("2026-01-01", "d1"), ("all", "a"), ("2026-01-02", "d2")):
         commit(store, release, snapshot=snapshot)
-    assert read_log(store, "tiny").newest() == "d2"
+    assert read_log(store, "tiny").newest() == id_of("d2")
     assert back(store)["current"] == {"2026-01-02": None}
-    assert read_log(store, "tiny").newest() == "a"
+    assert read_log(store, "tiny").newest() == id_of("a")
     assert back(store)["current"] == {"all": None}
-    assert read_log(store, "tiny").newest() == "d1"
+    assert read_log(store, "tiny").newest() == id_of("d1")
 
 
 def test_a_backfill_of_sixty_snapshots_is_undone_by_one_rollback(store: Store) -> None:
@@ -306,7 +314,7 @@ def test_a_backfill_of_sixty_snapshots_is_undone_by_one_rollback(store: Store) -
     assert together(store, {day: f"new-{day}" for day in days})
     entry = back(store)
     assert entry["current"] == {day: before.get(day) for day in days}
-    assert sorted(entry["withdraws"]) == sorted(f"new-{day}" for day in days)
+    assert sorted(entry["withdraws"]) == sorted(id_of(f"new-{day}") for day in days)
     log = read_log(store, "tiny")
     assert (log.current(), len(log.entries)) == (before, 22)
     assert back(store)["current"] == {days[19]: None}  # then the publication before it
@@ -316,8 +324,8 @@ def test_a_rollback_leaves_alone_what_moved_on_and_undoes_that_first(store: Stor
     together(store, {"1": "a1", "2": "b1"})
     together(store, {"1": "a2", "2": "b2"})
     commit(store, "a3", snapshot="1", expected="a2")
-    assert back(store)["current"] == {"1": "a2"}
-    assert back(store)["current"] == {"1": "a1", "2": "b1"}
+    assert back(store)["current"] == {"1": id_of("a2")}
+    assert back(store)["current"] == {"1": id_of("a1"), "2": id_of("b1")}
     with pytest.raises(UserError, match="no earlier release"):
         back(store)
 
@@ -327,8 +335,8 @@ def test_what_was_withdrawn_is_passed_over_on_the_way_back(store: Store) -> None
     commit(store, "r2", expected="r1")
     commit(store, "r1", expected="r2")  # the recipe went back to what it was
     commit(store, "r3", expected="r1")
-    assert back(store)["current"] == {"all": "r1"}
-    assert back(store)["current"] == {"all": "r2"}
+    assert back(store)["current"] == {"all": id_of("r1")}
+    assert back(store)["current"] == {"all": id_of("r2")}
     with pytest.raises(UserError, match="no earlier release"):  # r1 was the only one before, and is withdrawn
         back(store)
 
@@ -336,9 +344,9 @@ def test_what_was_withdrawn_is_passed_over_on_the_way_back(store: Store) -> None
 def test_it_goes_back_to_what_was_current_not_to_what_was_made_last(store: Store) -> None:
     for before, release in zip([None, "r1", "r2"], ["r1", "r2", "r3"], strict=True):
         commit(store, release, expected=before)
-    rollback(store, "tiny", to="r1", reason="r2 is no good either", command="rollback")
+    rollback(store, "tiny", to=id_of("r1"), reason="r2 is no good either", command="rollback")
     commit(store, "r4", expected="r1")
-    assert back(store)["current"] == {"all": "r1"}
+    assert back(store)["current"] == {"all": id_of("r1")}
 
 
 MOVES = st.dictionaries(st.sampled_from("abc"), st.just("new"), max_size=3)
@@ -353,9 +361,8 @@ def test_publications_are_undone_one_by_one_as_from_a_stack(
     states: list[dict[str, str]] = [{}]
     for number, step in enumerate(steps):
         if step:
-            moves = {snapshot: f"{snapshot}{number}" for snapshot in step}
-            together(store, moves)
-            states.append(states[-1] | moves)
+            together(store, {snapshot: f"{snapshot}{number}" for snapshot in step})
+            states.append(states[-1] | {snapshot: id_of(f"{snapshot}{number}") for snapshot in step})
         elif len(states) == 1 or not states[-2]:
             with pytest.raises(UserError):
                 back(store)
@@ -373,27 +380,35 @@ def test_publications_are_undone_one_by_one_as_from_a_stack(
 def test_tags_name_a_release_until_they_are_taken_away_and_move_nothing(store: Store) -> None:
     commit(store, "r1")
     commit(store, "r2", expected="r1")
-    entry = tag(store, "tiny", "model-7", "r1", reason="trained on it", command="tag")
+    entry = tag(store, "tiny", "model-7", id_of("r1"), reason="trained on it", command="tag")
     assert entry is not None
-    assert {"kind": "tag", "current": {}, "tag": "model-7", "release": "r1", "reason": "trained on it"}.items() <= (
-        entry.items()
-    )
-    assert tag(store, "tiny", "model-7", "r1", reason="again", command="tag") is None
-    tag(store, "tiny", "prod", "r2", reason="", command="tag")
+    assert {
+        "kind": "tag",
+        "current": {},
+        "tag": "model-7",
+        "release": id_of("r1"),
+        "reason": "trained on it",
+    }.items() <= (entry.items())
+    assert tag(store, "tiny", "model-7", id_of("r1"), reason="again", command="tag") is None
+    tag(store, "tiny", "prod", id_of("r2"), reason="", command="tag")
     log = read_log(store, "tiny")
-    assert (log.tags(), log.current(), log.newest()) == ({"model-7": "r1", "prod": "r2"}, {"all": "r2"}, "r2")
-    assert back(store)["current"] == {"all": "r1"}
+    assert (log.tags(), log.current(), log.newest()) == (
+        {"model-7": id_of("r1"), "prod": id_of("r2")},
+        {"all": id_of("r2")},
+        id_of("r2"),
+    )
+    assert back(store)["current"] == {"all": id_of("r1")}
     tag(store, "tiny", "model-7", None, reason="retired", command="tag")
-    assert read_log(store, "tiny").tags() == {"prod": "r2"}
+    assert read_log(store, "tiny").tags() == {"prod": id_of("r2")}
 
 
 @pytest.mark.parametrize(
     ("name", "release", "words"),
     [
-        ("../x", "r1", "expected 1 to 64 letters"),
-        ("x" * 65, "r1", "expected 1 to 64 letters"),
-        ("taken", "r2", "names r1 already"),
-        ("new", "r9", "r9 is gone from the store"),
+        ("../x", id_of("r1"), "expected 1 to 64 letters"),
+        ("x" * 65, id_of("r1"), "expected 1 to 64 letters"),
+        ("taken", id_of("r2"), f"names {id_of('r1')} already"),
+        ("new", id_of("r9"), f"{id_of('r9')} is gone from the store"),
         ("unknown", None, "there is no tag 'unknown'"),
     ],
 )
@@ -402,7 +417,7 @@ def test_a_tag_that_cannot_be_is_refused_and_appends_nothing(
 ) -> None:
     commit(store, "r1")
     commit(store, "r2", expected="r1")
-    tag(store, "tiny", "taken", "r1", reason="", command="tag")
+    tag(store, "tiny", "taken", id_of("r1"), reason="", command="tag")
     with pytest.raises(UserError, match=words):
         tag(store, "tiny", name, release, reason="", command="tag")
     assert len(read_log(store, "tiny").entries) == 3

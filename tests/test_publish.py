@@ -28,8 +28,9 @@ from augmill.tasks import publish
 from augmill.tasks.contracts import Artifact, DataError, UserError
 from augmill.tasks.hashing import hash_json
 from augmill.tasks.mix import MixConfig, arrange_real
-from augmill.tasks.publish import ReleaseConfig, build_release, put_release, release_id, verify_release
+from augmill.tasks.publish import ReleaseConfig, build_release, put_release, release_id
 from augmill.tasks.recipe import Recipe, build_recipe
+from augmill.tasks.releases import verify_release
 from augmill.tasks.settle import verify_ledger
 from augmill.tasks.split import prepare_split, split
 from augmill.tasks.stage import Site, read_manifest

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from buckets import s3_server
+from fake_releases import put_fake
 
 from augmill.tasks.contracts import ConflictError
 from augmill.tasks.log import read_log
@@ -87,33 +88,36 @@ def test_of_two_publishers_of_one_snapshot_exactly_one_wins_and_the_other_is_tol
 ) -> None:
     store = Store(root)
     winners: dict[str, list[str]] = {}
+    by: dict[str, list[str]] = {}
     for number in range(RACES):
         dataset = f"race{number // LOG}"
         won = winners.setdefault(dataset, [])
-        said = race(two, dataset, won[-1] if won else None, (f"a{number:03d}", f"b{number:03d}"))
+        left, right = (put_fake(store, f"{name} {number}", dataset) for name in "ab")
+        said = race(two, dataset, won[-1] if won else None, (left, right))
         assert sorted(word.split()[0] for word in said) == ["conflict", "won"], said
-        won.append(f"{'ab'[said.index('won')]}{number:03d}")
+        won.append((left, right)[said.index("won")])
+        by.setdefault(dataset, []).append("ab"[said.index("won")])
         assert f"another run published {won[-1]} " in max(said, key=len)
     for dataset, won in winners.items():
         log = read_log(store, dataset)  # raises where the chain is broken
         assert [entry["current"] for entry in log.entries] == [{"2026-10-01": release} for release in won]
-        assert [entry["command"] for entry in log.entries] == [release[0] for release in won]
+        assert [entry["command"] for entry in log.entries] == by[dataset]
 
 
 def test_two_publishers_of_one_release_make_one_entry(two: tuple[Publisher, Publisher], root: str) -> None:
-    for number in range(20):
-        said = race(two, "same", None if not number else f"r{number - 1}", (f"r{number}", f"r{number}"))
+    releases = [put_fake(Store(root), f"release {number}", "same") for number in range(20)]
+    for before, release in zip([None, *releases], releases, strict=False):
+        said = race(two, "same", before, (release, release))
         assert sorted(said) == ["already published", "won"]
-    assert [entry["current"]["2026-10-01"] for entry in read_log(Store(root), "same").entries] == [
-        f"r{number}" for number in range(20)
-    ]
+    assert [entry["current"]["2026-10-01"] for entry in read_log(Store(root), "same").entries] == releases
 
 
 def test_a_publisher_that_comes_late_is_refused(tmp_path: Path) -> None:
     """One that slept through its lease: what it saw at its start is no longer current."""
     store = Store(str(tmp_path))
-    moves = {"2026-10-01": (None, "first")}
+    first, late = put_fake(store, "first", "late"), put_fake(store, "late", "late")
+    moves = {"2026-10-01": (None, first)}
     assert commit_releases(store, "late", moves, entry={"reason": ""}, command="the other")
-    with pytest.raises(ConflictError, match="another run published first"):
-        commit_releases(store, "late", {"2026-10-01": (None, "late")}, entry={"reason": ""}, command="late")
-    assert read_log(store, "late").current() == {"2026-10-01": "first"}
+    with pytest.raises(ConflictError, match=f"another run published {first}"):
+        commit_releases(store, "late", {"2026-10-01": (None, late)}, entry={"reason": ""}, command="late")
+    assert read_log(store, "late").current() == {"2026-10-01": first}

@@ -464,6 +464,7 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
         "store",
         "orchestrator",
         "shard_rows",
+        "store_patience",
         "devices",
         "workers",
         "shard_minutes",

@@ -12,8 +12,8 @@ from chain import public_bytes, recipe_document, write_rows
 from obstore.store import from_url
 from running import Run, run
 
-from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import build_recipe
+from augmill.tasks.releases import verify_release
 from augmill.tasks.store import LookingStore, Store
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import attempted
 import pytest
 from attempted import RECIPE, tried
 from buckets import s3_server
@@ -27,8 +29,8 @@ from augmill.tasks import fit as fit_stage
 from augmill.tasks.attempts import begin
 from augmill.tasks.contracts import Context
 from augmill.tasks.log import Log, read_log, tag
-from augmill.tasks.publish import verify_release
 from augmill.tasks.recipe import Recipe
+from augmill.tasks.releases import verify_release
 from augmill.tasks.retention import HOLDING_REJECTED, Limits, expired
 from augmill.tasks.ribs import rib_context
 from augmill.tasks.stage import Work
@@ -196,7 +198,7 @@ def test_leftovers_of_a_killed_run_go_after_the_grace_time(
 def test_what_a_comparison_measured_goes_with_releases_of_its_age_and_is_never_another_datasets(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for dataset in ("tiny", "other"):
-        store.write_sealed(f"private/compare/{dataset}/0123.json", {"generator": "rules"})
+        store.write_sealed(f"private/compare/{dataset}/0123.json", {"generator": "rules", "spent": {}})
     assert swept(store, days=89, limits=LIMITS) == {} and swept(store, days=91) == {}
     assert swept(store, days=91, limits=LIMITS).keys() == {"compare"}
     assert keys(store) == {"private/compare/other/0123.json"}
@@ -309,7 +311,10 @@ def test_a_gc_that_is_killed_anywhere_leaves_a_whole_store_and_the_next_one_ends
         assert [entry["kind"] for entry in read_log(store, "tiny").entries] == ["release", "release", "expire"]
 
 
-def test_a_date_whose_release_expired_is_kept_as_such_and_no_night_makes_it_again(tmp_path: Path) -> None:
+def test_a_date_whose_release_expired_is_kept_as_such_and_no_night_makes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempted, "_numbers", itertools.count())  # of one second the greatest id is the newest
     store, days = Store(str(tmp_path)), ["2026-10-01", "2026-10-02", "2026-10-03"]
     first, second, third = (tried(store, day) for day in days)
     later, limits = datetime.now(UTC) + 91 * DAY, Limits(90 * DAY, 1, 90 * DAY, 90 * DAY)

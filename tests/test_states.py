@@ -140,7 +140,13 @@ def test_what_was_erased_and_not_made_again_is_missing_and_says_why(store: Store
 
 def test_a_night_after_an_erasure_that_kept_nothing_is_told_with_its_outcome(store: Store) -> None:
     gone = tried(store, DAY)
-    entry = {"kind": "forget", "current": {DAY: None}, "erased": [gone], "time": "2026-10-01T00:00:00+00:00"}
+    entry = {
+        "kind": "forget",
+        "current": {DAY: None},
+        "erased": [gone],
+        "reason": "",
+        "time": "2026-10-01T00:00:00+00:00",
+    }
     append(store, "tiny", lambda log: entry, command="augmill forget")
     tried(store, DAY, outcome="unsound_source", action="keep_current")
     assert (state(store).state, state(store).outcome) == ("kept", "unsound_source")

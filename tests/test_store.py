@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from buckets import s3_server
+from fake_releases import put_fake
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,11 +184,12 @@ def test_a_put_that_succeeded_but_was_not_answered_is_known_as_ones_own(
     answers: list[bytes] = []
     monkeypatch.setenv("AWS_ENDPOINT_URL", deaf_proxy(endpoint, answers))
     store = Store(f"s3://rows/{tmp_path.name}")
+    said = {"kind": "release", "current": {"all": put_fake(store, "r1")}, "reason": "test"}
     for lost in (b"", BAD_GATEWAY):  # after the first the client tries again by itself, after the second it gives up
         answers.append(lost)
         assert store.write_sealed(f"private/{len(lost)}.json", {"by": 1}) == {"by": 1}
         answers.append(lost)
-        entry, appended = append(store, "tiny", lambda log: {"current": {"all": "r1"}}, command="test")
+        entry, appended = append(store, "tiny", lambda log: said, command="test")
         assert (answers, appended) == ([], True)
         assert read_log(store, "tiny").entries[-1] == entry
     assert len(read_log(store, "tiny").entries) == 2
@@ -286,7 +288,7 @@ def test_a_write_on_a_disk_is_synced_with_every_directory_made_for_it(
         really(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    store.write_sealed("public/d/_log/00000000.json", {})
+    store.write_sealed("public/d/_log/first.json", {})
     assert synced[0].startswith("private/staging/")
     assert synced[1:] == ["public/d/_log", "public/d", "public", "."]
     synced.clear()
@@ -296,7 +298,7 @@ def test_a_write_on_a_disk_is_synced_with_every_directory_made_for_it(
 
 
 def test_a_log_entry_that_is_corrupt_is_refused_and_never_put_aside(store: Store) -> None:
-    store.write_sealed("public/d/_log/00000000.json", {"number": 0})
+    store.put("public/d/_log/00000000.json", seal({"number": 0}))
     overwrite(store, "public/d/_log/00000000.json", lambda raw: raw.replace(b"0", b"1", 1))
     with pytest.raises(StoreRefused, match=r"public/d/_log/00000000\.json: .*checksum"):
         read_log(store, "d")

@@ -30,6 +30,8 @@ from augmill.flows.cli import (
 )
 from augmill.flows.terminal import flush, say, say_text, take_over
 from augmill.tasks.contracts import AugmillError, UserError, world_error
+from augmill.tasks.owner import own_temporary
+from augmill.tasks.retries import PATIENCE, PATIENCE_SECONDS
 
 app = typer.Typer(
     name="augmill",
@@ -84,7 +86,8 @@ def main() -> NoReturn:
     debug = len(arguments) < len(sys.argv) - 1
     take_over()
     try:
-        with interruptible():
+        PATIENCE.renew(PATIENCE_SECONDS)
+        with own_temporary(), interruptible():
             _invoke(arguments or ["--help"])
             flush()
     except KeyboardInterrupt as interrupt:

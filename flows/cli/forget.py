@@ -45,6 +45,7 @@ def forget(
     from augmill.flows.forget import forget as carry_out
     from augmill.flows.forget import require_known
     from augmill.flows.holding import find_rows
+    from augmill.tasks.owner import left_temporary
     from augmill.tasks.recipe import load_recipe
 
     require_reason(reason)
@@ -55,7 +56,9 @@ def forget(
     require_known(opened, found)
     plan = found.to_json(rebuild=not no_rebuild)
     _show(plan, [part.name for part in found.others])
-    result: dict[str, Any] = {"outcome": "listed", **plan}
+    for path in (left := left_temporary()):
+        say(f"{path}: left by a run that was killed; it may hold the rows and goes as a whole")
+    result: dict[str, Any] = {"outcome": "listed", **plan, "temporary": left}
     if not dry_run:
         command = f"augmill forget {recipe.name}"
         how = {"rebuild": not no_rebuild, "verbose": verbose}

@@ -93,7 +93,7 @@ def verify(
     """Checks every file of the current releases (or of one, or of the whole store) against its checksum."""
     from augmill.tasks.contracts import CorruptObject, UserError
     from augmill.tasks.log import read_log
-    from augmill.tasks.publish import verify_release
+    from augmill.tasks.releases import verify_release
 
     if everything:
         if dataset is not None or release is not None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 AsOf = Annotated[str | None, typer.Option("--as-of", help="The release of the newest snapshot up to this one.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
+VerifyOption = Annotated[
+    bool,
+    typer.Option("--verify", help="Check every file of the release against its checksum first; 4 where one differs."),
+]
 DeltaOption = Annotated[bool, typer.Option("--delta", help="The Delta table instead (publish.format: delta).")]
 
 
@@ -23,7 +27,13 @@ def register(app: typer.Typer) -> None:
     app.command("path")(path)
 
 
-def path(recipe: RecipePath, as_of: AsOf = None, store: StoreOption = None, delta: DeltaOption = False) -> None:
+def path(
+    recipe: RecipePath,
+    as_of: AsOf = None,
+    store: StoreOption = None,
+    delta: DeltaOption = False,
+    verify: VerifyOption = False,
+) -> None:
     """Prints where the newest release lies, as the only line; ends with 3 and a message where there is none."""
     from augmill.tasks.contracts import UserError
     from augmill.tasks.recipe import load_recipe
@@ -31,14 +41,17 @@ def path(recipe: RecipePath, as_of: AsOf = None, store: StoreOption = None, delt
     if delta and as_of is not None:
         problem = "a Delta table goes back in time by its versions, not by dates of snapshots"
         raise UserError(problem, where="--as-of", fix="its history() says which snapshot each version is")
+    if delta and verify:
+        raise UserError("it verifies a release, not a table", where="--verify", fix="leave one of the two out")
     loaded = load_recipe(recipe, store=store)
-    say(f"{_table(loaded) if delta else _release(loaded, as_of)}")
+    say(_table(loaded) if delta else _release(loaded, as_of, verify))
 
 
-def _release(recipe: Recipe, as_of: str | None) -> str:
+def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
     from augmill.flows.states import require_partition
     from augmill.tasks.contracts import DataError
     from augmill.tasks.log import read_log
+    from augmill.tasks.releases import require_whole
     from augmill.tasks.store import release_key
 
     require_partition(recipe, as_of, "--as-of")
@@ -51,6 +64,8 @@ def _release(recipe: Recipe, as_of: str | None) -> str:
             where=recipe.run.store,
             fix="`augmill run` makes one; `augmill releases` lists those there are",
         )
+    if verify:
+        require_whole(store, recipe.dataset, found)
     return _place(store, release_key(recipe.dataset, found))
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from augmill.flows.terminal import say
-from augmill.tasks.contracts import CorruptObject, UserError
+from augmill.tasks.contracts import CorruptObject, StoreRefused, UserError
 from augmill.tasks.log import released_in
+from augmill.tasks.shapes import TEXT
 
 Dataset = Annotated[
     str | None, typer.Argument(help="The dataset, or its recipe; may be left out where the store holds one.")
@@ -65,7 +65,10 @@ def _open(store: str | None, dataset: str | None, *, write: bool = False) -> tup
 
 
 def require_reason(reason: str) -> None:
-    """Raises UserError for a blank one: the log is to say why, to whoever asks later."""
+    """Raises UserError for a blank one, or one with control characters: the log is to say why, to whoever asks later."""
+    if not TEXT.fits(reason):
+        fix = "write it without escape sequences; whoever lists the releases reads it on a terminal"
+        raise UserError(f"it holds control characters: {reason[:80]!a}", where="--reason", fix=fix)
     if not reason.strip():
         raise UserError("it is blank", where="--reason", fix="say why in a few words; it stands in the log")
 
@@ -120,18 +123,23 @@ def show(dataset: Dataset = None, store: StoreOption = None, release: ReleaseOpt
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
     from augmill.flows.explaining import taken_away
     from augmill.tasks.log import read_log
+    from augmill.tasks.releases import read_manifest_of
     from augmill.tasks.store import release_key
 
     opened, name = _open(store, dataset)
     log = read_log(opened, name)
     found = _find(log, release)
-    raw = opened.get(release_key(name, found, "manifest.json"))
-    if raw is None:
-        if (gone := taken_away(log, found)) is not None:
+    key = release_key(name, found, "manifest.json")
+    manifest = read_manifest_of(opened, name, found)
+    if manifest is None:
+        if opened.size(key) is None and (gone := taken_away(log, found)) is not None:
             raise gone
-        raise CorruptObject(f"release {found} is gone", where=release_key(name, found), fix="run the recipe again")
-    manifest = json.loads(raw)
+        problem = f"the manifest of release {found} is gone, or not what was published"
+        raise CorruptObject(problem, where=key, fix="run the recipe again")
     entry = log.publication(found)
+    if not entry:
+        problem = f"no entry of the log published release {found}, which a tag names"
+        raise StoreRefused(problem, where=f"{name} log", fix="take the tag away (augmill tag NAME --delete)")
     say(f"release      {found}", f"location     {opened.root}/{release_key(name, found)}")
     say(f"published    {entry['time']} by {entry['actor']} ({entry['command']})")
     say(f"outcome      {entry.get('outcome', entry['kind'])}: {entry['reason']}")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from augmill.flows.mirror import require_mirrors
 from augmill.tasks.contracts import Artifact, StoreError, StoreRefused
+from augmill.tasks.owner import sweep_temporary
 from augmill.tasks.recipe import Recipe
 from augmill.tasks.refusals import require_fit
 from augmill.tasks.stage import Event, Site, fetch
@@ -35,6 +36,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         choice.build().preflight(recipe.columns.fields)
     require_mirrors(recipe)
     events: list[Event] = []
+    sweep_temporary()
     with tempfile.TemporaryDirectory(prefix="augmill-check-") as directory:
         site = Site(Store(directory), threads=recipe.run.threads, observe=events.append)
         files = _files(recipe)

@@ -23,7 +23,7 @@ from augmill.tasks.contracts import DataError, StoreError, UserError
 
 from .columnar import Parquet
 from .options import Batch, Reader, SourceFile, SourceOptions
-from .storage import connect, is_remote, reaching, split_uri
+from .storage import ask, connect, is_remote, split_uri
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -81,8 +81,7 @@ def is_delta(path: str) -> bool:
     bucket, key = split_uri(path.rstrip("/"))
     if has_magic(key):
         return False
-    with reaching(path):
-        return bool(next(iter(obstore.list(connect(bucket), f"{key}/{LOG}".lstrip("/"))), []))
+    return bool(ask(path, lambda: next(iter(obstore.list(connect(bucket), f"{key}/{LOG}".lstrip("/"))), [])))
 
 
 def list_delta(options: SourceOptions) -> list[SourceFile]:

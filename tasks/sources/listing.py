@@ -16,7 +16,7 @@ from augmill.tasks.contracts import ConflictError, UserError
 
 from .options import SourceFile
 from .patterns import glob_pattern
-from .storage import connect, is_remote, reaching, split_uri
+from .storage import ask, connect, is_remote, reaching, split_uri
 
 # What makes a directory a table whose Parquet files are not all its rows.
 _TABLE_LOG = re.compile(r"(?:^|/)(_delta_log|\.hoodie)(?:/|$)|(?:^|/)metadata/[^/]+\.(metadata\.json)$")
@@ -199,13 +199,13 @@ def require_unchanged(file: SourceFile) -> None:
     """Raises ConflictError where the file is no longer the one that was listed (and hashed since)."""
     if not file.stamp or file.format == "delta":  # a table's files are written once
         return
-    with reaching(file.uri):
-        if is_remote(file.uri):
-            import obstore
+    if is_remote(file.uri):
+        import obstore
 
-            bucket, key = split_uri(file.uri)
-            stamp = _remote_stamp(obstore.head(connect(bucket), key))
-        else:
+        bucket, key = split_uri(file.uri)
+        stamp = _remote_stamp(ask(file.uri, lambda: obstore.head(connect(bucket), key)))
+    else:
+        with reaching(file.uri):
             stamp = _local_stamp(Path(file.uri).stat())
     if stamp != file.stamp:
         fix = "run it again once nothing writes there; writers should put a file in place whole, by renaming it"
@@ -236,43 +236,47 @@ def _local_table(paths: list[Path], root: Path) -> str:
 
 
 def list_remote(path: str) -> Found:
+    """A listing that is cut in the middle begins anew."""
+    return ask(path, lambda: _list_remote(path))
+
+
+def _list_remote(path: str) -> Found:
     import obstore
 
     bucket, key = split_uri(path)
-    with reaching(path):
-        store = connect(bucket)
-        if key and not key.endswith("/"):
-            try:
-                meta = obstore.head(store, key)
-            except FileNotFoundError:
-                pass
-            else:
-                root = key.rpartition("/")[0]
-                entry = _remote_entry(bucket, root, cast(dict[str, Any], meta))
-                return Found(f"{bucket}/{root}", [entry], single=True, table=_remote_table(store, root, []))
-        fixed, pattern, named = key.rstrip("/"), None, False
-        if has_magic(key):
-            parts = key.split("/")
-            at = next(index for index, part in enumerate(parts) if has_magic(part))
-            fixed, named = "/".join(parts[:at]), _names_store(parts[at:])
-            try:
-                pattern = glob_pattern(key)
-            except ValueError as error:
-                raise UserError(str(error), where=path, fix="correct source.path") from error
-        objects = [meta for chunk in obstore.list(store, fixed or None) for meta in chunk]
-        if not named:
-            objects = _outside_stores(objects, fixed)
-        hits = [meta for meta in objects if pattern is None or pattern.fullmatch(meta["path"])]
-        if not hits:
-            above = fixed.rpartition("/")[0] if pattern is None else fixed
-            beside = obstore.list_with_delimiter(store, above or None)
-            names = [*beside["common_prefixes"], *(meta["path"] for meta in beside["objects"])]
-            hint = _nearest(key.rstrip("/"), names)
-            raise UserError(f"there is nothing under this address; {hint}", where=path, fix="correct source.path")
-        table = _remote_table(store, fixed, [meta["path"] for meta in objects])
-        return Found(
-            f"{bucket}/{fixed}", [_remote_entry(bucket, fixed, cast(dict[str, Any], m)) for m in hits], table=table
-        )
+    store = connect(bucket)
+    if key and not key.endswith("/"):
+        try:
+            meta = obstore.head(store, key)
+        except FileNotFoundError:
+            pass
+        else:
+            root = key.rpartition("/")[0]
+            entry = _remote_entry(bucket, root, cast(dict[str, Any], meta))
+            return Found(f"{bucket}/{root}", [entry], single=True, table=_remote_table(store, root, []))
+    fixed, pattern, named = key.rstrip("/"), None, False
+    if has_magic(key):
+        parts = key.split("/")
+        at = next(index for index, part in enumerate(parts) if has_magic(part))
+        fixed, named = "/".join(parts[:at]), _names_store(parts[at:])
+        try:
+            pattern = glob_pattern(key)
+        except ValueError as error:
+            raise UserError(str(error), where=path, fix="correct source.path") from error
+    objects = [meta for chunk in obstore.list(store, fixed or None) for meta in chunk]
+    if not named:
+        objects = _outside_stores(objects, fixed)
+    hits = [meta for meta in objects if pattern is None or pattern.fullmatch(meta["path"])]
+    if not hits:
+        above = fixed.rpartition("/")[0] if pattern is None else fixed
+        beside = obstore.list_with_delimiter(store, above or None)
+        names = [*beside["common_prefixes"], *(meta["path"] for meta in beside["objects"])]
+        hint = _nearest(key.rstrip("/"), names)
+        raise UserError(f"there is nothing under this address; {hint}", where=path, fix="correct source.path")
+    table = _remote_table(store, fixed, [meta["path"] for meta in objects])
+    return Found(
+        f"{bucket}/{fixed}", [_remote_entry(bucket, fixed, cast(dict[str, Any], m)) for m in hits], table=table
+    )
 
 
 def _outside_stores(objects: list[Any], root: str) -> list[Any]:

@@ -6,20 +6,21 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from augmill.tasks.answers import refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError, WorldError
+from augmill.tasks.retries import PATIENCE, can_pass
 
 from .options import SourceFile, SourceOptions
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+T = TypeVar("T")
 SCHEMES = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET = re.compile(r"\?.*(sig|signature|token|key|credential|secret|password)[\w-]*=", re.IGNORECASE)
@@ -62,8 +63,7 @@ def connect(bucket: str) -> Any:
     """The object store behind ``s3://bucket``; endpoint and credentials come from the environment."""
     from obstore.store import from_url
 
-    # One call tries for 30 s at most; the stage's own retries (retries.READ) come on top.
-    retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+    retry: Any = {"max_retries": 0}  # ``ask`` waits, as long as run.store_patience says
     # Such as MinIO in one's own network; as the store has it.
     options: Any = {"allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
     return from_url(bucket, retry_config=retry, client_options=options)
@@ -93,22 +93,44 @@ def reaching(uri: str) -> Iterator[None]:
         if (refused := refusal(error, uri)) is not None:
             raise refused from None
         status = re.search(r"status code: (\d{3} [\w ]+)", str(error))
-        detail = status.group(1).strip() if status else type(error).__name__
-        raise StoreError(f"the object store did not answer as expected: {detail}", where=uri, fix="try again") from None
+        detail = f"status code: {status.group(1).strip()}" if status else type(error).__name__
+        problem = f"the object store did not answer as expected: {detail}"
+        if not can_pass(str(error)):
+            raise StoreRefused(
+                problem, where=uri, fix="check the address, its region and the account's settings"
+            ) from None
+        raise StoreError(problem, where=uri, fix="try again") from None
     except OSError as error:
         raise WorldError(f"reading failed: {error.strerror or type(error).__name__}", where=uri) from error
+
+
+def ask(uri: str, request: Callable[[], T]) -> T:
+    """What a request to an object store gives, made again while the store does not answer (run.store_patience).
+
+    Raises UserError where nothing is there, StoreRefused or StoreSilent.
+    """
+
+    def once() -> T:
+        with reaching(uri):
+            return request()
+
+    return PATIENCE.outwait(once)
 
 
 class _Object(io.RawIOBase):
     """An object as a seekable raw stream; obstore fetches 8 MiB ranges, so that latency is paid once each."""
 
     def __init__(self, uri: str) -> None:
+        self.uri, self.at = uri, 0
+        self.reader: Any = None
+        ask(uri, self._open)
+
+    def _open(self) -> None:
         import obstore
 
-        self.uri = uri
-        bucket, key = split_uri(uri)
-        with reaching(uri):
-            self.reader = obstore.open_reader(connect(bucket), key, buffer_size=8 * _BLOCK)
+        bucket, key = split_uri(self.uri)
+        self.reader = obstore.open_reader(connect(bucket), key, buffer_size=8 * _BLOCK)
+        self.reader.seek(self.at, io.SEEK_SET)
 
     def readable(self) -> bool:
         return True
@@ -117,18 +139,29 @@ class _Object(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with reaching(self.uri):
-            return int(self.reader.seek(offset, whence))
+        with reaching(self.uri):  # asks nothing of the store
+            self.at = int(self.reader.seek(offset, whence))
+        return self.at
 
     def tell(self) -> int:
-        return int(self.reader.tell())
+        return self.at
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
-        with reaching(self.uri):
-            data = bytes(self.reader.read(len(view)))
+        data = ask(self.uri, lambda: self._read(len(view)))
         view[: len(data)] = data
+        self.at += len(data)
         return len(data)
+
+    def _read(self, size: int) -> bytes:
+        """From where the stream stands. A reader that failed is opened anew: nobody knows where it stopped."""
+        if self.reader is None:
+            self._open()
+        try:
+            return bytes(self.reader.read(size))
+        except BaseException:
+            self.reader = None
+            raise
 
 
 def open_bytes(uri: str) -> BinaryIO:
@@ -141,17 +174,21 @@ def open_bytes(uri: str) -> BinaryIO:
 
 def exists(uri: str) -> bool:
     """Whether a file stands there, empty or not."""
-    with reaching(uri):
-        if not is_remote(uri):
+    if not is_remote(uri):
+        with reaching(uri):
             return Path(uri).is_file()
-        import obstore
+    import obstore
 
-        bucket, key = split_uri(uri)
+    bucket, key = split_uri(uri)
+
+    def stands() -> bool:
         try:
             obstore.head(connect(bucket), key)
         except FileNotFoundError:
             return False
-    return True
+        return True
+
+    return ask(uri, stands)
 
 
 def hash_file(file: SourceFile, options: SourceOptions) -> str:

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from chain import public_bytes, recipe_document, write_rows
 
 from augmill.tasks.log import read_log
-from augmill.tasks.publish import verify_release
+from augmill.tasks.releases import verify_release
 from augmill.tasks.store import Store
 
 MARK = "AUGMILL_KILL_RUN"  # every process of a run inherits it, whatever session it is in

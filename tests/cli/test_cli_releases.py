@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from commands import Ended, augmill, fingerprint, refused, write_recipe
+from fake_releases import id_of, put_fake
 
 from augmill.tasks.log import read_log
 from augmill.tasks.publish import commit_releases
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +104,14 @@ def test_a_withdrawn_release_is_not_published_again_unless_told(store: Path, two
 def test_a_backfill_of_many_is_told_briefly_and_taken_back_as_one(store: Path) -> None:
     opened, before = Store(str(store)), current(store)
     days = [f"2026-10-{day:02}" for day in range(1, 31)]
-    for day in days:
-        opened.put(release_key("tiny", f"made-{day}", "manifest.json"), b"{}")
-    moves: dict[str, tuple[str | None, str]] = {day: (None, f"made-{day}") for day in days}
+    moves: dict[str, tuple[str | None, str]] = {day: (None, put_fake(opened, f"made {day}")) for day in days}
     assert commit_releases(opened, "tiny", moves, entry={"reason": "new recipe", "outcome": "published"}, command="x")
     listed = augmill("releases", "--store", store).out.splitlines()
-    assert sum("made-2026" in line for line in listed) == 3
+    assert sum(id_of(f"made {day}") in line for line in listed for day in days) == 3
     assert "        and 27 more snapshot(s) in the same entry" in listed and listed[-1] == "        new recipe"
     ended = augmill("rollback", "--store", store, "--reason", "bad recipe")
     assert ended.out.splitlines()[::3] == [
-        "tiny 2026-10-01: nothing is current any more; made-2026-10-01 is withdrawn.",
+        f"tiny 2026-10-01: nothing is current any more; {id_of('made 2026-10-01')} is withdrawn.",
         "and 27 more snapshot(s) of the same publication.",
     ]
     assert read_log(opened, "tiny").current() == {"all": before}
