@@ -37,7 +37,7 @@ _FEATURES = {"deletionVectors", "timestampNtz", "typeWidening", "v2Checkpoint", 
 class Delta(Reader):
     """A file of a table: Parquet, less the rows that its deletion vector names."""
 
-    VERSION = 1
+    VERSION = 2
     noun = "row"
 
     def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:

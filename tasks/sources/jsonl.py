@@ -20,12 +20,13 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import DataError, NoRows
 
-from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch
+from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, make_batch
 from .lines import find_encoding, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
 
 MAX_KEYS = 20_000  # more distinct keys than this are data written as keys
+MAX_CELLS = 50_000_000  # of a table of all rows and keys, where all but a thousandth of its cells are empty: the same
 _JSON_TEXT = {b"json": b"text"}  # marks a string column that holds JSON text, in the schema's field metadata
 _EXACT = 2**53
 
@@ -89,14 +90,23 @@ class JsonLines(Reader):
     def schema(self, files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
         seen: dict[str, Seen] = {}
         refused: list[tuple[int, Refusal]] = []
+        rows = cells = 0
         for file in files:
+            tally = Tally(file)
             for parsed in _parse(file, options, Counter()):
+                number, why = parsed.refused[-1] if parsed.refused else (0, Refusal("", ""))
+                tally.add(len(parsed.rows), len(parsed.refused), f"line {number} ({why.reason})")
                 refused = refused or parsed.refused
-                for name in dict.fromkeys(key for row in parsed.rows for key in row):
-                    seen.setdefault(name, Seen()).add([row.get(name) for row in parsed.rows])
-                if len(seen) > MAX_KEYS:
+                values: dict[str, list[Any]] = {}
+                for row in parsed.rows:
+                    for name, value in row.items():
+                        values.setdefault(name, []).append(value)
+                for name, found in values.items():
+                    seen.setdefault(name, Seen()).add(found)
+                rows, cells = rows + len(parsed.rows), cells + sum(map(len, values.values()))
+                if len(seen) > MAX_KEYS or rows * len(seen) > max(MAX_CELLS, 1000 * cells):
                     raise DataError(
-                        f"more than {MAX_KEYS:,} different keys",
+                        f"{len(seen):,} different keys in {rows:,} rows, of {cells / max(rows, 1):.1f} each",
                         where=file.uri,
                         fix="write data as values, with the same keys on every line",
                     )
@@ -110,7 +120,7 @@ class JsonLines(Reader):
     def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
         repaired: Counter[str] = Counter()
         first = True
-        for parsed in _parse(file, options, repaired):
+        for parsed in _parse(file, options, repaired, max(1, min(BATCH_ROWS, BATCH_CELLS // max(1, len(schema))))):
             first = False
             yield _batch(parsed, schema, repaired)
         if first:
