@@ -86,7 +86,10 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
     # one folder a kind: a rib imports of its own kind, never of another
     "ribs": (False, {"sources", "generators", "checks", "metrics", "trainers"}),
     # plain functions on texts and numbers that ribs and stages share
-    "tools": (True, {"text", "randomness", "similarity", "minhash", "calendar", "classifier", "semi_supervised"}),
+    "tools": (
+        True,
+        {"text", "randomness", "similarity", "minhash", "calendar", "classifier", "semi_supervised", "parquet"},
+    ),
     "contracts": (False, {"contracts"}),
 }
 ORDER = list(LAYERS)

@@ -23,31 +23,6 @@ BATCH_ROWS = 16_384
 BATCH_CELLS = 1_000_000
 BATCH_CHARACTERS = 8 << 20
 
-# A small file that unpacks to more than this, and to more than 200 times its own size, is refused as a decompression
-# bomb. Texts shrink to a third or a tenth, logs to a fiftieth.
-UNPACKED = 128 << 20  # bytes
-UNPACKED_RATIO = 200
-
-
-@dataclass
-class Unpacked:
-    """How many bytes a file has unpacked to so far."""
-
-    file: SourceFile
-    count: int = 0
-
-    def add(self, count: int) -> None:
-        """Raises DataError past what a file of this size may unpack to."""
-        self.count += count
-        most = max(UNPACKED, UNPACKED_RATIO * self.file.size)
-        if self.count > most:
-            raise DataError(
-                f"a file of {self.file.size:,} bytes unpacks to more than {most:,}: a decompression bomb is like this",
-                where=self.file.uri,
-                fix="check where it comes from; if it is sound, leave out columns and rows that repeat one value",
-            )
-
-
 # A file is given up where more rows than this are refused, and more than every second one: each is kept with its place.
 REFUSED = 250_000
 

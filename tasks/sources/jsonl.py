@@ -104,9 +104,11 @@ class JsonLines(Reader):
                 for name, found in values.items():
                     seen.setdefault(name, Seen()).add(found)
                 rows, cells = rows + len(parsed.rows), cells + sum(map(len, values.values()))
-                if len(seen) > MAX_KEYS or rows * len(seen) > max(MAX_CELLS, 1000 * cells):
+                sparse = rows * len(seen) > max(MAX_CELLS, 1000 * cells)
+                if sparse or len(seen) > MAX_KEYS:
+                    many = f"{len(seen):,} different keys in {rows:,} rows with {cells:,} values"
                     raise DataError(
-                        f"{len(seen):,} different keys in {rows:,} rows, of {cells / max(rows, 1):.1f} each",
+                        many if sparse else f"more than {MAX_KEYS:,} different keys",
                         where=file.uri,
                         fix="write data as values, with the same keys on every line",
                     )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import pyarrow as pa
 
 from augmill.tasks.contracts import DataError
+from augmill.tasks.parquet import Unpacked
 
-from .batching import Unpacked
 from .encoding import SAMPLE, guess_encoding
 from .options import Compression, SourceFile, SourceOptions
 from .repair import OVERLONG
@@ -55,7 +55,7 @@ class _Counted(io.RawIOBase):
     """Decompressed bytes, counted: DataError where they are too many for the file's size."""
 
     def __init__(self, inflated: io.RawIOBase, file: SourceFile) -> None:
-        self.inflated, self.unpacked = inflated, Unpacked(file)
+        self.inflated, self.unpacked = inflated, Unpacked(file.uri, file.size)
 
     def readable(self) -> bool:
         return True

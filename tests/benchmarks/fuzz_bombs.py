@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -120,30 +121,23 @@ def _gzip(size: int, head: bytes = b"") -> bytes:
     return b"".join([*parts, packer.compress(b"x" * (size % (1 << 20))), packer.flush()])
 
 
-def _deltas(first: int, step: int, count: int) -> bytes:
-    """Lengths: ``first``, then ``first + step`` for ever, in DELTA_BINARY_PACKED."""
+def _packed(content: bytes) -> bytes:
+    return zlib.compress(content, 9, 31)
+
+
+def _lengths(first: int, second: int, count: int) -> bytes:
+    """``first``, then ``count - 1`` times ``second``, in DELTA_BINARY_PACKED: blocks of 128 steps, each least + some bits."""
     out = varint(128) + varint(4) + varint(count) + _signed(first)
+    step = second - first
     for block in range(-(-(count - 1) // 128)):
-        if block:
+        if block or not step:
             out += _signed(0) + bytes(4)
-        else:  # one bit a value, of which the first alone is not 0
-            out += _signed(min(0, step)) if step == 0 else _signed(0)
-            width = max(1, step.bit_length()) if step else 0
-            out += bytes([width] * 4) + step.to_bytes(width * 4, "little") + bytes(width * 12) if width else bytes(4)
+            continue
+        width = abs(step).bit_length()  # the first step is ``step``, the others 0
+        least = min(0, step)
+        steps = sum((step - least if at == 0 else -least) << width * at for at in range(128))
+        out += _signed(least) + bytes([width] * 4) + steps.to_bytes(width * 16, "little")
     return out
-
-
-def _shared(count: int) -> bytes:
-    """A page of texts that are all the same: each shares everything with the one before."""
-    own = varint(128) + varint(4) + varint(count) + _signed(BIG)
-    for block in range(-(-(count - 1) // 128)):
-        if block:
-            own += _signed(0) + bytes(4)
-        else:  # all steps are 0 but the first: the least is -BIG, and BIG is added to the others
-            width = BIG.bit_length()
-            steps = sum(BIG << width * at for at in range(1, 128))
-            own += _signed(-BIG) + bytes([width] * 4) + steps.to_bytes(width * 16, "little")
-    return _deltas(0, BIG, count) + own
 
 
 def _dictionary_run(values: int) -> bytes:
@@ -157,7 +151,7 @@ def _nulls() -> bytes:
 
 
 def _prefixes() -> bytes:
-    content = _shared(MANY)
+    content = _lengths(0, BIG, MANY) + _lengths(BIG, 0, MANY)  # each text shares everything with the one before
     whole = _gzip(BIG, content)
     return by_hand([page(whole, MANY, DELTA, unpacked=len(content) + BIG)], MANY, codec=GZIP)
 
@@ -165,16 +159,12 @@ def _prefixes() -> bytes:
 def _dictionary_given_up() -> bytes:
     """A dictionary's text repeated, and a last page without it, as writers do where the dictionary grows too large."""
     text = _gzip(BIG, BIG.to_bytes(4, "little"))
-    pages = [page(text, 1, unpacked=BIG + 4, dictionary=True)]
-    for content, values, encoding in ((_dictionary_run(MANY), MANY, RLE_DICTIONARY), (_shared(2)[:0], 0, PLAIN)):
-        if values:
-            packed = zlib.compressobj(9, wbits=31)
-            pages.append(
-                page(packed.compress(content) + packed.flush(), values, encoding, unpacked=len(content))
-            )
-    content = _deltas(0, 0, 1) + _deltas(1, 0, 1) + b"y"
-    packed = zlib.compressobj(9, wbits=31)
-    pages.append(page(packed.compress(content) + packed.flush(), 1, DELTA, unpacked=len(content)))
+    last = _lengths(0, 0, 1) + _lengths(1, 0, 1) + b"y"
+    pages = [
+        page(text, 1, unpacked=BIG + 4, dictionary=True),
+        page(_packed(_dictionary_run(MANY)), MANY, RLE_DICTIONARY, unpacked=len(_dictionary_run(MANY))),
+        page(_packed(last), 1, DELTA, unpacked=len(last)),
+    ]
     return by_hand(pages, MANY + 1, codec=GZIP, dictionary=True)
 
 
@@ -196,16 +186,18 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "dictionary past the limit": lambda: _written(_table(_repeated(["x" * 2_000_000], MANY))),
     "dictionary in lists": lambda: _written(_table(_inside(_repeated(["x" * BIG], MANY), MANY))),
     "dictionary of bytes": lambda: _written(_table(_repeated([b"x" * BIG], MANY))),
-    "dictionary in structs": lambda: _written(_table(pa.StructArray.from_arrays([_repeated(["x" * BIG], MANY)], ["a"]))),
+    "dictionary in structs": lambda: _written(
+        _table(pa.StructArray.from_arrays([_repeated(["x" * BIG], MANY)], ["a"]))
+    ),
     "many runs": lambda: _written(_table(_repeated(["x" * 30_000], 300_000), 300_000)),
     "wide dictionary": lambda: _written(
         pa.table({f"c{at}": _repeated(["x" * BIG], 3) for at in range(1_000)} | {"text": ["a"] * 3, "label": ["b"] * 3})
     ),
-    "numbers in one list": lambda: _written(_table(_inside(pa.array([1.5]).take(pa.array([0] * 40_000_000)), 10), 10)),
+    "numbers in one list": lambda: _written(_table(_inside(pa.array([1.5]).take(pa.array([0] * 20_000_000)), 10), 10)),
     "fixed width": lambda: by_hand(
         [
             page(_gzip(BIG), 1, unpacked=BIG, dictionary=True),
-            page(zlib.compress(_dictionary_run(MANY), 9, 31), MANY, RLE_DICTIONARY, unpacked=4),
+            page(_packed(_dictionary_run(MANY)), MANY, RLE_DICTIONARY, unpacked=len(_dictionary_run(MANY))),
         ],
         MANY,
         codec=GZIP,
@@ -239,3 +231,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "much metadata": lambda: _written(_table([0] * MANY).replace_schema_metadata({"k": "v" * 8_000_000})),
     "many row groups": lambda: _written(_table([0] * MANY), row_group_size=1),
 }
+
+
+@cache
+def bomb(name: str) -> bytes:
+    return BOMBS[name]()

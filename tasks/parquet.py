@@ -1,4 +1,4 @@
-"""What a Parquet file would unpack to, told from its pages before a value is decoded.
+"""Somebody else's Parquet in bounded memory: what it would unpack to is told from its pages before a value is decoded.
 
 The footer's own account may lie, and a page of some bytes can stand for gigabytes: runs of one value, a dictionary's
 value repeated, texts that share their beginnings. The header of a page cannot lie: a decoder stops at the size and the
@@ -7,26 +7,57 @@ count that it names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import DataError
-
-from .batching import Unpacked
 
 FOOTER = 64 << 20  # bytes: 600,000 column chunks
 PAGE = 128 << 20  # bytes, unpacked: most writers make 1 MiB, DuckDB up to 95 MiB
 DEPTH = 64  # levels of a nested column: Arrow's conversion recurses
 COLUMNS = 100_000
+MAX_ITEMS = 1_000_000  # in any list of the footer
+STEP = 8 << 20  # bytes to decode at once
+Sizes = dict[str, npt.NDArray[np.int64]]  # by column: the bytes of each row's cell
 _HEADER = 16 << 20  # bytes of one page's header, as Arrow has it
 _DICTIONARY_PAGE = 2
 _DELTA_LENGTH, _DELTA = 6, 7  # encodings of texts: lengths first; only what a text does not share with the last one
 _WIDTH = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 4}
+
+
+# A small file that unpacks to more than this, and to more than 200 times its own size, is refused as a decompression
+# bomb. Texts shrink to a third or a tenth, logs to a fiftieth.
+UNPACKED = 128 << 20  # bytes
+UNPACKED_RATIO = 200
+
+
+@dataclass
+class Unpacked:
+    """How many bytes a file of ``size`` bytes has unpacked to so far."""
+
+    uri: str
+    size: int
+    count: int = 0
+
+    def add(self, count: int) -> None:
+        """Raises DataError past what a file of this size may unpack to."""
+        self.count += count
+        most = max(UNPACKED, UNPACKED_RATIO * self.size)
+        if self.count > most:
+            raise DataError(
+                f"a file of {self.size:,} bytes unpacks to more than {most:,}: a decompression bomb is like this",
+                where=self.uri,
+                fix="check where it comes from; if it is sound, leave out columns and rows that repeat one value",
+            )
 
 
 @dataclass
@@ -93,7 +124,7 @@ def measure(stream: BinaryIO, parquet: pq.ParquetFile, group: int, names: set[st
 
     Raises DataError for a page too large, columns that need too much at once, and what is no page.
     """
-    size, uri, metadata, chunks = stream.seek(0, 2), unpacked.file.uri, parquet.metadata.row_group(group), []
+    size, uri, metadata, chunks = stream.seek(0, 2), unpacked.uri, parquet.metadata.row_group(group), []
     for index in range(metadata.num_columns):
         about = parquet.schema.column(index)
         parts = about.path.split(".")
@@ -157,6 +188,168 @@ def _require_small(unpacked: int, chunk: Chunk, where: str) -> None:
 
 def _damaged(problem: str, where: str) -> DataError:
     return DataError(f"the Parquet file is damaged: {problem}", where=where, fix="write or upload it again")
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------
+
+
+def _open(stream: BinaryIO, **more: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(stream, thrift_string_size_limit=FOOTER, thrift_container_size_limit=MAX_ITEMS, **more)
+
+
+def plain_schema(stream: BinaryIO, uri: str) -> pa.Schema:
+    """The columns, in types without what is encoding. Raises DataError for one that stands twice, and for a bomb."""
+    check_footer(stream, uri)
+    schema = _open(stream).schema_arrow
+    doubled = [name for name, count in Counter(schema.names).items() if count > 1]
+    if doubled:
+        raise DataError(f"the column {doubled[0]!r} stands twice", where=uri, fix="give each column one name")
+    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+
+
+def damaged(error: Exception, uri: str) -> DataError:
+    problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(
+        f"expected a whole Parquet file, found a damaged or cut one: {problem}",
+        where=uri,
+        fix="write or upload it again, or correct its format's name",
+    )
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
+    """These columns of a small file, whole; an empty table of all that it has, where one of them is not there.
+
+    Raises DataError where it is damaged or a decompression bomb, OSError where it cannot be opened.
+    """
+    with path.open("rb") as stream:
+        try:
+            schema = plain_schema(stream, str(path))
+            if not set(columns) <= set(schema.names):
+                return schema.empty_table()
+            wanted = pa.schema([schema.field(name) for name in dict.fromkeys(columns)])
+            read, parts = Unpacked(str(path), stream.seek(0, 2)), [wanted.empty_table()]
+            for table, sizes in read_tables(stream, str(path), wanted.names):
+                read.add(sum(int(each.sum()) for each in sizes.values()))
+                parts.append(
+                    pa.table([table[name].cast(wanted.field(name).type) for name in wanted.names], schema=wanted)
+                )
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(error, str(path)) from error
+    return pa.concat_tables(parts)
+
+
+def read_tables(
+    stream: BinaryIO, uri: str, names: list[str], most_rows: int = 16_384, most_cells: int = 1_000_000
+) -> Iterator[tuple[pa.Table, Sizes]]:
+    """The rows as they are stored, some at a time: a text that a dictionary repeats stands in the dictionary alone.
+
+    With the bytes of each cell as it will be. Raises DataError for a decompression bomb, and what pyarrow raises.
+    """
+    held = Unpacked(uri, stream.seek(0, 2))
+    stream.seek(0)
+    plain, keeping = _open(stream), dict[frozenset[str], pq.ParquetFile]()
+    for group in range(plain.metadata.num_row_groups):
+        if plain.metadata.row_group(group).num_rows == 0:  # has no pages
+            continue
+        chunks = measure(stream, plain, group, set(names), held)
+        kept = frozenset(chunk.path for chunk in chunks if chunk.keeps_dictionary)
+        if kept not in keeping:  # for most files once
+            keeping = {kept: _open(stream, metadata=plain.metadata, read_dictionary=sorted(kept))}
+        rows = left = plain.metadata.row_group(group).num_rows
+        _require_whole(chunks, rows)
+        for batch in keeping[kept].iter_batches(
+            _step(chunks, rows, most_rows, most_cells), row_groups=[group], columns=names
+        ):
+            table = pa.Table.from_batches([batch])
+            columns = zip(names, table.columns, strict=True)
+            yield table, {name: decoded_bytes(column.chunk(0)) for name, column in columns}
+            left -= table.num_rows
+        if left:
+            raise pa.ArrowInvalid(f"{left:,} of {rows:,} rows are not there")
+
+
+def _require_whole(chunks: Sequence[Chunk], rows: int) -> None:
+    """Raises ArrowInvalid where the pages hold other rows than the footer says; of lists nobody knows before they are read."""
+    for chunk in chunks:
+        if not chunk.nested and chunk.values != rows:
+            raise pa.ArrowInvalid(f"column {chunk.path!r} holds {chunk.values:,} values for {rows:,} rows")
+
+
+def _step(chunks: Sequence[Chunk], rows: int, most_rows: int, most_cells: int) -> int:
+    """Rows to decode at once, for about 8 MiB: before the texts of dictionaries are repeated."""
+    sizes = (chunk.width * chunk.values + chunk.pages * (not chunk.keeps_dictionary) for chunk in chunks)
+    by_size = STEP * rows // max(sum(sizes), 1)
+    by_longest = STEP // max(sum(chunk.longest for chunk in chunks), 1)
+    return int(max(1, min(most_rows, most_cells // max(len(chunks), 1), by_size, by_longest)))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type without what is encoding, not data."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    return _plain_inside(kind)
+
+
+def _plain_inside(kind: pa.DataType) -> pa.DataType:
+    """Of lists, maps and structs: without dictionaries and views, to which no dictionary can be cast."""
+
+    def inside(field: pa.Field) -> pa.Field:
+        is_encoded = pa.types.is_dictionary(field.type) or "_view" in str(field.type)
+        return field.with_type(_plain(field.type) if is_encoded else _plain_inside(field.type))
+
+    if pa.types.is_struct(kind):
+        return pa.struct([inside(field) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(inside(kind.key_field), inside(kind.item_field), kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inside(kind.value_field), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
+        return pa.list_(inside(kind.value_field))
+    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
+        return pa.large_list(inside(kind.value_field))
+    return kind
+
+
+def decoded_bytes(array: pa.Array) -> npt.NDArray[np.int64]:
+    """Bytes that each value would take without its dictionary, with all that is nested in it."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return decoded_bytes(array.storage)
+    if pa.types.is_nested(kind):
+        return _nested_bytes(array)
+    if pa.types.is_dictionary(kind):
+        sizes = np.append(decoded_bytes(array.dictionary), 0)
+        places = array.indices.cast(pa.int64()).fill_null(len(sizes) - 1)
+        return np.asarray(sizes[places.to_numpy(zero_copy_only=False)])
+    if is_text(kind) or any(
+        check(kind) for check in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    ):
+        plain = array.cast(pa.large_binary()) if "_view" in str(kind) else array
+        return np.asarray(pc.binary_length(plain).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False))
+    return np.full(len(array), 0 if pa.types.is_null(kind) else max(1, kind.bit_width // 8), np.int64)
+
+
+def _nested_bytes(array: pa.Array) -> npt.NDArray[np.int64]:
+    kind = array.type
+    if pa.types.is_fixed_size_list(kind):
+        inner = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
+        return np.asarray(decoded_bytes(inner).reshape(len(array), kind.list_size).sum(axis=1, dtype=np.int64))
+    if pa.types.is_struct(kind):
+        return sum((decoded_bytes(part) for part in array.flatten()), np.zeros(len(array), np.int64))
+    ends = np.concatenate([[0], np.cumsum(decoded_bytes(array.values))])  # a list or map; Parquet has no others
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        starts, counts = array.offsets.to_numpy(), array.sizes.to_numpy()
+        return np.asarray(ends[starts + counts] - ends[starts])
+    return np.diff(ends[array.offsets.to_numpy()])
+
+
+def is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 # --- texts that Arrow would repeat itself -------------------------------------------------------------------------------
