@@ -339,7 +339,10 @@ def _nested_bytes(array: pa.Array) -> npt.NDArray[np.int64]:
         inner = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
         return np.asarray(decoded_bytes(inner).reshape(len(array), kind.list_size).sum(axis=1, dtype=np.int64))
     if pa.types.is_struct(kind):
-        return sum((decoded_bytes(part) for part in array.flatten()), np.zeros(len(array), np.int64))
+        sizes = np.zeros(len(array), np.int64)
+        for part in array.flatten():
+            sizes += decoded_bytes(part)
+        return sizes
     ends = np.concatenate([[0], np.cumsum(decoded_bytes(array.values))])  # a list or map; Parquet has no others
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         starts, counts = array.offsets.to_numpy(), array.sizes.to_numpy()
@@ -411,7 +414,7 @@ def _sum_of_deltas(raw: bytes, at: int, header: dict[int, Any]) -> tuple[int, in
             bits = np.unpackbits(np.frombuffer(raw, np.uint8, size * width // 8, at), bitorder="little")
             steps = bits.reshape(size, width).astype(np.float64) @ (2.0 ** np.arange(width))
             values = value + np.cumsum(steps[:left] + least)
-            total, value = total + int(np.maximum(values, 0).sum()), float(values[-1])
+            total, value = total + int(np.maximum(values, 0).sum()), int(values[-1])
             left, at = left - size, at + size * width // 8
     return total, at
 
