@@ -339,7 +339,7 @@ def _nested_bytes(array: pa.Array) -> npt.NDArray[np.int64]:
         inner = array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size)
         return np.asarray(decoded_bytes(inner).reshape(len(array), kind.list_size).sum(axis=1, dtype=np.int64))
     if pa.types.is_struct(kind):
-        sizes = np.zeros(len(array), np.int64)
+        sizes: npt.NDArray[np.int64] = np.zeros(len(array), np.int64)
         for part in array.flatten():
             sizes += decoded_bytes(part)
         return sizes
@@ -347,7 +347,7 @@ def _nested_bytes(array: pa.Array) -> npt.NDArray[np.int64]:
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         starts, counts = array.offsets.to_numpy(), array.sizes.to_numpy()
         return np.asarray(ends[starts + counts] - ends[starts])
-    return np.diff(ends[array.offsets.to_numpy()])
+    return np.asarray(np.diff(ends[array.offsets.to_numpy()]))
 
 
 def is_text(kind: pa.DataType) -> bool:

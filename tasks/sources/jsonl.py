@@ -101,8 +101,8 @@ class JsonLines(Reader):
                 for row in parsed.rows:
                     for name, value in row.items():
                         values.setdefault(name, []).append(value)
-                for name, found in values.items():
-                    seen.setdefault(name, Seen()).add(found)
+                for name, own in values.items():
+                    seen.setdefault(name, Seen()).add(own)
                 rows, cells = rows + len(parsed.rows), cells + sum(map(len, values.values()))
                 sparse = rows * len(seen) > max(MAX_CELLS, 1000 * cells)
                 if sparse or len(seen) > MAX_KEYS:

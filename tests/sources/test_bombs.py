@@ -23,7 +23,8 @@ from augmill.tasks.contracts import DataError
 from augmill.tasks.sources import batching, jsonl
 
 READS = {"10,000 columns": 9, "much metadata": MANY, "many row groups": MANY, "dictionary past the limit": 0}
-READS |= {"one page of 100 MB": 0}  # one row, refused
+READS |= {"one page of 100 MB": 0, "dictionary in lists": MANY - 1}
+REFUSED = {"dictionary past the limit": MANY, "one page of 100 MB": 1, "dictionary in lists": 1}
 READ = """
 import resource, sys
 from augmill.tasks.contracts import DataError
