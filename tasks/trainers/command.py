@@ -228,7 +228,7 @@ def _read_predictions(path: Path, problem: Problem) -> np.ndarray[Any, np.dtype[
     try:
         table = read_parquet(path, ["row", "label"])
     except (DataError, OSError) as error:
-        raise wrong(f"expected Parquet, found something else ({error})") from error
+        raise wrong(f"expected Parquet, found something else ({getattr(error, 'problem', error)})") from error
     if missing := [name for name in ("row", "label") if name not in table.column_names]:
         raise wrong(f"expected columns row and label, found {table.column_names} ({missing[0]} is missing)")
     rows, labels = table["row"].to_pylist(), table["label"].to_pylist()
