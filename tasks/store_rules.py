@@ -21,9 +21,11 @@ from obstore.store import ObjectStore
 from augmill.tasks.answers import plainly, refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError
 from augmill.tasks.retries import can_pass
+from augmill.tasks.sources.storage import is_key
 
 LEAST_FREE = 1 << 20  # bytes: below it not even a run without a row could be noted
 LONGEST_NAME = 255  # bytes, on the file systems there are
+LONGEST_PATH = 3_500  # bytes: Linux has 4,096, and a store's own names lie below
 REMOTE_SCHEMES = ("s3://", "gs://", "az://")
 
 # What waiting cannot cure, by what the operating system calls it in obstore's message.
@@ -125,6 +127,10 @@ def require_root(root: str) -> None:
             problem = "the store's address holds credentials"  # and is not repeated: it would stand in logs and reports
             fix = "give them by environment variables (AWS_..., GOOGLE_..., AZURE_...) or an instance role"
             raise UserError(problem, where="run.store", fix=fix)
+        if not is_key(root.split("//", 1)[1]):
+            problem = f"{root[:200]!r} is no place in a bucket: `.`, `..`, an empty part or a control character"
+            fix = "give a bucket, such as s3://bucket/prefix"
+            raise UserError(problem, where="run.store", fix=fix)
         return
     fix = "give a directory, or a bucket this machine's credentials can write (run.store, --store)"
     if "://" in root:
@@ -134,7 +140,8 @@ def require_root(root: str) -> None:
         raise UserError(problem, where="run.store", fix=fix)
     if os.path.expanduser(root).startswith("~"):  # noqa: PTH111
         raise UserError(f"nobody knows whose home {root!r} begins with", where="run.store", fix=fix)
-    if max(map(len, os.fsencode(root).split(b"/"))) > LONGEST_NAME:
+    longest = max(map(len, os.fsencode(root).split(b"/")))
+    if longest > LONGEST_NAME or len(os.fsencode(root)) > LONGEST_PATH:
         raise UserError("file name too long", where="run.store", fix=fix)
     if not root.strip() or "\0" in root:
         raise UserError(f"{root!r} is no directory", where="run.store", fix=fix)

@@ -102,6 +102,7 @@ LAYERS: dict[str, tuple[bool, set[str]]] = {
             "masking",
             "retries",
             "owner",
+            "parquet",
         },
     ),
     "contracts": (False, {"contracts"}),

@@ -115,8 +115,10 @@ def _read_values(path: Path, column: str | None) -> list[str]:
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
 
+        from augmill.tasks.parquet import read_parquet
+
         name = _choose(pq.read_schema(path).names, column)
-        return [str(value) for value in pq.read_table(path, columns=[name])[name].to_pylist() if value is not None]
+        return [str(value) for value in read_parquet(path, [name])[name].to_pylist() if value is not None]
     if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from augmill.tasks.contracts import UserError, WorldError
+from augmill.tasks.contracts import AugmillError, UserError, WorldError
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -24,6 +25,12 @@ _ENDINGS = {
     "masked": "ForMaskedLM",
     "seq2seq": "ForConditionalGeneration or MTModel",
 }
+_AUTO = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+_COUNT = re.compile(r"(layers?|experts?|blocks?|groups?|depths?|group_num)$")
+LAYERS = 128  # that a model may have whatever its weights: some share them
+SPARE = 1_000_000  # parameters
+INDEX = "model.safetensors.index.json"
+MAX_JSON = 64 << 20  # bytes
 
 
 @contextmanager
@@ -63,10 +70,15 @@ def find_model(name: str, revision: str, *, trust_remote_code: bool, allow_pickl
     ``others``: what else the option may say, for the message. Raises UserError where neither is there, WorldError where
     the hub could not be reached.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_there, is_directory = path.exists(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long; the home of nobody
+        problem = f"expected {others}a local directory: {getattr(error, 'strerror', None) or error}"
+        raise UserError(problem, where=f"model {name[:200]}", fix="correct the path") from error
+    if is_directory:
         return path
-    if path.exists():
+    if is_there:
         raise UserError(
             "expected the directory of a model, found a file", where=f"model {name}", fix="name its directory"
         )
@@ -122,9 +134,9 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
 def check_files(path: Path, allow_pickle: bool) -> bool:
     """Whether the weights are safetensors. Raises UserError where the directory holds no loadable model."""
     where = f"model {path}"
-    if not (path / "config.json").is_file():
-        raise UserError("config.json is missing", where=where, fix="name the directory that save_pretrained wrote")
-    if any(path.glob("*.safetensors")):
+    _read_config(path)
+    if any(path.glob("*.safetensors")) or (path / INDEX).exists():
+        count_weights(path)
         return True
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
     if not pickles:
@@ -143,27 +155,116 @@ def check_files(path: Path, allow_pickle: bool) -> bool:
     return False
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model's directory. Raises UserError where it is none."""
+    fix = "copy the file again from the model's repository"
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise UserError(f"expected at most {MAX_JSON:,} bytes", where=str(path), fix=fix)
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"expected a JSON object, found none that can be read: {error}"
+        raise UserError(problem[:300], where=str(path), fix=fix) from error
+    if not isinstance(found, dict):
+        raise UserError(f"expected a JSON object, found {type(found).__name__}", where=str(path), fix=fix)
+    return found
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").is_file():
+        raise UserError(
+            "config.json is missing", where=f"model {path}", fix="name the directory that save_pretrained wrote"
+        )
+    return _read_json(path / "config.json")
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that the weights lie in: one, or those that the index names. Raises UserError for one that leaves it."""
+    whole, index = path / "model.safetensors", path / INDEX
+    if whole.exists() or not index.exists():
+        return [whole] if whole.exists() else sorted(path.glob("*.safetensors"))
+    named = _read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        fix = "copy the file again from the model's repository"
+        raise UserError("expected weight_map: a file name for each tensor", where=str(index), fix=fix)
+    for name in sorted(set(named.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            problem = f"weight_map names {name!r}; expected the names of .safetensors files beside it"
+            raise UserError(problem, where=str(index), fix="do not use this model, or correct its index")
+        if not (path / name).is_file():
+            fix = "copy it beside the others; with git, `git lfs pull`"
+            raise UserError(f"weight_map names {name!r}, which is not there", where=str(index), fix=fix)
+    return [path / name for name in sorted(set(named.values()))]
+
+
+def count_weights(path: Path) -> tuple[int, int]:
+    """(tensors, numbers in them), by the headers alone. Raises UserError where a file's header is wrong."""
+    from math import prod
+
+    from safetensors import SafetensorError, safe_open
+
+    tensors = numbers = 0
+    for file in _weight_files(path):
+        try:
+            with safe_open(file, "np") as opened:  # checks that the offsets fit the shapes, each other and the file
+                shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            problem = f"expected weights in safetensors, found a damaged or cut file: {str(error)[:200]}"
+            raise UserError(problem, where=str(file), fix="copy it again; with git, `git lfs pull`") from error
+        tensors, numbers = tensors + len(shapes), numbers + sum(map(prod, shapes))
+    return tensors, numbers
+
+
+def _require_covered(path: Path, kind: Kind, trust_remote_code: bool) -> None:
+    """Raises UserError where config.json describes a larger model than the weights fill, before memory is taken for it."""
+    import torch
+    import transformers
+
+    tensors, numbers = count_weights(path)
+    where = str(path / "config.json")
+    fix = "copy config.json and the weights from the same model"
+    for key, value in _counts(_read_config(path)):
+        if value > max(LAYERS, tensors):
+            raise UserError(f"{key} is {value:,}, and the weights hold {tensors:,} tensors", where=where, fix=fix)
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = getattr(transformers, _AUTO[kind]).from_config(config, trust_remote_code=trust_remote_code)
+    described = sum(part.numel() for part in model.parameters())
+    if described > 2 * numbers + SPARE:  # heads that are not there are told by name later
+        problem = f"it describes {described:,} parameters, and the weights hold {numbers:,}"
+        raise UserError(problem, where=where, fix=fix)
+
+
+def _counts(config: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The numbers of layers, experts and the like: each is a module, and takes memory before it has any weight."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif isinstance(value, int | float) and _COUNT.search(key):
+            yield key, int(min(value, 10**18)) if value == value else 10**18  # noqa: PLR0124 (NaN)
+
+
 def load_model(path: Path, kind: Kind, *, trust_remote_code: bool, allow_pickle: bool) -> tuple[Any, Any]:
     """(the model in float32 on the CPU, its transformers tokenizer). Raises UserError where the directory holds none."""
     import torch
     import transformers
-    from safetensors import SafetensorError
 
-    auto = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}[
-        kind
-    ]
     safe = check_files(path, allow_pickle)
     try:
+        if safe:
+            _require_covered(path, kind, trust_remote_code)
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        model, report = getattr(transformers, auto).from_pretrained(
+        model, report = getattr(transformers, _AUTO[kind]).from_pretrained(
             path,
             dtype=torch.float32,
             use_safetensors=safe,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().split("\n")[0]
+    except (AugmillError, MemoryError):
+        raise
+    except Exception as error:  # transformers raises whatever a wrong type in a foreign file leads to
+        first = f"{type(error).__name__}: {error}".strip().split("\n")[0][:300]
         raise UserError(
             f"this is no {_NOUN[kind]} that transformers can load: {first}",
             where=f"model {path}",

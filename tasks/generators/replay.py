@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from augmill.tasks.contracts import (
     ROW_ID,
@@ -28,6 +27,7 @@ from augmill.tasks.contracts import (
     UserError,
     candidate_schema,
 )
+from augmill.tasks.parquet import read_parquet
 from augmill.tasks.text import canonical, labels_alike
 
 Row = dict[str, Any]
@@ -170,7 +170,7 @@ def _read_rows(path: Path, options: ReplayOptions, fields: tuple[str, ...]) -> l
 def _read_table(path: Path, options: ReplayOptions, columns: list[str]) -> pa.Table:
     try:
         if path.suffix == ".parquet":
-            return pa.parquet.read_table(path)
+            return read_parquet(path, columns)
         if path.suffix == ".jsonl":
             return _read_json_lines(path, columns)
         if path.suffix in (".csv", ".tsv"):
@@ -203,7 +203,7 @@ def _read_json_lines(path: Path, columns: list[str]) -> pa.Table:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also too many digits, or too deep
                 raise DataError(f"expected a JSON object ({error})", where=f"{path.name}, line {number}") from error
             if not isinstance(row, dict):
                 raise DataError(f"expected a JSON object; found {line[:40]!r}", where=f"{path.name}, line {number}")

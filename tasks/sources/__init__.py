@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import DataError
 
-from .batching import unify
+from .batching import Tally, unify
 from .columnar import Parquet
 from .delimited import DELIMITERS, Delimited, doubt_delimited, find_dialect
 from .delta import Delta
@@ -143,7 +143,10 @@ def _read(
     if columns is not None:
         wanted = pa.schema([wanted.field(name) for name in dict.fromkeys(columns)])
     inner = pa.schema([field for field in wanted if field.name not in file.partition])
+    tally = Tally(file)
     for batch in reader.batches(file, options, inner):
+        last = batch.refused[-1] if batch.refused else None
+        tally.add(len(batch.locations), len(batch.refused), f"{last.location} ({last.reason})" if last else "")
         yield Batch(_complete(batch, wanted, file), batch.locations, batch.refused, batch.repaired)
 
 

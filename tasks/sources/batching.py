@@ -23,6 +23,28 @@ BATCH_ROWS = 16_384
 BATCH_CELLS = 1_000_000
 BATCH_CHARACTERS = 8 << 20
 
+# A file is given up where more rows than this are refused, and more than every second one: each is kept with its place.
+REFUSED = 250_000
+
+
+@dataclass
+class Tally:
+    """How many rows of a file were taken and refused so far."""
+
+    file: SourceFile
+    taken: int = 0
+    refused: int = 0
+
+    def add(self, taken: int, refused: int, last: str) -> None:
+        """Raises DataError where most rows are refused, and they are many. ``last``: one of them, with its reason."""
+        self.taken, self.refused = self.taken + taken, self.refused + refused
+        if self.refused > max(REFUSED, self.taken):
+            raise DataError(
+                f"{self.refused:,} of the first {self.taken + self.refused:,} rows are refused; the last: {last}",
+                where=self.file.uri,
+                fix="mend the file, or correct source.format, source.delimiter or source.encoding",
+            )
+
 
 @dataclass
 class Parsed(Generic[R]):

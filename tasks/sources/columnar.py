@@ -1,17 +1,22 @@
-"""Parquet: types are the file's own. Dictionary columns come as their values, large and view strings as strings."""
+"""Parquet: types are the file's own. Dictionary columns come as their values, large and view strings as strings.
+
+A file is small on the disk and may be vast when it is read: what its pages would unpack to is told before they are
+(tasks/parquet.py), and a text that a dictionary repeats is measured before it is repeated.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import DataError
+from augmill.tasks.parquet import Sizes, Unpacked, damaged, is_text, plain_schema, read_tables
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
 from .magic import HEAD, foreign
@@ -19,11 +24,13 @@ from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import Refusal, mend
 from .storage import open_bytes, reaching
 
+ROW_LIMIT = 16 << 20  # bytes of a row's cells together, as of a line of text
+
 
 class Parquet(Reader):
     """Every cell that is text is checked: Parquet promises UTF-8, and some writers do not keep the promise."""
 
-    VERSION = 2  # 2: views of text inside nested columns; decimals may be labels
+    VERSION = 2  # 2: cut by decoded bytes; views of text inside nested columns; decimals may be labels
     noun = "row"
 
     def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:
@@ -33,18 +40,18 @@ class Parquet(Reader):
         return unify([_schema(file) for file in files], files)
 
     def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
-        own = _schema(file)
-        present = set(own.names)
+        present = set(_schema(file).names)
         wanted = pa.schema([field for field in schema if field.name in present])
         repaired: Counter[str] = Counter()
         row, first = 1, True
-        with _damage(file), open_bytes(file.uri) as stream, pq.ParquetFile(stream) as parquet:
-            size = _batch_rows(parquet, len(own))
-            for batch in parquet.iter_batches(size, columns=wanted.names):
-                parsed: Parsed[None] = Parsed(numbers=list(range(row, row + batch.num_rows)))
-                row += batch.num_rows
-                first = False
-                yield _clean(_cast(batch, wanted, file), parsed, options, repaired)
+        read = Unpacked(file.uri, file.size)
+        with _damage(file), open_bytes(file.uri) as stream:
+            for table, sizes in read_tables(stream, file.uri, wanted.names, BATCH_ROWS, BATCH_CELLS):
+                for part, numbers, refused in _split(table, sizes, options, row, read):
+                    first = False
+                    parsed: Parsed[None] = Parsed(numbers=numbers, refused=refused)
+                    yield _clean(_cast(part, wanted, file), parsed, options, repaired)
+                row += table.num_rows
         if first:
             yield make_batch(wanted.empty_table(), "row", Parsed(), repaired)
 
@@ -62,12 +69,10 @@ def _damage(file: SourceFile) -> Iterator[None]:
     with reaching(file.uri):
         try:
             yield
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not the decoder's
+                raise
             raise _unreadable(file, error) from error
-        except OSError as error:
-            if error.errno is None:  # the decoder's own complaint (a corrupt page), not the disk's
-                raise _unreadable(file, error) from error
-            raise
 
 
 def _unreadable(file: SourceFile, error: Exception) -> DataError:
@@ -75,70 +80,47 @@ def _unreadable(file: SourceFile, error: Exception) -> DataError:
         found = foreign(stream.read(HEAD))
     if found and found[0] != "a Parquet file":
         return DataError(f"expected a Parquet file, found {found[0]}", where=file.uri, fix=found[1])
-    problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return DataError(
-        f"expected a whole Parquet file of {file.size:,} bytes, found a damaged or cut one: {problem}",
-        where=file.uri,
-        fix="write or upload it again, or set source.format to what it is",
-    )
+    return damaged(error, file.uri, f" of {file.size:,} bytes")
 
 
 def _schema(file: SourceFile) -> pa.Schema:
     with _damage(file), open_bytes(file.uri) as stream:
-        schema = _read_schema(stream)
-    doubled = [name for name, count in Counter(schema.names).items() if count > 1]
-    if doubled:
-        raise DataError(f"the column {doubled[0]!r} stands twice", where=file.uri, fix="give each column one name")
-    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+        return plain_schema(stream, file.uri)
 
 
-def _read_schema(stream: BinaryIO) -> pa.Schema:
-    return pq.read_schema(stream)
+def _split(
+    table: pa.Table, sizes: Sizes, options: SourceOptions, row: int, read: Unpacked
+) -> Iterator[tuple[pa.Table, list[int], list[tuple[int, Refusal]]]]:
+    """(rows, their numbers, those refused) in pieces of about 8 MiB as they will be decoded; ``row``: the first's number.
+
+    A row is refused for a cell of more than ``max_cell_bytes``, and for more than ROW_LIMIT in all.
+    """
+    total, bad = np.zeros(table.num_rows, np.int64), dict[int, Refusal]()
+    for name, own in sizes.items():
+        total += own
+        if is_text(table.schema.field(name).type):
+            for index in np.flatnonzero(own > options.max_cell_bytes).tolist():
+                found = f"{own[index]:,} bytes, at most {options.max_cell_bytes:,} are allowed"
+                bad.setdefault(index, Refusal("cell_too_long", f"column {name!r}: {found}"))
+    for index in np.flatnonzero(total > ROW_LIMIT).tolist():
+        found = f"the row has {total[index]:,} bytes, at most {ROW_LIMIT:,} are allowed"
+        bad.setdefault(index, Refusal("cell_too_long", found))
+    kept = np.setdiff1d(np.arange(table.num_rows), sorted(bad))
+    refused = [(row + index, bad[index]) for index in sorted(bad)]
+    if bad:
+        table, total = table.take(pa.array(kept)), total[kept]
+    read.add(int(total.sum()))
+    ends = np.cumsum(total)
+    start = 0
+    while start < table.num_rows or refused:
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + BATCH_CHARACTERS, "right")))
+        yield table.slice(start, stop - start), (row + kept[start:stop]).tolist(), refused
+        start, refused = stop, []
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type without what is encoding, not data."""
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if pa.types.is_nested(kind):
-        return _without_views(kind)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.binary()
-    return kind
-
-
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """The type with views of text and bytes inside it as these themselves: pyarrow (26.0) takes no row of such a list."""
-
-    def inside(field: pa.Field) -> pa.Field:
-        return field.with_type(_without_views(field.type))
-
-    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
-        return pa.string() if pa.types.is_string_view(kind) else pa.binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([inside(kind.field(at)) for at in range(kind.num_fields)])
-    if pa.types.is_map(kind):
-        return pa.map_(inside(kind.key_field), inside(kind.item_field), keys_sorted=kind.keys_sorted)
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(inside(kind.value_field), kind.list_size)
-    if pa.types.is_large_list(kind):
-        return pa.large_list(inside(kind.value_field))
-    return pa.list_(inside(kind.value_field)) if pa.types.is_list(kind) else kind
-
-
-def _batch_rows(parquet: pq.ParquetFile, columns: int) -> int:
-    """Rows a batch, so that one holds about 8 MiB by the file's own account of its (uncompressed) pages."""
-    metadata = parquet.metadata
-    total = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    by_size = BATCH_CHARACTERS * max(metadata.num_rows, 1) // max(total, 1)
-    return int(max(1, min(BATCH_ROWS, BATCH_CELLS // max(columns, 1), by_size)))
-
-
-def _cast(batch: pa.RecordBatch, wanted: pa.Schema, file: SourceFile) -> pa.Table:
+def _cast(table: pa.Table, wanted: pa.Schema, file: SourceFile) -> pa.Table:
     """In the wanted types. A cast to string checks no bytes, so that ``_clean`` can name the bad row."""
-    table = pa.Table.from_batches([batch])
     if table.schema.equals(wanted):
         return table
     try:

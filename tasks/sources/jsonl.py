@@ -21,7 +21,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import DataError, NoRows
 from augmill.tasks.text import cut
 
-from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch
+from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, make_batch
 from .doubts import Doubt, doubt_json, doubt_objects
 from .lines import find_encoding, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
@@ -29,6 +29,7 @@ from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
 
 HEAD = 1 << 20  # characters in which the shape of a file that is no JSON Lines is looked for
 MAX_KEYS = 20_000  # more distinct keys than this are data written as keys
+MAX_CELLS = 50_000_000  # of a table of all rows and keys, where all but a thousandth of its cells are empty: the same
 _JSON_TEXT = {b"json": b"text"}  # marks a string column that holds JSON text, in the schema's field metadata
 _EXACT = 2**53
 
@@ -92,14 +93,25 @@ class JsonLines(Reader):
     def schema(self, files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
         seen: dict[str, Seen] = {}
         refused: list[tuple[int, Refusal]] = []
+        rows = cells = 0
         for file in files:
+            tally = Tally(file)
             for parsed in _parse(file, options, Counter()):
+                number, why = parsed.refused[-1] if parsed.refused else (0, Refusal("", ""))
+                tally.add(len(parsed.rows), len(parsed.refused), f"line {number} ({why.reason})")
                 refused = refused or parsed.refused
-                for name in dict.fromkeys(key for row in parsed.rows for key in row):
-                    seen.setdefault(name, Seen()).add([row.get(name) for row in parsed.rows])
-                if len(seen) > MAX_KEYS:
+                values: dict[str, list[Any]] = {}
+                for row in parsed.rows:
+                    for name, value in row.items():
+                        values.setdefault(name, []).append(value)
+                for name, own in values.items():
+                    seen.setdefault(name, Seen()).add(own)
+                rows, cells = rows + len(parsed.rows), cells + sum(map(len, values.values()))
+                sparse = rows * len(seen) > max(MAX_CELLS, 1000 * cells)
+                if sparse or len(seen) > MAX_KEYS:
+                    many = f"{len(seen):,} different keys in {rows:,} rows with {cells:,} values"
                     raise DataError(
-                        f"more than {MAX_KEYS:,} different keys",
+                        many if sparse else f"more than {MAX_KEYS:,} different keys",
                         where=file.uri,
                         fix="write data as values, with the same keys on every line",
                     )
@@ -115,7 +127,7 @@ class JsonLines(Reader):
     def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
         repaired: Counter[str] = Counter()
         first = True
-        for parsed in _parse(file, options, repaired):
+        for parsed in _parse(file, options, repaired, max(1, min(BATCH_ROWS, BATCH_CELLS // max(1, len(schema))))):
             first = False
             yield _batch(parsed, schema, repaired)
         if first:

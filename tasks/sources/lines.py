@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import pyarrow as pa
 
 from augmill.tasks.contracts import DataError
+from augmill.tasks.parquet import Unpacked
 
 from .encoding import SAMPLE, guess_encoding
 from .magic import HEAD, require_text
@@ -51,6 +52,21 @@ class _Zstd(io.RawIOBase):
         return len(data)
 
 
+class _Counted(io.RawIOBase):
+    """Decompressed bytes, counted: DataError where they are too many for the file's size."""
+
+    def __init__(self, inflated: io.RawIOBase, file: SourceFile) -> None:
+        self.inflated, self.unpacked = inflated, Unpacked(file.uri, file.size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        count = cast(io.BufferedIOBase, self.inflated).readinto(buffer)
+        self.unpacked.add(count)
+        return count
+
+
 def _compression(file: SourceFile, options: SourceOptions, head: bytes) -> Compression:
     """What the name and the first bytes say. Raises DataError where they disagree."""
     found = cast(Compression, next((name for name, magic in _MAGIC.items() if head.startswith(magic)), "none"))
@@ -74,9 +90,9 @@ def open_plain(file: SourceFile, options: SourceOptions) -> Iterator[BinaryIO]:
             kind = _compression(file, options, cast(io.BufferedReader, raw).peek(HEAD)[:HEAD])
             if kind == "gzip":
                 with gzip.GzipFile(fileobj=raw) as inflated:
-                    yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inflated), 1 << 20))
+                    yield io.BufferedReader(_Counted(cast(io.RawIOBase, inflated), file), 1 << 20)
             elif kind == "zstd":
-                yield io.BufferedReader(_Zstd(raw), 1 << 20)
+                yield io.BufferedReader(_Counted(_Zstd(raw), file), 1 << 20)
             else:
                 yield raw
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -132,6 +132,10 @@ def list_local(path: str) -> Found:
 def _missing_local(given: Path, path: str) -> UserError:
     if given.is_dir():
         return UserError("expected files, found an empty directory", where=path, fix="correct source.path")
+    links = [above for above in (given, *given.parents) if above.is_symlink() and not above.exists()]
+    if links:
+        problem = f"{str(links[-1])!r} is a link that leads nowhere, or to itself"
+        return UserError(problem, where=path, fix="mend the link, or correct source.path")
     parent = next((above for above in given.parents if above.is_dir()), Path())
     missing = given.relative_to(parent).parts[0] if parent in given.parents else given.name
     hint = _nearest(missing, (item.name for item in parent.iterdir()))
@@ -168,6 +172,9 @@ def _refuse_leaving(paths: list[Path], root: Path) -> None:
     """Raises UserError for a link to outside of ``root``; drops linked directories inside, which are walked anyway."""
     inside = root.resolve()
     for item in paths:
+        if item.is_symlink() and not item.exists():
+            problem = "a link leads nowhere, or to itself"
+            raise UserError(problem, where=str(item), fix="remove it, or copy the file to where it stands")
         if not item.resolve().is_relative_to(inside):
             raise UserError(
                 f"a link leads out of {root}", where=str(item), fix="copy the file into the directory, or name it alone"

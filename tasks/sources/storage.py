@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import unquote
 
 from augmill.tasks.answers import refusal
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError, WorldError
@@ -24,6 +25,7 @@ T = TypeVar("T")
 SCHEMES = ("s3", "gs", "az")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET = re.compile(r"\?.*(sig|signature|token|key|credential|secret|password)[\w-]*=", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BLOCK = 1 << 20
 
 
@@ -49,7 +51,19 @@ def is_remote(path: str) -> bool:
         )
     if not bucket:
         raise UserError(f"the address {path!r} names no bucket", where="source.path", fix="write scheme://bucket/key")
+    if not is_key(path[match.end() :]):
+        raise UserError(
+            f"the address {path[:200]!r} is no place in a bucket: `.`, `..`, an empty part or a control character",
+            where="source.path",
+            fix="write scheme://bucket/key, the key as the store lists it",
+        )
     return True
+
+
+def is_key(key: str) -> bool:
+    """Whether an object store takes ``bucket/key``: no part is empty (but the last), ``.`` or ``..``, however written."""
+    parts = unquote(key).removesuffix("/").split("/")
+    return not _CONTROL.search(key) and not {"", ".", ".."} & set(parts)
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -32,8 +32,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import UserError, real_schema
+from augmill.tasks.contracts import DataError, UserError, real_schema
 from augmill.tasks.masking import masked
+from augmill.tasks.parquet import read_parquet
 from augmill.tasks.trainers import _guard
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 
@@ -237,9 +238,9 @@ def _read_predictions(path: Path, problem: Problem) -> np.ndarray[Any, np.dtype[
         return UserError(problem_text, where=str(refused), fix="one row per row of {eval}: columns row and label")
 
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-        raise wrong(f"expected Parquet, found something else ({error})") from error
+        table = read_parquet(path, ["row", "label"])
+    except (DataError, OSError) as error:
+        raise wrong(f"expected Parquet, found something else ({getattr(error, 'problem', error)})") from error
     if missing := [name for name in ("row", "label") if name not in table.column_names]:
         raise wrong(f"expected columns row and label, found {table.column_names} ({missing[0]} is missing)")
     rows, labels = table["row"].to_pylist(), table["label"].to_pylist()

@@ -132,18 +132,30 @@ def attempt(recipe: Path, as_of: str | None, as_json: bool) -> tuple[str, str]:
     return "ok", ""
 
 
+def peak() -> int:
+    """Bytes that this process held at most since ``fresh_peak``."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def fresh_peak() -> int:
+    """What is held now, from which the peak begins anew: making an input, or the one before, may have taken more."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak()
+
+
 def try_one(root: Path, watch: Watch, seed: int, number: int) -> dict[str, Any]:
     from fuzz_inputs import make_input
 
     made = make_input(seed, number)
     recipe = lay_out(root, made)
-    before, held = tree(root), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before, held = tree(root), fresh_peak()
     watch.seen, started = [], time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
         outcome, wrong = attempt(recipe, made.as_of, number % 3 == 0)
     seconds, seen = time.process_time() - started, watch.seen
     watch.seen = None
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held
+    grown = peak() - held
     problems = [wrong] if wrong else []
     if seen:
         problems.append(f"touched: {seen[:5]}")
@@ -155,7 +167,8 @@ def try_one(root: Path, watch: Watch, seed: int, number: int) -> dict[str, Any]:
         problems.append(f"{seconds:.1f} s of processor time")
     if grown > MEMORY:
         problems.append(f"{grown / 2**20:.0f} MiB more memory")
-    return {"number": number, "outcome": outcome, "kinds": made.kinds, "seconds": seconds, "problems": problems}
+    told = {"number": number, "outcome": outcome, "kinds": made.kinds, "problems": problems}
+    return told | {"seconds": seconds, "grown": grown}
 
 
 def warm_up(root: Path) -> None:
@@ -237,7 +250,15 @@ class Worker:
         if line is None:
             self.process.send_signal(6)  # faulthandler says where it is
         problems = [f"{how}: {self.stop().partition('Extension modules')[0][-2500:]}"]
-        return {"number": number, "outcome": how, "kinds": [], "seconds": 0.0, "problems": problems, "dead": True}
+        return {
+            "number": number,
+            "outcome": how,
+            "kinds": [],
+            "problems": problems,
+            "dead": True,
+            "seconds": 0,
+            "grown": 0,
+        }
 
     def stop(self) -> str:
         """Ends it; what it said on stderr."""
@@ -284,10 +305,10 @@ def main() -> int:
         return 0
     numbers = range(arguments.count) if arguments.only is None else [arguments.only]
     outcomes: Counter[str] = Counter()
-    found, longest, started = 0, 0.0, time.monotonic()
+    found, longest, largest, started = 0, 0.0, 0.0, time.monotonic()
     for answer in fuzz(iter(numbers), arguments.seed):
         outcomes[answer["outcome"]] += 1
-        longest = max(longest, answer["seconds"])
+        longest, largest = max(longest, answer["seconds"]), max(largest, answer["grown"] / 2**20)
         if answer["problems"]:
             found += 1
             print(f"{answer['number']} {' '.join(answer['kinds'])}\n  " + "\n  ".join(answer["problems"]), flush=True)
@@ -296,10 +317,11 @@ def main() -> int:
                     stream.write(json.dumps(answer) + "\n")
         elif arguments.only is not None:
             print(json.dumps(answer))
-    print(f"| inputs | {' | '.join(name for name, _ in outcomes.most_common())} | findings | longest: s |")
     print(
-        f"| {outcomes.total():,} | {' | '.join(f'{n:,}' for _, n in outcomes.most_common())} | {found} | {longest:.1f} |"
+        f"| inputs | {' | '.join(name for name, _ in outcomes.most_common())} | findings | longest: s | largest: MiB |"
     )
+    counts = " | ".join(f"{n:,}" for _, n in outcomes.most_common())
+    print(f"| {outcomes.total():,} | {counts} | {found} | {longest:.1f} | {largest:.0f} |")
     print(f"seed {arguments.seed}, {time.monotonic() - started:.0f} s")
     return 1 if found else 0
 

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from fuzz_bombs import BOMBS, bomb
 
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.generators import GENERATORS
@@ -368,6 +369,17 @@ BYTES: dict[str, Callable[[Draw, bytes], bytes]] = {
     "mark": lambda draw, content: codecs.BOM_UTF8 + content,
     "numbers": lambda draw, content: content.replace(b"10", draw.choice((b"9" * 5_000, b"1e999", b"-0", b"NaN", b"Infinity"))),
     "magic": lambda draw, content: draw.choice(MAGIC) + content,
+    "separator": lambda draw, content: b"sep=" + draw.choice((b";", b",", b"\t", b"")) + b"\r\n" + content,
+    "page": lambda draw, content: b"<!DOCTYPE html>\n<html><body>" + draw.choice((b"404", content)) + b"</body></html>\n",
+    "pointer": lambda draw, content: b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n" % (
+        b"0123456789abcdef" * 4, len(content)
+    ),
+    "array": lambda draw, content: b"[" + content.replace(b"}\n{", b"},\n{") + b"]",
+    "object": lambda draw, content: b'{"data": [' + content.replace(b"}\n{", b"},\n{") + b"]}",
+    "keys": lambda draw, content: content + b"".join(b'{"k%d": %d}\n' % (at, at) for at in range(draw.choice((50, 30_000)))),
+    "packed": lambda draw, content: gzip.compress(
+        content + draw.choice((b"x\n", b"x,y\n")) * draw.choice((9, 3_400_000)), 1, mtime=0
+    ),
 }  # fmt: skip
 SOURCE_KEYS: dict[str, tuple[Any, ...]] = {
     "format": ("auto", "csv", "jsonl", "parquet"),
@@ -383,15 +395,19 @@ SOURCE_KEYS: dict[str, tuple[Any, ...]] = {
 
 
 def _source(draw: Draw) -> Input:
-    kind = draw.choice(("csv", "csv", "jsonl", "jsonl", "parquet"))
+    kind = draw.choice(("csv", "csv", "jsonl", "jsonl", "parquet", "bomb"))
     rows, kinds = _rows(draw), [kind]
     write = {"csv": lambda: _csv(rows, draw.choice(",,;\t|")), "jsonl": lambda: _jsonl(draw, rows)}
-    content = write.get(kind, lambda: _parquet(draw, rows))()
+    if kind == "bomb":
+        kind = "parquet"
+        kinds.append(draw.choice(sorted(BOMBS.keys() - {"10,000 columns"})))  # whose every stage takes its second
+        content = bomb(kinds[-1])
+    else:
+        content = write.get(kind, lambda: _parquet(draw, rows))()
     packed = draw.random() < 0.2
     for last in (False, True):  # what is packed is changed before or after it was
         for _ in range(draw.choice((0, 1, 1, 2)) if last or packed else 0):
-            # Not giant ones inside packed bytes: a run of one byte there unpacks to millions of rows, which take their time.
-            name = draw.choice(sorted(BYTES.keys() - ({"giant", "lines"} if packed and last else set())))
+            name = draw.choice(sorted(BYTES))
             kinds.append(name)
             content = BYTES[name](draw, content)
         if packed and not last:

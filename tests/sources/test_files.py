@@ -22,6 +22,7 @@ from augmill.tasks.sources import (
     sample_rows,
     scan_schema,
 )
+from augmill.tasks.store import Store
 
 
 def names(path: Path | str, **options: str | bool) -> list[str]:
@@ -268,3 +269,21 @@ def test_empty_files_among_others_are_named(tmp_path: Path, said: list[str]) -> 
     assert names(tmp_path) == names(tmp_path) == ["b.csv"]
     (line,) = said  # once, however often a run lists its source
     assert "empty (0 bytes): 'empty-0.csv', 'empty-1.csv'" in line and line.endswith("and 2 more")
+
+
+@pytest.mark.parametrize("given", ["loop.csv", "folder", "folder/*.csv", "gone.csv", "loop.csv/rows.csv"])
+def test_a_link_to_itself_or_to_nothing_is_named(tmp_path: Path, given: str) -> None:
+    put(tmp_path / "folder" / "a.csv", "text,label\na,b\n")
+    for link, target in (("loop.csv", "loop.csv"), ("gone.csv", "nothing"), ("folder/loop.csv", "folder/loop.csv")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"a link (that )?leads nowhere, or to itself"):
+        list_files(SourceOptions(path=str(tmp_path / given)))
+
+
+@pytest.mark.parametrize("key", ["b/../../x", "b/..", "../x", "b/./x", "b//x", "b/%2e%2e/x", "b/a\x01b", ".."])
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_an_address_that_climbs_out_of_its_bucket_is_refused_without_a_connection(scheme: str, key: str) -> None:
+    with pytest.raises(UserError, match="is no place in a bucket"):
+        list_files(SourceOptions(path=f"{scheme}://{key}"))
+    with pytest.raises(UserError, match="is no place in a bucket"):
+        Store(f"{scheme}://{key}")
