@@ -125,13 +125,16 @@ ABOUT = {
     "README.md": "This page.",
     "constraints.txt": "The lock: every package's version.",
     "pyproject.toml": "The package, its dependencies with a reason each, and the tools' settings.",
+    "CHANGELOG.md": "What changed for those who use it, and what it means for stores that exist.",
     "docs/commands.md": "Every command and option (generated).",
+    "docs/compatibility.md": "What stays from one version to the next, what moves, and how that shows.",
     "docs/decisions.md": "The log of decisions with their numbers, negative results included.",
     "docs/comparison/cells.jsonl": "The comparison of generators, a cell a line: which test rows each training got right.",
     "docs/comparison/plot.svg": "Gain by the ratio of synthetic to real rows, a panel a set.",
     "docs/comparison/table.md": "The same cells as a table.",
     "docs/generators.md": "Which generator when, what each needs, and what it gained on real sets.",
     "docs/measured.md": "What was measured on malformed inputs, with the commands.",
+    "docs/measured.md": "What was measured, with the commands that measured it.",
     "docs/operations.md": "What is current and what to do, after each outcome and in each state.",
     "docs/pictures/report.png": "The report of the example.",
     "docs/recipe.md": "Every key of a recipe (generated).",
@@ -153,6 +156,7 @@ ABOUT = {
     "tests/checks/": "The checks and their contract suite.",
     "tests/cli/": "The command line.",
     "tests/generators/": "The generators and their contract suite.",
+    "tests/golden/": "A store of an earlier version, how it was made, and what it must still come to.",
     "tests/metrics/": "The metrics.",
     "tests/sources/": "The readers: formats, encodings, damaged files, object stores.",
 }
@@ -316,7 +320,7 @@ def test_files_speak_of_the_project_alone() -> None:
     }
     found = []
     for name in project_files():
-        if name.endswith((".png", ".csv")):
+        if name.endswith((".png", ".csv", ".xz")):
             continue
         for number, line in enumerate(read(ROOT / name).splitlines(), 1):
             found += [f"{name}:{number}: {what}" for what, pattern in barred.items() if pattern.search(line)]

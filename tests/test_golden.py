@@ -40,9 +40,17 @@ OUTCOMES = {
 # (dataset, snapshot): "all" where the source is not cut by date.
 SNAPSHOTS = [*((name, None) for name in OUTCOMES), *(("nights", day) for day in DAYS)]
 WITHDRAWN = ("nights", DAYS[2])
-# Stages and extensions whose VERSION counted up since the store was made -> the decision (docs/decisions.md). What follows
-# from them is made anew too; everything else is not.
-MOVED: dict[str, str] = {}
+# Stages that have other identities than when the store was made -> the decision (docs/decisions.md has each). Whatever is
+# not named is found again, also where what stands before it was made anew with the same content.
+MOVED = {
+    "fit": "rules, interpolate, masked_lm and seq2seq leave characters and placeholders whole; chat redacts otherwise; "
+    "replay matches labels as a run does: each counts 2",
+    "fit_check": "length and garbage count characters as readers do",
+    "sample": "follows fit",
+    "generate": "follows sample",
+    "evaluate": "its words say what was proven",
+    "release": "so does its card",
+}
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -158,11 +166,10 @@ def test_every_stage_is_unchanged_from_the_store(golden: Path, dataset: str, as_
     ended = run(golden, "run", golden / f"{dataset}.yaml", *(["--as-of", as_of] if as_of else []))
     name = f"{dataset}@{as_of or 'all'}"
     made = [key for key in keys_of(golden, dataset, as_of) if key not in known()["stages"][name]]
-    if not MOVED:
-        attempt = read_attempts(Store(str(golden / "store")), dataset)[as_of or "all"][-1].end or {}
-        assert (made, attempt["worked"]) == ([], 0), ended.err
-        assert current_of(golden, dataset) == before
     assert not {key.split("/")[0] for key in made} - set(MOVED)
+    attempt = read_attempts(Store(str(golden / "store")), dataset)[as_of or "all"][-1].end or {}
+    assert attempt["worked"] == len(made), ended.err
+    assert made or current_of(golden, dataset) == before
     assert ended.last["outcome"] == OUTCOMES.get(dataset, "published")
 
 
@@ -184,7 +191,7 @@ def test_a_half_done_backfill_goes_on_and_switches_at_once(golden: Path) -> None
     after = current_of(golden, "together")
     assert ended.last["publish"] == "together" and after == ended.last["released"]
     assert list(after) == list(DAYS) and not set(after.values()) & set(before.values())
-    assert MOVED or (staged - set(before.values())) <= set(after.values())
+    assert "release" in MOVED or (staged - set(before.values())) <= set(after.values())
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -232,7 +239,7 @@ def test_as_of_reads_old_snapshots_and_new_ones(golden: Path) -> None:
 def test_what_was_rolled_back_stays_withdrawn_and_what_is_tagged_is_found(golden: Path) -> None:
     recipe = golden / "nights.yaml"
     (gone,) = read_log(Store(str(golden / "store")), "nights").withdrawn()
-    if not MOVED:  # else it is another release
+    if "release" not in MOVED:  # else it is another release
         assert gone in run(golden, "run", recipe, "--as-of", DAYS[2], code=2).err
     assert current_of(golden, "nights")[DAYS[1]] in run(golden, "show", recipe, "--release", "gold").out
     run(golden, "rollback", recipe, "--reason", "one more night")
