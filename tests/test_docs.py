@@ -133,7 +133,6 @@ ABOUT = {
     "docs/comparison/plot.svg": "Gain by the ratio of synthetic to real rows, a panel a set.",
     "docs/comparison/table.md": "The same cells as a table.",
     "docs/generators.md": "Which generator when, what each needs, and what it gained on real sets.",
-    "docs/measured.md": "What was measured on malformed inputs, with the commands.",
     "docs/measured.md": "What was measured, with the commands that measured it.",
     "docs/operations.md": "What is current and what to do, after each outcome and in each state.",
     "docs/pictures/report.png": "The report of the example.",
