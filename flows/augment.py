@@ -8,22 +8,22 @@ from typing import Any
 
 from augmill.flows.mirror import mirror_delta, require_mirrors
 from augmill.flows.outcome import CutShort, NothingToMake, NotProduced, Outcome, judge_evidence, none_accepted
-from augmill.flows.producing import not_asked, produce
 from augmill.flows.provenance import provenance
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import not_asked, produce
 from augmill.flows.snapshot import Snapshot, read_json
+from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
-from augmill.tasks.comparison import totals
+from augmill.tasks.boundary.retries import COMMIT, STORE
 from augmill.tasks.contracts import Artifact, UnsoundSource
-from augmill.tasks.evaluate import EvaluateConfig, evaluate
-from augmill.tasks.folds import FoldConfig, JudgeConfig, can_judge, judge_folds, predict_fold, split_fold
-from augmill.tasks.log import read_log
-from augmill.tasks.mix import MixConfig, arrange_real, mix
-from augmill.tasks.publish import ReleaseConfig, build_release, commit_releases, put_release
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.retries import COMMIT, STORE
+from augmill.tasks.gate.verdict import folds_for
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.report.comparison import totals
+from augmill.tasks.stages.evaluate import EvaluateConfig, evaluate
+from augmill.tasks.stages.folds import FoldConfig, JudgeConfig, can_judge, judge_folds, predict_fold, split_fold
+from augmill.tasks.stages.mix import MixConfig, arrange_real, mix
+from augmill.tasks.stages.publish import ReleaseConfig, build_release, commit_releases, put_release
+from augmill.tasks.store.log import read_log
 from augmill.tasks.trainers import TRAINERS
-from augmill.tasks.verdict import folds_for
 
 
 def augment(

@@ -16,26 +16,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.flows.augment import how_to_judge
-from augmill.flows.backfill_plan import BILLED, price_of
+from augmill.flows.nights.plan import BILLED, price_of
 from augmill.flows.outcome import NotProduced, judge_evidence, none_accepted
-from augmill.flows.producing import not_asked, produce
 from augmill.flows.progress import Artifacts, Progress
-from augmill.flows.reading import MENDS, read_source
+from augmill.flows.rounds import not_asked, produce
 from augmill.flows.snapshot import Snapshot, read_json
+from augmill.flows.source import MENDS, read_source
 from augmill.flows.start import Session
 from augmill.flows.steps import Steps
-from augmill.tasks import gate
-from augmill.tasks.comparison import cut, cuts, enlarge, measured, ratio_of, totals
 from augmill.tasks.contracts import ROW_ID, STRATUM, CorruptObject, DataError, UserError
-from augmill.tasks.evaluate import COMPARED
-from augmill.tasks.evidence import Predictions
-from augmill.tasks.hashing import hash_json
-from augmill.tasks.metrics.diversity import diversity
-from augmill.tasks.mix import MixConfig, arrange
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.ribs import check_config, generator_config
-from augmill.tasks.rows import ORIGIN, REAL, class_counts, texts_of
-from augmill.tasks.stage import STAGE_VERSIONS, Event, Site, Work, identity_of
+from augmill.tasks.gate import judge as gate
+from augmill.tasks.gate.evidence import Predictions
+from augmill.tasks.metrics.distinct import diversity
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.report.comparison import cut, cuts, enlarge, measured, ratio_of, totals
+from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.schema import ORIGIN, REAL, class_counts, texts_of
+from augmill.tasks.stages.evaluate import COMPARED
+from augmill.tasks.stages.extensions import check_config, generator_config
+from augmill.tasks.stages.mix import MixConfig, arrange
+from augmill.tasks.store.stage import STAGE_VERSIONS, Event, Site, Work, identity_of
 from augmill.tasks.trainers import TRAINERS
 
 OTHER_RUNS = 1  # trainings of each arm at ratios beside the target's; seeds are where their doubt lies

@@ -14,13 +14,13 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
-from augmill.flows import backfill as runs
-from augmill.flows.orchestrate import Terminated, interruptible
-from augmill.flows.paging import watched
+from augmill.flows.nights import flows as runs
+from augmill.flows.nights.paging import watched
+from augmill.flows.orchestration.orchestrate import Terminated, interruptible
 from augmill.flows.start import run_recipe
 from augmill.tasks.contracts import AugmillError
-from augmill.tasks.recipe import load_recipe
-from augmill.tasks.text import visible
+from augmill.tasks.recipe.recipe import load_recipe
+from augmill.tasks.rows.kinds.text import visible
 
 Ended = dict[str, Any] | State[Any]
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from augmill.tasks.contracts import UserError
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.recipe_reader import LABEL_BY, GeneratorChoice
+from augmill.tasks.recipe.reader import LABEL_BY, GeneratorChoice
+from augmill.tasks.recipe.recipe import Recipe
 
 ADAPTIVE: Final = "adaptive"
 _WHERE = "--generators"

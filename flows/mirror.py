@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from augmill.tasks.contracts import AugmillError
-from augmill.tasks.delta import has_delta, require_deltalake, sync_delta
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.store.delta import has_delta, require_deltalake, sync_delta
+from augmill.tasks.store.store import Store
 
 _log = logging.getLogger("augmill")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from augmill.tasks.contracts import AugmillError
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.verdict import headline
+from augmill.tasks.gate.verdict import headline
+from augmill.tasks.recipe.recipe import Recipe
 
 NEXT = {
     "published": "Train on the new release.",

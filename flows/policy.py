@@ -7,8 +7,8 @@ from typing import Any
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.plan import AdaptiveConfig, PlanConfig, plan, plan_adaptive
-from augmill.tasks.weigh import WeighConfig, weigh
+from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, plan, plan_adaptive
+from augmill.tasks.stages.weigh import WeighConfig, weigh
 
 
 class Policy:

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
-from augmill.flows.orchestrate import Orchestrator
+from augmill.flows.orchestration.orchestrate import Orchestrator
 from augmill.flows.terminal import say
-from augmill.tasks.text import visible
+from augmill.tasks.rows.kinds.text import visible
 
 T = TypeVar("T")
 _log = logging.getLogger("augmill")

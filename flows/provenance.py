@@ -14,11 +14,11 @@ from augmill.flows.steps import Steps
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.hashing import hash_json
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.ribs import library_versions
-from augmill.tasks.stage import STAGE_VERSIONS, read_manifest
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.stages.extensions import library_versions
+from augmill.tasks.store.stage import STAGE_VERSIONS, read_manifest
+from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS
 
 LIBRARIES = ("prefect", "torch", "transformers", "pyarrow", "polars", "great-expectations", "scikit-learn", "numpy")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from augmill.flows import reading
+from augmill.flows import source as reading
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
-from augmill.tasks.calendar import Calendar, parse_days
 from augmill.tasks.contracts import Artifact, DataError, UserError
-from augmill.tasks.drift import DriftConfig, Profile, drift, profile, reference
-from augmill.tasks.recipe_nights import Refit
+from augmill.tasks.recipe.nights import Refit
+from augmill.tasks.rows.calendar import Calendar, parse_days
+from augmill.tasks.stages.drift import DriftConfig, Profile, drift, profile, reference
 
 _log = logging.getLogger("augmill")
 Window = tuple[Artifact, Artifact]  # ingested, split

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.stage import fetch
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.store.stage import fetch
+from augmill.tasks.store.store import Store
 
 
 @dataclass

@@ -12,25 +12,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 from augmill.flows.augment import augment
-from augmill.flows.evidence import write_report
-from augmill.flows.orchestrate import Orchestrator, held_back, open_orchestrator
+from augmill.flows.nights.states import require_over
+from augmill.flows.orchestration.logs import quiet_logging
+from augmill.flows.orchestration.orchestrate import Orchestrator, held_back, open_orchestrator
 from augmill.flows.outcome import Outcome
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
-from augmill.flows.reading import MENDS
+from augmill.flows.report import write_report
 from augmill.flows.snapshot import Snapshot, read_json
-from augmill.flows.states import require_over
+from augmill.flows.source import MENDS
 from augmill.flows.steps import Steps
-from augmill.flows.telemetry import quiet_logging
-from augmill.tasks.attempts import Attempt, Clock, beating, begin, finish, utc_now
-from augmill.tasks.calendar import next_clock, parse_clock
+from augmill.tasks.boundary.processes import own_temporary, sweep_temporary, this_process
+from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.contracts import AugmillError, CorruptObject, exit_code_of
-from augmill.tasks.owner import own_temporary, sweep_temporary, this_process
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.retries import PATIENCE
-from augmill.tasks.stage import Event, Site
-from augmill.tasks.store import Store, release_key
-from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.calendar import next_clock, parse_clock
+from augmill.tasks.store.attempts import Attempt, Clock, beating, begin, finish, utc_now
+from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.store import Store, release_key
+from augmill.tasks.workers.pool import WorkerPool, find_devices, worker_pool
 
 _log = logging.getLogger("augmill")
 

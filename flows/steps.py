@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from augmill.flows.orchestrate import Orchestrator
+from augmill.flows.orchestration.orchestrate import Orchestrator
 from augmill.flows.progress import Artifacts, Progress
-from augmill.tasks.bank import Bank
 from augmill.tasks.contracts import Artifact, AugmillError, DeadlineExceeded
-from augmill.tasks.generate import SetAsideConfig, ShardConfig, generate, set_aside
-from augmill.tasks.recipe_sections import Run
-from augmill.tasks.ribs import FitConfig
-from augmill.tasks.sample import bank_of, sample
-from augmill.tasks.shards import pack
-from augmill.tasks.stage import Event, Site, Stage, look_up
-from augmill.tasks.workers import WorkerPool
+from augmill.tasks.recipe.sections import Run
+from augmill.tasks.stages.extensions import FitConfig
+from augmill.tasks.stages.generate import bank_of, sample
+from augmill.tasks.stages.jobs import pack
+from augmill.tasks.stages.x_generate import SetAsideConfig, ShardConfig, generate, set_aside
+from augmill.tasks.store.bank import Bank
+from augmill.tasks.store.stage import Event, Site, Stage, look_up
+from augmill.tasks.workers.pool import WorkerPool
 
 CUT_SHORT = ("deadline", "shard_failed")  # why a shard is set aside that another try may make
 

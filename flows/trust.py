@@ -8,19 +8,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from augmill.flows.ready import collapsed, missing_marker, no_class_left, too_few_rows, user_rows, vanished_classes
 from augmill.flows.snapshot import read_json
 from augmill.flows.units import Units
-from augmill.tasks.calendar import next_clock, parse_clock, rank
 from augmill.tasks.contracts import Artifact, ConflictError, DataError, UnsoundSource, UserError
-from augmill.tasks.partitions import cut_source, is_partitioned, window_start
-from augmill.tasks.publish import real_rows, trained_classes
-from augmill.tasks.ready import collapsed, missing_marker, no_class_left, too_few_rows, user_rows, vanished_classes
-from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.calendar import next_clock, parse_clock, rank
 from augmill.tasks.sources import list_files
 from augmill.tasks.sources.options import Ready
-from augmill.tasks.stage import fetch
-from augmill.tasks.store import Store
-from augmill.tasks.user_suite import failed_expectations, load_suite
+from augmill.tasks.stages.partitions import cut_source, is_partitioned, window_start
+from augmill.tasks.stages.publish import real_rows, trained_classes
+from augmill.tasks.store.stage import fetch
+from augmill.tasks.store.store import Store
+from augmill.tasks.validation.user_suite import failed_expectations, load_suite
 
 POLL = 15.0  # seconds between two looks at a source that is not ready
 

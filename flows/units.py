@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 
 from augmill.flows.snapshot import read_json
 from augmill.flows.steps import Steps
-from augmill.tasks.calendar import FORMS, rank
+from augmill.tasks.boundary.retries import READ
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.gather import READERS, gather, prepare_gather
-from augmill.tasks.hashing import hash_json
-from augmill.tasks.ingest import ingest, prepare_ingest
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.refusals import no_partition
-from augmill.tasks.retries import READ
-from augmill.tasks.stage import Event, Site, fetch, look_up, read_manifest
-from augmill.tasks.store import Store, manifest_key
-from augmill.tasks.unit_rows import BAD_PARTITION, IngestConfig
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.calendar import FORMS, rank
+from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.stages.gather import READERS, gather, prepare_gather
+from augmill.tasks.stages.ingest import ingest, prepare_ingest
+from augmill.tasks.stages.refusals import no_partition
+from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig
+from augmill.tasks.store.stage import Event, Site, fetch, look_up, read_manifest
+from augmill.tasks.store.store import Store, manifest_key
 
 
 class Part(NamedTuple):

@@ -11,11 +11,11 @@ from chain import tiny_recipe
 from fake_releases import put_fake
 
 from augmill.flows.provenance import code_version
-from augmill.tasks.attempts import Attempt, begin, finish, utc_now
-from augmill.tasks.log import read_log
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.attempts import Attempt, begin, finish, utc_now
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store
 
 _numbers = itertools.count()
 

@@ -7,20 +7,20 @@ import random
 from pathlib import Path
 from typing import Any
 
-from augmill.flows.orchestrate import PlainOrchestrator
-from augmill.flows.producing import produce
+from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.progress import Artifacts, Progress
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
-from augmill.tasks import shards
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.log import read_log
-from augmill.tasks.mix import MixConfig, mix
-from augmill.tasks.publish import ReleaseConfig, build_release, commit_releases, put_release
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.stage import Event, Site
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.stages import jobs as shards
+from augmill.tasks.stages.mix import MixConfig, mix
+from augmill.tasks.stages.publish import ReleaseConfig, build_release, commit_releases, put_release
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.store import Store
 
 WORDS = {
     "refund": [

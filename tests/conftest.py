@@ -106,7 +106,7 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """The address of the session's one Prefect server; flows in this process and commands in subprocesses use it."""
-    from augmill.flows.server import prefect_server
+    from augmill.flows.orchestration.server import prefect_server
 
     with prefect_server() as url:
         os.environ["PREFECT_API_URL"] = url

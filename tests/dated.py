@@ -14,10 +14,10 @@ import pytest
 from chain import WORDS, InlinePool, recipe_document
 
 from augmill.flows import start
-from augmill.tasks import shards
-from augmill.tasks.attempts import Attempt, read_attempts
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.stages import jobs as shards
+from augmill.tasks.store.attempts import Attempt, read_attempts
+from augmill.tasks.store.store import Store
 
 FIRST = date(2026, 10, 1)
 

@@ -6,8 +6,8 @@ import functools
 import itertools
 from typing import Any
 
-from augmill.tasks.hashing import canonical_json, hash_json
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.rows.hashing import canonical_json, hash_json
+from augmill.tasks.store.store import Store, release_key
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 
 # Whatever the gate says, the mix is released: there are synthetic rows to follow.
 GATE = {"seeds": 3, "resamples": 200, "rule": "not_worse", "margin": 100.0}

@@ -12,9 +12,9 @@ from chain import recipe_document
 
 from augmill.flows.units import gather_source
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.stage import Event, Site, Work
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.store.stage import Event, Site, Work
+from augmill.tasks.store.store import Store
 
 Row = dict[str, Any]
 DATED = {"text": "text", "label": "label", "partition": "day"}

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from augmill.tasks.report import render_report
-from augmill.tasks.report_evidence import ReportEvidence
+from augmill.tasks.report.report import render_report
+from augmill.tasks.report.report_evidence import ReportEvidence
 
 CLASSES = {"refund_status": 52, "card_declined": 41, "change_address": 33, "cancel_order": 24, "invoice_copy": 18,
            "late_delivery": 14, "wrong_item": 9, "gift_voucher": 6, "gdpr_request": 4}  # fmt: skip
 
 
 def gate(verdict: str = "published", gains: tuple[float, ...] = (4.2, 2.1, 2.1)) -> dict[str, Any]:
-    """The gate's evidence in the shape of tasks/gate.py."""
+    """The gate's evidence in the shape of tasks/gate/judge.py."""
 
     def split(rows: int, shift: float) -> dict[str, Any]:
         arms = {"real": 78.4, "placebo": 78.4 + gains[2], "mix": 78.4 + gains[0]}

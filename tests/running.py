@@ -20,12 +20,12 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from augmill.flows.start import run_recipe
-from augmill.tasks.attempts import read_attempts
-from augmill.tasks.log import read_log
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.releases import verify_release
-from augmill.tasks.settle import verify_ledger
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.stages.settle import verify_ledger
+from augmill.tasks.store.attempts import read_attempts
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.releases import verify_release
+from augmill.tasks.store.store import Store, release_key
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[2] / "shared"))
 SPLITS = ("train", "validation", "test")

@@ -14,7 +14,7 @@ from commands import augmill, refused, write_recipe
 
 from augmill.tasks.contracts import AugmillError, StoreRefused
 from augmill.tasks.sources import SourceOptions, list_files, open_bytes
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 
 SECRETS = ("AKIASECRETID", "c2VjcmV0", "very-private", "X-Amz")
 

@@ -15,7 +15,8 @@ from buckets import s3_server
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.attempts import (
+from augmill.tasks.contracts import StoreError
+from augmill.tasks.store.attempts import (
     LEASE,
     Attempt,
     attempts_key,
@@ -26,8 +27,7 @@ from augmill.tasks.attempts import (
     read_attempts,
     utc_now,
 )
-from augmill.tasks.contracts import StoreError
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 
 NOW = datetime(2026, 11, 25, 4, 0, tzinfo=UTC)
 DONE: dict[str, Any] = {"outcome": "published", "release": "00" * 8}

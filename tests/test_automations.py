@@ -27,12 +27,12 @@ from chain import tiny_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows import paging
-from augmill.flows.backfill import nightly
-from augmill.flows.paging import Message, messages, send, watched
-from augmill.tasks.attempts import Attempt
-from augmill.tasks.hosts import why_not
-from augmill.tasks.recipe import Recipe
+from augmill.flows.nights import paging
+from augmill.flows.nights.flows import nightly
+from augmill.flows.nights.paging import Message, messages, send, watched
+from augmill.tasks.boundary.hosts import why_not
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.store.attempts import Attempt
 
 SECRET = "T0ps3cret"
 NOW = datetime(2026, 10, 4, 3, tzinfo=UTC)
@@ -235,8 +235,8 @@ def test_a_run_whose_process_died_is_marked_crashed_and_paged(
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_HOME
 
-    from augmill.flows import automations
-    from augmill.flows.server import _own_server, _settings_for
+    from augmill.flows.nights import automations
+    from augmill.flows.orchestration.server import _own_server, _settings_for
 
     monkeypatch.setattr(automations, "ZOMBIE", timedelta(seconds=10))
     (tmp_path / "dozing.py").write_text(DOZE)
@@ -329,7 +329,7 @@ def test_a_page_goes_to_no_private_host_unless_the_recipe_says_so(
 
 
 def test_only_these_files_ask_anything_over_http() -> None:
-    """Every way out goes through the one rule of tasks/hosts.py, or is Prefect's own API."""
+    """Every way out goes through the one rule of tasks/boundary/hosts.py, or is Prefect's own API."""
     root = Path(paging.__file__).parents[1]
     words = re.compile(r"^\s*(?:import|from) (?:httpx|urllib\.request|http\.client|requests|aiohttp|urllib3)\b", re.M)
     found = {
@@ -339,6 +339,6 @@ def test_only_these_files_ask_anything_over_http() -> None:
         if words.search(path.read_text(encoding="utf-8"))
     }
     assert found == {
-        "flows/paging.py", "flows/telemetry.py", "tasks/generators/_egress.py", "tasks/generators/_endpoint_http.py",
-        "tasks/hosts.py",
+        "flows/nights/paging.py", "flows/orchestration/logs.py", "tasks/generators/chat/egress.py", "tasks/generators/chat/http.py",
+        "tasks/boundary/hosts.py",
     }  # fmt: skip

@@ -21,11 +21,14 @@ from dated import dated_document, dated_recipe, day, inline_workers, noon_after,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows import backfill as flows_backfill
-from augmill.flows import backfill_run, start, states
+from augmill.flows import start
 from augmill.flows.augment import augment
-from augmill.flows.backfill import backfill, nightly
-from augmill.flows.backfill_plan import (
+from augmill.flows.nights import flows as flows_backfill
+from augmill.flows.nights import run as backfill_run
+from augmill.flows.nights import states
+from augmill.flows.nights.flows import backfill, nightly
+from augmill.flows.nights.health import find_trouble
+from augmill.flows.nights.plan import (
     MODES,
     Estimate,
     Line,
@@ -39,24 +42,23 @@ from augmill.flows.backfill_plan import (
     price_of,
     total,
 )
-from augmill.flows.backfill_run import BackfillRun
-from augmill.flows.health import find_trouble
-from augmill.flows.orchestrate import Terminated
+from augmill.flows.nights.run import BackfillRun
+from augmill.flows.nights.states import STATES, SnapshotState
+from augmill.flows.orchestration.orchestrate import Terminated
 from augmill.flows.outcome import NotProduced
-from augmill.flows.producing import produce
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_source
 from augmill.flows.start import Session, open_session, run_recipe, run_snapshot
-from augmill.flows.states import STATES, SnapshotState
 from augmill.flows.steps import Steps
-from augmill.tasks.attempts import Attempt, begin, finish, utc_now
+from augmill.tasks.boundary.processes import is_gone, this_process
+from augmill.tasks.boundary.retries import NEVER
 from augmill.tasks.contracts import Artifact, StoreError, UserError
-from augmill.tasks.log import entry_of, read_log, rollback
-from augmill.tasks.owner import is_gone, this_process
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.recipe_nights import Price
-from augmill.tasks.retries import NEVER
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.nights import Price
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.store.attempts import Attempt, begin, finish, utc_now
+from augmill.tasks.store.log import entry_of, read_log, rollback
+from augmill.tasks.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("inline_workers")
 
@@ -823,7 +825,7 @@ def test_each_snapshot_is_a_run_of_its_own_inside_the_backfills(prefect_api: str
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-    from augmill.flows.telemetry import flush_client
+    from augmill.flows.orchestration.logs import flush_client
 
     rows = write_days(tmp_path / "rows.csv", 3, each=16, first_day_labels=("refund",))
     recipe = dated_recipe(rows, tmp_path / "store", dataset="nested")

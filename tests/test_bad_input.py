@@ -19,7 +19,7 @@ from chain import produce_and_publish, public_bytes, tiny_recipe, write_rows
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 
 COMMAND = Path(sys.executable).with_name("augmill")
 COLUMNS = {"text": "text", "label": "label"}

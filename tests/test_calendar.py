@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.calendar import Calendar, next_clock, rank, require_cron
+from augmill.tasks.rows.calendar import Calendar, next_clock, rank, require_cron
 
 # Half-hour steps, days that clocks skipped (Apia 2011-12-30), days that begin at 01:00 (Havana, Sao Paulo), both hemispheres.
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Havana"]
@@ -293,7 +293,7 @@ FIELDS = st.one_of(st.sampled_from(["*", "2"]), st.lists(PARTS, min_size=1, max_
 
 @given(st.lists(FIELDS, min_size=5, max_size=5).map(" ".join))
 def test_a_cron_that_is_taken_here_is_taken_by_the_scheduler(cron: str) -> None:
-    from augmill.flows.telemetry import prepare_prefect
+    from augmill.flows.orchestration.logs import prepare_prefect
 
     prepare_prefect()  # whoever imports Prefect first in a process decides how it logs
     from prefect.client.schemas.schedules import CronSchedule
@@ -316,7 +316,7 @@ _MONTHS = st.sampled_from(
 @settings(deadline=None)
 @given(_DAYS, _MONTHS, st.sampled_from(["*", "?", "1", "mon-fri", "fri#2", "L5"]))
 def test_a_cron_is_taken_where_the_scheduler_finds_a_day_for_it(day: str, month: str, weekday: str) -> None:
-    from augmill.flows.telemetry import prepare_prefect
+    from augmill.flows.orchestration.logs import prepare_prefect
 
     prepare_prefect()
     from prefect.server.schemas.schedules import CronSchedule

@@ -20,21 +20,21 @@ from hypothesis import strategies as st
 from augmill.flows.augment import prove
 from augmill.flows.compare import Compared, compare
 from augmill.flows.entrants import entrants
-from augmill.flows.orchestrate import PlainOrchestrator
+from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.outcome import judge_evidence
-from augmill.flows.producing import produce
 from augmill.flows.progress import Progress, Stage
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_source
 from augmill.flows.start import Session
-from augmill.tasks import shards
-from augmill.tasks.comparison import cut, cuts, enlarge, gain, lines, pack, ratio_of, unpack
-from augmill.tasks.comparison_page import page, plot, table
 from augmill.tasks.contracts import DataError, StoreRefused, UserError
 from augmill.tasks.generators.rules import Rules
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.recipe_sections import Target
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.recipe.sections import Target
+from augmill.tasks.report.comparison import cut, cuts, enlarge, gain, lines, pack, ratio_of, unpack
+from augmill.tasks.report.comparison_page import page, plot, table
+from augmill.tasks.stages import jobs as shards
+from augmill.tasks.store.store import Store
 
 ROWS = 200  # test rows of a cell made by hand
 FILLER = [f"word{at}" for at in range(200)]

@@ -13,10 +13,10 @@ from chain import produce_and_publish, tiny_recipe, write_rows
 from commands import augmill, fingerprint, refused, write_recipe
 from fake_releases import put_fake
 
-from augmill.tasks.delta import sync_delta
-from augmill.tasks.log import read_log, rollback
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.delta import sync_delta
+from augmill.tasks.store.log import read_log, rollback
+from augmill.tasks.store.store import Store, release_key
 
 SECTION = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("\n## Reading a release\n")[1]
 SECTION = SECTION.split("\n## ")[0]

@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks import contracts
-from augmill.tasks.arms import trainings
+from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact, AugmillError, Check, DataError, Generator, UserError, WorldError
+from augmill.tasks.gate.arms import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.metrics.classification import counts
-from augmill.tasks.retries import may_retry
 from augmill.tasks.sources import SOURCES, Reader, SourceOptions, list_files, read_batches, read_schema
 from augmill.tasks.trainers import TRAINERS, Trainer
 from augmill.tasks.trainers.contract import Problem

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from augmill.tasks.publish import CRASH_POINTS
+from augmill.tasks.stages.publish import CRASH_POINTS
 
 HERE = Path(__file__).parent
 

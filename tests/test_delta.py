@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import run
 
-from augmill.flows.housekeeping import find_garbage, sweep_store
 from augmill.flows.mirror import mirror_delta
+from augmill.flows.releases.gc import find_garbage, sweep_store
+from augmill.flows.releases.retention import Limits
 from augmill.tasks.contracts import CorruptObject, DataError, StoreRefused
-from augmill.tasks.delta import delta_uri, sync_delta, vacuum_delta
-from augmill.tasks.hashing import canonical_json, hash_json
-from augmill.tasks.log import Log, read_log, rollback
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.retention import Limits
-from augmill.tasks.store import Store, delta_key, release_key
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.rows.hashing import canonical_json, hash_json
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.delta import delta_uri, sync_delta, vacuum_delta
+from augmill.tasks.store.log import Log, read_log, rollback
+from augmill.tasks.store.store import Store, delta_key, release_key
 
 deltalake = pytest.importorskip("deltalake")
 

@@ -22,9 +22,9 @@ from chain import WORDS, recipe_document, write_rows
 from commands import augmill, refused
 from dated import dated_document
 
-from augmill.tasks.attempts import read_attempts
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.store.attempts import read_attempts
+from augmill.tasks.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 TODAY = datetime.now(UTC).date()
@@ -154,7 +154,7 @@ def test_a_deployment_needs_a_server_that_stays(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_file_for_prefect_deploy_says_what_augmill_deploy_does(tmp_path: Path) -> None:
-    from augmill.flows.deployments import recipe_deployments
+    from augmill.flows.orchestration.deployments import recipe_deployments
 
     document = recipe_document(tmp_path / "rows.csv", dataset="support")
     made = recipe_deployments(build_recipe(document, base=tmp_path), Path("/etc/augmill/recipe.yaml"), "augmill")
@@ -180,8 +180,8 @@ def test_after_three_nights_without_a_worker_each_catch_up_does_what_it_says(pre
     from prefect.client.orchestration import get_client
     from prefect.runner import Runner
 
-    from augmill.flows.deployments import recipe_deployments, running
-    from augmill.tasks.recipe import load_recipe
+    from augmill.flows.orchestration.deployments import recipe_deployments, running
+    from augmill.tasks.recipe.recipe import load_recipe
 
     paths = {name: write_recipe_file(tmp_path, name, schedule={"catch_up": name}) for name in ("all", "latest", "none")}
     recipes = {name: load_recipe(path) for name, path in paths.items()}

@@ -32,12 +32,12 @@ from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import AugmillError, Context, Fitted, Request, candidate_schema
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
-from augmill.tasks.publish import ADDED
-from augmill.tasks.randomness import row_seeds
-from augmill.tasks.recipe import build_recipe
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES
-from augmill.tasks.store import Store, release_key
-from augmill.tasks.store_rules import REMOTE_SCHEMES
+from augmill.tasks.stages.publish import ADDED
+from augmill.tasks.store.rules import REMOTE_SCHEMES
+from augmill.tasks.store.store import Store, release_key
 from augmill.tasks.trainers import TRAINERS
 
 ROOT = Path(__file__).parents[1]
@@ -140,7 +140,7 @@ ABOUT = {
     "flows/__init__.py": "The package `augmill.flows`: what runs, in which order.",
     "tasks/__init__.py": "The package `augmill.tasks`: what is done.",
     "tasks/metrics/__init__.py": "The metrics a gate can judge by.",
-    "tasks/generators/causal_lm.py": "Rows from a language model that was told the class (Kumar 2020, LAMBADA).",
+    "tasks/generators/causal/generator.py": "Rows from a language model that was told the class (Kumar 2020, LAMBADA).",
     "tasks/templates/comparison.html": "The comparison's page.",
     "tasks/templates/report.css": "The report's style.",
     "tasks/templates/report.html": "The report's page.",

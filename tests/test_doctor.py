@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from commands import augmill, fingerprint, refused, write_recipe
 
-from augmill.flows import doctor
-from augmill.tasks.store import Store
+from augmill.flows.orchestration import doctor
+from augmill.tasks.store.store import Store
 
 
 def test_an_installation_that_works_is_proven_by_a_scheduled_run(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from augmill.tasks.drift import distance, drift, kind_of, profile_of, reference
+from augmill.tasks.stages.drift import distance, drift, kind_of, profile_of, reference
 
 COUNTS = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 50), max_size=5)
 

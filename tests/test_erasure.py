@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 from keeping import GATE, DyingStore, Killed, copy_store, files_with, keys, released
 from running import run
 
-from augmill.flows import forget as forgetting
-from augmill.flows.backfill_plan import least_mode
-from augmill.flows.comparing import audit
-from augmill.flows.forget import forget
-from augmill.flows.holding import find_rows
-from augmill.flows.reading import read_rows
+from augmill.flows.nights.plan import least_mode
+from augmill.flows.nights.states import snapshot_states
+from augmill.flows.releases import forgetting as forgetting
+from augmill.flows.releases.differences import audit
+from augmill.flows.releases.forgetting import forget
+from augmill.flows.releases.holding import find_rows
+from augmill.flows.releases.verify import verify_store
+from augmill.flows.source import read_rows
 from augmill.flows.start import run_recipe
-from augmill.flows.states import snapshot_states
-from augmill.flows.verifying import verify_store
-from augmill.tasks.attempts import begin, utc_now
 from augmill.tasks.contracts import ConflictError, UserError
-from augmill.tasks.erasure import count_held, read_erased, write_erased
-from augmill.tasks.log import Log, read_log, tag
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.releases import verify_release
-from augmill.tasks.stage import Work
-from augmill.tasks.store import Store, log_key
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.store.attempts import begin, utc_now
+from augmill.tasks.store.erasure import count_held, read_erased, write_erased
+from augmill.tasks.store.log import Log, read_log, tag
+from augmill.tasks.store.releases import verify_release
+from augmill.tasks.store.stage import Work
+from augmill.tasks.store.store import Store, log_key
 
 REASON = "request 12"
 

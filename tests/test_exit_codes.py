@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows import start
-from augmill.flows.backfill_plan import CODES, exit_code_for
+from augmill.flows.nights.plan import CODES, exit_code_for
 from augmill.flows.outcome import Outcome
 from augmill.tasks.contracts import AugmillError, DataError, LedgerError, StoreError, UserError, exit_code_of
 

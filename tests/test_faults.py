@@ -30,8 +30,8 @@ from chain import public_bytes
 from commands import Ended, augmill, write_recipe
 from kill_runs import Command, manifests, processes_of
 
-from augmill.flows.orchestrate import PlainOrchestrator
-from augmill.tasks.plan import cut_shards
+from augmill.flows.orchestration.orchestrate import PlainOrchestrator
+from augmill.tasks.stages.plan import cut_shards
 
 HERE = Path(__file__).parent
 COMMAND = Path(sys.executable).with_name("augmill")

@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.augment import prove
-from augmill.flows.producing import produce
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
-from augmill.tasks.folds import FoldConfig, fold_numbers
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.rows import GROUP, texts_of
-from augmill.tasks.similarity import jaccard
-from augmill.tasks.stage import Event, fetch
-from augmill.tasks.store import Store
-from augmill.tasks.verdict import FOLDS, folds_for
+from augmill.flows.source import read_source
+from augmill.tasks.gate.verdict import FOLDS, folds_for
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.kinds.near import jaccard
+from augmill.tasks.rows.schema import GROUP, texts_of
+from augmill.tasks.stages.folds import FoldConfig, fold_numbers
+from augmill.tasks.store.stage import Event, fetch
+from augmill.tasks.store.store import Store
 
 CONFIG = FoldConfig(0, 4, 7, 0.8, ("text",))
 ROWS = st.lists(st.tuples(st.text(min_size=1, max_size=6), st.sampled_from("abc")), min_size=1, max_size=40)

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import DataError, UserError
-from augmill.tasks.evidence import Evidence
-from augmill.tasks.gate import GateOptions, evaluate
-from augmill.tasks.interval import Interval, Resamples, interval, one_row, replicate, resample
-from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
-from augmill.tasks.verdict import (
+from augmill.tasks.gate.evidence import Evidence
+from augmill.tasks.gate.interval import Interval, Resamples, interval, one_row, replicate, resample
+from augmill.tasks.gate.judge import GateOptions, evaluate
+from augmill.tasks.gate.verdict import (
     Gains,
     Rule,
     best_real,
@@ -25,6 +24,7 @@ from augmill.tasks.verdict import (
     rows_needed,
     smallest_visible_gain,
 )
+from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
 OPTIONS = GateOptions(seeds=5, resamples=1000)

@@ -17,14 +17,15 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from partitioned import DATED, Nights, Row, labelled, write_day
 
-import augmill.tasks.ingest as ingesting
-from augmill.flows.reading import source_view
-from augmill.flows.states import snapshots_of
+import augmill.tasks.stages.ingest as ingesting
+from augmill.flows.nights.states import snapshots_of
+from augmill.flows.source import source_view
 from augmill.flows.units import read_units
-from augmill.tasks import calendar, partitions
 from augmill.tasks.contracts import DataError, UnsoundSource, UserError
-from augmill.tasks.ingest import ingest, prepare_ingest
-from augmill.tasks.schemas import unify_units
+from augmill.tasks.rows import calendar
+from augmill.tasks.stages import partitions
+from augmill.tasks.stages.ingest import ingest, prepare_ingest
+from augmill.tasks.stages.schemas import unify_units
 
 DAYS = [f"2026-10-{day:02}" for day in range(1, 7)]
 rows_of_days = st.lists(
@@ -270,7 +271,7 @@ def test_an_as_of_that_no_snapshot_can_be_of_is_refused(tmp_path: Path) -> None:
 
 
 def test_single_rows_are_no_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("augmill.tasks.unit_rows.MOST", 3)
+    monkeypatch.setattr("augmill.tasks.stages.unit_rows.MOST", 3)
     nights = Nights(tmp_path, partitions={})
     rows = [{"text": f"t{at}", "label": "a", "day": str(at)} for at in range(4)]
     (nights.source / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

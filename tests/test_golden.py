@@ -19,10 +19,10 @@ import yaml
 from commands import Ended, augmill
 
 from augmill.flows.start import run_recipe
-from augmill.tasks.attempts import read_attempts
-from augmill.tasks.log import read_log
-from augmill.tasks.recipe import Recipe, load_recipe
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe, load_recipe
+from augmill.tasks.store.attempts import read_attempts
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
 IDENTITIES = GOLDEN / "identities.json"

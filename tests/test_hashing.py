@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.hashing import TableHasher, canonical_json, hash_json, hash_table
+from augmill.tasks.rows.hashing import TableHasher, canonical_json, hash_json, hash_table
 
 SCHEMA = pa.schema(
     [

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from augmill.flows.units import gather_source
 from augmill.tasks.contracts import ConflictError, DataError, UnsoundSource, UserError
-from augmill.tasks.ingest import ingest, prepare_ingest
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.stage import Site, Work
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.stages.ingest import ingest, prepare_ingest
+from augmill.tasks.store.stage import Site, Work
+from augmill.tasks.store.store import Store
 
 
 class Ingested:
@@ -345,7 +345,7 @@ def test_how_files_were_read_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_nearest_column_is_one_that_holds_the_word(tmp_path: Path) -> None:
-    from augmill.tasks.refusals import nearest
+    from augmill.tasks.stages.refusals import nearest
 
     names = ["id", "comment_text", "toxic", "threat", "insult"]
     assert nearest("text", names) == "did you mean 'comment_text'?"

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 from kill_runs import Command, Kill, kill_runs, manifests, moments, processes_of
 
-from augmill.tasks.log import read_log
-from augmill.tasks.store import Store
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store
 
 
 def check_kills(found: list[Kill]) -> None:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from test_ingest import Ingested
 
 from augmill.tasks.contracts import DataError
-from augmill.tasks.hashing import hash_json
-from augmill.tasks.ingest import ingest, prepare_ingest
-from augmill.tasks.labels import LabelReader, label_array, label_warnings, named_in_vain
-from augmill.tasks.recipe import Recipe, load_recipe
-from augmill.tasks.recipe_sections import Labels, Refuse
-from augmill.tasks.stage import identity_of
-from augmill.tasks.text import class_among, class_of, labels_alike, spelling
+from augmill.tasks.recipe.recipe import Recipe, load_recipe
+from augmill.tasks.recipe.sections import Labels, Refuse
+from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.kinds.text import class_among, class_of, labels_alike, spelling
+from augmill.tasks.stages.ingest import ingest, prepare_ingest
+from augmill.tasks.stages.labels import LabelReader, label_array, label_warnings, named_in_vain
+from augmill.tasks.store.stage import identity_of
 
 RECIPE = """dataset: d
 source: {path: rows.csv}

@@ -319,7 +319,7 @@ assert dict(os.environ) == environment
 
 def test_importing_a_module_opens_and_starts_nothing() -> None:
     """But flows/deployed.py, which is Prefect's entrypoint, and server_child.py, which is a process of its own."""
-    left_out = {"augmill.flows.deployed", "augmill.flows.server_child"}
+    left_out = {"augmill.flows.deployed", "augmill.flows.orchestration.server_child"}
     ended = python(SIDE_EFFECTS, *(dotted(path) for path in modules() if dotted(path) not in left_out))
     assert ended.returncode == 0, ended.stderr
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import ConflictError, StoreError, StoreRefused, UserError
-from augmill.tasks.log import Log, append, read_log, rollback, tag, undone_of
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.store import Store, log_key, release_key
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.log import Log, append, read_log, rollback, tag, undone_of
+from augmill.tasks.store.store import Store, log_key, release_key
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.mix import MixConfig, arrange, reading_order, synthetic_ids, weigh_placebo
-from augmill.tasks.recipe_sections import Mix
-from augmill.tasks.rows import SCORES, as_training
+from augmill.tasks.recipe.sections import Mix
+from augmill.tasks.rows.schema import SCORES, as_training
+from augmill.tasks.stages.mix import MixConfig, arrange, reading_order, synthetic_ids, weigh_placebo
 
 ACCEPTED = pa.schema(
     [

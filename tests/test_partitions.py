@@ -14,12 +14,12 @@ from chain import make_steps, produce_and_publish, recipe_document, write_rows
 from commands import augmill, refused, write_recipe
 from partitioned import DATED, Nights, Row, labelled, write_day
 
-from augmill.flows.reading import read_rows, read_source, source_view
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_rows, read_source, source_view
 from augmill.tasks.contracts import DataError, UnsoundSource, UserError
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.store import Store
-from augmill.tasks.text import fold
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.rows.kinds.text import fold
+from augmill.tasks.store.store import Store
 
 NIGHT = "2026-10-08"
 WORDS = [

@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storms import Storm, storm
 
+from augmill.tasks.boundary.retries import PATIENCE, Patience, can_pass
 from augmill.tasks.contracts import StoreError, StoreRefused, StoreSilent
-from augmill.tasks.recipe import not_identity
-from augmill.tasks.retries import PATIENCE, Patience, can_pass
+from augmill.tasks.recipe.recipe import not_identity
 from augmill.tasks.sources.storage import ask, open_bytes
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 
 ENDING = ["run", "backfill", "status", "releases", "show", "verify", "path", "audit", "rollback", "tag", "gc"]
 

@@ -11,14 +11,14 @@ from chain import make_steps, tiny_recipe, write_rows
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from augmill.flows.producing import produce
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
-from augmill.tasks.plan import PlanConfig, ask, cut_shards, plan_round
-from augmill.tasks.recipe_sections import Refill, Target
-from augmill.tasks.stage import Work
-from augmill.tasks.store import Store
-from augmill.tasks.targets import split_target, targets_for
+from augmill.flows.source import read_source
+from augmill.tasks.recipe.sections import Refill, Target
+from augmill.tasks.stages.plan import PlanConfig, ask, cut_shards, plan_round
+from augmill.tasks.stages.targets import split_target, targets_for
+from augmill.tasks.store.stage import Work
+from augmill.tasks.store.store import Store
 
 SHARES = st.dictionaries(st.sampled_from("abcd"), st.floats(0.01, 100), min_size=1)
 

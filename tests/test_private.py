@@ -18,9 +18,9 @@ import pytest
 from commands import augmill, write_recipe
 from keeping import GATE
 
-from augmill.tasks.attempts import Attempt, begin, read_attempts, utc_now
-from augmill.tasks.owner import _OWN, left_temporary, own_temporary, sweep_temporary, this_process
-from augmill.tasks.store import Store
+from augmill.tasks.boundary.processes import _OWN, left_temporary, own_temporary, sweep_temporary, this_process
+from augmill.tasks.store.attempts import Attempt, begin, read_attempts, utc_now
+from augmill.tasks.store.store import Store
 
 COMMAND = Path(sys.executable).with_name("augmill")
 CHILD = """

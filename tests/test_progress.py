@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from augmill.flows.orchestrate import PlainOrchestrator
+from augmill.flows.orchestration.logs import quiet_logging
+from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.progress import Artifacts, Progress
-from augmill.flows.telemetry import quiet_logging
 
 
 def test_on_a_stream_each_stage_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_artifacts_are_kept_with_the_flow_run_and_a_refused_one_does_not_fail_it
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-    from augmill.flows.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
     artifacts = Artifacts(orchestrator)

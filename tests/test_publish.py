@@ -20,21 +20,21 @@ import pytest
 from chain import WORDS, make_steps, recipe_document, write_rows
 
 from augmill.flows.augment import mix_accepted
-from augmill.flows.producing import produce
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_source
 from augmill.flows.units import gather_source
-from augmill.tasks import publish
 from augmill.tasks.contracts import Artifact, DataError, UserError
-from augmill.tasks.hashing import hash_json
-from augmill.tasks.mix import MixConfig, arrange_real
-from augmill.tasks.publish import ReleaseConfig, build_release, put_release, release_id
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.releases import verify_release
-from augmill.tasks.settle import verify_ledger
-from augmill.tasks.split import prepare_split, split
-from augmill.tasks.stage import Site, read_manifest
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.stages import publish
+from augmill.tasks.stages.mix import MixConfig, arrange_real
+from augmill.tasks.stages.publish import ReleaseConfig, build_release, put_release, release_id
+from augmill.tasks.stages.settle import verify_ledger
+from augmill.tasks.stages.split import prepare_split, split
+from augmill.tasks.store.releases import verify_release
+from augmill.tasks.store.stage import Site, read_manifest
+from augmill.tasks.store.store import Store, release_key
 
 LABELS = (30, 1, 20, 30, 1)  # three classes; 30 appears first, so that no sorting would give this order
 ADDED = {

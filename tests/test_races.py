@@ -14,9 +14,9 @@ from buckets import s3_server
 from fake_releases import put_fake
 
 from augmill.tasks.contracts import ConflictError
-from augmill.tasks.log import read_log
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.store import Store
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store
 
 RACES, LOG = 100, 10  # races in all, and as many after one another in each log: a longer one takes longer to read
 # A process with a store of its own. A line in: dataset, expected release, release; a line out: what became of it.

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.randomness import philox, row_seeds, stream_key, uniforms
+from augmill.tasks.rows.randomness import philox, row_seeds, stream_key, uniforms
 
 
 def words(*values: int) -> tuple:

@@ -28,10 +28,10 @@ from running import (
     write_lines,
 )
 
-from augmill.flows.reading import read_source
 from augmill.flows.snapshot import Snapshot
-from augmill.tasks.stage import fetch
-from augmill.tasks.store import Store
+from augmill.flows.source import read_source
+from augmill.tasks.store.stage import fetch
+from augmill.tasks.store.store import Store
 
 # train file, validation file, test file, and what the labels become
 SETS: dict[str, tuple[str, str, str, Any]] = {

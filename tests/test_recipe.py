@@ -16,24 +16,24 @@ from chain import write_rows
 
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import UserError
-from augmill.tasks.evaluate import EvaluateConfig
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.generators._chat_options import Egress, Secret
-from augmill.tasks.generators._lm_options import Adapter
-from augmill.tasks.generators.back_translation import Pivot
-from augmill.tasks.ingest import prepare_ingest
-from augmill.tasks.mix import MixConfig
-from augmill.tasks.plan import PlanConfig
-from augmill.tasks.recipe import Recipe, build_recipe, json_schema, load_recipe, not_identity
-from augmill.tasks.recipe_nights import Partitions, Price, Reopen, Retain, Schedule
-from augmill.tasks.recipe_reader import GeneratorChoice, TrainerChoice
-from augmill.tasks.ribs import check_config, generator_config
-from augmill.tasks.settle import SettleConfig
+from augmill.tasks.generators.causal.options import Adapter
+from augmill.tasks.generators.chat.options import Egress, Secret
+from augmill.tasks.generators.seq2seq.back_translation import Pivot
+from augmill.tasks.recipe.nights import Partitions, Price, Reopen, Retain, Schedule
+from augmill.tasks.recipe.reader import GeneratorChoice, TrainerChoice
+from augmill.tasks.recipe.recipe import Recipe, build_recipe, json_schema, load_recipe, not_identity
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.sources.options import Ready
-from augmill.tasks.split import prepare_split
-from augmill.tasks.stage import identity_of
-from augmill.tasks.targets import targets_for
+from augmill.tasks.stages.evaluate import EvaluateConfig
+from augmill.tasks.stages.extensions import check_config, generator_config
+from augmill.tasks.stages.ingest import prepare_ingest
+from augmill.tasks.stages.mix import MixConfig
+from augmill.tasks.stages.plan import PlanConfig
+from augmill.tasks.stages.settle import SettleConfig
+from augmill.tasks.stages.split import prepare_split
+from augmill.tasks.stages.targets import targets_for
+from augmill.tasks.store.stage import identity_of
 from augmill.tasks.trainers import TRAINERS
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "infra" / "examples").rglob("*.yaml"))

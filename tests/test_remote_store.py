@@ -12,9 +12,9 @@ from chain import public_bytes, recipe_document, write_rows
 from obstore.store import from_url
 from running import Run, run
 
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.releases import verify_release
-from augmill.tasks.store import LookingStore, Store
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.store.releases import verify_release
+from augmill.tasks.store.store import LookingStore, Store
 
 
 @pytest.fixture

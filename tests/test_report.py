@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from report_sample import evidence, ledger
 
-from augmill.tasks.report import class_rows, render_report, report_summary_markdown, report_table
-from augmill.tasks.report_evidence import ReportEvidence
+from augmill.tasks.report.report import class_rows, render_report, report_summary_markdown, report_table
+from augmill.tasks.report.report_evidence import ReportEvidence
 
 
 class Text(HTMLParser):

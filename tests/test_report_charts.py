@@ -8,7 +8,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.report_charts import (
+from augmill.tasks.report.charts import (
     Effect,
     Stream,
     apart,

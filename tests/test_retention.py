@@ -20,21 +20,21 @@ from hypothesis import strategies as st
 from keeping import GATE, DyingStore, Killed, copy_store, keys
 from running import run
 
-from augmill.flows.backfill_plan import includes
-from augmill.flows.housekeeping import find_garbage, sweep_store
+from augmill.flows.nights.plan import includes
+from augmill.flows.nights.states import snapshot_states
+from augmill.flows.releases.gc import find_garbage, sweep_store
+from augmill.flows.releases.retention import HOLDING_REJECTED, Limits, expired
+from augmill.flows.releases.verify import verify_store
 from augmill.flows.start import run_recipe
-from augmill.flows.states import snapshot_states
-from augmill.flows.verifying import verify_store
-from augmill.tasks import fit as fit_stage
-from augmill.tasks.attempts import begin
 from augmill.tasks.contracts import Context
-from augmill.tasks.log import Log, read_log, tag
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.releases import verify_release
-from augmill.tasks.retention import HOLDING_REJECTED, Limits, expired
-from augmill.tasks.ribs import rib_context
-from augmill.tasks.stage import Work
-from augmill.tasks.store import RENEWED, Store
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.stages import fit as fit_stage
+from augmill.tasks.stages.extensions import rib_context
+from augmill.tasks.store.attempts import begin
+from augmill.tasks.store.log import Log, read_log, tag
+from augmill.tasks.store.releases import verify_release
+from augmill.tasks.store.stage import Work
+from augmill.tasks.store.store import RENEWED, Store
 
 DAY = timedelta(days=1)
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks import retries
+from augmill.tasks.boundary import retries
+from augmill.tasks.boundary.retries import NEVER, RetryPolicy, call_with_retries, may_retry
 from augmill.tasks.contracts import DataError, DeadlineExceeded, StoreRefused, UserError, WorkerDied, WorldError
-from augmill.tasks.retries import NEVER, RetryPolicy, call_with_retries, may_retry
 
 POLICIES = st.builds(
     RetryPolicy,

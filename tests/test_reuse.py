@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.provenance import spent_on
-from augmill.tasks.bank import Coverage, cover, cut_segments
 from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, LedgerError, Request
-from augmill.tasks.fit import fit
-from augmill.tasks.generate import ShardConfig, generate
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.rules import Rules, RulesOptions
-from augmill.tasks.ribs import FitConfig
-from augmill.tasks.shards import run_shard
-from augmill.tasks.stage import Event, Site, fetch, read_manifest
-from augmill.tasks.store import Store, manifest_key, object_key
-from augmill.tasks.validation import ValidationOptions
+from augmill.tasks.stages.extensions import FitConfig
+from augmill.tasks.stages.fit import fit
+from augmill.tasks.stages.jobs import run_shard
+from augmill.tasks.stages.x_generate import ShardConfig, generate
+from augmill.tasks.store.bank import Coverage, cover, cut_segments
+from augmill.tasks.store.stage import Event, Site, fetch, read_manifest
+from augmill.tasks.store.store import Store, manifest_key, object_key
+from augmill.tasks.validation.suites import ValidationOptions
 
 # --- which ranges stand where ------------------------------------------------------------------------------------------
 
@@ -193,8 +193,8 @@ class Bench:
 
     def run(self, start: int, count: int) -> list[str]:
         """The texts of the shard's rows, with what the bank holds when it begins."""
-        from augmill.tasks.bank import Bank
-        from augmill.tasks.sample import bank_of
+        from augmill.tasks.stages.generate import bank_of
+        from augmill.tasks.store.bank import Bank
 
         config = self.shard(start, count)
         bank = Bank(self.store, bank_of(self.config, self.fitted.content))
@@ -203,8 +203,8 @@ class Bench:
 
 
 def split_of(recipe: Any, steps: Any) -> Artifact:
-    from augmill.flows.reading import read_source
     from augmill.flows.snapshot import Snapshot
+    from augmill.flows.source import read_source
 
     snapshot = Snapshot(recipe, "all", None)
     read_source(snapshot, steps, None)

@@ -14,8 +14,8 @@ import yaml
 from chain import public_bytes, recipe_document, write_rows
 from running import run
 
-from augmill.tasks.recipe import load_recipe
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import load_recipe
+from augmill.tasks.store.store import Store
 
 GATE = {"seeds": 3, "resamples": 200, "rule": "not_worse", "margin": 100.0}  # the mix is released
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from chain import WORDS
 
-from augmill.tasks.semi_supervised import MEMBERS, Learner, Teacher, Teaching, teach
+from augmill.tasks.problems.semi_supervised import MEMBERS, Learner, Teacher, Teaching, teach
 
 HOW = Teaching(MEMBERS, rounds=6, balance=0.0, max_rows=20_000)
 

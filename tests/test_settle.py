@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Artifact, LedgerError
-from augmill.tasks.generate import shard_schema
-from augmill.tasks.recipe_sections import Settle
-from augmill.tasks.settle import DUPLICATE, NEAR, SettleConfig, ledger_of, settle, settle_rows, verify_ledger
-from augmill.tasks.stage import Site, Work, stage
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.sections import Settle
+from augmill.tasks.stages.settle import DUPLICATE, NEAR, SettleConfig, ledger_of, settle, settle_rows, verify_ledger
+from augmill.tasks.stages.x_generate import shard_schema
+from augmill.tasks.store.stage import Site, Work, stage
+from augmill.tasks.store.store import Store
 
 LONG = "please tell me where the parcel of my last order is and when it will arrive at my door today"
 

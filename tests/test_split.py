@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from augmill.flows.units import gather_source
 from augmill.tasks.contracts import ConflictError, DataError, UserError
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.recipe_sections import Labels, Splits
-from augmill.tasks.similarity import jaccard
-from augmill.tasks.split import SplitConfig, hold_back, prepare_split, split, split_names
-from augmill.tasks.stage import Site, Work
-from augmill.tasks.store import Store
-from augmill.tasks.text import fold
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.recipe.sections import Labels, Splits
+from augmill.tasks.rows.kinds.near import jaccard
+from augmill.tasks.rows.kinds.text import fold
+from augmill.tasks.stages.split import SplitConfig, hold_back, prepare_split, split, split_names
+from augmill.tasks.store.stage import Site, Work
+from augmill.tasks.store.store import Store
 
 WORDS = st.text("abcdeéß你 ,.!-", min_size=1, max_size=12)
 

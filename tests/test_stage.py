@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Artifact, CorruptObject, UserError
-from augmill.tasks.stage import Event, Site, Stage, Work, fetch, fetch_directory, identity_of, look_up, stage
-from augmill.tasks.store import Store, manifest_key, object_key
+from augmill.tasks.store.stage import Event, Site, Stage, Work, fetch, fetch_directory, identity_of, look_up, stage
+from augmill.tasks.store.store import Store, manifest_key, object_key
 
 
 @dataclass(frozen=True)

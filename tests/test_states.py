@@ -15,21 +15,21 @@ from commands import fingerprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.flows.backfill_plan import least_mode
-from augmill.flows.health import find_trouble
+from augmill.flows.nights.health import find_trouble
+from augmill.flows.nights.plan import least_mode
+from augmill.flows.nights.states import SnapshotState, require_partition, snapshot_states, snapshots_of
 from augmill.flows.provenance import code_version
-from augmill.flows.reading import source_view
+from augmill.flows.source import source_view
 from augmill.flows.start import run_recipe
-from augmill.flows.states import SnapshotState, require_partition, snapshot_states, snapshots_of
-from augmill.tasks.attempts import LEASE, utc_now
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import UserError
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.log import append, read_log, rollback
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.stage import STAGE_VERSIONS
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.attempts import LEASE, utc_now
+from augmill.tasks.store.log import append, read_log, rollback
+from augmill.tasks.store.stage import STAGE_VERSIONS
+from augmill.tasks.store.store import Store
 
 DAY = "2026-10-02"
 VIEW = {f"2026-10-{day:02}": (10, f"v{day}") for day in (1, 2, 4)}

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import CorruptObject, StoreError, StoreRefused, UserError
-from augmill.tasks.hashing import seal, unseal
-from augmill.tasks.log import append, read_log
-from augmill.tasks.store import Store, object_key
+from augmill.tasks.rows.hashing import seal, unseal
+from augmill.tasks.store.log import append, read_log
+from augmill.tasks.store.store import Store, object_key
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from fake_releases import put_fake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks import log as logs
 from augmill.tasks.contracts import CorruptObject, StoreRefused
-from augmill.tasks.hashing import canonical_json, hash_json, seal, unseal
-from augmill.tasks.log import read_log
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.shapes import LINE, TEXT, cleaned, require_document
-from augmill.tasks.store import Store, log_key, release_key
+from augmill.tasks.rows.hashing import canonical_json, hash_json, seal, unseal
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store import log as logs
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.shapes import LINE, TEXT, cleaned, require_document
+from augmill.tasks.store.store import Store, log_key, release_key
 
 LAST = log_key("tiny", 0)
 ODD = ["../../..", "/etc", "a\\b", "\x1b[2Jx", "x" * 16, "0" * 15, 7, None, True, [], {}, ["0" * 16]]

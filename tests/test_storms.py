@@ -13,9 +13,9 @@ from chain import public_bytes
 from commands import augmill, write_recipe
 from storms import Storm, storm
 
+from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.contracts import StoreRefused, StoreSilent
-from augmill.tasks.retries import PATIENCE
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 
 SECRET, KEY = "do-not-repeat-this-secret", "AKIADONOTREPEATTHIS"
 

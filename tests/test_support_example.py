@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from running import SPLITS, Run, check_again, check_ledger, check_no_leak, check_readers, folded, run
 
-from augmill.tasks.recipe import load_recipe
+from augmill.tasks.recipe.recipe import load_recipe
 
 EXAMPLE = Path(__file__).parents[1] / "infra" / "examples" / "support"
 

@@ -22,16 +22,16 @@ from hypothesis import strategies as st
 
 from augmill.flows.progress import Progress
 from augmill.flows.terminal import TerminalHandler, say, say_text, take_over
-from augmill.tasks.card import _code, dataset_card
-from augmill.tasks.recipe_sections import Columns
-from augmill.tasks.report import POLICY
-from augmill.tasks.text import PAGE, visible
+from augmill.tasks.recipe.sections import Columns
+from augmill.tasks.report.report import POLICY
+from augmill.tasks.rows.kinds.text import PAGE, visible
+from augmill.tasks.stages.card import _code, dataset_card
 
 ROOT = Path(__file__).parents[1]
 EVIL = "e\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202eabc\u2066\u200b`<b>|{x}\x85\u2028[red]\ue000"
 NAME = EVIL.replace("[", "(").replace("{", "(")  # of a source: no pattern
 # Who may name a stream: the writer; the child that tells its port by one; the guard, which has no package around it.
-STREAMS = {"flows/terminal.py", "flows/server_child.py", "tasks/trainers/_guard.py"}
+STREAMS = {"flows/terminal.py", "flows/orchestration/server_child.py", "tasks/trainers/_guard.py"}
 PRINTERS = {"print", "echo", "secho", "print_exc", "print_exception", "print_stack", "pprint", "rprint"}
 
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.generators._edits import split_words
-from augmill.tasks.text import canonical, clusters, count_characters, cut, fold, is_unspaced, join_fields, shingles
+from augmill.tasks.rows.kinds.text import (
+    canonical,
+    clusters,
+    count_characters,
+    cut,
+    fold,
+    is_unspaced,
+    join_fields,
+    shingles,
+)
 
 TEXT = st.text(st.characters(exclude_characters="\x1f"), max_size=20)
 

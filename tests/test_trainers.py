@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.arms import trainings
+from augmill.tasks.boundary.masking import masked
 from augmill.tasks.contracts import UserError
-from augmill.tasks.masking import masked
+from augmill.tasks.gate.arms import trainings
 from augmill.tasks.trainers import tfidf
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
 from augmill.tasks.trainers.contract import Problem, Training

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from chain import make_steps, recipe_document
 
-from augmill.flows.reading import read_source
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_source
 from augmill.tasks.contracts import STRATUM, DataError
-from augmill.tasks.mix import MixConfig, mix
-from augmill.tasks.publish import ReleaseConfig, build_release
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.stage import Work, commit, fetch
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.stages.mix import MixConfig, mix
+from augmill.tasks.stages.publish import ReleaseConfig, build_release
+from augmill.tasks.store.stage import Work, commit, fetch
+from augmill.tasks.store.store import Store
 
 ROWS = 24
 DAY = datetime.date(2024, 1, 1)

@@ -10,12 +10,12 @@ from commands import augmill, refused
 from dated import dated_recipe, day, inline_workers, noon_after, write_days  # noqa: F401
 
 from augmill.flows import augment as flow
-from augmill.flows.backfill import Request, backfill
-from augmill.tasks.delta import delta_uri
-from augmill.tasks.log import read_log
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.store import Store, release_key
+from augmill.flows.nights.flows import Request, backfill
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.delta import delta_uri
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store, release_key
 
 pytestmark = pytest.mark.usefixtures("inline_workers")
 DAYS = 4

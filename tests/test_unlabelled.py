@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from chain import WORDS, make_steps, recipe_document, write_rows
 
-from augmill.flows.reading import read_rows
+from augmill.flows.source import read_rows
 from augmill.tasks.contracts import DataError
-from augmill.tasks.erasure import write_erased
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.rows import texts_of
-from augmill.tasks.similarity import NearIndex
-from augmill.tasks.stage import Work
-from augmill.tasks.store import Store
-from augmill.tasks.unlabelled import prepare_unlabelled, unlabelled
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.rows.kinds.near import NearIndex
+from augmill.tasks.rows.schema import texts_of
+from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
+from augmill.tasks.store.erasure import write_erased
+from augmill.tasks.store.stage import Work
+from augmill.tasks.store.store import Store
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from augmill.tasks.data_docs import build_data_docs
-from augmill.tasks.validation import RELEASE_BOUNDS, ValidationOptions, validate_release, validate_shard
+from augmill.tasks.validation.data_docs import build_data_docs
+from augmill.tasks.validation.suites import RELEASE_BOUNDS, ValidationOptions, validate_release, validate_shard
 
 STRATA = ("billing", "refund")
 LENGTHS = {"text": (2, 40)}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from augmill.flows.outcome import NEXT
 from augmill.flows.progress import Artifacts
-from augmill.tasks.interval import Interval
-from augmill.tasks.verdict import Gains, Rule, decide, explain, headline, proven, sight, true_effect
+from augmill.tasks.gate.interval import Interval
+from augmill.tasks.gate.verdict import Gains, Rule, decide, explain, headline, proven, sight, true_effect
 
 UP, DOWN, WIDE = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(-1.3, -6, 2.2)
 GAIN, LOSS, NOTHING = Gains(UP, UP, UP), Gains(DOWN, UP, UP), Gains(WIDE, WIDE, WIDE)

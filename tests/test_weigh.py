@@ -12,16 +12,16 @@ from chain import WORDS, make_steps, recipe_document, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows.producing import produce
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot, read_json
-from augmill.tasks.plan import AdaptiveConfig, PlanConfig, due, plan_adaptive_round
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.recipe_plan import Plan
-from augmill.tasks.recipe_sections import Refill, Target
-from augmill.tasks.stage import Work
-from augmill.tasks.store import Store
-from augmill.tasks.weigh import parts_of, weigh_all
+from augmill.flows.source import read_source
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.recipe.recipe_plan import Plan
+from augmill.tasks.recipe.sections import Refill, Target
+from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, due, plan_adaptive_round
+from augmill.tasks.stages.weigh import parts_of, weigh_all
+from augmill.tasks.store.stage import Work
+from augmill.tasks.store.store import Store
 
 Row = dict[str, Any]
 

@@ -19,16 +19,16 @@ import pytest
 from chain import tiny_recipe, write_rows
 
 from augmill.flows.units import gather_source
+from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.contracts import Artifact, AugmillError, CorruptObject, DeadlineExceeded, UserError, WorkerDied
-from augmill.tasks.fit import fit
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.retries import may_retry
-from augmill.tasks.ribs import FitConfig
-from augmill.tasks.shards import pack
-from augmill.tasks.split import prepare_split, split
-from augmill.tasks.stage import Site, read_manifest
-from augmill.tasks.store import Store
-from augmill.tasks.workers import Worker, WorkerPool, find_devices, worker_pool
+from augmill.tasks.stages.extensions import FitConfig
+from augmill.tasks.stages.fit import fit
+from augmill.tasks.stages.jobs import pack
+from augmill.tasks.stages.split import prepare_split, split
+from augmill.tasks.store.stage import Site, read_manifest
+from augmill.tasks.store.store import Store
+from augmill.tasks.workers.pool import Worker, WorkerPool, find_devices, worker_pool
 
 slow = pytest.mark.slow  # a worker takes seconds to start
 

@@ -29,9 +29,9 @@ from augmill.flows.cli import (
     status,
 )
 from augmill.flows.terminal import flush, say, say_text, take_over
+from augmill.tasks.boundary.processes import own_temporary
+from augmill.tasks.boundary.retries import PATIENCE, PATIENCE_SECONDS
 from augmill.tasks.contracts import AugmillError, UserError, world_error
-from augmill.tasks.owner import own_temporary
-from augmill.tasks.retries import PATIENCE, PATIENCE_SECONDS
 
 app = typer.Typer(
     name="augmill",
@@ -80,7 +80,7 @@ def options(
 
 def main() -> NoReturn:
     """Runs a command and turns every error into one message, one line of JSON and its documented exit code."""
-    from augmill.flows.orchestrate import interruptible
+    from augmill.flows.orchestration.orchestrate import interruptible
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
@@ -142,7 +142,7 @@ def _command(arguments: list[str]) -> str:
 
 
 def _interrupted(interrupt: KeyboardInterrupt, arguments: list[str]) -> NoReturn:
-    from augmill.flows.orchestrate import Terminated, leave
+    from augmill.flows.orchestration.orchestrate import Terminated, leave
 
     again = _command(arguments)
     kept = "What is finished is kept: " if {"run", "backfill", "nightly", "compare"} & {*arguments} else ""

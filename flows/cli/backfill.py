@@ -14,7 +14,7 @@ import typer
 from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
-    from augmill.flows.backfill_plan import Estimate, Plan
+    from augmill.flows.nights.plan import Estimate, Plan
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
@@ -62,8 +62,8 @@ def backfill(
     verbose: Verbose = False,
 ) -> None:
     """Makes the snapshots that are missing, failed or stale, by a plan that --dry-run prints."""
-    from augmill.flows import backfill as runs
-    from augmill.tasks.recipe import load_recipe
+    from augmill.flows.nights import flows as runs
+    from augmill.tasks.recipe.recipe import load_recipe
 
     # What the first three may be, Request says.
     request = runs.Request(
@@ -91,9 +91,9 @@ def nightly(
     verbose: Verbose = False,
 ) -> None:
     """The newest snapshot, and what failed in schedule.look_back; never a date again for a changed recipe."""
-    from augmill.flows.backfill import nightly as carry_out
-    from augmill.flows.paging import watched
-    from augmill.tasks.recipe import load_recipe
+    from augmill.flows.nights.flows import nightly as carry_out
+    from augmill.flows.nights.paging import watched
+    from augmill.tasks.recipe.recipe import load_recipe
 
     loaded, known = load_recipe(recipe, store=store), _known(orchestrator)
     with nullcontext() if dry_run else watched(loaded, datetime.now(UTC)):  # its webhook is told of what went wrong
@@ -146,8 +146,8 @@ def plan_lines(plan: Plan, note: str, max_active: int) -> list[str]:
 
 def _table(plan: Plan, max_active: int) -> list[str]:
     """One line per snapshot, the reason last. A column that says nothing of any of them is left out."""
-    from augmill.flows.backfill_plan import total
     from augmill.flows.cli.terminal import shown, table
+    from augmill.flows.nights.plan import total
 
     whole, unknown = total(plan.lines, max_active)
     rows = [(line.snapshot, *_cells(line.estimate)) for line in plan.lines[:SHOWN]]

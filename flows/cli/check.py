@@ -34,8 +34,8 @@ def check(
     from augmill.flows.cli.estimate import estimate, trainer_bytes
     from augmill.flows.cli.resolved import nested, recipe_lines, resolved
     from augmill.flows.cli.survey import store_facts, survey
-    from augmill.tasks.recipe import load_recipe
-    from augmill.tasks.recipe_yaml import read_yaml
+    from augmill.tasks.recipe.recipe import load_recipe
+    from augmill.tasks.recipe.recipe_yaml import read_yaml
 
     loaded = load_recipe(recipe, store=store)
     found = survey(loaded, as_of=as_of) | {"store": store_facts(loaded, as_of)}
@@ -154,7 +154,7 @@ def _plan(found: dict[str, Any]) -> list[str]:
 def _gate(found: dict[str, Any]) -> list[str]:
     from augmill.flows.cli.survey import FURTHER
     from augmill.flows.cli.terminal import named, wrapped
-    from augmill.tasks.verdict import true_effect
+    from augmill.tasks.gate.verdict import true_effect
 
     gate = found["gate"]
     who = "validation rows" if not gate["folds"] else f"rows (validation, and train in {gate['folds']} folds)"

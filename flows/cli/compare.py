@@ -16,7 +16,7 @@ from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
     from augmill.flows.compare import Compared
-    from augmill.tasks.recipe import Recipe
+    from augmill.tasks.recipe.recipe import Recipe
 
 MOST_SEEDS = 1000
 
@@ -57,7 +57,7 @@ def compare(
     from augmill.flows.entrants import entrants
     from augmill.flows.progress import Progress
     from augmill.flows.start import open_session
-    from augmill.tasks.recipe import load_recipe
+    from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
     _require_orchestrator(orchestrator)
@@ -111,9 +111,9 @@ def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:
     """Writes the four files; the table's text and where the report is. Raises DataError where there is no cell."""
-    from augmill.tasks.comparison import lines
-    from augmill.tasks.comparison_page import page, plot, table
     from augmill.tasks.contracts import DataError
+    from augmill.tasks.report.comparison import lines
+    from augmill.tasks.report.comparison_page import page, plot, table
 
     if not cells:
         why = about["left"][0][2] if about["left"] else "none was asked for"

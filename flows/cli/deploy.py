@@ -11,8 +11,8 @@ from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
-    from augmill.flows.deployments import Deployed
-    from augmill.tasks.recipe import Recipe
+    from augmill.flows.orchestration.deployments import Deployed
+    from augmill.tasks.recipe.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -26,10 +26,10 @@ def deploy(
     store: StoreOption = None,
 ) -> None:
     """Creates or updates the nightly deployment, the backfill on demand, and the automations that watch them."""
-    from augmill.flows.deployments import deploy as deploy_recipe
-    from augmill.flows.deployments import standing_api
-    from augmill.flows.telemetry import quiet_logging
-    from augmill.tasks.recipe import load_recipe
+    from augmill.flows.orchestration.deployments import deploy as deploy_recipe
+    from augmill.flows.orchestration.deployments import standing_api
+    from augmill.flows.orchestration.logs import quiet_logging
+    from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
     with quiet_logging(), standing_api(own=False):
@@ -47,10 +47,10 @@ def serve(
 
     Uses the Prefect server that PREFECT_API_URL names, or else one of its own that lives as long.
     """
-    from augmill.flows.deployments import serve as serve_recipe
-    from augmill.flows.deployments import standing_api
-    from augmill.flows.telemetry import quiet_logging
-    from augmill.tasks.recipe import load_recipe
+    from augmill.flows.orchestration.deployments import serve as serve_recipe
+    from augmill.flows.orchestration.deployments import standing_api
+    from augmill.flows.orchestration.logs import quiet_logging
+    from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
     stood: list[Deployed] = []

@@ -23,10 +23,10 @@ def doctor(
 ) -> None:
     """Proves the installation: versions, devices, disk, store, Prefect's server, and a scheduled run seen executed."""
     from augmill.flows.cli.terminal import shown, wrapped
-    from augmill.flows.doctor import examine
-    from augmill.flows.telemetry import quiet_logging
-    from augmill.tasks.recipe import load_recipe
-    from augmill.tasks.store_rules import require_root
+    from augmill.flows.orchestration.doctor import examine
+    from augmill.flows.orchestration.logs import quiet_logging
+    from augmill.tasks.recipe.recipe import load_recipe
+    from augmill.tasks.store.rules import require_root
 
     if store is not None:
         require_root(store)

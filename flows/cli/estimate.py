@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe.recipe import Recipe
 
 START = {"none": 4.0, "prefect": 16.0}  # imports; Prefect's server took 8 to 18 s, of which imports are a part
 FIRST_SHARD = 2.0  # Great Expectations is imported by each worker's first shard

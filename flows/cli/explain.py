@@ -29,8 +29,8 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Shows where a row stands and why: split, parents, generator, seed, scores, night; or what refused it."""
-    from augmill.flows.explaining import explain as look
-    from augmill.tasks.log import read_log
+    from augmill.flows.releases.lineage import explain as look
+    from augmill.tasks.store.log import read_log
 
     opened, name = _open(store, dataset)
     found = look(opened, name, _find(read_log(opened, name), release), row_id)
@@ -69,8 +69,8 @@ def audit(
     release: ReleaseArgument, dataset: Dataset = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
     """Shows who or what approved a release, with which numbers, and all that is on record of it."""
-    from augmill.flows.comparing import audit as look
-    from augmill.tasks.log import read_log
+    from augmill.flows.releases.differences import audit as look
+    from augmill.tasks.store.log import read_log
 
     opened, name = _open(store, dataset)
     log = read_log(opened, name)
@@ -111,8 +111,8 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compares two releases: rows by split, classes, recipe, and the gate's numbers."""
-    from augmill.flows.comparing import diff as look
-    from augmill.tasks.log import read_log
+    from augmill.flows.releases.differences import diff as look
+    from augmill.tasks.store.log import read_log
 
     opened, name = _open(store, dataset)
     log = read_log(opened, name)

@@ -42,11 +42,11 @@ def forget(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Removes source rows and all that descends from them; makes the releases that are kept again without them."""
-    from augmill.flows.forget import forget as carry_out
-    from augmill.flows.forget import require_known
-    from augmill.flows.holding import find_rows
-    from augmill.tasks.owner import left_temporary
-    from augmill.tasks.recipe import load_recipe
+    from augmill.flows.releases.forgetting import forget as carry_out
+    from augmill.flows.releases.forgetting import require_known
+    from augmill.flows.releases.holding import find_rows
+    from augmill.tasks.boundary.processes import left_temporary
+    from augmill.tasks.recipe.recipe import load_recipe
 
     require_reason(reason)
     loaded = load_recipe(recipe, store=store)
@@ -115,7 +115,7 @@ def _read_values(path: Path, column: str | None) -> list[str]:
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
 
-        from augmill.tasks.parquet import read_parquet
+        from augmill.tasks.boundary.parquet import read_parquet
 
         name = _choose(pq.read_schema(path).names, column)
         return [str(value) for value in read_parquet(path, [name])[name].to_pylist() if value is not None]

@@ -30,11 +30,11 @@ def gc(
     ] = False,
 ) -> None:
     """Lists what nothing names any more and what is past its time (retain); with --delete takes it away."""
-    from augmill.flows.housekeeping import find_garbage, sweep_store
-    from augmill.tasks.calendar import parse_duration
+    from augmill.flows.releases.gc import find_garbage, sweep_store
+    from augmill.flows.releases.retention import Limits
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.recipe import load_recipe
-    from augmill.tasks.retention import Limits
+    from augmill.tasks.recipe.recipe import load_recipe
+    from augmill.tasks.rows.calendar import parse_duration
 
     try:
         span = parse_duration(grace)
@@ -73,8 +73,8 @@ def open_store(
 ) -> Any:
     """A store that is there already; unless ``write``, one to look at, which changes nothing in it. Raises UserError."""
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.store import LookingStore, Store
-    from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
+    from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
+    from augmill.tasks.store.store import LookingStore, Store
 
     require_root(address)
     if not address.startswith(REMOTE_SCHEMES) and not Path(address).expanduser().is_dir():
@@ -92,8 +92,8 @@ def verify(
 ) -> None:
     """Checks every file of the current releases (or of one, or of the whole store) against its checksum."""
     from augmill.tasks.contracts import CorruptObject, UserError
-    from augmill.tasks.log import read_log
-    from augmill.tasks.releases import verify_release
+    from augmill.tasks.store.log import read_log
+    from augmill.tasks.store.releases import verify_release
 
     if everything:
         if dataset is not None or release is not None:
@@ -114,7 +114,7 @@ def verify(
 
 
 def _verify_all(address: str) -> None:
-    from augmill.flows.verifying import verify_store
+    from augmill.flows.releases.verify import verify_store
     from augmill.tasks.contracts import CorruptObject
 
     found = verify_store(open_store(address))

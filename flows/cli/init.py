@@ -125,8 +125,8 @@ def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], labe
     """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
     from augmill.flows.cli.schema import yaml_text
     from augmill.tasks.contracts import DataError, UserError
-    from augmill.tasks.refusals import nearest, require_header, require_rows
     from augmill.tasks.sources import doubt_file, guess_columns, read_schema
+    from augmill.tasks.stages.refusals import nearest, require_header, require_rows
 
     doubt = doubt_file(file, source)
     names = read_schema(file, source)
@@ -270,7 +270,7 @@ def _try(draft: Draft, base: Path) -> dict[str, Any]:
     """The survey of the draft with every bound open. Few rows: the test share judges too. Raises as the survey."""
     from augmill.flows.cli.survey import survey
     from augmill.tasks.contracts import DataError
-    from augmill.tasks.recipe import build_recipe
+    from augmill.tasks.recipe.recipe import build_recipe
 
     open_bounds = {"target": {"per_class": 1}, "labels": {"rare": "quarantine"}, "refuse": {"max_share": 1.0}}
     try:

@@ -92,7 +92,7 @@ def _gate_options(**given: Any) -> Any:
     from typing import get_args, get_type_hints
 
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.gate import GateOptions
+    from augmill.tasks.gate.judge import GateOptions
 
     for name in ("rule", "metric"):
         known = get_args(get_type_hints(GateOptions)[name])
@@ -139,7 +139,7 @@ def _require_writable(report: Path | None) -> None:
 def _measure(rows: Any, trainer: Any, options: Any, seed: int, directory: Path) -> Any:
     """The gate's evidence, with a line of progress on stderr."""
     from augmill.flows.progress import Progress
-    from augmill.tasks import gate
+    from augmill.tasks.gate import judge as gate
 
     with Progress() as progress, progress.stage("judge", 3 * options.seeds, "trainings") as shown:
         return gate.evaluate(
@@ -157,7 +157,7 @@ def _measure(rows: Any, trainer: Any, options: Any, seed: int, directory: Path) 
 
 def _result(evidence: Any, rows: Any, read: dict[str, Any]) -> dict[str, Any]:
     """The last line of stdout, in the words of ``augmill run``'s."""
-    from augmill.tasks.verdict import headline
+    from augmill.tasks.gate.verdict import headline
 
     outcome, judged_by = evidence["verdict"], evidence["judged_by"]
     comparisons = evidence["validation"]["comparisons"]
@@ -220,7 +220,7 @@ def _gain(gain: dict[str, float]) -> str:
 def _write_report(path: Path, evidence: Any, rows: Any, result: dict[str, Any]) -> None:
     """The page of a run's report, with the parts there are here: the gate, the classes, some synthetic rows."""
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.report import render_report
+    from augmill.tasks.report.report import render_report
 
     page = render_report(_report_evidence(evidence, rows, result))
     try:
@@ -236,8 +236,8 @@ def _report_evidence(evidence: Any, rows: Any, result: dict[str, Any]) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
     from augmill.flows.cli.init import dataset_name
     from augmill.tasks.contracts import STRATUM
-    from augmill.tasks.rows import class_counts, texts_of
-    from augmill.tasks.text import count_characters
+    from augmill.tasks.rows.kinds.text import count_characters
+    from augmill.tasks.rows.schema import class_counts, texts_of
 
     train, made = class_counts(rows.train[STRATUM]), class_counts(rows.synthetic[STRATUM])
     real, synthetic = texts_of(rows.train, rows.fields), texts_of(rows.synthetic, rows.fields)

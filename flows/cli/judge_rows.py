@@ -14,16 +14,16 @@ import pyarrow.compute as pc
 from augmill.flows.units import gather_source
 from augmill.tasks.checks.relations import RelationsOptions
 from augmill.tasks.contracts import STRATUM, DataError, UserError, real_schema
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.recipe_sections import Columns, Labels, Refuse, Settle, Splits, Target
-from augmill.tasks.refusals import nearest, require_header, require_rows
-from augmill.tasks.rows import class_counts, texts_of
-from augmill.tasks.similarity import NearIndex, near_duplicate_groups
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.recipe.sections import Columns, Labels, Refuse, Settle, Splits, Target
+from augmill.tasks.rows.kinds.near import NearIndex, near_duplicate_groups
+from augmill.tasks.rows.kinds.text import labels_alike
+from augmill.tasks.rows.schema import class_counts, texts_of
 from augmill.tasks.sources import SourceOptions, doubt_file, guess_columns, list_files, read_schema
-from augmill.tasks.split import SplitConfig, hold_back, split_names
-from augmill.tasks.stage import Site, Work
-from augmill.tasks.store import Store
-from augmill.tasks.text import labels_alike
+from augmill.tasks.stages.refusals import nearest, require_header, require_rows
+from augmill.tasks.stages.split import SplitConfig, hold_back, split_names
+from augmill.tasks.store.stage import Site, Work
+from augmill.tasks.store.store import Store
 
 SHOWN = 8  # labels in a message
 SHARE = 0.3  # of the real rows judges where no validation file is given: what a recipe holds out by default, in all

@@ -10,8 +10,8 @@ import typer
 from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
-    from augmill.tasks.recipe import Recipe
-    from augmill.tasks.store import Store
+    from augmill.tasks.recipe.recipe import Recipe
+    from augmill.tasks.store.store import Store
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 AsOf = Annotated[str | None, typer.Option("--as-of", help="The release of the newest snapshot up to this one.")]
@@ -36,7 +36,7 @@ def path(
 ) -> None:
     """Prints where the newest release lies, as the only line; ends with 3 and a message where there is none."""
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.recipe import load_recipe
+    from augmill.tasks.recipe.recipe import load_recipe
 
     if delta and as_of is not None:
         problem = "a Delta table goes back in time by its versions, not by dates of snapshots"
@@ -48,11 +48,11 @@ def path(
 
 
 def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
-    from augmill.flows.states import require_partition
+    from augmill.flows.nights.states import require_partition
     from augmill.tasks.contracts import DataError
-    from augmill.tasks.log import read_log
-    from augmill.tasks.releases import require_whole
-    from augmill.tasks.store import release_key
+    from augmill.tasks.store.log import read_log
+    from augmill.tasks.store.releases import require_whole
+    from augmill.tasks.store.store import release_key
 
     require_partition(recipe, as_of, "--as-of")
     store = _open(recipe)
@@ -71,7 +71,7 @@ def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
 
 def _table(recipe: Recipe) -> str:
     from augmill.tasks.contracts import DataError
-    from augmill.tasks.delta import delta_uri, has_delta
+    from augmill.tasks.store.delta import delta_uri, has_delta
 
     store = _open(recipe)
     if store is None or not has_delta(store, recipe.dataset):
@@ -85,8 +85,8 @@ def _table(recipe: Recipe) -> str:
 
 def _open(recipe: Recipe) -> Store | None:
     """The store; None where there is none. A question makes no directory."""
-    from augmill.tasks.store import LookingStore
-    from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
+    from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
+    from augmill.tasks.store.store import LookingStore
 
     root = recipe.run.store
     require_root(root)

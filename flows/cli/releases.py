@@ -9,8 +9,8 @@ import typer
 
 from augmill.flows.terminal import say
 from augmill.tasks.contracts import CorruptObject, StoreRefused, UserError
-from augmill.tasks.log import released_in
-from augmill.tasks.shapes import TEXT
+from augmill.tasks.store.log import released_in
+from augmill.tasks.store.shapes import TEXT
 
 Dataset = Annotated[
     str | None, typer.Argument(help="The dataset, or its recipe; may be left out where the store holds one.")
@@ -36,11 +36,11 @@ def _open(store: str | None, dataset: str | None, *, write: bool = False) -> tup
     """The store, to look at unless ``write``, and the dataset meant, by its name or its recipe. Raises UserError."""
     from pathlib import Path
 
-    from augmill.tasks.store import LookingStore, Store
-    from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root
+    from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
+    from augmill.tasks.store.store import LookingStore, Store
 
     if dataset is not None and dataset.endswith((".yaml", ".yml")):
-        from augmill.tasks.recipe import load_recipe
+        from augmill.tasks.recipe.recipe import load_recipe
 
         loaded = load_recipe(dataset, store=store)
         store, dataset = loaded.run.store, loaded.dataset
@@ -94,7 +94,7 @@ def _find(log: Any, prefix: str | None) -> str:
 
 def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
     """Lists what was published, newest last; `*` marks what is current."""
-    from augmill.tasks.log import entry_of, read_log
+    from augmill.tasks.store.log import entry_of, read_log
 
     opened, name = _open(store, dataset)
     log = read_log(opened, name)
@@ -121,10 +121,10 @@ def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
 
 def show(dataset: Dataset = None, store: StoreOption = None, release: ReleaseOption = None) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
-    from augmill.flows.explaining import taken_away
-    from augmill.tasks.log import read_log
-    from augmill.tasks.releases import read_manifest_of
-    from augmill.tasks.store import release_key
+    from augmill.flows.releases.lineage import taken_away
+    from augmill.tasks.store.log import read_log
+    from augmill.tasks.store.releases import read_manifest_of
+    from augmill.tasks.store.store import release_key
 
     opened, name = _open(store, dataset)
     log = read_log(opened, name)
@@ -194,7 +194,7 @@ def rollback(
 ) -> None:
     """Undoes the newest publication, all its snapshots at once, or a whole backfill, and withdraws what it published."""
     from augmill.flows.mirror import mirror_delta
-    from augmill.tasks import log
+    from augmill.tasks.store import log
 
     require_reason(reason)
     if (to is not None and backfill is not None) or (dry_run and backfill is None):
@@ -227,9 +227,9 @@ def _tell_moves(
 
 def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: bool) -> None:
     """All its publications that stand, each date's own or all together, taken back in one log entry."""
-    from augmill.flows.backfill_record import backfill_key, find_backfill, published_by
     from augmill.flows.mirror import mirror_delta
-    from augmill.tasks import log
+    from augmill.flows.nights.record import backfill_key, find_backfill, published_by
+    from augmill.tasks.store import log
 
     backfill = find_backfill(opened, name, given)
     before = log.read_log(opened, name)
@@ -263,7 +263,7 @@ def tag(
     delete: Annotated[bool, typer.Option("--delete", help="Take the tag away.")] = False,
 ) -> None:
     """Keeps a release under a name, whatever its age, and says so in the log."""
-    from augmill.tasks import log
+    from augmill.tasks.store import log
 
     opened, name = _open(store, dataset, write=True)
     if delete and release is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def run(
     """Makes new rows, checks them, proves whether they help, and publishes a release."""
     from augmill.flows.start import run_recipe
     from augmill.tasks.contracts import UserError
-    from augmill.tasks.recipe import load_recipe
+    from augmill.tasks.recipe.recipe import load_recipe
 
     codes = parse_exit_codes(exit_code)
     if orchestrator not in (None, "prefect", "none"):

@@ -68,7 +68,7 @@ def schema(
     ] = False,
 ) -> None:
     """Prints the recipe's JSON Schema, or its reference."""
-    from augmill.tasks.recipe import json_schema
+    from augmill.tasks.recipe.recipe import json_schema
 
     if markdown:
         say_text(reference().removesuffix("\n"))
@@ -80,7 +80,7 @@ def reference() -> str:
     """docs/recipe.md: every section, key, type, default, help text, and whether it changes rows."""
     from augmill.tasks.checks import CHECKS
     from augmill.tasks.generators import GENERATORS
-    from augmill.tasks.recipe import Recipe
+    from augmill.tasks.recipe.recipe import Recipe
     from augmill.tasks.trainers import TRAINERS
 
     hints = typing.get_type_hints(Recipe)
@@ -196,7 +196,7 @@ def yaml_text(value: Any) -> str:
         return yaml_text({item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
     import yaml
 
-    from augmill.tasks.recipe_yaml import Dumper
+    from augmill.tasks.recipe.recipe_yaml import Dumper
 
     # As PyYAML would write it inside a flow collection: a number, a null or a `:` in a text is then quoted.
     written: str = yaml.dump([value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1 << 20)

@@ -22,7 +22,7 @@ REST = "# Everything below is left at its default."
 
 def starter(document: dict[str, Any], why: dict[str, str], *, data: str, recipe: str) -> str:
     """The recipe's text. ``document``: what is not left at its default; ``why``: dotted key to the reason, a line."""
-    from augmill.tasks.recipe import Recipe
+    from augmill.tasks.recipe.recipe import Recipe
 
     hints = typing.get_type_hints(Recipe)
     fields = {item.name: item for item in dataclasses.fields(Recipe)}

@@ -18,10 +18,10 @@ from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
 from augmill.flows.terminal import Line, print_lines, say
 
 if TYPE_CHECKING:
-    from augmill.flows.backfill_plan import Plan
-    from augmill.flows.states import SnapshotState
-    from augmill.tasks.log import Log
-    from augmill.tasks.recipe import Recipe
+    from augmill.flows.nights.plan import Plan
+    from augmill.flows.nights.states import SnapshotState
+    from augmill.tasks.recipe.recipe import Recipe
+    from augmill.tasks.store.log import Log
 
 # state: (mark, colour on a terminal, what to do)
 MARKS = {
@@ -59,14 +59,14 @@ def status(
     ] = False,
 ) -> None:
     """Shows the state of every snapshot: what is missing, failed, released or stale."""
-    from augmill.flows.backfill_record import left_to_do
-    from augmill.flows.health import find_trouble
-    from augmill.flows.reading import look_at_source
-    from augmill.flows.states import require_partition, snapshot_states
-    from augmill.tasks.attempts import utc_now
-    from augmill.tasks.erasure import pending_requests, told_pending
-    from augmill.tasks.log import read_log
-    from augmill.tasks.recipe import load_recipe
+    from augmill.flows.nights.health import find_trouble
+    from augmill.flows.nights.record import left_to_do
+    from augmill.flows.nights.states import require_partition, snapshot_states
+    from augmill.flows.source import look_at_source
+    from augmill.tasks.recipe.recipe import load_recipe
+    from augmill.tasks.store.attempts import utc_now
+    from augmill.tasks.store.erasure import pending_requests, told_pending
+    from augmill.tasks.store.log import read_log
 
     loaded = load_recipe(recipe, store=store)
     require_partition(loaded, first, "--from")
@@ -208,7 +208,7 @@ def _legend(states: Sequence[SnapshotState]) -> list[Line]:
 
 def _groups(states: Iterable[SnapshotState], left: Mapping[str, Plan]) -> Iterable[list[SnapshotState]]:
     """Neighbours of one state for one reason, of all but those that were published and stand."""
-    from augmill.flows.backfill_plan import least_mode
+    from augmill.flows.nights.plan import least_mode
 
     def alike(state: SnapshotState) -> tuple[object, ...]:
         plan, least = left.get(state.snapshot), least_mode(state)
@@ -256,7 +256,7 @@ def _told(group: list[SnapshotState], path: str, plan: Plan | None) -> list[Line
 
 def _again(group: list[SnapshotState], path: str, plan: Plan | None) -> str:
     """The command that makes these snapshots; where an unfinished backfill holds them, that one's."""
-    from augmill.flows.backfill_plan import least_mode
+    from augmill.flows.nights.plan import least_mode
 
     first = group[0]
     if plan is not None:

@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from augmill.flows.mirror import require_mirrors
+from augmill.tasks.boundary.processes import sweep_temporary
 from augmill.tasks.contracts import Artifact, StoreError, StoreRefused
-from augmill.tasks.owner import sweep_temporary
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.refusals import require_fit
-from augmill.tasks.stage import Event, Site, fetch
-from augmill.tasks.store import LookingStore, Store
-from augmill.tasks.store_rules import REMOTE_SCHEMES, require_root, require_writable
-from augmill.tasks.text import labels_alike
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.kinds.text import labels_alike
+from augmill.tasks.stages.refusals import require_fit
+from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root, require_writable
+from augmill.tasks.store.stage import Event, Site, fetch
+from augmill.tasks.store.store import LookingStore, Store
 
 DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
 ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
@@ -84,14 +84,14 @@ def _files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact, str | None]:
-    from augmill.flows.reading import told_future
+    from augmill.flows.source import told_future
     from augmill.flows.trust import require_suite
     from augmill.flows.units import read_units
-    from augmill.tasks.attempts import utc_now
-    from augmill.tasks.gather import gather, prepare_gather
-    from augmill.tasks.ingest import prepare_ingest
-    from augmill.tasks.split import prepare_split, split
-    from augmill.tasks.unlabelled import prepare_unlabelled, unlabelled
+    from augmill.tasks.stages.gather import gather, prepare_gather
+    from augmill.tasks.stages.ingest import prepare_ingest
+    from augmill.tasks.stages.split import prepare_split, split
+    from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
+    from augmill.tasks.store.attempts import utc_now
 
     require_suite(recipe)
     units = read_units(site, prepare_ingest(recipe, as_of, site.store))
@@ -114,9 +114,9 @@ def _translated_in_vain(recipe: Recipe, classes: list[str]) -> list[str]:
 
 def _fit_what_trains_nothing(recipe: Recipe, site: Site, split: Artifact) -> list[str]:
     """The generators that are fitted in a moment, fitted: a thesaurus or a file that does not fit is named now."""
-    from augmill.tasks.fit import fit
     from augmill.tasks.generators import GENERATORS
-    from augmill.tasks.ribs import generator_config
+    from augmill.tasks.stages.extensions import generator_config
+    from augmill.tasks.stages.fit import fit
 
     quick = [choice for choice in recipe.generators if not GENERATORS[choice.use].libraries]
     for choice in quick:
@@ -130,8 +130,8 @@ def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
     Raises UserError where it could not be written, StoreRefused for a full disk or a bucket that refuses to be read.
     Whether a bucket may be written shows when a run begins: it notes its attempt before any work.
     """
-    from augmill.tasks.log import read_log
     from augmill.tasks.sources.storage import connect
+    from augmill.tasks.store.log import read_log
 
     root = recipe.run.store
     require_root(root)
@@ -166,8 +166,8 @@ def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
 
 def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     """Targets, and what the first round asks: the plan stage's own functions on an empty ledger."""
-    from augmill.tasks.plan import AdaptiveConfig, PlanConfig, cut_shards, plan_adaptive_round, plan_round
-    from augmill.tasks.targets import nothing_to_make, split_target, targets_for
+    from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards, plan_adaptive_round, plan_round
+    from augmill.tasks.stages.targets import nothing_to_make, split_target, targets_for
 
     targets = targets_for(recipe.target, counts, recipe.mix.max_ratio)
     shares = {choice.use: choice.share for choice in recipe.generators}
@@ -209,7 +209,7 @@ def class_facts(recipe: Recipe, classes: dict[str, dict[str, int]], targets: dic
 
 
 def gate_folds(recipe: Recipe, validation: int) -> int:
-    from augmill.tasks.verdict import folds_for
+    from augmill.tasks.gate.verdict import folds_for
 
     return folds_for(recipe.gate.folds, validation, recipe.gate.min_gain, recipe.gate.confidence)
 
@@ -220,7 +220,7 @@ def gate_facts(recipe: Recipe, train: int, validation: int) -> dict[str, Any]:
     ``passes``: those that pass the rule, ``sight`` in words; ``rows_needed``: for FURTHER points beyond the rule's bar;
     ``rows_for_min_gain``: rows that tell ``min_gain`` from none, where these do not.
     """
-    from augmill.tasks.verdict import Rule, rows_needed, sight, smallest_visible_gain
+    from augmill.tasks.gate.verdict import Rule, rows_needed, sight, smallest_visible_gain
 
     gate = recipe.gate
     folds = gate_folds(recipe, validation)

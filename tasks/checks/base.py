@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, VERDICT_SCHEMA, Context
-from augmill.tasks.similarity import comparison_key
-from augmill.tasks.text import join_fields
+from augmill.tasks.rows.kinds.near import comparison_key
+from augmill.tasks.rows.kinds.text import join_fields
 
 CHECK_FILE = "check.json"
 

@@ -25,9 +25,9 @@ from augmill.tasks.checks.base import (
     verdicts,
     write_check,
 )
-from augmill.tasks.classifier import VOCABULARY, WEIGHTS, Classifier
 from augmill.tasks.contracts import STRATUM, Check, Context, FitInputs, Fitted
-from augmill.tasks.text import fold
+from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier
+from augmill.tasks.rows.kinds.text import fold
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

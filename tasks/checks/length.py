@@ -21,7 +21,7 @@ from augmill.tasks.checks.base import (
     write_check,
 )
 from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
-from augmill.tasks.text import canonical, count_characters, is_unspaced
+from augmill.tasks.rows.kinds.text import canonical, count_characters, is_unspaced
 
 Bounds = dict[str, list[int]]  # unit -> [least, most], both allowed
 FOLDS = 5

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from augmill.tasks.checks.base import joined_texts, require, verdicts, write_check
 from augmill.tasks.contracts import ROW_ID, STRATUM, Check, Context, FitInputs, Fitted
-from augmill.tasks.similarity import NearIndex
-from augmill.tasks.text import NORMALISATIONS
+from augmill.tasks.rows.kinds.near import NearIndex
+from augmill.tasks.rows.kinds.text import NORMALISATIONS
 
 _PARENTS, _UNLABELLED = "parents.arrow", "unlabelled.arrow"
 

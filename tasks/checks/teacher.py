@@ -1,7 +1,7 @@
 """The class of a row by a teacher: for generators whose recipe says ``label_by: teacher`` or ``label_by: agree``.
 
 A model that was asked for a class writes rows of others; so do edits that change a meaning. The teacher learns from the
-snapshot's own train rows and its unlabelled ones (tasks/semi_supervised.py). ``teacher``: a row is of the class that
+snapshot's own train rows and its unlabelled ones (tasks/problems/semi_supervised.py). ``teacher``: a row is of the class that
 the teacher tells, where it is sure, and leaves where it is not. ``agree``: a row leaves where the two differ.
 """
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from augmill.tasks.checks.base import CHECK_FILE, joined_texts, require, verdicts, write_check
 from augmill.tasks.contracts import ROW_ID, STRATUM, Check, Context, FitInputs, Fitted
-from augmill.tasks.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
+from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
 
 
 @dataclass(frozen=True)

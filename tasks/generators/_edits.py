@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from augmill.tasks.contracts import UserError
-from augmill.tasks.text import CJK, CLUSTER, JOINERS, canonical, has_clusters
+from augmill.tasks.rows.kinds.text import CJK, CLUSTER, JOINERS, canonical, has_clusters
 
 Operation = Literal["synonym", "insert", "swap", "delete", "punctuation"]
 Token = tuple[str, str, str]  # punctuation before, word, punctuation (and, in Chinese, white space) after

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request, UserError, candidate_schema
-from augmill.tasks.randomness import uniforms
+from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"
 Ints = npt.NDArray[np.int64]

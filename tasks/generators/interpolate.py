@@ -23,9 +23,9 @@ import pyarrow as pa
 from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request, UserError
 from augmill.tasks.generators._edits import tell_scripts
 from augmill.tasks.generators._parents import PARENTS, Parents, answer, count_classes, sort_parents, write_parents
-from augmill.tasks.generators._recombine import DRAWS, Part, Pieces, drawn_part, recombine, take_apart
-from augmill.tasks.randomness import stream_key, uniforms
-from augmill.tasks.text import fold
+from augmill.tasks.generators.recombine import DRAWS, Part, Pieces, drawn_part, recombine, take_apart
+from augmill.tasks.rows.kinds.text import fold
+from augmill.tasks.rows.randomness import stream_key, uniforms
 
 PREPARED = 1 << 14  # texts kept taken apart per process
 TRIES = 4  # partners and cuts that a row draws before it gives up as unchanged

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.csv
 
+from augmill.tasks.boundary.parquet import read_parquet
 from augmill.tasks.contracts import (
     ROW_ID,
     STRATUM,
@@ -27,8 +28,7 @@ from augmill.tasks.contracts import (
     UserError,
     candidate_schema,
 )
-from augmill.tasks.parquet import read_parquet
-from augmill.tasks.text import canonical, labels_alike
+from augmill.tasks.rows.kinds.text import canonical, labels_alike
 
 Row = dict[str, Any]
 

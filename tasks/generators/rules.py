@@ -45,7 +45,7 @@ from augmill.tasks.generators._parents import (
     sort_parents,
     write_parents,
 )
-from augmill.tasks.randomness import uniforms
+from augmill.tasks.rows.randomness import uniforms
 
 CHUNK = 8192  # rows edited at a time
 PREPARED = 1 << 14  # rows kept taken apart per process; about 5 kB each at 12 words

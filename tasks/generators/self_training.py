@@ -1,7 +1,7 @@
 """Unlabelled real rows, labelled by a teacher that learnt from the train rows and from all the unlabelled text.
 
 Self-training (Scudder, IEEE Trans. Information Theory 1965; Yarowsky, ACL 1995), one pass of it: the teacher is an
-ensemble (tasks/semi_supervised.py), for a learner taught by its own guesses alone learns little. Row k of class c
+ensemble (tasks/problems/semi_supervised.py), for a learner taught by its own guesses alone learns little. Row k of class c
 answers the request for class c with ordinal k; past the last one nothing is delivered. No row is made: what is released
 is a real text under a label that nobody gave, with that row as its parent.
 """
@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._parents import Parents, answer, count_classes, sort_parents, write_parents
-from augmill.tasks.semi_supervised import MEMBERS, Learner, Teaching, teach
-from augmill.tasks.similarity import comparison_key
-from augmill.tasks.text import join_fields
+from augmill.tasks.problems.semi_supervised import MEMBERS, Learner, Teaching, teach
+from augmill.tasks.rows.kinds.near import comparison_key
+from augmill.tasks.rows.kinds.text import join_fields
 
 Ints = npt.NDArray[np.int64]
 

@@ -1,7 +1,7 @@
 """Parquet: types are the file's own. Dictionary columns come as their values, large and view strings as strings.
 
 A file is small on the disk and may be vast when it is read: what its pages would unpack to is told before they are
-(tasks/parquet.py), and a text that a dictionary repeats is measured before it is repeated.
+(tasks/boundary/parquet.py), and a text that a dictionary repeats is measured before it is repeated.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from augmill.tasks.boundary.parquet import Sizes, Unpacked, damaged, is_text, plain_schema, read_tables
 from augmill.tasks.contracts import DataError
-from augmill.tasks.parquet import Sizes, Unpacked, damaged, is_text, plain_schema, read_tables
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
 from .magic import HEAD, foreign

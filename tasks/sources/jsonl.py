@@ -19,7 +19,7 @@ from typing import Any, NoReturn, cast
 import pyarrow as pa
 
 from augmill.tasks.contracts import DataError, NoRows
-from augmill.tasks.text import cut
+from augmill.tasks.rows.kinds.text import cut
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, make_batch
 from .doubts import Doubt, doubt_json, doubt_objects

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import pyarrow as pa
 
+from augmill.tasks.boundary.parquet import Unpacked
 from augmill.tasks.contracts import DataError
-from augmill.tasks.parquet import Unpacked
 
 from .encoding import SAMPLE, guess_encoding
 from .magic import HEAD, require_text

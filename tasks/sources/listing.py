@@ -24,7 +24,7 @@ _TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table", "metadata.j
 
 MAX_FILES = 200_000  # twenty years of hourly files
 
-# The two parts of Augmill's own store (tasks/store.py), and what only a store has there. What lies beside is not its own.
+# The two parts of Augmill's own store (tasks/store/store.py), and what only a store has there. What lies beside is not its own.
 _STORE_PARTS = ("private", "public")
 _OF_STORE = {
     "private/manifests/*/*.json": r"private/manifests/[^/]+/[0-9a-f]{64}\.json",

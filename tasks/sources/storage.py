@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
-from augmill.tasks.answers import refusal
+from augmill.tasks.boundary.answers import refusal
+from augmill.tasks.boundary.retries import PATIENCE, can_pass
 from augmill.tasks.contracts import StoreError, StoreRefused, UserError, WorldError
-from augmill.tasks.retries import PATIENCE, can_pass
 
 from .options import SourceFile, SourceOptions
 

@@ -32,9 +32,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from augmill.tasks.boundary.masking import masked
+from augmill.tasks.boundary.parquet import read_parquet
 from augmill.tasks.contracts import DataError, UserError, real_schema
-from augmill.tasks.masking import masked
-from augmill.tasks.parquet import read_parquet
 from augmill.tasks.trainers import _guard
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.text import is_unspaced
+from augmill.tasks.rows.kinds.text import is_unspaced
 
 Sparse = Any  # scipy.sparse.csr_matrix of float32
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.randomness import stream_key, uniforms
+from augmill.tasks.rows.randomness import stream_key, uniforms
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 from augmill.tasks.trainers.features import Sparse, text_features
 from augmill.tasks.trainers.logistic import Floats, fit

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from chain import public_bytes
 from running import read_lines, shared_set, write_lines
 
-from augmill.tasks.log import read_log
-from augmill.tasks.store import Store
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store
 
 AUGMILL = str(Path(sys.executable).with_name("augmill"))
 

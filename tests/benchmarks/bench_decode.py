@@ -24,11 +24,11 @@ import numpy as np
 import torch
 import transformers
 
-from augmill.tasks.generators._lm_decode import Grammar, Sampling, decode, torch_threads
-from augmill.tasks.generators._lm_load import load_pretrained
-from augmill.tasks.generators._lm_train import scratch_model
-from augmill.tasks.generators._models import quiet
-from augmill.tasks.randomness import uniforms
+from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, torch_threads
+from augmill.tasks.generators.lm.load import load_pretrained
+from augmill.tasks.generators.lm.models import quiet
+from augmill.tasks.generators.lm.train import scratch_model
+from augmill.tasks.rows.randomness import uniforms
 
 SAMPLING = Sampling(temperature=0.9, top_k=50, top_p=0.95, min_p=0.0, repetition_penalty=1.0)
 END = 0  # banned in both, so that no row ends early

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.gate import Evidence, GateOptions, evaluate
+from augmill.tasks.gate.judge import Evidence, GateOptions, evaluate
+from augmill.tasks.gate.verdict import Gains, Rule, decide
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
-from augmill.tasks.verdict import Gains, Rule, decide
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 SETS = {"trec": "trec_kumar", "snips": "snips"}

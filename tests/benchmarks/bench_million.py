@@ -21,22 +21,22 @@ import numpy as np
 from machine import GIB, Meter, MeteredProgress, machine_line, markdown
 
 from augmill.flows.augment import mix_accepted, publish
-from augmill.flows.orchestrate import PlainOrchestrator
+from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.outcome import Outcome
-from augmill.flows.producing import require_valid
 from augmill.flows.progress import Artifacts
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import require_valid
 from augmill.flows.snapshot import Snapshot, read_json
+from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
-from augmill.tasks.fit import fit, fit_check
-from augmill.tasks.generate import ShardConfig
-from augmill.tasks.plan import cut_shards
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.ribs import check_config, generator_config
-from augmill.tasks.settle import SettleConfig, settle
-from augmill.tasks.stage import Event, Site
-from augmill.tasks.store import Store
-from augmill.tasks.workers import find_devices, worker_pool
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.stages.extensions import check_config, generator_config
+from augmill.tasks.stages.fit import fit, fit_check
+from augmill.tasks.stages.plan import cut_shards
+from augmill.tasks.stages.settle import SettleConfig, settle
+from augmill.tasks.stages.x_generate import ShardConfig
+from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.store import Store
+from augmill.tasks.workers.pool import find_devices, worker_pool
 
 CLASSES = 20
 COMMON, OWN = 2_000, 200  # words that every class uses, and words that each class has to itself

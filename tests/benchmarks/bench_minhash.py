@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from augmill.tasks.minhash import PERMUTATIONS, Sketches
-from augmill.tasks.similarity import NearIndex, comparison_key
-from augmill.tasks.text import shingles
+from augmill.tasks.rows.kinds.minhash import PERMUTATIONS, Sketches
+from augmill.tasks.rows.kinds.near import NearIndex, comparison_key
+from augmill.tasks.rows.kinds.text import shingles
 
 THRESHOLD = 0.8
 Pairs = set[tuple[int, int]]

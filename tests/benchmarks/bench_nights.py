@@ -21,17 +21,17 @@ from typing import Any
 
 from machine import machine_line, markdown
 
-from augmill.flows.orchestrate import PlainOrchestrator
-from augmill.flows.producing import produce
+from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.progress import Artifacts, Progress
-from augmill.flows.reading import read_source
+from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
-from augmill.tasks.calendar import Calendar
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.stage import Event, Site
-from augmill.tasks.store import Store
-from augmill.tasks.workers import WorkerPool, worker_pool
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.rows.calendar import Calendar
+from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.store import Store
+from augmill.tasks.workers.pool import WorkerPool, worker_pool
 
 HISTORY, FIRST = 30, "2026-10-12"  # a Monday: its night comes right after a refit of the grid of seven days
 WORDS = [first + vowel + last for first in "bdfgklmnprst" for vowel in "aeiou" for last in "nrstl"]

@@ -21,21 +21,21 @@ from typing import Any
 
 from machine import machine_line, markdown
 
-from augmill.flows.orchestrate import Orchestrator, open_orchestrator
+from augmill.flows.orchestration.logs import quiet_logging
+from augmill.flows.orchestration.orchestrate import Orchestrator, open_orchestrator
 from augmill.flows.progress import Artifacts, Progress
-from augmill.flows.reading import read_source
 from augmill.flows.snapshot import Snapshot
+from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
-from augmill.flows.telemetry import quiet_logging
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.fit import fit
-from augmill.tasks.generate import ShardConfig
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.ribs import generator_config
-from augmill.tasks.shards import run_shard
-from augmill.tasks.stage import Event, Site
-from augmill.tasks.store import Store
-from augmill.tasks.workers import WorkerPool, worker_pool
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.stages.extensions import generator_config
+from augmill.tasks.stages.fit import fit
+from augmill.tasks.stages.jobs import run_shard
+from augmill.tasks.stages.x_generate import ShardConfig
+from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.store import Store
+from augmill.tasks.workers.pool import WorkerPool, worker_pool
 
 WORDS = [
     "money",

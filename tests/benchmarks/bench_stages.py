@@ -21,15 +21,15 @@ from typing import Any
 from machine import GIB, Meter, MeteredProgress, Reading, machine_line, markdown
 
 from augmill.flows.augment import augment
-from augmill.flows.evidence import write_report
-from augmill.flows.orchestrate import PlainOrchestrator
+from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.progress import Artifacts
+from augmill.flows.report import write_report
 from augmill.flows.steps import Steps
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.recipe import Recipe, build_recipe
-from augmill.tasks.stage import Event, Site
-from augmill.tasks.store import Store
-from augmill.tasks.workers import find_devices, worker_pool
+from augmill.tasks.recipe.recipe import Recipe, build_recipe
+from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.store import Store
+from augmill.tasks.workers.pool import find_devices, worker_pool
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 HELD_OUT = 20  # rows of each class in validation, and in test

@@ -34,14 +34,14 @@ from augmill.flows.cli.compare import write_comparison
 from augmill.flows.compare import VERSION, run_cell, told
 from augmill.flows.entrants import entrants
 from augmill.flows.start import Session, open_session
-from augmill.tasks.comparison import Line, lines
-from augmill.tasks.comparison_page import table
 from augmill.tasks.contracts import AugmillError
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.report_charts import points
-from augmill.tasks.stage import Event
-from augmill.tasks.store import Store
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.report.charts import points
+from augmill.tasks.report.comparison import Line, lines
+from augmill.tasks.report.comparison_page import table
+from augmill.tasks.store.stage import Event
+from augmill.tasks.store.store import Store
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 VALIDATION, TEST, UNLABELLED = 1_000, 2_000, 4_000  # rows at most

@@ -23,7 +23,7 @@ from fuzz_bombs import BOMBS, bomb
 
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.recipe import Recipe
+from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.trainers import TRAINERS
 
 Draw = random.Random

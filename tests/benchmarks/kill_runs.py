@@ -35,9 +35,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chain import public_bytes, recipe_document, write_rows
 
-from augmill.tasks.log import read_log
-from augmill.tasks.releases import verify_release
-from augmill.tasks.store import Store
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.releases import verify_release
+from augmill.tasks.store.store import Store
 
 MARK = "AUGMILL_KILL_RUN"  # every process of a run inherits it, whatever session it is in
 STAGES = ("ingest", "gather", "split", "fit", "fit_check", "plan", "generate", "settle", "mix", "evaluate", "release")

@@ -9,8 +9,8 @@ import numpy as np
 from checking import Bench, candidates, real, sentences, shared_rows
 
 from augmill.tasks.checks.base import fold_numbers
-from augmill.tasks.classifier import Classifier
-from augmill.tasks.text import fold
+from augmill.tasks.problems.classifier import Classifier
+from augmill.tasks.rows.kinds.text import fold
 
 NEXT = {"card": "fee", "fee": "pin", "pin": "card"}
 

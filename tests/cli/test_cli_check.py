@@ -13,7 +13,7 @@ import pytest
 import yaml
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 
-from augmill.tasks.recipe import Recipe, build_recipe, load_recipe
+from augmill.tasks.recipe.recipe import Recipe, build_recipe, load_recipe
 
 
 def test_check_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

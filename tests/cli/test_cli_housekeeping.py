@@ -18,17 +18,17 @@ from commands import Ended, augmill, fingerprint, refused, write_recipe
 from keeping import GATE, files_with, released
 
 from augmill.flows.cli.status import page
-from augmill.flows.explaining import explain, makers, revision_of
-from augmill.flows.housekeeping import delete_release
+from augmill.flows.nights.states import snapshot_states
+from augmill.flows.releases.gc import delete_release
+from augmill.flows.releases.lineage import explain, makers, revision_of
 from augmill.flows.start import run_recipe
-from augmill.flows.states import snapshot_states
-from augmill.tasks.attempts import utc_now
-from augmill.tasks.delta import sync_delta
-from augmill.tasks.erasure import write_erased
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.log import append, read_log
-from augmill.tasks.mix import synthetic_ids
-from augmill.tasks.store import Store, delta_key
+from augmill.tasks.stages.mix import synthetic_ids
+from augmill.tasks.store.attempts import utc_now
+from augmill.tasks.store.delta import sync_delta
+from augmill.tasks.store.erasure import write_erased
+from augmill.tasks.store.log import append, read_log
+from augmill.tasks.store.store import Store, delta_key
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import yaml
 from chain import write_rows
 from commands import augmill, fingerprint, refused
 
-from augmill.tasks.recipe import load_recipe
+from augmill.tasks.recipe.recipe import load_recipe
 
 
 def rows(directory: Path, count: int = 120) -> list[dict[str, Any]]:

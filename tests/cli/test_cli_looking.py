@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from commands import augmill, fingerprint, refused, write_recipe
 
-from augmill.tasks.hashing import seal
-from augmill.tasks.log import read_log
-from augmill.tasks.store import LookingStore, Store
+from augmill.tasks.rows.hashing import seal
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import LookingStore, Store
 
 COLUMNS = {"text": "text", "label": "label", "partition": "day"}
 
@@ -84,7 +84,7 @@ def carried_out(command: str, folder: Path) -> list[str]:
 def test_a_command_that_only_looks_changes_nothing_in_the_store(
     nights: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr("augmill.flows.doctor.check_prefect", lambda quick: iter(()))  # a server is none of this
+    monkeypatch.setattr("augmill.flows.orchestration.doctor.check_prefect", lambda quick: iter(()))  # a server is none of this
     arguments, before = carried_out(command, nights), fingerprint(nights)
     ended = augmill(*arguments)
     assert ended.code == 0, ended.err

@@ -10,9 +10,9 @@ import pytest
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 from fake_releases import id_of, put_fake
 
-from augmill.tasks.log import read_log
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.store import Store
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from commands import augmill
 
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.recipe import Recipe, not_identity
+from augmill.tasks.recipe.recipe import Recipe, not_identity
 from augmill.tasks.trainers import TRAINERS
 
 

@@ -14,17 +14,17 @@ import pytest
 from attempted import RECIPE, begun, dated, tried
 from commands import augmill, fingerprint, refused, write_recipe
 
-from augmill.flows.backfill_plan import Line, Plan, Request
-from augmill.flows.backfill_record import left_to_do, unfinished, write_end, write_plan
 from augmill.flows.cli.status import page
+from augmill.flows.nights.plan import Line, Plan, Request
+from augmill.flows.nights.record import left_to_do, unfinished, write_end, write_plan
+from augmill.flows.nights.states import snapshot_states
 from augmill.flows.provenance import code_version
-from augmill.flows.states import snapshot_states
 from augmill.flows.terminal import print_lines
-from augmill.tasks.attempts import LEASE, utc_now
-from augmill.tasks.log import read_log, rollback
-from augmill.tasks.recipe import Recipe
-from augmill.tasks.store import Store
-from augmill.tasks.text import clusters
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.kinds.text import clusters
+from augmill.tasks.store.attempts import LEASE, utc_now
+from augmill.tasks.store.log import read_log, rollback
+from augmill.tasks.store.store import Store
 
 GOLDEN = """\
 tiny: 34 snapshot(s), 2026-09-28 to 2026-10-31

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, real_schema
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.generators.back_translation import Pivot
-from augmill.tasks.randomness import row_seeds
+from augmill.tasks.generators.seq2seq.back_translation import Pivot
+from augmill.tasks.rows.randomness import row_seeds
 
 ROWS = [
     # Two numbers, so that parts of two rows make a third.

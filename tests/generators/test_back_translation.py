@@ -13,13 +13,13 @@ from generating import ROWS, Bench, ask, part
 from tiny_seq2seq import babbler, bart_model, fast_tokenizer, folder, m2m100, marian, seeded, teach
 
 from augmill.tasks.contracts import Context, UserError
-from augmill.tasks.generators._lm_decode import Sampling
-from augmill.tasks.generators._models import load_model, quiet
-from augmill.tasks.generators._s2s_model import Rewriter
-from augmill.tasks.generators._s2s_task import Decoding, Task
-from augmill.tasks.generators.back_translation import BackTranslation, BackTranslationOptions, Pivot
-from augmill.tasks.recipe import build_recipe
-from augmill.tasks.stage import identity_of
+from augmill.tasks.generators.lm.decode import Sampling
+from augmill.tasks.generators.lm.models import load_model, quiet
+from augmill.tasks.generators.lm.rewriting import Rewriter
+from augmill.tasks.generators.lm.s2s_task import Decoding, Task
+from augmill.tasks.generators.seq2seq.back_translation import BackTranslation, BackTranslationOptions, Pivot
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.store.stage import identity_of
 
 BEAMS = Decoding(Sampling(1.0, 1, 1.0, 0.0, 1.0), 4, 64, 92)
 # A toy language with two words for everything, and a pivot with one.

@@ -14,11 +14,11 @@ from generating import ROWS, TINY_LM, Bench, agreement, ask, part
 from tiny_masked_lm import untrained
 
 from augmill.tasks.contracts import DataError, UserError
-from augmill.tasks.generators._lm_decode import Grammar, Sampling, decode, draw, penalise
-from augmill.tasks.generators._lm_load import load_fitted, load_pretrained
-from augmill.tasks.generators._lm_train import is_select, train_tokenizer
-from augmill.tasks.generators.causal_lm import CausalLMOptions
-from augmill.tasks.randomness import uniforms
+from augmill.tasks.generators.causal.generator import CausalLMOptions
+from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, draw, penalise
+from augmill.tasks.generators.lm.load import load_fitted, load_pretrained
+from augmill.tasks.generators.lm.train import is_select, train_tokenizer
+from augmill.tasks.rows.randomness import uniforms
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PLAIN = Sampling(temperature=1.0, top_k=1000, top_p=1.0, min_p=0.0, repetition_penalty=1.0)

@@ -19,10 +19,10 @@ from generating import ROWS, TINY_LM, UNLABELLED, Bench, ask, table
 from safetensors.torch import load_file
 
 from augmill.tasks.contracts import Context, DataError, DeadlineExceeded, FitInputs, UserError
-from augmill.tasks.generators._lm_options import Adapter
-from augmill.tasks.generators._lm_train import train_tokenizer
-from augmill.tasks.generators.causal_lm import CausalLM, CausalLMOptions
-from augmill.tasks.store import Store
+from augmill.tasks.generators.causal.generator import CausalLM, CausalLMOptions
+from augmill.tasks.generators.causal.options import Adapter
+from augmill.tasks.generators.lm.train import train_tokenizer
+from augmill.tasks.store.store import Store
 
 QUICK: dict[str, Any] = TINY_LM | {"epochs": 4}
 
@@ -70,7 +70,7 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole(gpt2: Path) -> None:
     import numpy as np
     from transformers import AutoModelForCausalLM
 
-    from augmill.tasks.generators._lm_train import Schedule, train
+    from augmill.tasks.generators.lm.train import Schedule, train
 
     rows = [[0, *range(5, 5 + length)] for length in (4, 9, 6, 5, 7, 8, 4, 6, 9, 5, 8, 7)]
     found = []

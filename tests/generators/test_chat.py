@@ -16,10 +16,10 @@ from running import read_lines, shared_set
 from tiny_chat import data_of, endpoint, obedient, write_rows
 
 from augmill.tasks.contracts import Context, UserError
-from augmill.tasks.generators import _chat_vllm
-from augmill.tasks.generators._chat_examples import Examples
-from augmill.tasks.generators._chat_options import ChatOptions, Egress
-from augmill.tasks.store import Store
+from augmill.tasks.generators.chat import chat_vllm as _chat_vllm
+from augmill.tasks.generators.chat.examples import Examples
+from augmill.tasks.generators.chat.options import ChatOptions, Egress
+from augmill.tasks.store.store import Store
 
 
 class Asked:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.generators._chat_options import ChatOptions, Egress
-from augmill.tasks.generators._chat_parse import CLOSE, Bounds, read_answer
-from augmill.tasks.generators._chat_prompts import make_prompt
-from augmill.tasks.text import fold
+from augmill.tasks.generators.chat.chat_parse import CLOSE, Bounds, read_answer
+from augmill.tasks.generators.chat.options import ChatOptions, Egress
+from augmill.tasks.generators.chat.prompts import make_prompt
+from augmill.tasks.rows.kinds.text import fold
 
 ONE = Bounds(
     ("text",), 3, 60, fold("Write three new rows of the label refund."), {fold("My money, please!")}, ("text",), False

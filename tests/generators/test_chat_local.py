@@ -18,14 +18,14 @@ from generating import Bench, ask
 from tiny_chat import NO_SYSTEM, instruct_model
 
 from augmill.tasks.contracts import Context, DeadlineExceeded, UserError
-from augmill.tasks.generators._chat_backend import Answer, Backend, Call, call_key, keep_answers
-from augmill.tasks.generators._chat_local import BUCKET, Chat, as_tokens, load_chat, local_backend
-from augmill.tasks.generators._chat_options import ChatOptions
-from augmill.tasks.generators._chat_vllm import vllm_backend
-from augmill.tasks.generators._lm_decode import Sampling, draw
-from augmill.tasks.generators.chat import Chat as ChatGenerator
-from augmill.tasks.randomness import uniforms
-from augmill.tasks.store import Store
+from augmill.tasks.generators.chat.backend import Answer, Backend, Call, call_key, keep_answers
+from augmill.tasks.generators.chat.chat_vllm import vllm_backend
+from augmill.tasks.generators.chat.generator import Chat as ChatGenerator
+from augmill.tasks.generators.chat.local import BUCKET, Chat, as_tokens, load_chat, local_backend
+from augmill.tasks.generators.chat.options import ChatOptions
+from augmill.tasks.generators.lm.decode import Sampling, draw
+from augmill.tasks.rows.randomness import uniforms
+from augmill.tasks.store.store import Store
 
 STEPS = 24
 

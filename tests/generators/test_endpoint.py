@@ -27,17 +27,17 @@ from chat_server import Act, ChatServer, Seen, as_answer, chat_server, in_turn, 
 from tiny_chat import data_of, endpoint, obedient
 
 from augmill.flows.start import run_recipe
-from augmill.tasks.attempts import read_attempts
 from augmill.tasks.contracts import Artifact, Context, DeadlineExceeded, StoreError, UserError, WorldError
-from augmill.tasks.fit import fit
-from augmill.tasks.generators._chat_backend import Answer, Call
-from augmill.tasks.generators._chat_options import ChatOptions, Egress, Secret
-from augmill.tasks.generators._endpoint import answer_key, check_endpoint, endpoint_backend
-from augmill.tasks.generators._endpoint_pace import LONGEST, Pace, backoff, read_retry_after
-from augmill.tasks.generators.back_translation import BackTranslationOptions, Pivot
-from augmill.tasks.ribs import FitConfig
-from augmill.tasks.shards import pack, unpack
-from augmill.tasks.store import Store, release_key
+from augmill.tasks.generators.chat.backend import Answer, Call
+from augmill.tasks.generators.chat.endpoint import answer_key, check_endpoint, endpoint_backend
+from augmill.tasks.generators.chat.endpoint_pace import LONGEST, Pace, backoff, read_retry_after
+from augmill.tasks.generators.chat.options import ChatOptions, Egress, Secret
+from augmill.tasks.generators.seq2seq.back_translation import BackTranslationOptions, Pivot
+from augmill.tasks.stages.extensions import FitConfig
+from augmill.tasks.stages.fit import fit
+from augmill.tasks.stages.jobs import pack, unpack
+from augmill.tasks.store.attempts import read_attempts
+from augmill.tasks.store.store import Store, release_key
 
 CANARY = "sk-canary-5e1f0c9a7b"
 
@@ -684,7 +684,7 @@ def test_a_name_that_leads_to_a_metadata_address_is_sent_nothing(monkeypatch: py
     """Named in egress.hosts or not: what the name server says afterwards is looked at once the connection stands."""
     import asyncio
 
-    from augmill.tasks.generators._endpoint_http import _peer
+    from augmill.tasks.generators.chat.http import _peer
 
     class Stream:
         def get_extra_info(self, name: str) -> Any:

@@ -12,7 +12,7 @@ from generating import ROWS, UNLABELLED, Bench, ask, options_of, part, table
 
 from augmill.tasks.contracts import DeadlineExceeded, FitInputs, UserError, candidate_schema
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.text import NORMALISATIONS
+from augmill.tasks.rows.kinds.text import NORMALISATIONS
 
 NAMES = list(GENERATORS)
 STRATA = ["refund", "track", "中文"] * 8

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from running import read_lines, shared_set
 
 from augmill.tasks.contracts import UserError
-from augmill.tasks.generators._recombine import drawn_part, recombine, take_apart
 from augmill.tasks.generators.interpolate import InterpolateOptions
-from augmill.tasks.text import canonical, clusters, fold
+from augmill.tasks.generators.recombine import drawn_part, recombine, take_apart
+from augmill.tasks.rows.kinds.text import canonical, clusters, fold
 
 PAIR = ("text", "text_b")
 TEXTS = st.lists(

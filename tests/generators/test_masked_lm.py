@@ -17,15 +17,15 @@ from tiny_seq2seq import seeded
 
 from augmill.tasks.contracts import Context, DataError, UserError
 from augmill.tasks.generators._edits import split_words
-from augmill.tasks.generators._lm_decode import Sampling, draw, torch_threads
-from augmill.tasks.generators._mlm_fill import Filling, fill
-from augmill.tasks.generators._mlm_model import SPECIALS, Filler, prepare, word_tokenizer
-from augmill.tasks.generators._mlm_rows import Masking
-from augmill.tasks.generators._mlm_text import BLANK, KEPT, Protection, draw_units, put_words
-from augmill.tasks.generators._s2s_model import Source
-from augmill.tasks.generators.masked_lm import MaskedLM, MaskedLMOptions
-from augmill.tasks.randomness import uniforms
-from augmill.tasks.text import canonical, fold
+from augmill.tasks.generators.lm.decode import Sampling, draw, torch_threads
+from augmill.tasks.generators.lm.rewriting import Source
+from augmill.tasks.generators.masked.generator import MaskedLM, MaskedLMOptions
+from augmill.tasks.generators.masked.mlm_rows import Masking
+from augmill.tasks.generators.masked.model import SPECIALS, Filler, prepare, word_tokenizer
+from augmill.tasks.generators.masked.rows import Filling, fill
+from augmill.tasks.generators.masked.text import BLANK, KEPT, Protection, draw_units, put_words
+from augmill.tasks.rows.kinds.text import canonical, fold
+from augmill.tasks.rows.randomness import uniforms
 
 PLAIN = Sampling(temperature=1.0, top_k=1000, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
 WORDS = [

@@ -13,7 +13,7 @@ import pytest
 from tiny_masked_lm import untrained
 
 from augmill.tasks.contracts import UserError
-from augmill.tasks.generators._models import check_files, load_model
+from augmill.tasks.generators.lm.models import check_files, load_model
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from augmill.tasks.generators._chat_options import REDACTIONS
-from augmill.tasks.generators._redact import KINDS, Redactor, chinese_id, fold, iban, luhn
+from augmill.tasks.generators.chat.options import REDACTIONS
+from augmill.tasks.generators.chat.redact import KINDS, Redactor, chinese_id, fold, iban, luhn
 
 ALL = KINDS
 # What may stand before and after: ends, words, Chinese, punctuation, other numbers apart, JSON's escapes.

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, UserError, candidate_schema, real_schema
 from augmill.tasks.generators._edits import edit, holds_whole, index_thesaurus, prepare, read_thesaurus, split_words
 from augmill.tasks.generators.rules import Rules, RulesOptions
-from augmill.tasks.randomness import row_seeds, uniforms
-from augmill.tasks.text import CLUSTER, canonical, fold
+from augmill.tasks.rows.kinds.text import CLUSTER, canonical, fold
+from augmill.tasks.rows.randomness import row_seeds, uniforms
 
 OPERATIONS = ("synonym", "insert", "swap", "delete", "punctuation")
 GROUPS = [["money back", "refund", "reimbursement"], ["delivery", "parcel"], ["公司", "企业"]]

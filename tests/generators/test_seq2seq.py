@@ -17,15 +17,15 @@ from safetensors.numpy import load_file
 from tiny_seq2seq import TEXTS, babbler, bart_model, fast_tokenizer, folder, seeded, t5_model, teach, untrained
 
 from augmill.tasks.contracts import Context, DataError, UserError
-from augmill.tasks.generators._lm_decode import Sampling, draw, penalise, torch_threads
-from augmill.tasks.generators._models import load_model
-from augmill.tasks.generators._s2s_decode import Frame, sample, search
-from augmill.tasks.generators._s2s_infill import Infiller
-from augmill.tasks.generators._s2s_model import require_sentencepiece
-from augmill.tasks.generators._s2s_spans import Layout, Words, draw_spans
-from augmill.tasks.generators.seq2seq import Seq2Seq, Seq2SeqOptions
-from augmill.tasks.randomness import uniforms
-from augmill.tasks.text import canonical
+from augmill.tasks.generators.lm.decode import Sampling, draw, penalise, torch_threads
+from augmill.tasks.generators.lm.encoder_decoder import Frame, sample, search
+from augmill.tasks.generators.lm.models import load_model
+from augmill.tasks.generators.lm.rewriting import require_sentencepiece
+from augmill.tasks.generators.seq2seq.generator import Seq2Seq, Seq2SeqOptions
+from augmill.tasks.generators.seq2seq.infill import Infiller
+from augmill.tasks.generators.seq2seq.s2s_spans import Layout, Words, draw_spans
+from augmill.tasks.rows.kinds.text import canonical
+from augmill.tasks.rows.randomness import uniforms
 
 PLAIN = Sampling(temperature=1.0, top_k=1000, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
 KINDS = ("bart", "t5")
@@ -309,7 +309,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_anything_is_trained(tmp_p
         bart_model(tokenizer).save_pretrained(tmp_path / "plain")
     from transformers import PreTrainedTokenizerFast
 
-    from augmill.tasks.generators._s2s_train import train_tokenizer
+    from augmill.tasks.generators.lm.train_pairs import train_tokenizer
 
     bare = train_tokenizer(TEXTS, ["<s>", "<pad>", "</s>"], 200)
     bare.post_processor = tokenizer.backend_tokenizer.post_processor

@@ -63,7 +63,7 @@ def instruct_model(template: str = TEMPLATE) -> Path:
     """A Llama of two layers, untrained. An answer ends with `<|end|>`, as the template's turns do, or with `</s>`."""
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from augmill.tasks.generators._lm_train import train_tokenizer
+    from augmill.tasks.generators.lm.train import train_tokenizer
 
     path = folder()
     special = ["<pad>", "<s>", "</s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]

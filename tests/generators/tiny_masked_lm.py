@@ -9,7 +9,7 @@ from typing import Any
 
 from tiny_seq2seq import TEXTS, folder, seeded
 
-from augmill.tasks.generators._mlm_model import SPECIALS, word_tokenizer
+from augmill.tasks.generators.masked.model import SPECIALS, word_tokenizer
 
 KINDS = ("bert", "roberta", "deberta")
 

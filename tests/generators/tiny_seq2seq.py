@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from generating import ROWS
 
-from augmill.tasks.generators._lm_decode import torch_threads
-from augmill.tasks.generators._models import quiet
-from augmill.tasks.generators._s2s_train import Schedule, train, train_tokenizer
+from augmill.tasks.generators.lm.decode import torch_threads
+from augmill.tasks.generators.lm.models import quiet
+from augmill.tasks.generators.lm.train_pairs import Schedule, train, train_tokenizer
 
 TEXTS = [text for _, _, first, second in ROWS for text in (first, second)]
 

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.metrics.diversity import diversity, nearest
-from augmill.tasks.text import shingles
+from augmill.tasks.metrics.distinct import diversity, nearest
+from augmill.tasks.rows.kinds.text import shingles
 
 TEXTS = st.lists(st.text("abcdef ", min_size=1, max_size=20), min_size=1, max_size=8)
 

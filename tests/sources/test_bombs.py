@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading import put, read
 
-from augmill.tasks import parquet
+from augmill.tasks.boundary import parquet
 from augmill.tasks.contracts import DataError
 from augmill.tasks.sources import batching, jsonl
 

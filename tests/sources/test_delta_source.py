@@ -15,10 +15,9 @@ from buckets import s3_server
 from chain import tiny_recipe, write_rows
 from keeping import GATE
 
-from augmill.flows.comparing import audit
+from augmill.flows.releases.differences import audit
 from augmill.flows.start import run_recipe
 from augmill.tasks.contracts import DataError, UserError
-from augmill.tasks.log import read_log
 from augmill.tasks.sources import (
     SourceOptions,
     describe_file,
@@ -28,7 +27,8 @@ from augmill.tasks.sources import (
     read_schema,
     scan_schema,
 )
-from augmill.tasks.store import Store
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import Store
 
 deltalake = pytest.importorskip("deltalake")
 

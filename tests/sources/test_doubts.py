@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from reading import only, put, read
 
 from augmill.tasks.contracts import DataError, UserError
-from augmill.tasks.hashing import hash_json
+from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.sources import SourceOptions, describe_file, doubt_file, list_files, read_schema, sample_rows
 from augmill.tasks.sources.doubts import cut_rows, doubt_header, doubt_json, doubt_objects
 from augmill.tasks.sources.magic import foreign
-from augmill.tasks.stage import identity_of
+from augmill.tasks.store.stage import identity_of
 
 PAGE = "<!DOCTYPE html>\n<html><head><title>Sign\x1b in</title></head>\n<body>a, b</body></html>\n"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

@@ -22,7 +22,7 @@ from augmill.tasks.sources import (
     sample_rows,
     scan_schema,
 )
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 
 
 def names(path: Path | str, **options: str | bool) -> list[str]:

@@ -1,0 +1,268 @@
+"""Many snapshots by one plan: backfills, and the nightly run, which is a backfill of what is due in its look-back window."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from augmill.flows.nights.plan import NEXT, Past, Plan, Request, choose, has_price, renewed, switches_together, total
+from augmill.flows.nights.record import answered, unfinished, write_end, write_plan
+from augmill.flows.nights.run import BackfillRun
+from augmill.flows.nights.states import SnapshotState, partitioned, require_over, require_partition, snapshot_states
+from augmill.flows.orchestration.logs import quiet_logging
+from augmill.flows.provenance import code_version
+from augmill.flows.source import look_at_source
+from augmill.flows.start import open_session
+from augmill.tasks.contracts import AugmillError, ConflictError, DataError, UserError
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.calendar import parse_days, rank
+from augmill.tasks.stages.refusals import NoPartition
+from augmill.tasks.store.attempts import Clock, read_attempts, utc_now
+from augmill.tasks.store.log import read_log
+from augmill.tasks.store.store import LookingStore, Store
+
+_log = logging.getLogger("augmill")
+
+__all__ = ["Plan", "Request", "backfill", "nightly"]
+
+LATE = timedelta(hours=1)  # a start so much later than its time belongs to an outage (schedule.catch_up)
+
+Show = Callable[[Plan, str], None]  # (the plan, what to say of it), before it is carried out
+
+
+@dataclass(frozen=True)
+class _How:
+    """How it is carried out; what it does is the plan's."""
+
+    command: str
+    orchestrator: str | None
+    verbose: bool
+    now: Clock
+    show: Show
+
+
+def backfill(
+    recipe: Recipe,
+    request: Request,
+    *,
+    command: str = "augmill backfill",
+    orchestrator: str | None = None,
+    verbose: bool = False,
+    now: Clock = utc_now,
+    show: Show = lambda plan, note: None,
+) -> dict[str, Any]:
+    """What the last line of stdout says. Raises AugmillError where nothing could be planned."""
+    with quiet_logging(verbose, prefect_too=False):
+        _require(recipe, request, now())
+        store = _open(recipe, request)
+        plan, note = _taken_up(recipe, store, request)
+        states, problem = look(recipe, store, now(), first=request.first, last=request.last)
+        if isinstance(problem, NoPartition):  # each snapshot would only say so again
+            raise problem
+        if plan is not None:
+            plan = renewed(plan, states, _past(recipe, store, now()))
+        else:
+            together = request.publish or ("together" if switches_together(states, request.reprocess) else "each")
+            plan = _plan(recipe, store, request, states, now(), publish=together)
+        if problem is not None and not plan.lines:  # nobody knows whether there is nothing to do
+            raise problem
+        how = _How(command, orchestrator, verbose, now, show)
+        return _carry_out(recipe, store, plan, request, note, how)
+
+
+def nightly(
+    recipe: Recipe,
+    *,
+    scheduled: datetime | None = None,
+    now: Clock = utc_now,
+    command: str = "augmill nightly",
+    orchestrator: str | None = None,
+    max_active: int = 1,
+    dry_run: bool = False,
+    verbose: bool = False,
+    show: Show = lambda plan, note: None,
+) -> dict[str, Any]:
+    """The newest snapshot, and what is due in the look-back window: by morning there is something to train on.
+
+    Due is what failed, was interrupted or cut short, and under ``catch_up: all`` what is missing; the newest goes first.
+
+    ``scheduled``: when it should have started (aware), where a scheduler tells. Raises AugmillError.
+    """
+    moment = now()
+    if scheduled is not None and recipe.schedule.catch_up == "none" and moment - scheduled > LATE:
+        hours = (moment - scheduled).total_seconds() / 3600
+        reason = f"started {hours:.1f} h after its time, and schedule.catch_up is none"
+        return {"outcome": "skipped", "reason": reason, "dataset": recipe.dataset, "next": "the next night goes on"}
+    parted = partitioned(recipe)
+    request = Request(
+        reprocess="failed" if parted else "all", order="newest", max_active=max_active, dry_run=dry_run, publish="each"
+    )
+    with quiet_logging(verbose, prefect_too=False):
+        store = _open(recipe, request)
+        first = None
+        if parted and recipe.partitions.calendar.dated:
+            calendar = recipe.partitions.calendar
+            first = calendar.window_start(calendar.newest_complete(moment), parse_days(recipe.schedule.look_back))
+            first = min(first, calendar.newest_complete(moment))  # a look-back shorter than a partition
+        states, passed = _caught_up(recipe, look(recipe, store, moment, first=first)[0])
+        plan = _plan(recipe, store, request, states, moment, publish="each", kind="nightly")
+        plan = replace(plan, left_out=passed | plan.left_out)
+        return _carry_out(recipe, store, plan, request, "", _How(command, orchestrator, verbose, now, show))
+
+
+def _open(recipe: Recipe, request: Request) -> Store:
+    return LookingStore(recipe.run.store) if request.dry_run else Store(recipe.run.store)
+
+
+def _caught_up(recipe: Recipe, states: list[SnapshotState]) -> tuple[list[SnapshotState], dict[str, str]]:
+    """(without what is missing but for the newest, unless it is to be caught up on; what that leaves out, and why).
+
+    What was tried and did not end is looked at again whatever ``catch_up`` says.
+    """
+    if recipe.schedule.catch_up == "all":
+        return states, {}
+    passed = [state.snapshot for state in states[:-1] if state.state == "missing"]
+    why = f"missing; schedule.catch_up: {recipe.schedule.catch_up} leaves it to `augmill backfill`"
+    return [state for state in states if state.snapshot not in passed], dict.fromkeys(passed, why)
+
+
+def look(
+    recipe: Recipe, store: Store, now: datetime, *, first: str | None = None, last: str | None = None
+) -> tuple[list[SnapshotState], AugmillError | None]:
+    """(each snapshot's state, oldest first, none from before the source's first partition; why the source cannot be
+
+    used). Raises AugmillError for what the world did wrong, and where there is no snapshot to tell of.
+    """
+    seen = look_at_source(recipe, store, now)
+    problem = seen.problem
+    if problem is not None and not isinstance(problem, DataError | UserError | ConflictError):
+        raise problem
+    if seen.warning is not None:
+        _log.warning("%s.", seen.warning)
+    if first is not None and seen.view:
+        first = max(first, min(seen.view, key=rank), key=rank)
+    log = read_log(store, recipe.dataset)
+    states = snapshot_states(recipe, store, seen.view, log, now=now, first=first, last=last)
+    if problem is not None and not states:
+        raise problem
+    if problem is not None:  # each snapshot waits for its own part of the source, or says what is wrong with it
+        _log.warning("The source cannot be read as a whole, so nothing counts as changed: %s", problem)
+    return [_as_planned(state, log.withdrawn()) for state in states], problem
+
+
+def _as_planned(state: SnapshotState, gone: set[str]) -> SnapshotState:
+    """What a plan sees: where an earlier release is back after a rollback, making it again would make what was withdrawn."""
+    made = (state.basis.end or {}).get("release") if state.basis is not None else None
+    if state.state == "released" and made in gone and not state.changed:
+        return replace(state, state="withdrawn")
+    return state
+
+
+def _require(recipe: Recipe, request: Request, now: datetime) -> None:
+    """Raises UserError for what the recipe cannot answer."""
+    require_partition(recipe, request.first, "--from")
+    require_over(recipe, request.last, "--to", now=now)
+    if request.first is not None and request.last is not None and rank(request.first) > rank(request.last):
+        problem = f"{request.first} comes after {request.last}"
+        raise UserError(problem, where="--from", fix="give the earlier one first; both ends are included")
+    if request.max_cost is not None and not has_price(recipe):
+        fix = "give price.cpu_hour, price.gpu_hour or price.million_tokens in the recipe, or price_in and price_out of chat"
+        raise UserError("nothing has a price", where="--max-cost", fix=fix)
+
+
+def _plan(
+    recipe: Recipe,
+    store: Store,
+    request: Request,
+    states: list[SnapshotState],
+    now: datetime,
+    *,
+    publish: str,
+    kind: str = "backfill",
+) -> Plan:
+    lines, left_out = choose(states, request.reprocess, request.order, _past(recipe, store, now))
+    name = f"{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return Plan(
+        id=name,
+        kind="nightly" if kind == "nightly" else "backfill",
+        dataset=recipe.dataset,
+        time=now.isoformat(timespec="seconds"),
+        recipe=recipe.hash(),
+        code=code_version(recipe),
+        request=request.key(),
+        publish=publish,
+        lines=lines,
+        left_out=left_out,
+    )
+
+
+def _past(recipe: Recipe, store: Store, now: datetime) -> Past:
+    return Past(read_attempts(store, recipe.dataset, newest=True), recipe.hash(), recipe.price, now)
+
+
+def _taken_up(recipe: Recipe, store: Store, request: Request) -> tuple[Plan | None, str]:
+    """The unfinished backfill of the same arguments, and what to say of it; None where recipe or code are others now."""
+    alike = (plan for plan in unfinished(store, recipe.dataset) if plan.request == request.key())
+    plan = next(alike, None)
+    if plan is None:
+        return None, ""
+    if plan.is_of(recipe.hash(), code_version(recipe)):
+        return plan, f"Takes up the unfinished backfill {plan.id}."
+    what = "the recipe" if plan.recipe != recipe.hash() else "Augmill"
+    if not request.dry_run:
+        write_end(store, plan, {"outcome": "given_up", "reason": f"{what} changed before it was finished"})
+    return None, f"The unfinished backfill {plan.id} is given up: {what} changed since. This is a new one."
+
+
+def _carry_out(recipe: Recipe, store: Store, plan: Plan, request: Request, note: str, how: _How) -> dict[str, Any]:
+    rest = _rest(store, plan, how.now())
+    if len(rest.lines) < len(plan.lines):
+        note += f" {len(plan.lines) - len(rest.lines)} of its {len(plan.lines)} snapshots are done."
+    how.show(rest, note.strip())
+    head = {"dataset": plan.dataset, "planned": len(rest.lines), "publish": plan.publish, "left_out": plan.left_out}
+    if request.dry_run:
+        return head | _told(rest, request, note)
+    if not plan.lines:
+        reason = f"nothing is {request.reprocess}" if plan.kind == "backfill" else "nothing is due"
+        return head | {"outcome": "nothing", "reason": reason, "next": NEXT}
+    write_plan(store, plan)
+    by_morning = plan.kind == "nightly"
+    with open_session(
+        recipe, command=how.command, orchestrator=how.orchestrator, verbose=how.verbose, by_morning=by_morning
+    ) as session:
+        run = BackfillRun(session, plan, request, how.now)
+        session.orchestrator.run(
+            run.go,
+            name=plan.kind,
+            run_name=f"{plan.dataset} {plan.kind} {plan.id}",
+            parameters={"dataset": plan.dataset, plan.kind: plan.id, "recipe": plan.recipe},
+            tags=["augmill", plan.dataset],
+        )
+        result = head | run.result()
+    if result["stopped_by"] is None:
+        write_end(store, plan, result)
+    return result
+
+
+def _rest(store: Store, plan: Plan, now: datetime) -> Plan:
+    """The plan without the lines that are answered already."""
+    attempts = read_attempts(store, plan.dataset, [line.snapshot for line in plan.lines]) if plan.lines else {}
+    lines = [line for line in plan.lines if answered(plan, line, attempts.get(line.snapshot, []), now)[0] != "done"]
+    return replace(plan, lines=tuple(lines))
+
+
+def _told(rest: Plan, request: Request, note: str) -> dict[str, Any]:
+    """What a dry run says."""
+    whole, unknown = total(rest.lines, request.max_active)
+    return {
+        "outcome": "planned",
+        "reason": note.strip() or f"{len(rest.lines)} snapshot(s) would run",
+        "order": [line.snapshot for line in rest.lines],
+        "lines": [asdict(line) for line in rest.lines],
+        "total": asdict(whole) | {"unknown": unknown},
+        "next": "the same command without --dry-run",
+    }

@@ -1,0 +1,188 @@
+"""The fit of the language model generator: its tokens, then one or two trainings that survive a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augmill.tasks.contracts import Context, DataError, DeadlineExceeded, FitInputs, UserError
+from augmill.tasks.generators.causal.adapter import Adapted
+from augmill.tasks.generators.causal.checkpoint import Checkpoints, training_key
+from augmill.tasks.generators.causal.lm_log import Losses
+from augmill.tasks.generators.causal.lm_rows import Rows, Tokens, encode, encode_unlabelled
+from augmill.tasks.generators.causal.options import SCRATCH, CausalLMOptions
+from augmill.tasks.generators.lm.load import END, Pretrained, add_tokens, banned_tokens, load_pretrained
+from augmill.tasks.generators.lm.models import find_model
+from augmill.tasks.generators.lm.train import Hooks, Training, scratch_model, train, train_tokenizer
+
+UNLABELLED = "<|unlabelled|>"
+_WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # where a label such as `AddToPlaylist` or `card_lost` splits
+
+
+def require_time(ctx: Context) -> None:
+    if ctx.out_of_time():
+        raise DeadlineExceeded("the language model ran out of time", where="causal_lm", fix="raise run.shard_minutes")
+
+
+def model_path(options: CausalLMOptions) -> Path:
+    """The model's directory. Raises as ``find_model`` does."""
+    trust, pickle = options.trust_remote_code, options.allow_pickle
+    return find_model(
+        options.model, options.revision, trust_remote_code=trust, allow_pickle=pickle, others="`scratch`, "
+    )
+
+
+def fit_model(options: CausalLMOptions, inputs: FitInputs, ctx: Context) -> tuple[Pretrained, dict[str, Any]]:
+    """The trained model and the plan that sampling goes by. Torch's generator is seeded by the caller, and changed."""
+    import torch
+
+    if options.precision == "float16" and not ctx.device.startswith("cuda"):
+        raise UserError(
+            f"float16 needs a GPU, this fit runs on {ctx.device}",
+            where="causal_lm: precision",
+            fix="set `precision: bfloat16` or `float32`, or give a GPU in run.devices",
+        )
+    seed = fit_seed(ctx.seed)
+    torch.manual_seed(seed)  # weights and dropout
+    rows = Rows(inputs.train, ctx.fields)
+    pretraining = options.pretrain_on == "unlabelled"
+    unlabelled = Rows(inputs.unlabelled if pretraining else inputs.unlabelled.slice(0, 0), ctx.fields)
+    if pretraining and not unlabelled.texts:
+        raise DataError(
+            "expected unlabelled rows to train on first, found none",
+            where="causal_lm: pretrain_on",
+            fix="see what `unlabelled` names, or set `pretrain_on: none`",
+        )
+    base, plan = _prepare(rows, unlabelled, options)
+    learnt, select = encode(base, plan, rows, options, ctx)
+    base.model.to(ctx.device)
+    run = _Run(options, ctx, base, plan)
+    if pretraining:
+        before = _vectors(base.model, [plan["unlabelled"]])
+        texts = encode_unlabelled(base, plan, unlabelled, rows, options)
+        plan["pretraining"] = run.train(texts, [], seed + (1 << 64), last=False)
+        _move_labels(run.base.model, plan, before)
+    plan["training"] = run.train(learnt, select, seed, last=True)
+    for checkpoints in run.written:
+        checkpoints.clear()
+    return run.base, plan
+
+
+def fit_seed(seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"causal_lm {seed}".encode()).digest()[:8], "little") >> 1
+
+
+def _prepare(rows: Rows, unlabelled: Rows, options: CausalLMOptions) -> tuple[Pretrained, dict[str, Any]]:
+    """The model to train with its tokens for labels and the end, and the plan that ``sample`` goes by."""
+    labels = sorted(set(rows.strata))
+    names = {label: f"<|label:{index}|>" for index, label in enumerate(labels)}
+    extra = [UNLABELLED] if options.pretrain_on == "unlabelled" else []
+    if options.model == SCRATCH:
+        texts = [text for row in (*rows.texts, *unlabelled.texts) for text in row]
+        specials = [END, *names.values(), *extra]
+        tokenizer = train_tokenizer(texts, specials, options.vocabulary)
+        model = scratch_model(
+            tokenizer.get_vocab_size(), options.max_length, 0,
+            layers=options.layers, hidden=options.hidden, heads=options.heads,
+        )  # fmt: skip
+        base, ids = Pretrained(model, tokenizer, None, 0), {name: tokenizer.token_to_id(name) for name in specials}
+    else:
+        base = load_pretrained(
+            model_path(options), trust_remote_code=options.trust_remote_code, allow_pickle=options.allow_pickle
+        )
+        new = {name: _WORDS.sub(" ", label).strip() for label, name in names.items()} | dict.fromkeys(extra, "")
+        ids = add_tokens(base.model, base.tokenizer, new | ({END: ""} if base.end is None else {}))
+    end = ids[END] if base.end is None else base.end
+    plan = {
+        "labels": {label: ids[name] for label, name in names.items()},
+        "start": [] if base.start is None else [base.start],
+        "end": end,
+        "banned": banned_tokens(base.model, base.tokenizer, end),
+    }
+    plan |= {"unlabelled": ids[UNLABELLED]} if extra else {}
+    if others := sorted({letter for row in rows.texts for text in row for letter in text if not letter.isascii()}):
+        # A model from scratch knows no others: it would guess their bytes (in 261 of 300 rows of TNEWS it did).
+        plan["characters"] = "".join(others) if options.model == SCRATCH else ""
+    base.tokenizer.encode_special_tokens = True  # a user's text that holds `<|end|>` is text
+    return base, plan
+
+
+class _Run:
+    """The trainings of one fit, one after the other, on the same model."""
+
+    def __init__(self, options: CausalLMOptions, ctx: Context, base: Pretrained, plan: dict[str, Any]) -> None:
+        self.options, self.ctx, self.base = options, ctx, base
+        self.prompt = len(plan["start"]) + 1
+        # The end's vector too, where the model had none: it is as new as the labels'.
+        ends = [plan["end"]] if base.end is None else []
+        self.tokens = sorted({*plan["labels"].values(), *ends, plan.get("unlabelled", plan["end"])} - {base.end})
+        self.written: list[Checkpoints] = []
+
+    def train(self, rows: Tokens, select: Tokens, seed: int, *, last: bool) -> dict[str, Any]:
+        """Trains and merges. The end of a training that is not the last is noted too: the next one stands on it."""
+        options, ctx, model = self.options, self.ctx, self.base.model
+        schedule = options.schedule(len(rows), pretraining=not last)
+        adapted = Adapted(model, options.adapter, self.tokens, schedule.steps) if options.adapter else None
+        model = adapted.model if adapted else model
+        key = ""
+        if ctx.scratch is not None or options.log_to != "none":
+            key = training_key(model, [rows, select], schedule, self._decided(seed))
+        checkpoints = None
+        if ctx.scratch is not None and options.checkpoint_minutes:
+            checkpoints = Checkpoints(ctx.scratch, key, options.checkpoint_minutes * 60, adapted)
+            self.written.append(checkpoints)
+        losses = Losses(options.log_to, Path(options.log_dir), f"causal_lm-{key[:12]}")
+        hooks = _hooks(ctx, checkpoints, adapted, losses)
+        rng = np.random.Generator(np.random.Philox(key=seed))
+        try:
+            training = train(model, rows, select, self.prompt, schedule, rng, hooks)
+        finally:
+            losses.close()
+        if checkpoints and not last:
+            checkpoints.save(training)
+        self.base = dataclasses.replace(self.base, model=adapted.merge() if adapted else model)
+        return training.record
+
+    def _decided(self, seed: int) -> dict[str, Any]:
+        """What else decides a training: the options beside the model's place, this machine's libraries in full."""
+        kept = [item for item in dataclasses.fields(self.options) if item.metadata.get("identity") is not False]
+        options = {item.name: getattr(self.options, item.name) for item in kept if item.name != "model"}
+        options["adapter"] = dataclasses.asdict(self.options.adapter) if self.options.adapter else None
+        libraries = ["torch", "transformers", *(["peft"] if self.options.adapter else [])]
+        versions = {name: importlib.metadata.version(name) for name in libraries}
+        where = {"device": self.ctx.device, "threads": self.ctx.threads, "seed": seed}
+        return {"options": options, "libraries": versions} | where
+
+
+def _hooks(ctx: Context, checkpoints: Checkpoints | None, adapted: Adapted | None, losses: Losses) -> Hooks:
+    def before_step(training: Training) -> None:
+        if checkpoints:
+            (checkpoints.save if ctx.out_of_time() else checkpoints.save_if_due)(training)
+        require_time(ctx)
+
+    given: dict[str, Any] = {"before_step": before_step, "after_epoch": losses.after_epoch}
+    if checkpoints:
+        given["begin"] = checkpoints.restore
+    if adapted:
+        given |= {"after_step": adapted.after_step, "extra_loss": adapted.extra_loss}
+    return Hooks(**given)
+
+
+def _vectors(model: Any, ids: list[int]) -> Any:
+    return model.get_input_embeddings().weight.detach()[ids].clone()
+
+
+def _move_labels(model: Any, plan: dict[str, Any], before: Any) -> None:
+    """Every label's vector goes where that of `no label` went: the second training begins with a model of the texts."""
+    import torch
+
+    labels = list(plan["labels"].values())
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        weight[labels] += weight[[plan["unlabelled"]]] - before

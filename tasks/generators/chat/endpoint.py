@@ -1,0 +1,244 @@
+"""Asks an OpenAI-compatible endpoint. Every answer is kept before it is used, so that none is paid for twice.
+
+What is sent is redacted first, and an answer is kept under the hash of what was sent: `answers/<ab>/<sha256>` in the
+scratch space, which holds no key and no host. Of two processes that ask the same, the first answer kept is both's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from augmill.tasks.boundary.hosts import is_loopback
+from augmill.tasks.contracts import AugmillError, Context, DeadlineExceeded, Scratch, StoreError, UserError, WorldError
+from augmill.tasks.generators.chat.backend import Answer, Backend, Call
+from augmill.tasks.generators.chat.egress import read_secret, require_egress
+from augmill.tasks.generators.chat.endpoint_budget import Budget, Limits
+from augmill.tasks.generators.chat.endpoint_pace import Pace, backoff
+from augmill.tasks.generators.chat.http import EVERYONE, MALFORMED, Reply, make_body, most_tokens, open_client, send
+from augmill.tasks.generators.chat.options import ChatOptions
+from augmill.tasks.generators.chat.redact import Redactor
+
+HOPELESS = 5  # requests that failed for good while none was answered: then it is not they
+MALFORMED_TRIES = 3  # of a request whose answers are no answers
+MOST_PATIENCE = 900.0  # seconds that a server may ask to be left alone for
+
+
+def check_endpoint(options: ChatOptions) -> None:
+    """Its part of the preflight, without a byte sent. Raises UserError: the address, the permission, the key."""
+    require_egress(options)
+    read_secret(options.api_key)
+
+
+def endpoint_backend(options: ChatOptions, scope: str = "") -> Backend:
+    """``scope``: over what the budget is counted: the content of the fit. Its reasons for a call without a text:
+
+    ``budget``, ``too_long``, ``content_filter``, ``refused_by_model``, ``http_<status>``, ``timeout``, ``cut``,
+    ``not_json``, ``no_choices``, ``no_text``, ``too_big``. It raises UserError where every request would fail,
+    WorldError where the server cannot be had now, DeadlineExceeded; what was answered until then is kept.
+    """
+
+    def run(calls: Sequence[Call], ctx: Context) -> list[Answer]:
+        url = require_egress(options)
+        redacted = [redact(options, call) for call in calls]
+        keys = [answer_key(options, call) for call in redacted]
+        client = _Endpoint(options, url, ctx, scope)
+        try:
+            asyncio.run(client.ask(dict(zip(keys, redacted, strict=True))))
+        except BaseExceptionGroup as group:  # the first that failed ended the others
+            raise first_error(group) from group
+        return [client.answers[key] for key in keys]
+
+    return run
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of those that tasks ended with: one of ours before a defect's."""
+    leaves = list(_leaves(group))
+    return next((error for error in leaves if isinstance(error, AugmillError)), leaves[0])
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def redact(options: ChatOptions, call: Call) -> Call:
+    """The call as it may be sent; in all of its messages the same value has the same placeholder."""
+    if options.egress is None or not options.egress.redact:
+        return call
+    redactor = Redactor(options.egress.redact)
+    messages = tuple({**part, "content": redactor.apply(part["content"])} for part in call.messages)
+    return dataclasses.replace(call, messages=messages)
+
+
+def answer_key(options: ChatOptions, call: Call) -> str:
+    """The hash of what is sent and of the call's seed, which a server may not be told."""
+    digest = hashlib.sha256(make_body(options, call) + f"\n{call.seed}".encode()).hexdigest()
+    return f"answers/{digest[:2]}/{digest}"
+
+
+class Memory(Scratch):
+    """Where a rib has no space in a store: what is kept ends with the process."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes | None:
+        return self.held.get(key)
+
+    def put_if_absent(self, key: str, value: bytes) -> bool:
+        return self.held.setdefault(key, value) is value
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(key for key in self.held if key.startswith(f"{prefix}/"))
+
+
+class _Endpoint:
+    """The calls of one ``run``: a few tasks take them one after the other."""
+
+    def __init__(self, options: ChatOptions, url: Any, ctx: Context, scope: str) -> None:
+        self.options, self.url, self.ctx = options, url, ctx
+        self.scratch = ctx.scratch or Memory()
+        self.limits = Limits.of(options)
+        self.budget = Budget(self.limits, self.scratch, scope or "all")
+        self.pace = Pace(options.max_parallel, ctx.log)
+        self.answers: dict[str, Answer] = {}
+        self.answered = self.failed = 0  # requests of this run; calls that have no answer for good
+        self.client: Any = None
+
+    async def ask(self, calls: dict[str, Call]) -> None:
+        """Raises an ExceptionGroup of AugmillErrors."""
+        waiting = iter(calls.items())
+        try:
+            async with asyncio.timeout_at(self.ctx.deadline), asyncio.TaskGroup() as tasks:
+                for _ in range(min(len(calls), self.options.max_parallel)):
+                    tasks.create_task(self._work(waiting))
+        except TimeoutError as error:
+            raise self._late() from error
+        finally:
+            await self.budget.close()
+            if self.client is not None:
+                await self.client.aclose()
+
+    async def _work(self, waiting: Iterator[tuple[str, Call]]) -> None:
+        for key, call in waiting:
+            kept = await asyncio.to_thread(self._kept, key)
+            self._count(cached=int(kept is not None))
+            self.answers[key] = kept or await self._answer(key, call)
+
+    async def _answer(self, key: str, call: Call) -> Answer:
+        """Tries until there is an answer for good, which is kept, or no hope of one."""
+        failed = malformed = 0
+        body, most = make_body(self.options, call), most_tokens(call)
+        while True:
+            before = self.answered
+            reply = await self._try(key, body, call, most, again=failed + malformed > 0)
+            if reply is None:
+                return Answer(None, "budget", 0, 0, False)
+            if reply.answer is not None:
+                return await self._take(key, body, call, reply)
+            malformed += reply.cause in MALFORMED
+            # Too many requests is no failure of this one as long as others are answered meanwhile.
+            failed = 1 if reply.cause == "http_429" and self.answered > before and failed else failed + 1
+            if failed >= self.options.tries or malformed >= MALFORMED_TRIES:
+                return self._give_up(reply.cause)
+            await asyncio.sleep(backoff(key, failed))
+
+    async def _try(self, key: str, body: bytes, call: Call, most: tuple[int, int], *, again: bool) -> Reply | None:
+        """One request, counted; None where the budget has no room for it."""
+        epoch = await self.pace.enter()
+        try:
+            if not await self.budget.take(*most):
+                return None
+            self._count(requests=1, retries=int(again), rows_sent=call.rows)
+            try:
+                async with asyncio.timeout(self.options.timeout):  # in all: httpx's own bound is between two reads
+                    reply = await send(self._open(), self.url, body, call, self.options.api_key)
+            except TimeoutError:
+                reply = Reply(cause="timeout", slow=True)
+            except UserError:
+                self.budget.correct(most, (0, 0))
+                raise
+        finally:
+            self.pace.leave()
+        answer = reply.answer
+        real = (0, 0) if reply.free else None if answer is None else (answer.tokens_in, answer.tokens_out)
+        self.budget.correct(most, real)
+        self._pace(reply, epoch)
+        return reply
+
+    def _open(self) -> Any:
+        """The key is read when the first request is sent: what is kept can be had without."""
+        if self.client is None:
+            options = self.options
+            secret, loopback = read_secret(options.api_key), is_loopback(self.url.host)
+            self.client = open_client(options.timeout, options.max_parallel, secret, loopback=loopback)
+        return self.client
+
+    def _pace(self, reply: Reply, epoch: int) -> None:
+        if reply.wait is not None and reply.wait > MOST_PATIENCE:
+            problem = f"{self.url.host} asks to be left alone for {reply.wait:.0f} s"
+            raise WorldError(problem, where="endpoint", fix="run it again later; what was answered is kept")
+        if reply.slow:
+            self.pace.cut(epoch, reply.wait, reply.cause)
+        elif reply.answer is not None and not reply.free:
+            self.answered += 1
+            self.pace.raise_slowly()
+
+    async def _take(self, key: str, body: bytes, call: Call, reply: Reply) -> Answer:
+        """An answer that was paid for is kept before anybody sees it; where another process's stands, it is adopted."""
+        answer = reply.answer
+        assert answer is not None
+        if reply.free:  # the server refused this request for good
+            return self._give_up(answer.reason or "", reply.cause) if reply.cause else answer
+        cost = self.limits.cost(answer.tokens_in, answer.tokens_out)
+        tokens = answer.tokens_in + answer.tokens_out
+        self._count(tokens=tokens, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out, micro_cost=cost)
+        kept = {name: getattr(answer, name) for name in ("text", "reason", "tokens_in", "tokens_out")}
+        value = json.dumps({"request": json.loads(body), "seed": call.seed, "answer": kept}, sort_keys=True).encode()
+        if await asyncio.to_thread(self.scratch.put_if_absent, key, value):
+            return answer
+        return await asyncio.to_thread(self._kept, key) or answer
+
+    def _kept(self, key: str) -> Answer | None:
+        raw = self.scratch.get(key)
+        if raw is None:
+            return None
+        try:
+            return Answer(**json.loads(raw)["answer"], cached=True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                "a kept answer cannot be read", where=key, fix="remove it: it is asked for again"
+            ) from error
+
+    def _give_up(self, cause: str, code: str = "") -> Answer:
+        """The reason for a call that has no answer for good. Raises where it is not this call's alone."""
+        self.failed += 1
+        host, again = self.url.host, "run it again later; what was answered is kept"
+        if cause in EVERYONE:
+            raise WorldError(f"{host} cannot be had: {cause}, {self.options.tries} times", where="endpoint", fix=again)
+        if self.failed >= HOPELESS and not self.answered and not any(a.cached for a in self.answers.values()):
+            problem = f"{host} answered none of the first {self.failed} requests; the last one: {cause} {code}".rstrip()
+            if cause.startswith("http_4") or cause in MALFORMED:
+                fix = "see whether it speaks OpenAI's chat completions, and what it calls its `parameters`"
+                raise UserError(problem, where="endpoint", fix=fix)
+            raise WorldError(problem, where="endpoint", fix=again)
+        self.ctx.log.warning("endpoint: a request has no answer for good: %s %s", cause, code)
+        return Answer(None, cause, 0, 0, False)
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            "the endpoint's answers did not all come in time", where="endpoint", fix="raise run.shard_minutes"
+        )
+
+    def _count(self, **spent: int) -> None:
+        for name, value in spent.items():
+            self.ctx.usage[name] = self.ctx.usage.get(name, 0) + value

@@ -1,0 +1,172 @@
+"""Rows that an instruct model writes: told the task, the label's definition and a few real rows, several rows a call.
+
+In-context data generation (Ye et al., "ZeroGen", EMNLP 2022; Yoo et al., "GPT3Mix", EMNLP Findings 2021), with axes
+such as length, style and topic drawn for every call: AttrPrompt (Yu et al., "Large Language Model as Attributed Training
+Data Generator", NeurIPS 2023), whose point is that rows differ. What comes back is parsed and validated, never trusted.
+
+A call is of one class and ``rows_per_call`` ordinals in a row; its seed is a function of the fit artifact, the recipe's
+seed, the class and its number, so that whoever needs one of its rows makes the same call. Answers are kept in the scratch
+space: a call is paid once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request, UserError
+from augmill.tasks.generators._parents import answer, sort_parents
+from augmill.tasks.generators.chat.backend import Backend, Call, keep_answers
+from augmill.tasks.generators.chat.chat_parse import read_answer
+from augmill.tasks.generators.chat.chat_vllm import load_vllm, require_vllm, vllm_backend
+from augmill.tasks.generators.chat.endpoint import check_endpoint, endpoint_backend
+from augmill.tasks.generators.chat.examples import EXAMPLES, Examples, write_examples
+from augmill.tasks.generators.chat.local import load_chat, local_backend, locate, require_files
+from augmill.tasks.generators.chat.options import ChatOptions
+from augmill.tasks.generators.chat.prompts import Prompt, make_prompt
+from augmill.tasks.rows.randomness import row_seeds, stream_key, uniforms
+
+PLAN = "chat.json"
+ROWS_STREAM, AXES_STREAM = 1, 2
+Block = tuple[str, int]  # a class and the number of a call in it
+
+
+class Chat(Generator):
+    """The real rows that a prompt shows are the parents of its rows: a row leaves with any of them (law 5, erasure), and
+
+    is none that differs from one in case or punctuation alone. Not repeatable, as the weakest of its backends: an
+    endpoint promises nothing, and of an answer that is kept the first is the truth. `local` on a CPU repeats all the same.
+    """
+
+    VERSION = 2
+    Options = ChatOptions
+    repeatable: ClassVar[bool] = False
+    finite: ClassVar[bool] = False
+    labels: ClassVar[Literal["asked", "own"]] = "asked"
+    normalisation: ClassVar[str] = "fold"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "scikit-learn")
+
+    def preflight(self, fields: tuple[str, ...]) -> None:
+        """The columns to show, a local model's files, vLLM where it is asked for; of an endpoint what may be sent."""
+        options: ChatOptions = self.options
+        _shown_fields(options, fields)
+        if options.backend == "endpoint":
+            check_endpoint(options)
+            return
+        if options.backend == "vllm":
+            require_vllm()
+        if Path(options.model).expanduser().exists() or not options.revision:
+            require_files(locate(options), options.allow_pickle)
+
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        """Writes ``examples.arrow`` (the rows that prompts may show, without columns that may not be sent) and
+
+        ``chat.json``. Raises UserError where the options name a column, a label or a model that is not there.
+        """
+        options: ChatOptions = self.options
+        if options.backend != "endpoint":
+            require_files(locate(options), options.allow_pickle)
+        shown = _shown_fields(options, ctx.fields)
+        labels = sorted(set(inputs.train[STRATUM].to_pylist()))
+        if unknown := sorted(set(options.definitions) - set(labels)):
+            problem = f"expected labels of train rows; found {', '.join(map(repr, unknown[:5]))}"
+            raise UserError(problem, where="chat, definitions", fix=f"known are {', '.join(map(repr, labels[:20]))}")
+        path = write_examples(sort_parents(inputs.train, ctx.fields), shown, options, ctx)
+        plan = {"labels": labels, "model": _fingerprint(options)}
+        text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
+        (ctx.workdir / PLAN).write_text(text, encoding="utf-8")
+        return {EXAMPLES: path, PLAN: ctx.workdir / PLAN}
+
+    def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
+        """Rows that cannot be made: ``unknown_class`` (not in train), the backend's reason for a call without an answer,
+
+        or the reader's for a row that is none (_chat_parse.py). Raises what the backend raises.
+        """
+        options: ChatOptions = self.options
+        plan = fitted.read_json(PLAN)
+        blocks: defaultdict[Block, list[int]] = defaultdict(list)
+        known = set(plan["labels"])
+        for at, (stratum, ordinal) in enumerate(zip(request.strata, request.ordinals.tolist(), strict=True)):
+            if stratum in known:
+                blocks[stratum, ordinal // options.rows_per_call].append(at)
+        made = [self._make_call(fitted, block, ctx) for block in blocks]
+        answers = self._backend(fitted, ctx)([call for call, _ in made], ctx) if made else []
+        texts: list[list[str] | None] = [None] * len(request)
+        reasons: list[str | None] = ["unknown_class"] * len(request)
+        parents: list[tuple[str, ...]] = [()] * len(request)
+        for ats, (_, prompt), given in zip(blocks.values(), made, answers, strict=True):
+            rows = None if given.text is None else read_answer(given.text, prompt.bounds)
+            for name, count in (("calls", 1), ("lenient", int(rows is not None and rows.lenient))):
+                ctx.usage[name] = ctx.usage.get(name, 0) + count
+            for at in ats:
+                place = int(request.ordinals[at]) % options.rows_per_call
+                texts[at], reasons[at] = (
+                    (None, given.reason) if rows is None else (rows.texts[place], rows.reasons[place])
+                )
+                parents[at] = prompt.parents
+        return answer(request, ctx.fields, texts, parents, reasons)
+
+    def _make_call(self, fitted: Fitted, block: Block, ctx: Context) -> tuple[Call, Prompt]:
+        """The call is the block's alone: the part of it that was requested plays no part."""
+        options: ChatOptions = self.options
+        stratum, number = block
+        examples = fitted.get("examples", lambda: Examples(fitted))
+        key = stream_key(fitted.content, ctx.seed, "chat", stratum)
+        seed = row_seeds(key, np.array([number], dtype=np.int64))
+        drawn = examples.draw(stratum, options.choice, uniforms(seed, options.examples, stream=ROWS_STREAM)[0])
+        axes = sorted(options.attributes)
+        numbers = uniforms(seed, len(axes), stream=AXES_STREAM)[0] if axes else []
+        values = {
+            axis: options.attributes[axis][int(number * len(options.attributes[axis]))]
+            for axis, number in zip(axes, numbers, strict=True)
+        }
+        labels = fitted.read_json(PLAN)["labels"]
+        prompt = make_prompt(options, ctx.fields, labels, stratum, drawn, examples.fields, values)
+        short = int(seed[0]) & 0x7FFFFFFF
+        return Call(
+            prompt.messages, options.max_new_tokens, options.temperature, options.top_p, short, len(drawn)
+        ), prompt
+
+    def _backend(self, fitted: Fitted, ctx: Context) -> Backend:
+        """Loaded models stay in the fit's cache: once per process."""
+        options: ChatOptions = self.options
+        if options.backend == "endpoint":
+            return endpoint_backend(options, fitted.content)
+        if options.backend == "vllm":
+            backend = vllm_backend(options, lambda: fitted.get("vllm", lambda: load_vllm(options)))
+        else:
+            backend = local_backend(
+                options, lambda: fitted.get(f"chat:{ctx.device}", lambda: load_chat(options, ctx.device))
+            )
+        how = [options.backend, fitted.read_json(PLAN)["model"], options.top_k, options.dtype, ctx.device.split(":")[0]]
+        return keep_answers(backend, json.dumps(how), 8 * options.decode_batch)
+
+
+def _shown_fields(options: ChatOptions, fields: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns that prompts may show: all, unless `egress` names some."""
+    if options.egress is None:
+        return fields
+    if unknown := sorted(set(options.egress.columns) - set(fields)):
+        problem = f"expected some of the text columns {', '.join(fields)}; found {', '.join(unknown)}"
+        raise UserError(problem, where="chat, egress.columns", fix="name columns by these names")
+    return tuple(name for name in fields if name in options.egress.columns)
+
+
+def _fingerprint(options: ChatOptions) -> str:
+    """What tells models apart: of a hub id its commit, of a directory what its files hold, of a server's its name."""
+    path = Path(options.model).expanduser()
+    if options.backend == "endpoint" or not path.is_dir():
+        return f"{options.model}@{options.revision}"
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(path).as_posix()}\n{content}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,222 @@
+"""One request to `POST {base_url}/chat/completions`, and what its answer means. What a server says is never trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import ssl
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from augmill.tasks.boundary.hosts import async_peer_check, peer_check
+from augmill.tasks.contracts import UserError
+from augmill.tasks.generators.chat.backend import Answer, Call
+from augmill.tasks.generators.chat.egress import name_secret
+from augmill.tasks.generators.chat.endpoint_pace import read_retry_after
+from augmill.tasks.generators.chat.options import ChatOptions, Secret
+
+MOST_BYTES = 8 << 20  # of an answer, unpacked; 30 times what 64,000 tokens take
+MOST_TOKENS = 1 << 31  # a count beyond is a server's slip
+# Why another try is made. Those in EVERYONE are of the server or the way to it; others may be of this one request.
+EVERYONE = {"unreachable", "http_429", "http_502", "http_503", "http_504"}
+MALFORMED = {"not_json", "no_choices", "no_text", "too_big"}  # each may have been paid for
+_TOO_LONG = re.compile(r"context.{0,20}(length|window|size)|maximum context|too (long|many tokens)|max_model_len", re.I)
+_FILTERED = re.compile(r"content.?(filter|policy|management)|safety", re.I)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a try gave: an answer for good, or ``cause``, for which another may be made.
+
+    ``wait``: seconds for which the server wants no request. ``free``: whether it is known that nothing was charged.
+    ``slow``: whether the server, or the way to it, has too much to do. Both at once: the server refuses this very request.
+    """
+
+    answer: Answer | None = None
+    cause: str = ""
+    wait: float | None = None
+    free: bool = False
+    slow: bool = False
+
+
+def make_body(options: ChatOptions, call: Call) -> bytes:
+    """The same bytes for the same call: keys sorted, nothing of this host or of the time in it."""
+    sent: dict[str, Any] = {"model": options.model, "messages": list(call.messages)}
+    for name in ("max_tokens", "temperature", "top_p", "seed"):
+        if known_as := options.parameters.get(name, name):
+            sent[known_as] = getattr(call, name)
+    return json.dumps(sent, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def most_tokens(call: Call) -> tuple[int, int]:
+    """What it can cost at most: no tokenizer makes more tokens than bytes; a chat template adds a few a message."""
+    size = sum(len(part["content"].encode()) + 16 for part in call.messages)
+    return size + 16, call.max_tokens
+
+
+def open_client(timeout: float, parallel: int, secret: str | None, *, loopback: bool) -> Any:
+    """An httpx.AsyncClient that follows no redirect and verifies certificates; no proxy stands before this machine."""
+    import httpx
+
+    headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+    if secret is not None:
+        headers["Authorization"] = f"Bearer {secret}"
+    return httpx.AsyncClient(
+        headers=headers | {"User-Agent": "augmill"},
+        timeout=httpx.Timeout(timeout),
+        limits=httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel),
+        follow_redirects=False,
+        verify=True,
+        trust_env=not loopback,
+    )
+
+
+async def send(client: Any, url: Any, body: bytes, call: Call, secret: Secret | None) -> Reply:
+    """One try. Raises UserError for what no further request could cure (the key, the address, the account)."""
+    import httpx
+
+    try:
+        async with client.stream("POST", url, content=body, extensions={"trace": _peer(url.host)}) as response:
+            raw = await _read(response)
+    except httpx.ConnectError as error:
+        if (refused := _certificate(error)) is not None:
+            problem = f"the certificate of {url.host} is not trusted: {refused.verify_message}"
+            fix = "name the company's authorities in SSL_CERT_FILE, or correct base_url"
+            raise UserError(problem, where="base_url", fix=fix) from error
+        return Reply(cause="unreachable", free=True, slow=True)
+    except (httpx.TimeoutException, TimeoutError):
+        return Reply(cause="timeout", slow=True)
+    except httpx.TransportError:
+        return Reply(cause="cut", slow=True)
+    if response.status_code != 200:
+        return _refused(response, raw or b"", call, secret, url.host)
+    return _accepted(response, raw, call)
+
+
+def _peer(host: str) -> Any:
+    """The recipe names the host, so it may stand in a private network; where a name leads is looked at all the same."""
+    fix = "correct base_url, or the name server: nobody's model answers there"
+    return async_peer_check(peer_check(host, private=True, where="base_url", fix=fix))
+
+
+def _certificate(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+async def _read(response: Any) -> bytes | None:
+    """The body, unpacked; None where it is larger than any answer, before or after that, or cannot be unpacked."""
+    raw = bytearray()
+    async for part in response.aiter_raw():
+        raw += part
+        if len(raw) > MOST_BYTES:
+            return None
+    packed = response.headers.get("content-encoding", "identity").strip().lower()
+    if packed in ("", "identity"):
+        return bytes(raw)
+    if packed not in ("gzip", "x-gzip", "deflate"):
+        return None
+    try:
+        whole = zlib.decompressobj(wbits=47).decompress(bytes(raw), MOST_BYTES + 1)
+    except zlib.error:
+        return None
+    return whole if len(whole) <= MOST_BYTES else None
+
+
+def _refused(response: Any, raw: bytes, call: Call, secret: Secret | None, host: str) -> Reply:
+    status, said = response.status_code, parse(raw)
+    detail = said.get("error") if isinstance(said, dict) else None
+    fields = detail if isinstance(detail, dict) else {}
+    code = next(
+        (v for n in ("code", "type") if isinstance(v := fields.get(n), str) and re.fullmatch(r"\w{1,64}", v)), ""
+    )
+    if status in (408, 409, 429) or status >= 500:
+        if code == "insufficient_quota":
+            raise UserError("the account has no quota left", where=host, fix="raise its limit, then run it again")
+        wait = read_retry_after(response.headers.get("retry-after"))
+        return Reply(cause=f"http_{status}", wait=wait, free=True, slow=status != 409)
+    _require_access(status, code, response.headers.get("location", ""), secret, host)
+    message = f"{code} {fields.get('message') or detail or (said if isinstance(said, str) else '')}"
+    if status == 413 or _TOO_LONG.search(message):
+        return Reply(Answer(None, "too_long", 0, 0, False), free=True)
+    if _FILTERED.search(message):
+        return Reply(Answer(None, "content_filter", 0, 0, False), free=True)
+    return Reply(Answer(None, f"http_{status}", 0, 0, False), cause=code or f"http_{status}", free=True)
+
+
+def _require_access(status: int, code: str, location: str, secret: Secret | None, host: str) -> None:
+    """The server's own words are not repeated: they may hold the key, or rows."""
+    said = f"HTTP {status}" + (f", {code}" if code else "")
+    if 300 <= status < 400:
+        to = re.match(r"[a-z]+://(?:[^/@]*@)?([^/?#]{1,100})", location, re.I)
+        place = to.group(1) if to else "another address of its own"
+        problem = f"{host} sends requests on to {place}; rows go only where the recipe says"
+        raise UserError(problem, where="base_url", fix="name that address, if it is the right one")
+    if status in (401, 403):
+        held = "there is no api_key" if secret is None else f"the key in the {name_secret(secret)} was not accepted"
+        raise UserError(f"{host} refuses ({said}): {held}", where="api_key", fix="give a key that may use the model")
+    if status == 402:
+        raise UserError(f"{host} wants to be paid ({said})", where=host, fix="top the account up, then run it again")
+    if status in (404, 405, 501):
+        fix = "correct `model`, or `base_url`: the address before /chat/completions"
+        raise UserError(f"{host} knows no such model or address ({said})", where="model, base_url", fix=fix)
+
+
+def parse(raw: bytes) -> Any:
+    """JSON by the letter; None for what is none: no NaN, and no number that is infinite."""
+    try:
+        return json.loads(raw, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError(digits)
+    return number
+
+
+def _accepted(response: Any, raw: bytes | None, call: Call) -> Reply:
+    if raw is None:
+        return Reply(cause="too_big")
+    kind = response.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    said = parse(raw) if kind.endswith("json") else None
+    if not isinstance(said, dict):
+        return Reply(cause="not_json")
+    choices = said.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        return Reply(cause="no_choices")
+    text, reason = _text(message.get("content")), None
+    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+        text, reason = None, "refused_by_model" if message.get("refusal") else "content_filter"
+    elif text is None:
+        return Reply(cause="no_text")
+    return Reply(Answer(text, reason, *_spent(said.get("usage"), call, text or ""), cached=False))
+
+
+def _text(content: Any) -> str | None:
+    """A text, or the texts of a list of parts."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(map(str, texts)) if texts and all(isinstance(text, str) for text in texts) else None
+    return content if isinstance(content, str) else None
+
+
+def _spent(usage: Any, call: Call, text: str) -> tuple[int, int]:
+    """Tokens in and out as the server counted them; where it says nothing that can be so, the most that it can be."""
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    most = (most_tokens(call)[0], min(call.max_tokens, len(text.encode(errors="replace")) + 1))
+    known = [
+        count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < MOST_TOKENS else bound
+        for count, bound in zip(counts, most, strict=True)
+    ]
+    return known[0], known[1]

@@ -1,0 +1,197 @@
+"""A sequence-to-sequence model as it is: read, kept in a fit artifact, asked to rewrite texts (paraphrase, translate)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from augmill.tasks.contracts import Fitted, UserError
+from augmill.tasks.generators.lm.encoder_decoder import Frame, Outcome
+from augmill.tasks.generators.lm.models import Kind, check_files, find_model, load_model, quiet
+from augmill.tasks.generators.lm.s2s_task import Decoding, Ints, Made, Task
+from augmill.tasks.rows.kinds.text import canonical
+
+# What a save_pretrained adds that says where or with what it was saved, and nothing of the model.
+_NOT_THE_MODEL = ("transformers_version", "_from_model_config", "is_local", "local_files_only", "name_or_path")
+_SENTENCEPIECE = ("*.spm", "*.model")  # vocabularies that only the package sentencepiece can read
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the recipe says about where a model comes from."""
+
+    model: str
+    revision: str
+    trust_remote_code: bool
+    allow_pickle: bool
+    others: str = ""  # what else the option may say, for the message
+    kind: Kind = "seq2seq"
+
+    def find(self) -> Path:
+        """Its local directory. Raises UserError where there is none, WorldError where the hub cannot be reached."""
+        return find_model(
+            self.model,
+            self.revision,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+            others=self.others,
+        )
+
+    def preflight(self) -> None:
+        """Raises UserError where a local directory lacks what a model needs; a hub is not asked."""
+        if Path(self.model).expanduser().exists() or not self.revision:
+            path = self.find()
+            check_files(path, self.allow_pickle)
+            require_sentencepiece(path)
+
+    def load(self) -> tuple[Any, Any]:
+        """(model in float32 on the CPU, tokenizer). Raises UserError where it cannot be loaded."""
+        path = self.find()
+        check_files(path, self.allow_pickle)
+        require_sentencepiece(path)
+        return load_model(path, self.kind, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle)
+
+
+def require_sentencepiece(path: Path) -> None:
+    """Raises UserError where a tokenizer can only be read by the package sentencepiece, and that is not there."""
+    if (path / "tokenizer.json").is_file() or importlib.util.find_spec("sentencepiece"):
+        return
+    found = sorted(file.name for pattern in _SENTENCEPIECE for file in path.glob(pattern))
+    if found:
+        raise UserError(
+            f"the tokenizer is a SentencePiece model ({', '.join(found)}), and the package sentencepiece is not installed",
+            where=f"model {path}",
+            fix="pip install sentencepiece",
+        )
+
+
+def save_pretrained(model: Any, tokenizer: Any, directory: Path) -> list[Path]:
+    """Writes both; the same model makes the same bytes, wherever it came from. ``tokenizer``: None to leave it out."""
+    model.save_pretrained(directory, max_shard_size="1000GB")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            config = json.loads((directory / name).read_text(encoding="utf-8"))
+            kept = {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
+            (directory / name).write_text(json.dumps(kept, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def load_saved(fitted: Fitted, folder: str, device: str, *, trust_remote_code: bool) -> tuple[Any, Any]:
+    """(model on ``device``, tokenizer) of a fit artifact's folder; loaded once per process."""
+
+    def load() -> tuple[Any, Any]:
+        with quiet():
+            model, tokenizer = load_model(
+                fitted.path / folder, "seq2seq", trust_remote_code=trust_remote_code, allow_pickle=False
+            )
+        return model.to(device).eval(), tokenizer
+
+    return fitted.get(f"seq2seq:{folder}:{device}", load)
+
+
+def decoder_start(model: Any, tokenizer: Any) -> int:
+    """The token a decoder begins with: as the model says, else padding (T5's own)."""
+    for config in (model.generation_config, model.config):
+        value = getattr(config, "decoder_start_token_id", None)
+        if value is not None:
+            return int(value)
+    return int(tokenizer.pad_token_id)
+
+
+def longest(model: Any, bound: int) -> int:
+    """Tokens that a source or a target may have: the option's bound, or the model's where that is less."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return min(bound, positions or bound)
+
+
+class Rewriter:
+    """One model with its tokenizer, and the languages it reads and writes where it knows several.
+
+    ``language`` in a code of the model's own: `en` for M2M100, `eng_Latn` for NLLB, `en_XX` for mBART, `fra` for a
+    Marian model whose sources begin with `>>fra<<`. ``prefix`` stands before every text.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, prefix: str = "", source: str = "", target: str = "", where: str = ""
+    ) -> None:
+        self.model, self.tokenizer, self.prefix = model, tokenizer, prefix
+        self.source, forced = "", getattr(model.generation_config, "forced_bos_token_id", None)
+        if forced is None and tokenizer("x").input_ids[0] == tokenizer.bos_token_id:
+            forced = tokenizer.bos_token_id  # BART's targets begin as its sources do
+        if hasattr(tokenizer, "src_lang") or getattr(model.config, "model_type", "") == "m2m_100":
+            if not (source and target):
+                raise UserError(
+                    "this model knows many languages; expected the codes of two",
+                    where=where,
+                    fix="set `language` (of the rows) and the pivot's `language`, as the model's tokenizer spells them",
+                )
+            self.source = source
+            _language_token(tokenizer, source, where)
+            forced = _language_token(tokenizer, target, where)
+        elif target and f">>{target}<<" in getattr(tokenizer, "supported_language_codes", []):
+            self.prefix = f">>{target}<< {prefix}"
+        start = [decoder_start(model, tokenizer), *([] if forced is None else [forced])]
+        self.end: int = tokenizer.eos_token_id
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        nobody = range(len(tokenizer), vocabulary)  # places of the embeddings that no token has
+        banned = sorted({*tokenizer.all_special_ids, *nobody})
+        self.frame = Frame(tuple(start), tuple(index for index in banned if 0 <= index < vocabulary))
+
+    def encode(self, text: str) -> list[int]:
+        if self.source:
+            self.tokenizer.src_lang = self.source
+        ids: list[int] = self.tokenizer(self.prefix + text).input_ids
+        return ids
+
+    def encode_target(self, text: str) -> list[int]:
+        """What is to be said for a text that should come out: its tokens after those that are forced, and the end."""
+        ids: list[int] = self.tokenizer(text).input_ids
+        forced = list(self.frame.start[1:])
+        return ids[len(forced) :] if ids[: len(forced)] == forced else ids
+
+    def bound(self, decoding: Decoding) -> int:
+        """Tokens that a source may have."""
+        return longest(self.model, decoding.max_length)
+
+    def rewrite(self, texts: Sequence[str], seeds: Ints, stream: int, task: Task) -> list[Made]:
+        """(text, None) or (None, reason) for each: ``too_long``, ``empty``, ``undecodable``; see ``Task.targets``."""
+        known = {text: self.encode(text) for text in dict.fromkeys(texts)}
+        bound = self.bound(task.decoding)
+        fit = [at for at, text in enumerate(texts) if len(known[text]) <= bound]
+        outcomes: list[Outcome] = [None] * len(texts)
+        steps = bound - len(self.frame.start)
+        sources = [known[texts[at]] for at in fit]
+        marks: list[tuple[int, ...]] = [(self.end,)] * len(fit)
+        made = task.targets(self.model, self.frame, sources, marks, seeds[fit], stream, steps)
+        for at, tokens in zip(fit, made, strict=True):
+            outcomes[at] = tokens
+        return [self._read(tokens) for tokens in outcomes]
+
+    def _read(self, tokens: Outcome) -> Made:
+        if tokens is None:
+            return None, "too_long"
+        text = canonical(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        if "\ufffd" in text:  # what a decoder puts where bytes are no UTF-8
+            return None, "undecodable"
+        return (text, None) if text else (None, "empty")
+
+
+def _language_token(tokenizer: Any, code: str, where: str) -> int:
+    """The id of the token for a language: `__en__` of M2M100, `eng_Latn` of NLLB, `en_XX` of mBART."""
+    known = getattr(tokenizer, "lang_code_to_token", None) or {}
+    token = known.get(code, code) if isinstance(known, dict) else code
+    index = tokenizer.convert_tokens_to_ids(token)
+    if index is None or index == tokenizer.unk_token_id:
+        some = ", ".join(sorted(known)[:8])
+        raise UserError(
+            f"the model's tokenizer knows no language {code!r}" + (f"; it knows {some}, ..." if some else ""),
+            where=where,
+            fix="spell it as the model's page on the hub does",
+        )
+    return int(index)

@@ -1,0 +1,244 @@
+"""Rows from a masked language model: words of a real row replaced by others that fit its text and its label.
+
+Wu et al., "Conditional BERT Contextual Augmentation", ICCS 2019 (CBERT); Kumar et al., "Data Augmentation using
+Pre-trained Transformer Models", LifeLongNLP 2020 (BERT-prepend, the label before the text). Fine-tuned on the train
+rows; a parent is a train row of the asked class, drawn by the row's seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.generators._edits import tell_scripts
+from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
+from augmill.tasks.generators.lm.decode import Sampling, torch_threads
+from augmill.tasks.generators.lm.encoder_decoder import require_time
+from augmill.tasks.generators.lm.models import quiet
+from augmill.tasks.generators.lm.rewriting import Source, save_pretrained
+from augmill.tasks.generators.lm.train_pairs import Schedule, train
+from augmill.tasks.generators.masked.mlm_rows import Masking, Row, draw_examples, fitting_rows
+from augmill.tasks.generators.masked.model import Filler, prepare
+from augmill.tasks.generators.masked.rows import Filling, fill, mask_loss
+from augmill.tasks.generators.masked.text import read_phrases
+from augmill.tasks.rows.kinds.text import fold, join_fields
+from augmill.tasks.rows.randomness import uniforms
+
+SCRATCH = "scratch"
+PREPARED = 1 << 14  # rows kept taken apart per process
+
+
+@dataclass(frozen=True)
+class MaskedLMOptions:
+    """Which model, how long it is trained, what is masked, how words are drawn."""
+
+    model: str = field(
+        default=SCRATCH,
+        metadata={
+            "file": True,
+            "hub": True,
+            "help": "`scratch` trains a small BERT on the train rows; or a local directory or a hub id (with `revision`) "
+            "of a masked language model (BERT, RoBERTa, DeBERTa, ...).",
+        },
+    )
+    revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
+    allow_pickle: bool = field(
+        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+    )
+    change: Literal["one", "all", "text", "text_b", "text_c", "text_d"] = field(
+        default="one",
+        metadata={"help": "Which text columns of a row are changed: one of them, drawn; all; or the one named."},
+    )
+    mask_share: float = field(
+        default=0.2,
+        metadata={"help": "Share of a text's words that are replaced (of its characters in Chinese), one at least."},
+    )
+    protect_names: bool = field(
+        default=True,
+        metadata={
+            "help": "Keeps words with a capital that begin no sentence, unless most words of the text have one, and such as "
+            "iPhone."
+        },
+    )
+    protect_numbers: bool = field(default=True, metadata={"help": "Keeps words that hold a digit."})
+    protect_words: tuple[str, ...] = field(
+        default=(), metadata={"help": "Words and phrases that are kept, in any case: `[not, New York]`."}
+    )
+    protect_file: str | None = field(
+        default=None,
+        metadata={"file": True, "help": "Text file of more such, one a line; `#` starts a comment line."},
+    )
+    may_stay: bool = field(
+        default=False,
+        metadata={"help": "Whether a masked word may be drawn again: likelier texts, more of them `unchanged`."},
+    )
+    max_length: int = field(
+        default=128,
+        metadata={"help": "Longest row in tokens; rows beyond are left out of the training and no parents."},
+    )
+    epochs: int | None = field(
+        default=None, metadata={"help": "Passes over the train rows; when null, 60 for `scratch` and 10 otherwise."}
+    )
+    max_steps: int = field(default=600, metadata={"help": "Bound of the training steps, however many rows there are."})
+    batch_size: int = field(default=32, metadata={"help": "Rows per training step."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak rate of AdamW; when null, 2e-3 for `scratch` and 5e-5 otherwise."}
+    )
+    weight_decay: float = field(default=0.1, metadata={"help": "Decoupled weight decay of matrices."})
+    vocabulary: int = field(
+        default=5000,
+        metadata={"help": "`scratch` only: characters and most frequent words; rare characters may exceed it."},
+    )
+    layers: int = field(default=2, metadata={"help": "`scratch` only: transformer layers."})
+    hidden: int = field(default=128, metadata={"help": "`scratch` only: width; a multiple of `heads`."})
+    heads: int = field(default=4, metadata={"help": "`scratch` only: attention heads."})
+    temperature: float = field(default=1.0, metadata={"help": "Below 1: likelier, more alike rows."})
+    top_k: int = field(default=50, metadata={"help": "Tokens to draw from at each place."})
+    top_p: float = field(default=0.95, metadata={"help": "Smallest set of the top k with this probability."})
+    decode_batch: int = field(
+        default=256,
+        metadata={"help": "Rows filled at a time.", "identity": False, "why": "a row has its own noise"},
+    )
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "mask_share": (0.01, 1), "max_length": (4, 1 << 20), "max_steps": (1, 10_000_000), "batch_size": (1, 4096),
+            "weight_decay": (0, 1), "vocabulary": (100, 1 << 20), "layers": (1, 96), "hidden": (8, 16384),
+            "heads": (1, 256), "temperature": (0.01, 10), "top_k": (1, 1 << 20), "top_p": (0.01, 1),
+            "decode_batch": (1, 65536),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise ValueError(f"{name}: expected a number from {low} to {high}; found {value}")
+        if self.epochs is not None and not 1 <= self.epochs <= 10_000:
+            raise ValueError(f"epochs: expected a number from 1 to 10000 (labels are learnt); found {self.epochs}")
+        if self.learning_rate is not None and not 0 < self.learning_rate <= 1:
+            raise ValueError(f"learning_rate: expected a number above 0 and at most 1; found {self.learning_rate}")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden: expected a multiple of heads ({self.heads}); found {self.hidden}")
+
+
+class MaskedLM(Generator):
+    """A masked language model, told the label, that replaces words of real rows.
+
+    Repeatable on a CPU in float32, with the same libraries and the same kind of CPU: the fit for a given thread count
+    (part of its identity), the rows at any thread count and batch. Not promised on a GPU.
+    """
+
+    VERSION = 2
+    Options = MaskedLMOptions
+    repeatable: ClassVar[bool] = True
+    finite: ClassVar[bool] = False
+    labels: ClassVar[Literal["asked", "own"]] = "asked"
+    # A model that knows no capitals may give back `parcel` for `Parcel`, which a reader would call the same row.
+    normalisation: ClassVar[str] = "fold"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+
+    def preflight(self, fields: tuple[str, ...]) -> None:
+        """Looks for the text column, protected words, and a model's files where it is a local directory; a hub is not asked."""
+        changed_fields(self.options.change, fields, "masked_lm")
+        _phrases(self.options)
+        if source := _source(self.options):
+            source.preflight()
+
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        """Writes the model with its tokenizer, parents.arrow and masked_lm.json (label tokens, protected words, losses).
+
+        Parents are the rows within ``max_length`` that have a word to mask. Raises UserError for a model that cannot be
+        used, DataError where no row can be a parent, WorldError where the hub cannot be reached, DeadlineExceeded.
+        """
+        import torch
+
+        options: MaskedLMOptions = self.options
+        phrases = _phrases(options)
+        seed = int.from_bytes(hashlib.sha256(f"masked_lm {ctx.seed}".encode()).digest()[:8], "little") >> 1
+        gpus = [torch.device(ctx.device)] if ctx.device.startswith("cuda") else []
+        with quiet(), torch_threads(ctx.threads), torch.random.fork_rng(gpus):
+            torch.manual_seed(seed)  # weights and dropout; fork_rng puts the old state back
+            rng = np.random.Generator(np.random.Philox(key=seed))
+            rows = sort_parents(inputs.train, ctx.fields)
+            tell_scripts((rows[name].to_pylist() for name in ctx.fields), "masked_lm", ctx.log)
+            filler = prepare(rows, _source(options), options, ctx.fields)
+            masking = Masking(filler, options, phrases, ctx.fields)
+            parents, taken = fitting_rows(rows, masking, ctx)
+            labels = parents[STRATUM].to_pylist()
+            filler.model.to(ctx.device)
+            record = train(
+                filler.model, lambda rng: draw_examples(labels, taken, masking, rng), (), filler.pad,
+                _schedule(options, len(taken)), rng, require_time(ctx, "masked_lm"), mask_loss,
+            )  # fmt: skip
+            save_pretrained(filler.model.cpu(), None, ctx.workdir)
+        filler.tokenizer.save(str(ctx.workdir / "tokenizer.json"))
+        write_parents(parents, ctx)
+        plan = {"filler": filler.plan(), "protected": phrases, "training": record}
+        text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
+        (ctx.workdir / "masked_lm.json").write_text(text, encoding="utf-8")
+        files = sorted(path for path in ctx.workdir.rglob("*") if path.is_file())
+        return {path.relative_to(ctx.workdir).as_posix(): path for path in files}
+
+    def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
+        """Rows that cannot be made: ``no_parent`` (no train row of the class has a word to mask within the bound),
+
+        ``unchanged`` (the parent again, but for case and punctuation). Raises DeadlineExceeded.
+        """
+        options: MaskedLMOptions = self.options
+        parents = fitted.get("parents", lambda: Parents(fitted))
+        filler = fitted.get(
+            f"filler:{ctx.device}",
+            lambda: Filler.load(fitted, ctx.device, trust_remote_code=options.trust_remote_code),
+        )
+        masking = Masking(filler, options, fitted.read_json("masked_lm.json")["protected"], ctx.fields)
+        take = lru_cache(PREPARED)(lambda at: masking.take([parents.table[name][at].as_py() for name in ctx.fields]))
+        drawn = parents.draw(request)
+        numbers = uniforms(request.seeds, masking.numbers, stream=1)
+        places = np.flatnonzero(drawn >= 0)
+        rows: list[Row] = [take(at) for at in drawn[places].tolist()]
+        units = [masking.draw(row, own.tolist()) for row, own in zip(rows, numbers[places], strict=True)]
+        jobs = [
+            masking.job(request.strata[at], row, taken)
+            for at, row, taken in zip(places.tolist(), rows, units, strict=True)
+        ]
+        filling = Filling(
+            Sampling(options.temperature, options.top_k, options.top_p, 0.0, 1.0),
+            options.may_stay,
+            options.decode_batch,
+        )
+        made: list[list[str] | None] = [None] * len(request)
+        reasons = ["no_parent"] * len(request)
+        said = fill(filler, jobs, request.seeds[places], filling, ctx)
+        for at, row, taken, tokens in zip(places.tolist(), rows, units, said, strict=True):
+            texts = masking.read(row, taken, tokens)
+            same = fold(join_fields(texts)) == fold(join_fields(text.text for text in row))
+            made[at], reasons[at] = (None, "unchanged") if same else (texts, "")
+        return answer(request, ctx.fields, made, parents.ids_of(drawn), reasons)
+
+
+def _source(options: MaskedLMOptions) -> Source | None:
+    if options.model == SCRATCH:
+        return None
+    return Source(
+        options.model, options.revision, options.trust_remote_code, options.allow_pickle, "`scratch`, ", "masked"
+    )
+
+
+def _phrases(options: MaskedLMOptions) -> list[str]:
+    """All words and phrases that are kept."""
+    return [*options.protect_words, *(read_phrases(Path(options.protect_file)) if options.protect_file else [])]
+
+
+def _schedule(options: MaskedLMOptions, rows: int) -> Schedule:
+    scratch = options.model == SCRATCH
+    steps = min(options.max_steps, (options.epochs or (60 if scratch else 10)) * -(-rows // options.batch_size))
+    return Schedule(
+        steps, options.batch_size, options.learning_rate or (2e-3 if scratch else 5e-5), options.weight_decay
+    )

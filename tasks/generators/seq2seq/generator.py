@@ -1,0 +1,263 @@
+"""Rows from an encoder-decoder model: spans of a real row filled anew, or a real row said in other words.
+
+`infill`: Kumar et al., "Data Augmentation using Pre-trained Transformer Models", LifeLongNLP 2020 (BART-span, the label
+prepended), and the spans of T5 (Raffel et al., JMLR 2020); fine-tuned on the train rows. `paraphrase`: any model that
+rewrites a text, as it is. A parent is a train row of the asked class, drawn by the row's seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.generators._edits import tell_scripts
+from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
+from augmill.tasks.generators.lm.decode import Sampling, torch_threads
+from augmill.tasks.generators.lm.encoder_decoder import require_time
+from augmill.tasks.generators.lm.models import quiet
+from augmill.tasks.generators.lm.rewriting import Rewriter, Source, load_saved, save_pretrained
+from augmill.tasks.generators.lm.s2s_task import Decoding, Made, Pairs, Task, check_decoding, rewrite_parents
+from augmill.tasks.generators.lm.train_pairs import Schedule, train
+from augmill.tasks.generators.seq2seq.infill import (
+    Infiller,
+    Masking,
+    draw_examples,
+    fill,
+    fitting_rows,
+    prepare,
+    words_of,
+)
+
+SCRATCH = "scratch"
+Change = Literal["one", "all", "text", "text_b", "text_c", "text_d"]
+
+
+@dataclass(frozen=True)
+class Seq2SeqOptions:
+    """Which model, what it is asked, how long it is trained, how its answers are drawn."""
+
+    mode: Literal["infill", "paraphrase"] = field(
+        default="infill",
+        metadata={
+            "help": "`infill` fills spans of a real row, told the class, after fine-tuning on the train rows; "
+            "`paraphrase` asks a pretrained model to rewrite a real row."
+        },
+    )
+    model: str = field(
+        default=SCRATCH,
+        metadata={
+            "file": True,
+            "hub": True,
+            "help": "`scratch` trains a small model on the train rows (`infill` only); or a local directory or a hub id "
+            "(with `revision`) of a sequence-to-sequence model. `infill` takes T5 (sentinels) and BART (mask token).",
+        },
+    )
+    revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
+    allow_pickle: bool = field(
+        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+    )
+    prefix: str = field(
+        default="", metadata={"help": "`paraphrase` only: stands before each text, such as `paraphrase: `."}
+    )
+    change: Change = field(
+        default="one",
+        metadata={"help": "Which text columns of a row are made anew: one of them, drawn; all; or the one named."},
+    )
+    mask_share: float = field(
+        default=0.3, metadata={"help": "`infill` only: share of a text's words that is filled anew."}
+    )
+    span_words: int = field(default=3, metadata={"help": "`infill` only: words of a span at most."})
+    max_length: int = field(
+        default=128,
+        metadata={
+            "help": "Longest source and target in tokens; rows beyond are left out of the training and no parents."
+        },
+    )
+    epochs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Passes over the train rows; when null, 60 for `infill` and 0 for `paraphrase`. Above 0, `paraphrase` "
+            "learns to rewrite a row as another one of its class."
+        },
+    )
+    max_steps: int = field(default=600, metadata={"help": "Bound of the training steps, however many rows there are."})
+    batch_size: int = field(default=32, metadata={"help": "Rows per training step."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak rate of AdamW; when null, 3e-3 for `scratch` and 1e-4 otherwise."}
+    )
+    weight_decay: float = field(default=0.1, metadata={"help": "Decoupled weight decay of matrices."})
+    vocabulary: int = field(
+        default=1000, metadata={"help": "`scratch` only: size of the BPE, which rare characters may exceed."}
+    )
+    layers: int = field(default=2, metadata={"help": "`scratch` only: of the encoder, and as many of the decoder."})
+    hidden: int = field(default=128, metadata={"help": "`scratch` only: width; a multiple of `heads`."})
+    heads: int = field(default=4, metadata={"help": "`scratch` only: attention heads."})
+    beams: int = field(
+        default=0,
+        metadata={
+            "help": "0: a row is sampled. Above: its source is searched by so many beams, and the seed picks one."
+        },
+    )
+    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier, more alike rows."})
+    top_k: int = field(default=50, metadata={"help": "Tokens to draw from at each step."})
+    top_p: float = field(default=0.95, metadata={"help": "Smallest set of the top k with this probability."})
+    min_p: float = field(default=0.0, metadata={"help": "Drops tokens less likely than this share of the likeliest."})
+    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1: against tokens the target has already."})
+    decode_batch: int = field(
+        default=256,
+        metadata={"help": "Rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
+    )
+
+    def __post_init__(self) -> None:
+        check_decoding(self, {
+            "mask_share": (0.01, 1), "span_words": (1, 1000), "max_steps": (1, 10_000_000), "batch_size": (1, 4096),
+            "weight_decay": (0, 1), "vocabulary": (300, 1 << 20), "layers": (1, 96), "hidden": (8, 16384),
+            "heads": (1, 256),
+        })  # fmt: skip
+        if self.epochs is not None and not (self.mode == "paraphrase") <= self.epochs + 1 <= 10_001:
+            raise ValueError(f"epochs: expected a number from 0 to 10000; found {self.epochs}")
+        if self.mode == "infill" and self.epochs == 0:
+            raise ValueError("epochs: `infill` has to learn the labels; expected 1 or more; found 0")
+        if self.learning_rate is not None and not 0 < self.learning_rate <= 1:
+            raise ValueError(f"learning_rate: expected a number above 0 and at most 1; found {self.learning_rate}")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden: expected a multiple of heads ({self.heads}); found {self.hidden}")
+        if self.mode == "paraphrase" and self.model == SCRATCH:
+            raise ValueError(
+                "model: `paraphrase` needs a pretrained model, a local directory or a hub id; found scratch"
+            )
+
+
+class Seq2Seq(Generator):
+    """An encoder-decoder model that fills spans of real rows, or rewrites them.
+
+    Repeatable on a CPU in float32, with the same libraries and the same kind of CPU: the fit for a given thread count
+    (part of its identity), the rows at any thread count and batch, sampled or by beams. Not promised on a GPU.
+    """
+
+    VERSION = 2
+    Options = Seq2SeqOptions
+    repeatable: ClassVar[bool] = True
+    finite: ClassVar[bool] = False
+    labels: ClassVar[Literal["asked", "own"]] = "asked"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+
+    def preflight(self, fields: tuple[str, ...]) -> None:
+        """Looks for the text column, and for a model's files where its name is a local directory; a hub is not asked."""
+        changed_fields(self.options.change, fields, "seq2seq")
+        if source := _source(self.options):
+            source.preflight()
+
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        """Writes the model with its tokenizer, parents.arrow and seq2seq.json (label tokens, bounds, losses).
+
+        Raises UserError for a model that cannot be used, DataError where no row fits ``max_length``, WorldError where
+        the hub cannot be reached, DeadlineExceeded past the deadline.
+        """
+        import torch
+
+        options: Seq2SeqOptions = self.options
+        seed = int.from_bytes(hashlib.sha256(f"seq2seq {ctx.seed}".encode()).digest()[:8], "little") >> 1
+        gpus = [torch.device(ctx.device)] if ctx.device.startswith("cuda") else []
+        with quiet(), torch_threads(ctx.threads), torch.random.fork_rng(gpus):
+            torch.manual_seed(seed)  # weights and dropout; fork_rng puts the old state back
+            rng = np.random.Generator(np.random.Philox(key=seed))
+            rows = sort_parents(inputs.train, ctx.fields)
+            parents, plan = (self._infill if options.mode == "infill" else self._paraphrase)(rows, rng, ctx)
+        write_parents(parents, ctx)
+        plan["classes"] = sorted(set(parents[STRATUM].to_pylist()))
+        text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
+        (ctx.workdir / "seq2seq.json").write_text(text, encoding="utf-8")
+        files = sorted(path for path in ctx.workdir.rglob("*") if path.is_file())
+        return {path.relative_to(ctx.workdir).as_posix(): path for path in files}
+
+    def _infill(self, rows: pa.Table, rng: np.random.Generator, ctx: Context) -> tuple[pa.Table, dict[str, Any]]:
+        options: Seq2SeqOptions = self.options
+        tell_scripts((rows[name].to_pylist() for name in ctx.fields), "seq2seq", ctx.log)
+        infiller = prepare(rows, _source(options), options, ctx.fields)
+        masking = Masking(infiller, options, ctx.fields)
+        parents = fitting_rows(rows, infiller, masking, ctx.fields, ctx)
+        words = words_of(parents, ctx.fields)
+        infiller.model.to(ctx.device)
+        record = train(
+            infiller.model,
+            lambda rng: draw_examples(words, infiller, masking, rng),
+            infiller.start,
+            infiller.pad,
+            self._schedule(parents.num_rows),
+            rng,
+            require_time(ctx, "seq2seq"),
+        )
+        save_pretrained(infiller.model.cpu(), None, ctx.workdir)
+        infiller.tokenizer.save(str(ctx.workdir / "tokenizer.json"))
+        return parents, infiller.plan() | {"training": record}
+
+    def _paraphrase(self, rows: pa.Table, rng: np.random.Generator, ctx: Context) -> tuple[pa.Table, dict[str, Any]]:
+        options: Seq2SeqOptions = self.options
+        source = _source(options)
+        assert source is not None  # the options refuse `scratch`
+        model, tokenizer = source.load()
+        record: dict[str, Any] = {"steps": 0, "train_loss": []}
+        if options.epochs:
+            rewriter = Rewriter(model, tokenizer, prefix=options.prefix, where=f"model {options.model}")
+            pairs = Pairs(rows, rewriter, rewriter.bound(_decoding(options)), ctx.fields, options.change)
+            pad = rewriter.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+            model.to(ctx.device)
+            record = train(
+                model, pairs.draw, rewriter.frame.start, pad, self._schedule(pairs.count), rng,
+                require_time(ctx, "seq2seq"),
+            )  # fmt: skip
+        save_pretrained(model.cpu(), tokenizer, ctx.workdir)
+        return rows, {"training": record}
+
+    def _schedule(self, rows: int) -> Schedule:
+        options: Seq2SeqOptions = self.options
+        epochs = options.epochs or 60
+        steps = min(options.max_steps, epochs * -(-rows // options.batch_size))
+        rate = options.learning_rate or (3e-3 if options.model == SCRATCH else 1e-4)
+        return Schedule(steps, options.batch_size, rate, options.weight_decay)
+
+    def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
+        """Rows that cannot be made: ``no_parent`` (no train row of the class), ``too_long`` (no end within the bound),
+
+        ``empty``, ``undecodable`` (bytes that are no UTF-8), ``unchanged`` (the parent again). Raises DeadlineExceeded.
+        """
+        options: Seq2SeqOptions = self.options
+        parents = fitted.get("parents", lambda: Parents(fitted))
+        task = Task(_decoding(options), ctx, "seq2seq")
+        if options.mode == "infill":
+            infiller = fitted.get(
+                f"infiller:{ctx.device}",
+                lambda: Infiller.load(fitted, ctx.device, trust_remote_code=options.trust_remote_code),
+            )
+            made = fill(infiller, Masking(infiller, options, ctx.fields), parents, request, task)
+        else:
+            model, tokenizer = load_saved(fitted, "", ctx.device, trust_remote_code=options.trust_remote_code)
+            rewriter = Rewriter(model, tokenizer, prefix=options.prefix, where="seq2seq")
+
+            def rewrite(texts: list[str], ats: list[int], name: int) -> list[Made]:
+                return rewriter.rewrite(texts, request.seeds[ats], 2 + name, task)
+
+            made = rewrite_parents(parents, request, options.change, rewrite, ctx.fields)
+        texts, reasons = [row for row, _ in made], [why for _, why in made]
+        return answer(request, ctx.fields, texts, parents.ids_of(parents.draw(request)), reasons)
+
+
+def _source(options: Seq2SeqOptions) -> Source | None:
+    if options.model == SCRATCH:
+        return None
+    others = "`scratch`, " if options.mode == "infill" else ""
+    return Source(options.model, options.revision, options.trust_remote_code, options.allow_pickle, others)
+
+
+def _decoding(options: Seq2SeqOptions) -> Decoding:
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty)
+    return Decoding(sampling, options.beams, options.decode_batch, options.max_length)

@@ -1,0 +1,124 @@
+"""A classifier of texts: TF-IDF features and softmax regression, saved as JSON and safetensors."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from augmill.tasks.rows.kinds.text import is_unspaced
+
+VOCABULARY, WEIGHTS = "vocabulary.json", "weights.safetensors"
+# Mean log loss + penalty / 2 * |w|^2. Of 1/300, 1/3,000 and 1/30,000 the last had the least held-out log loss on TREC,
+# SNIPS, TNEWS and BANKING77 at 50 rows a class and on these and SST-2 in full.
+PENALTY = 1 / 30_000
+
+
+class Encoder:
+    """Texts to TF-IDF features, from a saved vocabulary; each part (words, characters) has length 1 or 0."""
+
+    def __init__(self, spaced: bool, parts: list[Any]) -> None:
+        self.spaced, self.parts = spaced, parts
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], spaced: bool, least: int) -> Encoder:
+        """The terms that ``least`` texts have. ``spaced``: whether spaces part their words."""
+        return cls(spaced, [part.fit(texts) for part in _parts(spaced, min_df=least)])
+
+    @classmethod
+    def load(cls, spaced: bool, terms: list[list[str]], idf: list[npt.NDArray[np.float32]]) -> Encoder:
+        parts = _parts(spaced)
+        for part, vocabulary, weights in zip(parts, terms, idf, strict=True):
+            part.set_params(vocabulary=vocabulary)
+            part.idf_ = weights
+        return cls(spaced, parts)
+
+    @property
+    def terms(self) -> list[list[str]]:
+        return [part.get_feature_names_out().tolist() for part in self.parts]
+
+    def features(self, texts: Sequence[str]) -> Any:
+        """scipy CSR matrix (texts, terms), float32."""
+        from scipy import sparse
+
+        return sparse.hstack([part.transform(texts) for part in self.parts], format="csr")
+
+
+def write_vocabulary(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+
+
+def _parts(spaced: bool, **options: Any) -> list[Any]:
+    """Characters by threes alone: with 4-grams held-out log loss was no better on TREC and BANKING77."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    options |= {"lowercase": False, "sublinear_tf": True, "dtype": np.float32}
+    if not spaced:
+        return [TfidfVectorizer(analyzer="char", ngram_range=(1, 2), **options)]
+    return [
+        TfidfVectorizer(analyzer="word", token_pattern=r"\S+", ngram_range=(1, 2), **options),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options),
+    ]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Softmax regression: ``weights`` (classes, terms), ``bias`` (classes,), both float32; ``strata`` in row order."""
+
+    encoder: Encoder
+    strata: list[str]
+    weights: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], strata: Sequence[str], least: int) -> Classifier:
+        """Classes count alike, else the filter would refuse the small ones' rows. One thread, so that bits repeat.
+
+        ``least``: texts that must have a term for it to count.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
+
+        encoder = Encoder.fit(texts, not is_unspaced(texts), least)
+        model = LogisticRegression(C=1 / (PENALTY * len(texts)), class_weight="balanced", tol=1e-3, max_iter=100)
+        with warnings.catch_warnings(), threadpool_limits(limits=1):
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a filter need not be at the optimum
+            model.fit(encoder.features(texts), np.array(strata))
+        weights, bias = model.coef_, model.intercept_
+        if len(weights) == 1:  # two classes: one row for the second, the first stands at zero
+            weights, bias = np.vstack([0 * weights, weights]), np.concatenate([0 * bias, bias])
+        return cls(encoder, model.classes_.tolist(), weights.astype(np.float32), bias.astype(np.float32))
+
+    def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Shape (texts, classes)."""
+        logits = self.encoder.features(texts) @ self.weights.T + self.bias
+        odds = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
+        result: npt.NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
+        return result
+
+    def save(self, directory: Path) -> dict[str, Path]:
+        from safetensors.numpy import save_file
+
+        vocabulary = {"spaced": self.encoder.spaced, "strata": self.strata, "terms": self.encoder.terms}
+        idf = {f"idf_{at}": part.idf_.astype(np.float32) for at, part in enumerate(self.encoder.parts)}
+        files = {name: directory / name for name in (VOCABULARY, WEIGHTS)}
+        save_file({"weights": np.ascontiguousarray(self.weights), "bias": self.bias, **idf}, files[WEIGHTS])
+        write_vocabulary(files[VOCABULARY], vocabulary)
+        return files
+
+    @classmethod
+    def load(cls, directory: Path, vocabulary: dict[str, Any]) -> Classifier:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(directory / WEIGHTS)
+        idf = [tensors[f"idf_{at}"] for at in range(len(vocabulary["terms"]))]
+        encoder = Encoder.load(vocabulary["spaced"], vocabulary["terms"], idf)
+        return cls(encoder, vocabulary["strata"], tensors["weights"], tensors["bias"])

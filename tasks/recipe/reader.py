@@ -1,0 +1,230 @@
+"""Reads sections of a recipe strictly; every mistake becomes a sentence with its line and the nearest known key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+import typing
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Generator, UserError
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.recipe.recipe_yaml import Lines
+from augmill.tasks.trainers import TRAINERS
+
+LABEL_BY = ("generator", "teacher", "agree")
+# Texts in YAML 1.2; recipes written for 1.1 have them where only true or false can be meant, and there they stay that.
+_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+
+
+@dataclass(frozen=True)
+class GeneratorChoice:
+    """One generator of the recipe, its share of each class's target, its own options, and who says a row's class:
+
+    the ``generator``, the check ``teacher`` in its stead, or both, who have to ``agree``.
+    """
+
+    use: str
+    share: float
+    options: Any
+    label_by: Literal["generator", "teacher", "agree"] = "generator"
+
+    def build(self) -> Generator:
+        return GENERATORS[self.use](self.options)
+
+
+@dataclass(frozen=True)
+class TrainerChoice:
+    """What judges the rows, and its options."""
+
+    use: str
+    options: Any
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+
+
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Validates strictly, refusing unknown keys, in every dataclass below ``kind``."""
+    hashable: Hashable = kind
+    return _adapter(hashable)
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    for part in _dataclasses(kind, set()):
+        part.__pydantic_config__ = {"extra": "forbid", "strict": True}
+    return TypeAdapter(kind)
+
+
+def _dataclasses(kind: Any, seen: set[Any]) -> set[Any]:
+    if dataclasses.is_dataclass(kind) and kind not in seen:
+        seen.add(kind)
+        for hint in typing.get_type_hints(kind).values():
+            _dataclasses(hint, seen)
+    for argument in typing.get_args(kind):
+        _dataclasses(argument, seen)
+    return seen
+
+
+def _with_words(kind: Any, value: Any) -> Any:
+    """The value with ``_WORDS`` read wherever ``kind`` asks for true or false, and for no text."""
+    kinds = (kind, *typing.get_args(kind))
+    if isinstance(value, dict):
+        section = next(filter(dataclasses.is_dataclass, kinds), None)
+        hints = typing.get_type_hints(section) if section else {}
+        return {key: _with_words(hints.get(key), part) for key, part in value.items()}
+    wanted = isinstance(value, str) and bool in kinds and str not in kinds
+    return _WORDS.get(value.lower(), value) if wanted else value
+
+
+def _known_keys(kind: Any, location: tuple[str | int, ...]) -> list[str]:
+    for part in location:
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        kind = hints.get(str(part), kind)
+        kind = next(filter(dataclasses.is_dataclass, typing.get_args(kind)), kind)  # of `Section | None` the section
+    return [item.name for item in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _shown(value: Any, location: tuple[str | int, ...]) -> str:
+    """What was found, in short; not where it may be a secret: in a log it would stand for good."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if "api_key" in location or "api_key" in text or ("base_url" in location and "@" in text):
+        return "what is not repeated here, since it may be a secret"
+    return text[:80]
+
+
+class Reader:
+    """Validates parts of one document and turns every pydantic error into a sentence with its line."""
+
+    def __init__(self, path: str, lines: Lines) -> None:
+        self.path, self.lines = path, lines
+
+    def fail(self, problem: str, location: tuple[str | int, ...], fix: str = "") -> UserError:
+        name = ".".join(str(part) for part in location)
+        where = f"{self.path} line {self.lines.of(location)}" + (f" ({name})" if name else "")
+        if "api_key" in location:
+            fix = fix or "put `{env: NAME}` or `{file: PATH}` there, where the key stands; never the key itself"
+        return UserError(problem, where=where, fix=fix or "see docs/recipe.md, or `augmill schema`")
+
+    def read(self, kind: Any, value: Any, location: tuple[str | int, ...]) -> Any:
+        if not isinstance(value, dict):
+            raise self.fail(f"expected a section with keys; found {_shown(value, location)}", location)
+        try:
+            # Through JSON, because strict validation of Python values would refuse a list where a tuple stands.
+            return adapter(kind).validate_json(json.dumps(_with_words(kind, value), default=str))
+        except ValidationError as error:
+            raise self._explain(kind, error, location) from error
+
+    def _explain(self, kind: Any, error: ValidationError, location: tuple[str | int, ...]) -> UserError:
+        """The first of pydantic's complaints; all it says of that one key, which may be of several types."""
+        errors = error.errors(include_url=False, include_context=False)
+        first, at = errors[0], _place(errors[0]["loc"])
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "no_such_attribute"):
+            known = _known_keys(kind, at[:-1])
+            return self.fail(f"unknown key {str(at[-1])!r}; {_nearest(str(at[-1]), known)}", (*location, *at))
+        if first["type"].startswith("missing"):
+            return self.fail(f"{at[-1]!r} is missing", (*location, *at))
+        if first["type"] == "value_error":
+            return self._out_of_bounds(first["msg"].removeprefix("Value error, "), first["input"], (*location, *at))
+        said = dict.fromkeys(_expected(other["msg"]) for other in errors if _place(other["loc"]) == at)
+        found = _shown(first["input"], (*location, *at))
+        grouped = isinstance(first["input"], str) and re.fullmatch(r"[-+]?[0-9][0-9_]*", first["input"])
+        fix = "write the number without `_` and quotes" if grouped else ""
+        return self.fail(f"expected {' or '.join(said)}; found {found}", (*location, *at), fix)
+
+    def _out_of_bounds(self, message: str, section: Any, location: tuple[str | int, ...]) -> UserError:
+        """What a section says of its own values: ``key: what was expected``. The line is the key's where there is one."""
+        key, colon, rest = message.partition(": ")
+        key = key.rsplit(".", 1)[-1]
+        if not colon or not isinstance(section, dict) or key not in section:
+            return self.fail(message, location)
+        found = _shown(section[key], (*location, key))
+        return self.fail(rest if "found" in rest else f"{rest}; found {found}", (*location, key))
+
+    def generators(self, value: Any) -> tuple[GeneratorChoice, ...]:
+        at: tuple[str | int, ...] = ("generators",)
+        if not isinstance(value, list) or not value:
+            raise self.fail("expected a list of at least one generator", at, f"known: {', '.join(GENERATORS)}")
+        chosen = []
+        for index, entry in enumerate(value):
+            if not isinstance(entry, dict) or not isinstance(entry.get("use"), str):
+                raise self.fail(
+                    "each generator is a section with `use: NAME`", (*at, index), f"known: {', '.join(GENERATORS)}"
+                )
+            rest = {key: part for key, part in entry.items() if key not in ("use", "share", "label_by")}
+            if entry["use"] not in GENERATORS:
+                problem = f"there is no generator {entry['use']!r}; {_nearest(entry['use'], list(GENERATORS))}"
+                raise self.fail(problem, (*at, index, "use"))
+            share = entry.get("share", 1.0)
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1e6:
+                raise self.fail(f"share: a positive number; found {share!r}", (*at, index, "share"))
+            label_by = entry.get("label_by", LABEL_BY[0])
+            if label_by not in LABEL_BY:
+                problem = f"expected {' or '.join(map(repr, LABEL_BY))}; found {str(label_by)[:80]!r}"
+                raise self.fail(problem, (*at, index, "label_by"))
+            options = self.read(GENERATORS[entry["use"]].Options, rest, (*at, index))
+            chosen.append(GeneratorChoice(entry["use"], float(share), options, label_by))
+        names = [choice.use for choice in chosen]
+        if len(set(names)) < len(names):
+            raise self.fail("a generator stands twice", at, "give each once, with a share")
+        return tuple(chosen)
+
+    def trainer(self, value: Any) -> TrainerChoice:
+        if isinstance(value, str):
+            value = {"use": value}
+        if not isinstance(value, dict):
+            raise self.fail("expected `use: NAME` or `command: ...`", ("trainer",), f"known: {', '.join(TRAINERS)}")
+        name = value.get("use", "command" if "command" in value else "tfidf")
+        if not isinstance(name, str) or name not in TRAINERS:
+            raise self.fail(f"there is no trainer {name!r}; {_nearest(str(name), list(TRAINERS))}", ("trainer", "use"))
+        rest = {key: part for key, part in value.items() if key != "use"}
+        return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))
+
+    def checks(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.fail("expected a section of checks by name", ("checks",), f"known: {', '.join(CHECKS)}")
+        value = {name: _with_words(bool, part) for name, part in value.items()}
+        for name in value:
+            if name not in CHECKS:
+                raise self.fail(f"there is no check {name!r}; {_nearest(str(name), list(CHECKS))}", ("checks", name))
+        if value.get("relations") is False:
+            problem = (
+                "`relations` cannot be switched off: it keeps held-out rows out of train, and the gate judges by them"
+            )
+            raise self.fail(problem, ("checks", "relations"), "set its thresholds instead")
+        given = {name: value.get(name, {}) for name in CHECKS}
+        return {
+            name: self.read(CHECKS[name].Options, part or {}, ("checks", name))
+            for name, part in given.items()
+            if part is not False
+        }
+
+
+def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The keys of the recipe in one of pydantic's locations."""
+    return tuple(part for part in location if not (isinstance(part, str) and _is_type_tag(part)))
+
+
+def _expected(message: str) -> str:
+    """``Input should be a valid integer`` in a reader's words: ``an integer``."""
+    said = message.removeprefix("Input should be ").replace("a valid ", "a ")
+    known = {"an object": "a section with keys", "a integer": "an integer", "a string": "text", "a array": "a list"}
+    return known.get(said, said)
+
+
+def _is_type_tag(part: str) -> bool:
+    """pydantic names the branch of a union it tried; that is no key of the recipe."""
+    return part == "[key]" or bool(
+        re.fullmatch(r"str|int|bool|float|(tuple|list|dict|literal|constrained|function|json)[\[\-'].*", part)
+    )

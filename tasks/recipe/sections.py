@@ -1,0 +1,306 @@
+"""The recipe's sections that the spine owns, as frozen dataclasses. Options of ribs stand beside their ribs.
+
+``metadata["help"]`` feeds docs/recipe.md and the comments that ``augmill init`` writes. A field that changes no row
+carries ``identity: False`` with the reason; ``recipe.not_identity()`` lists them all in one table.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from augmill.tasks.boundary.retries import PATIENCE_SECONDS
+from augmill.tasks.contracts import FIELD_NAMES
+from augmill.tasks.rows.calendar import parse_clock
+
+Action = Literal["best_real", "keep_current", "fail"]
+
+
+def option(default: Any, help: str, *, why_no_identity: str = "", file: bool = False, later: bool = False) -> Any:
+    """A dataclass field with its help text; ``why_no_identity`` says why it changes no row.
+
+    ``later``: it was added to a section that recipes have had, so that at its default it is no part of an identity.
+    """
+    metadata: dict[str, Any] = {"help": help, **({"later": True} if later else {})}
+    if why_no_identity:
+        metadata |= {"identity": False, "why": why_no_identity}
+    if file:
+        metadata["file"] = True
+    return field(default=default, metadata=metadata)
+
+
+def required(help: str) -> Any:
+    return field(metadata={"help": help})
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column is what."""
+
+    text: str | tuple[str, ...] = required("the text column; a list of columns for tasks on several texts")
+    label: str = required("the label column: strings, integers or booleans; it comes back in its own type")
+    id: str | None = option(None, "a column of unique ids; without it a row's id is a hash of its texts")
+    group: str | None = option(None, "rows of one group never stand in different splits (a customer, a document)")
+    partition: str | None = option(None, "an ordered key, such as a date; `--as-of D` uses the rows up to and with D")
+
+    def __post_init__(self) -> None:
+        names = [*self.texts, self.label]
+        check(1 <= len(self.texts) <= len(FIELD_NAMES), f"text: between 1 and {len(FIELD_NAMES)} columns")
+        check(len(set(names)) == len(names), f"a column is used twice: {', '.join(names)}")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the texts inside the pipeline."""
+        return FIELD_NAMES[: len(self.texts)]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What labels may be."""
+
+    declared: tuple[str | int | bool, ...] = option((), "the labels there are; empty: whatever the source holds")
+    aliases: dict[str, str | int | bool] = field(
+        default_factory=dict, metadata={"help": "old name: new name, for labels that were renamed or misspelt"}
+    )
+    retired: tuple[str | int | bool, ...] = option((), "labels whose rows leave, counted")
+    unknown: Literal["admit", "quarantine", "stop"] = option(
+        "admit", "what a label outside `declared` does: join, go to the refused rows, or stop the run"
+    )
+    min_rows: int = option(2, "train rows that a class needs")
+    rare: Literal["stop", "quarantine"] = option("stop", "what a class with fewer does: stop the run, or leave")
+    fold: bool = option(
+        False,
+        "labels that differ only in case or blanks are one class, spelt as `declared` or an alias spells it, else in "
+        "lower case",
+        later=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(bool(self.declared) or self.unknown == "admit", "unknown: quarantine and stop need `declared` labels")
+        check(1 <= self.min_rows <= 10**9, "min_rows: at least 1")
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """When the source itself is refused."""
+
+    max_share: float = option(0.05, "more refused source rows than this share stop the run before any generation")
+    max_chars: int = option(20_000, "a text longer than this is refused")
+    conflicts: Literal["keep", "majority", "drop"] = option(
+        "keep",
+        "equal texts under several labels: keep them all; those of the label that most of them have (none, where two "
+        "have as many); or drop them all",
+        later=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(0 <= self.max_share <= 1, "max_share: a share between 0 and 1")
+        check(0 < self.max_chars <= 2**24, "max_chars: between 1 and 2**24")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which rows train, which judge. By hash of the text unless the source says."""
+
+    column: str | None = option(None, "a column that names each row's split")
+    files: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "split: file name pattern, where each split has its own files"}
+    )
+    names: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "value in `column`: split, where the values are not train, validation and test"},
+    )
+    validation: float = option(0.15, "share of rows that judge the mix (read once, by the gate)")
+    test: float = option(0.15, "share of rows that are only reported")
+    seed: int = option(0, "a row's split is a hash of this seed and its text or group")
+    near: float = option(0.8, "a train row this similar to a held-out row leaves train (Jaccard, character 5-grams)")
+    heldout_exclude: tuple[str, ...] = option((), "files whose texts no training row may repeat", file=True)
+
+    def __post_init__(self) -> None:
+        check(self.validation > 0 and self.test >= 0, "validation must be positive and test not negative")
+        check(self.validation + self.test <= 0.9, "validation and test leave less than a tenth for train")
+        check(0 <= self.seed < 2**63, "seed: between 0 and 2**63 - 1")
+        check(0.5 <= self.near <= 1, "near: a similarity between 0.5 and 1")
+        check(not (self.column and self.files), "column and files contradict each other: give one")
+        known = {"train", "validation", "test"}
+        for name in [*self.files, *self.names.values()]:
+            check(name in known, f"{name!r} is no split; splits are train, validation and test")
+        check(not self.files or "train" in self.files, "files: a pattern for train is needed")
+
+    @property
+    def given(self) -> bool:
+        return bool(self.column or self.files)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How many *accepted* rows each class is to get. Give one of the three."""
+
+    per_class: int | None = option(None, "this many accepted rows in every class")
+    multiply: float | None = option(None, "real and accepted rows together are this many times the real ones")
+    balance: Literal["max"] | int | None = option(None, "fill every class up to the largest one, or to this number")
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.per_class, self.multiply, self.balance) if value is not None]
+        check(len(given) == 1, f"give exactly one of per_class, multiply and balance; found {len(given)}")
+        check(self.per_class is None or 0 < self.per_class <= 10_000_000, "per_class: between 1 and 10,000,000")
+        check(self.multiply is None or 1 < self.multiply <= 1000, "multiply: more than 1, at most 1000")
+        check(not isinstance(self.balance, int) or 0 < self.balance <= 10_000_000, "balance: between 1 and 10,000,000")
+
+
+@dataclass(frozen=True)
+class Refill:
+    """Rounds of generation until every class has its target or these bounds end it.
+
+    A generator is not asked again for a class where 30 rows in a row gave nothing new and sound, or as many as should
+    have given three by its share before.
+    """
+
+    max_rounds: int = option(6, "rounds at most")
+    max_asked: float = option(20.0, "asked rows per class at most, as a multiple of its target")
+    on_shortfall: Literal["publish", "refuse"] = option("publish", "what happens when a class cannot be filled")
+
+    def __post_init__(self) -> None:
+        check(1 <= self.max_rounds <= 100, "max_rounds: between 1 and 100")
+        check(1 <= self.max_asked <= 1000, "max_asked: between 1 and 1000")
+
+
+@dataclass(frozen=True)
+class Settle:
+    """How accepted rows are chosen among those that passed."""
+
+    near: float = option(0.95, "two accepted rows this similar are duplicates; the better one is kept")
+    prefer: Literal["score", "first"] = option(
+        "score", "where more pass than are needed: those the label check is surest of, or the first ones"
+    )
+
+    def __post_init__(self) -> None:
+        check(0.5 <= self.near <= 1, "near: a similarity between 0.5 and 1")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How accepted and real rows are put together."""
+
+    max_ratio: float | None = option(None, "synthetic rows per real row at most, over all classes")
+    synthetic_weight: float = option(1.0, "weight of a synthetic row; a real row weighs 1")
+    # At 10 rows a class and 4 times as many added, a weight of 0.3 gained on 1 (points on test rows, 5 seeds, 2 of the last
+    # two): TREC 0.7, SST-2 0.1, TNEWS 0.7, phrasebank 0.8, BANKING77 0.8, CLINC150 0.2; SNIPS lost 0.2.
+    pseudo_labelled_weight: float = option(
+        0.3, "weight of a real row whose label a teacher found (`self_training`), which is wrong more often"
+    )
+    order: Literal["shuffled", "alternating"] = option(
+        "shuffled", "reading order: all rows shuffled in each epoch, or epochs of part real, part synthetic rows"
+    )
+    synthetic_share: float = option(0.5, "alternating: the share of synthetic rows in an epoch")
+    epochs: int = option(1, "how many epochs order.parquet holds")
+
+    def __post_init__(self) -> None:
+        check(self.max_ratio is None or 0 < self.max_ratio <= 1000, "max_ratio: more than 0, at most 1000")
+        for name in ("synthetic_weight", "pseudo_labelled_weight"):
+            check(0 < getattr(self, name) <= 100, f"{name}: more than 0, at most 100")
+        check(0 < self.synthetic_share < 1, "synthetic_share: between 0 and 1")
+        check(1 <= self.epochs <= 1000, "epochs: between 1 and 1000")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What is released when the mix is not (DESIGN, law 9)."""
+
+    harmful: Action = option("best_real", "the mix is measurably worse", why_no_identity="decides what is published")
+    inconclusive: Action = option("best_real", "no proof either way", why_no_identity="decides what is published")
+    not_produced: Action = option(
+        "best_real", "generation failed or ran out of time", why_no_identity="decides what is published"
+    )
+    unsound_source: Literal["keep_current", "fail"] = option(
+        "keep_current", "the source cannot be trusted", why_no_identity="decides what is published"
+    )
+
+
+_COPY = "the same rows, in another table as well"
+
+
+@dataclass(frozen=True)
+class Publish:
+    """What a release looks like."""
+
+    prefix: str = option("aug_", "prefix of the columns Augmill adds; one that clashes with the user's is refused")
+    copy: tuple[str, ...] = option((), "columns a synthetic row takes from its first parent; the others are null")
+    format: Literal["parquet", "delta"] = option(
+        "parquet", "delta: each release is a version of a Delta table as well (extra `delta`)", why_no_identity=_COPY
+    )
+
+    def __post_init__(self) -> None:
+        check(bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", self.prefix)), "prefix: letters, digits and underscores")
+        check(self.prefix != "_", "prefix: `_row_id` is a reserved column of Iceberg v3")
+
+
+_RUN = "where and how fast, not what"
+_WEEK = 10_080.0  # minutes
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where it runs and how fast. Nothing here changes a row."""
+
+    store: str = option("augmill-store", "a directory, or s3://, gs:// or az://", why_no_identity=_RUN)
+    orchestrator: Literal["prefect", "none"] = option(
+        "prefect", "none: the same tasks without Prefect, for other schedulers", why_no_identity=_RUN
+    )
+    shard_rows: int = option(2_000, "rows per shard at most; a shard should be minutes of work", why_no_identity=_RUN)
+    devices: tuple[str, ...] = option(
+        (), "cpu, cuda:0, ...; empty: every CUDA device, or the CPU", why_no_identity=_RUN
+    )
+    workers: int = option(0, "worker processes; 0: one per device", why_no_identity=_RUN)
+    threads: int = option(2, "threads a fit is pinned to; part of a trained model's identity")
+    shard_minutes: float = option(30.0, "a shard that takes longer is killed and tried again", why_no_identity=_RUN)
+    shard_retries: int = option(
+        2, "how often a shard that failed for a cause that can pass is tried again", why_no_identity=_RUN
+    )
+    stage_minutes: float = option(
+        360.0, "a fit, an evaluation or any other stage that takes longer is stopped", why_no_identity=_RUN
+    )
+    deadline_minutes: float | None = option(
+        None, "a run that is still generating after this long ends as not_produced", why_no_identity=_RUN
+    )
+    deadline: str | None = option(
+        None, 'a time of day, such as "05:30", in schedule.timezone: the same', why_no_identity=_RUN
+    )
+    max_failed_shards: float = option(
+        0.1, "more failed shards than this share of a round's end generation", why_no_identity=_RUN
+    )
+
+    store_patience: float = option(
+        PATIENCE_SECONDS,
+        "seconds for which a store, or a source, that does not answer is asked again",
+        why_no_identity=_RUN,
+    )
+
+    def __post_init__(self) -> None:
+        check(0 <= self.store_patience <= 86_400, "store_patience: between 0 and 86,400 seconds")
+        check(1 <= self.shard_rows <= 10_000_000, "shard_rows: between 1 and 10,000,000")
+        check(0 <= self.workers <= 256, "workers: between 0 and 256")
+        check(1 <= self.threads <= 256, "threads: between 1 and 256")
+        check(0 <= self.shard_retries <= 100, "shard_retries: between 0 and 100")
+        for name in ("shard_minutes", "stage_minutes"):
+            check(0 < getattr(self, name) <= _WEEK, f"{name}: more than 0, at most a week (10,080)")
+        limit = self.deadline_minutes
+        check(limit is None or 0 < limit <= _WEEK, "deadline_minutes: more than 0, at most a week (10,080)")
+        if self.deadline is not None:
+            try:
+                parse_clock(self.deadline)
+            except ValueError as error:
+                raise ValueError(f"deadline: {error}") from error
+        check(0 <= self.max_failed_shards <= 1, "max_failed_shards: a share between 0 and 1")
+        for device in self.devices:
+            check(bool(re.fullmatch(r"cpu|mps|cuda(:\d+)?", device)), f"devices: {device!r} is not cpu or cuda:N")

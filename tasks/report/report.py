@@ -1,0 +1,274 @@
+"""The report: one self-contained HTML page that says what was decided, on what evidence, and what to do next."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from augmill.tasks.gate.verdict import headline, rule_of, sight
+from augmill.tasks.report.charts import Effect, dumbbell, flow, forest, histogram, marked, points, stacked, streams_of
+from augmill.tasks.report.report_evidence import CheckFinding, Nearest, ReportEvidence, Sample, Validation
+from augmill.tasks.rows.kinds.text import PAGE, visible
+
+__all__ = ["ReportEvidence", "Sample", "render_report", "report_summary_markdown", "report_table"]
+
+RELEASED = {
+    "mix": "Released: the real rows together with the accepted synthetic rows.",
+    "real": "Released: the real rows as they are.",
+    "placebo": "Released: the real rows, each once, with weights that balance the classes.",
+    "current": "Kept: the release that was current stays current.",
+    None: "Nothing was released.",
+}
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "focus_f1": "mean F1 of the focus labels"}
+ARMS = {"real": "real rows alone", "placebo": "placebo: real rows repeated", "mix": "mix: real and synthetic rows"}
+# A page of ours fetches nothing and runs nothing, whatever a row could still do to it.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+SHOWN_CLASSES = 30  # the rest stands in a folded table
+SHOWN_SAMPLES = 12
+
+
+def render_report(evidence: ReportEvidence) -> str:
+    """The page. Everything that stems from data is escaped; the same evidence gives the same bytes."""
+    page = environment().get_template("report.html")
+    gate, ledger = evidence.get("gate"), evidence.get("ledger")
+    classes = class_rows(evidence)
+    rendered: str = page.render(
+        e=_complete(evidence),
+        headline=headline(evidence["outcome"], gate),
+        released=RELEASED[evidence.get("released")],
+        next_action=evidence["next_action"],
+        figures=key_figures(evidence),
+        metric=METRICS[gate["judged_by"]] if gate else "",
+        effects=_effects(gate) if gate else "",
+        bar=rule_of(gate).bar if gate else 0.0,
+        sight=sight(rule_of(gate), gate["smallest_visible_gain"]) if gate else "",
+        test_note=test_note(gate) if gate else "",
+        arms=[(ARMS[name], name, gate["validation"]["arms"][name], _test_arm(gate, name)) for name in ARMS]
+        if gate
+        else [],
+        classes=classes,
+        span=_span(classes),
+        most=max((max(row["train"], row["mixed"]) for row in classes), default=1),
+        flow=flow(streams_of(_totals(ledger))) if ledger and ledger["rows"] else "",
+        generators=_by_generator(ledger) if ledger else [],
+        lengths=_lengths(evidence.get("lengths", {})),
+        shown=SHOWN_CLASSES,
+        path=evidence.get("release_path", ""),
+        prefix=evidence.get("prefix", "aug_"),
+    )
+    return visible(rendered, keep=PAGE)
+
+
+def _complete(evidence: ReportEvidence) -> dict[str, Any]:
+    """The evidence with None for every part that is missing: in the template a misspelt name stays an error."""
+
+    def fill(kind: Any, value: Any) -> dict[str, Any]:
+        return {**dict.fromkeys(kind.__annotations__), **value}
+
+    found = fill(ReportEvidence, evidence)
+    found["checks"] = [fill(CheckFinding, check) for check in found["checks"] or ()]
+    found["validation"] = fill(Validation, found["validation"]) if found["validation"] else None
+    found["samples"] = {
+        kind: [
+            {**fill(Sample, row), "nearest": fill(Nearest, row["nearest"]) if row.get("nearest") else None}
+            for row in rows[:SHOWN_SAMPLES]
+        ]
+        for kind, rows in sorted((found["samples"] or {}).items())
+        if rows
+    }
+    return found
+
+
+def key_figures(evidence: ReportEvidence) -> list[tuple[str, str, str]]:
+    """(value, name, detail) of the three or four numbers that matter most."""
+    figures = []
+    if gate := evidence.get("gate"):
+        for pair, name in (("mix-real", "over the real rows alone"), ("mix-placebo", "over the placebo")):
+            gain = gate["validation"]["comparisons"][pair]["gains"][gate["judged_by"]]
+            bounds = f"{points(gain['low'])} to {points(gain['high'])} points"
+            figures.append((points(gain["gain"]), f"gain {name}", bounds))
+    if (ledger := evidence.get("ledger")) and ledger["rows"]:
+        accepted, target = sum(ledger["accepted"].values()), sum(ledger["targets"].values())
+        asked = sum(row["asked"] for row in ledger["rows"])
+        figures.append((f"{accepted:,}", "synthetic rows accepted", f"target {target:,}; {asked:,} were asked for"))
+    if splits := evidence.get("splits"):
+        held_out = splits.get("validation", 0) + splits.get("test", 0)
+        figures.append((f"{splits['train']:,}", "real rows in train", f"and {held_out:,} held out"))
+    return figures
+
+
+def _effects(gate: Mapping[str, Any]) -> Any:
+    names = {"mix-real": "mix over real", "mix-placebo": "mix over placebo", "placebo-real": "placebo over real"}
+    judged_by, bar = gate["judged_by"], rule_of(gate).bar
+    effects = []
+    groups = {"validation": "On validation, which decides", "test": "On test, which is only reported"}
+    for split, group in groups.items():
+        for pair, name in names.items() if gate.get(split) else ():
+            gain = gate[split]["comparisons"][pair]["gains"][judged_by]
+            quiet = split == "test" or pair == "placebo-real"
+            effects.append(Effect(name, gain["gain"], gain["low"], gain["high"], quiet, group))
+    label = f"{'min_gain' if gate['options']['rule'] == 'superior' else 'margin'} {points(bar)}"
+    return forest(effects, bar, label)
+
+
+def test_note(gate: Mapping[str, Any]) -> str:
+    """Whether test, which decides nothing, agrees in sign with validation."""
+    if not gate.get("test"):
+        return ""
+    gains = [
+        [gate[split]["comparisons"][pair]["gains"][gate["judged_by"]]["gain"] for split in ("validation", "test")]
+        for pair in ("mix-real", "mix-placebo")
+    ]
+    agree = [(first > 0) == (second > 0) and (first < 0) == (second < 0) for first, second in gains]
+    if all(agree):
+        return "Test, read once and never deciding, agrees in sign on both."
+    pairs = [name for name, same in zip(("real rows", "placebo"), agree, strict=True) if not same]
+    return f"Test, read once and never deciding, differs in sign against the {' and the '.join(pairs)}."
+
+
+test_note.__test__ = False  # type: ignore[attr-defined]
+
+
+def _test_arm(gate: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    arm: Mapping[str, Any] | None = gate["test"]["arms"][name] if gate.get("test") else None
+    return arm
+
+
+def class_rows(evidence: ReportEvidence) -> list[dict[str, Any]]:
+    """One row per class, rarest in train first: counts, target, accepted, shortfall with its causes, scores, gains
+
+    in recall over both baselines.
+    """
+    ledger = evidence.get("ledger") or {"rows": [], "targets": {}, "accepted": {}, "shortfall": {}}
+    train, gate = evidence.get("train", {}), evidence.get("gate")
+    arms = gate["validation"]["arms"] if gate else {}
+    before, after = (
+        {each["label"]: each for each in arms.get(name, {}).get("per_class", [])} for name in ("real", "mix")
+    )
+    pairs = gate["validation"]["comparisons"] if gate else {}
+    over_real, over_placebo = (
+        {each["label"]: each for each in pairs.get(pair, {}).get("per_class", [])}
+        for pair in ("mix-real", "mix-placebo")
+    )
+    rows = []
+    for label in sorted({*train, *ledger["targets"], *before}, key=lambda name: (train.get(name, 0), name)):
+        accepted = ledger["accepted"].get(label, 0)
+        row = {
+            "label": label,
+            "train": train.get(label, 0),
+            "mixed": evidence.get("mixed", {}).get(label, train.get(label, 0) + accepted),
+            "target": ledger["targets"].get(label, 0),
+            "accepted": accepted,
+            "shortfall": ledger["shortfall"].get(label, 0),
+            "causes": _causes(ledger["rows"], label) if ledger["shortfall"].get(label) else "",
+            "before": before.get(label),
+            "after": after.get(label),
+            "gain": over_real.get(label),
+            "gain_placebo": over_placebo.get(label),
+        }
+        rows.append(row)
+    return rows
+
+
+def _span(classes: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The tens around every class's F1, so that differences show; in percent."""
+    scores = [row[arm]["f1"] for row in classes for arm in ("before", "after") if row[arm]] or [0.0, 100.0]
+    low, high = 10.0 * math.floor(min(scores) / 10), 10.0 * math.ceil(max(scores) / 10)
+    return low, max(high, low + 10)
+
+
+def _causes(rows: Sequence[Mapping[str, Any]], label: str) -> str:
+    """The two commonest reasons for which rows asked of this class came to nothing."""
+    lost: Counter[str] = Counter()
+    for row in rows:
+        if row["class"] == label:
+            lost.update(row["rejected"])
+            lost.update(row["undelivered"])
+    ranked = sorted(lost.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in ranked[:2]) or "the rounds ended first"
+
+
+def _totals(ledger: Mapping[str, Any]) -> dict[str, Counter[str]]:
+    totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("accepted", "surplus", "rejected", "undelivered")}
+    for row in ledger["rows"]:
+        totals["accepted"][""] += row["accepted"]
+        totals["surplus"][""] += row["surplus"]
+        totals["rejected"].update(row["rejected"])
+        totals["undelivered"].update(row["undelivered"])
+    return totals
+
+
+def _by_generator(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found: dict[str, Counter[str]] = {}
+    for row in ledger["rows"]:
+        entry = found.setdefault(row["generator"], Counter())
+        entry.update({key: row[key] for key in ("asked", "delivered", "surplus", "accepted")})
+        entry["rejected"] += sum(row["rejected"].values())
+    return [{"generator": name, **found[name]} for name in sorted(found)]
+
+
+def _lengths(lengths: Mapping[str, list[int]]) -> dict[str, Any]:
+    if not lengths.get("real"):
+        return {}
+    middle = {kind: sorted(values)[len(values) // 2] for kind, values in lengths.items() if values}
+    return {"chart": histogram(lengths["real"], lengths.get("synthetic", [])), "median": middle}
+
+
+@cache
+def environment() -> Any:
+    """The templates' own, shared by every page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    templates = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        autoescape=True, loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"points": points, "count": lambda value: f"{value:,}"}
+    environment.globals |= {"policy": Markup(POLICY), "stacked": stacked, "dumbbell": dumbbell, "marked": marked}
+    return environment
+
+
+def report_summary_markdown(evidence: ReportEvidence) -> str:
+    """The report's first screen as Markdown, for a Prefect artifact or a pull request."""
+    lines = [
+        f"# {_plain(evidence['dataset'])} {_plain(evidence['snapshot'])}: {evidence['outcome'].replace('_', ' ')}",
+        f"**{headline(evidence['outcome'], evidence.get('gate'))}** {RELEASED[evidence.get('released')]}",
+        _plain(evidence["reason"]),
+        f"Next: {_plain(evidence['next_action'])}",
+    ]
+    lines += ["\n".join(f"- {name}: **{value}** ({detail})" for value, name, detail in key_figures(evidence))]
+    if gate := evidence.get("gate"):
+        lines.append(test_note(gate))
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def report_table(evidence: ReportEvidence) -> list[dict[str, Any]]:
+    """One flat row per class, rarest first, for a Prefect table artifact; None where nothing was measured."""
+    table = []
+    for row in class_rows(evidence):
+        scores = {
+            name: row[key]["f1"] if row[key] else None for name, key in (("f1_real", "before"), ("f1_mix", "after"))
+        }
+        gains = {
+            f"recall_{name}{over}": row[key][name] if row[key] and row[key]["judged"] else None
+            for key, over in (("gain", ""), ("gain_placebo", "_over_placebo"))
+            for name in ("gain", "low", "high")
+        }
+        counts = {
+            "class": visible(row["label"]),
+            **{key: row[key] for key in ("train", "target", "accepted", "shortfall")},
+        }
+        table.append({**counts, **scores, **gains})
+    return table
+
+
+def _plain(text: str) -> str:
+    """Data as text: Markdown's own characters and HTML lose their meaning, and it is one line."""
+    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", html.escape(visible(text), quote=False))

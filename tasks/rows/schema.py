@@ -1,0 +1,66 @@
+"""The tables that travel between stages: names and types of their columns, and what is asked of them everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.tasks.rows.kinds.text import canonical, fold, join_fields
+
+# Columns of ingested rows beside contracts.real_schema and ``user.*``.
+SPLIT = "given_split"
+GROUP = "group"
+PARTITION = "partition"
+POSITION = "position"
+
+# Of a unit of the source: its refused rows, and where each of its rows stands.
+UNIT_REFUSED = pa.schema([(name, pa.string()) for name in ("file", "location", "reason", "detail", "row", "partition")])
+PLACES = pa.schema([("file", pa.string()), ("location", pa.string())])
+
+ORIGIN, REAL = "origin", "real"  # any other origin (contracts.Generator.origin) is of a row that was added
+SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
+
+# What a training row carries beside its own columns; null in real rows but for the weight.
+TRAINING_COLUMNS = [
+    (ORIGIN, pa.string()),
+    ("generator", pa.string()),
+    ("parent_ids", pa.list_(pa.string())),
+    ("seed", pa.int64()),
+    ("weight", pa.float64()),
+    ("scores", SCORES),
+]
+
+
+def class_counts(stratum: pa.ChunkedArray) -> dict[str, int]:
+    """Rows per class, by class name."""
+    counts = pc.value_counts(stratum)
+    return dict(sorted((str(item["values"]), int(item["counts"])) for item in counts.to_pylist()))
+
+
+def texts_of(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:
+    """The texts of each row as one string."""
+    columns = [table[name].to_pylist() for name in fields]
+    return [join_fields(parts) for parts in zip(*columns, strict=True)]
+
+
+def equal_keys(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:
+    """What equal rows share, whatever their case and punctuation."""
+    texts = (text.split("\x1f") for text in texts_of(table, fields))
+    return [join_fields(fold(part) or canonical(part) for part in parts) for parts in texts]
+
+
+def as_training(rows: pa.Table) -> pa.Table:
+    """Real rows with the columns of a training row: origin ``real``, weight 1, the others null."""
+    values = {ORIGIN: REAL, "weight": 1.0}
+    for name, kind in TRAINING_COLUMNS:
+        rows = rows.append_column(name, pa.repeat(pa.scalar(values.get(name), kind), rows.num_rows))
+    return rows
+
+
+def id_within(partition: str | None, stem: str) -> str:
+    """The id of a row without an id column: the hash of its texts, in a partitioned source of its partition too."""
+    if partition is None:
+        return stem
+    return hashlib.sha256(f"{partition}\x1f{stem}".encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,122 @@
+"""What stages share about ribs: the configuration of a fit, the context a rib runs in, loaded fits, asked rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Artifact, Context, Fitted, Request
+from augmill.tasks.generators import GENERATORS
+from augmill.tasks.recipe.reader import GeneratorChoice
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.randomness import row_seeds, stream_key
+from augmill.tasks.store.stage import Site, Work, fetch_directory
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What decides a fit: the rib, its version and options, the seed, the threads, the libraries' major.minor."""
+
+    rib: str
+    version: int
+    options: Any
+    seed: int
+    fields: tuple[str, ...]
+    threads: int
+    libraries: dict[str, str] = field(default_factory=dict)
+
+
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """major.minor of each package (law 2: part of the identity of fit and model-based generation only)."""
+    return {name: ".".join(importlib.metadata.version(name).split(".")[:2]) for name in names}
+
+
+def generator_config(choice: GeneratorChoice, recipe: Recipe) -> FitConfig:
+    kind = GENERATORS[choice.use]
+    # A generator without libraries trains nothing: threads cannot change it.
+    threads = recipe.run.threads if kind.libraries else 0
+    libraries = library_versions(kind.libraries)
+    return FitConfig(choice.use, kind.VERSION, choice.options, recipe.seed, recipe.columns.fields, threads, libraries)
+
+
+def check_config(name: str, options: Any, recipe: Recipe) -> FitConfig:
+    return FitConfig(name, CHECKS[name].VERSION, options, recipe.seed, recipe.columns.fields, 0)
+
+
+def checks_of(choice: GeneratorChoice, checks: dict[str, FitConfig]) -> tuple[FitConfig, ...]:
+    """Those of the checks that judge this generator's rows, in their order, set to how it labels them.
+
+    Its ``teacher`` only where it has one. A row that takes the teacher's class may be made from rows of any: its label is
+    not theirs. Neither changes what is fitted.
+    """
+    made = []
+    for name, config in checks.items():
+        options = config.options
+        if name == "teacher":
+            if choice.label_by == "generator":
+                continue
+            options = dataclasses.replace(options, label_by=choice.label_by)
+        if name == "relations" and choice.label_by == "teacher":
+            options = dataclasses.replace(options, parent_class="any")
+        made.append(dataclasses.replace(config, options=options))
+    return tuple(made)
+
+
+def rib_context(work: Work, config: FitConfig, name: str) -> Context:
+    """What the rib may know: its own empty directory, its own scratch space, this machine's device."""
+    return Context(
+        seed=config.seed,
+        fields=config.fields,
+        workdir=work.empty_directory(name),
+        device=work.site.device,
+        threads=config.threads or work.site.threads,
+        deadline=work.site.deadline,
+        scratch=work.site.store.scratch(work.site.place(config.rib)),
+    )
+
+
+class LoadedFits:
+    """Fit artifacts laid out once per process, the last few of them: a worker loads a model once."""
+
+    def __init__(self, keep: int = 16) -> None:
+        self.keep = keep
+        self.items: OrderedDict[str, tuple[Fitted, tempfile.TemporaryDirectory[str]]] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, site: Site, artifact: Artifact) -> Fitted:
+        key = f"{site.store.root}\x1f{artifact.key}\x1f{artifact.sha256}"
+        with self.lock:
+            if key not in self.items:
+                holder = tempfile.TemporaryDirectory(prefix="augmill-fitted-")
+                path = fetch_directory(site.store, artifact, Path(holder.name)) / "files"
+                self.items[key] = (Fitted(path, artifact.content), holder)
+            self.items.move_to_end(key)
+            while len(self.items) > self.keep:
+                self.items.popitem(last=False)[1][1].cleanup()
+            return self.items[key][0]
+
+
+FITTED = LoadedFits()
+
+
+def make_request(generator: FitConfig, segments: Iterable[dict[str, Any]], content: str) -> Request:
+    """The rows of the segments with their seeds: a function of (fit artifact, seed, class, ordinal)."""
+    strata: list[str] = []
+    ordinals, seeds = [], []
+    for segment in segments:
+        part = np.arange(segment["start"], segment["start"] + segment["count"], dtype=np.int64)
+        key = stream_key(content, generator.seed, generator.rib, segment["stratum"])
+        strata += [segment["stratum"]] * len(part)
+        ordinals.append(part)
+        seeds.append(row_seeds(key, part))
+    return Request(strata, np.concatenate(ordinals), np.concatenate(seeds))

@@ -1,0 +1,250 @@
+"""Publish: the chosen arrangement and all evidence in, one immutable release and one log entry out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact, ConflictError, UserError
+from augmill.tasks.recipe.sections import Columns
+from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
+from augmill.tasks.stages.card import dataset_card
+from augmill.tasks.stages.labels import label_array
+from augmill.tasks.store.log import Log, append
+from augmill.tasks.store.releases import read_manifest_of
+from augmill.tasks.store.stage import Work, fetch, read_manifest, stage
+from augmill.tasks.store.store import Store, release_key
+
+FORMAT = 1
+ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them
+# The publish protocol, step by step: a kill before any of them leaves the old release current, or the new one whole.
+# tests/test_crash.py kills at every one, and fails where one is not met.
+CRASH_POINTS = (
+    "file",  # before each file of the release that is not there yet; nobody reads a release that the log does not name
+    "provenance",  # all files but the manifest stand
+    "manifest",  # before manifest.json, by which the release is whole
+    "entry",  # the release is whole; before the log entry that makes it current
+    "published",  # it is current
+)
+ADDED = ("row_id", "split", "origin", "generator", "parent_ids", "seed", "weight", "scores")
+
+
+def passing(point: str) -> None:
+    """One of CRASH_POINTS is reached: where a test's process dies."""
+
+
+@dataclass(frozen=True)
+class ReleaseConfig:
+    """What decides a release's bytes. ``arrangement``: mix, real or placebo; ``proven``: of a mix, for its card."""
+
+    dataset: str
+    snapshot: str
+    arrangement: str
+    prefix: str
+    columns: Columns
+    recipe_hash: str
+    task: str
+    proven: str = ""
+
+
+def user_table(
+    rows: pa.Table, split: str, config: ReleaseConfig, schema: pa.Schema, labels: dict[str, Any]
+) -> pa.Table:
+    """The rows as they are released: the user's columns in their order and types, then the added ones."""
+    texts = dict(zip(config.columns.texts, config.columns.fields, strict=True))
+    arrays: list[Any] = []
+    for field in schema:
+        if field.name in texts:
+            column = rows[texts[field.name]]
+        elif field.name == config.columns.label:
+            column = label_array(rows[STRATUM].to_pylist(), labels, field.type)
+        else:
+            column = rows[f"{USER_PREFIX}{field.name}"]
+        arrays.append(column.cast(field.type))
+    names = [field.name for field in schema]
+    for name in ADDED:
+        names.append(f"{config.prefix}{name}")
+        arrays.append(pa.array([split] * rows.num_rows, pa.string()) if name == "split" else rows[name])
+    return pa.table(arrays, names=names)
+
+
+def _check_clash(schema: pa.Schema, prefix: str) -> None:
+    clash = [field.name for field in schema if field.name.startswith(prefix)]
+    if clash:
+        raise UserError(
+            f"the source's column {clash[0]!r} begins with the prefix {prefix!r} of the added columns",
+            where="publish.prefix",
+            fix="choose another prefix, such as `syn_`",
+        )
+
+
+@stage("release", version=5)
+def build_release(
+    work: Work, config: ReleaseConfig, ingested: Artifact, split: Artifact, mixed: Artifact, ledger: list[Artifact]
+) -> None:
+    """All files of a release but provenance.json. ``ledger``: the settled artifact, or none where nothing was made."""
+    schema = pq.read_schema(work.path(ingested, "source.parquet")).remove_metadata()
+    _check_clash(schema, config.prefix)
+    labels = work.read_json(ingested, "labels.json")
+    tables = {"train": work.read(mixed, f"{config.arrangement}.parquet")}
+    tables |= {name: as_training(work.read(split, f"{name}.parquet")) for name in ("validation", "test")}
+    files = _write_splits(work, config, tables, schema, labels["values"])
+    order_table = work.read(mixed, f"{config.arrangement}.order.parquet")
+    order_table = order_table.rename_columns(["epoch", "position", f"{config.prefix}row_id"])
+    work.write(order_table, "order.parquet")
+    files["order.parquet"] = {"rows": order_table.num_rows, "content": work.contents["order.parquet"]}
+    in_use = set().union(*(set(rows[STRATUM].to_pylist()) for rows in tables.values()))
+    # By first appearance in the source, of all its labels: neither a new nor a retired one, nor a rare class that gets
+    # rows enough, shifts another's. So there may be gaps.
+    ids = {name: labels["ids"][name] for name in labels["order"] if name in in_use}
+    named = [{"id": at, "name": name, "value": labels["values"][name]} for name, at in ids.items()]
+    work.write_json({"labels": named}, "labels.json")
+    counts = _counts(tables)
+    card = dataset_card(
+        config.dataset,
+        config.task,
+        counts,
+        list(ids),
+        config.columns,
+        config.prefix,
+        config.arrangement,
+        config.proven,
+    )
+    (work.directory / "README.md").write_text(card, encoding="utf-8")
+    manifest = {
+        "format": FORMAT,
+        "dataset": config.dataset,
+        "snapshot": config.snapshot,
+        "arrangement": config.arrangement,
+        "recipe": config.recipe_hash,
+        "inputs": {"source": ingested.content, "split": split.content, "mix": mixed.content},
+        "counts": counts,
+        "ledger": work.read_json(ledger[0], "ledger.json") if ledger else None,
+        "files": {name: entry | _bytes_of(work.directory / name) for name, entry in files.items()}
+        | {name: _bytes_of(work.directory / name) for name in ("labels.json", "README.md")},
+    }
+    work.write_json(manifest, "manifest.json")
+    work.meta = {"release": hash_json(manifest)[:16]}
+    work.rows = counts["train"]["rows"]
+
+
+def _write_splits(
+    work: Work, config: ReleaseConfig, tables: dict[str, pa.Table], schema: pa.Schema, labels: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Writes each split that has rows, sorted by class and origin; rows and content of each file."""
+    files: dict[str, dict[str, Any]] = {}
+    for name, rows in tables.items():
+        if not rows.num_rows:
+            continue  # no empty Parquet
+        order = pc.sort_indices(
+            rows.append_column("at", pa.array(range(rows.num_rows))),
+            sort_keys=[(STRATUM, "ascending"), (ORIGIN, "ascending"), ("at", "ascending")],
+        )
+        table = user_table(rows.take(order), name, config, schema, labels)
+        file_name = f"{name}/part-00000.parquet"
+        (work.directory / name).mkdir()
+        work.write(table, file_name, row_group_size=ROW_GROUP)
+        files[file_name] = {"rows": table.num_rows, "content": work.contents[file_name]}
+    return files
+
+
+def _counts(tables: dict[str, pa.Table]) -> dict[str, Any]:
+    return {
+        name: {
+            "rows": rows.num_rows,
+            "synthetic": int(pc.sum(pc.not_equal(rows[ORIGIN], REAL)).as_py() or 0),
+            "classes": class_counts(rows[STRATUM]),
+        }
+        for name, rows in tables.items()
+    }
+
+
+def _bytes_of(path: Path) -> dict[str, Any]:
+    from augmill.tasks.rows.hashing import hash_file
+
+    return {"sha256": hash_file(path), "size": path.stat().st_size}
+
+
+def release_id(store: Store, built: Artifact) -> str:
+    return str(read_manifest(store, built)["meta"]["release"])
+
+
+def put_release(store: Store, dataset: str, built: Artifact, provenance: dict[str, Any]) -> str:
+    """Copies the built files to their public place, manifest.json last, and returns the release's id.
+
+    A crash before the end leaves files that nobody reads: readers go through the log. In a release that stands, what
+    is gone or rotted is put again; the first run's provenance stays.
+    """
+    release = release_id(store, built)
+    files = read_manifest(store, built)["files"]
+    done = store.size(release_key(dataset, release, "manifest.json")) is not None
+    for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
+        if name == "manifest.json" and not (done and store.size(release_key(dataset, release, "provenance.json"))):
+            passing("provenance")
+            text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
+            store.put(release_key(dataset, release, "provenance.json"), text.encode())
+        key, entry = release_key(dataset, release, name), files[name]
+        if not store.holds(key, entry["sha256"], entry["size"]):
+            passing("manifest" if name == "manifest.json" else "file")
+            store.put(key, fetch(store, built, name))
+    return release
+
+
+def commit_releases(
+    store: Store,
+    dataset: str,
+    moves: dict[str, tuple[str | None, str]],
+    *,
+    entry: dict[str, Any],
+    command: str,
+    force: bool = False,
+) -> bool:
+    """Makes each snapshot's release current, all of them in one log entry. False: they were already.
+
+    ``moves``: snapshot -> (the release that was current when its run began, the release that is to be).
+    Raises ConflictError where another run changed one of the snapshots since, UserError for a withdrawn release
+    unless ``force``.
+    """
+
+    def change(log: Log) -> dict[str, Any] | None:
+        current, gone = log.current(), log.withdrawn()
+        ahead = {snapshot: move for snapshot, move in moves.items() if current.get(snapshot) != move[1]}
+        for snapshot, (expected, release) in ahead.items():
+            if current.get(snapshot) != expected:
+                raise ConflictError(
+                    f"another run published {current.get(snapshot)} for snapshot {snapshot!r} while this one ran",
+                    where=f"{dataset} log",
+                    fix="run it again; it starts from what is current now",
+                )
+            if release in gone and not force:
+                raise UserError(
+                    f"release {release} was withdrawn by a rollback",
+                    where=dataset,
+                    fix="change the recipe or the source, or publish it on purpose with --republish",
+                )
+        released = {snapshot: release for snapshot, (_, release) in ahead.items()}
+        return entry | {"kind": "release", "current": released, "forced": force} if released else None
+
+    passing("entry")
+    _, appended = append(store, dataset, change, command=command)
+    passing("published")
+    return appended
+
+
+def trained_classes(store: Store, dataset: str, release: str) -> set[str]:
+    """The classes of a release's train rows; none where its manifest is gone or rotted (then nobody can say)."""
+    manifest = read_manifest_of(store, dataset, release)
+    return set(manifest["counts"]["train"]["classes"]) if manifest is not None else set()
+
+
+def real_rows(store: Store, dataset: str, release: str) -> int:
+    """A release's real rows over all splits; 0 where its manifest is gone or rotted."""
+    manifest = read_manifest_of(store, dataset, release)
+    return sum(part["rows"] - part["synthetic"] for part in manifest["counts"].values()) if manifest is not None else 0

@@ -1,0 +1,259 @@
+"""What is said of source rows and columns that cannot be used: how many, where the first stands, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from augmill.tasks.contracts import DataError, UnsoundSource, UserError
+from augmill.tasks.recipe.sections import Columns, Labels, Publish, Refuse
+from augmill.tasks.rows.calendar import is_number
+from augmill.tasks.rows.kinds.text import class_among
+from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
+from augmill.tasks.sources.delimited import DELIMITERS
+
+MAY_BE_BYTES = ("columns.id", "columns.group")  # which are compared, never read
+CONFLICT = "conflicting_label"  # refuse.conflicts: equal texts under several labels
+SHOWN = 20  # column names in a message
+
+# What to do about most refused rows, by their reason; where none is named, to mend the source.
+REMEDIES = {
+    "ragged": "quote cells that hold the delimiter, or correct source.delimiter; where every row ends in a delimiter more, "
+    "let the header do so too",
+    "bad_quoting": "pair the quotes, or set source.quote: none where they are plain text",
+    "bad_json": "write one JSON object a line, or correct source.format",
+    "not_an_object": "write one JSON object a line",
+    "invalid_encoding": "set source.encoding to what the file is written in, or auto",
+    "cell_too_long": "shorten those cells, or raise source.max_cell_bytes",
+    "too_long": "shorten those texts, or raise refuse.max_chars",
+    "no_text": "check columns.text, and fill the empty texts",
+    "no_label": "check columns.label, and fill the empty labels",
+    "fractional_label": "check columns.label: a label is a text, a whole number, or true or false",
+    "label_type": "check columns.label: a label is a text, a whole number, or true or false",
+    "unknown_label": "declare the labels (labels.declared), or add aliases (labels.aliases)",
+    "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
+    CONFLICT: "give equal texts one label; what happens to them is refuse.conflicts",
+    "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the texts",
+    "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
+    "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
+    "no_id": "check columns.id: each row needs one; without it ids are made from the texts",
+}
+
+
+def nearest(name: str, present: Sequence[str]) -> str:
+    """``did you mean 'text'?``, whatever the case; what there is, where none is near."""
+    folded = {other.casefold(): other for other in reversed(present)}
+    key = name.casefold()
+    holding = [other for other in folded if key in re.split(r"[\W_]+", other)]  # comment_text for text, not threat
+    close = holding[-1:] if key not in folded and holding else difflib.get_close_matches(key, folded, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    rest = f" and {len(present) - SHOWN:,} more" if len(present) > SHOWN else ""
+    return f"there are: {', '.join(present[:SHOWN])}{rest}"
+
+
+def require_columns(
+    columns: Columns, split: str | None, names: Sequence[str], file: SourceFile, how: SourceOptions
+) -> None:
+    """Raises UserError where the recipe names a column that no file has: with the nearest one, or the right delimiter."""
+    many = len(columns.texts) > 1
+    wanted: dict[str, str | None] = {f"columns.text{[at] if many else ''}": n for at, n in enumerate(columns.texts)}
+    wanted |= {"columns.label": columns.label, "columns.id": columns.id, "columns.group": columns.group}
+    wanted |= {"columns.partition": columns.partition, "splits.column": split}
+    for key, name in wanted.items():
+        if name is None or name in names:
+            continue
+        fix = f"correct {key}"
+        if file.format == "csv" and len(names) == 1:
+            used = describe_file(file, how)["delimiter"]
+            other = next((mark for mark in DELIMITERS if mark != used and mark in names[0]), None)
+            instead = f" to {other!r}" if other else ""
+            fix = f"set source.delimiter{instead}: read with {used!r}, the file has one column only"
+        hint = nearest(name, names)
+        if (doubt := doubt_file(file, how)) is not None:
+            hint, fix = f"{hint}; {doubt.problem}", doubt.fix
+        raise UserError(f"there is no column {name!r}; {hint}", where=f"{file.name} ({key})", fix=fix)
+
+
+def require_rows(file: SourceFile, how: SourceOptions) -> None:
+    """Raises DataError where no row can be read, with the reason of the first."""
+    if sample_rows(file, how, 1):
+        return
+    first = next((row for batch in read_batches(file, how) for row in batch.refused), None)
+    if first is None:
+        raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
+    problem = f"no row can be read; the first one is refused: {first.reason}, {first.detail}"
+    raise DataError(problem, where=f"{file.name} {first.location}", fix=REMEDIES.get(first.reason, "mend the file"))
+
+
+def require_header(file: SourceFile, how: SourceOptions) -> None:
+    """Raises DataError where a CSV's header is in doubt: for who is about to guess by names."""
+    doubt = doubt_file(file, how) if file.format == "csv" else None
+    if doubt is not None:
+        fix = f"{doubt.fix}; where they are names, give --text and --label"
+        raise DataError(doubt.problem, where=file.name, fix=fix)
+
+
+def _shape(name: str) -> str:
+    return "".join("0" if mark.isdigit() else "a" if mark.isalpha() else mark for mark in name)
+
+
+def require_alike(name: str, as_of: str) -> None:
+    """Raises UserError unless both are numbers, or ``as_of`` is written as the partition ``name``: only then is the order
+
+    of texts theirs.
+    """
+    if _shape(name) == _shape(as_of) or (is_number(name) and is_number(as_of)):
+        return
+    problem = f"{as_of!r} is not written as the column's {name!r} is; they are compared as texts"
+    fix = f"write it as {name!r}; numbers within texts have to be written equally long in the source, as v007"
+    raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
+
+
+class NoRowUpTo(UserError):
+    """The source begins later."""
+
+
+def no_row_upto(as_of: str, first: str) -> NoRowUpTo:
+    problem = f"no row stands at or before {as_of!r}; the first one is of {first!r}"
+    return NoRowUpTo(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
+
+
+def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
+    problem = f"column {column!r} holds more than {most:,} different values: those are no partitions"
+    fix = "set partitions.every to day, week or month, or name a coarser column"
+    return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
+
+
+def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: SourceOptions, of: str = "") -> None:
+    """Raises DataError where texts, labels, partitions, ids or groups are lists or objects, one of the first three bytes,
+
+    or texts numbers or dates. Their JSON or bytes would be taken for words, and no generated text goes back into a
+    column of numbers. Columns that the schema lacks are left alone.
+    """
+    named: list[tuple[str | None, str]] = [*((name, "columns.text") for name in columns.texts)]
+    named += [
+        (columns.label, "columns.label"),
+        (columns.partition, "columns.partition"),
+        (columns.id, "columns.id"),
+        (columns.group, "columns.group"),
+    ]
+    for name, key in named:
+        if name is None or name not in schema.names:
+            continue
+        field = schema.field(name)
+        inside = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
+        kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
+        bytes_of = pa.types.is_binary(inside) or pa.types.is_fixed_size_binary(inside)
+        if kind != str(field.type) or pa.types.is_nested(inside) or (bytes_of and key not in MAY_BE_BYTES):
+            doubt = doubt_file(file, how)
+            hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
+            raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=f"{of}{key}", fix=fix)
+        if key == "columns.text" and not _is_text(field.type):
+            raise DataError(f"column {name!r} holds {kind}, not text", where=f"{of}{key}", fix="give a column of texts")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def require_fit(publish: Publish, focus: Sequence[str], names: Sequence[str], held_out: Sequence[str]) -> None:
+    """Raises UserError for what would fail only hours later: a copied column or focus label that is not there, a
+
+    prefix that is taken. ``names``: the source's columns; ``held_out``: the classes of validation rows.
+    """
+    for at, name in enumerate(publish.copy):
+        if name not in names:
+            problem = f"there is no column {name!r}; {nearest(name, names)}"
+            raise UserError(problem, where=f"publish.copy[{at}]", fix=f"correct publish.copy[{at}]")
+    if clash := next((name for name in names if name.startswith(publish.prefix)), None):
+        raise UserError(
+            f"the source's column {clash!r} begins with the prefix {publish.prefix!r} of the added columns",
+            where="publish.prefix",
+            fix="choose another prefix, such as `syn_`",
+        )
+    for label in focus:
+        if class_among(label, held_out) is None:
+            problem = f"no validation row is labelled {label!r}; {nearest(label, held_out)}"
+            raise UserError(problem, where="gate.focus", fix="correct gate.focus, or hold out rows of that class")
+
+
+def counted(refused: Sequence[dict[str, str]]) -> str:
+    """``no_label 3, ragged 1``, or ``no rows``."""
+    counts = Counter(item["reason"] for item in refused)
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items())) or "no rows"
+
+
+def _first(refused: Sequence[dict[str, str]]) -> str:
+    first = refused[0]
+    detail = f": {first['detail']}" if first["detail"] else ""
+    return f"{first['file']} {first['location']} ({first['reason']}{detail})"
+
+
+def _remedy(refused: Sequence[dict[str, str]]) -> str:
+    (reason, _), *_ = Counter(item["reason"] for item in refused).most_common(1)
+    return REMEDIES.get(reason, "mend the source")
+
+
+class NoPartition(DataError):
+    """No row of a source that is cut stands in any partition."""
+
+
+def no_partition(files: Sequence[str], counts: Mapping[str, int], first: dict[str, str] | None) -> NoPartition:
+    """``counts``: all refused rows by reason; ``first``: one of them. None where there is no row at all."""
+    if first is None:
+        return NoPartition("expected rows, found columns alone", where=_of(files), fix="give files with rows")
+    reason = max(counts, key=lambda name: counts[name])
+    every = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+    problem = f"no row stands in a partition: with this one, all {sum(counts.values()):,} are refused ({every})"
+    return NoPartition(problem, where=_first([first]), fix=REMEDIES.get(reason, "mend the source"))
+
+
+def _of(files: Sequence[str]) -> str:
+    return files[0] if len(files) == 1 else f"{len(files):,} files"
+
+
+def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[dict[str, str]]) -> DataError:
+    """Files without a row, or with refused ones only."""
+    if not refused:
+        shown = ", ".join(names[:SHOWN])
+        return DataError(f"expected rows, found columns alone: {shown}", where=_of(files), fix="give files with rows")
+    return DataError(
+        f"with this one, all {len(refused):,} rows are refused ({counted(refused)})",
+        where=_first(refused),
+        fix=_remedy(refused),
+    )
+
+
+def require_named(labels: Labels, vain: Sequence[tuple[str, str]], said: Iterable[str]) -> None:
+    """Raises DataError for ``labels.unknown: stop`` where the recipe names a label that no row has."""
+    if vain and labels.unknown == "stop":
+        (key, name), more = vain[0], f" ({len(vain):,} such names)" if len(vain) > 1 else ""
+        problem = f"no row is labelled {name!r}{more}; {nearest(name, sorted(said))}"
+        raise DataError(problem, where=key, fix=f"correct {key} in the recipe, or set labels.unknown to quarantine")
+
+
+def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, str]], read: int) -> None:
+    """Stops before any generation: DataError at an unknown label, UnsoundSource past the share of refused rows."""
+    unknown = [item for item in refused if item["reason"] == "unknown_label"]
+    if unknown and labels.unknown == "stop":
+        first = unknown[0]
+        raise DataError(
+            f"{first['detail']} is not among labels.declared ({len(unknown):,} such rows)",
+            where=f"{first['file']} {first['location']}",
+            fix="declare it, add an alias, or set labels.unknown",
+        )
+    faulty = [item for item in refused if item["reason"] not in ("retired_label", CONFLICT)]  # they leave as asked
+    if len(faulty) > refuse.max_share * read:
+        raise UnsoundSource(
+            f"with this one, {len(faulty):,} of {read:,} rows are refused ({counted(faulty)}): more than refuse.max_share "
+            f"({refuse.max_share:g}) allows",
+            where=_first(faulty),
+            fix=f"{_remedy(faulty)}; or let more rows be left out (refuse.max_share)",
+        )

@@ -1,0 +1,276 @@
+"""One decorator for every stage: identity -> look up -> run -> commit. This, not the orchestrator, is how reruns resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from glob import has_magic
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from augmill.tasks.boundary.retries import STAGE, RetryPolicy
+from augmill.tasks.contracts import Artifact, CorruptObject, FitInputs, UserError
+from augmill.tasks.rows.hashing import canonical_json, hash_file, hash_json, hash_path, hash_table
+from augmill.tasks.store.store import Store, manifest_key
+
+C = TypeVar("C")
+
+PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+ROW_GROUP = 122_880  # rows; DuckDB's own size
+
+
+def identity_of(value: Any) -> Any:
+    """The part of a configuration that changes rows, as JSON.
+
+    Dataclass fields with ``metadata["identity"] is False`` are left out, and those with ``metadata["later"]`` that have
+    their default: they were added to a section that had identities without them. A field with ``metadata["file"]``
+    stands for the content it names, never for its path; ``metadata["identity_name"]`` is the name that counts, so that
+    a field may be renamed.
+    """
+    if isinstance(value, Artifact):  # its key and its manifest's hash hold how it was cut and written
+        return value.content
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        out: dict[str, Any] = {}
+        for item in dataclasses.fields(value):
+            if item.metadata.get("identity") is False:
+                continue
+            part = getattr(value, item.name)
+            if item.metadata.get("later") and part == item.default:
+                continue
+            name = item.metadata.get("identity_name", item.name)
+            out[name] = _content_of(part) if item.metadata.get("file") else identity_of(part)
+        return out
+    if isinstance(value, dict):
+        return {str(key): identity_of(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [identity_of(part) for part in value]
+    if isinstance(value, Path):
+        raise TypeError(f"a path is no identity: {value}")
+    return value
+
+
+def _content_of(named: Any) -> Any:
+    """What stands under a path, a glob, or each of several; a name that is no local path (a hub id) as it is."""
+    if isinstance(named, list | tuple):
+        return [_content_of(part) for part in named]
+    if not isinstance(named, str) or not named:  # an empty path would be the working directory
+        return named
+    path = Path(named)
+    try:
+        if path.exists():
+            return {"content": hash_path(path)}
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if has_magic(named) else []
+        return [{"content": hash_path(hit)} for hit in found] or named
+    except OSError as error:
+        problem = f"what the recipe names cannot be read: {error.strerror}"
+        raise UserError(
+            problem, where=str(error.filename or named), fix="correct the path, or grant read access"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a stage did, for progress and reports; telemetry, never an input."""
+
+    stage: str
+    key: str
+    rows: int
+    reused: bool
+    seconds: float
+    usage: dict[str, int] = field(default_factory=dict)  # what it spent beside time: tokens
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where stages run: the store, and what they may use of this machine. Nothing here changes rows."""
+
+    store: Store
+    device: str = "cpu"
+    threads: int = 1
+    deadline: float | None = None
+    observe: Callable[[Event], None] = lambda event: None
+    dataset: str = ""  # whose scratch space is used: each is kept as long as its own recipe says
+
+    def place(self, name: str) -> str:
+        return f"{self.dataset}/{name}" if self.dataset else name
+
+
+@dataclass
+class Work:
+    """One run of a stage: reads its input artifacts, writes its own files into ``directory``."""
+
+    site: Site
+    directory: Path
+    rows: int = 0
+    meta: dict[str, Any] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    notes: set[str] = field(default_factory=set)
+
+    def path(self, artifact: Artifact, name: str) -> Path:
+        """A local, verified, read-only file of an artifact."""
+        return fetch(self.site.store, artifact, name)
+
+    def read(self, artifact: Artifact, name: str = "rows.parquet", columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(self.path(artifact, name), columns=columns)
+
+    def read_json(self, artifact: Artifact, name: str) -> Any:
+        return json.loads(self.path(artifact, name).read_text(encoding="utf-8"))
+
+    def write(self, table: pa.Table, name: str = "rows.parquet", *, row_group_size: int = ROW_GROUP) -> None:
+        """Writes a table that is already in its total order, and notes its canonical content."""
+        pq.write_table(table, self.directory / name, row_group_size=row_group_size, **PARQUET)
+        self.contents[name] = hash_table(table)
+
+    def write_json(self, value: Any, name: str) -> None:
+        (self.directory / name).write_bytes(canonical_json(value))
+
+    def note(self, value: Any, name: str) -> None:
+        """Writes JSON beside the artifact that is no part of its content: what depends on how shards were cut."""
+        self.write_json(value, name)
+        self.notes.add(name)
+
+    def empty_directory(self, name: str) -> Path:
+        path = self.directory / name
+        path.mkdir()
+        return path
+
+
+def read_manifest(store: Store, artifact: Artifact) -> dict[str, Any]:
+    stage, identity = artifact.key.split("/")
+    body = store.read_sealed(manifest_key(stage, identity))
+    if body is None:
+        raise CorruptObject("the manifest is gone", where=artifact.key, fix="run it again: it is made anew")
+    return body
+
+
+def fetch(store: Store, artifact: Artifact, name: str) -> Path:
+    """A local file of an artifact. A corrupt one is moved aside with its manifest, so that the stage runs again.
+
+    So are its other corrupt files: the stage is then run once, and not once for each.
+    """
+    files = read_manifest(store, artifact)["files"]
+    try:
+        return store.fetch_object(files[name]["sha256"], files[name]["size"])
+    except CorruptObject:
+        stage, identity = artifact.key.split("/")
+        for entry in files.values():
+            with contextlib.suppress(CorruptObject):
+                store.fetch_object(entry["sha256"], entry["size"])
+        store.move_aside(manifest_key(stage, identity))
+        raise
+
+
+def fetch_directory(store: Store, artifact: Artifact, directory: Path) -> Path:
+    """All files of an artifact as links in one directory, for what wants to open a directory (a model)."""
+    for name in read_manifest(store, artifact)["files"]:
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            target.symlink_to(fetch(store, artifact, name))
+    return directory
+
+
+STAGE_VERSIONS: dict[str, int] = {}  # of every stage that has been imported
+
+
+class Stage(Generic[C]):
+    """A stage: a plain function ``(work, config, *artifacts)`` with a name, a version and a retry policy.
+
+    Called with a Site it returns the Artifact, running only where the store has none of that identity.
+    """
+
+    def __init__(self, run: Callable[..., None], name: str, version: int, retry: RetryPolicy) -> None:
+        self.run, self.name, self.version, self.retry = run, name, version, retry
+        self.__name__, self.__doc__ = name, run.__doc__
+        STAGE_VERSIONS[name] = version
+
+    def identity(self, config: C, inputs: tuple[Any, ...]) -> str:
+        return hash_json(
+            {"stage": self.name, "version": self.version, "config": identity_of(config), "inputs": identity_of(inputs)}
+        )
+
+    def __call__(self, site: Site, config: C, *inputs: Artifact | list[Artifact]) -> Artifact:
+        started = time.monotonic()
+        identity = self.identity(config, inputs)
+        artifact = look_up(site.store, self.name, identity)
+        reused = artifact is not None
+        usage: dict[str, int] = {}
+        if artifact is None:
+            with tempfile.TemporaryDirectory(prefix=f"augmill-{self.name}-") as directory:
+                work = Work(site, Path(directory))
+                self.run(work, config, *inputs)
+                artifact = commit(work, self.name, identity)
+                usage = work.meta.get("usage", {})
+        site.observe(Event(self.name, artifact.key, artifact.rows, reused, time.monotonic() - started, usage))
+        return artifact
+
+
+def stage(name: str, *, version: int, retry: RetryPolicy = STAGE) -> Callable[[Callable[..., None]], Stage[Any]]:
+    """Makes a stage of a function ``(work, config, *artifacts) -> None``.
+
+    ``version`` counts up whenever the same inputs give other bytes (tests/test_versions.py holds it to that).
+    """
+    return lambda run: Stage(run, name, version, retry)
+
+
+def look_up(store: Store, name: str, identity: str) -> Artifact | None:
+    """The finished artifact of that identity, where its manifest and every file still stand whole."""
+    key = manifest_key(name, identity)
+    body = store.read_sealed(key)
+    if body is None:
+        return None
+    from augmill.tasks.store.store import object_key
+
+    if any(store.size(object_key(entry["sha256"])) != entry["size"] for entry in body["files"].values()):
+        store.move_aside(key)
+        return None
+    return _artifact(name, identity, body)
+
+
+def _artifact(name: str, identity: str, body: dict[str, Any]) -> Artifact:
+    digest = hashlib.sha256(canonical_json(body)).hexdigest()
+    return Artifact(f"{name}/{identity}", body["rows"], digest, body["content"])
+
+
+def _files(directory: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            yield path.relative_to(directory).as_posix(), path
+
+
+def commit(work: Work, name: str, identity: str) -> Artifact:
+    """Files first, each under its sha256; the manifest last. The loser of a race adopts the winner's."""
+    files: dict[str, dict[str, Any]] = {}
+    for file_name, path in _files(work.directory):
+        sha256, size = work.site.store.put_object(path)
+        content = work.contents.get(file_name) or hash_file(path)
+        files[file_name] = {"sha256": sha256, "size": size, "content": content}
+    if not files:
+        raise UserError(f"stage {name} wrote no file")
+    body = {
+        "stage": name,
+        "identity": identity,
+        "rows": work.rows,
+        "content": hash_json({n: entry["content"] for n, entry in files.items() if n not in work.notes}),
+        "files": files,
+        "meta": work.meta,
+    }
+    standing = work.site.store.write_sealed(manifest_key(name, identity), body)
+    return _artifact(name, identity, standing)
+
+
+def load_inputs(work: Work, artifact: Artifact, *, held_out: bool) -> FitInputs:
+    """The split artifact as a rib's inputs; without ``held_out`` the held-out tables are empty (law 6)."""
+    tables = {name: work.read(artifact, f"{name}.parquet") for name in ("train", "validation", "test", "exclude")}
+    if not held_out:
+        tables |= {name: tables[name].slice(0, 0) for name in ("validation", "test", "exclude")}
+    return FitInputs(**tables, unlabelled=work.read(artifact, "unlabelled.parquet"))

@@ -1,0 +1,283 @@
+"""Worker processes for shards: one per device (one on a CPU), threads pinned, models loaded once, ended with their parent.
+
+A Prefect task hands a spec over, waits, kills at the deadline, and raises a retryable error where the worker died: a
+thread cannot be interrupted inside a blocking call, a process can. The death of one costs its shard only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+from augmill.tasks.boundary.processes import own_temporary, sweep_temporary
+from augmill.tasks.boundary.retries import PATIENCE
+from augmill.tasks.contracts import (
+    Artifact,
+    AugmillError,
+    CorruptObject,
+    DataError,
+    DeadlineExceeded,
+    LedgerError,
+    StoreRefused,
+    StoreSilent,
+    UserError,
+    WorkerDied,
+    WorldError,
+    world_error,
+)
+from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.store.stage import Event
+
+_LOG = logging.getLogger("augmill.workers")
+GRACE_SECONDS = 5.0
+WATCH_SECONDS = 1.0  # a worker whose parent is gone ends within so long
+
+
+class WorkerFailed(AugmillError):
+    """The shard's own code raised what nobody foresaw: a defect. Trying again would not help."""
+
+
+class WorkerWorldError(WorldError):
+    """The shard met a cause that can pass (store, memory); it may be tried again."""
+
+
+# What a worker may end with for good, by name: its exit code is that of the same error in this process.
+_NOT_RETRIED: dict[str, type[AugmillError]] = {
+    kind.__name__: kind for kind in (UserError, DataError, StoreRefused, StoreSilent, LedgerError, CorruptObject)
+}
+
+
+def _environment(threads: int, device: str) -> dict[str, str]:
+    count = str(threads)
+    pinned = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), count)
+    environment = os.environ | pinned | {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": count}
+    if device.startswith("cuda:"):
+        environment |= {"CUDA_VISIBLE_DEVICES": device.removeprefix("cuda:"), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return environment
+
+
+class Worker:
+    """One process that runs shard specs, one at a time."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        ours, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "augmill.tasks.workers", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=[theirs.fileno()],
+            env=_environment(threads, device),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
+        )
+        theirs.close()
+        self.connection = Connection(ours.detach())
+        # Inside the process the one visible GPU is the first.
+        self.device = "cuda:0" if device.startswith("cuda:") else device
+
+    def run(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer to one job. Raises DeadlineExceeded (the process is killed) or WorkerDied."""
+        try:
+            self.connection.send_bytes(json.dumps(job).encode())
+            if not self.connection.poll(max(0.0, seconds)):
+                self.kill()
+                raise DeadlineExceeded(f"a shard was killed after {seconds:.0f} s", fix="raise run.shard_minutes")
+            answer: dict[str, Any] = json.loads(self.connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            self.kill()
+            code = self.process.returncode
+            cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+            hint = "; a process killed by signal 9 often ran out of memory" if code == -signal.SIGKILL else ""
+            raise WorkerDied(
+                f"a worker died during its shard ({cause}{hint})", fix="the shard is tried again"
+            ) from error
+        return answer
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        if self.alive():
+            self.process.kill()
+        self.process.wait()
+        self.connection.close()
+        sweep_temporary()  # the rows that it had made
+
+    def stop(self) -> None:
+        """Closing the connection tells the worker to end; one that does not is killed."""
+        self.connection.close()
+        try:
+            self.process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class WorkerPool:
+    """Workers by device, started when first needed. ``run`` may be called from many threads."""
+
+    def __init__(self, devices: list[str], threads: int) -> None:
+        self.threads, self.size = threads, len(devices)
+        self.free: queue.Queue[tuple[str, Worker | None]] = queue.Queue()
+        for device in devices:
+            self.free.put((device, None))
+        self.started: list[Worker] = []
+        self.lock = threading.Lock()
+        self.closed = False
+
+    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, list[Event]]:
+        """One job: (its artifact, what its stages did, its own last). Raises WorldError or WorkerFailed."""
+        device, worker = self.free.get()
+        try:
+            if worker is None or not worker.alive():
+                worker = self._start(device)
+            place = {"store": store, "device": worker.device, "threads": self.threads, "seconds": seconds}
+            place["patience"] = PATIENCE.seconds
+            answer = worker.run(job | place, seconds)
+        finally:
+            self.free.put((device, worker))
+        return _unpack(answer)
+
+    def _start(self, device: str) -> Worker:
+        with self.lock:
+            if self.closed:
+                raise WorkerDied("the run is ending")
+            worker = Worker(device, self.threads)
+            self.started = [other for other in self.started if other.alive()] + [worker]
+        return worker
+
+    def close(self, *, kill: bool = False) -> None:
+        with self.lock:
+            self.closed = True
+            workers = list(self.started)
+        for worker in workers:
+            if kill:  # the connection is left to the thread that waits on it, which sees its end
+                worker.process.kill()
+                worker.process.wait()
+                sweep_temporary()
+            else:
+                worker.stop()
+
+
+def _unpack(answer: dict[str, Any]) -> tuple[Artifact, list[Event]]:
+    if "artifact" in answer:
+        return Artifact(**answer["artifact"]), [Event(**event) for event in answer["events"]]
+    kind = WorkerWorldError if answer["retryable"] else _NOT_RETRIED.get(answer["kind"], WorkerFailed)
+    error = kind(answer["problem"], where=answer["where"], fix=answer["fix"])
+    if answer["trace"]:
+        error.add_note(answer["trace"])  # shown with --debug only
+    raise error
+
+
+@contextmanager
+def worker_pool(devices: list[str], threads: int) -> Iterator[WorkerPool]:
+    """A pool whose processes end with the block, at once where it ends by an error."""
+    pool = WorkerPool(devices, threads)
+    try:
+        yield pool
+    except BaseException:
+        pool.close(kill=True)
+        raise
+    pool.close()
+
+
+def find_devices(asked: tuple[str, ...], workers: int) -> list[str]:
+    """One entry per worker process: the asked devices, else every CUDA device, else the CPU."""
+    devices = list(asked)
+    if not devices:
+        # torch takes seconds to import; the driver's own files tell whether there is a GPU at all.
+        has_driver = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")  # noqa: PTH110
+        count = 0
+        if has_driver:
+            import torch
+
+            count = torch.cuda.device_count()
+        devices = [f"cuda:{index}" for index in range(count)] or ["cpu"]
+    return [devices[index % len(devices)] for index in range(workers or len(devices))]
+
+
+# --- inside the worker process -----------------------------------------------------------------------------------------
+
+
+def _watch(parent: int) -> None:
+    """Ends this process when its parent is gone, even in the middle of a shard."""
+    while True:
+        time.sleep(WATCH_SECONDS)
+        if os.getppid() != parent:
+            os._exit(3)
+
+
+def _run_job(job: dict[str, Any]) -> dict[str, Any]:
+    from augmill.tasks.stages.jobs import run_job
+
+    PATIENCE.renew(job.get("patience"), silent=True)
+    try:
+        artifact, events = run_job(job)
+    except AugmillError as error:
+        return _answer(error)
+    except (OSError, MemoryError) as error:
+        return _answer(world_error(error))
+    except Exception as error:  # noqa: BLE001 - the process boundary: the parent raises it again, with its traceback
+        problem, again = (
+            f"a defect of Augmill: {type(error).__name__}: {error}",
+            "run it again with --debug and report it",
+        )
+        return _answer(WorkerFailed(problem, where="worker", fix=again), traceback.format_exc())
+    return {"artifact": dataclasses.asdict(artifact), "events": [dataclasses.asdict(event) for event in events]}
+
+
+def _answer(error: AugmillError, trace: str = "") -> dict[str, Any]:
+    known = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _NOT_RETRIED), "")
+    said = {"problem": error.problem, "where": error.where, "fix": error.fix}
+    return {"retryable": error.retryable, "kind": known, "trace": trace, **said}
+
+
+class _WrittenOut(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n")
+
+
+def _write_out() -> None:
+    """A worker writes to the run's own terminal: what a rib logs or warns of may hold what the data hold."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_WrittenOut())
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {visible(str(message))}\n"
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """Runs jobs from the connection until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _write_out()
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    with own_temporary():
+        _answer_jobs(Connection(descriptor))
+
+
+def _answer_jobs(connection: Connection) -> None:
+    while True:
+        try:
+            job = json.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            return
+        answer = json.dumps(_run_job(job)).encode()
+        try:
+            connection.send_bytes(answer)
+        except OSError:  # the parent was killed: nobody is left to be told; the next run finds what stands in the store
+            return
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]))
