@@ -14,12 +14,21 @@ from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
 from augmill.tasks.boundary.retries import COMMIT, STORE
-from augmill.tasks.contracts import Artifact, UnsoundSource
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import UnsoundSource
 from augmill.tasks.gate.verdict import folds_for
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report.comparison import totals
-from augmill.tasks.stages.evaluate import EvaluateConfig, evaluate
-from augmill.tasks.stages.folds import FoldConfig, JudgeConfig, can_judge, judge_folds, predict_fold, split_fold
+from augmill.tasks.stages.evaluate import (
+    EvaluateConfig,
+    FoldConfig,
+    JudgeConfig,
+    can_judge,
+    evaluate,
+    judge_folds,
+    predict_fold,
+    split_fold,
+)
 from augmill.tasks.stages.mix import MixConfig, arrange_real, mix
 from augmill.tasks.stages.publish import ReleaseConfig, build_release, commit_releases, put_release
 from augmill.tasks.store.log import read_log

@@ -18,7 +18,7 @@ from augmill.flows.nights import flows as runs
 from augmill.flows.nights.paging import watched
 from augmill.flows.orchestration.orchestrate import Terminated, interruptible
 from augmill.flows.start import run_recipe
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.errors import AugmillError
 from augmill.tasks.recipe.recipe import load_recipe
 from augmill.tasks.rows.kinds.text import visible
 

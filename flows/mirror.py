@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.errors import AugmillError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.delta import has_delta, require_deltalake, sync_delta
 from augmill.tasks.store.store import Store

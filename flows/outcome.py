@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.errors import AugmillError
 from augmill.tasks.gate.verdict import headline
 from augmill.tasks.recipe.recipe import Recipe
 

@@ -15,16 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.flows.outcome import Outcome
-from augmill.flows.policy import split_table
 from augmill.flows.provenance import spent_on
+from augmill.flows.rounds import split_table
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import ROW_ID, STRATUM
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds.text import count_characters, shingles
-from augmill.tasks.rows.schema import texts_of
+from augmill.tasks.rows.kinds.text import count_characters, shingles, texts_of
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
 from augmill.tasks.store.stage import Work, fetch

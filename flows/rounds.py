@@ -3,21 +3,162 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
+from typing import Any
 
+from augmill.flows import source as reading
 from augmill.flows.outcome import CutShort, NothingToMake, NotProduced
-from augmill.flows.policy import Policy
-from augmill.flows.refits import split_to_fit
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import OutOfTime, Steps
-from augmill.tasks.contracts import Artifact, AugmillError
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import AugmillError, DataError, UserError
+from augmill.tasks.recipe.nights import Refit
 from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.calendar import Calendar, parse_days
+from augmill.tasks.stages.drift import DriftConfig, Profile, drift, profile, reference
 from augmill.tasks.stages.extensions import check_config, checks_of, generator_config
 from augmill.tasks.stages.fit import fit, fit_check
-from augmill.tasks.stages.plan import cut_shards
+from augmill.tasks.stages.generate import SetAsideConfig, ShardConfig, set_aside
+from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards, plan, plan_adaptive
 from augmill.tasks.stages.settle import SettleConfig, settle
 from augmill.tasks.stages.targets import nothing_to_make, targets_for
-from augmill.tasks.stages.x_generate import SetAsideConfig, ShardConfig, set_aside
+from augmill.tasks.stages.weigh import WeighConfig, weigh
+
+# --- How each round's rows are split over the generators: by the recipe's shares, or by what the rounds before --------
+
+
+class Policy:
+    """Plans the rounds of one snapshot. ``shares``: by which the round that was planned last is to be settled."""
+
+    def __init__(self, snapshot: Snapshot, steps: Steps, known: tuple[str, ...] | None) -> None:
+        recipe = snapshot.recipe
+        self._snapshot, self._steps = snapshot, steps
+        self.shares = {choice.use: choice.share for choice in recipe.generators}
+        self._base = PlanConfig(recipe.target, recipe.refill, self.shares, recipe.mix.max_ratio, known)
+        self._adaptive = recipe.plan.policy == "adaptive" and len(self.shares) > 1
+
+    def plan(self, number: int) -> list[dict[str, Any]]:
+        """What round ``number``, from 1, asks for; nothing where every class has its target, or nobody has more."""
+        split, settled = self._snapshot.split, self._snapshot.settled
+        assert split is not None
+        before = [settled] if settled else []
+        if self._adaptive:
+            if settled and number <= self._snapshot.recipe.plan.rounds:
+                self._weigh(split, settled, number)
+            config = AdaptiveConfig(self._snapshot.recipe.plan, self._base, number)
+            weighed = self._snapshot.weighed[-1:]
+            planned = self._steps.do(plan_adaptive, config, split, before, weighed, what=str(number))
+        else:
+            planned = self._steps.do(plan, self._base, split, before, what=str(number))
+        segments: list[dict[str, Any]] = read_json(self._steps.site.store, planned, "plan.json")["segments"]
+        return segments
+
+    def _weigh(self, split: Artifact, settled: Artifact, number: int) -> None:
+        recipe, store = self._snapshot.recipe, self._steps.site.store
+        config = WeighConfig(recipe.plan, self._base.shares, recipe.columns.fields, recipe.splits.near, recipe.seed)
+        tell = lambda artifact: told(read_json(store, artifact, "weights.json"), artifact.rows)  # noqa: E731
+        weighed = self._steps.do(weigh, config, split, settled, what=str(number - 1), tell=tell)
+        self._snapshot.weighed.append(weighed)
+        weights = read_json(store, weighed, "weights.json")["weights"]
+        self.shares = {name: weights[name] for name in self._base.shares}
+
+
+def told(found: dict[str, Any], judged: int) -> str:
+    """The weights in one line: of the largest first, the points its rows gained over repeated real ones."""
+    parts = []
+    for name, weight in sorted(found["weights"].items(), key=lambda item: -item[1]):
+        gain = found["gains"].get(name)
+        parts.append(f"{name} {weight:.0%}" + (f" ({gain['gain']:+.1f})" if gain else ""))
+    return f"{', '.join(parts)}; by {judged:,} train rows"
+
+
+def split_table(snapshot: Snapshot, steps: Steps) -> list[dict[str, Any]]:
+    """For the report: of each measurement and generator what had been asked and had passed, its gain, its new weight."""
+    table = []
+    for number, weighed in enumerate(snapshot.weighed, 1):
+        found = read_json(steps.site.store, weighed, "weights.json")
+        for name in (choice.use for choice in snapshot.recipe.generators):
+            rows = found["rows"].get(name, {"asked": 0, "passed": 0})
+            gain = found["gains"].get(name, {"gain": None, "error": None})
+            table.append({"round": number, "generator": name, **rows, **gain, "weight": found["weights"][name]})
+    return table
+
+
+# --- Refits (law 7): on which night's window a snapshot's generators are fitted, from the source and the calendar -----
+
+
+_log = logging.getLogger("augmill")
+Window = tuple[Artifact, Artifact]  # ingested, split
+
+
+def split_to_fit(snapshot: Snapshot, steps: Steps) -> Artifact:
+    """The split on which the snapshot's generators are fitted: its own, or that of an earlier night as the recipe says.
+
+    Notes in ``snapshot.drift`` how far the rows have moved since. A snapshot of all there is, and a fold, which has no
+    ingested rows of its own, are fitted on their own split.
+    """
+    recipe, calendar = snapshot.recipe, snapshot.recipe.partitions.calendar
+    assert snapshot.split is not None
+    if not calendar.dated or snapshot.name == "all" or snapshot.ingested is None:
+        return snapshot.split
+    windows = _Windows(snapshot, steps)
+    name = fit_name(recipe.refit, calendar, snapshot.name, windows) if recipe.refit.asked else snapshot.name
+    against = name if name != snapshot.name else calendar.step(name, -1)
+    then, now = windows.profile(against), windows.profile(snapshot.name)
+    assert now is not None
+    snapshot.drift = {"fitted": name, "against": against, **(drift(now, then) if then else {})}
+    return windows.split(name)
+
+
+def fit_name(refit: Refit, calendar: Calendar, name: str, windows: _Windows) -> str:
+    """The night whose window counts: of the grid, or the last one that drifted since; else the first that can be read.
+
+    Where history begins after the grid's night, or too few rows stood there to be split, it is the first night after
+    it with enough of them: the source up to that night decides, and the last one, ``name``, always can be read.
+    """
+    days = refit.every if refit.every is not None else str(refit.max_age)
+    nights = calendar.between(calendar.boundary(name, parse_days(days)), name)
+    if refit.when_drifted is None:
+        return next(night for night in nights if windows.read(night))
+    found = reference(nights, windows.profile, refit.when_drifted)
+    assert found is not None  # the snapshot's own window has a profile
+    return found
+
+
+class _Windows:
+    """The rows as of other nights, each read once."""
+
+    def __init__(self, snapshot: Snapshot, steps: Steps) -> None:
+        assert snapshot.ingested is not None and snapshot.split is not None
+        self.recipe, self.steps = snapshot.recipe, steps
+        self.known: dict[str, Window | None] = {snapshot.name: (snapshot.ingested, snapshot.split)}
+
+    def read(self, night: str) -> Window | None:
+        """None where the rows of that night cannot be split: none yet, too few of a class."""
+        if night not in self.known:
+            try:
+                self.known[night] = reading.read_night(self.steps, self.recipe, night)
+            except (DataError, UserError) as error:  # the snapshot's own window was read: it lies in that night's rows
+                _log.info("Nothing is fitted on, or compared with, the rows as of %s: %s", night, error.problem)
+                self.known[night] = None
+        return self.known[night]
+
+    def split(self, night: str) -> Artifact:
+        window = self.read(night)
+        assert window is not None
+        return window[1]
+
+    def profile(self, night: str) -> Profile | None:
+        window = self.read(night)
+        if window is None:
+            return None
+        made = self.steps.do(profile, DriftConfig(self.recipe.columns.fields), window[0], what=night)
+        found: Profile = read_json(self.steps.site.store, made, "profile.json")
+        return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def produce(snapshot: Snapshot, steps: Steps) -> None:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from augmill.flows.augment import augment
-from augmill.flows.nights.states import require_over
 from augmill.flows.orchestration.logs import quiet_logging
 from augmill.flows.orchestration.orchestrate import Orchestrator, held_back, open_orchestrator
 from augmill.flows.outcome import Outcome
@@ -20,11 +19,12 @@ from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.report import write_report
 from augmill.flows.snapshot import Snapshot, read_json
-from augmill.flows.source import MENDS
+from augmill.flows.source import MENDS, require_over
 from augmill.flows.steps import Steps
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary, this_process
 from augmill.tasks.boundary.retries import PATIENCE
-from augmill.tasks.contracts import AugmillError, CorruptObject, exit_code_of
+from augmill.tasks.contracts import exit_code_of
+from augmill.tasks.errors import AugmillError, CorruptObject
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import next_clock, parse_clock
 from augmill.tasks.store.attempts import Attempt, Clock, beating, begin, finish, utc_now

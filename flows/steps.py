@@ -10,12 +10,12 @@ from typing import Any
 
 from augmill.flows.orchestration.orchestrate import Orchestrator
 from augmill.flows.progress import Artifacts, Progress
-from augmill.tasks.contracts import Artifact, AugmillError, DeadlineExceeded
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import AugmillError, DeadlineExceeded
 from augmill.tasks.recipe.sections import Run
 from augmill.tasks.stages.extensions import FitConfig
-from augmill.tasks.stages.generate import bank_of, sample
+from augmill.tasks.stages.generate import SetAsideConfig, ShardConfig, bank_of, generate, sample, set_aside
 from augmill.tasks.stages.jobs import pack
-from augmill.tasks.stages.x_generate import SetAsideConfig, ShardConfig, generate, set_aside
 from augmill.tasks.store.bank import Bank
 from augmill.tasks.store.stage import Event, Site, Stage, look_up
 from augmill.tasks.workers.pool import WorkerPool

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from augmill.tasks.report.report import render_report
-from augmill.tasks.report.report_evidence import ReportEvidence
+from augmill.tasks.report.report import ReportEvidence, render_report
 
 CLASSES = {"refund_status": 52, "card_declined": 41, "change_address": 33, "cancel_order": 24, "invoice_copy": 18,
            "late_delivery": 14, "wrong_item": 9, "gift_voucher": 6, "gdpr_request": 4}  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from commands import augmill, refused, write_recipe
 
-from augmill.tasks.contracts import AugmillError, StoreRefused
+from augmill.tasks.errors import AugmillError, StoreRefused
 from augmill.tasks.sources import SourceOptions, list_files, open_bytes
 from augmill.tasks.store.store import Store
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.gate.arms import KEPT, trainings
+from augmill.tasks.gate.evidence import KEPT, trainings
 from augmill.tasks.trainers.contract import Problem, Training
 
 SIZES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), min_size=1, max_size=4)

@@ -15,7 +15,7 @@ from buckets import s3_server
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import StoreError
+from augmill.tasks.errors import StoreError
 from augmill.tasks.store.attempts import (
     LEASE,
     Attempt,

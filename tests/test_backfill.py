@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 
 from augmill.flows import start
 from augmill.flows.augment import augment
+from augmill.flows.estimate import price_of
 from augmill.flows.nights import flows as flows_backfill
 from augmill.flows.nights import run as backfill_run
 from augmill.flows.nights import states
 from augmill.flows.nights.flows import backfill, nightly
-from augmill.flows.nights.health import find_trouble
 from augmill.flows.nights.plan import (
     MODES,
     Estimate,
@@ -39,11 +39,10 @@ from augmill.flows.nights.plan import (
     choose,
     has_price,
     includes,
-    price_of,
     total,
 )
 from augmill.flows.nights.run import BackfillRun
-from augmill.flows.nights.states import STATES, SnapshotState
+from augmill.flows.nights.states import STATES, SnapshotState, find_trouble
 from augmill.flows.orchestration.orchestrate import Terminated
 from augmill.flows.outcome import NotProduced
 from augmill.flows.rounds import produce
@@ -53,7 +52,8 @@ from augmill.flows.start import Session, open_session, run_recipe, run_snapshot
 from augmill.flows.steps import Steps
 from augmill.tasks.boundary.processes import is_gone, this_process
 from augmill.tasks.boundary.retries import NEVER
-from augmill.tasks.contracts import Artifact, StoreError, UserError
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import StoreError, UserError
 from augmill.tasks.recipe.nights import Price
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.attempts import Attempt, begin, finish, utc_now

@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.augment import prove
-from augmill.flows.compare import Compared, compare
-from augmill.flows.entrants import entrants
+from augmill.flows.compare import Compared, compare, entrants
 from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.outcome import judge_evidence
 from augmill.flows.progress import Progress, Stage
@@ -27,12 +26,11 @@ from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
 from augmill.flows.start import Session
-from augmill.tasks.contracts import DataError, StoreRefused, UserError
+from augmill.tasks.errors import DataError, StoreRefused, UserError
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Target
-from augmill.tasks.report.comparison import cut, cuts, enlarge, gain, lines, pack, ratio_of, unpack
-from augmill.tasks.report.comparison_page import page, plot, table
+from augmill.tasks.report.comparison import cut, cuts, enlarge, gain, lines, pack, page, plot, ratio_of, table, unpack
 from augmill.tasks.stages import jobs as shards
 from augmill.tasks.store.store import Store
 

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from augmill.tasks import contracts
 from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, AugmillError, Check, DataError, Generator, UserError, WorldError
-from augmill.tasks.gate.arms import trainings
+from augmill.tasks.contracts import Artifact, Check, Generator
+from augmill.tasks.errors import AugmillError, DataError, UserError, WorldError
+from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.metrics.classification import counts

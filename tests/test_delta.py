@@ -22,7 +22,7 @@ from running import run
 from augmill.flows.mirror import mirror_delta
 from augmill.flows.releases.gc import find_garbage, sweep_store
 from augmill.flows.releases.retention import Limits
-from augmill.tasks.contracts import CorruptObject, DataError, StoreRefused
+from augmill.tasks.errors import CorruptObject, DataError, StoreRefused
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.rows.hashing import canonical_json, hash_json
 from augmill.tasks.stages.publish import commit_releases

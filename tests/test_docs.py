@@ -29,7 +29,8 @@ from augmill.flows.cli.backfill import EXIT_CODES
 from augmill.flows.outcome import NEXT
 from augmill.tasks import contracts
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import AugmillError, Context, Fitted, Request, candidate_schema
+from augmill.tasks.contracts import Context, Fitted, Request, candidate_schema
+from augmill.tasks.errors import AugmillError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.recipe.recipe import build_recipe

@@ -25,7 +25,7 @@ from augmill.flows.releases.holding import find_rows
 from augmill.flows.releases.verify import verify_store
 from augmill.flows.source import read_rows
 from augmill.flows.start import run_recipe
-from augmill.tasks.contracts import ConflictError, UserError
+from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.attempts import begin, utc_now
 from augmill.tasks.store.erasure import count_held, read_erased, write_erased

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.gate.evidence import Evidence
 from augmill.tasks.gate.interval import Interval, Resamples, interval, one_row, replicate, resample
 from augmill.tasks.gate.judge import GateOptions, evaluate

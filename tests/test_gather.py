@@ -19,13 +19,12 @@ from partitioned import DATED, Nights, Row, labelled, write_day
 
 import augmill.tasks.stages.ingest as ingesting
 from augmill.flows.nights.states import snapshots_of
-from augmill.flows.source import source_view
-from augmill.flows.units import read_units
-from augmill.tasks.contracts import DataError, UnsoundSource, UserError
+from augmill.flows.source import read_units, source_view
+from augmill.tasks.errors import DataError, UnsoundSource, UserError
 from augmill.tasks.rows import calendar
 from augmill.tasks.stages import partitions
+from augmill.tasks.stages.gather import unify_units
 from augmill.tasks.stages.ingest import ingest, prepare_ingest
-from augmill.tasks.stages.schemas import unify_units
 
 DAYS = [f"2026-10-{day:02}" for day in range(1, 7)]
 rows_of_days = st.lists(

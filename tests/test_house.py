@@ -17,7 +17,7 @@ FILE_LINES, FUNCTION_LINES = 600, 60
 # What writes or reads pickles, or formats that hold them.
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # Errors that are dropped on purpose: the file and the reason.
-DROPPED = {"flows/orchestration/prefect_runs.py": "the body's error is kept in its outcome and raised from there"}
+DROPPED = {"flows/orchestration/orchestrate.py": "the body's error is kept in its outcome and raised from there"}
 
 
 @cache

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ingest import Ingested
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.recipe.sections import Labels, Refuse
 from augmill.tasks.rows.hashing import hash_json

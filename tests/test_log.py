@@ -16,7 +16,7 @@ from fake_releases import id_of, put_fake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import ConflictError, StoreError, StoreRefused, UserError
+from augmill.tasks.errors import ConflictError, StoreError, StoreRefused, UserError
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.log import Log, append, read_log, rollback, tag, undone_of
 from augmill.tasks.store.store import Store, log_key, release_key

@@ -13,7 +13,7 @@ import pytest
 
 from augmill.flows.orchestration.orchestrate import Orchestrator, PlainOrchestrator
 from augmill.tasks.boundary.retries import NEVER, RetryPolicy
-from augmill.tasks.contracts import AugmillError, CorruptObject, DataError, DeadlineExceeded, LedgerError, WorkerDied
+from augmill.tasks.errors import AugmillError, CorruptObject, DataError, DeadlineExceeded, LedgerError, WorkerDied
 
 QUICK = RetryPolicy(tries=3, first_delay=0.01)
 
@@ -24,7 +24,7 @@ def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
         yield PlainOrchestrator()
         return
     request.getfixturevalue("prefect_api")
-    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     yield PrefectOrchestrator()
 
@@ -154,7 +154,7 @@ def test_prefect_records_names_states_tags_and_retries(prefect_api: str) -> None
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
     from augmill.flows.orchestration.logs import flush_client
-    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
     flaky = Flaky({1: 1}, lambda: WorkerDied("died"))
@@ -189,7 +189,7 @@ def test_prefect_records_names_states_tags_and_retries(prefect_api: str) -> None
 def test_results_are_neither_pickled_nor_kept_by_prefect(prefect_api: str, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_HOME
 
-    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
     unpicklable = threading.Lock()
@@ -200,7 +200,7 @@ def test_results_are_neither_pickled_nor_kept_by_prefect(prefect_api: str, tmp_p
 
 
 def test_a_deadline_on_the_main_thread_ends_the_try(prefect_api: str) -> None:
-    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
     tries: list[float] = []
@@ -221,7 +221,7 @@ def test_without_its_api_a_run_still_completes_and_says_so_once(
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     monkeypatch.setattr(EventsWorker, "_client_override", None)  # put back afterwards: the loss sets it
     orchestrator = PrefectOrchestrator()
@@ -246,7 +246,7 @@ def test_never_means_once(orchestrator: Orchestrator) -> None:
 
 
 def test_an_interrupt_kills_workers_after_the_api_was_lost_too() -> None:
-    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     orchestrator, killed = PrefectOrchestrator(), threading.Event()
     orchestrator.on_stop(killed.set)

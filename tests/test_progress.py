@@ -71,7 +71,7 @@ def test_artifacts_are_kept_with_the_flow_run_and_a_refused_one_does_not_fail_it
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-    from augmill.flows.orchestration.prefect_runs import PrefectOrchestrator
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
     artifacts = Artifacts(orchestrator)

@@ -13,7 +13,7 @@ import pytest
 from buckets import s3_server
 from fake_releases import put_fake
 
-from augmill.tasks.contracts import ConflictError
+from augmill.tasks.errors import ConflictError
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.store import Store

@@ -15,7 +15,7 @@ import yaml
 from chain import write_rows
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.causal.options import Adapter
 from augmill.tasks.generators.chat.options import Egress, Secret

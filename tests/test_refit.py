@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from chain import WORDS, make_steps, tiny_recipe
 
-from augmill.flows.refits import split_to_fit
-from augmill.flows.rounds import produce
+from augmill.flows.rounds import produce, split_to_fit
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.source import read_source
 from augmill.tasks.recipe.recipe import Recipe

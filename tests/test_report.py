@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from report_sample import evidence, ledger
 
-from augmill.tasks.report.report import class_rows, render_report, report_summary_markdown, report_table
-from augmill.tasks.report.report_evidence import ReportEvidence
+from augmill.tasks.report.report import ReportEvidence, class_rows, render_report, report_summary_markdown, report_table
 
 
 class Text(HTMLParser):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from augmill.tasks.boundary import retries
 from augmill.tasks.boundary.retries import NEVER, RetryPolicy, call_with_retries, may_retry
-from augmill.tasks.contracts import DataError, DeadlineExceeded, StoreRefused, UserError, WorkerDied, WorldError
+from augmill.tasks.errors import DataError, DeadlineExceeded, StoreRefused, UserError, WorkerDied, WorldError
 
 POLICIES = st.builds(
     RetryPolicy,

@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.provenance import spent_on
-from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, LedgerError, Request
+from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.errors import LedgerError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.rules import Rules, RulesOptions
 from augmill.tasks.stages.extensions import FitConfig
 from augmill.tasks.stages.fit import fit
+from augmill.tasks.stages.generate import ShardConfig, generate
 from augmill.tasks.stages.jobs import run_shard
-from augmill.tasks.stages.x_generate import ShardConfig, generate
 from augmill.tasks.store.bank import Coverage, cover, cut_segments
 from augmill.tasks.store.stage import Event, Site, fetch, read_manifest
 from augmill.tasks.store.store import Store, manifest_key, object_key

@@ -226,7 +226,9 @@ def test_a_configured_api_is_used_and_none_is_started(prefect_api: str) -> None:
 
 
 def test_no_setting_of_the_server_lets_it_call_out(prefect_api: str) -> None:
-    (server,) = [child for child in psutil.Process().children() if "augmill.flows.orchestration.server_child" in child.cmdline()]
+    (server,) = [
+        child for child in psutil.Process().children() if "augmill.flows.orchestration.server_child" in child.cmdline()
+    ]
     environment = server.environ()
     assert (environment["PREFECT_SERVER_ANALYTICS_ENABLED"], environment["DO_NOT_TRACK"]) == ("false", "1")
     assert all(connection.laddr.ip == "127.0.0.1" for connection in server.net_connections("inet"))

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import Artifact, LedgerError
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import LedgerError
 from augmill.tasks.recipe.sections import Settle
+from augmill.tasks.stages.generate import shard_schema
 from augmill.tasks.stages.settle import DUPLICATE, NEAR, SettleConfig, ledger_of, settle, settle_rows, verify_ledger
-from augmill.tasks.stages.x_generate import shard_schema
 from augmill.tasks.store.stage import Site, Work, stage
 from augmill.tasks.store.store import Store
 

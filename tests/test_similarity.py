@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.rows.kinds.minhash import PERMUTATIONS, RECALL, choose_bands
-from augmill.tasks.rows.kinds.near import NearIndex, comparison_key, jaccard, near_duplicate_groups
+from augmill.tasks.rows.kinds.near import (
+    PERMUTATIONS,
+    RECALL,
+    NearIndex,
+    choose_bands,
+    comparison_key,
+    jaccard,
+    near_duplicate_groups,
+)
 from augmill.tasks.rows.kinds.text import shingles
 
 WORDS = [

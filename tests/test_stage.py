@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import Artifact, CorruptObject, UserError
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.store.stage import Event, Site, Stage, Work, fetch, fetch_directory, identity_of, look_up, stage
 from augmill.tasks.store.store import Store, manifest_key, object_key
 

@@ -15,14 +15,13 @@ from commands import fingerprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.flows.nights.health import find_trouble
 from augmill.flows.nights.plan import least_mode
-from augmill.flows.nights.states import SnapshotState, require_partition, snapshot_states, snapshots_of
+from augmill.flows.nights.states import SnapshotState, find_trouble, snapshot_states, snapshots_of
 from augmill.flows.provenance import code_version
-from augmill.flows.source import source_view
+from augmill.flows.source import require_partition, source_view
 from augmill.flows.start import run_recipe
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.stages.publish import commit_releases

@@ -20,7 +20,7 @@ from fake_releases import put_fake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import CorruptObject, StoreError, StoreRefused, UserError
+from augmill.tasks.errors import CorruptObject, StoreError, StoreRefused, UserError
 from augmill.tasks.rows.hashing import seal, unseal
 from augmill.tasks.store.log import append, read_log
 from augmill.tasks.store.store import Store, object_key

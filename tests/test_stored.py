@@ -14,7 +14,7 @@ from fake_releases import put_fake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import CorruptObject, StoreRefused
+from augmill.tasks.errors import CorruptObject, StoreRefused
 from augmill.tasks.rows.hashing import canonical_json, hash_json, seal, unseal
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store import log as logs

@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 from augmill.flows.progress import Progress
 from augmill.flows.terminal import TerminalHandler, say, say_text, take_over
 from augmill.tasks.recipe.sections import Columns
-from augmill.tasks.report.report import POLICY
-from augmill.tasks.rows.kinds.text import PAGE, visible
-from augmill.tasks.stages.card import _code, dataset_card
+from augmill.tasks.rows.kinds.text import PAGE, POLICY, visible
+from augmill.tasks.stages.publish import _code, dataset_card
 
 ROOT = Path(__file__).parents[1]
 EVIL = "e\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202eabc\u2066\u200b`<b>|{x}\x85\u2028[red]\ue000"

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.boundary.masking import masked
-from augmill.tasks.contracts import UserError
-from augmill.tasks.gate.arms import trainings
+from augmill.tasks.errors import UserError
+from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.trainers import tfidf
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
 from augmill.tasks.trainers.contract import Problem, Training

@@ -16,7 +16,8 @@ from chain import make_steps, recipe_document
 
 from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
-from augmill.tasks.contracts import STRATUM, DataError
+from augmill.tasks.contracts import STRATUM
+from augmill.tasks.errors import DataError
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.stages.mix import MixConfig, mix
 from augmill.tasks.stages.publish import ReleaseConfig, build_release

@@ -12,10 +12,10 @@ import pytest
 from chain import WORDS, make_steps, recipe_document, write_rows
 
 from augmill.flows.source import read_rows
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.rows.kinds.near import NearIndex
-from augmill.tasks.rows.schema import texts_of
+from augmill.tasks.rows.kinds.text import texts_of
 from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
 from augmill.tasks.store.erasure import write_erased
 from augmill.tasks.store.stage import Work

@@ -29,16 +29,16 @@ from safetensors.numpy import load_file
 from augmill.flows.augment import augment
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request, real_schema
-from augmill.tasks.gate.arms import trainings
+from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
 from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
 from augmill.tasks.stages.drift import DriftConfig, profile
+from augmill.tasks.stages.generate import SetAsideConfig, set_aside
 from augmill.tasks.stages.mix import MixConfig, arrange_real
 from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, plan_adaptive
 from augmill.tasks.stages.weigh import WeighConfig, weigh
-from augmill.tasks.stages.x_generate import SetAsideConfig, set_aside
 from augmill.tasks.store.stage import Stage, fetch, read_manifest
 from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS

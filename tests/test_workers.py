@@ -18,9 +18,10 @@ import psutil
 import pytest
 from chain import tiny_recipe, write_rows
 
-from augmill.flows.units import gather_source
+from augmill.flows.source import gather_source
 from augmill.tasks.boundary.retries import may_retry
-from augmill.tasks.contracts import Artifact, AugmillError, CorruptObject, DeadlineExceeded, UserError, WorkerDied
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import AugmillError, CorruptObject, DeadlineExceeded, UserError, WorkerDied
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.stages.extensions import FitConfig
 from augmill.tasks.stages.fit import fit

@@ -31,7 +31,7 @@ from augmill.flows.cli import (
 from augmill.flows.terminal import flush, say, say_text, take_over
 from augmill.tasks.boundary.processes import own_temporary
 from augmill.tasks.boundary.retries import PATIENCE, PATIENCE_SECONDS
-from augmill.tasks.contracts import AugmillError, UserError, world_error
+from augmill.tasks.errors import AugmillError, UserError, world_error
 
 app = typer.Typer(
     name="augmill",

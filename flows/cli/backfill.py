@@ -110,7 +110,7 @@ def nightly(
 
 
 def _known(orchestrator: str | None) -> str | None:
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
 
     if orchestrator not in (None, "prefect", "none"):
         problem = f"an orchestrator is prefect or none; found {orchestrator!r}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.flows.terminal import say
+from augmill.tasks.recipe.recipe import Recipe
 
 SHOWN = 40  # classes; of more, the largest and the smallest
 NAMED = 6  # things named in a sentence
@@ -31,11 +35,10 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
     """Shows what a recipe means for its data: rows, classes, plan, the gain the gate can see. Touches nothing."""
-    from augmill.flows.cli.estimate import estimate, trainer_bytes
-    from augmill.flows.cli.resolved import nested, recipe_lines, resolved
+
     from augmill.flows.cli.survey import store_facts, survey
+    from augmill.tasks.recipe.reader import read_yaml
     from augmill.tasks.recipe.recipe import load_recipe
-    from augmill.tasks.recipe.recipe_yaml import read_yaml
 
     loaded = load_recipe(recipe, store=store)
     found = survey(loaded, as_of=as_of) | {"store": store_facts(loaded, as_of)}
@@ -213,3 +216,188 @@ def _store(found: dict[str, Any]) -> list[str]:
     store = found["store"]
     current = f"; current release {store['current']}" if store["current"] else ""
     return ["Store", *wrapped(f"{store['root']}: {store['state']}{current}")]
+
+
+# --- How long a run will take, roughly: counts from the survey times rates measured on the real sets ------------------
+# The rates: 2 shared cores, 2026-11, ``augmill run --orchestrator none``. Seconds that the gate took, and (estimated):
+# the example, 201 train rows and 10 classes, 4 (3); BANKING77, 760 and 77, 43 (59); TNEWS, 1,185 and 15, 19 (29); TREC,
+# 4,874 and 6, 335 (227); SST-2, 6,225 and 2, 227 (245); ``augmill judge`` on SNIPS, 13,034 and 7, 3 seeds, 194 (184).
+# How many steps a fit takes depends on the texts.
+
+
+START = {"none": 4.0, "prefect": 16.0}  # imports; Prefect's server took 8 to 18 s, of which imports are a part
+FIRST_SHARD = 2.0  # Great Expectations is imported by each worker's first shard
+FASTEST = 2_500.0  # rows a second through the word edits and the checks: 0.3 to 0.5 ms a row
+CHECKS_BASE, CHECKS_ROW, CHECKS_ROWS = 1.0, 7e-4, 4_000  # the label check measures itself on so many rows at most
+SETTLE_ROW = 1e-4  # settle, mix and publish, per row of the mix
+TRAINING_BASE = 0.07  # seconds of a training, however small
+TRAINING = (
+    4.5e-9  # seconds per (row x column x (class + 60)) of the built-in trainer's default choice among 3 C in 3 folds
+)
+CLASSES = 60  # below about so many classes a fit is bound by reading its rows, not by arithmetic
+EXACT = 4096  # columns of the built-in trainer at most
+COPIES = 3  # of its rows at a time: SNIPS peaked at 1.4 GB, where one copy takes 0.43
+DEFAULT_FITS = 7.0  # 3 C x 3 folds of two thirds of the rows, and the last one on all
+MODEL_MINUTES = 1.5  # the small model's steps are bounded (causal_lm, `model: scratch`)
+
+Part = tuple[str, float | None, str]
+
+
+def estimate(recipe: Recipe, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """``[{stage, seconds or None, basis}]`` of a first run; what the store holds already takes no time.
+
+    ``found``: the survey. A model's or a command's own speed is not known: None, with what there is to do.
+    """
+    measured, splits, plan, gate = (found[key] for key in ("measured_seconds", "splits", "plan", "gate"))
+    train, target = splits["rows"]["train"], plan["target"]
+    held_out = splits["rows"]["validation"] + splits["rows"]["test"]
+    parts: list[Part] = [("start", START[recipe.run.orchestrator], f"orchestrator: {recipe.run.orchestrator}")]
+    parts += [(name, measured[name], "measured just now") for name in ("ingest", "gather", "split")]
+    path = [*_fits(recipe, found), ("fit checks", _checks(train), f"{train:,} train rows")]
+    path.append(_generate(recipe, plan))
+    path.append(_evaluate(recipe, train, target, held_out, len(found["classes"])))
+    parts += path
+    if gate["folds"]:
+        known = [seconds for _, seconds, _ in path if seconds is not None]
+        parts.append(("folds", gate["folds"] * sum(known), f"the path above {gate['folds']} times more"))
+    parts.append(("settle to publish", 1 + SETTLE_ROW * (train + target), f"{train + target:,} rows in the mix"))
+    return [{"stage": name, "seconds": seconds, "basis": basis} for name, seconds, basis in parts]
+
+
+def _fits(recipe: Recipe, found: dict[str, Any]) -> list[Part]:
+    parts: list[Part] = []
+    for choice in recipe.generators:
+        if choice.use in found["fitted"]:
+            parts.append((f"fit {choice.use}", 0.5, "it trains nothing"))
+        elif getattr(choice.options, "model", None) == "scratch":
+            parts.append((f"fit {choice.use}", 60 * MODEL_MINUTES, "at most; its steps are bounded"))
+        else:
+            parts.append((f"fit {choice.use}", None, "depends on the model and the machine"))
+    return parts
+
+
+def _checks(train: int) -> float:
+    return CHECKS_BASE + CHECKS_ROW * min(train, CHECKS_ROWS)
+
+
+def _generate(recipe: Recipe, plan: dict[str, Any]) -> Part:
+    from augmill.tasks.generators import GENERATORS
+
+    asked = sum(plan["asked_first"].values())
+    slow = [choice.use for choice in recipe.generators if GENERATORS[choice.use].libraries]
+    if slow:
+        return ("generate", None, f"{asked:,} rows in the first round; depends on the model ({', '.join(slow)})")
+    return ("generate", FIRST_SHARD + asked / FASTEST, f"{asked:,} rows in the first round")
+
+
+def _evaluate(recipe: Recipe, train: int, target: int, held_out: int, classes: int) -> Part:
+    trainings = 3 * recipe.gate.seeds
+    if recipe.trainer.use != "tfidf":
+        return ("evaluate", None, f"{trainings} trainings by your command")
+    options = recipe.trainer.options
+    fits = 1 + (len(options.cs) * options.folds * (1 - 1 / options.folds) if len(options.cs) > 1 else 0)
+    mixed = train + target
+    # Real alone and placebo train on the real rows, the mix on four fifths of the synthetic ones too.
+    work = 2 * train * min(train, EXACT) + (train + 0.8 * target) * min(mixed, EXACT)
+    seconds = TRAINING * work * (classes + CLASSES) * recipe.gate.seeds * fits / DEFAULT_FITS
+    return (
+        "evaluate",
+        TRAINING_BASE * trainings + seconds,
+        f"{trainings} trainings, {held_out:,} held-out rows, {classes} classes",
+    )
+
+
+def trainer_bytes(recipe: Recipe, found: dict[str, Any]) -> int:
+    """Memory that the built-in trainer holds at its peak, roughly; 0 where the user's own command trains."""
+    rows = found["splits"]["rows"]["train"] + found["plan"]["target"]
+    return 4 * rows * min(rows, EXACT) * COPIES if recipe.trainer.use == "tfidf" else 0
+
+
+# --- A recipe as it will be used: every key with its value, and whether the value is a default ------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key: the sections above it and its name, its value (None for a section's own line), where it stems from."""
+
+    path: tuple[str | int, ...]
+    value: Any
+    default: bool
+    section: bool = False
+
+
+def resolved(recipe: Recipe, given: dict[str, Any], *, store: str | None = None) -> list[Entry]:
+    """Every key of the recipe in the reference's order. ``given``: the document as it was read; ``store``: --store."""
+    if store is not None:
+        given = given | {"run": (given.get("run") or {}) | {"store": store}}
+    entries: list[Entry] = []
+    for key, value in _fields(recipe):
+        if key == "generators":
+            entries.append(Entry((key,), None, False, section=True))
+            for index, (choice, document) in enumerate(zip(value, given[key], strict=True)):
+                entries.append(Entry((key, index, "use"), choice.use, False))
+                entries.append(Entry((key, index, "share"), choice.share, "share" not in document))
+                entries += _walk(choice.options, document, (key, index))
+        elif key == "trainer":
+            document = given.get(key, {})
+            entries.append(Entry((key,), None, key not in given, section=True))
+            entries.append(Entry((key, "use"), value.use, key not in given))
+            entries += _walk(value.options, document, (key,))
+        elif key == "checks":
+            document = given.get(key) or {}
+            entries.append(Entry((key,), None, key not in given, section=True))
+            off = {name: False for name in document if name not in value}
+            entries += _walk(value | off, document, (key,))
+        else:
+            entries += _walk({key: value}, given, ())
+    return entries
+
+
+def _walk(value: Any, given: Any, above: tuple[str | int, ...]) -> Iterator[Entry]:
+    given = given if isinstance(given, dict) else {}
+    for key, part in value.items() if isinstance(value, dict) else _fields(value):
+        if dataclasses.is_dataclass(part):
+            yield Entry((*above, key), None, key not in given, section=True)
+            yield from _walk(part, given.get(key), (*above, key))
+        else:
+            yield Entry((*above, key), part, key not in given)
+
+
+def _fields(value: Any) -> list[tuple[str, Any]]:
+    return [(item.name, getattr(value, item.name)) for item in dataclasses.fields(value)]
+
+
+def recipe_lines(entries: Iterable[Entry]) -> list[str]:
+    """The recipe as YAML that loads again; a default is marked at the end of its line."""
+    from augmill.flows.cli.schema import yaml_text
+
+    lines = []
+    for entry in entries:
+        indent = "  " * (len(entry.path) - 1)
+        if any(isinstance(part, int) for part in entry.path):
+            indent = indent[:-2] + ("- " if entry.path[-1] == "use" else "  ")
+        mark = "  # default" if entry.default else ""
+        value = "" if entry.section else f" {yaml_text(entry.value)}"
+        lines.append(f"{indent}{entry.path[-1]}:{value}{mark}")
+    return lines
+
+
+def nested(entries: Iterable[Entry]) -> dict[str, Any]:
+    """The same as one document, and under ``defaults`` the dotted names of the keys that were not given."""
+    document: dict[str, Any] = {}
+    defaults = []
+    for entry in entries:
+        place: Any = document
+        for part, below in zip(entry.path, entry.path[1:], strict=False):
+            empty: Any = [] if isinstance(below, int) else {}
+            if isinstance(place, list):
+                if part == len(place):
+                    place.append(empty)
+                place = place[int(part)]
+            else:
+                place = place.setdefault(part, empty)
+        if not entry.section:
+            place[entry.path[-1]] = list(entry.value) if isinstance(entry.value, tuple) else entry.value
+            if entry.default:
+                defaults.append(".".join(str(part) for part in entry.path))
+    return {"recipe": document, "defaults": defaults}

@@ -52,9 +52,8 @@ def compare(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Runs each generator with each seed, publishes nothing, and says which gains what at which price."""
-    from augmill.flows.compare import Compared
+    from augmill.flows.compare import Compared, entrants
     from augmill.flows.compare import compare as run_cells
-    from augmill.flows.entrants import entrants
     from augmill.flows.progress import Progress
     from augmill.flows.start import open_session
     from augmill.tasks.recipe.recipe import load_recipe
@@ -111,9 +110,8 @@ def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:
     """Writes the four files; the table's text and where the report is. Raises DataError where there is no cell."""
-    from augmill.tasks.contracts import DataError
-    from augmill.tasks.report.comparison import lines
-    from augmill.tasks.report.comparison_page import page, plot, table
+    from augmill.tasks.errors import DataError
+    from augmill.tasks.report.comparison import lines, page, plot, table
 
     if not cells:
         why = about["left"][0][2] if about["left"] else "none was asked for"
@@ -135,7 +133,7 @@ def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, An
 
 def parse_ratios(text: str) -> tuple[float, ...]:
     """Positive numbers with commas between them. Raises UserError."""
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
 
     found = []
     for part in filter(None, text.split(",")):
@@ -151,7 +149,7 @@ def parse_ratios(text: str) -> tuple[float, ...]:
 
 
 def _seeds(seeds: int) -> int:
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
 
     if not 1 <= seeds <= MOST_SEEDS:
         fix = "10 for generators that take seconds, 3 for those that train a model"
@@ -161,14 +159,14 @@ def _seeds(seeds: int) -> int:
 
 def _require_folder(out: Path) -> None:
     """Found before the first cell, not after the last."""
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
 
     if out.exists() and not out.is_dir():
         raise UserError("expected a folder, found a file", where=f"--out {out}", fix="name another one")
 
 
 def _require_orchestrator(name: str | None) -> None:
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
 
     if name not in (None, "prefect", "none"):
         problem = f"an orchestrator is prefect or none; found {name!r}"

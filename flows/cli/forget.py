@@ -13,7 +13,7 @@ from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.releases import require_reason
 from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.flows.terminal import say
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 
 SHOWN = 20
 

@@ -32,7 +32,7 @@ def gc(
     """Lists what nothing names any more and what is past its time (retain); with --delete takes it away."""
     from augmill.flows.releases.gc import find_garbage, sweep_store
     from augmill.flows.releases.retention import Limits
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
     from augmill.tasks.rows.calendar import parse_duration
 
@@ -72,7 +72,7 @@ def open_store(
     write: bool = False,
 ) -> Any:
     """A store that is there already; unless ``write``, one to look at, which changes nothing in it. Raises UserError."""
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
     from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
     from augmill.tasks.store.store import LookingStore, Store
 
@@ -91,7 +91,7 @@ def verify(
     ] = False,
 ) -> None:
     """Checks every file of the current releases (or of one, or of the whole store) against its checksum."""
-    from augmill.tasks.contracts import CorruptObject, UserError
+    from augmill.tasks.errors import CorruptObject, UserError
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import verify_release
 
@@ -115,7 +115,7 @@ def verify(
 
 def _verify_all(address: str) -> None:
     from augmill.flows.releases.verify import verify_store
-    from augmill.tasks.contracts import CorruptObject
+    from augmill.tasks.errors import CorruptObject
 
     found = verify_store(open_store(address))
     looked = ", ".join(f"{count:,} {kind}" for kind, count in found.looked.items() if count)

@@ -6,6 +6,8 @@ import dataclasses
 import math
 import os
 import re
+import textwrap
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,9 +48,9 @@ def init(
     label: Annotated[str | None, typer.Option("--label", help="The label column.")] = None,
 ) -> None:
     """Writes a first recipe for a dataset, with guessed columns and every default as a comment."""
-    from augmill.flows.cli.starter import starter
+
     from augmill.flows.cli.terminal import shown, wrapped
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
 
     if "://" not in data and os.path.expanduser(data).startswith("~"):  # noqa: PTH111
         raise UserError("nobody knows whose home this is", where=f"DATA {data}", fix="write the path out")
@@ -90,7 +92,7 @@ def dataset_name(data: str) -> str:
 
 def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str | None) -> Draft:
     """The recipe that ``augmill check`` accepts for this data. Raises as check does where there is none."""
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
     from augmill.tasks.sources import SourceOptions, doubt_file, list_files
 
     try:
@@ -124,7 +126,7 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
 def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], label: str | None) -> None:
     """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
     from augmill.flows.cli.schema import yaml_text
-    from augmill.tasks.contracts import DataError, UserError
+    from augmill.tasks.errors import DataError, UserError
     from augmill.tasks.sources import doubt_file, guess_columns, read_schema
     from augmill.tasks.stages.refusals import nearest, require_header, require_rows
 
@@ -269,7 +271,7 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
 def _try(draft: Draft, base: Path) -> dict[str, Any]:
     """The survey of the draft with every bound open. Few rows: the test share judges too. Raises as the survey."""
     from augmill.flows.cli.survey import survey
-    from augmill.tasks.contracts import DataError
+    from augmill.tasks.errors import DataError
     from augmill.tasks.recipe.recipe import build_recipe
 
     open_bounds = {"target": {"per_class": 1}, "labels": {"rare": "quarantine"}, "refuse": {"max_share": 1.0}}
@@ -286,7 +288,7 @@ def _try(draft: Draft, base: Path) -> dict[str, Any]:
 def _allow_refused(draft: Draft, source: dict[str, Any]) -> None:
     """Raises ``refuse.max_share`` to what these rows need, and says so. Raises DataError where most are refused."""
     from augmill.flows.cli.terminal import counted
-    from augmill.tasks.contracts import DataError
+    from augmill.tasks.errors import DataError
 
     refused = sum(source["refused"].values())
     share = refused / source["read"]
@@ -303,3 +305,101 @@ def _allow_refused(draft: Draft, source: dict[str, Any]) -> None:
     draft.notes.append(
         f"{share:.0%} of the rows are refused ({counted(source['refused'])}): refuse.max_share was raised"
     )
+
+
+# --- The first recipe that ``augmill init`` writes: what was found in the data, every default beside it, as -----------
+
+
+WIDTH = 100
+# Sections that show only what was found; docs/recipe.md has the rest of their keys.
+SHORT = ("source", "columns", "target")
+HEAD = """\
+# A recipe for {data}, written by `augmill init`.
+#
+# `augmill check {recipe}` shows what it means for your data; `augmill run {recipe}` goes from source to release.
+# A line that begins with `#` and a word is a default: take the `#` away (and that of its section) to change it.
+# docs/recipe.md and `augmill schema` have every key.
+"""
+REST = "# Everything below is left at its default."
+
+
+def starter(document: dict[str, Any], why: dict[str, str], *, data: str, recipe: str) -> str:
+    """The recipe's text. ``document``: what is not left at its default; ``why``: dotted key to the reason, a line."""
+    from augmill.tasks.recipe.recipe import Recipe
+
+    hints = typing.get_type_hints(Recipe)
+    fields = {item.name: item for item in dataclasses.fields(Recipe)}
+    order = [name for name in fields if name in document] + [name for name in fields if name not in document]
+    lines = HEAD.format(data=data, recipe=recipe).splitlines()
+    for position, name in enumerate(order):
+        if position == len(document):
+            lines += ["", REST]
+        lines += ["", *_prose(fields[name].metadata["help"], "")]
+        if name == "generators":
+            lines += _generators(document[name], why)
+        elif name == "checks":
+            lines += _checks()
+        elif name == "trainer":
+            lines += ["#trainer:", "  #use: tfidf"]
+        elif dataclasses.is_dataclass(hints[name]):
+            lines += _section(name, hints[name], document.get(name), why)
+        else:
+            lines += [_key("", fields[name], document, why)]
+    return "\n".join(lines) + "\n"
+
+
+def _prose(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_on_hyphens=False
+    )
+
+
+def _section(name: str, kind: Any, given: dict[str, Any] | None, why: dict[str, str]) -> list[str]:
+    """The section's line and its keys, those left at their default as comments."""
+    lines = [f"{name}:" if given is not None else f"#{name}:"]
+    for item in dataclasses.fields(kind):
+        if name in SHORT and item.name not in (given or {}):
+            continue
+        lines += _prose(item.metadata["help"], "  ")
+        lines.append(_key("  ", item, given or {}, why, f"{name}."))
+    for key, text in why.items():
+        if key.startswith(f"{name}.#"):
+            lines += ["  " + line for line in text.splitlines()]
+    return lines
+
+
+def _key(indent: str, item: dataclasses.Field[Any], given: dict[str, Any], why: dict[str, str], above: str = "") -> str:
+    from augmill.flows.cli.schema import default_of, yaml_text
+
+    if item.name not in given:
+        return f"{indent}#{item.name}: {yaml_text(default_of(item))}"
+    reason = why.get(f"{above}{item.name}", "")
+    return f"{indent}{item.name}: {yaml_text(given[item.name])}" + (f"  # {reason}" if reason else "")
+
+
+def _generators(chosen: list[dict[str, Any]], why: dict[str, str]) -> list[str]:
+    """The chosen generators with the options they leave at their default; the others by name."""
+    from augmill.flows.cli.schema import about
+    from augmill.tasks.generators import GENERATORS
+
+    lines = ["generators:"]
+    for entry in chosen:
+        lines += [*_prose(why["generators"], "  "), f"  - use: {entry['use']}"]
+        for item in dataclasses.fields(GENERATORS[entry["use"]].Options):
+            lines += _prose(item.metadata["help"], "    ")
+            lines.append(_key("    ", item, entry, {}))
+    for name, kind in GENERATORS.items():
+        if name not in [entry["use"] for entry in chosen]:
+            lines += _prose(f"`- use: {name}`: {about(kind)}", "  ")
+    return lines
+
+
+def _checks() -> list[str]:
+    from augmill.flows.cli.schema import default_of, yaml_text
+    from augmill.tasks.checks import CHECKS
+
+    lines = ["#checks:"]
+    for name, kind in CHECKS.items():
+        options = {item.name: default_of(item) for item in dataclasses.fields(kind.Options)}
+        lines.append(f"  #{name}: {yaml_text(options)}")
+    return lines

@@ -35,7 +35,7 @@ def path(
     verify: VerifyOption = False,
 ) -> None:
     """Prints where the newest release lies, as the only line; ends with 3 and a message where there is none."""
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
 
     if delta and as_of is not None:
@@ -48,8 +48,8 @@ def path(
 
 
 def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
-    from augmill.flows.nights.states import require_partition
-    from augmill.tasks.contracts import DataError
+    from augmill.flows.source import require_partition
+    from augmill.tasks.errors import DataError
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import require_whole
     from augmill.tasks.store.store import release_key
@@ -70,7 +70,7 @@ def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
 
 
 def _table(recipe: Recipe) -> str:
-    from augmill.tasks.contracts import DataError
+    from augmill.tasks.errors import DataError
     from augmill.tasks.store.delta import delta_uri, has_delta
 
     store = _open(recipe)

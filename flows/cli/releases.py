@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from augmill.flows.terminal import say
-from augmill.tasks.contracts import CorruptObject, StoreRefused, UserError
+from augmill.tasks.errors import CorruptObject, StoreRefused, UserError
 from augmill.tasks.store.log import released_in
 from augmill.tasks.store.shapes import TEXT
 

@@ -33,7 +33,7 @@ def run(
 ) -> None:
     """Makes new rows, checks them, proves whether they help, and publishes a release."""
     from augmill.flows.start import run_recipe
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
 
     codes = parse_exit_codes(exit_code)
@@ -52,7 +52,7 @@ def run(
 def parse_exit_codes(text: str) -> dict[str, int]:
     """outcome: code, from ``harmful=20,inconclusive=21``. Raises UserError."""
     from augmill.flows.outcome import NEXT
-    from augmill.tasks.contracts import UserError
+    from augmill.tasks.errors import UserError
 
     codes: dict[str, int] = {}
     for part in filter(None, text.split(",")):

@@ -59,10 +59,9 @@ def status(
     ] = False,
 ) -> None:
     """Shows the state of every snapshot: what is missing, failed, released or stale."""
-    from augmill.flows.nights.health import find_trouble
     from augmill.flows.nights.record import left_to_do
-    from augmill.flows.nights.states import require_partition, snapshot_states
-    from augmill.flows.source import look_at_source
+    from augmill.flows.nights.states import find_trouble, snapshot_states
+    from augmill.flows.source import look_at_source, require_partition
     from augmill.tasks.recipe.recipe import load_recipe
     from augmill.tasks.store.attempts import utc_now
     from augmill.tasks.store.erasure import pending_requests, told_pending

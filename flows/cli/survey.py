@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from augmill.flows.mirror import require_mirrors
 from augmill.tasks.boundary.processes import sweep_temporary
-from augmill.tasks.contracts import Artifact, StoreError, StoreRefused
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import StoreError, StoreRefused
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.kinds.text import labels_alike
 from augmill.tasks.stages.refusals import require_fit
@@ -84,9 +85,7 @@ def _files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact, str | None]:
-    from augmill.flows.source import told_future
-    from augmill.flows.trust import require_suite
-    from augmill.flows.units import read_units
+    from augmill.flows.source import read_units, require_suite, told_future
     from augmill.tasks.stages.gather import gather, prepare_gather
     from augmill.tasks.stages.ingest import prepare_ingest
     from augmill.tasks.stages.split import prepare_split, split

@@ -12,12 +12,12 @@ from typing import Any
 from augmill.flows.nights.plan import NEXT, Past, Plan, Request, choose, has_price, renewed, switches_together, total
 from augmill.flows.nights.record import answered, unfinished, write_end, write_plan
 from augmill.flows.nights.run import BackfillRun
-from augmill.flows.nights.states import SnapshotState, partitioned, require_over, require_partition, snapshot_states
+from augmill.flows.nights.states import SnapshotState, partitioned, snapshot_states
 from augmill.flows.orchestration.logs import quiet_logging
 from augmill.flows.provenance import code_version
-from augmill.flows.source import look_at_source
+from augmill.flows.source import look_at_source, require_over, require_partition
 from augmill.flows.start import open_session
-from augmill.tasks.contracts import AugmillError, ConflictError, DataError, UserError
+from augmill.tasks.errors import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import parse_days, rank
 from augmill.tasks.stages.refusals import NoPartition

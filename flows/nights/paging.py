@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
-from augmill.flows.nights.health import find_stale
+from augmill.flows.nights.states import find_stale
 from augmill.tasks.boundary.hosts import has_proxy, is_loopback, peer_check
-from augmill.tasks.contracts import AugmillError, UserError
+from augmill.tasks.errors import AugmillError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import rank
 from augmill.tasks.rows.kinds.text import visible

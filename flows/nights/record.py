@@ -13,7 +13,7 @@ from typing import Any
 from augmill.flows.nights.plan import Line, Plan
 from augmill.flows.nights.states import SnapshotState
 from augmill.flows.provenance import code_version
-from augmill.tasks.contracts import CorruptObject, UserError
+from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.attempts import Attempt, read_attempts
 from augmill.tasks.store.log import Log

@@ -11,13 +11,15 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass
 from typing import Any
 
+from augmill.flows.estimate import price_of
 from augmill.flows.mirror import mirror_delta
-from augmill.flows.nights.plan import LIMITS, Line, Plan, Request, exit_code_for, next_step, price_of
+from augmill.flows.nights.plan import LIMITS, Line, Plan, Request, exit_code_for, next_step
 from augmill.flows.nights.record import answered, is_own
 from augmill.flows.orchestration.orchestrate import STOP_GRACE
 from augmill.flows.start import Session, run_snapshot
 from augmill.tasks.boundary.retries import COMMIT
-from augmill.tasks.contracts import ConflictError, exit_code_of
+from augmill.tasks.contracts import exit_code_of
+from augmill.tasks.errors import ConflictError
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.attempts import Attempt, Clock, read_attempts
 from augmill.tasks.store.log import Log, read_log

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from augmill.flows.nights.automations import TAG, ensure_automations
 from augmill.flows.orchestration.orchestrate import interruptible
 from augmill.flows.orchestration.server import ServerUnavailable
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe
 
 if TYPE_CHECKING:

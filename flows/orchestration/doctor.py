@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from augmill.flows.orchestration.server import ServerUnavailable, server_log
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.errors import AugmillError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import find_devices

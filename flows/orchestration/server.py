@@ -19,7 +19,7 @@ from pathlib import Path
 
 from augmill.flows.orchestration.logs import QUIET, api_trouble, flush_client, prepare_prefect
 from augmill.tasks.boundary.masking import masked
-from augmill.tasks.contracts import WorldError
+from augmill.tasks.errors import WorldError
 
 _log = logging.getLogger("augmill.server")
 

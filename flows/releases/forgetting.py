@@ -26,7 +26,7 @@ from augmill.flows.releases.holding import Found, find_rows
 from augmill.flows.releases.retention import Attempts, named, running
 from augmill.flows.start import Session, open_session, run_snapshot
 from augmill.tasks.boundary.processes import sweep_temporary
-from augmill.tasks.contracts import AugmillError, ConflictError, DataError, UserError
+from augmill.tasks.errors import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.attempts import LEASE, read_attempts
 from augmill.tasks.store.delta import has_delta, sync_delta, vacuum_delta

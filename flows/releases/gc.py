@@ -13,7 +13,7 @@ from typing import Any
 
 from augmill.flows.releases.retention import Attempts, Limits, dropped, expired, named, running, staged
 from augmill.tasks.boundary.retries import in_threads
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.errors import AugmillError
 from augmill.tasks.store.attempts import read_attempts
 from augmill.tasks.store.delta import has_delta, vacuum_delta
 from augmill.tasks.store.log import Log, append, read_log

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from augmill.flows.releases.gc import Dataset, read_datasets
-from augmill.tasks.contracts import Artifact, CorruptObject, UserError
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import rank
 from augmill.tasks.store.attempts import Attempt

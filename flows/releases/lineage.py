@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.flows.releases.retention import dropped
-from augmill.tasks.contracts import ROW_ID, Artifact, CorruptObject, UserError
+from augmill.tasks.contracts import ROW_ID, Artifact
+from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.rows.randomness import row_seeds, stream_key
 from augmill.tasks.rows.schema import REAL
 from augmill.tasks.stages.mix import synthetic_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from augmill.tasks.contracts import StoreRefused
+from augmill.tasks.errors import StoreRefused
 from augmill.tasks.store.erasure import pending_requests, told_pending
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.releases import verify_release

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from augmill.tasks.contracts import StoreRefused
+from augmill.tasks.errors import StoreRefused
 
 _KEYS = "set AWS_..., GOOGLE_... or AZURE_... of an account that can reach it, or give the machine a role"
 _EXPIRED = "the credentials have expired", "renew them, and run it again: what is done is kept"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 
 # Where clouds hand out a machine's own credentials, beside the link-local ones.
 _METADATA = {"100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"}

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 FOOTER = 64 << 20  # bytes: 600,000 column chunks
 PAGE = 128 << 20  # bytes, unpacked: most writers make 1 MiB, DuckDB up to 95 MiB

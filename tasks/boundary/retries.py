@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from augmill.tasks.contracts import StoreError, StoreSilent, WorldError
+from augmill.tasks.contracts import StoreSilent
+from augmill.tasks.errors import StoreError, WorldError
 
 T = TypeVar("T")
 Item = TypeVar("Item")

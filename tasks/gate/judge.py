@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError, UserError, real_schema
-from augmill.tasks.gate.arms import ARMS, trainings
-from augmill.tasks.gate.evidence import Evidence, Predictions, SplitEvidence, measure
+from augmill.tasks.contracts import real_schema
+from augmill.tasks.errors import DataError, UserError
+from augmill.tasks.gate.evidence import ARMS, Evidence, Predictions, SplitEvidence, measure, trainings
 from augmill.tasks.gate.interval import Ints
 from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide, explain
 from augmill.tasks.rows.kinds.text import class_among

@@ -20,7 +20,7 @@ from logging import Logger
 from pathlib import Path
 from typing import Any, Literal
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.rows.kinds.text import CJK, CLUSTER, JOINERS, canonical, has_clusters
 
 Operation = Literal["synonym", "insert", "swap", "delete", "punctuation"]

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request, UserError, candidate_schema
+from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request, candidate_schema
+from augmill.tasks.errors import UserError
 from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"

@@ -16,18 +16,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from augmill.tasks.boundary.parquet import read_parquet
-from augmill.tasks.contracts import (
-    ROW_ID,
-    STRATUM,
-    Context,
-    DataError,
-    FitInputs,
-    Fitted,
-    Generator,
-    Request,
-    UserError,
-    candidate_schema,
-)
+from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request, candidate_schema
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.rows.kinds.text import canonical, labels_alike
 
 Row = dict[str, Any]

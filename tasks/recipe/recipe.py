@@ -12,18 +12,17 @@ from typing import Any, Literal
 
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.nights import Partitions, Price, Refit, Retain, Schedule
-from augmill.tasks.recipe.reader import LABEL_BY, Reader, adapter
-from augmill.tasks.recipe.recipe_plan import Plan
-from augmill.tasks.recipe.recipe_yaml import Lines, read_yaml
+from augmill.tasks.recipe.reader import LABEL_BY, Lines, Reader, adapter, read_yaml
 from augmill.tasks.recipe.sections import (
     Columns,
     Labels,
     Mix,
     Outcomes,
+    Plan,
     Publish,
     Refill,
     Refuse,

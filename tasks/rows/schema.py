@@ -7,7 +7,7 @@ import hashlib
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.rows.kinds.text import canonical, fold, join_fields
+from augmill.tasks.rows.kinds.text import canonical, fold, join_fields, texts_of
 
 # Columns of ingested rows beside contracts.real_schema and ``user.*``.
 SPLIT = "given_split"
@@ -37,12 +37,6 @@ def class_counts(stratum: pa.ChunkedArray) -> dict[str, int]:
     """Rows per class, by class name."""
     counts = pc.value_counts(stratum)
     return dict(sorted((str(item["values"]), int(item["counts"])) for item in counts.to_pylist()))
-
-
-def texts_of(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:
-    """The texts of each row as one string."""
-    columns = [table[name].to_pylist() for name in fields]
-    return [join_fields(parts) for parts in zip(*columns, strict=True)]
 
 
 def equal_keys(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 from .batching import Tally, unify
 from .columnar import Parquet

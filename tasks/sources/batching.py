@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 from .options import Batch, RefusedRow, SourceFile
 from .repair import Refusal

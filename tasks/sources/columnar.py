@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.boundary.parquet import Sizes, Unpacked, damaged, is_text, plain_schema, read_tables
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
 from .magic import HEAD, foreign

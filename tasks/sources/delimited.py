@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
 from .doubts import Doubt, cut_rows, doubt_header

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError, StoreError, UserError
+from augmill.tasks.errors import DataError, StoreError, UserError
 
 from .columnar import Parquet
 from .options import Batch, Reader, SourceFile, SourceOptions

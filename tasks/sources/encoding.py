@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 from .magic import require_text
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.errors import DataError, UserError
 
 from .delta import is_delta, list_delta
 from .listing import Entry, is_hidden, is_leftover, list_local, list_remote

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, cast
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError, NoRows
+from augmill.tasks.errors import DataError, NoRows
 from augmill.tasks.rows.kinds.text import cut
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, make_batch

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import pyarrow as pa
 
 from augmill.tasks.boundary.parquet import Unpacked
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 from .encoding import SAMPLE, guess_encoding
 from .magic import HEAD, require_text

@@ -12,7 +12,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any, cast
 
-from augmill.tasks.contracts import ConflictError, UserError
+from augmill.tasks.errors import ConflictError, UserError
 
 from .options import SourceFile
 from .patterns import glob_pattern

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 
 HEAD = 4096  # bytes that tell
 _EXPORT = "export its rows as CSV, JSON Lines or Parquet"

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from augmill.tasks.boundary.answers import refusal
 from augmill.tasks.boundary.retries import PATIENCE, can_pass
-from augmill.tasks.contracts import StoreError, StoreRefused, UserError, WorldError
+from augmill.tasks.errors import StoreError, StoreRefused, UserError, WorldError
 
 from .options import SourceFile, SourceOptions
 

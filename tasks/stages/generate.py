@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from augmill.tasks.boundary.retries import SHARD
-from augmill.tasks.contracts import Artifact, LedgerError, candidate_schema
+from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import STRATUM, Artifact, candidate_schema
+from augmill.tasks.errors import LedgerError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.schema import SCORES
 from augmill.tasks.stages.extensions import FITTED, FitConfig, make_request, rib_context
-from augmill.tasks.store.stage import Work, identity_of, stage
+from augmill.tasks.store.stage import Work, identity_of, read_manifest, stage
+from augmill.tasks.validation.suites import ValidationOptions, validate_shard
 
 
 @dataclass(frozen=True)
@@ -41,3 +49,170 @@ def sample(work: Work, config: SampleConfig, fitted: Artifact) -> None:
 def bank_of(generator: FitConfig, content: str) -> str:
     """The bank of what this generator samples from the fit artifact of that content."""
     return hash_json({"sample": sample.version, "generator": identity_of(generator), "fit": content})
+
+
+# --- Generate and validate: a shard's sampled rows in, candidates out, with verdicts of the row and fixed -------------
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """Which rows one shard holds, and by which rules it judges them.
+
+    ``segments``: ranges of ordinals by class; ``checks`` in the order in which they own a refused row; ``raw``: the
+    pieces (stratum, start, count, artifact) in which those rows stand sampled, in the order of the segments.
+    """
+
+    generator: FitConfig
+    checks: tuple[FitConfig, ...]
+    segments: tuple[dict[str, Any], ...]
+    strata: tuple[str, ...]
+    validation: ValidationOptions
+    raw: tuple[dict[str, Any], ...] = field(
+        default=(), metadata={"identity": False, "why": "where rows stand that the fit and the segments decide"}
+    )
+
+
+def shard_schema(fields: tuple[str, ...]) -> pa.Schema:
+    """The columns of candidates.parquet: the generator's answer, then the checks' verdicts."""
+    verdicts = [("rejected", pa.string()), ("also", pa.list_(pa.string())), ("scores", SCORES)]
+    return pa.schema(
+        [
+            pa.field("generator", pa.string()),
+            *candidate_schema(fields),
+            *(pa.field(name, kind) for name, kind in verdicts),
+        ]
+    )
+
+
+def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Artifact]) -> pa.Table:
+    """The verdicts on delivered rows: ``rejected`` (the first refusing check and reason), ``also``, ``scores``;
+
+    ``stratum``: the class each row has in the end. A check sees the class that the ones before it gave.
+    """
+    normalisation = GENERATORS[config.generator.rib].normalisation
+    first: list[str | None] = [None] * delivered.num_rows
+    also: list[list[str]] = [[] for _ in first]
+    scores: list[list[dict[str, Any]]] = [[] for _ in first]
+    for check_config, artifact in zip(config.checks, fitted, strict=True):
+        options = check_config.options
+        if any(item.name == "parent_normalisation" for item in dataclasses.fields(options)):
+            options = dataclasses.replace(options, parent_normalisation=normalisation)
+        context = rib_context(work, check_config, f"check-{check_config.rib}")
+        verdicts = CHECKS[check_config.rib](options).judge(FITTED.get(work.site, artifact), delivered, context)
+        if verdicts.num_rows != delivered.num_rows:
+            raise LedgerError(f"check {check_config.rib} judged {verdicts.num_rows} of {delivered.num_rows} rows")
+        if STRATUM in verdicts.column_names:
+            given = pc.coalesce(verdicts[STRATUM], delivered[STRATUM])
+            delivered = delivered.set_column(delivered.column_names.index(STRATUM), STRATUM, given)
+        for index, (reason, score) in enumerate(
+            zip(verdicts["reason"].to_pylist(), verdicts["score"].to_pylist(), strict=True)
+        ):
+            if reason is not None:
+                named = f"{check_config.rib}: {reason}"
+                if first[index] is None:
+                    first[index] = named
+                else:
+                    also[index].append(named)
+            if score is not None:
+                scores[index].append({"name": check_config.rib, "value": score})
+    return pa.table(
+        {
+            "rejected": pa.array(first, pa.string()),
+            "also": pa.array(also, pa.list_(pa.string())),
+            "scores": pa.array(scores, SCORES),
+            STRATUM: delivered[STRATUM],
+        }
+    )
+
+
+def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
+    """The shard's raw rows, from the artifacts they stand in. Raises LedgerError unless they are those that were asked."""
+    schema = candidate_schema(config.generator.fields)
+    tables = {key: work.read(Artifact(key, 0, "", "")) for key in _sampled(config)}
+    parts = [schema.empty_table()]
+    for piece in config.raw:
+        table, start = tables[piece["artifact"]], piece["start"]
+        in_range = pc.and_(pc.greater_equal(table["ordinal"], start), pc.less(table["ordinal"], start + piece["count"]))
+        parts.append(table.filter(pc.and_(in_range, pc.equal(table["asked"], piece["stratum"]))))
+    rows = pa.concat_tables(parts)
+    request = make_request(config.generator, config.segments, content)
+    asked = [request.strata, request.ordinals.tolist(), request.seeds.tolist()]
+    if [rows[name].to_pylist() for name in ("asked", "ordinal", "seed")] != asked:
+        raise LedgerError(
+            f"generator {config.generator.rib}: {rows.num_rows} rows are not the {len(request)} asked ones"
+        )
+    return rows
+
+
+@stage("generate", version=2, retry=SHARD)
+def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Artifact]) -> None:
+    """One shard: candidates.parquet (every asked row, with why it was not delivered or was refused), validation.json."""
+    fields = config.generator.fields
+    rows = sampled_rows(work, config, fitted.content)
+    delivered_at = [index for index, reason in enumerate(rows["reason"].to_pylist()) if reason is None]
+    verdicts = judge(work, config, rows.take(pa.array(delivered_at, pa.int64())), checks)
+    # Undelivered rows have no verdict: a null where take() finds no index.
+    position: list[int | None] = [None] * rows.num_rows
+    for place, index in enumerate(delivered_at):
+        position[index] = place
+    verdicts = verdicts.take(pa.array(position, pa.int64()))
+    for name in ("rejected", "also", "scores"):
+        rows = rows.append_column(name, verdicts[name])
+    final = pc.coalesce(verdicts[STRATUM], rows[STRATUM])  # an undelivered row stays what was asked
+    rows = rows.set_column(rows.column_names.index(STRATUM), rows.schema.field(STRATUM), final)
+    for directory in [path for path in work.directory.iterdir() if path.is_dir()]:
+        shutil.rmtree(directory)  # a rib's temporary files are no part of the shard
+    spent = {key: read_manifest(work.site.store, Artifact(key, 0, "", ""))["meta"] for key in _sampled(config)}
+    work.meta = {
+        "generator": config.generator.rib,
+        "spent": {key: meta.get("usage", {}) for key, meta in spent.items()},
+    }
+    _write(work, config, rows, fields)
+
+
+def _sampled(config: ShardConfig) -> list[str]:
+    return sorted({piece["artifact"] for piece in config.raw})
+
+
+def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, ...]) -> None:
+    generator = pa.array([config.generator.rib] * rows.num_rows, pa.string())
+    rows = rows.add_column(0, "generator", generator)
+    work.rows = rows.num_rows
+    work.write(rows, "candidates.parquet")
+    good = [
+        reason is None and rejected is None
+        for reason, rejected in zip(rows["reason"].to_pylist(), rows["rejected"].to_pylist(), strict=True)
+    ]
+    passed = rows.filter(pa.array(good, pa.bool_())).select(["ordinal", "asked", STRATUM, *fields, "seed"])
+    delivered = rows.num_rows - rows["reason"].drop_null().length()
+    if config.validation.enabled:
+        summary = validate_shard(passed, fields, config.strata, None, config.validation, delivered=delivered)
+    else:
+        summary = {"outcome": "off", "problems": []}
+    work.note(summary | {"delivered": delivered, "passed": passed.num_rows}, "validation.json")
+
+
+@dataclass(frozen=True)
+class SetAsideConfig:
+    generator: str
+    fields: tuple[str, ...]
+    segments: tuple[dict[str, Any], ...]
+    reason: str
+
+
+@stage("set_aside", version=1)
+def set_aside(work: Work, config: SetAsideConfig) -> None:
+    """What stands for a shard that could not be made, or whose validation failed: its asked rows, all undelivered."""
+    asked = [segment["stratum"] for segment in config.segments for _ in range(segment["count"])]
+    ordinals = [s["start"] + index for s in config.segments for index in range(s["count"])]
+    known: dict[str, Any] = {
+        "generator": pa.array([config.generator] * len(asked), pa.string()),
+        "ordinal": pa.array(ordinals, pa.int64()),
+        "asked": pa.array(asked, pa.string()),
+        STRATUM: pa.array(asked, pa.string()),
+        "reason": pa.array([config.reason] * len(asked), pa.string()),
+    }
+    schema = shard_schema(config.fields)
+    columns = [known.get(field.name, pa.nulls(len(asked), field.type)) for field in schema]
+    work.rows = len(asked)
+    work.write(pa.table(columns, schema=schema), "candidates.parquet")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.retries import READ
-from augmill.tasks.contracts import NoRows
+from augmill.tasks.errors import NoRows
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import FORMS

@@ -9,12 +9,12 @@ import typing
 from typing import Any
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, CorruptObject
+from augmill.tasks.contracts import Artifact
+from augmill.tasks.errors import CorruptObject
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.stages.extensions import FitConfig
 from augmill.tasks.stages.fit import fit, fit_check
-from augmill.tasks.stages.generate import SampleConfig, bank_of, sample
-from augmill.tasks.stages.x_generate import ShardConfig, generate
+from augmill.tasks.stages.generate import SampleConfig, ShardConfig, bank_of, generate, sample
 from augmill.tasks.store.bank import cover, cut_segments, note_in_bank
 from augmill.tasks.store.stage import Event, Site, Stage, fetch, look_up
 from augmill.tasks.store.store import Store

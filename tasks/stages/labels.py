@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.recipe.sections import Labels, Splits
 from augmill.tasks.rows.kinds.text import class_of, fold_label, label_text, spelling
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar, parse_days, rank
 from augmill.tasks.rows.hashing import seal

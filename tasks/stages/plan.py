@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.recipe.recipe_plan import Plan
-from augmill.tasks.recipe.sections import Refill, Target
+from augmill.tasks.recipe.sections import Plan, Refill, Target
 from augmill.tasks.stages.targets import split_target, targets_for
 from augmill.tasks.store.stage import Work, stage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,84 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
-from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact, ConflictError, UserError
+from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact
+from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.kinds.text import visible
 from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
-from augmill.tasks.stages.card import dataset_card
 from augmill.tasks.stages.labels import label_array
 from augmill.tasks.store.log import Log, append
 from augmill.tasks.store.releases import read_manifest_of
 from augmill.tasks.store.stage import Work, fetch, read_manifest, stage
 from augmill.tasks.store.store import Store, release_key
+
+# --- The dataset card: README.md with the front matter that ``datasets.load_dataset`` and the Hub read ----------------
+
+
+_ARRANGEMENTS = {
+    "mix": "The training split holds real rows and synthetic rows, which were judged on held-out real rows.",
+    "real": "The training split holds real rows alone.",
+    "placebo": "The training split holds real rows alone, each once, with weights that balance the classes.",
+}
+
+
+def dataset_card(
+    dataset: str,
+    task: str,
+    counts: dict[str, Any],
+    labels: list[str],
+    columns: Columns,
+    prefix: str,
+    arrangement: str,
+    proven: str = "",
+) -> str:
+    """Markdown with YAML front matter; nothing in it changes unless the release does. ``proven``: the gate's headline."""
+    splits = {name: part for name, part in counts.items() if part["rows"]}
+    front = {
+        "pretty_name": dataset,
+        "task_categories": ["text-classification"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": name, "path": f"{name}/*.parquet"} for name in splits],
+            }
+        ],
+    }
+    table = "\n".join(f"| {name} | {part['rows']:,} | {part['synthetic']:,} |" for name, part in splits.items())
+    shown = ", ".join(map(_code, labels[:50])) + (" ..." if len(labels) > 50 else "")
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
+---
+# {visible(dataset)}
+
+{" ".join(filter(None, (_ARRANGEMENTS[arrangement], proven)))} Task: {task.replace("_", " ")}.
+
+| split | rows | of them added |
+|---|---:|---:|
+{table}
+
+Text: {", ".join(map(_code, columns.texts))}; label: {_code(columns.label)} with {len(labels)} values: {shown}.
+
+Added columns: `{prefix}row_id`, `{prefix}split`, `{prefix}origin` (`real`, `synthetic`, or `pseudo_labelled`: a real
+text that got its label from a model), `{prefix}generator`, `{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`,
+`{prefix}scores`. `order.parquet` holds a reading order,
+`manifest.json` the checksums and the ledger of every candidate row.
+"""
+
+
+def _code(name: str) -> str:
+    """A code span that the name cannot leave: on one line, its fence longer than any row of backticks inside."""
+    shown = visible(name)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
 
 FORMAT = 1
 ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import DataError, UnsoundSource, UserError
+from augmill.tasks.errors import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe.sections import Columns, Labels, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
 from augmill.tasks.rows.kinds.text import class_among

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from augmill.tasks.contracts import STRATUM, Artifact, LedgerError
+from augmill.tasks.contracts import STRATUM, Artifact
+from augmill.tasks.errors import LedgerError
 from augmill.tasks.recipe.sections import Settle
 from augmill.tasks.rows.kinds.near import near_duplicate_groups
 from augmill.tasks.rows.kinds.text import canonical, fold

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, DataError, UserError, real_schema
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, real_schema
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Labels, Splits
 from augmill.tasks.rows.kinds.near import NearIndex
-from augmill.tasks.rows.kinds.text import fold
-from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts, equal_keys, texts_of
+from augmill.tasks.rows.kinds.text import fold, texts_of
+from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts, equal_keys
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
 from augmill.tasks.store.stage import Work, stage
 

@@ -25,10 +25,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
-from augmill.tasks.gate.arms import trainings
-from augmill.tasks.recipe.recipe_plan import Plan
+from augmill.tasks.gate.evidence import trainings
+from augmill.tasks.recipe.sections import Plan
 from augmill.tasks.rows.kinds.near import NearIndex, comparison_key
-from augmill.tasks.rows.schema import GROUP, class_counts, texts_of
+from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.trainers.contract import Problem, Training
 from augmill.tasks.trainers.features import text_features

@@ -19,7 +19,7 @@ from typing import Any
 
 from augmill.tasks.boundary.processes import is_gone
 from augmill.tasks.boundary.retries import in_threads
-from augmill.tasks.contracts import StoreError
+from augmill.tasks.errors import StoreError
 from augmill.tasks.rows.hashing import seal
 from augmill.tasks.store.shapes import cleaned
 from augmill.tasks.store.store import READERS, Store

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import ROW_ID, StoreRefused
+from augmill.tasks.contracts import ROW_ID
+from augmill.tasks.errors import StoreRefused
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.schema import ORIGIN, PARTITION, REAL, id_within
 from augmill.tasks.store.store import Store

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from augmill.tasks.contracts import ConflictError, StoreRefused, UserError
+from augmill.tasks.errors import ConflictError, StoreRefused, UserError
 from augmill.tasks.rows.calendar import rank
 from augmill.tasks.rows.hashing import seal
 from augmill.tasks.store.releases import require_whole

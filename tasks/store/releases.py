@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from augmill.tasks.contracts import CorruptObject, UserError
+from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.rows.hashing import canonical_json, hash_json
 from augmill.tasks.store.shapes import PROVENANCE, RELEASE, require_shape
 from augmill.tasks.store.store import Store, release_key

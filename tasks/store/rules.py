@@ -20,7 +20,7 @@ from obstore.store import ObjectStore
 
 from augmill.tasks.boundary.answers import plainly, refusal
 from augmill.tasks.boundary.retries import can_pass
-from augmill.tasks.contracts import StoreError, StoreRefused, UserError
+from augmill.tasks.errors import StoreError, StoreRefused, UserError
 from augmill.tasks.sources.storage import is_key
 
 LEAST_FREE = 1 << 20  # bytes: below it not even a run without a row could be noted

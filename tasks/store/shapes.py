@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from augmill.tasks.contracts import StoreRefused
+from augmill.tasks.errors import StoreRefused
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of surrogate pairs, which no terminal can show
 _SPOKEN = frozenset({"reason", "where", "next"})  # sentences, which may have several lines

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.retries import STAGE, RetryPolicy
-from augmill.tasks.contracts import Artifact, CorruptObject, FitInputs, UserError
+from augmill.tasks.contracts import Artifact, FitInputs
+from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.rows.hashing import canonical_json, hash_file, hash_json, hash_path, hash_table
 from augmill.tasks.store.store import Store, manifest_key
 

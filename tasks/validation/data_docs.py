@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from augmill.tasks.contracts import AugmillError
-from augmill.tasks.report.report import POLICY
-from augmill.tasks.rows.kinds.text import PAGE, visible
+from augmill.tasks.errors import AugmillError
+from augmill.tasks.rows.kinds.text import PAGE, POLICY, visible
 from augmill.tasks.validation.suites import great_expectations_context
 
 SHARD_PAGES = 100  # a page takes 40 ms and 30 KB; the index lists every shard, with or without a page

@@ -26,15 +26,14 @@ from typing import Any
 
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary
 from augmill.tasks.boundary.retries import PATIENCE
-from augmill.tasks.contracts import (
-    Artifact,
+from augmill.tasks.contracts import Artifact, StoreSilent
+from augmill.tasks.errors import (
     AugmillError,
     CorruptObject,
     DataError,
     DeadlineExceeded,
     LedgerError,
     StoreRefused,
-    StoreSilent,
     UserError,
     WorkerDied,
     WorldError,

@@ -31,9 +31,9 @@ from augmill.flows.steps import Steps
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.stages.extensions import check_config, generator_config
 from augmill.tasks.stages.fit import fit, fit_check
+from augmill.tasks.stages.generate import ShardConfig
 from augmill.tasks.stages.plan import cut_shards
 from augmill.tasks.stages.settle import SettleConfig, settle
-from augmill.tasks.stages.x_generate import ShardConfig
 from augmill.tasks.store.stage import Event, Site
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import find_devices, worker_pool

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from augmill.tasks.rows.kinds.minhash import PERMUTATIONS, Sketches
-from augmill.tasks.rows.kinds.near import NearIndex, comparison_key
+from augmill.tasks.rows.kinds.near import PERMUTATIONS, NearIndex, Sketches, comparison_key
 from augmill.tasks.rows.kinds.text import shingles
 
 THRESHOLD = 0.8

@@ -31,8 +31,8 @@ from augmill.tasks.contracts import Artifact
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.stages.extensions import generator_config
 from augmill.tasks.stages.fit import fit
+from augmill.tasks.stages.generate import ShardConfig
 from augmill.tasks.stages.jobs import run_shard
-from augmill.tasks.stages.x_generate import ShardConfig
 from augmill.tasks.store.stage import Event, Site
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import WorkerPool, worker_pool

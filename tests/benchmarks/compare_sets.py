@@ -31,15 +31,13 @@ from typing import Any, NamedTuple
 from machine import machine_line
 
 from augmill.flows.cli.compare import write_comparison
-from augmill.flows.compare import VERSION, run_cell, told
-from augmill.flows.entrants import entrants
+from augmill.flows.compare import VERSION, entrants, run_cell, told
 from augmill.flows.start import Session, open_session
-from augmill.tasks.contracts import AugmillError
+from augmill.tasks.errors import AugmillError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.report.charts import points
-from augmill.tasks.report.comparison import Line, lines
-from augmill.tasks.report.comparison_page import table
+from augmill.tasks.report.comparison import Line, lines, table
 from augmill.tasks.store.stage import Event
 from augmill.tasks.store.store import Store
 

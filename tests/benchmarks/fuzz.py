@@ -120,7 +120,7 @@ def lay_out(root: Path, made: Any) -> Path:
 def attempt(recipe: Path, as_of: str | None, as_json: bool) -> tuple[str, str]:
     """(how it ended, what is wrong with that): ``ok``, the kind of an AugmillError, or a traceback."""
     from augmill.flows.cli.check import check
-    from augmill.tasks.contracts import AugmillError
+    from augmill.tasks.errors import AugmillError
 
     try:
         check(recipe, None, as_of, as_json)

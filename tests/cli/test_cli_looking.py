@@ -84,7 +84,9 @@ def carried_out(command: str, folder: Path) -> list[str]:
 def test_a_command_that_only_looks_changes_nothing_in_the_store(
     nights: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr("augmill.flows.orchestration.doctor.check_prefect", lambda quick: iter(()))  # a server is none of this
+    monkeypatch.setattr(
+        "augmill.flows.orchestration.doctor.check_prefect", lambda quick: iter(())
+    )  # a server is none of this
     arguments, before = carried_out(command, nights), fingerprint(nights)
     ended = augmill(*arguments)
     assert ended.code == 0, ended.err

@@ -12,11 +12,11 @@ import torch
 from generating import ROWS, Bench, ask, part
 from tiny_seq2seq import babbler, bart_model, fast_tokenizer, folder, m2m100, marian, seeded, teach
 
-from augmill.tasks.contracts import Context, UserError
+from augmill.tasks.contracts import Context
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators.lm.decode import Sampling
 from augmill.tasks.generators.lm.models import load_model, quiet
-from augmill.tasks.generators.lm.rewriting import Rewriter
-from augmill.tasks.generators.lm.s2s_task import Decoding, Task
+from augmill.tasks.generators.lm.rewriting import Decoding, Rewriter, Task
 from augmill.tasks.generators.seq2seq.back_translation import BackTranslation, BackTranslationOptions, Pivot
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.store.stage import identity_of

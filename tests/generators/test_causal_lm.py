@@ -13,7 +13,7 @@ import torch
 from generating import ROWS, TINY_LM, Bench, agreement, ask, part
 from tiny_masked_lm import untrained
 
-from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators.causal.generator import CausalLMOptions
 from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, draw, penalise
 from augmill.tasks.generators.lm.load import load_fitted, load_pretrained

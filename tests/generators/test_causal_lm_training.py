@@ -18,7 +18,8 @@ import torch
 from generating import ROWS, TINY_LM, UNLABELLED, Bench, ask, table
 from safetensors.torch import load_file
 
-from augmill.tasks.contracts import Context, DataError, DeadlineExceeded, FitInputs, UserError
+from augmill.tasks.contracts import Context, FitInputs
+from augmill.tasks.errors import DataError, DeadlineExceeded, UserError
 from augmill.tasks.generators.causal.generator import CausalLM, CausalLMOptions
 from augmill.tasks.generators.causal.options import Adapter
 from augmill.tasks.generators.lm.train import train_tokenizer

@@ -15,8 +15,9 @@ from generating import ROWS, Bench, ask, part
 from running import read_lines, shared_set
 from tiny_chat import data_of, endpoint, obedient, write_rows
 
-from augmill.tasks.contracts import Context, UserError
-from augmill.tasks.generators.chat import chat_vllm as _chat_vllm
+from augmill.tasks.contracts import Context
+from augmill.tasks.errors import UserError
+from augmill.tasks.generators.chat import local as _chat_vllm
 from augmill.tasks.generators.chat.examples import Examples
 from augmill.tasks.generators.chat.options import ChatOptions, Egress
 from augmill.tasks.store.store import Store

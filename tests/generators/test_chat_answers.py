@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.generators.chat.chat_parse import CLOSE, Bounds, read_answer
 from augmill.tasks.generators.chat.options import ChatOptions, Egress
-from augmill.tasks.generators.chat.prompts import make_prompt
+from augmill.tasks.generators.chat.prompts import CLOSE, Bounds, make_prompt, read_answer
 from augmill.tasks.rows.kinds.text import fold
 
 ONE = Bounds(

@@ -17,11 +17,11 @@ import torch
 from generating import Bench, ask
 from tiny_chat import NO_SYSTEM, instruct_model
 
-from augmill.tasks.contracts import Context, DeadlineExceeded, UserError
+from augmill.tasks.contracts import Context
+from augmill.tasks.errors import DeadlineExceeded, UserError
 from augmill.tasks.generators.chat.backend import Answer, Backend, Call, call_key, keep_answers
-from augmill.tasks.generators.chat.chat_vllm import vllm_backend
 from augmill.tasks.generators.chat.generator import Chat as ChatGenerator
-from augmill.tasks.generators.chat.local import BUCKET, Chat, as_tokens, load_chat, local_backend
+from augmill.tasks.generators.chat.local import BUCKET, Chat, as_tokens, load_chat, local_backend, vllm_backend
 from augmill.tasks.generators.chat.options import ChatOptions
 from augmill.tasks.generators.lm.decode import Sampling, draw
 from augmill.tasks.rows.randomness import uniforms

@@ -27,10 +27,11 @@ from chat_server import Act, ChatServer, Seen, as_answer, chat_server, in_turn, 
 from tiny_chat import data_of, endpoint, obedient
 
 from augmill.flows.start import run_recipe
-from augmill.tasks.contracts import Artifact, Context, DeadlineExceeded, StoreError, UserError, WorldError
+from augmill.tasks.contracts import Artifact, Context
+from augmill.tasks.errors import DeadlineExceeded, StoreError, UserError, WorldError
 from augmill.tasks.generators.chat.backend import Answer, Call
 from augmill.tasks.generators.chat.endpoint import answer_key, check_endpoint, endpoint_backend
-from augmill.tasks.generators.chat.endpoint_pace import LONGEST, Pace, backoff, read_retry_after
+from augmill.tasks.generators.chat.http import LONGEST, Pace, backoff, read_retry_after
 from augmill.tasks.generators.chat.options import ChatOptions, Egress, Secret
 from augmill.tasks.generators.seq2seq.back_translation import BackTranslationOptions, Pivot
 from augmill.tasks.stages.extensions import FitConfig

@@ -13,9 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from running import read_lines, shared_set
 
-from augmill.tasks.contracts import UserError
-from augmill.tasks.generators.interpolate import InterpolateOptions
-from augmill.tasks.generators.recombine import drawn_part, recombine, take_apart
+from augmill.tasks.errors import UserError
+from augmill.tasks.generators.interpolate import InterpolateOptions, drawn_part, recombine, take_apart
 from augmill.tasks.rows.kinds.text import canonical, clusters, fold
 
 PAIR = ("text", "text_b")

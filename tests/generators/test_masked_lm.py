@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from tiny_masked_lm import KINDS, model_of, tokenizer_of, untrained
 from tiny_seq2seq import seeded
 
-from augmill.tasks.contracts import Context, DataError, UserError
+from augmill.tasks.contracts import Context
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators._edits import split_words
 from augmill.tasks.generators.lm.decode import Sampling, draw, torch_threads
 from augmill.tasks.generators.lm.rewriting import Source
-from augmill.tasks.generators.masked.generator import MaskedLM, MaskedLMOptions
-from augmill.tasks.generators.masked.mlm_rows import Masking
+from augmill.tasks.generators.masked.generator import MaskedLM
 from augmill.tasks.generators.masked.model import SPECIALS, Filler, prepare, word_tokenizer
-from augmill.tasks.generators.masked.rows import Filling, fill
+from augmill.tasks.generators.masked.options import MaskedLMOptions
+from augmill.tasks.generators.masked.rows import Filling, Masking, fill
 from augmill.tasks.generators.masked.text import BLANK, KEPT, Protection, draw_units, put_words
 from augmill.tasks.rows.kinds.text import canonical, fold
 from augmill.tasks.rows.randomness import uniforms

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_masked_lm import untrained
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators.lm.models import check_files, load_model
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -14,17 +14,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from augmill.tasks.contracts import (
-    AugmillError,
-    Context,
-    DataError,
-    FitInputs,
-    Fitted,
-    Request,
-    UserError,
-    candidate_schema,
-    real_schema,
-)
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, candidate_schema, real_schema
+from augmill.tasks.errors import AugmillError, DataError, UserError
 from augmill.tasks.generators.replay import Replay, ReplayOptions
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", "../shared"))

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tiny_seq2seq import TEXTS, babbler, bart_model, fast_tokenizer, folder, seeded, t5_model, teach, untrained
 
-from augmill.tasks.contracts import Context, DataError, UserError
+from augmill.tasks.contracts import Context
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators.lm.decode import Sampling, draw, penalise, torch_threads
 from augmill.tasks.generators.lm.encoder_decoder import Frame, sample, search
 from augmill.tasks.generators.lm.models import load_model
 from augmill.tasks.generators.lm.rewriting import require_sentencepiece
-from augmill.tasks.generators.seq2seq.generator import Seq2Seq, Seq2SeqOptions
-from augmill.tasks.generators.seq2seq.infill import Infiller
-from augmill.tasks.generators.seq2seq.s2s_spans import Layout, Words, draw_spans
+from augmill.tasks.generators.seq2seq.generator import Seq2Seq
+from augmill.tasks.generators.seq2seq.infill import Infiller, Layout, Words, draw_spans
+from augmill.tasks.generators.seq2seq.options import Seq2SeqOptions
 from augmill.tasks.rows.kinds.text import canonical
 from augmill.tasks.rows.randomness import uniforms
 

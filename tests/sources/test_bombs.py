@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from reading import put, read
 
 from augmill.tasks.boundary import parquet
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.sources import batching, jsonl
 
 READS = {"10,000 columns": 9, "much metadata": MANY, "many row groups": MANY, "dictionary past the limit": 0}

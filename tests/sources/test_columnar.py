@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading import put, read
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.sources import SourceOptions, columnar, list_files, read_batches, scan_schema
 
 

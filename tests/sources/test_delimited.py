@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading import put, read
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.sources import SourceOptions, delimited, lines
 from augmill.tasks.sources.delimited import guess_delimiter
 

@@ -17,7 +17,7 @@ from keeping import GATE
 
 from augmill.flows.releases.differences import audit
 from augmill.flows.start import run_recipe
-from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.sources import (
     SourceOptions,
     describe_file,

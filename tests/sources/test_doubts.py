@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import only, put, read
 
-from augmill.tasks.contracts import DataError, UserError
+from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.sources import SourceOptions, describe_file, doubt_file, list_files, read_schema, sample_rows
 from augmill.tasks.sources.doubts import cut_rows, doubt_header, doubt_json, doubt_objects

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from reading import put, read
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.sources import guess_encoding, lines
 
 CHINESE = (

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from reading import only, put, read
 
-from augmill.tasks.contracts import ConflictError, DataError, UserError
+from augmill.tasks.errors import ConflictError, DataError, UserError
 from augmill.tasks.sources import (
     SourceOptions,
     hash_file,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reading import put, read
 
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.sources import SourceOptions, jsonl, list_files, read_batches, scan_schema
 
 TEXTS = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from('"\\\r\n\u2028é中😀')))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.nights import Partitions
 from augmill.tasks.sources import SourceOptions, list_files
 from augmill.tasks.sources.patterns import found_in, glob_pattern

@@ -12,7 +12,7 @@ from buckets import s3_server
 from obstore.store import from_url
 from reading import only, read
 
-from augmill.tasks.contracts import ConflictError, UserError, WorldError
+from augmill.tasks.errors import ConflictError, UserError, WorldError
 from augmill.tasks.sources import SourceOptions, hash_file, list_files, read_batches
 
 ROWS = "text,label\n" + "".join(f"row number {index},{index % 5}\n" for index in range(100_000))

@@ -9,7 +9,7 @@ import importlib.util
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators.causal.options import Adapter
 from augmill.tasks.generators.lm.train import Training
 

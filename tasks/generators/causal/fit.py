@@ -4,22 +4,190 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import importlib.metadata
+import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
-from augmill.tasks.contracts import Context, DataError, DeadlineExceeded, FitInputs, UserError
+from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs
+from augmill.tasks.errors import DataError, DeadlineExceeded, UserError
 from augmill.tasks.generators.causal.adapter import Adapted
 from augmill.tasks.generators.causal.checkpoint import Checkpoints, training_key
-from augmill.tasks.generators.causal.lm_log import Losses
-from augmill.tasks.generators.causal.lm_rows import Rows, Tokens, encode, encode_unlabelled
 from augmill.tasks.generators.causal.options import SCRATCH, CausalLMOptions
 from augmill.tasks.generators.lm.load import END, Pretrained, add_tokens, banned_tokens, load_pretrained
 from augmill.tasks.generators.lm.models import find_model
-from augmill.tasks.generators.lm.train import Hooks, Training, scratch_model, train, train_tokenizer
+from augmill.tasks.generators.lm.train import (
+    SELECT_MIN_ROWS,
+    Hooks,
+    Training,
+    is_select,
+    scratch_model,
+    train,
+    train_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from augmill.tasks.generators.causal.options import CausalLMOptions
+
+
+# --- Losses of a training, an epoch at a time, to TensorBoard or Weights & Biases (the extra `loggers`) ---------------
+
+
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+def require_logger(log_to: str) -> None:
+    if log_to != "none" and importlib.util.find_spec(_PACKAGES[log_to]) is None:
+        raise UserError(
+            f"{_PACKAGES[log_to]} is not installed",
+            where=f"causal_lm: log_to {log_to}",
+            fix="pip install 'augmill[loggers]', or set `log_to: none`",
+        )
+
+
+class Losses:
+    """Writes under ``directory``/``name``; nothing for ``none``. ``close`` ends it."""
+
+    def __init__(self, log_to: str, directory: Path, name: str) -> None:
+        self._write, self.close = _open(log_to, directory, name)
+
+    def after_epoch(self, training: Training) -> None:
+        record = training.record
+        last = {kind: record[kind][-1] for kind in ("train_loss", "select_loss") if record[kind]}
+        self._write(last, record["steps"])
+
+
+def _open(log_to: str, directory: Path, name: str) -> tuple[Callable[[dict[str, float], int], None], Callable[[], Any]]:
+    require_logger(log_to)
+    if log_to == "none":
+        return lambda values, step: None, lambda: None
+    directory.mkdir(parents=True, exist_ok=True)
+    if log_to == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer: Any = SummaryWriter(str(directory / name))
+
+        def write(values: dict[str, float], step: int) -> None:
+            for kind, value in values.items():
+                writer.add_scalar(f"causal_lm/{kind}", value, step)
+
+        return write, writer.close
+    run = importlib.import_module("wandb").init(
+        project="augmill", name=name, dir=str(directory)
+    )  # WANDB_MODE, WANDB_API_KEY: its own
+    return lambda values, step: run.log(values, step=step), run.finish
+
+
+# --- Rows as a language model's tokens, `[start] <label> text <end>` with a second `text <end>` for a pair, and -------
+
+
+Tokens = list[list[int]]
+
+
+class Rows:
+    """Train rows in the order of their ids, so that the order of the table changes nothing."""
+
+    def __init__(self, train: pa.Table, fields: tuple[str, ...]) -> None:
+        table = train.select([ROW_ID, STRATUM, *fields]).sort_by(ROW_ID)
+        self.strata: list[str] = table[STRATUM].to_pylist()
+        columns = [table[name].to_pylist() for name in fields]
+        self.texts = [tuple((text or "").strip() for text in row) for row in zip(*columns, strict=True)]
+
+
+def encode(
+    base: Pretrained, plan: dict[str, Any], rows: Rows, options: CausalLMOptions, ctx: Context
+) -> tuple[Tokens, Tokens]:
+    """(rows to learn from, select rows) as token ids, those within the length bound.
+
+    Notes in ``plan`` how long a sampled row may be. Raises DataError where no row is within the bound.
+    """
+    bound = _bound(base, options)
+    labels = [plan["labels"][stratum] for stratum in rows.strata]
+    tokens = _tokens(base, plan, labels, rows)
+    kept = [at for at, row in enumerate(tokens) if len(row) <= bound]
+    plan["too_long"] = len(tokens) - len(kept)
+    if not kept:
+        raise DataError(
+            f"expected train rows of at most {bound} tokens, found {len(tokens)} rows, all longer",
+            where="causal_lm",
+            fix="raise `max_length`, or use a model that takes longer texts",
+        )
+    if plan["too_long"]:
+        ctx.log.warning("causal_lm: %d of %d train rows exceed %d tokens", plan["too_long"], len(tokens), bound)
+    plan["max_new_tokens"] = max(len(tokens[at]) for at in kept) - len(plan["start"]) - 1
+    select = {at for at in kept if options.patience and _is_select(rows.texts[at])}
+    if len(select) < SELECT_MIN_ROWS:
+        select = set()
+    return [tokens[at] for at in kept if at not in select], [tokens[at] for at in kept if at in select]
+
+
+def encode_unlabelled(
+    base: Pretrained, plan: dict[str, Any], unlabelled: Rows, rows: Rows, options: CausalLMOptions
+) -> Tokens:
+    """Unlabelled rows within the length bound, behind the token for no label; none that a select row repeats.
+
+    Raises DataError where no row is left.
+    """
+    select = {texts for texts in rows.texts if options.patience and _is_select(texts)}
+    tokens = _tokens(base, plan, [plan["unlabelled"]] * len(unlabelled.texts), unlabelled)
+    bound = _bound(base, options)
+    kept = [
+        row for row, texts in zip(tokens, unlabelled.texts, strict=True) if len(row) <= bound and texts not in select
+    ]
+    if not kept:
+        raise DataError(
+            f"expected unlabelled rows of at most {bound} tokens, found {len(tokens)} rows, all longer",
+            where="causal_lm: pretrain_on",
+            fix="raise `max_length`, or set `pretrain_on: none`",
+        )
+    return kept
+
+
+def _tokens(base: Pretrained, plan: dict[str, Any], labels: list[int], rows: Rows) -> Tokens:
+    tokens = []
+    for label, texts in zip(labels, rows.texts, strict=True):
+        row = [*plan["start"], label]
+        for text in texts:
+            row += [*base.tokenizer.encode(text, add_special_tokens=False).ids, plan["end"]]
+        tokens.append(row)
+    return tokens
+
+
+def _bound(base: Pretrained, options: CausalLMOptions) -> int:
+    positions: int | None = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    return min(options.max_length, positions or options.max_length)
+
+
+def _is_select(texts: tuple[str, ...]) -> bool:
+    return is_select("\x1f".join(texts))
+
+
+def read_row(
+    tokens: list[int], whole: bool, tokenizer: Any, end: int, fields: int
+) -> tuple[list[str] | None, str | None]:
+    """(the row's texts, None), or (None, why it cannot be delivered)."""
+    if not whole:
+        return None, "too_long"
+    texts = []
+    for _ in range(fields):
+        stop = tokens.index(end)
+        texts.append(tokenizer.decode(tokens[:stop], skip_special_tokens=False).strip())
+        tokens = tokens[stop + 1 :]
+    if not all(texts):
+        return None, "empty"
+    if any("\ufffd" in text for text in texts):  # what a decoder puts where bytes are no UTF-8
+        return None, "undecodable"
+    return texts, None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
 
 UNLABELLED = "<|unlabelled|>"
 _WORDS = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")  # where a label such as `AddToPlaylist` or `card_lost` splits

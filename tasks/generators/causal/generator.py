@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Generator, Request, WorldError
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.errors import WorldError
 from augmill.tasks.generators._parents import answer
 from augmill.tasks.generators.causal.adapter import require_peft
-from augmill.tasks.generators.causal.fit import fit_model, model_path, require_time
-from augmill.tasks.generators.causal.lm_log import require_logger
-from augmill.tasks.generators.causal.lm_rows import read_row
+from augmill.tasks.generators.causal.fit import fit_model, model_path, read_row, require_logger, require_time
 from augmill.tasks.generators.causal.options import SCRATCH, CausalLMOptions
 from augmill.tasks.generators.lm.decode import TILE, Grammar, decode, torch_threads
 from augmill.tasks.generators.lm.load import load_fitted, save

@@ -20,16 +20,23 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request, UserError
+from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators._parents import answer, sort_parents
 from augmill.tasks.generators.chat.backend import Backend, Call, keep_answers
-from augmill.tasks.generators.chat.chat_parse import read_answer
-from augmill.tasks.generators.chat.chat_vllm import load_vllm, require_vllm, vllm_backend
 from augmill.tasks.generators.chat.endpoint import check_endpoint, endpoint_backend
 from augmill.tasks.generators.chat.examples import EXAMPLES, Examples, write_examples
-from augmill.tasks.generators.chat.local import load_chat, local_backend, locate, require_files
+from augmill.tasks.generators.chat.local import (
+    load_chat,
+    load_vllm,
+    local_backend,
+    locate,
+    require_files,
+    require_vllm,
+    vllm_backend,
+)
 from augmill.tasks.generators.chat.options import ChatOptions
-from augmill.tasks.generators.chat.prompts import Prompt, make_prompt
+from augmill.tasks.generators.chat.prompts import Prompt, make_prompt, read_answer
 from augmill.tasks.rows.randomness import row_seeds, stream_key, uniforms
 
 PLAN = "chat.json"

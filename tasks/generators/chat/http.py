@@ -2,20 +2,175 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
+import logging
 import math
+import os
 import re
 import ssl
 import zlib
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from time import monotonic, time
 from typing import Any
 
-from augmill.tasks.boundary.hosts import async_peer_check, peer_check
-from augmill.tasks.contracts import UserError
+from augmill.tasks.boundary.hosts import async_peer_check, is_loopback, peer_check
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators.chat.backend import Answer, Call
-from augmill.tasks.generators.chat.egress import name_secret
-from augmill.tasks.generators.chat.endpoint_pace import read_retry_after
 from augmill.tasks.generators.chat.options import ChatOptions, Secret
+
+# --- How many requests are under way at once: raised slowly, cut fast (AIMD; Chiu and Jain 1989), as TCP does it ------
+
+
+FIRST = 4  # requests at once, before anything is known of the server
+BACKOFF, LONGEST = 0.5, 60.0  # seconds before the second try; before any
+
+
+class Pace:
+    """One more after as many answers in a row as may be under way; half of it after a 429, a 5xx or a time-out.
+
+    What was under way when it was cut cuts no further: sixteen refusals of one moment are one sign, not sixteen.
+    """
+
+    def __init__(self, most: int, log: logging.Logger) -> None:
+        self.most, self.log = most, log
+        self.limit = min(FIRST, most)
+        self.active = self.answered = self.epoch = 0
+        self.not_before = 0.0
+        self.free = asyncio.Event()
+
+    async def enter(self) -> int:
+        """Waits for a place; returns what ``leave`` needs."""
+        while True:
+            if (left := self.not_before - monotonic()) > 0:
+                await asyncio.sleep(left)
+            elif self.active < self.limit:
+                self.active += 1
+                return self.epoch
+            else:
+                self.free.clear()
+                await self.free.wait()
+
+    def leave(self) -> None:
+        self.active -= 1
+        self.free.set()
+
+    def raise_slowly(self) -> None:
+        self.answered += 1
+        if self.answered >= self.limit and self.limit < self.most:
+            self.limit, self.answered = self.limit + 1, 0
+            self.free.set()
+
+    def cut(self, epoch: int, wait: float | None, why: str) -> None:
+        """``wait``: seconds for which the server wants no request at all."""
+        self.answered = 0
+        if wait is not None:
+            self.not_before = max(self.not_before, monotonic() + wait)
+        if epoch == self.epoch:
+            self.limit, self.epoch = max(1, self.limit // 2), self.epoch + 1
+            self.log.info("endpoint: %s; at most %d requests at once from now on", why, self.limit)
+
+
+def backoff(key: str, failed: int) -> float:
+    """Seconds to wait after so many failures: doubled each time, less up to a half that is the call's own number."""
+    share = int.from_bytes(hashlib.sha256(f"{key} {failed}".encode()).digest()[:4], "big") / (1 << 32)
+    return min(LONGEST, BACKOFF * float(2 ** min(failed - 1, 20))) * (0.5 + share / 2)
+
+
+def read_retry_after(value: str | None) -> float | None:
+    """Seconds, of a header that gives those or a date (RFC 9110, 10.2.3); None for what is neither."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value.strip()[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except (ValueError, OverflowError, OSError):  # a server's slip; backoff waits all the same
+        return None
+
+
+# --- Whether rows may be sent to an endpoint at all, and with which key. Everything here is asked before the first ----
+
+
+def parse_url(base_url: str) -> Any:
+    """The httpx.URL that requests go to, by the parser that sends them: what is checked is what is asked.
+
+    Raises UserError for what is no address, or for one that holds more: a key in an address would stand in every log.
+    """
+    import httpx
+
+    where, fix = "base_url", "give the address before `/chat/completions`, such as https://api.example.com/v1"
+    try:
+        url = httpx.URL(base_url.rstrip("/") + "/chat/completions")
+    except httpx.InvalidURL as error:
+        raise UserError(f"expected an address; found one that cannot be read: {error}", where=where, fix=fix) from error
+    if url.scheme not in ("http", "https") or not url.host:
+        found = "what is not repeated here, since it holds a name or a key" if "@" in base_url else repr(base_url)
+        raise UserError(f"expected http:// or https:// and a host; found {found}", where=where, fix=fix)
+    if url.userinfo or url.query or url.fragment or "?" in base_url or "#" in base_url:
+        problem = f"expected an address alone; found a name, a key or parameters beside it (host {url.host})"
+        raise UserError(problem, where=where, fix=f"{fix}; a key goes into `api_key: {{env: NAME}}`")
+    return url
+
+
+def require_egress(options: ChatOptions) -> Any:
+    """The address that may be asked. Raises UserError where the recipe does not allow it."""
+    url, egress = parse_url(options.base_url), options.egress
+    if is_loopback(url.host):
+        return url
+    if egress is None:
+        problem = f"{url.host} is not this machine, and the recipe does not say what may be sent there"
+        fix = f"add `egress: {{hosts: [{url.host}], columns: [text], redact: [email, phone, card, cn_id]}}`"
+        raise UserError(problem, where="egress", fix=fix)
+    if url.host not in egress.hosts:
+        problem = f"rows may be sent to {', '.join(egress.hosts) or 'nobody'}; base_url names {url.host}"
+        raise UserError(problem, where="egress.hosts", fix="add the host, written just so, or correct base_url")
+    if url.scheme == "http" and not egress.plain_http:
+        problem = f"rows would go to {url.host} unencrypted"
+        raise UserError(problem, where="base_url", fix="use https://, or set `plain_http: true` in `egress`")
+    return url
+
+
+def name_secret(secret: Secret) -> str:
+    """How messages call it."""
+    return f"environment variable {secret.env}" if secret.file is None else f"file {secret.file}"
+
+
+def read_secret(secret: Secret | None) -> str | None:
+    """The key itself. Raises UserError, which names where it should stand and never what stands there."""
+    if secret is None:
+        return None
+    name = name_secret(secret)
+    try:
+        raw = os.environ.get(secret.env or "", "") if secret.file is None else _read_file(secret.file)
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"the {name} cannot be read: {type(error).__name__}"
+        raise UserError(problem, where="api_key", fix="correct the path, or grant read access") from None
+    value = raw.strip()
+    if not value:
+        problem = f"expected a key in the {name}; found nothing"
+        raise UserError(problem, where="api_key", fix="set it where the workers run, or correct the name")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        problem = f"expected one key in the {name}; found several words, lines, or characters no key has"
+        raise UserError(problem, where="api_key", fix="let it hold the key alone")
+    return value
+
+
+def _read_file(name: str) -> str:
+    path = Path(name).expanduser()
+    if not path.is_absolute():
+        problem = f"expected the key's file by its whole path; found {name!r}"
+        raise UserError(
+            problem, where="api_key", fix="workers have a working directory of their own: begin with / or ~"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
 
 MOST_BYTES = 8 << 20  # of an answer, unpacked; 30 times what 64,000 tokens take
 MOST_TOKENS = 1 << 31  # a count beyond is a server's slip

@@ -3,14 +3,157 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from augmill.tasks.contracts import ROW_ID
-from augmill.tasks.generators.chat.chat_parse import CLOSE, OPEN, Bounds
-from augmill.tasks.generators.chat.options import ChatOptions
+from augmill.tasks.generators.chat.options import REDACTIONS, ChatOptions
 from augmill.tasks.rows.kinds.text import fold, join_fields
+
+# --- What a model answered, taken as rows: parsed and validated, never trusted ----------------------------------------
+
+
+OPEN, CLOSE = "<data>", "</data>"
+LONGEST = 1 << 20  # characters of an answer that are looked at
+MOST_TRIES = 1000  # objects that may begin and not end: scanning for them must not take quadratic time
+ECHO = 20  # characters from which on a text that stands in the instructions is taken for a copy of them
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
+_NUMBERED = re.compile(r"^\s*(?:\d{1,3}\s*[.)、:：]|[-*•])\s*(\S.*?)\s*$", re.MULTILINE)
+_REFUSAL = re.compile(
+    r"\b(?:i['’]?m (?:really |very )?sorry|i (?:can(?:no|['’])t|am (?:unable|not able))|as an ai\b|i won['’]t)"
+    r"|抱歉|对不起|我(?:无法|不能)|作为(?:一个|一名)?(?:ai|人工智能)",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(REDACTIONS)})_\d+\]", re.IGNORECASE)
+Item = Any  # whatever JSON may hold
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a row of one call must keep to. ``instructions``: the prompt without its data, folded; ``shown``: the real
+
+    rows in it, their ``shown_fields`` joined and folded; ``placeholders``: whether such may stand in a row.
+    """
+
+    fields: tuple[str, ...]
+    rows: int
+    max_chars: int
+    instructions: str
+    shown: Collection[str]
+    shown_fields: tuple[str, ...]
+    placeholders: bool
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``rows`` texts, or None and the reason why; ``lenient``: whether the answer was not what had been asked for."""
+
+    texts: list[list[str] | None]
+    reasons: list[str | None]
+    lenient: bool
+
+
+def read_answer(text: str, bounds: Bounds) -> Rows:
+    """Item for item, so that one that is refused moves no other. Never raises.
+
+    Reasons: ``bad_json``, ``refused_by_model`` (no row to be found, and it says so), ``too_few``, ``bad_item``,
+    ``empty``, ``too_long``, ``undecodable``, ``echo`` (of the prompt or of an example), ``placeholder``.
+    """
+    items, lenient = _find_items(text[:LONGEST], len(bounds.fields) == 1)
+    if items is None:
+        why = "refused_by_model" if _REFUSAL.search(text[:LONGEST]) else "bad_json"
+        return Rows([None] * bounds.rows, [why] * bounds.rows, False)
+    rows: list[list[str] | None] = []
+    reasons: list[str | None] = []
+    for item in items[: bounds.rows]:
+        lenient = lenient or not isinstance(item, dict)
+        texts, reason = _read_item(item, bounds)
+        rows.append(texts)
+        reasons.append(reason)
+    missing = bounds.rows - len(rows)
+    return Rows(rows + [None] * missing, reasons + ["too_few"] * missing, lenient)
+
+
+def _find_items(text: str, lines: bool) -> tuple[list[Item] | None, bool]:
+    """(what stands for rows, whether it took leniency); None where nothing does. ``lines``: numbered lines are rows."""
+    whole = _load(text.strip())
+    if isinstance(whole, list):
+        return whole, False
+    rest = _TRAILING_COMMA.sub(lambda found: found[1] or "", _THOUGHT.sub("", text))
+    start, stop = rest.find("["), rest.rfind("]")
+    listed = _load(rest[start : stop + 1]) if 0 <= start < stop else None
+    if isinstance(listed, list) and listed and all(isinstance(item, dict | str) for item in listed):
+        return listed, True
+    found = _scan_objects(rest)
+    if not found and lines and "{" not in rest:
+        found = [line.strip("\"'“”") for line in _NUMBERED.findall(rest)]
+    return found or None, True
+
+
+def _load(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # ValueError also for numbers of more digits than Python reads
+        return None
+
+
+def _scan_objects(text: str) -> list[Item]:
+    """Whatever JSON objects there are, in order: lines of them, or those before the answer was cut."""
+    decoder, found, tries = json.JSONDecoder(), list[Item](), 0
+    at = text.find("{")
+    while at >= 0 and tries < MOST_TRIES:
+        try:
+            item, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            tries, end = tries + 1, at + 1
+        else:
+            inner = list(item.values())
+            wraps = len(inner) == 1 and isinstance(inner[0], list)  # {"rows": [...]}
+            found += inner[0] if wraps else [item]
+        at = text.find("{", end)
+    return found
+
+
+def _read_item(item: Item, bounds: Bounds) -> tuple[list[str] | None, str | None]:
+    if isinstance(item, str) and len(bounds.fields) == 1:
+        item = {bounds.fields[0]: item}
+    if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in bounds.fields):
+        return None, "bad_item"
+    texts: list[str] = [item[name].strip() for name in bounds.fields]
+    if not all(map(fold, texts)):  # nothing, or nothing but punctuation
+        return None, "empty"
+    if any(len(text) > bounds.max_chars for text in texts):
+        return None, "too_long"
+    if any(map(_is_broken, texts)):
+        return None, "undecodable"
+    if any(map(_PLACEHOLDER.search, texts)) and not bounds.placeholders:
+        return None, "placeholder"
+    return (None, "echo") if _is_echo(dict(zip(bounds.fields, texts, strict=True)), bounds) else (texts, None)
+
+
+def _is_broken(text: str) -> bool:
+    """Halves of surrogate pairs, which JSON may name and UTF-8 cannot say; U+FFFD; control characters."""
+    return any(
+        letter == "\ufffd" or (unicodedata.category(letter) in ("Cs", "Cc") and letter not in "\n\r\t")
+        for letter in text
+    )
+
+
+def _is_echo(texts: dict[str, str], bounds: Bounds) -> bool:
+    if any(mark in text.lower() for text in texts.values() for mark in (OPEN, CLOSE)):
+        return True
+    if bounds.shown_fields and fold(join_fields(texts[name] for name in bounds.shown_fields)) in bounds.shown:
+        return True
+    folded = map(fold, texts.values())
+    return any(len(text) >= ECHO and text in bounds.instructions for text in folded)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
 
 MOST_LABELS = 30  # with more of them, only the asked one is defined: a prompt is paid by its length
 # Written as JSON's own escapes: no row can close the block that holds it, nor spell a control token of a chat

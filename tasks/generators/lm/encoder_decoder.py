@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.contracts import Context, DeadlineExceeded, WorldError
+from augmill.tasks.contracts import Context
+from augmill.tasks.errors import DeadlineExceeded, WorldError
 from augmill.tasks.generators.lm.decode import TILE, Sampling, draw, penalise, torch_threads
 
 if TYPE_CHECKING:

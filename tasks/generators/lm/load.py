@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from augmill.tasks.contracts import Fitted, UserError
+from augmill.tasks.contracts import Fitted
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators.lm.models import load_model, quiet
 
 END = "<|end|>"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from augmill.tasks.contracts import AugmillError, UserError, WorldError
+from augmill.tasks.errors import AugmillError, UserError, WorldError
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import STRATUM, Fitted, UserError
+from augmill.tasks.contracts import STRATUM, Fitted
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators.lm.load import add_tokens, banned_tokens
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import Source
@@ -28,7 +29,7 @@ from augmill.tasks.generators.seq2seq.infill import LABEL_WORDS
 from augmill.tasks.rows.kinds.text import CJK, canonical
 
 if TYPE_CHECKING:
-    from augmill.tasks.generators.masked.generator import MaskedLMOptions
+    from augmill.tasks.generators.masked.options import MaskedLMOptions
 
 BETWEEN = "<|between|>"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from augmill.tasks.contracts import UserError
+from augmill.tasks.errors import UserError
 from augmill.tasks.generators._edits import Thesaurus, Token, find_sites, holds_whole, phrase_key, split_words
 from augmill.tasks.rows.kinds.text import canonical
 

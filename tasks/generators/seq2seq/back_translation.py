@@ -19,8 +19,17 @@ from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generat
 from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
 from augmill.tasks.generators.lm.decode import Sampling
 from augmill.tasks.generators.lm.models import quiet
-from augmill.tasks.generators.lm.rewriting import Rewriter, Source, load_saved, save_pretrained
-from augmill.tasks.generators.lm.s2s_task import Decoding, Made, Task, check_decoding, rewrite_parents
+from augmill.tasks.generators.lm.rewriting import (
+    Decoding,
+    Made,
+    Rewriter,
+    Source,
+    Task,
+    check_decoding,
+    load_saved,
+    rewrite_parents,
+    save_pretrained,
+)
 from augmill.tasks.rows.kinds.near import jaccard
 from augmill.tasks.rows.kinds.text import is_unspaced
 from augmill.tasks.rows.randomness import uniforms
