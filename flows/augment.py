@@ -18,7 +18,7 @@ from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import UnsoundSource
 from augmill.tasks.gate.verdict import folds_for
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.report.comparison import totals
+from augmill.tasks.report import totals
 from augmill.tasks.stages.evaluate import (
     EvaluateConfig,
     FoldConfig,

@@ -30,10 +30,10 @@ from augmill.tasks.errors import CorruptObject, DataError, UserError
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.metrics.distinct import diversity
+from augmill.tasks.metrics import diversity
 from augmill.tasks.recipe.reader import LABEL_BY, GeneratorChoice
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.report.comparison import cut, cuts, enlarge, measured, ratio_of, totals
+from augmill.tasks.report import cut, cuts, enlarge, measured, ratio_of, totals
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import texts_of
 from augmill.tasks.rows.schema import ORIGIN, REAL, class_counts

@@ -21,14 +21,14 @@ from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import ROW_ID, STRATUM
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.report.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
+from augmill.tasks.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import count_characters, shingles, texts_of
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
 from augmill.tasks.store.stage import Work, fetch
 from augmill.tasks.store.store import Store, release_key
-from augmill.tasks.validation.data_docs import build_data_docs
+from augmill.tasks.validation import build_data_docs
 
 SAMPLES = 12  # of accepted and of refused rows each
 COMPARED = 20_000  # train rows among which a sample's nearest is looked for

@@ -35,7 +35,7 @@ from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig
 from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
 from augmill.tasks.store.stage import Event, Site, fetch, look_up, read_manifest
 from augmill.tasks.store.store import Store, manifest_key
-from augmill.tasks.validation.user_suite import failed_expectations, load_suite
+from augmill.tasks.validation import failed_expectations, load_suite
 
 # --- Units of the source, ingested: which are new, what each says of its partitions, and the rows gathered from -------
 

@@ -30,7 +30,7 @@ from augmill.tasks.rows.calendar import next_clock, parse_clock
 from augmill.tasks.store.attempts import Attempt, Clock, beating, begin, finish, utc_now
 from augmill.tasks.store.stage import Event, Site
 from augmill.tasks.store.store import Store, release_key
-from augmill.tasks.workers.pool import WorkerPool, find_devices, worker_pool
+from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
 
 _log = logging.getLogger("augmill")
 

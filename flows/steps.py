@@ -18,7 +18,7 @@ from augmill.tasks.stages.generate import SetAsideConfig, ShardConfig, bank_of, 
 from augmill.tasks.stages.jobs import pack
 from augmill.tasks.store.bank import Bank
 from augmill.tasks.store.stage import Event, Site, Stage, look_up
-from augmill.tasks.workers.pool import WorkerPool
+from augmill.tasks.workers import WorkerPool
 
 CUT_SHORT = ("deadline", "shard_failed")  # why a shard is set aside that another try may make
 

@@ -111,7 +111,7 @@ def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:
     """Writes the four files; the table's text and where the report is. Raises DataError where there is no cell."""
     from augmill.tasks.errors import DataError
-    from augmill.tasks.report.comparison import lines, page, plot, table
+    from augmill.tasks.report import lines, page, plot, table
 
     if not cells:
         why = about["left"][0][2] if about["left"] else "none was asked for"

@@ -29,7 +29,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Shows where a row stands and why: split, parents, generator, seed, scores, night; or what refused it."""
-    from augmill.flows.releases.lineage import explain as look
+    from augmill.flows.releases import explain as look
     from augmill.tasks.store.log import read_log
 
     opened, name = _open(store, dataset)
@@ -69,7 +69,7 @@ def audit(
     release: ReleaseArgument, dataset: Dataset = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
     """Shows who or what approved a release, with which numbers, and all that is on record of it."""
-    from augmill.flows.releases.differences import audit as look
+    from augmill.flows.releases import audit as look
     from augmill.tasks.store.log import read_log
 
     opened, name = _open(store, dataset)
@@ -111,7 +111,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compares two releases: rows by split, classes, recipe, and the gate's numbers."""
-    from augmill.flows.releases.differences import diff as look
+    from augmill.flows.releases import diff as look
     from augmill.tasks.store.log import read_log
 
     opened, name = _open(store, dataset)

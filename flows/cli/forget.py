@@ -42,9 +42,8 @@ def forget(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Removes source rows and all that descends from them; makes the releases that are kept again without them."""
-    from augmill.flows.releases.forgetting import forget as carry_out
-    from augmill.flows.releases.forgetting import require_known
-    from augmill.flows.releases.holding import find_rows
+    from augmill.flows.releases import find_rows, require_known
+    from augmill.flows.releases import forget as carry_out
     from augmill.tasks.boundary.processes import left_temporary
     from augmill.tasks.recipe.recipe import load_recipe
 

@@ -30,8 +30,7 @@ def gc(
     ] = False,
 ) -> None:
     """Lists what nothing names any more and what is past its time (retain); with --delete takes it away."""
-    from augmill.flows.releases.gc import find_garbage, sweep_store
-    from augmill.flows.releases.retention import Limits
+    from augmill.flows.releases import Limits, find_garbage, sweep_store
     from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
     from augmill.tasks.rows.calendar import parse_duration
@@ -114,7 +113,7 @@ def verify(
 
 
 def _verify_all(address: str) -> None:
-    from augmill.flows.releases.verify import verify_store
+    from augmill.flows.releases import verify_store
     from augmill.tasks.errors import CorruptObject
 
     found = verify_store(open_store(address))

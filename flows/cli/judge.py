@@ -17,7 +17,7 @@ import typer
 
 from augmill.flows.source import gather_source
 from augmill.flows.terminal import say
-from augmill.tasks.checks.relations import RelationsOptions
+from augmill.tasks.checks import RelationsOptions
 from augmill.tasks.contracts import STRATUM, real_schema
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
@@ -240,7 +240,7 @@ def _gain(gain: dict[str, float]) -> str:
 def _write_report(path: Path, evidence: Any, rows: Any, result: dict[str, Any]) -> None:
     """The page of a run's report, with the parts there are here: the gate, the classes, some synthetic rows."""
     from augmill.tasks.errors import UserError
-    from augmill.tasks.report.report import render_report
+    from augmill.tasks.report import render_report
 
     page = render_report(_report_evidence(evidence, rows, result))
     try:

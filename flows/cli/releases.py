@@ -121,7 +121,7 @@ def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
 
 def show(dataset: Dataset = None, store: StoreOption = None, release: ReleaseOption = None) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
-    from augmill.flows.releases.lineage import taken_away
+    from augmill.flows.releases import taken_away
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import read_manifest_of
     from augmill.tasks.store.store import release_key

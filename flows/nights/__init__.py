@@ -1,0 +1,1 @@
+"""Night after night: backfills and the nightly run, what is due, and who is told."""

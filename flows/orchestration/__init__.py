@@ -1,0 +1,1 @@
+"""Prefect: deployments, automations, the server child, logs, and the doctor."""

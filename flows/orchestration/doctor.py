@@ -19,7 +19,7 @@ from augmill.flows.orchestration.server import ServerUnavailable, server_log
 from augmill.tasks.errors import AugmillError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.store import Store
-from augmill.tasks.workers.pool import find_devices
+from augmill.tasks.workers import find_devices
 
 if TYPE_CHECKING:
     from uuid import UUID

@@ -33,7 +33,7 @@ from augmill.tasks.store.delta import has_delta, sync_delta, vacuum_delta
 from augmill.tasks.store.erasure import read_erased, write_erased
 from augmill.tasks.store.log import Log, append
 from augmill.tasks.store.store import Store, release_key
-from augmill.tasks.workers.pool import WATCH_SECONDS
+from augmill.tasks.workers import WATCH_SECONDS
 
 
 def forget(

@@ -26,7 +26,7 @@ from augmill.tasks.checks.base import (
     write_check,
 )
 from augmill.tasks.contracts import STRATUM, Check, Context, FitInputs, Fitted
-from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier
+from augmill.tasks.problems import VOCABULARY, WEIGHTS, Classifier
 from augmill.tasks.rows.kinds.text import fold
 
 Floats = npt.NDArray[np.float64]

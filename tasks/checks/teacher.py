@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from augmill.tasks.checks.base import CHECK_FILE, joined_texts, require, verdicts, write_check
 from augmill.tasks.contracts import ROW_ID, STRATUM, Check, Context, FitInputs, Fitted
-from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
+from augmill.tasks.problems import FILE, MEMBERS, Learner, Teacher, Teaching, teach
 
 
 @dataclass(frozen=True)

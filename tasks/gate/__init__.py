@@ -1,0 +1,1 @@
+"""The gate: three arms, gains with intervals, a verdict in numbers and words."""

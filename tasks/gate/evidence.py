@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from augmill.tasks.gate.interval import Floats, Interval, Ints, Replicates, interval, one_row, replicate, resample
 from augmill.tasks.gate.verdict import Verdict
-from augmill.tasks.metrics.classification import counts, f1
+from augmill.tasks.metrics import counts, f1
 from augmill.tasks.rows.randomness import stream_key, uniforms
-from augmill.tasks.trainers.contract import Problem, Training
+from augmill.tasks.trainers import Problem, Training
 
 # --- The three arms of the gate: real rows alone, the placebo (real rows repeated to the mix's counts), the mix -------
 # Each run draws anew four fifths of the added rows of each class: of the synthetic rows for the mix, of the copies for

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.metrics import METRICS
-from augmill.tasks.metrics.classification import Array, recall
+from augmill.tasks.metrics import METRICS, Array, recall
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

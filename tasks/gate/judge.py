@@ -22,7 +22,7 @@ from augmill.tasks.gate.interval import Ints
 from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide, explain
 from augmill.tasks.rows.kinds.text import class_among
 from augmill.tasks.rows.randomness import stream_key
-from augmill.tasks.trainers.contract import Problem, Trainer
+from augmill.tasks.trainers import Problem, Trainer
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """Generators: what makes rows. Extend with one file and one line here."""
 
 from augmill.tasks.contracts import Generator
-from augmill.tasks.generators.causal.generator import CausalLM
-from augmill.tasks.generators.chat.generator import Chat
+from augmill.tasks.generators.causal import CausalLM
+from augmill.tasks.generators.chat import Chat
 from augmill.tasks.generators.interpolate import Interpolate
-from augmill.tasks.generators.masked.generator import MaskedLM
+from augmill.tasks.generators.masked import MaskedLM
 from augmill.tasks.generators.replay import Replay
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.generators.self_training import SelfTraining
-from augmill.tasks.generators.seq2seq.back_translation import BackTranslation
-from augmill.tasks.generators.seq2seq.generator import Seq2Seq
+from augmill.tasks.generators.seq2seq import BackTranslation, Seq2Seq
 
 GENERATORS: dict[str, type[Generator]] = {
     "rules": Rules,

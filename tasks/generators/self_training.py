@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._parents import Parents, answer, count_classes, sort_parents, write_parents
-from augmill.tasks.problems.semi_supervised import MEMBERS, Learner, Teaching, teach
+from augmill.tasks.problems import MEMBERS, Learner, Teaching, teach
 from augmill.tasks.rows.kinds.near import comparison_key
 from augmill.tasks.rows.kinds.text import join_fields
 

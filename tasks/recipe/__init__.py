@@ -1,0 +1,1 @@
+"""The recipe: YAML in, one frozen Recipe out."""

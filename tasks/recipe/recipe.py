@@ -38,7 +38,7 @@ from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.store.stage import identity_of
 from augmill.tasks.trainers import TRAINERS
-from augmill.tasks.validation.suites import ValidationOptions
+from augmill.tasks.validation import ValidationOptions
 
 # Where a recipe names labels: read as they are written. True where it takes numbers and truth values too.
 LABELS = {

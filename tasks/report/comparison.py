@@ -25,7 +25,7 @@ from augmill.tasks.contracts import STRATUM
 from augmill.tasks.errors import DataError
 from augmill.tasks.gate.evidence import ARMS, Predictions
 from augmill.tasks.gate.interval import Floats, Interval, interval, resample
-from augmill.tasks.metrics.classification import counts, f1
+from augmill.tasks.metrics import counts, f1
 from augmill.tasks.recipe.sections import Target
 from augmill.tasks.report.charts import apart, points, ticks
 from augmill.tasks.report.report import environment

@@ -14,7 +14,7 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import GateOptions
-from augmill.tasks.metrics.distinct import diversity
+from augmill.tasks.metrics import diversity
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.near import NearIndex
 from augmill.tasks.rows.kinds.text import fold, texts_of
@@ -22,7 +22,7 @@ from augmill.tasks.rows.kinds.text import fold as fold_text
 from augmill.tasks.rows.schema import GROUP, ORIGIN, REAL, class_counts
 from augmill.tasks.store.stage import Work, identity_of, stage
 from augmill.tasks.trainers import TRAINERS
-from augmill.tasks.validation.suites import RELEASE_BOUNDS, ValidationOptions, validate_release
+from augmill.tasks.validation import RELEASE_BOUNDS, ValidationOptions, validate_release
 
 COMPARED = 5_000  # rows of each side whose diversity is measured
 

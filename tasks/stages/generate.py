@@ -19,7 +19,7 @@ from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.schema import SCORES
 from augmill.tasks.stages.extensions import FITTED, FitConfig, make_request, rib_context
 from augmill.tasks.store.stage import Work, identity_of, read_manifest, stage
-from augmill.tasks.validation.suites import ValidationOptions, validate_shard
+from augmill.tasks.validation import ValidationOptions, validate_shard
 
 
 @dataclass(frozen=True)

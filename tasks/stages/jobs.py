@@ -18,7 +18,7 @@ from augmill.tasks.stages.generate import SampleConfig, ShardConfig, bank_of, ge
 from augmill.tasks.store.bank import cover, cut_segments, note_in_bank
 from augmill.tasks.store.stage import Event, Site, Stage, fetch, look_up
 from augmill.tasks.store.store import Store
-from augmill.tasks.validation.suites import ValidationOptions
+from augmill.tasks.validation import ValidationOptions
 
 STAGES: dict[str, Stage[Any]] = {stage.name: stage for stage in (fit, fit_check, generate)}
 STORES: dict[str, Store] = {}

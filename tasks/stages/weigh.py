@@ -31,9 +31,7 @@ from augmill.tasks.rows.kinds.near import NearIndex, comparison_key
 from augmill.tasks.rows.kinds.text import texts_of
 from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
-from augmill.tasks.trainers.contract import Problem, Training
-from augmill.tasks.trainers.features import text_features
-from augmill.tasks.trainers.logistic import fit
+from augmill.tasks.trainers import Problem, Training, fit, text_features
 
 PARTS = 5
 MOST = 800  # train rows that are looked at: five parts of TREC's 60 rows take 3 s a generator, of 800 rows about 20 s

@@ -1,0 +1,1 @@
+"""What generators on language models share: loading, training, decoding."""

@@ -25,7 +25,7 @@ from augmill.tasks.generators.lm.load import add_tokens, banned_tokens
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import Source
 from augmill.tasks.generators.masked.text import BLANK, KEPT
-from augmill.tasks.generators.seq2seq.infill import LABEL_WORDS
+from augmill.tasks.generators.seq2seq import LABEL_WORDS
 from augmill.tasks.rows.kinds.text import CJK, canonical
 
 if TYPE_CHECKING:
