@@ -79,7 +79,7 @@ def backfill(
     """``augmill backfill`` with the same options: from ``first`` up to and with ``last``."""
 
     def work() -> Ended:
-        request = runs.Request(
+        request = runs.BackfillRequest(
             first=first,
             last=last,
             reprocess=reprocess,

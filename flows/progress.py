@@ -56,9 +56,9 @@ class Progress:
             self._bars = None
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[ShownStage]:
         """One stage: a bar of ``total`` units while it runs; on a plain stream one line when it ends."""
-        stage = Stage(name, total, unit, self._bars, quiet=self._quiet)
+        stage = ShownStage(name, total, unit, self._bars, quiet=self._quiet)
         stage.show()
         try:
             yield stage
@@ -69,7 +69,7 @@ class Progress:
             stage.close()
 
 
-class Stage:
+class ShownStage:
     """``advance`` counts; ``note`` is set to what the reader should know ("unchanged, from the store")."""
 
     def __init__(self, name: str, total: int | None, unit: str, bars: Any, *, quiet: bool = False) -> None:

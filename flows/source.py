@@ -40,7 +40,7 @@ from augmill.tasks.validation import failed_expectations, load_suite
 # --- Units of the source, ingested: which are new, what each says of its partitions, and the rows gathered from -------
 
 
-class Part(NamedTuple):
+class PartitionRevision(NamedTuple):
     """One partition of the source: its usable rows, and 16 hex digits that change when its rows do."""
 
     rows: int
@@ -56,7 +56,7 @@ class Units:
     partitioned: bool = False
     version: int | None = None  # of the Delta table, as it was listed for this run
 
-    def view(self) -> dict[str, Part]:
+    def view(self) -> dict[str, PartitionRevision]:
         """Every partition by name; ``all`` alone where the source is not cut into any."""
         found: dict[str, list[dict[str, Any]]] = {}
         for unit in self.parts:
@@ -65,7 +65,9 @@ class Units:
         if not self.partitioned:
             found = {"all": found.get("", [])}
         return {
-            name: Part(sum(part["taken"] for part in parts), _revision([part["revision"] for part in parts]))
+            name: PartitionRevision(
+                sum(part["taken"] for part in parts), _revision([part["revision"] for part in parts])
+            )
             for name, parts in sorted(found.items(), key=lambda item: rank(item[0]))
             if name
         }
@@ -385,7 +387,7 @@ MENDS = 3  # a corrupt object is made again by looking again; one that is corrup
 
 def source_view(
     recipe: Recipe, store: Store, upto: str | None = None, listed: Sequence[SourceFile] | None = None
-) -> dict[str, Part]:
+) -> dict[str, PartitionRevision]:
     """Every partition of the source with its rows and revision; ``all`` alone where it has none. Reads what is new.
 
     ``upto``: files of later partitions are left alone; one that is not over may still be written.
@@ -400,7 +402,7 @@ def source_view(
 class Seen:
     """What the source holds as of today. ``view`` is None where it cannot be used, and ``problem`` says why."""
 
-    view: dict[str, Part] | None
+    view: dict[str, PartitionRevision] | None
     problem: AugmillError | None
     warning: str | None  # of what is used all the same
 

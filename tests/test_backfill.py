@@ -30,12 +30,12 @@ from augmill.flows.nights import states
 from augmill.flows.nights.flows import backfill, nightly
 from augmill.flows.nights.plan import (
     MODES,
+    BackfillPlan,
+    BackfillRequest,
     Estimate,
-    Line,
     Mode,
     Past,
-    Plan,
-    Request,
+    PlannedSnapshot,
     choose,
     has_price,
     includes,
@@ -132,7 +132,9 @@ def test_a_plan_has_a_line_for_each_that_is_due_in_the_asked_order(states: list[
 def test_the_time_of_a_plan_lies_between_what_one_and_what_perfect_sharing_would_take(
     seconds: list[float], most: int
 ) -> None:
-    lines = [Line(str(at), "missing", "", estimate=Estimate(s, 1.0, 2.0, None)) for at, s in enumerate(seconds)]
+    lines = [
+        PlannedSnapshot(str(at), "missing", "", estimate=Estimate(s, 1.0, 2.0, None)) for at, s in enumerate(seconds)
+    ]
     whole, unknown = total(lines, most)
     assert whole.seconds is not None and unknown == 0
     assert max(*seconds, sum(seconds) / most) - 0.1 <= whole.seconds <= sum(seconds) + 0.1
@@ -182,15 +184,15 @@ def test_a_price_of_its_own_is_enough_for_a_bound_on_costs(tmp_path: Path) -> No
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--reprocess"):
-        Request(reprocess="everything")  # type: ignore[arg-type]
+        BackfillRequest(reprocess="everything")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="--max-active"):
-        Request(max_active=0)
+        BackfillRequest(max_active=0)
     recipe = dated_recipe(write_days(tmp_path / "rows.csv", 3), tmp_path / "store")
     for request, words in (
-        (Request(last=day(3)), f"the newest complete day is {day(2)}"),
-        (Request(first=day(2), last=day(1)), "comes after"),
-        (Request(first="October"), "expected a day such as"),
-        (Request(max_cost=1.0), "nothing has a price"),
+        (BackfillRequest(last=day(3)), f"the newest complete day is {day(2)}"),
+        (BackfillRequest(first=day(2), last=day(1)), "comes after"),
+        (BackfillRequest(first="October"), "expected a day such as"),
+        (BackfillRequest(max_cost=1.0), "nothing has a price"),
     ):
         with pytest.raises(UserError, match=words):
             backfill(recipe, request, now=lambda: noon_after(3))
@@ -205,7 +207,7 @@ def test_a_day_that_is_not_over_is_run_by_no_command(tmp_path: Path) -> None:
             run_recipe(recipe, as_of=early, now=lambda: noon_after(3))
         assert refused.value.where == "--as-of" and day(2) in refused.value.fix
         with pytest.raises(UserError, match=words):
-            backfill(recipe, Request(last=early), now=lambda: noon_after(3))
+            backfill(recipe, BackfillRequest(last=early), now=lambda: noon_after(3))
     assert not (tmp_path / "store").exists()
     assert run_recipe(recipe, as_of=day(2), now=lambda: noon_after(3))["release"]
     keyed = dated_recipe(tmp_path / "rows.csv", tmp_path / "keyed", partitions={"every": "key"})
@@ -253,7 +255,7 @@ def undisturbed(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def fill(recipe: Recipe, **asked: Any) -> dict[str, Any]:
-    return backfill(recipe, Request(**asked), now=lambda: noon_after(DAYS))
+    return backfill(recipe, BackfillRequest(**asked), now=lambda: noon_after(DAYS))
 
 
 def test_a_dry_run_tells_what_the_run_then_does_and_touches_nothing(rows: Path, tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_a_dry_run_tells_what_the_run_then_does_and_touches_nothing(rows: Path, 
     key = f"private/backfills/tiny/{done['backfill']}/plan.json"
     plan = store.read_sealed(key)
     assert plan is not None and plan["lines"] == told["lines"]
-    assert json.loads(json.dumps(Plan.from_json(plan).to_json())) == plan
+    assert json.loads(json.dumps(BackfillPlan.from_json(plan).to_json())) == plan
     assert fill(recipe, last=day(3))["outcome"] == "nothing"
 
 
@@ -377,7 +379,7 @@ def test_a_changed_recipe_gives_an_unfinished_backfill_up(rows: Path, tmp_path: 
     said: list[str] = []
     first = fill(dated_recipe(rows, tmp_path), last=day(1), max_hours=0)
     changed = dated_recipe(rows, tmp_path, seed=7)
-    request = Request(last=day(1))
+    request = BackfillRequest(last=day(1))
     second = backfill(changed, request, now=lambda: noon_after(DAYS), show=lambda plan, note: said.append(note))
     assert second["backfill"] != first["backfill"] and second["done"] == 2
     assert said == [
@@ -513,9 +515,9 @@ def refuse_days(patch: pytest.MonkeyPatch, *days: str) -> None:
 
 def test_the_same_backfill_started_twice_switches_once(rows: Path, tmp_path: Path) -> None:
     recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
-    asked, first = Request(last=day(1), publish="together"), []
+    asked, first = BackfillRequest(last=day(1), publish="together"), []
 
-    def begun(plan: Plan, note: str) -> None:  # by the first one's process
+    def begun(plan: BackfillPlan, note: str) -> None:  # by the first one's process
         head = {"command": "first", "recipe": plan.recipe, "code": plan.code, "backfill": plan.id}
         first.append(begin(store, "tiny", day(1), head | {"owner": this_process()}))
 
@@ -605,11 +607,11 @@ def test_a_night_in_the_middle_of_a_backfill_is_neither_doubled_nor_starved(
     recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
     nights: list[dict[str, Any]] = []
 
-    def in_the_middle(plan: Plan, note: str) -> None:  # the plan is fixed: every day, the newest one too
+    def in_the_middle(plan: BackfillPlan, note: str) -> None:  # the plan is fixed: every day, the newest one too
         assert len(plan.lines) == DAYS
         nights.append(night(recipe, DAYS))
 
-    done = backfill(recipe, Request(), now=lambda: noon_after(DAYS), show=in_the_middle)
+    done = backfill(recipe, BackfillRequest(), now=lambda: noon_after(DAYS), show=in_the_middle)
     assert list(nights[0]["released"]) == done["elsewhere"] == [day(DAYS - 1)]
     assert (done["outcome"], done["done"], starts(store)) == ("done", DAYS, [day(DAYS - 1), *map(day, range(DAYS - 1))])
     assert public_bytes(tmp_path) == undisturbed
@@ -627,7 +629,7 @@ def test_what_runs_elsewhere_is_left_to_it_and_told(rows: Path, tmp_path: Path) 
     planned = fill(recipe, last=day(1), dry_run=True)["order"]
     done = backfill(
         recipe,
-        Request(last=day(1)),
+        BackfillRequest(last=day(1)),
         now=utc_now,
         show=lambda plan, note: alive.append(begin(store, "tiny", day(0), head)),
     )
@@ -635,11 +637,11 @@ def test_what_runs_elsewhere_is_left_to_it_and_told(rows: Path, tmp_path: Path) 
     assert (done["outcome"], done["stopped_by"], done["elsewhere"]) == ("stopped", "running_elsewhere", [day(0)])
     assert "running elsewhere since" in night_now(recipe)["left_out"][day(0)]
     finish(store, "tiny", alive[0], {"outcome": "interrupted", "reason": "", "where": ""})
-    assert list(backfill(recipe, Request(last=day(1)), now=utc_now)["released"]) == [day(0), day(1)]
+    assert list(backfill(recipe, BackfillRequest(last=day(1)), now=utc_now)["released"]) == [day(0), day(1)]
 
 
 def night_now(recipe: Recipe) -> dict[str, Any]:
-    return backfill(recipe, Request(last=day(1), reprocess="all", dry_run=True), now=utc_now)
+    return backfill(recipe, BackfillRequest(last=day(1), reprocess="all", dry_run=True), now=utc_now)
 
 
 def test_a_night_of_a_source_without_partitions_is_one_run(rows: Path, tmp_path: Path) -> None:
@@ -647,7 +649,7 @@ def test_a_night_of_a_source_without_partitions_is_one_run(rows: Path, tmp_path:
     assert list(night(recipe, 1)["released"]) == ["all"]
     assert night(recipe, 2)["planned"] == 1
     with pytest.raises(UserError, match="no partitions"):
-        backfill(recipe, Request(first=day(0)), now=utc_now)
+        backfill(recipe, BackfillRequest(first=day(0)), now=utc_now)
 
 
 def test_past_its_deadline_a_night_starts_nothing_and_what_runs_ends_by_cause(rows: Path, tmp_path: Path) -> None:
@@ -657,13 +659,21 @@ def test_past_its_deadline_a_night_starts_nothing_and_what_runs_ends_by_cause(ro
         target={"per_class": 60},
         run={"orchestrator": "none", "store": str(tmp_path), "deadline": "05:30"},
     )
-    plan = Plan(
-        "x", "nightly", "tiny", "", recipe.hash(), "", {"reprocess": "failed"}, "each", (Line(day(1), "missing", ""),)
+    plan = BackfillPlan(
+        "x",
+        "nightly",
+        "tiny",
+        "",
+        recipe.hash(),
+        "",
+        {"reprocess": "failed"},
+        "each",
+        (PlannedSnapshot(day(1), "missing", ""),),
     )
     with open_session(recipe, command="test", verbose=False) as session:
         assert session.deadline is not None and 0 < session.deadline - time.monotonic() <= 24 * 3600
         past = replace(session, deadline=time.monotonic() - 1)
-        run = BackfillRun(past, plan, Request(), utc_now)
+        run = BackfillRun(past, plan, BackfillRequest(), utc_now)
         run.go()
         assert (run.result()["stopped_by"], tries(Store(str(tmp_path)))) == ("deadline", {})
         result = run_snapshot(past, day(1), quiet=True)
@@ -685,9 +695,9 @@ def test_what_a_deadline_cut_short_is_due_again_and_what_would_end_the_same_is_n
     end = tries(Store(str(tmp_path)))[day(1)][-1].end or {}
     assert "the run's deadline came before" in end["reason"] and "goes on where this run stopped" in end["next"]
     for mode in MODES[1:3]:
-        assert backfill(recipe(30), Request(reprocess=mode, dry_run=True), now=lambda: noon_after(2))["order"] == [
-            day(1)
-        ]
+        assert backfill(recipe(30), BackfillRequest(reprocess=mode, dry_run=True), now=lambda: noon_after(2))[
+            "order"
+        ] == [day(1)]
     told = night(recipe(30), 2, dry_run=True)
     assert told["order"] == [day(1)] and "the run's deadline came before" in told["lines"][0]["reason"]
     assert night(recipe(31), 2)["outcome"] == "nothing"  # a changed recipe: for a backfill to do
@@ -731,7 +741,7 @@ def test_an_outcome_that_the_recipe_calls_a_failure_is_the_state_failed(rows: Pa
     assert "nothing was asked for" in found.reason
     trouble = find_trouble(recipe, store, log, now=noon_after(2))
     assert trouble is not None and trouble.startswith(f"{day(1)} not_produced: ")
-    again = backfill(recipe, Request(reprocess="failed", dry_run=True), now=lambda: noon_after(2))
+    again = backfill(recipe, BackfillRequest(reprocess="failed", dry_run=True), now=lambda: noon_after(2))
     assert again["order"] == [day(1)] == night(recipe, 2, dry_run=True)["order"]
     assert again["lines"][0]["state"] == "failed"
     assert night(dated_recipe(rows, tmp_path), 2)["released"].keys() == {day(1)}  # it never had a release: mended so
@@ -794,7 +804,7 @@ def test_killed_and_started_again_it_does_the_rest_and_nothing_twice(
     ended = {s for s, each in tries(store).items() if each[-1].end is not None}
     before = starts(store)
     assert len(ended) >= 2 and len(before) < DAYS
-    asked = Request(reprocess=mode, last=day(DAYS - 1), max_active=2)
+    asked = BackfillRequest(reprocess=mode, last=day(DAYS - 1), max_active=2)
     told = backfill(recipe, replace(asked, dry_run=True), now=utc_now)
     done = backfill(recipe, asked, now=utc_now)
     rest = [day(n) for n in range(DAYS) if day(n) not in ended]
@@ -829,7 +839,7 @@ def test_each_snapshot_is_a_run_of_its_own_inside_the_backfills(prefect_api: str
 
     rows = write_days(tmp_path / "rows.csv", 3, each=16, first_day_labels=("refund",))
     recipe = dated_recipe(rows, tmp_path / "store", dataset="nested")
-    done = backfill(recipe, Request(max_active=2), orchestrator="prefect", now=lambda: noon_after(3))
+    done = backfill(recipe, BackfillRequest(max_active=2), orchestrator="prefect", now=lambda: noon_after(3))
     assert (list(done["failed"]), list(done["released"])) == ([day(0)], [day(1), day(2)])
     flush_client()
     with get_client(sync_client=True) as client:

@@ -21,7 +21,7 @@ from augmill.flows.augment import prove
 from augmill.flows.compare import Compared, compare, entrants
 from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.outcome import judge_evidence
-from augmill.flows.progress import Progress, Stage
+from augmill.flows.progress import Progress, ShownStage
 from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
@@ -216,7 +216,7 @@ class Killed(Progress):
         self.left = at
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[ShownStage]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1

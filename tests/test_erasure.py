@@ -18,7 +18,7 @@ from running import run
 
 from augmill.flows.nights.plan import least_mode
 from augmill.flows.nights.states import snapshot_states
-from augmill.flows.releases import forgetting as forgetting
+from augmill.flows.releases import forgetting
 from augmill.flows.releases.differences import audit
 from augmill.flows.releases.forgetting import forget
 from augmill.flows.releases.holding import find_rows

@@ -14,7 +14,7 @@ import typer
 from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
-    from augmill.flows.nights.plan import Estimate, Plan
+    from augmill.flows.nights.plan import BackfillPlan, Estimate
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
@@ -66,7 +66,7 @@ def backfill(
     from augmill.tasks.recipe.recipe import load_recipe
 
     # What the first three may be, Request says.
-    request = runs.Request(
+    request = runs.BackfillRequest(
         first, last, reprocess, order, publish,  # type: ignore[arg-type]
         max_active, max_failures, max_cost, max_hours, dry_run,
     )  # fmt: skip
@@ -118,8 +118,8 @@ def _known(orchestrator: str | None) -> str | None:
     return orchestrator
 
 
-def _shower(as_json: bool, max_active: int) -> Callable[[Plan, str], None]:
-    def show(plan: Plan, note: str) -> None:
+def _shower(as_json: bool, max_active: int) -> Callable[[BackfillPlan, str], None]:
+    def show(plan: BackfillPlan, note: str) -> None:
         if not as_json:
             say(*plan_lines(plan, note, max_active))
             flush()
@@ -127,7 +127,7 @@ def _shower(as_json: bool, max_active: int) -> Callable[[Plan, str], None]:
     return show
 
 
-def plan_lines(plan: Plan, note: str, max_active: int) -> list[str]:
+def plan_lines(plan: BackfillPlan, note: str, max_active: int) -> list[str]:
     """The plan for a person: one line per snapshot, the totals, and what is left out."""
     from augmill.flows.cli.terminal import named, shown, wrapped
 
@@ -144,7 +144,7 @@ def plan_lines(plan: Plan, note: str, max_active: int) -> list[str]:
     return lines
 
 
-def _table(plan: Plan, max_active: int) -> list[str]:
+def _table(plan: BackfillPlan, max_active: int) -> list[str]:
     """One line per snapshot, the reason last. A column that says nothing of any of them is left out."""
     from augmill.flows.cli.terminal import shown, table
     from augmill.flows.nights.plan import total

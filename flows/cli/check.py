@@ -6,13 +6,15 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.flows.terminal import say
-from augmill.tasks.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from augmill.tasks.recipe.recipe import Recipe
 
 SHOWN = 40  # classes; of more, the largest and the smallest
 NAMED = 6  # things named in a sentence
@@ -317,7 +319,7 @@ def trainer_bytes(recipe: Recipe, found: dict[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ResolvedKey:
     """One key: the sections above it and its name, its value (None for a section's own line), where it stems from."""
 
     path: tuple[str | int, ...]
@@ -326,26 +328,26 @@ class Entry:
     section: bool = False
 
 
-def resolved(recipe: Recipe, given: dict[str, Any], *, store: str | None = None) -> list[Entry]:
+def resolved(recipe: Recipe, given: dict[str, Any], *, store: str | None = None) -> list[ResolvedKey]:
     """Every key of the recipe in the reference's order. ``given``: the document as it was read; ``store``: --store."""
     if store is not None:
         given = given | {"run": (given.get("run") or {}) | {"store": store}}
-    entries: list[Entry] = []
+    entries: list[ResolvedKey] = []
     for key, value in _fields(recipe):
         if key == "generators":
-            entries.append(Entry((key,), None, False, section=True))
+            entries.append(ResolvedKey((key,), None, False, section=True))
             for index, (choice, document) in enumerate(zip(value, given[key], strict=True)):
-                entries.append(Entry((key, index, "use"), choice.use, False))
-                entries.append(Entry((key, index, "share"), choice.share, "share" not in document))
+                entries.append(ResolvedKey((key, index, "use"), choice.use, False))
+                entries.append(ResolvedKey((key, index, "share"), choice.share, "share" not in document))
                 entries += _walk(choice.options, document, (key, index))
         elif key == "trainer":
             document = given.get(key, {})
-            entries.append(Entry((key,), None, key not in given, section=True))
-            entries.append(Entry((key, "use"), value.use, key not in given))
+            entries.append(ResolvedKey((key,), None, key not in given, section=True))
+            entries.append(ResolvedKey((key, "use"), value.use, key not in given))
             entries += _walk(value.options, document, (key,))
         elif key == "checks":
             document = given.get(key) or {}
-            entries.append(Entry((key,), None, key not in given, section=True))
+            entries.append(ResolvedKey((key,), None, key not in given, section=True))
             off = {name: False for name in document if name not in value}
             entries += _walk(value | off, document, (key,))
         else:
@@ -353,21 +355,21 @@ def resolved(recipe: Recipe, given: dict[str, Any], *, store: str | None = None)
     return entries
 
 
-def _walk(value: Any, given: Any, above: tuple[str | int, ...]) -> Iterator[Entry]:
+def _walk(value: Any, given: Any, above: tuple[str | int, ...]) -> Iterator[ResolvedKey]:
     given = given if isinstance(given, dict) else {}
     for key, part in value.items() if isinstance(value, dict) else _fields(value):
         if dataclasses.is_dataclass(part):
-            yield Entry((*above, key), None, key not in given, section=True)
+            yield ResolvedKey((*above, key), None, key not in given, section=True)
             yield from _walk(part, given.get(key), (*above, key))
         else:
-            yield Entry((*above, key), part, key not in given)
+            yield ResolvedKey((*above, key), part, key not in given)
 
 
 def _fields(value: Any) -> list[tuple[str, Any]]:
     return [(item.name, getattr(value, item.name)) for item in dataclasses.fields(value)]
 
 
-def recipe_lines(entries: Iterable[Entry]) -> list[str]:
+def recipe_lines(entries: Iterable[ResolvedKey]) -> list[str]:
     """The recipe as YAML that loads again; a default is marked at the end of its line."""
     from augmill.flows.cli.schema import yaml_text
 
@@ -382,7 +384,7 @@ def recipe_lines(entries: Iterable[Entry]) -> list[str]:
     return lines
 
 
-def nested(entries: Iterable[Entry]) -> dict[str, Any]:
+def nested(entries: Iterable[ResolvedKey]) -> dict[str, Any]:
     """The same as one document, and under ``defaults`` the dotted names of the keys that were not given."""
     document: dict[str, Any] = {}
     defaults = []

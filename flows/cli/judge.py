@@ -8,28 +8,22 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 
-from augmill.flows.source import gather_source
 from augmill.flows.terminal import say
-from augmill.tasks.checks import RelationsOptions
 from augmill.tasks.contracts import STRATUM, real_schema
 from augmill.tasks.errors import DataError, UserError
-from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.recipe.sections import Columns, Labels, Refuse, Settle, Splits, Target
 from augmill.tasks.rows.kinds.near import NearIndex, near_duplicate_groups
 from augmill.tasks.rows.kinds.text import labels_alike, texts_of
-from augmill.tasks.rows.schema import class_counts
-from augmill.tasks.sources import SourceOptions, doubt_file, guess_columns, list_files, read_schema
-from augmill.tasks.stages.refusals import nearest, require_header, require_rows
-from augmill.tasks.stages.split import SplitConfig, hold_back, split_names
-from augmill.tasks.store.stage import Site, Work
-from augmill.tasks.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from augmill.tasks.recipe.sections import Columns
+    from augmill.tasks.sources import SourceOptions
+    from augmill.tasks.stages.split import SplitConfig
 
 NEXT = {
     "gain": "Train on real and synthetic rows together.",
@@ -313,6 +307,8 @@ def read_all(
     real: str, synthetic: str, validation: str | None, directory: str, *, text: list[str], label: str | None
 ) -> dict[str, Read]:
     """``real``, ``synthetic`` and, where it is given, ``validation``. Raises as ``read_rows``."""
+    from augmill.tasks.rows.schema import class_counts
+
     read = {"real": read_rows(real, "--real", directory, text=text, label=label)}
     for name, path in (("synthetic", synthetic), ("validation", validation)):
         if path is not None:
@@ -328,6 +324,10 @@ def _named_alike(read: Read, option: str, classes: list[str]) -> Read:
     The sources may be of several types: what one holds as a number stands in the other as text. ``about["read_as"]``
     says which. Raises DataError where no label is one of the real rows'.
     """
+    import pyarrow as pa
+
+    from augmill.tasks.rows.schema import class_counts
+
     named = class_counts(read.rows[STRATUM])
     renamed = labels_alike(named, classes)
     if named and not renamed and not set(named) & set(classes):
@@ -355,6 +355,13 @@ def read_rows(
     ``like``: the columns of the real rows, taken where this source has them too. Raises UserError where a column is not
     there or cannot be guessed, DataError as ingest does.
     """
+    from augmill.flows.source import gather_source
+    from augmill.tasks.recipe.recipe import Recipe
+    from augmill.tasks.recipe.sections import Refuse, Target
+    from augmill.tasks.sources import SourceOptions
+    from augmill.tasks.store.stage import Site, Work
+    from augmill.tasks.store.store import Store
+
     try:
         source = SourceOptions(path=path)
     except ValueError as error:
@@ -376,6 +383,9 @@ def _columns(
     source: SourceOptions, option: str, text: list[str], label: str | None, like: Columns | None
 ) -> tuple[Columns, str]:
     """The columns and where they stem from: named, as in the real rows, or guessed."""
+    from augmill.tasks.sources import doubt_file, guess_columns, list_files, read_schema
+    from augmill.tasks.stages.refusals import nearest, require_header, require_rows
+
     files = list_files(source)
     names = read_schema(files[0], source)
     for given in [*text, *([label] if label else [])]:
@@ -409,6 +419,8 @@ def _columns(
 
 
 def _make_columns(texts: list[str], label: str) -> Columns:
+    from augmill.tasks.recipe.sections import Columns
+
     try:
         return Columns(text=texts[0] if len(texts) == 1 else tuple(texts), label=label)
     except ValueError as error:
@@ -422,6 +434,13 @@ def part_rows(read: dict[str, Read], *, seed: int) -> Judged:
     them leave, and so do synthetic rows; then synthetic rows of unknown labels, copies of train rows and of each other.
     Thresholds are the defaults of a recipe.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from augmill.tasks.recipe.sections import Labels, Splits
+    from augmill.tasks.rows.schema import class_counts
+    from augmill.tasks.stages.split import SplitConfig, hold_back, split_names
+
     columns = read["real"].columns
     splits = Splits(validation=SHARE, test=0.0, seed=seed)
     config = SplitConfig(splits, Labels(), columns.fields, columns.texts)
@@ -443,6 +462,8 @@ def part_rows(read: dict[str, Read], *, seed: int) -> Judged:
 
 
 def _require_sound(judged: Judged) -> None:
+    from augmill.tasks.rows.schema import class_counts
+
     tables = {"train": judged.train, "validation": judged.validation, "synthetic": judged.synthetic}
     for name, table in tables.items():
         if not table.num_rows:
@@ -465,6 +486,14 @@ def _synthetic(
     rows: pa.Table, train: pa.Table, held_out: pa.Table, known: pa.Array, config: SplitConfig
 ) -> tuple[pa.Table, dict[str, int]]:
     """The synthetic rows that may count, with empty ``parent_ids``, and how many left for which reason."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from augmill.tasks.checks import RelationsOptions
+    from augmill.tasks.recipe.sections import Settle
+    from augmill.tasks.stages.split import hold_back
+
     limits, settle = RelationsOptions(), Settle()
     left: Counter[str] = Counter()
     labelled = pc.is_in(rows[STRATUM], known)

@@ -18,7 +18,7 @@ from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
 from augmill.flows.terminal import Line, print_lines, say
 
 if TYPE_CHECKING:
-    from augmill.flows.nights.plan import Plan
+    from augmill.flows.nights.plan import BackfillPlan
     from augmill.flows.nights.states import SnapshotState
     from augmill.tasks.recipe.recipe import Recipe
     from augmill.tasks.store.log import Log
@@ -120,7 +120,7 @@ def page(
     states: Sequence[SnapshotState],
     problem: str | None,
     path: str,
-    left: Mapping[str, Plan] | None = None,
+    left: Mapping[str, BackfillPlan] | None = None,
 ) -> list[Line]:
     """Everything that is shown, in 80 columns. ``path``: the recipe's, for commands.
 
@@ -205,7 +205,7 @@ def _legend(states: Sequence[SnapshotState]) -> list[Line]:
     return [[(line[1:], "")] for line in lines]
 
 
-def _groups(states: Iterable[SnapshotState], left: Mapping[str, Plan]) -> Iterable[list[SnapshotState]]:
+def _groups(states: Iterable[SnapshotState], left: Mapping[str, BackfillPlan]) -> Iterable[list[SnapshotState]]:
     """Neighbours of one state for one reason, of all but those that were published and stand."""
     from augmill.flows.nights.plan import least_mode
 
@@ -226,7 +226,7 @@ def _reason(state: SnapshotState) -> str:
     return "real rows" if plain and state.outcome != "published" else state.reason.rstrip(".")
 
 
-def _told(group: list[SnapshotState], path: str, plan: Plan | None) -> list[Line]:
+def _told(group: list[SnapshotState], path: str, plan: BackfillPlan | None) -> list[Line]:
     """What they are, why, and what to do."""
     state = group[0]
     _, colour, advice = MARKS[kind_of(state)]
@@ -253,7 +253,7 @@ def _told(group: list[SnapshotState], path: str, plan: Plan | None) -> list[Line
     return [[(lines[0], colour)], *([(line, "")] for line in lines[1:])]
 
 
-def _again(group: list[SnapshotState], path: str, plan: Plan | None) -> str:
+def _again(group: list[SnapshotState], path: str, plan: BackfillPlan | None) -> str:
     """The command that makes these snapshots; where an unfinished backfill holds them, that one's."""
     from augmill.flows.nights.plan import least_mode
 

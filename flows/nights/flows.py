@@ -9,7 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from augmill.flows.nights.plan import NEXT, Past, Plan, Request, choose, has_price, renewed, switches_together, total
+from augmill.flows.nights.plan import (
+    NEXT,
+    BackfillPlan,
+    BackfillRequest,
+    Past,
+    choose,
+    has_price,
+    renewed,
+    switches_together,
+    total,
+)
 from augmill.flows.nights.record import answered, unfinished, write_end, write_plan
 from augmill.flows.nights.run import BackfillRun
 from augmill.flows.nights.states import SnapshotState, partitioned, snapshot_states
@@ -27,11 +37,11 @@ from augmill.tasks.store.store import LookingStore, Store
 
 _log = logging.getLogger("augmill")
 
-__all__ = ["Plan", "Request", "backfill", "nightly"]
+__all__ = ["BackfillPlan", "BackfillRequest", "backfill", "nightly"]
 
 LATE = timedelta(hours=1)  # a start so much later than its time belongs to an outage (schedule.catch_up)
 
-Show = Callable[[Plan, str], None]  # (the plan, what to say of it), before it is carried out
+Show = Callable[[BackfillPlan, str], None]  # (the plan, what to say of it), before it is carried out
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class _How:
 
 def backfill(
     recipe: Recipe,
-    request: Request,
+    request: BackfillRequest,
     *,
     command: str = "augmill backfill",
     orchestrator: str | None = None,
@@ -98,7 +108,7 @@ def nightly(
         reason = f"started {hours:.1f} h after its time, and schedule.catch_up is none"
         return {"outcome": "skipped", "reason": reason, "dataset": recipe.dataset, "next": "the next night goes on"}
     parted = partitioned(recipe)
-    request = Request(
+    request = BackfillRequest(
         reprocess="failed" if parted else "all", order="newest", max_active=max_active, dry_run=dry_run, publish="each"
     )
     with quiet_logging(verbose, prefect_too=False):
@@ -114,7 +124,7 @@ def nightly(
         return _carry_out(recipe, store, plan, request, "", _How(command, orchestrator, verbose, now, show))
 
 
-def _open(recipe: Recipe, request: Request) -> Store:
+def _open(recipe: Recipe, request: BackfillRequest) -> Store:
     return LookingStore(recipe.run.store) if request.dry_run else Store(recipe.run.store)
 
 
@@ -162,7 +172,7 @@ def _as_planned(state: SnapshotState, gone: set[str]) -> SnapshotState:
     return state
 
 
-def _require(recipe: Recipe, request: Request, now: datetime) -> None:
+def _require(recipe: Recipe, request: BackfillRequest, now: datetime) -> None:
     """Raises UserError for what the recipe cannot answer."""
     require_partition(recipe, request.first, "--from")
     require_over(recipe, request.last, "--to", now=now)
@@ -177,16 +187,16 @@ def _require(recipe: Recipe, request: Request, now: datetime) -> None:
 def _plan(
     recipe: Recipe,
     store: Store,
-    request: Request,
+    request: BackfillRequest,
     states: list[SnapshotState],
     now: datetime,
     *,
     publish: str,
     kind: str = "backfill",
-) -> Plan:
+) -> BackfillPlan:
     lines, left_out = choose(states, request.reprocess, request.order, _past(recipe, store, now))
     name = f"{now.astimezone(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    return Plan(
+    return BackfillPlan(
         id=name,
         kind="nightly" if kind == "nightly" else "backfill",
         dataset=recipe.dataset,
@@ -204,7 +214,7 @@ def _past(recipe: Recipe, store: Store, now: datetime) -> Past:
     return Past(read_attempts(store, recipe.dataset, newest=True), recipe.hash(), recipe.price, now)
 
 
-def _taken_up(recipe: Recipe, store: Store, request: Request) -> tuple[Plan | None, str]:
+def _taken_up(recipe: Recipe, store: Store, request: BackfillRequest) -> tuple[BackfillPlan | None, str]:
     """The unfinished backfill of the same arguments, and what to say of it; None where recipe or code are others now."""
     alike = (plan for plan in unfinished(store, recipe.dataset) if plan.request == request.key())
     plan = next(alike, None)
@@ -218,7 +228,9 @@ def _taken_up(recipe: Recipe, store: Store, request: Request) -> tuple[Plan | No
     return None, f"The unfinished backfill {plan.id} is given up: {what} changed since. This is a new one."
 
 
-def _carry_out(recipe: Recipe, store: Store, plan: Plan, request: Request, note: str, how: _How) -> dict[str, Any]:
+def _carry_out(
+    recipe: Recipe, store: Store, plan: BackfillPlan, request: BackfillRequest, note: str, how: _How
+) -> dict[str, Any]:
     rest = _rest(store, plan, how.now())
     if len(rest.lines) < len(plan.lines):
         note += f" {len(plan.lines) - len(rest.lines)} of its {len(plan.lines)} snapshots are done."
@@ -248,14 +260,14 @@ def _carry_out(recipe: Recipe, store: Store, plan: Plan, request: Request, note:
     return result
 
 
-def _rest(store: Store, plan: Plan, now: datetime) -> Plan:
+def _rest(store: Store, plan: BackfillPlan, now: datetime) -> BackfillPlan:
     """The plan without the lines that are answered already."""
     attempts = read_attempts(store, plan.dataset, [line.snapshot for line in plan.lines]) if plan.lines else {}
     lines = [line for line in plan.lines if answered(plan, line, attempts.get(line.snapshot, []), now)[0] != "done"]
     return replace(plan, lines=tuple(lines))
 
 
-def _told(rest: Plan, request: Request, note: str) -> dict[str, Any]:
+def _told(rest: BackfillPlan, request: BackfillRequest, note: str) -> dict[str, Any]:
     """What a dry run says."""
     whole, unknown = total(rest.lines, request.max_active)
     return {

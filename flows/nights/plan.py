@@ -29,7 +29,7 @@ LIKE = 20  # past runs that an estimate looks at: the newest ones
 
 
 @dataclass(frozen=True)
-class Request:
+class BackfillRequest:
     """What is asked for. Raises UserError.
 
     The first five make the plan; the limits say how much of it one command does, so that they can be raised when an
@@ -84,7 +84,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Line:
+class PlannedSnapshot:
     """One snapshot of the plan. ``known``: the number of its newest attempt then, -1 where there was none."""
 
     snapshot: str
@@ -95,7 +95,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BackfillPlan:
     """``left_out``: what the mode would include but for the reason given. ``lines`` stand in the order of their starts."""
 
     id: str
@@ -106,7 +106,7 @@ class Plan:
     code: str
     request: dict[str, Any]
     publish: str
-    lines: tuple[Line, ...] = ()
+    lines: tuple[PlannedSnapshot, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -117,8 +117,8 @@ class Plan:
         return (self.recipe, self.code) == (recipe, code)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Plan:
-        lines = [Line(**line | {"estimate": Estimate(**line["estimate"])}) for line in value["lines"]]
+    def from_json(cls, value: dict[str, Any]) -> BackfillPlan:
+        lines = [PlannedSnapshot(**line | {"estimate": Estimate(**line["estimate"])}) for line in value["lines"]]
         return cls(**value | {"lines": tuple(lines)})
 
 
@@ -155,13 +155,13 @@ def includes(mode: Mode, state: SnapshotState) -> bool:
 
 def choose(
     states: Iterable[SnapshotState], mode: Mode, order: str, past: Past
-) -> tuple[tuple[Line, ...], dict[str, str]]:
+) -> tuple[tuple[PlannedSnapshot, ...], dict[str, str]]:
     """(the lines in the order of their starts, what is left out and why). Looks at nothing but its arguments."""
     lines, left_out = [], {}
     for state in states:
         if includes(mode, state):
             known = -1 if state.newest is None else state.newest.number
-            lines.append(Line(state.snapshot, state.state, _why(state), known, past.of(state)))
+            lines.append(PlannedSnapshot(state.snapshot, state.state, _why(state), known, past.of(state)))
         elif state.state == "running":
             left_out[state.snapshot] = f"running elsewhere {state.reason}"
         elif includes(mode, dataclasses.replace(state, release=None)):
@@ -175,19 +175,19 @@ def choose(
     return tuple(sorted(lines, key=lambda line: rank(line.snapshot), reverse=order == "newest")), left_out
 
 
-def renewed(plan: Plan, states: Iterable[SnapshotState], past: Past) -> Plan:
+def renewed(plan: BackfillPlan, states: Iterable[SnapshotState], past: Past) -> BackfillPlan:
     """An unfinished plan with the reasons and the estimates of now; what it is compared with (``known``) stays.
 
     What failed since it was made comes last: the same dates would use up the limit on failures each time.
     """
     now = {state.snapshot: state for state in states}
 
-    def failed(line: Line) -> bool:
+    def failed(line: PlannedSnapshot) -> bool:
         state = now.get(line.snapshot)
         tried = state is not None and state.newest is not None and state.newest.number > line.known
         return tried and state is not None and state.state == "failed"
 
-    def told(line: Line) -> Line:
+    def told(line: PlannedSnapshot) -> PlannedSnapshot:
         if (state := now.get(line.snapshot)) is None:
             return line
         return dataclasses.replace(line, state=state.state, reason=_why(state), estimate=past.of(state))
@@ -214,7 +214,7 @@ def switches_together(states: Iterable[SnapshotState], mode: Mode) -> bool:
     return any(s.release and {"recipe", "code"} & set(s.changed) and includes(mode, s) for s in states)
 
 
-def next_step(plan: Plan, stopped_by: str | None, failed: bool) -> str:
+def next_step(plan: BackfillPlan, stopped_by: str | None, failed: bool) -> str:
     """What to do after one command's work on the plan."""
     if stopped_by == "max_cost":
         return "the same command with a higher --max-cost goes on from here"
@@ -274,7 +274,7 @@ def has_price(recipe: Recipe) -> bool:
     return billed or price_of(recipe.price, {}) is not None
 
 
-def total(lines: Sequence[Line], max_active: int) -> tuple[Estimate, int]:
+def total(lines: Sequence[PlannedSnapshot], max_active: int) -> tuple[Estimate, int]:
     """(of all lines: ``seconds`` until the last ends with so many at once, the rest summed; how many nobody can tell)."""
     known = [line.estimate for line in lines if line.estimate.seconds is not None]
     if not known:

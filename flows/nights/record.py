@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from augmill.flows.nights.plan import Line, Plan
+from augmill.flows.nights.plan import BackfillPlan, PlannedSnapshot
 from augmill.flows.nights.states import SnapshotState
 from augmill.flows.provenance import code_version
 from augmill.tasks.errors import CorruptObject, UserError
@@ -26,15 +26,15 @@ def backfill_key(dataset: str, backfill: str, name: str) -> str:
     return f"private/backfills/{dataset}/{backfill}/{name}"
 
 
-def write_plan(store: Store, plan: Plan) -> None:
+def write_plan(store: Store, plan: BackfillPlan) -> None:
     store.write_sealed(backfill_key(plan.dataset, plan.id, "plan.json"), plan.to_json())
 
 
-def write_end(store: Store, plan: Plan, body: dict[str, Any]) -> None:
+def write_end(store: Store, plan: BackfillPlan, body: dict[str, Any]) -> None:
     store.write_sealed(backfill_key(plan.dataset, plan.id, "end.json"), body)
 
 
-def unfinished(store: Store, dataset: str) -> Iterator[Plan]:
+def unfinished(store: Store, dataset: str) -> Iterator[BackfillPlan]:
     """The backfills that have no end, newest first."""
     names: dict[str, set[str]] = {}
     for key in store.list_keys(f"private/backfills/{dataset}"):
@@ -49,7 +49,7 @@ def unfinished(store: Store, dataset: str) -> Iterator[Plan]:
             raise CorruptObject(
                 "the plan of an unfinished backfill is rotten", where=key, fix="run it again: it plans anew"
             )
-        plan = Plan.from_json(body)
+        plan = BackfillPlan.from_json(body)
         if plan.kind == "backfill":
             yield plan
 
@@ -91,12 +91,12 @@ def find_backfill(store: Store, dataset: str, name: str) -> str:
     return hits[0]
 
 
-def left_to_do(store: Store, recipe: Recipe, states: Iterable[SnapshotState], now: datetime) -> dict[str, Plan]:
+def left_to_do(store: Store, recipe: Recipe, states: Iterable[SnapshotState], now: datetime) -> dict[str, BackfillPlan]:
     """By snapshot: the newest of the unfinished backfills whose command still makes it, or switches to what it staged.
 
     One that was planned for another recipe, or by another version, is none: its command gives it up.
     """
-    left: dict[str, Plan] = {}
+    left: dict[str, BackfillPlan] = {}
     plans = [plan for plan in unfinished(store, recipe.dataset) if plan.is_of(recipe.hash(), code_version(recipe))]
     lines = [(plan, {line.snapshot: line for line in plan.lines}) for plan in plans]
     for state in states:
@@ -108,7 +108,9 @@ def left_to_do(store: Store, recipe: Recipe, states: Iterable[SnapshotState], no
     return left
 
 
-def answered(plan: Plan, line: Line, attempts: Sequence[Attempt], now: datetime) -> tuple[str, Attempt | None]:
+def answered(
+    plan: BackfillPlan, line: PlannedSnapshot, attempts: Sequence[Attempt], now: datetime
+) -> tuple[str, Attempt | None]:
     """What became of one line since it was planned: ``done`` with its attempt, ``running`` elsewhere, or ``due``.
 
     Another's attempt answers it too, where recipe and code were the plan's and its release does not wait for a switch.
@@ -123,5 +125,5 @@ def answered(plan: Plan, line: Line, attempts: Sequence[Attempt], now: datetime)
     return ("running", alive[-1]) if alive else ("due", None)
 
 
-def is_own(plan: Plan, attempt: Attempt) -> bool:
+def is_own(plan: BackfillPlan, attempt: Attempt) -> bool:
     return attempt.start.get("backfill") == plan.id

@@ -13,7 +13,7 @@ from typing import Any
 
 from augmill.flows.estimate import price_of
 from augmill.flows.mirror import mirror_delta
-from augmill.flows.nights.plan import LIMITS, Line, Plan, Request, exit_code_for, next_step
+from augmill.flows.nights.plan import LIMITS, BackfillPlan, BackfillRequest, PlannedSnapshot, exit_code_for, next_step
 from augmill.flows.nights.record import answered, is_own
 from augmill.flows.orchestration.orchestrate import STOP_GRACE
 from augmill.flows.start import Session, run_snapshot
@@ -29,7 +29,7 @@ SWITCHES = 5  # another run may publish one of the snapshots between our look at
 
 
 @dataclass(frozen=True)
-class Answer:
+class LineEnd:
     """What became of one line: ``done`` or ``failed`` here, ``done elsewhere``, ``running elsewhere``; its attempt's end."""
 
     how: str
@@ -39,11 +39,11 @@ class Answer:
 class BackfillRun:
     """One command's work on a plan. ``go`` runs what is due; ``result`` tells of every line, earlier commands' too."""
 
-    def __init__(self, session: Session, plan: Plan, request: Request, now: Clock) -> None:
+    def __init__(self, session: Session, plan: BackfillPlan, request: BackfillRequest, now: Clock) -> None:
         self._session, self._plan, self._request, self._now = session, plan, request, now
         self._store = session.store
         self._waiting, self._postponed = deque(plan.lines), set[str]()
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, LineEnd] = {}
         self._began, self._spent, self._failures, self._ended = time.monotonic(), 0.0, 0, 0
         self._apart: dict[str, str] = {}  # staged, but not switched: why
         self._standing: list[str] = []  # failed, while a release of before is current
@@ -60,7 +60,7 @@ class BackfillRun:
         most = self._request.max_active
         # One at a time runs on this thread, where Prefect can end a stage at its time limit.
         pool: Executor = _Inline() if most == 1 else ThreadPoolExecutor(most, thread_name_prefix="augmill-backfill")
-        running: dict[Future[Any], Line] = {}
+        running: dict[Future[Any], PlannedSnapshot] = {}
         try:
             while True:
                 while len(running) < most and (line := self._next(list(running.values()))) is not None:
@@ -81,7 +81,7 @@ class BackfillRun:
             name = f"publish {self._plan.dataset} {self._plan.id}"
             self._session.orchestrator.call(self._switch, name=name, retry=COMMIT)
 
-    def _one(self, line: Line) -> dict[str, Any]:
+    def _one(self, line: PlannedSnapshot) -> dict[str, Any]:
         dataset, about = self._plan.dataset, {"backfill": self._plan.id}
         body: Callable[[], dict[str, Any]] = lambda: run_snapshot(  # noqa: E731
             self._session,
@@ -99,7 +99,7 @@ class BackfillRun:
             nested=True,
         )
 
-    def _next(self, running: list[Line]) -> Line | None:
+    def _next(self, running: list[PlannedSnapshot]) -> PlannedSnapshot | None:
         """The next line that is due. What others did meanwhile is not done again; what they do now is looked at last."""
         while self._waiting and self._stopped_by is None:
             line = self._waiting[0]
@@ -117,11 +117,11 @@ class BackfillRun:
                 self._settle(line, how, attempt)
         return None
 
-    def _look(self, line: Line) -> tuple[str, Attempt | None]:
+    def _look(self, line: PlannedSnapshot) -> tuple[str, Attempt | None]:
         attempts = read_attempts(self._store, self._plan.dataset, line.snapshot).get(line.snapshot, [])
         return answered(self._plan, line, attempts, self._now())
 
-    def _limit(self, line: Line, running: list[Line]) -> str | None:
+    def _limit(self, line: PlannedSnapshot, running: list[PlannedSnapshot]) -> str | None:
         """Which limit forbids to start the line; what runs ends in any case."""
         request, clock = self._request, time.monotonic()
         if request.max_failures is not None and self._failures >= request.max_failures:
@@ -141,7 +141,7 @@ class BackfillRun:
 
     # --- what came of it --------------------------------------------------------------------------------------------
 
-    def _note(self, line: Line, future: Future[Any]) -> None:
+    def _note(self, line: PlannedSnapshot, future: Future[Any]) -> None:
         """One that was run here has ended. Raises an interrupt that ended it."""
         error = future.exception()
         if error is not None and not isinstance(error, Exception):
@@ -154,23 +154,23 @@ class BackfillRun:
         said = known or future.result()
         end = (own.end if own is not None else None) or said  # a store that takes no more has no end of it
         failed = error is not None or end.get("action") == "fail"
-        self._answers[line.snapshot] = Answer("failed" if failed else "done", end)
+        self._answers[line.snapshot] = LineEnd("failed" if failed else "done", end)
         self._failures += failed
         self._spent += self._price(end)
         self._ended += 1
         self._say(line, end)
 
-    def _settle(self, line: Line, how: str, attempt: Attempt | None) -> None:
+    def _settle(self, line: PlannedSnapshot, how: str, attempt: Attempt | None) -> None:
         """One that is not run here: by another, or by an earlier command, or one of this moment, of this backfill."""
         end = (attempt.end if attempt is not None else None) or {}
         if how == "done" and attempt is not None and is_own(self._plan, attempt):
-            self._answers[line.snapshot] = Answer("done", end)
+            self._answers[line.snapshot] = LineEnd("done", end)
             self._ended += 1
             return
-        self._answers[line.snapshot] = Answer(f"{how} elsewhere", end)
+        self._answers[line.snapshot] = LineEnd(f"{how} elsewhere", end)
         _log.info("%s is %s by another run.", line.snapshot, "done" if how == "done" else "being made")
 
-    def _say(self, line: Line, end: dict[str, Any]) -> None:
+    def _say(self, line: PlannedSnapshot, end: dict[str, Any]) -> None:
         if len(self._plan.lines) > 1:
             what = end.get("release") or "-"
             if end["outcome"] == "error":

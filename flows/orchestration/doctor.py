@@ -33,7 +33,7 @@ MIN_FREE = 2 << 30  # bytes; a night of a small model writes about as much
 
 
 @dataclass(frozen=True)
-class Line:
+class Finding:
     """One finding; ``fix`` where it is not ok."""
 
     name: str
@@ -42,7 +42,7 @@ class Line:
     fix: str = ""
 
 
-def examine(recipe: Recipe | None, store: str | None, quick: bool) -> Iterator[Line]:
+def examine(recipe: Recipe | None, store: str | None, quick: bool) -> Iterator[Finding]:
     """Each finding when it is there. ``quick`` leaves out the scheduled run, which takes half a minute."""
     yield _safe("versions", check_versions, "pip install with the project's constraints.txt")
     yield _safe("devices", lambda: check_devices(recipe.run.devices if recipe else ()), "mend run.devices")
@@ -55,18 +55,18 @@ def examine(recipe: Recipe | None, store: str | None, quick: bool) -> Iterator[L
     yield from check_prefect(quick)
 
 
-def _safe(name: str, check: Callable[[], Line], fix: str) -> Line:
+def _safe(name: str, check: Callable[[], Finding], fix: str) -> Finding:
     """The finding; an error of any kind is one too: this is the place that tells what is broken."""
     try:
         return check()
     except AugmillError as error:
         where = f"{error.where}: " if error.where else ""
-        return Line(name, False, f"{where}{error.problem}", error.fix or fix)
+        return Finding(name, False, f"{where}{error.problem}", error.fix or fix)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
-        return Line(name, False, f"{type(error).__name__}: {str(error)[:300]}", fix)
+        return Finding(name, False, f"{type(error).__name__}: {str(error)[:300]}", fix)
 
 
-def check_versions() -> Line:
+def check_versions() -> Finding:
     """Every package that is required, against the bounds it is required with."""
     from packaging.requirements import Requirement
 
@@ -82,30 +82,30 @@ def check_versions() -> Line:
             wrong.append((f"{item.name} {found or 'is missing'} (needs {item.specifier})", f"'{item}'"))
     if wrong:
         said = "; ".join(text for text, _ in wrong)
-        return Line("versions", False, said, f"pip install {' '.join(name for _, name in wrong)}")
+        return Finding("versions", False, said, f"pip install {' '.join(name for _, name in wrong)}")
     names = {item.name: importlib.metadata.version(item.name) for item in required}
     shown = ", ".join(
         f"{name} {names[name]}" for name in ("prefect", "fastapi", "sqlalchemy", "torch") if name in names
     )
-    return Line("versions", True, f"{len(required)} packages within their bounds: {shown}")
+    return Finding("versions", True, f"{len(required)} packages within their bounds: {shown}")
 
 
-def check_devices(asked: tuple[str, ...]) -> Line:
+def check_devices(asked: tuple[str, ...]) -> Finding:
     devices = find_devices(asked, 0)
     cuda = [device for device in devices if device.startswith("cuda")]
     if not cuda:
-        return Line("devices", True, f"{', '.join(devices)} ({os.cpu_count()} cores); no CUDA device is used")
+        return Finding("devices", True, f"{', '.join(devices)} ({os.cpu_count()} cores); no CUDA device is used")
     import torch
 
     count = torch.cuda.device_count()
     missing = [device for device in cuda if int(device.partition(":")[2] or 0) >= count]
     if missing:
         fix = "mend run.devices, or the driver: torch must see what nvidia-smi shows"
-        return Line("devices", False, f"{', '.join(missing)} asked for, and torch sees {count} CUDA device(s)", fix)
-    return Line("devices", True, ", ".join(f"{device} {torch.cuda.get_device_name(device)}" for device in cuda))
+        return Finding("devices", False, f"{', '.join(missing)} asked for, and torch sees {count} CUDA device(s)", fix)
+    return Finding("devices", True, ", ".join(f"{device} {torch.cuda.get_device_name(device)}" for device in cuda))
 
 
-def check_disk(root: str | None) -> Line:
+def check_disk(root: str | None) -> Finding:
     """Free space where rows, Prefect's records and temporary files go."""
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     places = {"Prefect": home, "temporary files": Path(os.environ.get("TMPDIR", "/tmp"))}
@@ -115,15 +115,17 @@ def check_disk(root: str | None) -> Line:
     said = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in free.items())
     low = [name for name, size in free.items() if size < MIN_FREE]
     if low:
-        return Line("disk", False, f"free: {said}", f"make room for: {', '.join(low)} ({MIN_FREE >> 30} GiB at least)")
-    return Line("disk", True, f"free: {said}")
+        return Finding(
+            "disk", False, f"free: {said}", f"make room for: {', '.join(low)} ({MIN_FREE >> 30} GiB at least)"
+        )
+    return Finding("disk", True, f"free: {said}")
 
 
 def _standing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def check_store(root: str) -> Line:
+def check_store(root: str) -> Finding:
     """Writes, is refused a second write of the same name, reads, and takes it away again."""
     base = None if "://" in root else Path(root).expanduser().absolute()
     folders = [] if base is None else [base / "private/doctor", base / "private/staging", base / "private", base]
@@ -140,20 +142,20 @@ def check_store(root: str) -> Line:
                 folder.rmdir()
     if (first, second, read) != (True, False, b"one"):
         fix = "this kind of store cannot keep two runs apart: use a local disk, S3, GCS or Azure"
-        return Line("store", False, f"{root} does not honour put-if-absent: a second write went through", fix)
-    return Line("store", True, f"{root} can be written, with put-if-absent; left as it was")
+        return Finding("store", False, f"{root} does not honour put-if-absent: a second write went through", fix)
+    return Finding("store", True, f"{root} can be written, with put-if-absent; left as it was")
 
 
-def check_webhook(name: str) -> Line:
+def check_webhook(name: str) -> Finding:
     from augmill.flows.nights.paging import is_address
 
     if is_address(os.environ.get(name, "")):
-        return Line("webhook", True, f"{name} is set; nothing was sent")
+        return Finding("webhook", True, f"{name} is set; nothing was sent")
     fix = f"set {name} to an address with http:// or https:// where nights run, and where `augmill deploy` is called"
-    return Line("webhook", False, f"schedule.webhook: {name} is not set, or holds no address", fix)
+    return Finding("webhook", False, f"schedule.webhook: {name} is not set, or holds no address", fix)
 
 
-def check_prefect(quick: bool) -> Iterator[Line]:
+def check_prefect(quick: bool) -> Iterator[Finding]:
     """The server that runs will use: the configured one, or one of our own, started as `augmill serve` does."""
     from augmill.flows.orchestration.deployments import standing_api
 
@@ -161,7 +163,7 @@ def check_prefect(quick: bool) -> Iterator[Line]:
         try:
             url = stack.enter_context(standing_api(own=True))
         except ServerUnavailable as error:
-            yield Line("server", False, str(error).splitlines()[0], error.fix)
+            yield Finding("server", False, str(error).splitlines()[0], error.fix)
             return
         server = _safe("server", lambda: check_server(url), "see the server's own log")
         yield server
@@ -169,7 +171,7 @@ def check_prefect(quick: bool) -> Iterator[Line]:
             yield _safe("schedule", prove_schedule, "see the server's own log")
 
 
-def check_server(url: str) -> Line:
+def check_server(url: str) -> Finding:
     import prefect
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
@@ -179,11 +181,11 @@ def check_server(url: str) -> Line:
     configured = "configured" if os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value() != url else "our own"
     if version.split(".")[:2] != prefect.__version__.split(".")[:2]:
         fix = "give server and worker the same minor version"
-        return Line("server", False, f"Prefect {version} there, {prefect.__version__} here", fix)
-    return Line("server", True, f"Prefect {version} answers ({configured})")
+        return Finding("server", False, f"Prefect {version} there, {prefect.__version__} here", fix)
+    return Finding("server", True, f"Prefect {version} answers ({configured})")
 
 
-def prove_schedule(timeout: float | None = None) -> Line:
+def prove_schedule(timeout: float | None = None) -> Finding:
     """A deployment whose schedule begins in seconds: the server must create a run, and a runner here execute it."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -240,23 +242,25 @@ def _take_away(client: SyncPrefectClient, deployment: UUID) -> None:
             client.delete_flow_run(run.id)
 
 
-def _found(runs: list[FlowRun], seconds: float) -> Line:
+def _found(runs: list[FlowRun], seconds: float) -> Finding:
     from prefect.settings import PREFECT_HOME
 
     done: dict[str, Any] = {run.state.type.value: run for run in runs if run.state is not None}
     if "COMPLETED" in done:
-        return Line("schedule", True, f"a scheduled run was created, executed and seen in {seconds:.0f} s")
+        return Finding("schedule", True, f"a scheduled run was created, executed and seen in {seconds:.0f} s")
     if not runs:
         fix = (
             "where the server runs: pip install 'sqlalchemy<2.1' (with 2.1 it starts and never schedules anything), see "
             f"that its scheduler service is on, and read its log (our own: {server_log(Path(PREFECT_HOME.value()))})"
         )
-        return Line("schedule", False, f"the server created no run from a schedule in {seconds:.0f} s", fix)
+        return Finding("schedule", False, f"the server created no run from a schedule in {seconds:.0f} s", fix)
     ended = next((run for run in runs if run.state is not None and run.state.is_final()), None)
     if ended is not None and ended.state is not None:
         said = f"the scheduled run ended as {ended.state.name}: {ended.state.message or 'no reason given'}"
-        return Line("schedule", False, said, f"see why `{Path(sys.executable).name} -m prefect.engine` cannot run here")
-    return Line(
+        return Finding(
+            "schedule", False, said, f"see why `{Path(sys.executable).name} -m prefect.engine` cannot run here"
+        )
+    return Finding(
         "schedule",
         False,
         f"a run was scheduled but not executed within {seconds:.0f} s",

@@ -22,7 +22,7 @@ from augmill.flows.releases.gc import (
     unnamed_objects,
     utc_now,
 )
-from augmill.flows.releases.holding import Found, find_rows
+from augmill.flows.releases.holding import Holdings, find_rows
 from augmill.flows.releases.retention import Attempts, named, running
 from augmill.flows.start import Session, open_session, run_snapshot
 from augmill.tasks.boundary.processes import sweep_temporary
@@ -72,7 +72,7 @@ def forget(
     return {"outcome": "forgotten", **plan, "made": released, "removed": removed, "temporary": temporary}
 
 
-def require_known(store: Store, found: Found) -> None:
+def require_known(store: Store, found: Holdings) -> None:
     """Raises UserError where none of the ids stands anywhere (a wrong column, another dataset), or one is a made row's."""
     if made := sorted(found.made - found.source):
         more = f" and {len(made) - 3:,} more" if len(made) > 3 else ""
@@ -110,7 +110,7 @@ def _outlive_workers(parts: Iterable[Dataset]) -> None:
 
 
 def make_again(
-    recipe: Recipe, found: Found, command: str, orchestrator: str | None, *, verbose: bool
+    recipe: Recipe, found: Holdings, command: str, orchestrator: str | None, *, verbose: bool
 ) -> dict[str, dict[str, Any]]:
     """snapshot -> its release without the rows, put but not current yet, with what the log is to say of it.
 
@@ -154,7 +154,7 @@ def _stopped(kind: type[AugmillError], as_of: str | None, why: str, where: str, 
 
 
 def carry_out(
-    store: Store, found: Found, made: dict[str, dict[str, Any]], *, request: str, reason: str, command: str
+    store: Store, found: Holdings, made: dict[str, dict[str, Any]], *, request: str, reason: str, command: str
 ) -> None:
     """The log entry, then the files. ``made``: snapshot -> the staged release that takes the place of what held them."""
     dataset = found.part.name
@@ -206,7 +206,7 @@ def _move_tags(store: Store, dataset: str, command: str) -> None:
             return
 
 
-def clear(store: Store, recipe: Recipe, found: Found) -> dict[str, int]:
+def clear(store: Store, recipe: Recipe, found: Holdings) -> dict[str, int]:
     """Removes every private file that may hold the rows: what no clean attempt names. ``found`` is of after the switch."""
     now = utc_now()
     clean = {

@@ -40,7 +40,7 @@ class Holding:
 
 
 @dataclass
-class Found:
+class Holdings:
     """What is to be forgotten, and where it is."""
 
     ids: frozenset[str]
@@ -84,7 +84,7 @@ class Found:
         self.made |= held.made
 
 
-def find_rows(store: Store, recipe: Recipe, ids: Iterable[str]) -> Found:
+def find_rows(store: Store, recipe: Recipe, ids: Iterable[str]) -> Holdings:
     """Looks at every release and at every artifact that an attempt of the dataset names. Changes nothing."""
     with_id = recipe.columns.id is not None
     wanted = frozenset(plain_id(row_id, with_id=with_id) for row_id in ids)
@@ -93,7 +93,7 @@ def find_rows(store: Store, recipe: Recipe, ids: Iterable[str]) -> Found:
     if part is None:
         raise UserError(f"the store holds nothing of {recipe.dataset!r}", where="forget", fix="check run.store")
     others = [other for other in parts if other is not part]
-    found = Found(wanted, with_id, recipe.refit.asked, recipe.hash(), part, others)
+    found = Holdings(wanted, with_id, recipe.refit.asked, recipe.hash(), part, others)
     known = _scan(store, found)
     found.artifacts = {key: count for key, count in known.items() if count}
     for release in part.releases:
@@ -115,13 +115,13 @@ def _made(end: dict[str, Any]) -> str | None:
     return end.get("release") if end.get("arrangement") else None
 
 
-def _scan(store: Store, found: Found) -> dict[str, int | None]:
+def _scan(store: Store, found: Holdings) -> dict[str, int | None]:
     """Rows of theirs, and descendants, in each artifact that an attempt of the dataset names; None where it is gone."""
     keys = {key for attempt in _ended(found.part) for key in (attempt.end or {}).get("artifacts", [])}
     return {key: _held_by_artifact(store, found, key) for key in sorted(keys) if key.split("/")[0] in WITH_ROWS}
 
 
-def _taints(found: Found, end: dict[str, Any], known: dict[str, int | None]) -> bool:
+def _taints(found: Holdings, end: dict[str, Any], known: dict[str, int | None]) -> bool:
     """Whether what the attempt fitted may have seen the rows.
 
     Its release tells: what was fitted saw its real rows and no others. Where generators may be fitted on another
@@ -136,7 +136,7 @@ def _taints(found: Found, end: dict[str, Any], known: dict[str, int | None]) -> 
     return any(known[key] is None or known[key] for key in splits)
 
 
-def _held_by_artifact(store: Store, found: Found, key: str) -> int | None:
+def _held_by_artifact(store: Store, found: Holdings, key: str) -> int | None:
     """Rows of theirs, and descendants, in an artifact; None where it is gone."""
     artifact, held, stems = Artifact(key, 0, "", ""), 0, key.startswith("ingest/")
     try:
@@ -151,7 +151,7 @@ def _held_by_artifact(store: Store, found: Found, key: str) -> int | None:
     return held
 
 
-def _note_rows(store: Store, found: Found, release: str) -> None:
+def _note_rows(store: Store, found: Holdings, release: str) -> None:
     rows, descended = dict[str, int](), 0
     for item in found.part.releases[release]:
         split = item.key.split("/")[4]
@@ -164,7 +164,7 @@ def _note_rows(store: Store, found: Found, release: str) -> None:
         _hold(store, found, release, rows, descended, "rows" if rows else "descendants")
 
 
-def _note_fitted(store: Store, found: Found, release: str) -> None:
+def _note_fitted(store: Store, found: Holdings, release: str) -> None:
     """Where its generators may have been fitted on the rows, though the release holds none of them."""
     makers = [(a.snapshot, a.number) for a in _ended(found.part) if _made(a.end or {}) == release]
     made = _manifest(store, found.part.name, release).get("counts", {}).get("train", {}).get("synthetic", 0)
@@ -172,7 +172,7 @@ def _note_fitted(store: Store, found: Found, release: str) -> None:
         _hold(store, found, release, {}, 0, "generator")
 
 
-def _hold(store: Store, found: Found, release: str, rows: dict[str, int], descended: int, because: str) -> None:
+def _hold(store: Store, found: Holdings, release: str, rows: dict[str, int], descended: int, because: str) -> None:
     log = found.part.log
     current = [name for name, at in log.current().items() if at == release]
     tags = [tag for tag, at in log.tags().items() if at == release]

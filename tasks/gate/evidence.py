@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.gate.interval import Floats, Interval, Ints, Replicates, interval, one_row, replicate, resample
+from augmill.tasks.gate.interval import Floats, Interval, Replicates, interval, one_row, replicate, resample
 from augmill.tasks.gate.verdict import Verdict
 from augmill.tasks.metrics import counts, f1
 from augmill.tasks.rows.randomness import stream_key, uniforms

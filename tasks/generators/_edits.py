@@ -63,7 +63,7 @@ _BLANK_WITHIN = ("{{", "{%", "<")  # where one may hold a blank
 
 
 @dataclass(frozen=True)
-class Site:
+class PhraseSite:
     """Where a phrase of the thesaurus stands (``length`` tokens from ``start``) and what may stand there instead."""
 
     start: int
@@ -79,7 +79,7 @@ class Sentence:
     tokens: tuple[Token, ...]
     glue: str
     words: tuple[int, ...]  # the tokens that hold a word
-    sites: tuple[Site, ...]
+    sites: tuple[PhraseSite, ...]
     edits: int  # how many words a row differs in
     draws: int  # random numbers an edit takes at most
     operations: tuple[Operation, ...]  # those that can change this text
@@ -250,13 +250,13 @@ def index_thesaurus(groups: list[list[str]]) -> Thesaurus:
     return Thesaurus(table, max(map(len, table), default=0))
 
 
-def find_sites(tokens: list[Token], thesaurus: Thesaurus, *, across: bool = False) -> list[Site]:
+def find_sites(tokens: list[Token], thesaurus: Thesaurus, *, across: bool = False) -> list[PhraseSite]:
     """Phrases of the thesaurus in a text, longest first, left to right, without overlap.
 
     ``across``: with punctuation between their words too (`St. Louis`).
     """
     keys = [_match_key(core) for _, core, _ in tokens]
-    sites: list[Site] = []
+    sites: list[PhraseSite] = []
     start = 0
     while start < len(keys):
         length = 1
@@ -264,7 +264,7 @@ def find_sites(tokens: list[Token], thesaurus: Thesaurus, *, across: bool = Fals
             span = range(start + 1, start + size)
             choices = thesaurus.choices.get(tuple(keys[start : start + size]))
             if choices and (across or not any((tokens[at - 1][2] + tokens[at][0]).strip() for at in span)):
-                sites.append(Site(start, size, choices))
+                sites.append(PhraseSite(start, size, choices))
                 length = size
                 break
         start += length
@@ -328,7 +328,7 @@ def _pick(draw: float, items: int) -> int:
 def _replace_synonyms(sentence: Sentence, draws: list[float]) -> str:
     pieces = ["".join(token) for token in sentence.tokens]
     sites = list(sentence.sites)
-    chosen: list[tuple[int, Site, str]] = []
+    chosen: list[tuple[int, PhraseSite, str]] = []
     for at in range(min(sentence.edits, len(sites))):
         site = sites.pop(_pick(draws[2 * at], len(sites)))
         chosen.append((site.start, site, site.choices[_pick(draws[2 * at + 1], len(site.choices))]))

@@ -203,7 +203,7 @@ class Interpolate(Generator):
         ``unchanged`` (what was drawn equals a parent), ``exhausted`` (every pair was swapped, and nothing else fits).
         """
         options: InterpolateOptions = self.options
-        rows = fitted.get("interpolate", lambda: _Rows(fitted, options, ctx.fields))
+        rows = fitted.get("interpolate", lambda: _FittingRows(fitted, options, ctx.fields))
         numbers = uniforms(request.seeds, TRIES * (2 + 1 + DRAWS)).tolist()
         asked = zip(request.strata, request.ordinals.tolist(), numbers, strict=True)
         made = [rows.make(stratum, ordinal, draws) for stratum, ordinal, draws in asked]
@@ -216,7 +216,7 @@ class Interpolate(Generator):
         )
 
 
-class _Rows:
+class _FittingRows:
     """The train rows and which of them fit together, as a process loads them."""
 
     def __init__(self, fitted: Fitted, options: InterpolateOptions, fields: tuple[str, ...]) -> None:

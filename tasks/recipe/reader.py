@@ -275,7 +275,7 @@ def _shown(value: Any, location: tuple[str | int, ...]) -> str:
     return text[:80]
 
 
-class Reader:
+class RecipeReader:
     """Validates parts of one document and turns every pydantic error into a sentence with its line."""
 
     def __init__(self, path: str, lines: Lines) -> None:

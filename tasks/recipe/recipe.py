@@ -16,7 +16,7 @@ from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.nights import Partitions, Price, Refit, Retain, Schedule
-from augmill.tasks.recipe.reader import LABEL_BY, Lines, Reader, adapter, read_yaml
+from augmill.tasks.recipe.reader import LABEL_BY, Lines, RecipeReader, adapter, read_yaml
 from augmill.tasks.recipe.sections import (
     Columns,
     Labels,
@@ -153,14 +153,16 @@ def _resolve(options: Any, base: Path) -> Any:
 def load_recipe(path: str | Path, *, store: str | None = None) -> Recipe:
     """Reads and validates a recipe file. ``store`` overrides ``run.store``. Raises UserError."""
     document, lines = read_yaml(Path(path), LABELS)
-    recipe = build_recipe(document, base=Path(path).absolute().parent, reader=Reader(str(path), lines), store=store)
+    recipe = build_recipe(
+        document, base=Path(path).absolute().parent, reader=RecipeReader(str(path), lines), store=store
+    )
     PATIENCE.seconds = recipe.run.store_patience  # of the process: what only looks at the store honours it too
     return recipe
 
 
-def build_recipe(document: Any, *, base: Path, reader: Reader | None = None, store: str | None = None) -> Recipe:
+def build_recipe(document: Any, *, base: Path, reader: RecipeReader | None = None, store: str | None = None) -> Recipe:
     """A recipe from a parsed document; relative paths are taken from ``base``."""
-    reader = reader or Reader("recipe", Lines(None))
+    reader = reader or RecipeReader("recipe", Lines(None))
     if not isinstance(document, dict):
         raise reader.fail("a recipe is a YAML document with keys such as dataset, source and columns", ())
     spine = {key: value for key, value in document.items() if key not in ("generators", "checks", "trainer")}

@@ -29,7 +29,8 @@ from augmill.tasks.metrics import counts, f1
 from augmill.tasks.recipe.sections import Target
 from augmill.tasks.report.charts import apart, points, ticks
 from augmill.tasks.report.report import environment
-from augmill.tasks.rows.kinds.text import PAGE, cut, visible
+from augmill.tasks.rows.kinds.text import PAGE, visible
+from augmill.tasks.rows.kinds.text import cut as cut_text
 from augmill.tasks.rows.randomness import stream_key
 from augmill.tasks.stages.targets import targets_for
 
@@ -141,7 +142,7 @@ def gain(over: Floats, under: Floats, name: str) -> Interval:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedGenerator:
     """One line of the table: a generator on a set, over its seeds. Accuracies in percent, gains in points.
 
     ``published``: what would have been released, against ``better``, the baseline that is the better one over all
@@ -170,7 +171,7 @@ class Line:
     cost_a_row: float | None
 
 
-def lines(cells: Sequence[Cell]) -> list[Line]:
+def lines(cells: Sequence[Cell]) -> list[ComparedGenerator]:
     """The table: cells of one set and one generator make a line, in the order in which they first come.
 
     Raises DataError where the cells of a line were measured on different test rows.
@@ -181,7 +182,7 @@ def lines(cells: Sequence[Cell]) -> list[Line]:
     return [_line(dataset, name, sorted(of, key=lambda c: c["seed"])) for (dataset, name), of in groups.items()]
 
 
-def _line(dataset: str, name: str, cells: list[Cell]) -> Line:
+def _line(dataset: str, name: str, cells: list[Cell]) -> ComparedGenerator:
     judged = [cell for cell in cells if cell["points"]]
     if len({(cell["rows"]["test"], cell["heldout"]) for cell in judged}) > 1:
         problem = f"the cells of {name} on {dataset} were measured on different test rows"
@@ -197,7 +198,7 @@ def _line(dataset: str, name: str, cells: list[Cell]) -> Line:
             pair = f"{over}-{'better' if over == 'published' else under}"
             gains[pair] = gain(by_arm[over], by_arm[under], f"{dataset} {name}")
     asked, sound = (sum(cell["ledger"][key] for cell in cells) for key in ("asked", "sound"))
-    return Line(
+    return ComparedGenerator(
         dataset=dataset,
         generator=name,
         seeds=len(cells),
@@ -287,7 +288,7 @@ def told(gain: Interval | None) -> str:
     return "" if gain is None else f"{points(gain.gain)} [{points(gain.low)}, {points(gain.high)}]"
 
 
-def row_of(line: Line) -> list[str]:
+def row_of(line: ComparedGenerator) -> list[str]:
     """A line's cells under HEADER. The verdicts are counts over seeds; a seed without any row is noted beside them."""
     verdicts = " ".join(str(line.verdicts.get(name, 0)) for name in VERDICTS)
     if nothing := sum(line.verdicts.values()) - sum(line.verdicts.get(name, 0) for name in VERDICTS):
@@ -320,7 +321,7 @@ def _short(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{float(f'{value:.2g}'):g}"
 
 
-def table(lines: Sequence[Line]) -> str:
+def table(lines: Sequence[ComparedGenerator]) -> str:
     """The table in Markdown; the columns that no line fills are left out."""
     names, rows = _filled(lines)
     rules = ["---:" if name in NUMBERS else "---" for name in names]
@@ -328,13 +329,13 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [names, rules, *shown]) + "\n"
 
 
-def _filled(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+def _filled(lines: Sequence[ComparedGenerator]) -> tuple[list[str], list[list[str]]]:
     rows = [row_of(line) for line in lines]
     kept = [at for at in range(len(HEADER)) if any(row[at] for row in rows)]
     return [HEADER[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
-def plot(lines: Sequence[Line]) -> Markup:
+def plot(lines: Sequence[ComparedGenerator]) -> Markup:
     """Gain over the real rows alone against synthetic rows per real one: a panel a set, a line a generator.
 
     The grey line is the placebo's gain, the mean over the generators: what repeating real rows as often does.
@@ -359,14 +360,14 @@ def plot(lines: Sequence[Line]) -> Markup:
     )
 
 
-def _of(lines: Sequence[Line], dataset: str) -> list[Line]:
+def _of(lines: Sequence[ComparedGenerator], dataset: str) -> list[ComparedGenerator]:
     return [line for line in lines if line.dataset == dataset and line.curve]
 
 
 class _Axes:
     """Pixels of a panel: ratios on a logarithmic scale, since twice as many rows is the same step anywhere."""
 
-    def __init__(self, lines: Sequence[Line]) -> None:
+    def __init__(self, lines: Sequence[ComparedGenerator]) -> None:
         ratios = [point[0] for line in lines for point in line.curve]
         gains = [end for line in lines for _, mix, placebo in line.curve for end in (mix.low, mix.high, placebo.gain)]
         self.first, self.last = math.log2(min(ratios)) - 0.15, math.log2(max(ratios)) + 0.15
@@ -381,7 +382,7 @@ class _Axes:
         return TOP + (HIGH - TOP - BOTTOM) * (self.high - gain) / (self.high - self.low)
 
 
-def _panel(dataset: str, lines: Sequence[Line], colours: dict[str, str]) -> str:
+def _panel(dataset: str, lines: Sequence[ComparedGenerator], colours: dict[str, str]) -> str:
     axes = _Axes(lines)
     drawn = f'<text x="{LEFT}" y="20" font-weight="600" fill="#191d23">{escape(dataset)}</text>'
     drawn += _grid(axes)
@@ -415,7 +416,7 @@ def _grid(axes: _Axes) -> str:
     return drawn + f'<text x="{LEFT}" y="{HIGH - 8}" fill="#5b6470" font-size="11">{words}</text>'
 
 
-def _placebo(lines: Sequence[Line]) -> list[tuple[float, float]]:
+def _placebo(lines: Sequence[ComparedGenerator]) -> list[tuple[float, float]]:
     """The placebo's gain at each ratio, over the generators that reached about that ratio."""
     by: dict[float, list[tuple[float, float]]] = {}
     for line in lines:
@@ -439,7 +440,7 @@ def _cut(name: str) -> str:
     return name if len(name) <= LETTERS else f"{cut_text(name, LETTERS - 1)}\u2026"
 
 
-def page(lines: Sequence[Line], about: dict[str, Any]) -> str:
+def page(lines: Sequence[ComparedGenerator], about: dict[str, Any]) -> str:
     """``about``: ``title``, ``command``, ``left`` ([generator, seed, reason] of cells that could not be made)."""
     names, rows = _filled(lines)
     drawn = plot(lines) if any(line.curve for line in lines) else ""
@@ -451,6 +452,6 @@ def page(lines: Sequence[Line], about: dict[str, Any]) -> str:
     return visible(rendered, keep=PAGE)
 
 
-def _worst(lines: Sequence[Line]) -> list[Line]:
+def _worst(lines: Sequence[ComparedGenerator]) -> list[ComparedGenerator]:
     """Where what would have been published is worse than the better baseline by its whole interval."""
     return [line for line in lines if (gain := line.gains.get("published-better")) and gain.high < 0]

@@ -43,7 +43,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Found:
+class Listing:
     root: str
     entries: list[Entry]
     single: bool = False  # the path names this very file: its name is not judged
@@ -91,14 +91,14 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"there are: {', '.join(present[:10])}" if present else "its directory is empty or not there"
 
 
-def list_local(path: str) -> Found:
+def list_local(path: str) -> Listing:
     given = Path(os.path.expanduser(path))  # noqa: PTH111 - leaves a user who is not there as written
     try:
         if os.path.realpath(given) == given.absolute().anchor:  # walking it would take minutes
             raise UserError("this is all of the machine's files", where=path, fix="name the directory of the data")
         if given.is_file():
             root = given.parent
-            return Found(str(root), [_entry(given, root)], single=True, table=_local_table([given], root))
+            return Listing(str(root), [_entry(given, root)], single=True, table=_local_table([given], root))
         if given.is_dir():
             root, paths = given, _walk(given)
         elif given.exists():
@@ -119,7 +119,7 @@ def list_local(path: str) -> Found:
             raise _missing_local(given, path)
         paths = sorted(set(paths))
         _refuse_leaving(paths, root)
-        return Found(str(root), [_entry(item, root) for item in paths], table=_local_table(paths, root))
+        return Listing(str(root), [_entry(item, root) for item in paths], table=_local_table(paths, root))
     except PermissionError as error:
         raise UserError(
             "may not be read: permission denied", where=str(error.filename), fix="grant read access"
@@ -242,12 +242,12 @@ def _local_table(paths: list[Path], root: Path) -> str:
     return ""
 
 
-def list_remote(path: str) -> Found:
+def list_remote(path: str) -> Listing:
     """A listing that is cut in the middle begins anew."""
     return ask(path, lambda: _list_remote(path))
 
 
-def _list_remote(path: str) -> Found:
+def _list_remote(path: str) -> Listing:
     import obstore
 
     bucket, key = split_uri(path)
@@ -260,7 +260,7 @@ def _list_remote(path: str) -> Found:
         else:
             root = key.rpartition("/")[0]
             entry = _remote_entry(bucket, root, cast(dict[str, Any], meta))
-            return Found(f"{bucket}/{root}", [entry], single=True, table=_remote_table(store, root, []))
+            return Listing(f"{bucket}/{root}", [entry], single=True, table=_remote_table(store, root, []))
     fixed, pattern, named = key.rstrip("/"), None, False
     if has_magic(key):
         parts = key.split("/")
@@ -281,7 +281,7 @@ def _list_remote(path: str) -> Found:
         hint = _nearest(key.rstrip("/"), names)
         raise UserError(f"there is nothing under this address; {hint}", where=path, fix="correct source.path")
     table = _remote_table(store, fixed, [meta["path"] for meta in objects])
-    return Found(
+    return Listing(
         f"{bucket}/{fixed}", [_remote_entry(bucket, fixed, cast(dict[str, Any], m)) for m in hits], table=table
     )
 

@@ -37,7 +37,7 @@ from augmill.tasks.errors import AugmillError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.report.charts import points
-from augmill.tasks.report.comparison import Line, lines, table
+from augmill.tasks.report.comparison import ComparedGenerator, lines, table
 from augmill.tasks.store.stage import Event
 from augmill.tasks.store.store import Store
 
@@ -281,7 +281,7 @@ def fill(path: Path, wanted: list[Job], minutes: float) -> None:
                 print(f"{job.name} {job.generator} {job.seed}: {seconds:.1f} s, {told(cell)}", flush=True)
 
 
-def matrix(found: Sequence[Line], per_class: int) -> str:
+def matrix(found: Sequence[ComparedGenerator], per_class: int) -> str:
     """Generators by sets: what the mix gains over the real rows; starred where it is proven to gain over the placebo too,
 
     in brackets where it is proven to lose against either. Sets at so many rows a class alone.

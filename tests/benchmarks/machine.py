@@ -116,6 +116,6 @@ class MeteredProgress(progress.Progress):
         self.meter = meter
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[progress.Stage]:
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[progress.ShownStage]:
         with self.meter.measure(name), super().stage(name, total, unit) as shown:
             yield shown

@@ -15,7 +15,7 @@ from attempted import RECIPE, begun, dated, tried
 from commands import augmill, fingerprint, refused, write_recipe
 
 from augmill.flows.cli.status import page
-from augmill.flows.nights.plan import Line, Plan, Request
+from augmill.flows.nights.plan import BackfillPlan, BackfillRequest, PlannedSnapshot
 from augmill.flows.nights.record import left_to_do, unfinished, write_end, write_plan
 from augmill.flows.nights.states import snapshot_states
 from augmill.flows.provenance import code_version
@@ -118,7 +118,7 @@ def test_what_an_unfinished_backfill_still_does_is_advised_by_its_own_command(tm
     days = [f"2026-10-0{number}" for number in range(1, 7)]
     for day in days[:4]:
         tried(store, day, about={"recipe": "older"})
-    request = Request(first=days[0], last=days[4], reprocess="changed-recipe", order="newest")
+    request = BackfillRequest(first=days[0], last=days[4], reprocess="changed-recipe", order="newest")
     about = {
         "dataset": "tiny",
         "time": "",
@@ -126,8 +126,10 @@ def test_what_an_unfinished_backfill_still_does_is_advised_by_its_own_command(tm
         "request": request.key(),
         "publish": "together",
     }
-    lines = tuple(Line(day, "stale", "the recipe changed", known=0 if day < days[4] else -1) for day in days[:5])
-    held = Plan("20261101T000000-abc", "backfill", recipe=RECIPE.hash(), lines=lines, **about)
+    lines = tuple(
+        PlannedSnapshot(day, "stale", "the recipe changed", known=0 if day < days[4] else -1) for day in days[:5]
+    )
+    held = BackfillPlan("20261101T000000-abc", "backfill", recipe=RECIPE.hash(), lines=lines, **about)
     write_plan(store, replace(held, id="20261101T000001-def", recipe="older"))
     write_plan(store, replace(held, id="20261101T000002-fed", kind="nightly"))
     write_plan(store, held)

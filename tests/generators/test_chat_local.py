@@ -20,8 +20,8 @@ from tiny_chat import NO_SYSTEM, instruct_model
 from augmill.tasks.contracts import Context
 from augmill.tasks.errors import DeadlineExceeded, UserError
 from augmill.tasks.generators.chat.backend import Answer, Backend, Call, call_key, keep_answers
-from augmill.tasks.generators.chat.generator import Chat as ChatGenerator
-from augmill.tasks.generators.chat.local import BUCKET, Chat, as_tokens, load_chat, local_backend, vllm_backend
+from augmill.tasks.generators.chat.generator import ChatModel as ChatGenerator
+from augmill.tasks.generators.chat.local import BUCKET, ChatModel, as_tokens, load_chat, local_backend, vllm_backend
 from augmill.tasks.generators.chat.options import ChatOptions
 from augmill.tasks.generators.lm.decode import Sampling, draw
 from augmill.tasks.rows.randomness import uniforms
@@ -31,7 +31,7 @@ STEPS = 24
 
 
 @pytest.fixture(scope="module")
-def chat() -> Chat:
+def chat() -> ChatModel:
     return load_chat(ChatOptions(model=str(instruct_model())), "cpu")
 
 
@@ -48,11 +48,11 @@ def context(folder: Path, threads: int = 1, **more: Any) -> Context:
     return Context(0, ("text",), folder, threads=threads, **more)
 
 
-def ask_local(chat: Chat, calls: list[Call], ctx: Context, **options: Any) -> list[Answer]:
+def ask_local(chat: ChatModel, calls: list[Call], ctx: Context, **options: Any) -> list[Answer]:
     return local_backend(ChatOptions(model="m", **options), lambda: chat)(calls, ctx)
 
 
-def test_an_answer_is_the_same_at_every_batch_size_and_number_of_threads(chat: Chat, tmp_path: Path) -> None:
+def test_an_answer_is_the_same_at_every_batch_size_and_number_of_threads(chat: ChatModel, tmp_path: Path) -> None:
     calls = make_calls(40)
     whole = ask_local(chat, calls, context(tmp_path))
     assert len({answer.text for answer in whole}) == 40
@@ -65,7 +65,7 @@ def test_an_answer_is_the_same_at_every_batch_size_and_number_of_threads(chat: C
     assert ask_local(chat, [other], context(tmp_path))[0].text != whole[0].text
 
 
-def test_it_draws_what_a_plain_loop_over_the_rendered_prompt_draws(chat: Chat, tmp_path: Path) -> None:
+def test_it_draws_what_a_plain_loop_over_the_rendered_prompt_draws(chat: ChatModel, tmp_path: Path) -> None:
     """Without padding, batch or cache, and with the template written out by hand."""
     calls = make_calls(12)
     ended = 0
@@ -88,7 +88,7 @@ def test_it_draws_what_a_plain_loop_over_the_rendered_prompt_draws(chat: Chat, t
     assert ended < 12
 
 
-def test_an_answer_ends_with_any_of_the_models_ends(chat: Chat, tmp_path: Path) -> None:
+def test_an_answer_ends_with_any_of_the_models_ends(chat: ChatModel, tmp_path: Path) -> None:
     """The token that ends a turn is often another than the tokenizer's own end."""
     assert set(chat.ends) == {2, 3} and not {2} & set(chat.banned)
     likely = load_chat(ChatOptions(model=str(instruct_model())), "cpu")
@@ -107,14 +107,14 @@ def test_where_a_template_knows_no_system_message_it_stands_before_the_users() -
     assert text == "<s><|user|>Be brief.\n\nwhere is it? 0<|end|><|assistant|>"
 
 
-def test_a_prompt_that_leaves_no_room_for_an_answer_is_a_reason(chat: Chat, tmp_path: Path) -> None:
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_a_reason(chat: ChatModel, tmp_path: Path) -> None:
     short, long = make_calls(2)
     long = dataclasses.replace(long, max_tokens=5000)
     answers = ask_local(chat, [long, short], context(tmp_path))
     assert answers[0] == Answer(None, "too_long", 0, 0, False) and answers[1].text
 
 
-def test_a_deadline_ends_it(chat: Chat, tmp_path: Path) -> None:
+def test_a_deadline_ends_it(chat: ChatModel, tmp_path: Path) -> None:
     with pytest.raises(DeadlineExceeded):
         ask_local(chat, make_calls(1), context(tmp_path, deadline=time.monotonic() - 1))
 
@@ -188,7 +188,9 @@ def test_a_model_that_cannot_be_used_is_refused_before_the_run(tmp_path: Path) -
     ChatGenerator(ChatOptions(model=str(instruct_model()))).preflight(("text",))
 
 
-def test_vllm_is_asked_by_its_documented_interface(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chat: Chat) -> None:
+def test_vllm_is_asked_by_its_documented_interface(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chat: ChatModel
+) -> None:
     """`LLM.generate(prompts, sampling_params, use_tqdm=)` with a SamplingParams a prompt; vLLM itself needs a GPU."""
     module: Any = ModuleType("vllm")
     module.SamplingParams = SimpleNamespace

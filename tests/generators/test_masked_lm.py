@@ -23,7 +23,7 @@ from augmill.tasks.generators.lm.rewriting import Source
 from augmill.tasks.generators.masked.generator import MaskedLM
 from augmill.tasks.generators.masked.model import SPECIALS, Filler, prepare, word_tokenizer
 from augmill.tasks.generators.masked.options import MaskedLMOptions
-from augmill.tasks.generators.masked.rows import Filling, Masking, fill
+from augmill.tasks.generators.masked.rows import Filling, WordMasking, fill
 from augmill.tasks.generators.masked.text import BLANK, KEPT, Protection, draw_units, put_words
 from augmill.tasks.rows.kinds.text import canonical, fold
 from augmill.tasks.rows.randomness import uniforms
@@ -48,7 +48,7 @@ WORDS = [
 ]
 
 
-def prepared(kind: str, fields: tuple[str, ...] = ("text",), **options: Any) -> Masking:
+def prepared(kind: str, fields: tuple[str, ...] = ("text",), **options: Any) -> WordMasking:
     """An untrained model of ``kind``, and what takes rows apart for it."""
     options |= {} if kind == "scratch" else {"model": str(untrained(kind))}
     source = None if kind == "scratch" else Source(options["model"], "", False, False, kind="masked")
@@ -56,7 +56,7 @@ def prepared(kind: str, fields: tuple[str, ...] = ("text",), **options: Any) -> 
     with seeded():
         filler = prepare(table(ROWS, fields), source, chosen, fields)
     filler.model.eval()
-    return Masking(filler, chosen, ["New York", "Order"], fields)
+    return WordMasking(filler, chosen, ["New York", "Order"], fields)
 
 
 MASKINGS = {kind: prepared(kind) for kind in ("scratch", *KINDS)}
@@ -195,7 +195,7 @@ def tea(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_the_label_alone_tells_what_fills_a_place(tea: Bench) -> None:
     """A template that both classes share, the place masked where they differ: only the label says how."""
     filler = Filler.load(tea.fitted, "cpu", trust_remote_code=False)
-    masking = Masking(filler, tea.generator.options, [], ("text",))
+    masking = WordMasking(filler, tea.generator.options, [], ("text",))
     row = masking.take(["the tea of table 3 is hot today"])
     (unit,) = (unit for unit in row[0].units if row[0].text[unit.start : unit.stop] == "hot")
     seeds, filling = ask(["hot"] * 60).seeds, Filling(PLAIN, True, 64)

@@ -15,7 +15,7 @@ from generating import ROWS
 
 from augmill.tasks.generators.lm.decode import torch_threads
 from augmill.tasks.generators.lm.models import quiet
-from augmill.tasks.generators.lm.train_pairs import Schedule, train, train_tokenizer
+from augmill.tasks.generators.lm.train_pairs import PairSchedule, train, train_tokenizer
 
 TEXTS = [text for _, _, first, second in ROWS for text in (first, second)]
 
@@ -103,7 +103,7 @@ def teach(
     import numpy as np
 
     rng = np.random.Generator(np.random.Philox(key=1))
-    schedule = Schedule(steps, batch, 5e-3, 0.0)
+    schedule = PairSchedule(steps, batch, 5e-3, 0.0)
     with seeded(), torch_threads(1):
         record = train(model, lambda _: pairs, start, pad, schedule, rng, lambda: None)
     return float(record["train_loss"][-1])

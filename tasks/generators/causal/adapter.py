@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators.causal.options import Adapter
-from augmill.tasks.generators.lm.train import Training
+from augmill.tasks.generators.lm.train import ModelTraining
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ class Adapted:
                     fix="name modules of the model as its own layers are called, or leave `targets` out",
                 ) from error
 
-    def after_step(self, training: Training) -> None:
+    def after_step(self, training: ModelTraining) -> None:
         """AdaLoRA weighs each rank by its gradients and gives up the least."""
         if self.kind == "adalora":
             self.model.base_model.update_and_allocate(training.record["steps"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from augmill.tasks.contracts import Scratch
-from augmill.tasks.generators.lm.train import Schedule, Training
+from augmill.tasks.generators.lm.train import ModelTraining, TrainingSchedule
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,9 @@ _log = logging.getLogger("augmill")
 Tensors = dict[str, "torch.Tensor"]
 
 
-def training_key(model: Any, rows: Sequence[list[list[int]]], schedule: Schedule, decided: dict[str, Any]) -> str:
+def training_key(
+    model: Any, rows: Sequence[list[list[int]]], schedule: TrainingSchedule, decided: dict[str, Any]
+) -> str:
     """A hash of the weights, the rows, the schedule, the state of torch's generator and what else was ``decided``."""
     import torch
 
@@ -54,7 +56,7 @@ class Checkpoints:
         self.keys = [f"training/{key}/{place}" for place in range(PLACES)]
         self.place, self.last, self.steps = 0, time.monotonic(), 0
 
-    def restore(self, training: Training) -> None:
+    def restore(self, training: ModelTraining) -> None:
         """Puts the training where the furthest whole checkpoint has it; leaves it alone where there is none."""
         furthest: tuple[dict[str, Any], Tensors] | None = None
         for place, key in enumerate(self.keys):
@@ -66,11 +68,11 @@ class Checkpoints:
             _put_back(training, *furthest, self.adapted)
             _log.info("causal_lm: the training goes on from a checkpoint, after %d steps", self.steps)
 
-    def save_if_due(self, training: Training) -> None:
+    def save_if_due(self, training: ModelTraining) -> None:
         if time.monotonic() - self.last >= self.seconds:
             self.save(training)
 
-    def save(self, training: Training) -> None:
+    def save(self, training: ModelTraining) -> None:
         """Notes the state between two steps, unless it is noted already."""
         if training.record["steps"] == self.steps:
             return
@@ -90,7 +92,7 @@ def _steps(found: tuple[dict[str, Any], Tensors]) -> int:
     return int(found[0]["record"]["steps"])
 
 
-def _write(training: Training, adapted: Adapted | None) -> bytes:
+def _write(training: ModelTraining, adapted: Adapted | None) -> bytes:
     import torch
     from safetensors.torch import save
 
@@ -130,7 +132,7 @@ def _read(raw: bytes | None, key: str) -> tuple[dict[str, Any], Tensors] | None:
     return json.loads(header["__metadata__"]["state"]), load(body)
 
 
-def _put_back(training: Training, said: dict[str, Any], tensors: Tensors, adapted: Adapted | None) -> None:
+def _put_back(training: ModelTraining, said: dict[str, Any], tensors: Tensors, adapted: Adapted | None) -> None:
     import torch
 
     def below(prefix: str) -> Tensors:

@@ -25,7 +25,7 @@ from augmill.tasks.generators.lm.models import find_model
 from augmill.tasks.generators.lm.train import (
     SELECT_MIN_ROWS,
     Hooks,
-    Training,
+    ModelTraining,
     is_select,
     scratch_model,
     train,
@@ -57,7 +57,7 @@ class Losses:
     def __init__(self, log_to: str, directory: Path, name: str) -> None:
         self._write, self.close = _open(log_to, directory, name)
 
-    def after_epoch(self, training: Training) -> None:
+    def after_epoch(self, training: ModelTraining) -> None:
         record = training.record
         last = {kind: record[kind][-1] for kind in ("train_loss", "select_loss") if record[kind]}
         self._write(last, record["steps"])
@@ -90,7 +90,7 @@ def _open(log_to: str, directory: Path, name: str) -> tuple[Callable[[dict[str, 
 Tokens = list[list[int]]
 
 
-class Rows:
+class TokenRows:
     """Train rows in the order of their ids, so that the order of the table changes nothing."""
 
     def __init__(self, train: pa.Table, fields: tuple[str, ...]) -> None:
@@ -101,7 +101,7 @@ class Rows:
 
 
 def encode(
-    base: Pretrained, plan: dict[str, Any], rows: Rows, options: CausalLMOptions, ctx: Context
+    base: Pretrained, plan: dict[str, Any], rows: TokenRows, options: CausalLMOptions, ctx: Context
 ) -> tuple[Tokens, Tokens]:
     """(rows to learn from, select rows) as token ids, those within the length bound.
 
@@ -128,7 +128,7 @@ def encode(
 
 
 def encode_unlabelled(
-    base: Pretrained, plan: dict[str, Any], unlabelled: Rows, rows: Rows, options: CausalLMOptions
+    base: Pretrained, plan: dict[str, Any], unlabelled: TokenRows, rows: TokenRows, options: CausalLMOptions
 ) -> Tokens:
     """Unlabelled rows within the length bound, behind the token for no label; none that a select row repeats.
 
@@ -149,7 +149,7 @@ def encode_unlabelled(
     return kept
 
 
-def _tokens(base: Pretrained, plan: dict[str, Any], labels: list[int], rows: Rows) -> Tokens:
+def _tokens(base: Pretrained, plan: dict[str, Any], labels: list[int], rows: TokenRows) -> Tokens:
     tokens = []
     for label, texts in zip(labels, rows.texts, strict=True):
         row = [*plan["start"], label]
@@ -218,9 +218,9 @@ def fit_model(options: CausalLMOptions, inputs: FitInputs, ctx: Context) -> tupl
         )
     seed = fit_seed(ctx.seed)
     torch.manual_seed(seed)  # weights and dropout
-    rows = Rows(inputs.train, ctx.fields)
+    rows = TokenRows(inputs.train, ctx.fields)
     pretraining = options.pretrain_on == "unlabelled"
-    unlabelled = Rows(inputs.unlabelled if pretraining else inputs.unlabelled.slice(0, 0), ctx.fields)
+    unlabelled = TokenRows(inputs.unlabelled if pretraining else inputs.unlabelled.slice(0, 0), ctx.fields)
     if pretraining and not unlabelled.texts:
         raise DataError(
             "expected unlabelled rows to train on first, found none",
@@ -246,7 +246,7 @@ def fit_seed(seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"causal_lm {seed}".encode()).digest()[:8], "little") >> 1
 
 
-def _prepare(rows: Rows, unlabelled: Rows, options: CausalLMOptions) -> tuple[Pretrained, dict[str, Any]]:
+def _prepare(rows: TokenRows, unlabelled: TokenRows, options: CausalLMOptions) -> tuple[Pretrained, dict[str, Any]]:
     """The model to train with its tokens for labels and the end, and the plan that ``sample`` goes by."""
     labels = sorted(set(rows.strata))
     names = {label: f"<|label:{index}|>" for index, label in enumerate(labels)}
@@ -329,7 +329,7 @@ class _Run:
 
 
 def _hooks(ctx: Context, checkpoints: Checkpoints | None, adapted: Adapted | None, losses: Losses) -> Hooks:
-    def before_step(training: Training) -> None:
+    def before_step(training: ModelTraining) -> None:
         if checkpoints:
             (checkpoints.save if ctx.out_of_time() else checkpoints.save_if_due)(training)
         require_time(ctx)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from augmill.tasks.generators.lm.decode import Sampling
-from augmill.tasks.generators.lm.train import Schedule
+from augmill.tasks.generators.lm.train import TrainingSchedule
 
 SCRATCH = "scratch"
 
@@ -169,13 +169,15 @@ class CausalLMOptions:
         if self.adapter is not None and self.model == SCRATCH:
             raise ValueError("adapter: expected a `model` to adapt; `scratch` has nothing to keep")
 
-    def schedule(self, rows: int, *, pretraining: bool = False) -> Schedule:
+    def schedule(self, rows: int, *, pretraining: bool = False) -> TrainingSchedule:
         """How long to train on so many rows, and how fast."""
         epochs, most = (self.pretrain_epochs, self.pretrain_steps) if pretraining else (self.epochs, self.max_steps)
         steps = min(most, epochs * -(-rows // (self.batch_size * self.accumulate)))
         rate = self.learning_rate or (3e-3 if self.model == SCRATCH else 1e-4 if self.adapter is None else 1e-3)
         patience = 0 if pretraining else self.patience
-        return Schedule(steps, self.batch_size, rate, self.weight_decay, patience, self.accumulate, self.precision)
+        return TrainingSchedule(
+            steps, self.batch_size, rate, self.weight_decay, patience, self.accumulate, self.precision
+        )
 
     @property
     def sampling(self) -> Sampling:

@@ -46,7 +46,7 @@ ZERO: Spent = (0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Limits:
+class SpendingLimits:
     """Bounds of ``Spent``, None for none, and prices of a million tokens: a token costs so many millionths."""
 
     bounds: tuple[int | None, int | None, int | None]
@@ -54,9 +54,9 @@ class Limits:
     price_out: float
 
     @staticmethod
-    def of(options: ChatOptions) -> Limits:
+    def of(options: ChatOptions) -> SpendingLimits:
         cost = None if options.max_cost is None else math.floor(options.max_cost * 1e6)
-        return Limits((options.max_requests, options.max_tokens, cost), options.price_in, options.price_out)
+        return SpendingLimits((options.max_requests, options.max_tokens, cost), options.price_in, options.price_out)
 
     def cost(self, tokens_in: int, tokens_out: int) -> int:
         return math.ceil(tokens_in * self.price_in + tokens_out * self.price_out)
@@ -65,7 +65,7 @@ class Limits:
 class Budget:
     """Takes and corrects. ``take`` is False once nothing under way could make room any more."""
 
-    def __init__(self, limits: Limits, scratch: Scratch, scope: str) -> None:
+    def __init__(self, limits: SpendingLimits, scratch: Scratch, scope: str) -> None:
         self.limits, self.scratch, self.place = limits, scratch, f"budget/{scope}"
         self.limited = any(bound is not None for bound in limits.bounds)
         self.total, self.number = ZERO, -1  # of the newest entry known here; -1: not looked yet
@@ -225,7 +225,7 @@ class _Endpoint:
     def __init__(self, options: ChatOptions, url: Any, ctx: Context, scope: str) -> None:
         self.options, self.url, self.ctx = options, url, ctx
         self.scratch = ctx.scratch or Memory()
-        self.limits = Limits.of(options)
+        self.limits = SpendingLimits.of(options)
         self.budget = Budget(self.limits, self.scratch, scope or "all")
         self.pace = Pace(options.max_parallel, ctx.log)
         self.answers: dict[str, Answer] = {}

@@ -34,7 +34,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Chat:
+class ChatModel:
     """A loaded model with its tokenizer; ``ends``: the tokens that end an answer; ``longest``: what it can attend to."""
 
     model: Any
@@ -62,7 +62,7 @@ def require_files(path: Path, allow_pickle: bool) -> None:
         )
 
 
-def load_chat(options: ChatOptions, device: str) -> Chat:
+def load_chat(options: ChatOptions, device: str) -> ChatModel:
     """Raises UserError where the directory holds no instruct model with a fast tokenizer."""
     import torch
 
@@ -81,7 +81,7 @@ def load_chat(options: ChatOptions, device: str) -> Chat:
     banned = banned_tokens(model, tokenizer.backend_tokenizer, ends[0])
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
     model = model.to(device=device, dtype=getattr(torch, options.dtype)).eval()
-    return Chat(model, tokenizer, tuple(ends), tuple(banned), longest)
+    return ChatModel(model, tokenizer, tuple(ends), tuple(banned), longest)
 
 
 def as_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -103,7 +103,7 @@ def as_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
         return apply([{"role": "user", "content": "\n\n".join(part["content"] for part in messages)}])
 
 
-def local_backend(options: ChatOptions, load: Callable[[], Chat]) -> Backend:
+def local_backend(options: ChatOptions, load: Callable[[], ChatModel]) -> Backend:
     """``load``: gives the model once it is needed. A call whose prompt leaves no room for an answer is ``too_long``."""
 
     def run(calls: Sequence[Call], ctx: Context) -> list[Answer]:
@@ -133,7 +133,12 @@ def _parts(group: list[int], batch: int, ctx: Context) -> Iterator[list[int]]:
 
 
 def _answer(
-    chat: Chat, options: ChatOptions, calls: Sequence[Call], prompts: list[list[int]], part: list[int], ctx: Context
+    chat: ChatModel,
+    options: ChatOptions,
+    calls: Sequence[Call],
+    prompts: list[list[int]],
+    part: list[int],
+    ctx: Context,
 ) -> dict[int, Answer]:
     """The answers to the calls at ``part``, whose prompts stand in one bucket."""
     import torch
@@ -160,7 +165,7 @@ def _answer(
     return found
 
 
-def _decode(chat: Chat, options: ChatOptions, calls: list[Call], prompts: list[list[int]], ctx: Context) -> Ints:
+def _decode(chat: ChatModel, options: ChatOptions, calls: list[Call], prompts: list[list[int]], ctx: Context) -> Ints:
     width = (len(prompts[0]) // BUCKET + 1) * BUCKET
     padded = np.array([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], dtype=np.int64)
     seeds = np.array([int(call_key("noise", call)[:15], 16) for call in calls], dtype=np.int64)
@@ -180,7 +185,7 @@ class _Padded:
     No row is without ``PAD``: where a whole batch is, another kernel computes the attention.
     """
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: ChatModel) -> None:
         from transformers import DynamicCache
 
         class Cache(DynamicCache):  # type: ignore[misc]

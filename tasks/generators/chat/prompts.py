@@ -49,7 +49,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ReadRows:
     """``rows`` texts, or None and the reason why; ``lenient``: whether the answer was not what had been asked for."""
 
     texts: list[list[str] | None]
@@ -57,7 +57,7 @@ class Rows:
     lenient: bool
 
 
-def read_answer(text: str, bounds: Bounds) -> Rows:
+def read_answer(text: str, bounds: Bounds) -> ReadRows:
     """Item for item, so that one that is refused moves no other. Never raises.
 
     Reasons: ``bad_json``, ``refused_by_model`` (no row to be found, and it says so), ``too_few``, ``bad_item``,
@@ -66,7 +66,7 @@ def read_answer(text: str, bounds: Bounds) -> Rows:
     items, lenient = _find_items(text[:LONGEST], len(bounds.fields) == 1)
     if items is None:
         why = "refused_by_model" if _REFUSAL.search(text[:LONGEST]) else "bad_json"
-        return Rows([None] * bounds.rows, [why] * bounds.rows, False)
+        return ReadRows([None] * bounds.rows, [why] * bounds.rows, False)
     rows: list[list[str] | None] = []
     reasons: list[str | None] = []
     for item in items[: bounds.rows]:
@@ -75,7 +75,7 @@ def read_answer(text: str, bounds: Bounds) -> Rows:
         rows.append(texts)
         reasons.append(reason)
     missing = bounds.rows - len(rows)
-    return Rows(rows + [None] * missing, reasons + ["too_few"] * missing, lenient)
+    return ReadRows(rows + [None] * missing, reasons + ["too_few"] * missing, lenient)
 
 
 def _find_items(text: str, lines: bool) -> tuple[list[Item] | None, bool]:

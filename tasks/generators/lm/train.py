@@ -21,7 +21,7 @@ IGNORED = -100  # what cross entropy leaves out
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """How long and how fast to train: AdamW (Loshchilov 2019), linear warm-up over 5 % of the steps, then a cosine.
 
     A step takes ``accumulate`` parts of ``batch_size`` rows.
@@ -37,7 +37,7 @@ class Schedule:
 
 
 @dataclass
-class Training:
+class ModelTraining:
     """A training under way: all that decides how it goes on, beside the rows and the schedule.
 
     ``order`` is the state of ``rng`` at the beginning of the epoch, ``losses`` what the epoch's steps so far have lost:
@@ -60,7 +60,7 @@ class Training:
         return {name: part.detach() for name, part in self.model.named_parameters() if part.requires_grad}
 
 
-def _nothing(training: Training) -> None:
+def _nothing(training: ModelTraining) -> None:
     """What a hook does that nobody needs."""
 
 
@@ -72,10 +72,10 @@ class Hooks:
     there. What ``extra_loss`` gives is added to a step's loss.
     """
 
-    begin: Callable[[Training], None] = _nothing
-    before_step: Callable[[Training], None] = _nothing
-    after_step: Callable[[Training], None] = _nothing
-    after_epoch: Callable[[Training], None] = _nothing
+    begin: Callable[[ModelTraining], None] = _nothing
+    before_step: Callable[[ModelTraining], None] = _nothing
+    after_step: Callable[[ModelTraining], None] = _nothing
+    after_epoch: Callable[[ModelTraining], None] = _nothing
     extra_loss: Callable[[], Any] = float
 
 
@@ -128,10 +128,10 @@ def train(
     rows: list[list[int]],
     select: list[list[int]],
     prompt: int,
-    schedule: Schedule,
+    schedule: TrainingSchedule,
     rng: np.random.Generator,
     hooks: Hooks = Hooks(),
-) -> Training:
+) -> ModelTraining:
     """Trains ``model`` in place on token rows; the first ``prompt`` tokens of each are given, not learnt.
 
     The loss is the mean over the tokens of a batch. After each epoch the loss on ``select`` is measured; the best
@@ -141,7 +141,7 @@ def train(
     import torch
 
     scaler = torch.amp.GradScaler(model.device.type, enabled=schedule.precision == "float16")
-    training = Training(model, _optimiser(model, schedule), scaler, rng)
+    training = ModelTraining(model, _optimiser(model, schedule), scaler, rng)
     hooks.begin(training)
     record, per_step = training.record, schedule.batch_size * schedule.accumulate
     while record["steps"] < schedule.steps and (not select or training.waited < schedule.patience):
@@ -161,7 +161,9 @@ def train(
     return training
 
 
-def _epoch(training: Training, rows: list[list[int]], prompt: int, schedule: Schedule, hooks: Hooks) -> None:
+def _epoch(
+    training: ModelTraining, rows: list[list[int]], prompt: int, schedule: TrainingSchedule, hooks: Hooks
+) -> None:
     """Every row once, or as many as the step budget still allows."""
     training.model.train()
     training.order = dict(training.rng.bit_generator.state)
@@ -176,7 +178,7 @@ def _epoch(training: Training, rows: list[list[int]], prompt: int, schedule: Sch
         record["steps"] += 1
 
 
-def _judge(training: Training, loss: float) -> None:
+def _judge(training: ModelTraining, loss: float) -> None:
     """Keeps the weights where the loss on ``select`` is the best so far."""
     training.record["select_loss"].append(round(loss, 4))
     training.waited += 1
@@ -185,7 +187,9 @@ def _judge(training: Training, loss: float) -> None:
         training.best = {name: weight.clone() for name, weight in training.weights().items()}
 
 
-def _step(training: Training, batch: list[list[int]], prompt: int, schedule: Schedule, hooks: Hooks) -> float:
+def _step(
+    training: ModelTraining, batch: list[list[int]], prompt: int, schedule: TrainingSchedule, hooks: Hooks
+) -> float:
     """One step of the optimiser; the loss before it. Each part of the batch counts by its tokens."""
     import torch
 
@@ -208,7 +212,7 @@ def _step(training: Training, batch: list[list[int]], prompt: int, schedule: Sch
     return total
 
 
-def evaluate(model: Any, rows: list[list[int]], prompt: int, schedule: Schedule) -> float:
+def evaluate(model: Any, rows: list[list[int]], prompt: int, schedule: TrainingSchedule) -> float:
     """The mean loss per token over ``rows``, in nats."""
     import torch
 
@@ -223,7 +227,7 @@ def evaluate(model: Any, rows: list[list[int]], prompt: int, schedule: Schedule)
     return total / count
 
 
-def _optimiser(model: Any, schedule: Schedule) -> torch.optim.Optimizer:
+def _optimiser(model: Any, schedule: TrainingSchedule) -> torch.optim.Optimizer:
     import torch
 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -17,7 +17,7 @@ Example = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PairSchedule:
     """How long and how fast: AdamW (Loshchilov 2019), linear warm-up over 5 % of the steps, then a cosine."""
 
     steps: int
@@ -68,7 +68,7 @@ def train(
     draw_examples: Callable[[np.random.Generator], list[Example]],
     start: Sequence[int],
     pad: int,
-    schedule: Schedule,
+    schedule: PairSchedule,
     rng: np.random.Generator,
     check_time: Callable[[], None],
     measure: Callable[[Any, list[Example], Sequence[int], int], torch.Tensor] | None = None,

@@ -23,10 +23,10 @@ from augmill.tasks.generators.lm.decode import Sampling, torch_threads
 from augmill.tasks.generators.lm.encoder_decoder import require_time
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import Source, save_pretrained
-from augmill.tasks.generators.lm.train_pairs import Schedule, train
+from augmill.tasks.generators.lm.train_pairs import PairSchedule, train
 from augmill.tasks.generators.masked.model import Filler, prepare
 from augmill.tasks.generators.masked.options import SCRATCH, MaskedLMOptions
-from augmill.tasks.generators.masked.rows import Filling, Masking, Row, draw_examples, fill, fitting_rows, mask_loss
+from augmill.tasks.generators.masked.rows import Filling, Row, WordMasking, draw_examples, fill, fitting_rows, mask_loss
 from augmill.tasks.generators.masked.text import read_phrases
 from augmill.tasks.rows.kinds.text import fold, join_fields
 from augmill.tasks.rows.randomness import uniforms
@@ -75,7 +75,7 @@ class MaskedLM(Generator):
             rows = sort_parents(inputs.train, ctx.fields)
             tell_scripts((rows[name].to_pylist() for name in ctx.fields), "masked_lm", ctx.log)
             filler = prepare(rows, _source(options), options, ctx.fields)
-            masking = Masking(filler, options, phrases, ctx.fields)
+            masking = WordMasking(filler, options, phrases, ctx.fields)
             parents, taken = fitting_rows(rows, masking, ctx)
             labels = parents[STRATUM].to_pylist()
             filler.model.to(ctx.device)
@@ -103,7 +103,7 @@ class MaskedLM(Generator):
             f"filler:{ctx.device}",
             lambda: Filler.load(fitted, ctx.device, trust_remote_code=options.trust_remote_code),
         )
-        masking = Masking(filler, options, fitted.read_json("masked_lm.json")["protected"], ctx.fields)
+        masking = WordMasking(filler, options, fitted.read_json("masked_lm.json")["protected"], ctx.fields)
         take = lru_cache(PREPARED)(lambda at: masking.take([parents.table[name][at].as_py() for name in ctx.fields]))
         drawn = parents.draw(request)
         numbers = uniforms(request.seeds, masking.numbers, stream=1)
@@ -142,9 +142,9 @@ def _phrases(options: MaskedLMOptions) -> list[str]:
     return [*options.protect_words, *(read_phrases(Path(options.protect_file)) if options.protect_file else [])]
 
 
-def _schedule(options: MaskedLMOptions, rows: int) -> Schedule:
+def _schedule(options: MaskedLMOptions, rows: int) -> PairSchedule:
     scratch = options.model == SCRATCH
     steps = min(options.max_steps, (options.epochs or (60 if scratch else 10)) * -(-rows // options.batch_size))
-    return Schedule(
+    return PairSchedule(
         steps, options.batch_size, options.learning_rate or (2e-3 if scratch else 5e-5), options.weight_decay
     )

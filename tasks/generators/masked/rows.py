@@ -129,7 +129,7 @@ def _tiles(rows: int) -> int:
 Row = tuple[Taken, ...]
 
 
-class Masking:
+class WordMasking:
     """Takes rows apart, and draws which of their words are masked."""
 
     def __init__(self, filler: Filler, options: MaskedLMOptions, phrases: list[str], fields: tuple[str, ...]) -> None:
@@ -172,7 +172,7 @@ class Masking:
         return made
 
 
-def fitting_rows(rows: pa.Table, masking: Masking, ctx: Context) -> tuple[pa.Table, list[Row]]:
+def fitting_rows(rows: pa.Table, masking: WordMasking, ctx: Context) -> tuple[pa.Table, list[Row]]:
     """The rows that can be parents, as a table and taken apart. Raises DataError where there are none."""
     columns = [rows[name].to_pylist() for name in ctx.fields]
     taken = [masking.take(list(texts)) for texts in zip(*columns, strict=True)]
@@ -196,7 +196,7 @@ def fitting_rows(rows: pa.Table, masking: Masking, ctx: Context) -> tuple[pa.Tab
     return rows.filter(pa.array(keep)), [row for row, kept in zip(taken, keep, strict=True) if kept]
 
 
-def draw_examples(labels: list[str], rows: list[Row], masking: Masking, rng: np.random.Generator) -> list[Example]:
+def draw_examples(labels: list[str], rows: list[Row], masking: WordMasking, rng: np.random.Generator) -> list[Example]:
     """Every row with words masked at random, as they will be when it is a parent, and what stood there."""
     numbers = rng.random((len(rows), masking.numbers)).tolist()
     out = []

@@ -32,10 +32,10 @@ from augmill.tasks.generators.lm.rewriting import (
     rewrite_parents,
     save_pretrained,
 )
-from augmill.tasks.generators.lm.train_pairs import Schedule, train
+from augmill.tasks.generators.lm.train_pairs import PairSchedule, train
 from augmill.tasks.generators.seq2seq.infill import (
     Infiller,
-    Masking,
+    SpanMasking,
     draw_examples,
     fill,
     fitting_rows,
@@ -92,7 +92,7 @@ class Seq2Seq(Generator):
         options: Seq2SeqOptions = self.options
         tell_scripts((rows[name].to_pylist() for name in ctx.fields), "seq2seq", ctx.log)
         infiller = prepare(rows, _source(options), options, ctx.fields)
-        masking = Masking(infiller, options, ctx.fields)
+        masking = SpanMasking(infiller, options, ctx.fields)
         parents = fitting_rows(rows, infiller, masking, ctx.fields, ctx)
         words = words_of(parents, ctx.fields)
         infiller.model.to(ctx.device)
@@ -127,12 +127,12 @@ class Seq2Seq(Generator):
         save_pretrained(model.cpu(), tokenizer, ctx.workdir)
         return rows, {"training": record}
 
-    def _schedule(self, rows: int) -> Schedule:
+    def _schedule(self, rows: int) -> PairSchedule:
         options: Seq2SeqOptions = self.options
         epochs = options.epochs or 60
         steps = min(options.max_steps, epochs * -(-rows // options.batch_size))
         rate = options.learning_rate or (3e-3 if options.model == SCRATCH else 1e-4)
-        return Schedule(steps, options.batch_size, rate, options.weight_decay)
+        return PairSchedule(steps, options.batch_size, rate, options.weight_decay)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Rows that cannot be made: ``no_parent`` (no train row of the class), ``too_long`` (no end within the bound),
@@ -147,7 +147,7 @@ class Seq2Seq(Generator):
                 f"infiller:{ctx.device}",
                 lambda: Infiller.load(fitted, ctx.device, trust_remote_code=options.trust_remote_code),
             )
-            made = fill(infiller, Masking(infiller, options, ctx.fields), parents, request, task)
+            made = fill(infiller, SpanMasking(infiller, options, ctx.fields), parents, request, task)
         else:
             model, tokenizer = load_saved(fitted, "", ctx.device, trust_remote_code=options.trust_remote_code)
             rewriter = Rewriter(model, tokenizer, prefix=options.prefix, where="seq2seq")

@@ -281,7 +281,7 @@ def _from_pretrained(source: Source, names: dict[str, str], options: Seq2SeqOpti
     return Infiller(model, tokenizer, layout, labels, pad, start, (), longest(model, options.max_length))
 
 
-class Masking:
+class SpanMasking:
     """Takes spans out of rows, as the options say."""
 
     def __init__(self, infiller: Infiller, options: Seq2SeqOptions, fields: tuple[str, ...]) -> None:
@@ -303,7 +303,7 @@ class Masking:
 
 
 def fitting_rows(
-    rows: pa.Table, infiller: Infiller, masking: Masking, fields: tuple[str, ...], ctx: Context
+    rows: pa.Table, infiller: Infiller, masking: SpanMasking, fields: tuple[str, ...], ctx: Context
 ) -> pa.Table:
     """The rows that can be parents: a word to change, and no longer than the bound. Sets the bound of targets.
 
@@ -334,7 +334,7 @@ def words_of(rows: pa.Table, fields: tuple[str, ...]) -> Rows:
     return list(zip(rows[STRATUM].to_pylist(), texts, strict=True))
 
 
-def draw_examples(rows: Rows, infiller: Infiller, masking: Masking, rng: np.random.Generator) -> list[Example]:
+def draw_examples(rows: Rows, infiller: Infiller, masking: SpanMasking, rng: np.random.Generator) -> list[Example]:
     """Every row with spans taken out at random, and what is to be said for it."""
     numbers = rng.random((len(rows), masking.numbers)).tolist()
     out = []
@@ -347,7 +347,7 @@ def draw_examples(rows: Rows, infiller: Infiller, masking: Masking, rng: np.rand
     return out
 
 
-def fill(infiller: Infiller, masking: Masking, parents: Parents, request: Request, task: Task) -> list[Made]:
+def fill(infiller: Infiller, masking: SpanMasking, parents: Parents, request: Request, task: Task) -> list[Made]:
     """(texts, None) or (None, reason) per requested row: its parent with the spans filled anew."""
     fields = task.ctx.fields
     at = parents.draw(request)
