@@ -195,7 +195,9 @@ def produce(snapshot: Snapshot, steps: Steps) -> None:
             for part in cut_shards(segments, recipe.run.shard_rows)
             for name in (part[0]["generator"],)
         ]
-        inputs = [[fitted[c.generator.rib], *(snapshot.checks[check.rib] for check in c.checks)] for c in configs]
+        inputs = [
+            [fitted[c.generator.extension], *(snapshot.checks[check.extension] for check in c.checks)] for c in configs
+        ]
         shards = steps.run_shards(configs, inputs, recipe.run, round_number=number)
         snapshot.shards += require_valid(steps, configs, shards, recipe)
         for part in segments:
@@ -236,7 +238,7 @@ def require_valid(steps: Steps, configs: list[ShardConfig], shards: list[Artifac
         if summary["outcome"] in ("failed", "errored"):
             problems = "; ".join(summary["problems"])
             steps.failures.append({"shard": number, "reason": "validation", "error": problems})
-            aside = SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, "validation")
+            aside = SetAsideConfig(config.generator.extension, config.generator.fields, config.segments, "validation")
             shard = set_aside(steps.site, aside)  # noqa: PLW2901
         kept.append(shard)
     failed = sum(not shard.key.startswith("generate/") for shard in kept)

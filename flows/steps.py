@@ -165,7 +165,7 @@ class Steps:
         reason = CUT_SHORT[0] if isinstance(error, DeadlineExceeded) else CUT_SHORT[1]
         self.failures.append({"round": round_number, "shard": shard, "reason": reason, "error": str(error)})
         return set_aside(
-            self.site, SetAsideConfig(config.generator.rib, config.generator.fields, config.segments, reason)
+            self.site, SetAsideConfig(config.generator.extension, config.generator.fields, config.segments, reason)
         )
 
 

@@ -1,6 +1,6 @@
-"""The nouns every module shares: artifacts, requests, contexts, the two rib contracts and the exception tree.
+"""The nouns every module shares: artifacts, requests, contexts, the two extension contracts and the exception tree.
 
-Imports only the standard library, numpy and pyarrow, so that a bare GPU worker can import a rib.
+Imports only the standard library, numpy and pyarrow, so that a bare GPU worker can import an extension.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ FIELD_NAMES = ("text", "text_b", "text_c", "text_d")
 
 
 def real_schema(fields: tuple[str, ...]) -> pa.Schema:
-    """The columns a rib may rely on in a table of real rows."""
+    """The columns an extension may rely on in a table of real rows."""
     return pa.schema([(ROW_ID, pa.string()), (STRATUM, pa.string()), *((name, pa.string()) for name in fields)])
 
 
@@ -122,7 +122,7 @@ class Fitted:
 
 
 class Scratch(ABC):
-    """A rib's own space in the store: kept between attempts, never part of a release. A put is True where it wrote."""
+    """An extension's own space in the store: kept between attempts, never part of a release. A put is True where it wrote."""
 
     @abstractmethod
     def get(self, key: str) -> bytes | None: ...
@@ -134,12 +134,12 @@ class Scratch(ABC):
     def keys(self, prefix: str) -> list[str]: ...  # those that stand below ``prefix/``, sorted
 
     def remove(self, key: str) -> None:  # noqa: B027 - where it cannot, what stands there stays
-        """Frees the key; a rib may count on neither."""
+        """Frees the key; an extension may count on neither."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a rib may know of the run. ``workdir`` is an empty local directory for the files ``fit`` returns."""
+    """What an extension may know of the run. ``workdir`` is an empty local directory for the files ``fit`` returns."""
 
     seed: int
     fields: tuple[str, ...]

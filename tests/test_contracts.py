@@ -38,7 +38,7 @@ REGISTRIES: dict[str, tuple[dict[str, Any], type[Any]]] = {
     "trainers": (TRAINERS, Trainer),
     "sources": (SOURCES, Reader),
 }
-RIBS = [(kind, name) for kind, (registry, _) in REGISTRIES.items() for name in registry]
+EXTENSIONS = [(kind, name) for kind, (registry, _) in REGISTRIES.items() for name in registry]
 ERRORS = [kind for _, kind in inspect.getmembers(contracts, inspect.isclass) if issubclass(kind, AugmillError)]
 
 
@@ -76,17 +76,17 @@ def test_an_artifact_travels_as_json(artifact: Artifact) -> None:
     assert Artifact(**json.loads(json.dumps(dataclasses.asdict(artifact)))) == artifact
 
 
-@pytest.mark.parametrize(("kind", "name"), RIBS)
-def test_a_rib_has_a_version_and_is_final(kind: str, name: str) -> None:
-    rib, base = REGISTRIES[kind][0][name], REGISTRIES[kind][1]
-    assert type(rib.VERSION) is int and rib.VERSION >= 1
-    assert rib.__bases__ == (base,), "no inheritance beyond the abstract class (law 11)"
-    assert not inspect.isabstract(rib)
-    assert not [other for other in rib.__subclasses__() if other.__module__.startswith("augmill.")]
+@pytest.mark.parametrize(("kind", "name"), EXTENSIONS)
+def test_a_extension_has_a_version_and_is_final(kind: str, name: str) -> None:
+    extension, base = REGISTRIES[kind][0][name], REGISTRIES[kind][1]
+    assert type(extension.VERSION) is int and extension.VERSION >= 1
+    assert extension.__bases__ == (base,), "no inheritance beyond the abstract class (law 11)"
+    assert not inspect.isabstract(extension)
+    assert not [other for other in extension.__subclasses__() if other.__module__.startswith("augmill.")]
 
 
-@pytest.mark.parametrize(("kind", "name"), RIBS)
-def test_a_rib_has_frozen_options_with_a_help_text_each(kind: str, name: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), EXTENSIONS)
+def test_a_extension_has_frozen_options_with_a_help_text_each(kind: str, name: str) -> None:
     options = SourceOptions if kind == "sources" else REGISTRIES[kind][0][name].Options
     assert dataclasses.is_dataclass(options) and options.__dataclass_params__.frozen  # type: ignore[attr-defined]
     for item in dataclasses.fields(options):
@@ -94,10 +94,10 @@ def test_a_rib_has_frozen_options_with_a_help_text_each(kind: str, name: str) ->
         assert item.metadata.get("identity", True) or item.metadata.get("why"), f"{item.name}: why is it no identity?"
 
 
-def test_no_name_stands_for_two_ribs() -> None:
+def test_no_name_stands_for_two_extensions() -> None:
     for registry, _ in REGISTRIES.values():
         assert len(set(registry.values())) == len(registry)
-    for name in [name for _, name in RIBS] + list(METRICS):
+    for name in [name for _, name in EXTENSIONS] + list(METRICS):
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
 
 

@@ -247,7 +247,7 @@ def test_the_file_tree_names_every_file_with_a_line() -> None:
     assert not [name for name, said in lines if not 10 < len(said) < 140]
 
 
-def test_readme_names_every_rib_source_and_outcome() -> None:
+def test_readme_names_every_extension_source_and_outcome() -> None:
     text = read(README)
     for name in (*GENERATORS, *CHECKS, *SOURCES):
         assert re.search(rf"^\|.*`{name}`", text, re.MULTILINE), f"{name} is in no table of README"

@@ -50,7 +50,7 @@ def test_functions_are_short() -> None:
 
 
 def test_no_dict_names_a_key_twice() -> None:
-    """Python keeps the last of two equal keys and says nothing: a rib would vanish from its registry."""
+    """Python keeps the last of two equal keys and says nothing: an extension would vanish from its registry."""
     doubled = []
     for name in NAMES:
         for node in ast.walk(tree(name)):

@@ -130,8 +130,8 @@ def test_the_check_of_a_parents_class_gives_way_to_the_teacher_alone(tmp_path: P
     classes, first = {}, {}
     for label_by in ("generator", "agree", "teacher"):
         found = checks_of(dataclasses.replace(recipe.generators[0], label_by=label_by), checks)
-        classes[label_by] = next(config.options.parent_class for config in found if config.rib == "relations")
-        first[label_by] = found[0].rib, getattr(found[0].options, "label_by", None)
+        classes[label_by] = next(config.options.parent_class for config in found if config.extension == "relations")
+        first[label_by] = found[0].extension, getattr(found[0].options, "label_by", None)
     assert classes == {"generator": "same", "agree": "same", "teacher": "any"}
     assert first == {"generator": ("length", None), "agree": ("teacher", "agree"), "teacher": ("teacher", "teacher")}
 

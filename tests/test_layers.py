@@ -1,4 +1,4 @@
-"""Imports go one way (DESIGN, "The house"): flows, workers, stages, spine, ribs, tools, contracts. And they cost little."""
+"""Imports go one way (docs/house.md), packages are entered by their front, and importing costs little."""
 
 from __future__ import annotations
 
@@ -12,104 +12,45 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
-# What each module of tasks/ is. A layer may import those below it; "own" says whether its modules may import each other.
-LAYERS: dict[str, tuple[bool, set[str]]] = {
-    # which stages a worker process knows, and the processes themselves
-    "workers": (True, {"workers", "shards"}),
-    # one file a stage, the pure function and its decorator together: never one another
-    "stages": (
-        False,
-        {
-            "ingest",
-            "drift",
-            "gather",
-            "unlabelled",
-            "split",
-            "fit",
-            "plan",
-            "weigh",
-            "sample",
-            "generate",
-            "settle",
-            "mix",
-            "evaluate",
-            "folds",
-            "publish",
-        },
-    ),
-    # what stages stand on: the store, the recipe, the gate's arithmetic, the report
-    "spine": (
-        True,
-        {
-            *(
-                "stage",
-                "store",
-                "delta",
-                "delta_types",
-                "store_rules",
-                "retention",
-                "erasure",
-                "durable",
-                "hashing",
-                "log",
-                "releases",
-                "shapes",
-                "rows",
-                "ribs",
-                "targets",
-                "labels",
-                "refusals",
-                "partitions",
-                "unit_rows",
-                "schemas",
-                "ready",
-                "user_suite",
-                "attempts",
-                "bank",
-            ),
-            *(
-                "recipe",
-                "recipe_reader",
-                "recipe_sections",
-                "recipe_nights",
-                "recipe_plan",
-                "recipe_yaml",
-                "validation",
-                "data_docs",
-                "card",
-            ),
-            *("gate", "arms", "evidence", "interval", "verdict", "report", "report_charts", "report_evidence"),
-            *("comparison", "comparison_page"),
-        },
-    ),
-    # one folder a kind: a rib imports of its own kind, never of another
-    "ribs": (False, {"sources", "generators", "checks", "metrics", "trainers"}),
-    # plain functions on texts and numbers that ribs and stages share
-    "tools": (
-        True,
-        {
-            "answers",
-            "text",
-            "randomness",
-            "similarity",
-            "minhash",
-            "calendar",
-            "classifier",
-            "semi_supervised",
-            "hosts",
-            "masking",
-            "retries",
-            "owner",
-            "parquet",
-        },
-    ),
-    "contracts": (False, {"contracts"}),
+# From the top to the bottom: a package may import those of later lines, and those of its own line where "own" says so.
+LAYERS: list[tuple[str, bool, set[str]]] = [
+    ("cli", True, {"flows.cli"}),
+    ("flows", True, {"flows", "flows.nights", "flows.releases", "flows.orchestration"}),
+    ("stages and report", True, {"tasks.stages", "tasks.report"}),
+    ("spine", True, {"tasks.gate", "tasks.validation", "tasks.recipe", "tasks.store", "tasks.workers"}),
+    ("extensions", False, {"tasks.sources", "tasks.generators", "tasks.checks", "tasks.metrics", "tasks.trainers"}),
+    ("problems", False, {"tasks.problems"}),
+    ("boundary", False, {"tasks.boundary"}),
+    ("kinds", False, {"tasks.rows.kinds"}),
+    ("rows", False, {"tasks.rows"}),
+    ("contracts", False, {"tasks.contracts"}),
+    ("errors", False, {"tasks.errors"}),
+]
+# Imports that go up, each inside a function, with the reason.
+UPWARD = {("tasks/workers/pool.py", "tasks.stages"): "a worker process runs stages"}
+# Packages whose modules are subjects of their own, entered by name. Every other package is entered by its __init__.
+SHELVES = {
+    "flows": "the main path, a file each part of it",
+    "flows.cli": "one file a group of commands",
+    "flows.nights": "backfill and nightly, plan, run, record, states, paging: each command wants another",
+    "flows.orchestration": "its front would start Prefect's flows for whoever wants the logs",
+    "tasks.boundary": "one file each: hosts, answers, waiting, foreign Parquet, secrets, processes",
+    "tasks.gate": "what judges, the intervals, the verdict and its words: each caller wants another",
+    "tasks.recipe": "sections and nights are the recipe's own dataclasses, 20 of them",
+    "tasks.rows.kinds": "one file a kind of field, and near-duplicates",
+    "tasks.sources": "its front reads rows; options, patterns and addresses are also asked for by name",
+    "tasks.rows": "four subjects: tables, hashes, random numbers, the calendar",
+    "tasks.stages": "one file a stage",
+    "tasks.store": "the store and what stands in it: artifacts, log, attempts, bank, erasures, Delta",
 }
-ORDER = list(LAYERS)
-# A bare GPU worker has none of these; ribs, tools and contracts do without, in their functions too.
-NOT_IN_RIBS = {"prefect", "polars", "great_expectations", "pydantic", "ray", "rich", "typer"}
+FRONT = 15  # names that a package's front may offer
+WIDE = {"tasks/sources": 21}  # the functions that read rows, what they take and give, and the registry
+# A bare GPU worker has none of these; extensions and what lies below them do without, in their functions too.
+NOT_IN_EXTENSIONS = {"prefect", "polars", "great_expectations", "pydantic", "ray", "rich", "typer"}
 # Imported only inside the functions that need them: each costs 1 to 10 seconds.
 HEAVY = {
     "torch",
@@ -135,98 +76,167 @@ def relative(path: Path) -> str:
 
 
 def dotted(path: Path) -> str:
+    """``augmill.tasks.store.log``; of a package its own name."""
     return "augmill." + relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def layer(path: Path) -> str:
-    return next(
-        name
-        for name, (_, own) in LAYERS.items()
-        if path.relative_to(ROOT / "tasks").parts[0].removesuffix(".py") in own
-    )
+@cache
+def packages() -> frozenset[str]:
+    return frozenset(dotted(path) for path in modules() if path.name == "__init__.py")
 
 
 @cache
-def imports(path: Path) -> tuple[tuple[str, bool], ...]:
-    """(what is imported, whether at module level) of every import statement that is ever run, names of ours in full."""
+def names() -> dict[str, Path]:
+    return {dotted(path): path for path in modules()}
+
+
+def package_of(name: str) -> str:
+    """The package in which a module, or a package itself, is at home."""
+    return name if name in packages() else name.rpartition(".")[0]
+
+
+@cache
+def imports(path: Path) -> tuple[tuple[str, bool, bool], ...]:
+    """(module, whether at module level, whether a type checker alone sees it) of every import statement.
+
+    Of ours by the module that is meant: ``from augmill.tasks.store import log`` names ``augmill.tasks.store.log``.
+    """
     found = []
-    package = dotted(path) if path.name == "__init__.py" else dotted(path).rpartition(".")[0]
-    for node, top in statements(ast.parse(path.read_text(encoding="utf-8")), True):
+    for node, top, checking in statements(ast.parse(path.read_text(encoding="utf-8")), True, False):
         if isinstance(node, ast.Import):
-            found += [(alias.name, top) for alias in node.names]
+            found += [(alias.name, top, checking) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = package_of(dotted(path)).rsplit(".", node.level - 1)[0] if node.level else ""
             origin = ".".join(filter(None, (base, node.module)))
-            ours = origin.startswith("augmill")
-            found += [(f"{origin}.{alias.name}" if ours else origin, top) for alias in node.names]
-    return tuple(found)
+            front = offered(origin)
+            whole = [origin if alias.name in front else f"{origin}.{alias.name}" for alias in node.names]
+            found += [(name if name in names() else origin, top, checking) for name in whole]
+    return tuple(dict.fromkeys(found))
 
 
-def statements(node: ast.AST, top: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """Every node below, and whether it runs when the module is imported; what only a type checker sees is left out."""
+@cache
+def offered(package: str) -> frozenset[str]:
+    """What a package's front offers of itself: a name that one of its modules has too is the name there."""
+    if package not in packages():
+        return frozenset()
+    tree = ast.parse(names()[package].read_text(encoding="utf-8"))
+    lists = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return frozenset(item for each in lists for item in ast.literal_eval(each))
+
+
+def statements(node: ast.AST, top: bool, checking: bool) -> Iterator[tuple[ast.AST, bool, bool]]:
+    """Every node below; whether it runs when the module is imported; whether only a type checker sees it."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        yield child, top
-        yield from statements(child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+        only = checking or (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING")
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield child, top, only
+        yield from statements(child, top and not inside, only)
 
 
-def place(name: str) -> str:
-    """The layer of an imported ``augmill...`` name."""
-    parts = name.split(".")
-    if parts[1] == "flows":
-        return "flows"
-    return next(layer for layer, (_, own) in LAYERS.items() if parts[2] in own)
+def ours(path: Path) -> list[tuple[str, bool]]:
+    return [(name, top) for name, top, _ in imports(path) if name.startswith("augmill.") and name in names()]
+
+
+def layer(name: str) -> int:
+    """The line of LAYERS of one of our modules: that of the innermost package, or module, that is named there."""
+    part = name.removeprefix("augmill.")
+    while part:
+        for number, (_, _, own) in enumerate(LAYERS):
+            if part in own:
+                return number
+        part = part.rpartition(".")[0]
+    raise AssertionError(f"{name} is in no line of LAYERS")
 
 
 def test_every_module_has_one_layer() -> None:
-    known = [name for _, own in LAYERS.values() for name in own]
-    found = {
-        path.name.removesuffix(".py")
-        for path in (ROOT / "tasks").iterdir()
-        if (path.suffix == ".py" or (path / "__init__.py").exists())
-    }
-    assert len(known) == len(set(known)), "a module stands in two layers of LAYERS"
-    assert set(known) == found - {"__init__"}, "LAYERS in this file names every module of tasks/, and only those"
+    listed = [name for _, _, own in LAYERS for name in own]
+    assert len(listed) == len(set(listed)), "a package stands in two lines of LAYERS"
+    known = {name.removeprefix("augmill.") for name in names()}
+    assert not set(listed) - known, "LAYERS names what is not there"
+    for name in names():
+        if name != "augmill.tasks":
+            layer(name)
 
 
 def test_imports_go_one_way() -> None:
     wrong = []
     for path in modules():
-        if path.is_relative_to(ROOT / "flows") or path == ROOT / "tasks/__init__.py":
-            continue
-        own = layer(path)
-        for name, _ in imports(path):
-            if not name.startswith("augmill"):
-                continue
-            other = place(name)
-            same = name.split(".")[2] == path.relative_to(ROOT / "tasks").parts[0].removesuffix(".py")
-            down = other != "flows" and ORDER.index(other) > ORDER.index(own)
-            if not (down or same or (other == own and LAYERS[own][0])):
-                wrong.append(f"{relative(path)} ({own}) imports {name} ({other})")
+        here = layer(dotted(path)) if relative(path) != "tasks/__init__.py" else len(LAYERS)
+        for name, top in ours(path):
+            there = layer(name)
+            same = package_of(name) == package_of(dotted(path)) or unit(name) == unit(dotted(path))
+            up = not top and any(relative(path) == file and name.startswith(f"augmill.{to}") for file, to in UPWARD)
+            if not (there > here or same or up or (there == here and LAYERS[here][1])):
+                wrong.append(f"{relative(path)} ({LAYERS[here][0]}) imports {name} ({LAYERS[there][0]})")
     assert not wrong, "\n".join(wrong)
 
 
-def test_flows_do_not_import_the_command_line() -> None:
+def unit(name: str) -> str:
+    """Of an extension its kind: generators know each other, never a check."""
+    return ".".join(name.split(".")[:3])
+
+
+def test_no_stage_imports_another() -> None:
+    stages = {name for name, path in names().items() if "\n@stage(" in path.read_text(encoding="utf-8")}
+    assert len(stages) > 10
     wrong = [
-        f"{relative(path)} imports {name}"
-        for path in modules()
-        if path.is_relative_to(ROOT / "flows") and not path.is_relative_to(ROOT / "flows/cli")
-        for name, _ in imports(path)
-        if name.startswith("augmill.flows.cli")
+        f"{name} imports {other}" for name in stages for other, _ in ours(names()[name]) if other in stages - {name}
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_ribs_do_without_what_a_bare_worker_lacks() -> None:
+def test_packages_are_entered_by_their_front() -> None:
+    """From outside, ``from augmill.tasks.gate import Rule``, never its modules; inside, files may know each other."""
+    wrong = []
+    for path in modules():
+        here = dotted(path)
+        for name, _ in ours(path):
+            home = package_of(name)
+            inside = f"{package_of(here)}.".startswith(f"{home}.")
+            shelf = home.removeprefix("augmill.") in SHELVES or home == "augmill.tasks"
+            kin = unit(name) == unit(here)
+            if not (name == home or inside or shelf or kin):
+                wrong.append(f"{relative(path)} imports {name}: name it in {home}'s __init__")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "package", sorted(path.parent.relative_to(ROOT).as_posix() for path in modules() if path.name == "__init__.py")
+)
+def test_a_front_is_small_and_says_what_the_package_is(package: str) -> None:
+    tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+    assert package in ("flows", "tasks") or ast.get_docstring(tree), "say in a line what the package is"
+    offered = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    for node in offered:
+        assert isinstance(node.value, ast.List) and len(node.value.elts) <= WIDE.get(package, FRONT)
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Nor through what only a type checker sees: what needs each other's types stands in one file, or a third holds them."""
+    graph = {name: {other for other, top in ours(path) if top and other != name} for name, path in names().items()}
+    done: set[str] = set()
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                walk(other, (*way, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+def test_extensions_do_without_what_a_bare_worker_lacks() -> None:
+    below = next(number for number, (name, _, _) in enumerate(LAYERS) if name == "extensions")
     wrong = [
         f"{relative(path)} imports {name}"
         for path in modules()
-        if path.is_relative_to(ROOT / "tasks")
-        and path != ROOT / "tasks/__init__.py"
-        and layer(path) in ("ribs", "tools", "contracts")
-        for name, _ in imports(path)
-        if name.split(".")[0] in NOT_IN_RIBS
+        if path != ROOT / "tasks/__init__.py" and layer(dotted(path)) >= below
+        for name, _, _ in imports(path)
+        if name.split(".")[0] in NOT_IN_EXTENSIONS
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -235,8 +245,11 @@ def test_heavy_libraries_are_imported_inside_functions() -> None:
     wrong = [
         f"{relative(path)} imports {name} at module level"
         for path in modules()
-        for name, top in imports(path)
-        if top and name.split(".")[0] in HEAVY and (relative(path), name.split(".")[0]) not in HEAVY_AT_TOP
+        for name, top, checking in imports(path)
+        if top
+        and not checking
+        and name.split(".")[0] in HEAVY
+        and (relative(path), name.split(".")[0]) not in HEAVY_AT_TOP
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -258,7 +271,7 @@ def test_what_is_imported_is_a_declared_dependency() -> None:
     known = {names.get(name, name) for name in declared}.union(
         {"augmill"}, sys.stdlib_module_names, *come_with.values()
     )
-    found = {name.split(".")[0]: relative(path) for path in modules() for name, _ in imports(path)}
+    found = {name.split(".")[0]: relative(path) for path in modules() for name, _, typed in imports(path) if not typed}
     assert not {name: where for name, where in found.items() if name not in known}
 
 
@@ -280,15 +293,13 @@ for name in sys.argv[1:]:
 """
 
 
-def test_a_bare_worker_imports_every_rib() -> None:
-    barred = [
-        *NOT_IN_RIBS,
-        "augmill.flows",
-        *(f"augmill.tasks.{n}" for part in ("stages", "spine", "workers") for n in LAYERS[part][1]),
-    ]
-    names = [dotted(path) for path in modules() if path.parent.name in LAYERS["ribs"][1]]
-    assert len(names) > 30
-    ended = python(BLOCKED.replace("BARRED", repr(set(barred))), *names)
+def test_a_bare_worker_imports_every_extension() -> None:
+    above = [own for name, _, own in LAYERS[: [name for name, _, _ in LAYERS].index("extensions")]]
+    barred = {*NOT_IN_EXTENSIONS, *(f"augmill.{name}" for own in above for name in own)}
+    kinds = LAYERS[len(above)][2]
+    wanted = [name for name in names() if unit(name).removeprefix("augmill.") in kinds]
+    assert len(wanted) > 30
+    ended = python(BLOCKED.replace("BARRED", repr(barred)), *wanted)
     assert ended.returncode == 0, ended.stderr
 
 
@@ -318,8 +329,8 @@ assert dict(os.environ) == environment
 
 
 def test_importing_a_module_opens_and_starts_nothing() -> None:
-    """But flows/deployed.py, which is Prefect's entrypoint, and server_child.py, which is a process of its own."""
-    left_out = {"augmill.flows.deployed", "augmill.flows.orchestration.server_child"}
+    """But flows/deployed.py, which is Prefect's entrypoint, and the modules that are processes of their own."""
+    left_out = {"augmill.flows.deployed", "augmill.flows.orchestration.server_child", "augmill.tasks.workers.__main__"}
     ended = python(SIDE_EFFECTS, *(dotted(path) for path in modules() if dotted(path) not in left_out))
     assert ended.returncode == 0, ended.stderr
 

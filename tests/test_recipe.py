@@ -163,7 +163,7 @@ def numbers(kind: Any) -> Iterator[tuple[str, bool]]:
 def with_value(place: str, name: str, value: str) -> str:
     """The recipe with one value set, ``value`` as YAML."""
     document = yaml.safe_load(RECIPE)
-    where, *rib = place.split(".")
+    where, *extension = place.split(".")
     needed = {
         "trainer.command": {"command": "x {train} {eval} {seed} {predictions}"},
         "generators.replay": {"path": "a"},
@@ -171,12 +171,12 @@ def with_value(place: str, name: str, value: str) -> str:
         "generators.chat": {"model": "a"},
     }
     if where == "generators":
-        section: dict[str, Any] = {"use": rib[0], **needed.get(place, {})}
+        section: dict[str, Any] = {"use": extension[0], **needed.get(place, {})}
         document["generators"] = [section]
     elif where == "trainer":
-        section = document["trainer"] = {"use": rib[0], **needed.get(place, {})}
+        section = document["trainer"] = {"use": extension[0], **needed.get(place, {})}
     elif where == "checks":
-        section = document.setdefault("checks", {}).setdefault(rib[0], {})
+        section = document.setdefault("checks", {}).setdefault(extension[0], {})
     else:
         section = document.setdefault(where, {}) if where else document
     if where == "target":
@@ -253,8 +253,8 @@ def test_every_default_is_valid_by_the_schema(tmp_path: Path) -> None:
         if place in ("", "source", "columns", "target") or place.startswith(("generators", "trainer")):
             continue
         defaults = json.loads(json.dumps(dataclasses.asdict(kind()), default=list))
-        where, *rib = place.split(".")
-        validator.validate(document | {where: {rib[0]: defaults} if rib else defaults})
+        where, *extension = place.split(".")
+        validator.validate(document | {where: {extension[0]: defaults} if extension else defaults})
 
 
 @pytest.mark.parametrize(
@@ -361,12 +361,12 @@ def another(key: str, hint: Any, value: Any) -> Any:
 
 
 def section_of(recipe: Recipe, place: str) -> Any:
-    where, *rib = place.split(".")
+    where, *extension = place.split(".")
     if where == "generators":
-        return next(choice.options for choice in recipe.generators if choice.use == rib[0])
+        return next(choice.options for choice in recipe.generators if choice.use == extension[0])
     if where == "trainer":
         return recipe.trainer.options
-    return (recipe.checks[rib[0]] if rib else getattr(recipe, where)) if where else recipe
+    return (recipe.checks[extension[0]] if extension else getattr(recipe, where)) if where else recipe
 
 
 def changed(recipe: Recipe, place: str, name: str) -> Recipe:
@@ -380,14 +380,14 @@ def changed(recipe: Recipe, place: str, name: str) -> Recipe:
 
 
 def put(recipe: Recipe, place: str, section: Any) -> Recipe:
-    where, *rib = place.split(".")
+    where, *extension = place.split(".")
     if where == "generators":
-        chosen = [dataclasses.replace(c, options=section) if c.use == rib[0] else c for c in recipe.generators]
+        chosen = [dataclasses.replace(c, options=section) if c.use == extension[0] else c for c in recipe.generators]
         return dataclasses.replace(recipe, generators=tuple(chosen))
     if where == "trainer":
-        return dataclasses.replace(recipe, trainer=TrainerChoice(rib[0], section))
+        return dataclasses.replace(recipe, trainer=TrainerChoice(extension[0], section))
     if where == "checks":
-        return dataclasses.replace(recipe, checks=recipe.checks | {rib[0]: section})
+        return dataclasses.replace(recipe, checks=recipe.checks | {extension[0]: section})
     return dataclasses.replace(recipe, **{where: section}) if where else section
 
 

@@ -29,7 +29,7 @@ from augmill.flows.start import run_recipe
 from augmill.tasks.contracts import Context
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.stages import fit as fit_stage
-from augmill.tasks.stages.extensions import rib_context
+from augmill.tasks.stages.extensions import extension_context
 from augmill.tasks.store.attempts import begin
 from augmill.tasks.store.log import Log, read_log, tag
 from augmill.tasks.store.releases import verify_release
@@ -226,14 +226,14 @@ def test_scratch_space_goes_by_the_retention_of_the_dataset_whose_it_is(tmp_path
 
 
 @pytest.mark.usefixtures("inline_workers")
-def test_what_a_rib_keeps_lies_under_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_extension_keeps_lies_under_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def keeping(work: Work, *how: Any) -> Context:
-        context = rib_context(work, *how)
+        context = extension_context(work, *how)
         assert context.scratch is not None
         context.scratch.put_if_absent("note", b"x")
         return context
 
-    monkeypatch.setattr(fit_stage, "rib_context", keeping)
+    monkeypatch.setattr(fit_stage, "extension_context", keeping)
     recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"), run={"orchestrator": "none", "store": str(tmp_path / "s")})
     run_recipe(recipe)
     kept = Store(str(tmp_path / "s")).list_keys("private/scratch")

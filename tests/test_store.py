@@ -312,7 +312,7 @@ def test_datasets_are_those_with_something_public(store: Store) -> None:
     assert store.datasets() == ["a", "b"]
 
 
-def test_a_ribs_scratch_is_its_own(store: Store) -> None:
+def test_a_extensions_scratch_is_its_own(store: Store) -> None:
     ours, theirs = store.scratch("a"), store.scratch("b")
     assert ours.put_if_absent("k", json.dumps(1).encode())
     assert not ours.put_if_absent("k", b"2")

@@ -1,4 +1,4 @@
-"""Bytes that change need a new VERSION (law 2): each stage and rib runs on a fixed input, against tests/versions.json.
+"""Bytes that change need a new VERSION (law 2): each stage and extension runs on a fixed input, against tests/versions.json.
 
 What is hashed is portable: rows rather than Parquet bytes; floats to six digits and weights by name, type and shape
 alone, because a matrix product's last bits differ between kinds of CPU. So a change to a model's weights that leaves
@@ -63,7 +63,7 @@ def address() -> str:
     return row_server().url
 
 
-# What a rib needs beside its defaults; a name without an entry runs with those. {here} is a directory of the test's.
+# What an extension needs beside its defaults; a name without an entry runs with those. {here} is a directory of the test's.
 OPTIONS: dict[str, dict[str, Any]] = {
     "rules": {
         "thesaurus": "{here}/thesaurus.csv",
@@ -159,7 +159,7 @@ def rows(prefix: str, count: int, seed: int) -> pa.Table:
 
 
 def options_of(name: str, kind: Any, here: Path) -> Any:
-    """The rib's options for this test, with the files they name."""
+    """The extension's options for this test, with the files they name."""
     (here / "thesaurus.csv").write_text("money,cash\nparcel,box,post\npassword,code\n", encoding="utf-8")
     made = "".join(f"{label},{text}\n" for label, text in texts(12, 5))
     (here / "made.csv").write_text(f"label,text\n{made}", encoding="utf-8")
@@ -171,15 +171,15 @@ def options_of(name: str, kind: Any, here: Path) -> Any:
     return kind.Options(**given)
 
 
-def fitted(rib: Any, here: Path) -> tuple[Fitted, Context, dict[str, Any]]:
-    """The rib fitted to fixed rows: its files, and what they say."""
+def fitted(extension: Any, here: Path) -> tuple[Fitted, Context, dict[str, Any]]:
+    """The extension fitted to fixed rows: its files, and what they say."""
     work = here / "files"
     work.mkdir()
     ctx = Context(seed=3, fields=("text",), workdir=work)
     none = rows("n", 0, 0)
-    wants = isinstance(rib, Generator) and rib.wants_unlabelled()
+    wants = isinstance(extension, Generator) and extension.wants_unlabelled()
     free = rows("u", 40, 6).set_column(1, "stratum", pa.array([""] * 40)) if wants else none
-    files = rib.fit(FitInputs(rows("r", 45, 1), rows("v", 9, 2), rows("t", 9, 3), none, free), ctx)
+    files = extension.fit(FitInputs(rows("r", 45, 1), rows("v", 9, 2), rows("t", 9, 3), none, free), ctx)
     # An option that is a path stands in no artifact: what it names does.
     return Fitted(work, "content"), ctx, {name: portable(name, path) for name, path in files.items()}
 
@@ -240,17 +240,17 @@ def run_source(name: str, here: Path) -> Any:
     ]
 
 
-RIBS: dict[str, tuple[dict[str, Any], Any]] = {
+EXTENSIONS: dict[str, tuple[dict[str, Any], Any]] = {
     "generators": (GENERATORS, run_generator),
     "checks": (CHECKS, run_check),
     "trainers": (TRAINERS, run_trainer),
     "sources": (SOURCES, run_source),
 }
-NAMES = [(kind, name) for kind, (registry, _) in RIBS.items() for name in registry]
+NAMES = [(kind, name) for kind, (registry, _) in EXTENSIONS.items() for name in registry]
 
 
-def rib_entry(kind: str, name: str) -> list[Any]:
-    registry, run = RIBS[kind]
+def extension_entry(kind: str, name: str) -> list[Any]:
+    registry, run = EXTENSIONS[kind]
     with tempfile.TemporaryDirectory() as directory:
         return [registry[name].VERSION, digest(run(name, Path(directory)))]
 
@@ -349,8 +349,8 @@ def compare(found: Table) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [pytest.param(*pair, marks=[pytest.mark.slow] if pair[1] in SLOW else []) for pair in NAMES]
 )
-def test_a_rib_that_gives_other_rows_has_a_new_version(kind: str, name: str) -> None:
-    compare({kind: {name: rib_entry(kind, name)}})
+def test_a_extension_that_gives_other_rows_has_a_new_version(kind: str, name: str) -> None:
+    compare({kind: {name: extension_entry(kind, name)}})
 
 
 def test_a_stage_that_gives_other_rows_has_a_new_version() -> None:
@@ -358,18 +358,21 @@ def test_a_stage_that_gives_other_rows_has_a_new_version() -> None:
     compare({"stages": stage_entries()})
 
 
-def test_every_stage_and_rib_is_recorded() -> None:
+def test_every_stage_and_extension_is_recorded() -> None:
     known = recorded()
     assert {kind: sorted(part) for kind, part in known.items() if kind != "stages"} == {
-        kind: sorted(registry) for kind, (registry, _) in RIBS.items()
+        kind: sorted(registry) for kind, (registry, _) in EXTENSIONS.items()
     }
     sources = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "tasks").glob("*.py"))
     assert sorted(known["stages"]) == sorted(re.findall(r'^@stage\("(\w+)"', sources, re.MULTILINE))
 
 
 def record() -> None:
-    """Notes what each stage and rib makes now, unless rows changed and nobody said so."""
-    found: Table = {kind: {name: rib_entry(kind, name) for name in sorted(rib)} for kind, (rib, _) in RIBS.items()}
+    """Notes what each stage and extension makes now, unless rows changed and nobody said so."""
+    found: Table = {
+        kind: {name: extension_entry(kind, name) for name in sorted(extension)}
+        for kind, (extension, _) in EXTENSIONS.items()
+    }
     found["stages"] = stage_entries()
     silent = unversioned(found, recorded() if RECORDED.exists() else {})
     if silent:

@@ -91,9 +91,9 @@ def reference() -> str:
         # A dataclass without a docstring is given its signature as one.
         written = "" if (kind.__doc__ or "").startswith(f"{kind.__name__}(") else paragraph(kind.__doc__)
         out += [f"## {name}\n", f"{written or helps[name][0].upper() + helps[name][1:] + '.'}\n", _table(kind)]
-    out += [GENERATORS_HEAD, _rows([USE, SHARE]), *(_rib(name, kind) for name, kind in GENERATORS.items())]
-    out += [CHECKS_HEAD, *(_rib(name, kind) for name, kind in CHECKS.items())]
-    out += [TRAINERS_HEAD, *(_rib(name, kind) for name, kind in TRAINERS.items())]
+    out += [GENERATORS_HEAD, _rows([USE, SHARE]), *(_extension(name, kind) for name, kind in GENERATORS.items())]
+    out += [CHECKS_HEAD, *(_extension(name, kind) for name, kind in CHECKS.items())]
+    out += [TRAINERS_HEAD, *(_extension(name, kind) for name, kind in TRAINERS.items())]
     return "\n".join(out).rstrip("\n") + "\n"
 
 
@@ -105,8 +105,8 @@ def _top(recipe: Any, sections: dict[str, Any]) -> str:
     )
 
 
-def _rib(name: str, kind: Any) -> str:
-    """One rib: what it is, then its options."""
+def _extension(name: str, kind: Any) -> str:
+    """One extension: what it is, then its options."""
     parts = [f"### `{name}`\n", f"{about(kind)}\n"]
     if dataclasses.fields(kind.Options):
         parts.append(_table(kind.Options))
@@ -126,7 +126,7 @@ def paragraph(text: str | None) -> str:
 
 
 def about(kind: Any) -> str:
-    """What a rib is and does: the first sentences of its module and of its class."""
+    """What an extension is and does: the first sentences of its module and of its class."""
     return f"{paragraph(sys.modules[kind.__module__].__doc__)} {paragraph(kind.__doc__)}"
 
 

@@ -1,4 +1,4 @@
-"""The recipe's sections that the spine owns, as frozen dataclasses. Options of ribs stand beside their ribs.
+"""The recipe's sections that the spine owns, as frozen dataclasses. Options of extensions stand beside their extensions.
 
 ``metadata["help"]`` feeds docs/recipe.md and the comments that ``augmill init`` writes. A field that changes no row
 carries ``identity: False`` with the reason; ``recipe.not_identity()`` lists them all in one table.

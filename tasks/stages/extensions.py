@@ -1,4 +1,4 @@
-"""What stages share about ribs: the configuration of a fit, the context a rib runs in, loaded fits, asked rows."""
+"""What stages share about extensions: the configuration of a fit, the context an extension runs in, loaded fits, asked rows."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from augmill.tasks.store.stage import Site, Work, fetch_directory
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What decides a fit: the rib, its version and options, the seed, the threads, the libraries' major.minor."""
+    """What decides a fit: the extension, its version and options, the seed, the threads, the libraries' major.minor."""
 
-    rib: str
+    extension: str = field(metadata={"identity_name": "rib"})
     version: int
     options: Any
     seed: int
@@ -72,8 +72,8 @@ def checks_of(choice: GeneratorChoice, checks: dict[str, FitConfig]) -> tuple[Fi
     return tuple(made)
 
 
-def rib_context(work: Work, config: FitConfig, name: str) -> Context:
-    """What the rib may know: its own empty directory, its own scratch space, this machine's device."""
+def extension_context(work: Work, config: FitConfig, name: str) -> Context:
+    """What the extension may know: its own empty directory, its own scratch space, this machine's device."""
     return Context(
         seed=config.seed,
         fields=config.fields,
@@ -81,7 +81,7 @@ def rib_context(work: Work, config: FitConfig, name: str) -> Context:
         device=work.site.device,
         threads=config.threads or work.site.threads,
         deadline=work.site.deadline,
-        scratch=work.site.store.scratch(work.site.place(config.rib)),
+        scratch=work.site.store.scratch(work.site.place(config.extension)),
     )
 
 
@@ -115,7 +115,7 @@ def make_request(generator: FitConfig, segments: Iterable[dict[str, Any]], conte
     ordinals, seeds = [], []
     for segment in segments:
         part = np.arange(segment["start"], segment["start"] + segment["count"], dtype=np.int64)
-        key = stream_key(content, generator.seed, generator.rib, segment["stratum"])
+        key = stream_key(content, generator.seed, generator.extension, segment["stratum"])
         strata += [segment["stratum"]] * len(part)
         ordinals.append(part)
         seeds.append(row_seeds(key, part))

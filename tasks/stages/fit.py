@@ -5,7 +5,7 @@ from __future__ import annotations
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.stages.extensions import FitConfig, rib_context
+from augmill.tasks.stages.extensions import FitConfig, extension_context
 from augmill.tasks.store.stage import Work, load_inputs, stage
 
 
@@ -13,7 +13,7 @@ from augmill.tasks.store.stage import Work, load_inputs, stage
 def fit(work: Work, config: FitConfig, split: Artifact) -> None:
     """Fits a generator to the train rows; it never sees a held-out one."""
     inputs = load_inputs(work, split, held_out=False)
-    GENERATORS[config.rib](config.options).fit(inputs, rib_context(work, config, "files"))
+    GENERATORS[config.extension](config.options).fit(inputs, extension_context(work, config, "files"))
     work.rows = inputs.train.num_rows
 
 
@@ -21,5 +21,5 @@ def fit(work: Work, config: FitConfig, split: Artifact) -> None:
 def fit_check(work: Work, config: FitConfig, split: Artifact) -> None:
     """Fits one check to the real rows of all splits; check.json says whether it abstains."""
     inputs = load_inputs(work, split, held_out=True)
-    CHECKS[config.rib](config.options).fit(inputs, rib_context(work, config, "files"))
+    CHECKS[config.extension](config.options).fit(inputs, extension_context(work, config, "files"))
     work.rows = inputs.train.num_rows

@@ -17,7 +17,7 @@ from augmill.tasks.errors import LedgerError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.schema import SCORES
-from augmill.tasks.stages.extensions import FITTED, FitConfig, make_request, rib_context
+from augmill.tasks.stages.extensions import FITTED, FitConfig, extension_context, make_request
 from augmill.tasks.store.stage import Work, identity_of, read_manifest, stage
 from augmill.tasks.validation import ValidationOptions, validate_shard
 
@@ -33,14 +33,16 @@ class SampleConfig:
 @stage("sample", version=1, retry=SHARD)
 def sample(work: Work, config: SampleConfig, fitted: Artifact) -> None:
     """rows.parquet: a row per asked ordinal, with why it was not delivered. What it cost (tokens) stands in the meta."""
-    generator = GENERATORS[config.generator.rib](config.generator.options)
+    generator = GENERATORS[config.generator.extension](config.generator.options)
     request = make_request(config.generator, config.segments, fitted.content)
-    context = rib_context(work, config.generator, "scratch")
+    context = extension_context(work, config.generator, "scratch")
     rows = generator.sample(FITTED.get(work.site, fitted), request, context)
     if rows.num_rows != len(request) or rows["ordinal"].to_pylist() != request.ordinals.tolist():
-        raise LedgerError(f"generator {config.generator.rib} answered {rows.num_rows} of {len(request)} asked rows")
+        raise LedgerError(
+            f"generator {config.generator.extension} answered {rows.num_rows} of {len(request)} asked rows"
+        )
     schema = candidate_schema(config.generator.fields)
-    shutil.rmtree(work.directory / "scratch")  # a rib's temporary files are no part of what it made
+    shutil.rmtree(work.directory / "scratch")  # an extension's temporary files are no part of what it made
     work.write(rows.select(schema.names).cast(schema), "rows.parquet")
     work.rows = rows.num_rows
     work.meta["usage"] = dict(context.usage)
@@ -89,7 +91,7 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
 
     ``stratum``: the class each row has in the end. A check sees the class that the ones before it gave.
     """
-    normalisation = GENERATORS[config.generator.rib].normalisation
+    normalisation = GENERATORS[config.generator.extension].normalisation
     first: list[str | None] = [None] * delivered.num_rows
     also: list[list[str]] = [[] for _ in first]
     scores: list[list[dict[str, Any]]] = [[] for _ in first]
@@ -97,10 +99,10 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
         options = check_config.options
         if any(item.name == "parent_normalisation" for item in dataclasses.fields(options)):
             options = dataclasses.replace(options, parent_normalisation=normalisation)
-        context = rib_context(work, check_config, f"check-{check_config.rib}")
-        verdicts = CHECKS[check_config.rib](options).judge(FITTED.get(work.site, artifact), delivered, context)
+        context = extension_context(work, check_config, f"check-{check_config.extension}")
+        verdicts = CHECKS[check_config.extension](options).judge(FITTED.get(work.site, artifact), delivered, context)
         if verdicts.num_rows != delivered.num_rows:
-            raise LedgerError(f"check {check_config.rib} judged {verdicts.num_rows} of {delivered.num_rows} rows")
+            raise LedgerError(f"check {check_config.extension} judged {verdicts.num_rows} of {delivered.num_rows} rows")
         if STRATUM in verdicts.column_names:
             given = pc.coalesce(verdicts[STRATUM], delivered[STRATUM])
             delivered = delivered.set_column(delivered.column_names.index(STRATUM), STRATUM, given)
@@ -108,13 +110,13 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
             zip(verdicts["reason"].to_pylist(), verdicts["score"].to_pylist(), strict=True)
         ):
             if reason is not None:
-                named = f"{check_config.rib}: {reason}"
+                named = f"{check_config.extension}: {reason}"
                 if first[index] is None:
                     first[index] = named
                 else:
                     also[index].append(named)
             if score is not None:
-                scores[index].append({"name": check_config.rib, "value": score})
+                scores[index].append({"name": check_config.extension, "value": score})
     return pa.table(
         {
             "rejected": pa.array(first, pa.string()),
@@ -139,7 +141,7 @@ def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
     asked = [request.strata, request.ordinals.tolist(), request.seeds.tolist()]
     if [rows[name].to_pylist() for name in ("asked", "ordinal", "seed")] != asked:
         raise LedgerError(
-            f"generator {config.generator.rib}: {rows.num_rows} rows are not the {len(request)} asked ones"
+            f"generator {config.generator.extension}: {rows.num_rows} rows are not the {len(request)} asked ones"
         )
     return rows
 
@@ -161,10 +163,10 @@ def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Art
     final = pc.coalesce(verdicts[STRATUM], rows[STRATUM])  # an undelivered row stays what was asked
     rows = rows.set_column(rows.column_names.index(STRATUM), rows.schema.field(STRATUM), final)
     for directory in [path for path in work.directory.iterdir() if path.is_dir()]:
-        shutil.rmtree(directory)  # a rib's temporary files are no part of the shard
+        shutil.rmtree(directory)  # an extension's temporary files are no part of the shard
     spent = {key: read_manifest(work.site.store, Artifact(key, 0, "", ""))["meta"] for key in _sampled(config)}
     work.meta = {
-        "generator": config.generator.rib,
+        "generator": config.generator.extension,
         "spent": {key: meta.get("usage", {}) for key, meta in spent.items()},
     }
     _write(work, config, rows, fields)
@@ -175,7 +177,7 @@ def _sampled(config: ShardConfig) -> list[str]:
 
 
 def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, ...]) -> None:
-    generator = pa.array([config.generator.rib] * rows.num_rows, pa.string())
+    generator = pa.array([config.generator.extension] * rows.num_rows, pa.string())
     rows = rows.add_column(0, "generator", generator)
     work.rows = rows.num_rows
     work.write(rows, "candidates.parquet")

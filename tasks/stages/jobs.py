@@ -54,7 +54,7 @@ def _section_kind(hint: Any) -> Any:
 
 
 def _fit_config(part: dict[str, Any], kinds: dict[str, Any]) -> FitConfig:
-    return FitConfig(**(part | {"options": _options(kinds[part["rib"]].Options, part["options"])}))
+    return FitConfig(**(part | {"options": _options(kinds[part["extension"]].Options, part["options"])}))
 
 
 def _shard_config(value: dict[str, Any]) -> ShardConfig:

@@ -47,7 +47,7 @@ class IngestConfig:
 
 
 @dataclass
-class Part:
+class PartitionSeen:
     """What was seen of one partition: counts, labels in order of first appearance, its rows' hash."""
 
     read: int = 0
@@ -76,11 +76,11 @@ class UnitRows:
         self.labels = LabelReader(config.labels)
         self.split_names: dict[tuple[type, str], str] = {}  # what the column says, with its type: split
         self.repaired: Counter[str] = Counter()
-        self.parts: dict[str, Part] = {}  # "": of no partition
+        self.parts: dict[str, PartitionSeen] = {}  # "": of no partition
         self.partitioned = config.partition is not None or config.columns.partition is not None
 
-    def part(self, name: str | None) -> Part:
-        return self.parts.setdefault(name or "", Part())
+    def part(self, name: str | None) -> PartitionSeen:
+        return self.parts.setdefault(name or "", PartitionSeen())
 
     def partitions(self, file: SourceFile, table: pa.Table) -> tuple[list[str | None], list[Any]]:
         """(the partition of each row, what was said of it)."""

@@ -270,7 +270,7 @@ def commit(work: Work, name: str, identity: str) -> Artifact:
 
 
 def load_inputs(work: Work, artifact: Artifact, *, held_out: bool) -> FitInputs:
-    """The split artifact as a rib's inputs; without ``held_out`` the held-out tables are empty (law 6)."""
+    """The split artifact as an extension's inputs; without ``held_out`` the held-out tables are empty (law 6)."""
     tables = {name: work.read(artifact, f"{name}.parquet") for name in ("train", "validation", "test", "exclude")}
     if not held_out:
         tables |= {name: tables[name].slice(0, 0) for name in ("validation", "test", "exclude")}

@@ -3,7 +3,7 @@
 private/objects/<ab>/<sha256>             every file, named by its content
 private/manifests/<stage>/<identity>.json what a finished stage gave; written last, put-if-absent
 private/aside/...                         what was found corrupt, kept for a look, never read again
-private/scratch/<dataset>/<rib>/...       a rib's own space
+private/scratch/<dataset>/<extension>/...       an extension's own space
 private/attempts/, backfills/, compare/   what was tried (tasks/store/attempts.py), planned and compared (flows/)
 private/bank/<fit>/...                    which candidates of a fit were sampled already (tasks/stages/jobs.py)
 private/erased/<dataset>/...              hashes of the rows that must not come back (tasks/store/erasure.py)
@@ -412,8 +412,8 @@ class Store:
         (path := base / name).mkdir(parents=True, exist_ok=True)
         return path
 
-    def scratch(self, rib: str) -> Scratch:
-        return _StoreScratch(self, f"private/scratch/{rib}")
+    def scratch(self, extension: str) -> Scratch:
+        return _StoreScratch(self, f"private/scratch/{extension}")
 
     def datasets(self) -> list[str]:
         return sorted({key.split("/")[1] for key in self.list_keys("public")})

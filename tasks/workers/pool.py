@@ -250,7 +250,7 @@ class _WrittenOut(logging.Formatter):
 
 
 def _write_out() -> None:
-    """A worker writes to the run's own terminal: what a rib logs or warns of may hold what the data hold."""
+    """A worker writes to the run's own terminal: what an extension logs or warns of may hold what the data hold."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_WrittenOut())
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {visible(str(message))}\n"
@@ -276,7 +276,3 @@ def _answer_jobs(connection: Connection) -> None:
             connection.send_bytes(answer)
         except OSError:  # the parent was killed: nobody is left to be told; the next run finds what stands in the store
             return
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -89,11 +89,13 @@ def run_rows(recipe: Recipe, steps: Steps, rows: int) -> Snapshot:
     read_source(snapshot, steps, None)
     assert snapshot.split is not None
     generator = generator_config(recipe.generators[0], recipe)
-    fitted = steps.in_worker(fit, generator, snapshot.split, what=generator.rib)
+    fitted = steps.in_worker(fit, generator, snapshot.split, what=generator.extension)
     checks = {name: check_config(name, options, recipe) for name, options in recipe.checks.items()}
     snapshot.checks = {n: steps.in_worker(fit_check, c, snapshot.split, what=n) for n, c in checks.items()}
     names = tuple(read_json(steps.site.store, snapshot.split, "summary.json")["classes"]["train"])
-    asked = [{"generator": generator.rib, "stratum": name, "start": 0, "count": rows // CLASSES} for name in names]
+    asked = [
+        {"generator": generator.extension, "stratum": name, "start": 0, "count": rows // CLASSES} for name in names
+    ]
     configs = [
         ShardConfig(generator, tuple(checks.values()), tuple(part), names, recipe.validation)
         for part in cut_shards(asked, recipe.run.shard_rows)
@@ -102,7 +104,7 @@ def run_rows(recipe: Recipe, steps: Steps, rows: int) -> Snapshot:
     shards = steps.run_shards(configs, inputs, recipe.run, round_number=1)
     snapshot.shards = require_valid(steps, configs, shards, recipe)
     targets = dict.fromkeys(names, recipe.target.per_class or 0)
-    config = SettleConfig(recipe.settle, targets, {generator.rib: 1.0}, recipe.columns.fields)
+    config = SettleConfig(recipe.settle, targets, {generator.extension: 1.0}, recipe.columns.fields)
     snapshot.settled = steps.do(settle, config, snapshot.shards, [])
     snapshot.mixed = mix_accepted(snapshot, steps)
     publish(snapshot, steps, Outcome("published", "publish", "not judged", "mix"), command="bench", republish=False)

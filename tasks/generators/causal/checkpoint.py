@@ -1,4 +1,4 @@
-"""Checkpoints of a training in a rib's scratch space: after a kill it goes on from the last one, to the same weights.
+"""Checkpoints of a training in an extension's scratch space: after a kill it goes on from the last one, to the same weights.
 
 A checkpoint is the sha256 of what follows and one safetensors file: weights, the optimiser's moments, the best weights so
 far and the random states as tensors, the rest as JSON in its header. Two places take turns, so that one is whole at any

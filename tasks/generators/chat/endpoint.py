@@ -204,7 +204,7 @@ def answer_key(options: ChatOptions, call: Call) -> str:
 
 
 class Memory(Scratch):
-    """Where a rib has no space in a store: what is kept ends with the process."""
+    """Where an extension has no space in a store: what is kept ends with the process."""
 
     def __init__(self) -> None:
         self.held: dict[str, bytes] = {}
