@@ -1,7 +1,7 @@
 """The one way to stdout and stderr. Nothing of the data, of the recipe or of an error reaches a terminal as a command.
 
 A label may hold ``ESC ]0;...``, a file name may turn the line around (U+202E): each is shown written out.
-tests/test_terminal.py holds that nothing else here prints.
+tests/flows/test_terminal.py holds that nothing else here prints.
 """
 
 from __future__ import annotations

@@ -363,7 +363,9 @@ def test_every_stage_and_extension_is_recorded() -> None:
     assert {kind: sorted(part) for kind, part in known.items() if kind != "stages"} == {
         kind: sorted(registry) for kind, (registry, _) in EXTENSIONS.items()
     }
-    sources = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "tasks").glob("*.py"))
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "tasks/stages").glob("*.py")
+    )
     assert sorted(known["stages"]) == sorted(re.findall(r'^@stage\("(\w+)"', sources, re.MULTILINE))
 
 

@@ -93,7 +93,7 @@ def _code(name: str) -> str:
 FORMAT = 1
 ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them
 # The publish protocol, step by step: a kill before any of them leaves the old release current, or the new one whole.
-# tests/test_crash.py kills at every one, and fails where one is not met.
+# tests/flows/test_crash.py kills at every one, and fails where one is not met.
 CRASH_POINTS = (
     "file",  # before each file of the release that is not there yet; nobody reads a release that the log does not name
     "provenance",  # all files but the manifest stand

@@ -20,7 +20,7 @@ from tiny_chat import NO_SYSTEM, instruct_model
 from augmill.tasks.contracts import Context
 from augmill.tasks.errors import DeadlineExceeded, UserError
 from augmill.tasks.generators.chat.backend import Answer, Backend, Call, call_key, keep_answers
-from augmill.tasks.generators.chat.generator import ChatModel as ChatGenerator
+from augmill.tasks.generators.chat.generator import Chat as ChatGenerator
 from augmill.tasks.generators.chat.local import BUCKET, ChatModel, as_tokens, load_chat, local_backend, vllm_backend
 from augmill.tasks.generators.chat.options import ChatOptions
 from augmill.tasks.generators.lm.decode import Sampling, draw

@@ -21,7 +21,7 @@ import pytest
 
 from augmill.tasks.stages.publish import CRASH_POINTS
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @pytest.fixture

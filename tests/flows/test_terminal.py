@@ -26,7 +26,7 @@ from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.kinds.text import PAGE, POLICY, visible
 from augmill.tasks.stages.publish import _code, dataset_card
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EVIL = "e\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202eabc\u2066\u200b`<b>|{x}\x85\u2028[red]\ue000"
 NAME = EVIL.replace("[", "(").replace("{", "(")  # of a source: no pattern
 # Who may name a stream: the writer; the child that tells its port by one; the guard, which has no package around it.

@@ -36,7 +36,7 @@ from augmill.tasks.stages.targets import targets_for
 from augmill.tasks.store.stage import identity_of
 from augmill.tasks.trainers import TRAINERS
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "infra" / "examples").rglob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "infra" / "examples").rglob("*.yaml"))
 RECIPE = """\
 dataset: tiny
 source:

@@ -10,7 +10,7 @@ from commands import augmill, refused
 from dated import dated_recipe, day, inline_workers, noon_after, write_days  # noqa: F401
 
 from augmill.flows import augment as flow
-from augmill.flows.nights.flows import Request, backfill
+from augmill.flows.nights.flows import BackfillRequest, backfill
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.delta import delta_uri
@@ -27,7 +27,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill(recipe: Recipe, **asked: Any) -> dict[str, Any]:
-    return backfill(recipe, Request(**asked), now=lambda: noon_after(DAYS))
+    return backfill(recipe, BackfillRequest(**asked), now=lambda: noon_after(DAYS))
 
 
 def undo(store: Path, *more: object) -> Any:

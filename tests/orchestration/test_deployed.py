@@ -26,7 +26,7 @@ from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.store.attempts import read_attempts
 from augmill.tasks.store.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TODAY = datetime.now(UTC).date()
 DAYS = [(TODAY - timedelta(days=back)).isoformat() for back in (3, 2, 1)]
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from chain import public_bytes
 
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from kill_runs import Command, Kill, kill_runs, manifests, moments, processes_of
 
