@@ -28,6 +28,8 @@ from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
 
+HERE = Path(__file__).parent
+
 
 def sentences(count: int, classes: int, rng: np.random.Generator, signal: float = 0.4) -> tuple[list[str], list[str]]:
     """Texts of 6 words; each word is one of its class's own ten with probability ``signal``."""
@@ -459,11 +461,11 @@ def test_what_looks_like_a_secret_is_masked(text: str) -> None:
 def test_a_training_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     sleeper(tmp_path, 60.0)
     code = (
-        f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}; from pathlib import Path; import test_trainers as t;"
+        f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parent)]!r}; from pathlib import Path; import test_trainers as t;"
         f"problem, here = t.toy(), Path({str(tmp_path)!r});"
         "list(t.sleeper(here, 60.0).predict(problem, t.trainings(problem, 3, 1), here))"
     )
-    run = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=HERE)
     begun = time.monotonic()
     while len(alive(tmp_path)) < 4:  # the run, the guard, the training and what it started
         assert run.poll() is None and time.monotonic() < begun + 60
