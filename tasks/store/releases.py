@@ -10,7 +10,6 @@ from augmill.tasks.rows.hashing import canonical_json, hash_json
 from augmill.tasks.store.shapes import PROVENANCE, RELEASE, require_shape
 from augmill.tasks.store.store import Store, release_key
 
-
 FORMAT = 1  # of a release's manifest; counted up when an older version could not read a new one rightly
 
 
