@@ -100,7 +100,7 @@ NOT_RUN = {
     "make test": "it is what runs this",
     "pip install 'augmill[delta]'": "an installation",
     "prefect server start": "a server that stays; what it would show: tests/orchestration/test_deployed.py",
-    "prefect work-pool create augmill --type process": "needs a server that stays; its flow: tests/orchestration/test_deployed.py",
+    "prefect work-pool create augmill --type process": "a server that stays; its flow: tests/orchestration/test_deployed.py",
     "prefect worker start --pool augmill": "a worker that stays",
     "python train.py --train {train} --eval {eval} --seed {seed} --out {predictions}": "the user's own program",
     "python tests/benchmarks/bench_stages.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
