@@ -41,7 +41,7 @@ def test_what_was_found_once_is_told_in_one_message(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("refuse: {2026-01-01: 1}", ["a key is not plain text", "in quotes"]),
+        ("refuse: {2026-01-01: 1}", ["unknown key '2026-01-01'", "line"]),
         ("seed: !!timestamp x", ["not valid yaml"]),
         ("seed: !!bool x", ["not valid yaml"]),
     ],

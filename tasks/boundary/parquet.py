@@ -187,7 +187,7 @@ def _require_small(unpacked: int, chunk: Chunk, where: str) -> None:
 
 
 def _damaged(problem: str, where: str) -> DataError:
-    return DataError(f"the Parquet file is damaged: {problem}", where=where, fix="write or upload it again")
+    return DataError(f"the Parquet file is damaged or cut: {problem}", where=where, fix="write or upload it again")
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------
@@ -294,8 +294,15 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return _plain_inside(kind)
 
 
+# Views of lists stay such: pyarrow (26.0) casts them to lists wrongly.
+_LISTS = (
+    (pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list),
+    (pa.types.is_list_view, pa.list_view), (pa.types.is_large_list_view, pa.large_list_view),
+)  # fmt: skip
+
+
 def _plain_inside(kind: pa.DataType) -> pa.DataType:
-    """Of lists, maps and structs: without dictionaries and views, to which no dictionary can be cast."""
+    """Of lists, maps and structs: without dictionaries and views of text, to which no dictionary can be cast."""
 
     def inside(field: pa.Field) -> pa.Field:
         is_encoded = pa.types.is_dictionary(field.type) or "_view" in str(field.type)
@@ -307,10 +314,9 @@ def _plain_inside(kind: pa.DataType) -> pa.DataType:
         return pa.map_(inside(kind.key_field), inside(kind.item_field), kind.keys_sorted)
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(inside(kind.value_field), kind.list_size)
-    if pa.types.is_list(kind) or pa.types.is_list_view(kind):
-        return pa.list_(inside(kind.value_field))
-    if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
-        return pa.large_list(inside(kind.value_field))
+    for is_one, make in _LISTS:
+        if is_one(kind):
+            return make(inside(kind.value_field))
     return kind
 
 

@@ -121,7 +121,7 @@ def test_what_an_unfinished_backfill_still_does_is_advised_by_its_own_command(tm
     request = BackfillRequest(first=days[0], last=days[4], reprocess="changed-recipe", order="newest")
     about = {
         "dataset": "tiny",
-        "time": "",
+        "time": "2026-11-01T00:00:00+00:00",
         "code": code_version(RECIPE),
         "request": request.key(),
         "publish": "together",
@@ -206,7 +206,7 @@ def test_a_column_of_the_terminal_cuts_no_character_apart() -> None:
     for width in range(1, 24):
         cut = terminal.shown(text, width)
         assert cut == text or (cut.endswith("…") and clusters(text)[: len(clusters(cut)) - 1] == clusters(cut)[:-1])
-    assert terminal.shown("a\u200db\x1b") == "a\\u200db\\x1b"
+    assert terminal.shown("a\u200db\x1b") == "a\\u200db\\u001b"
 
 
 def test_what_cannot_be_shown_is_refused(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from commands import augmill, refused
 from dated import dated_recipe, day, inline_workers, noon_after, write_days  # noqa: F401
+from fake_releases import put_fake
 
 from augmill.flows import augment as flow
 from augmill.flows.nights.flows import BackfillRequest, backfill
@@ -15,7 +16,7 @@ from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.delta import delta_uri
 from augmill.tasks.store.log import read_log
-from augmill.tasks.store.store import Store, release_key
+from augmill.tasks.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("inline_workers")
 DAYS = 4
@@ -46,8 +47,8 @@ def test_a_whole_backfill_is_taken_back_in_one_entry_and_dates_that_moved_on_are
     log = read_log(store, "tiny")
     assert len(log.entries) == 2 + entries
     assert [entry["backfill"] for entry in log.entries[2:]] == [done["backfill"]] * entries
-    store.put(release_key("tiny", "late", "manifest.json"), b"{}")
-    move = {day(1): (done["released"][day(1)], "late")}
+    late = put_fake(store, "late")
+    move = {day(1): (done["released"][day(1)], late)}
     assert commit_releases(store, "tiny", move, entry={"reason": "by hand"}, command="test")
 
     told = undo(tmp_path, "--backfill", done["backfill"][:-2], "--dry-run")
@@ -55,13 +56,13 @@ def test_a_whole_backfill_is_taken_back_in_one_entry_and_dates_that_moved_on_are
     ended = undo(tmp_path, "--backfill", done["backfill"])
     log = read_log(store, "tiny")
     assert (ended.code, len(log.entries)) == (0, 4 + entries)
-    assert log.current() == {day(0): before[day(0)], day(1): "late"}
+    assert log.current() == {day(0): before[day(0)], day(1): late}
     assert log.entries[-1]["reason"] == "the new split is wrong" and done["backfill"] in log.entries[-1]["command"]
     assert log.withdrawn() == {done["released"][day(0)], done["released"][day(2)]}
     for out in (ended.out, told.out.replace("would be", "is")):
         assert f"tiny {day(0)}: {before[day(0)]} is current again; {done['released'][day(0)]} is withdrawn." in out
         assert f"tiny {day(2)}: nothing is current any more; {done['released'][day(2)]} is withdrawn." in out
-        assert f"tiny {day(1)}: left alone; late was made current since (entry {2 + entries}, release)." in out
+        assert f"tiny {day(1)}: left alone; {late} was made current since (entry {2 + entries}, release)." in out
     refused(undo(tmp_path, "--backfill", done["backfill"]), 2, ["nothing of it can be undone", day(0)])
 
 

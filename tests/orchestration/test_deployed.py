@@ -215,7 +215,8 @@ def test_serve_runs_what_is_due_and_ends_cleanly_while_a_night_runs(prefect_api:
 
     (tmp_path / "doze.py").write_text("import time; time.sleep(120)")
     command = f"{sys.executable} {tmp_path / 'doze.py'} {{train}} {{eval}} {{seed}} {{predictions}}"
-    path = write_recipe_file(tmp_path, "served", trainer={"use": "command", "command": command})
+    slow = {"trainer": {"use": "command", "command": command}, "target": {"per_class": 5}}
+    path = write_recipe_file(tmp_path, "served", **slow)
     with get_client(sync_client=True) as client:
         clear(client)
         process = subprocess.Popen(

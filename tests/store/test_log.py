@@ -113,7 +113,7 @@ def test_twenty_threads_append_twenty_entries_to_one_chain(store: Store) -> None
 @pytest.mark.slow
 def test_four_processes_append_twenty_entries_to_one_chain(store: Store) -> None:
     code = (
-        "import sys; from augmill.tasks.store import Store; from augmill.tasks.log import append; sys.stdin.read(1);"
+        "import sys; from augmill.tasks.store.store import Store; from augmill.tasks.store.log import append; sys.stdin.read(1);"
         "s = Store(sys.argv[1]); names = [sys.argv[2] + str(i) for i in range(5)];"
         "e = lambda name: {'kind': 'release', 'current': {name: sys.argv[3]}, 'reason': ''};"
         "print(all(append(s, 'tiny', lambda log: e(name), command=name)[1] for name in names))"
@@ -424,21 +424,24 @@ def test_a_tag_that_cannot_be_is_refused_and_appends_nothing(
 
 
 def test_a_backfill_is_undone_in_one_entry_but_for_what_something_else_changed_since(store: Store) -> None:
+    old, new = ({day: id_of(f"{word}-{day}") for day in "1234"} for word in ("old", "new"))
     for day in ("1", "2", "3"):
         commit(store, f"old-{day}", snapshot=day)
     commit(store, "other", snapshot="9")
     before = read_log(store, "tiny").current()
     for day in ("1", "2", "3", "4"):
-        commit(store, f"new-{day}", snapshot=day, expected=before.get(day))
+        commit(store, f"new-{day}", snapshot=day, expected=f"old-{day}" if day in before else None)
     commit(store, "late-2", snapshot="2", expected="new-2")
     numbers = [4, 5, 6, 7]
     moves, left = undone_of(store, read_log(store, "tiny"), numbers)
-    assert moves == {"1": "old-1", "3": "old-3", "4": None}
-    assert left == {"2": "late-2 was made current since (entry 8, release)"}
+    assert moves == {"1": old["1"], "3": old["3"], "4": None}
+    assert left == {"2": f"{id_of('late-2')} was made current since (entry 8, release)"}
     entry = rollback(store, "tiny", to=None, reason="bad", command="rollback", entries=numbers)
-    assert entry["current"] == moves and entry["withdraws"] == ["new-1", "new-3", "new-4"]
-    assert read_log(store, "tiny").current() == {**before, "2": "late-2"}
-    with pytest.raises(UserError, match=r"nothing of it can be undone: 1: old-1 was made current since \(entry 9, rol"):
+    assert entry["current"] == moves and entry["withdraws"] == [new["1"], new["3"], new["4"]]
+    assert read_log(store, "tiny").current() == {**before, "2": id_of("late-2")}
+    with pytest.raises(
+        UserError, match=rf"nothing of it can be undone: 1: {old['1']} was made current since \(entry 9, rol"
+    ):
         undone_of(store, read_log(store, "tiny"), numbers)
 
 
@@ -446,9 +449,9 @@ def test_what_is_gone_from_the_store_is_not_gone_back_to(store: Store) -> None:
     for day in ("1", "2"):
         commit(store, f"old-{day}", snapshot=day)
     together(store, {"1": "new-1", "2": "new-2"})
-    store.delete(release_key("tiny", "old-1", "manifest.json"))
+    store.delete(release_key("tiny", id_of("old-1"), "manifest.json"))
     moves, left = undone_of(store, read_log(store, "tiny"), [2])
-    assert moves == {"2": "old-2"} and "old-1" in left["1"] and "gone from the store" in left["1"]
+    assert moves == {"2": id_of("old-2")} and id_of("old-1") in left["1"] and "gone from the store" in left["1"]
 
 
 def test_no_backfill_is_undone_that_made_every_release_there_is(store: Store) -> None:
