@@ -21,7 +21,7 @@ from augmill.tasks.rows.kinds.text import visible
 from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
 from augmill.tasks.stages.labels import label_array
 from augmill.tasks.store.log import Log, append
-from augmill.tasks.store.releases import read_manifest_of
+from augmill.tasks.store.releases import FORMAT, read_manifest_of
 from augmill.tasks.store.stage import Work, fetch, read_manifest, stage
 from augmill.tasks.store.store import Store, release_key
 
@@ -90,7 +90,6 @@ def _code(name: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-FORMAT = 1
 ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them
 # The publish protocol, step by step: a kill before any of them leaves the old release current, or the new one whole.
 # tests/flows/test_crash.py kills at every one, and fails where one is not met.

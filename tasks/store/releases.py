@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from augmill.tasks.errors import CorruptObject, UserError
+from augmill.tasks.errors import CorruptObject, StoreRefused, UserError
 from augmill.tasks.rows.hashing import canonical_json, hash_json
 from augmill.tasks.store.shapes import PROVENANCE, RELEASE, require_shape
 from augmill.tasks.store.store import Store, release_key
+
+FORMAT = 1  # of a release's manifest; counted up when an older version could not read a new one rightly
 
 
 def read_manifest_of(store: Store, dataset: str, release: str) -> dict[str, Any] | None:
     """A release's manifest; None where it is gone, or not the one that the release's id was made of (rotted).
 
-    Raises StoreRefused, naming the object, where it is that one but Augmill did not write it.
+    Raises StoreRefused, naming the object, where it is that one but Augmill did not write it, or a later version did.
     """
     key = release_key(dataset, release, "manifest.json")
     raw = store.get(key)
@@ -25,6 +27,9 @@ def read_manifest_of(store: Store, dataset: str, release: str) -> dict[str, Any]
         return None
     if not whole:
         return None
+    if isinstance(manifest, dict) and isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        problem = f"format {manifest['format']} of a later version; this one reads up to {FORMAT}"
+        raise StoreRefused(problem, where=key, fix="use the version that wrote it, or a later one; nothing was changed")
     require_shape(manifest, RELEASE, key, "release's manifest")
     found: dict[str, Any] = manifest
     return found

@@ -19,6 +19,7 @@ from augmill.tasks.rows.hashing import canonical_json, hash_json, seal, unseal
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store import log as logs
 from augmill.tasks.store.log import read_log
+from augmill.tasks.store.releases import FORMAT, read_manifest_of, require_whole, verify_release
 from augmill.tasks.store.shapes import LINE, TEXT, cleaned, require_document
 from augmill.tasks.store.store import Store, log_key, release_key
 
@@ -203,6 +204,21 @@ def test_a_rotted_release_is_not_brought_back_tagged_or_given(folder: Path, name
     write_recipe(folder)  # the first recipe again: what has rotted is put again, whole
     assert augmill("run", recipe).code == 0
     assert read_log(store, "tiny").newest() == first and augmill("path", recipe, "--verify").code == 0
+
+
+def test_a_release_of_a_later_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """By whatever reads it: an older version that meets a newer store guesses nothing."""
+    store = Store(str(tmp_path))
+    manifest = {"format": FORMAT + 1, "dataset": "tiny", "rows": "somewhere else"}
+    release = hash_json(manifest)[:16]
+    store.put(release_key("tiny", release, "manifest.json"), canonical_json(manifest))
+    before = fingerprint(tmp_path)
+    for read in (read_manifest_of, verify_release, require_whole):
+        with pytest.raises(
+            StoreRefused, match=rf"format {FORMAT + 1} of a later version; this one reads up to {FORMAT}"
+        ):
+            read(store, "tiny", release)
+    assert fingerprint(tmp_path) == before
 
 
 def test_what_rotted_between_put_and_entry_is_never_published(tmp_path: Path) -> None:
