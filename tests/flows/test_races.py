@@ -23,8 +23,8 @@ RACES, LOG = 100, 10  # races in all, and as many after one another in each log:
 PUBLISHER = """
 import json, sys
 from augmill.tasks.errors import ConflictError
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.store import Store
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.store import Store
 store = Store(sys.argv[1])
 print("ready", flush=True)
 for line in sys.stdin:
