@@ -399,7 +399,7 @@ def source_view(
 
 
 @dataclass(frozen=True)
-class Seen:
+class SourceSeen:
     """What the source holds as of today. ``view`` is None where it cannot be used, and ``problem`` says why."""
 
     view: dict[str, PartitionRevision] | None
@@ -407,7 +407,7 @@ class Seen:
     warning: str | None  # of what is used all the same
 
 
-def look_at_source(recipe: Recipe, store: Store, now: datetime) -> Seen:
+def look_at_source(recipe: Recipe, store: Store, now: datetime) -> SourceSeen:
     """Never raises an AugmillError: who only looks has more to tell. A corrupt object is made anew, as a run does."""
     calendar = recipe.partitions.calendar
     names, problem = set[str](), AugmillError("")
@@ -416,12 +416,12 @@ def look_at_source(recipe: Recipe, store: Store, now: datetime) -> Seen:
             listed = list_files(recipe.source)
             names = {cut.partition for cut in cut_source(listed, recipe) if cut.partition}
             view = source_view(recipe, store, calendar.newest_complete(now) if calendar.dated else None, listed)
-            return Seen(view, None, told_future(recipe, {*names, *view}, now))
+            return SourceSeen(view, None, told_future(recipe, {*names, *view}, now))
         except AugmillError as error:
             problem = error
             if not isinstance(error, CorruptObject):
                 break
-    return Seen(None, problem, told_future(recipe, names, now))
+    return SourceSeen(None, problem, told_future(recipe, names, now))
 
 
 def told_future(recipe: Recipe, names: Iterable[str], now: datetime) -> str | None:

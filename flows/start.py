@@ -23,8 +23,7 @@ from augmill.flows.source import MENDS, require_over
 from augmill.flows.steps import Steps
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary, this_process
 from augmill.tasks.boundary.retries import PATIENCE
-from augmill.tasks.contracts import exit_code_of
-from augmill.tasks.errors import AugmillError, CorruptObject
+from augmill.tasks.errors import AugmillError, CorruptObject, exit_code_of
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import next_clock, parse_clock
 from augmill.tasks.store.attempts import Attempt, Clock, beating, begin, finish, utc_now

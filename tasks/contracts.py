@@ -1,4 +1,4 @@
-"""The nouns every module shares: artifacts, requests, contexts, the two extension contracts and the exception tree.
+"""The nouns every module shares: artifacts, requests, contexts, and the contracts of generators and checks.
 
 Imports only the standard library, numpy and pyarrow, so that a bare GPU worker can import an extension.
 """
@@ -18,26 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.errors import (
-    AugmillError,
-    StoreError,
-    WorldError,
-)
-
 T = TypeVar("T")
-
-
-class StoreSilent(StoreError):
-    """The store, or the source, did not answer for as long as a run waits (run.store_patience)."""
-
-    retryable = False  # it was waited for already
-
-
-def exit_code_of(error: BaseException) -> int:
-    """What the command line would end with for it; what is neither ours nor the operating system's is a defect."""
-    if isinstance(error, OSError | MemoryError):
-        return WorldError.exit_code
-    return error.exit_code if isinstance(error, AugmillError) else AugmillError.exit_code
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 class AugmillError(Exception):
     """What was expected, what was found, where, and what to do about it.
 
-    ``exit_code`` is what the command line returns (README, "Exit codes").
+    ``exit_code`` is what the command line returns (README, "How it ends").
     """
 
     exit_code: ClassVar[int] = 1
@@ -62,6 +62,12 @@ class StoreRefused(StoreError):
     retryable = False
 
 
+class StoreSilent(StoreError):
+    """The store, or the source, did not answer for as long as a run waits (run.store_patience)."""
+
+    retryable = False  # it was waited for already
+
+
 def world_error(error: OSError | MemoryError) -> WorldError:
     """What the operating system refused, in our words. A full disk is not tried again: waiting does not empty it."""
     if isinstance(error, MemoryError):
@@ -97,3 +103,10 @@ class LedgerError(AugmillError):
     """The ledger does not add up: a defect of Augmill, never published."""
 
     exit_code = 5
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What the command line would end with for it; what is neither ours nor the operating system's is a defect."""
+    if isinstance(error, OSError | MemoryError):
+        return WorldError.exit_code
+    return error.exit_code if isinstance(error, AugmillError) else AugmillError.exit_code

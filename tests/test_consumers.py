@@ -1,4 +1,4 @@
-"""The lines of README's "Reading a release" open the newest release, or the one as of a date, and find the same rows."""
+"""The lines of docs/releases.md open the newest release, or the one as of a date, and find the same rows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from augmill.tasks.store.delta import sync_delta
 from augmill.tasks.store.log import read_log, rollback
 from augmill.tasks.store.store import Store, release_key
 
-SECTION = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("\n## Reading a release\n")[1]
-SECTION = SECTION.split("\n## ")[0]
+PAGE = (Path(__file__).parents[1] / "docs/releases.md").read_text(encoding="utf-8")
 COLUMNS = ["text", "label", "aug_weight"]
 WEIGHT = 0.25
 
@@ -51,8 +50,8 @@ def train(release: str) -> pa.Table:
 
 
 def line(start: str, **scope: Any) -> Any:
-    """What README's line that starts so gives, run as it stands there."""
-    (found,) = [one for one in SECTION.splitlines() if one.startswith(start)]
+    """What the page's line that starts so gives, run as it stands there."""
+    (found,) = [one for one in PAGE.splitlines() if one.startswith(start)]
     name, equals, expression = found.split("  #")[0].partition(" = ")
     return eval(expression if equals and name.isidentifier() else found.split("  #")[0], scope)
 

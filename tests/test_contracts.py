@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks import contracts
+from augmill.tasks import errors
 from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact, Check, Generator
@@ -39,7 +39,7 @@ REGISTRIES: dict[str, tuple[dict[str, Any], type[Any]]] = {
     "sources": (SOURCES, Reader),
 }
 EXTENSIONS = [(kind, name) for kind, (registry, _) in REGISTRIES.items() for name in registry]
-ERRORS = [kind for _, kind in inspect.getmembers(contracts, inspect.isclass) if issubclass(kind, AugmillError)]
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AugmillError)]
 
 
 def test_the_exception_tree_is_on_one_screen() -> None:
@@ -61,7 +61,7 @@ def test_every_error_of_ours_stands_in_that_tree() -> None:
             r"^class (\w+)\((\w*(?:Error|Exception|Interrupt))\)", path.read_text(), re.MULTILINE
         ):
             ours = base in {kind.__name__ for kind in ERRORS} or base == "KeyboardInterrupt"  # an interrupt is no error
-            assert ours or path.name == "contracts.py", f"{path}: {name}({base})"
+            assert ours or path.name == "errors.py", f"{path}: {name}({base})"
 
 
 @given(st.text(min_size=1), st.text(), st.text())

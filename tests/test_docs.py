@@ -1,6 +1,6 @@
 """README and docs say what the code does (law 15): all of it is named there, every command and snippet there works.
 
-Three parts are written by `python tests/test_docs.py --write`: docs/recipe.md, docs/commands.md, the file tree in README.
+docs/recipe.md and docs/commands.md are written by `python tests/test_docs.py --write`; docs/house.md is written by hand.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import yaml
 from chain import produce_and_publish, tiny_recipe, write_rows
 from commands import Ended, augmill
 from dated import dated_document, day, write_days
+from test_layers import LAYERS, SHELVES, packages
 
 from augmill.flows.cli import app
 from augmill.flows.cli.backfill import EXIT_CODES
 from augmill.flows.outcome import NEXT
-from augmill.tasks import contracts
+from augmill.tasks import contracts, errors
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Context, Fitted, Request, candidate_schema
 from augmill.tasks.errors import AugmillError
@@ -43,6 +44,7 @@ from augmill.tasks.trainers import TRAINERS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+HOUSE, EXTENDING, RELEASES = (ROOT / "docs" / name for name in ("house.md", "extending.md", "releases.md"))
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "infra").rglob("*.md"))]
 BY_HAND = [page for page in PAGES if page.name not in ("recipe.md", "commands.md")]
 
@@ -112,54 +114,12 @@ NOT_RUN = {
     "python tests/benchmarks/compare_sets.py --out docs/comparison/cells.jsonl": "hours; test_benchmarks.py makes a cell",
     "python tests/benchmarks/fuzz.py --count 50000 --seed 1": "half an hour; tests/test_fuzz.py does 1,000 by the same code",
     "python tests/benchmarks/bench_overhead.py": "the same",
-    "python tests/benchmarks/backfill_runs.py": "minutes, on BANKING77; tests/nights/test_backfill.py does the same at 8 days",
+    "python tests/benchmarks/backfill_runs.py": "minutes, on BANKING77; tests/nights/test_backfill.py does it at 8 days",
     "python tests/benchmarks/kill_runs.py --kills 30 --seed 1": "minutes; tests/flows/test_kills.py does 5 by the same code",
     "python tests/test_versions.py --record": "it writes; tests/test_versions.py holds what it wrote",
     "python tests/test_docs.py --write": "it writes; test_generated_pages_are_up_to_date holds what it wrote",
 }
-# What the file tree says where a file has no docstring, or one that is too long for a line.
-ABOUT = {
-    ".ci/run": "What a submission must pass: `make test`.",
-    ".gitignore": "What is not kept.",
-    "LICENSE": "Apache-2.0.",
-    "Makefile": "`make run`, `make test`, and what they are made of.",
-    "README.md": "This page.",
-    "constraints.txt": "The lock: every package's version.",
-    "pyproject.toml": "The package, its dependencies with a reason each, and the tools' settings.",
-    "CHANGELOG.md": "What changed for those who use it, and what it means for stores that exist.",
-    "docs/commands.md": "Every command and option (generated).",
-    "docs/compatibility.md": "What stays from one version to the next, what moves, and how that shows.",
-    "docs/decisions.md": "The log of decisions with their numbers, negative results included.",
-    "docs/comparison/cells.jsonl": "The comparison of generators, a cell a line: which test rows each training got right.",
-    "docs/comparison/plot.svg": "Gain by the ratio of synthetic to real rows, a panel a set.",
-    "docs/comparison/table.md": "The same cells as a table.",
-    "docs/generators.md": "Which generator when, what each needs, and what it gained on real sets.",
-    "docs/measured.md": "What was measured, with the commands that measured it.",
-    "docs/operations.md": "What is current and what to do, after each outcome and in each state.",
-    "docs/pictures/report.png": "The report of the example.",
-    "docs/recipe.md": "Every key of a recipe (generated).",
-    "flows/__init__.py": "The package `augmill.flows`: what runs, in which order.",
-    "tasks/__init__.py": "The package `augmill.tasks`: what is done.",
-    "tasks/metrics/__init__.py": "The metrics a gate can judge by.",
-    "tasks/generators/causal/generator.py": "Rows from a language model that was told the class (Kumar 2020, LAMBADA).",
-    "tasks/report/templates/comparison.html": "The comparison's page.",
-    "tasks/report/templates/report.css": "The report's style.",
-    "tasks/report/templates/report.html": "The report's page.",
-    "infra/examples/support/README.md": "Where the example's data come from.",
-    "infra/examples/support/intents.csv": "Customer-support messages in ten imbalanced classes.",
-    "infra/examples/support/recipe.yaml": "What `make run` runs: word edits with the shop's own thesaurus.",
-    "infra/examples/support/recipe_word_deletion.yaml": "The same data with a generator that does not help.",
-    "infra/examples/support/thesaurus.csv": "The shop's own words for the same things.",
-    "infra/prefect.yaml": "The deployments of a recipe, nightly and on demand, for teams that keep them in files.",
-    "tests/": "The laws (layers, house, docs, contracts, versions), stages, gate, flow, crashes.",
-    "tests/benchmarks/": "Commands that print the tables above.",
-    "tests/checks/": "The checks and their contract suite.",
-    "tests/cli/": "The command line.",
-    "tests/generators/": "The generators and their contract suite.",
-    "tests/golden/": "A store of an earlier version, how it was made, and what it must still come to.",
-    "tests/metrics/": "The metrics.",
-    "tests/sources/": "The readers: formats, encodings, damaged files, object stores.",
-}
+README_LINES = 250
 
 
 def read(page: Path) -> str:
@@ -219,32 +179,48 @@ def commands_page() -> str:
     return f"{head}{''.join(parts)}\nThis page is generated: `python tests/test_docs.py --write`.\n"
 
 
-def about(name: str) -> str:
-    """A file's line in the tree: what its docstring says first."""
-    if name in ABOUT:
-        return ABOUT[name]
-    said = ast.get_docstring(ast.parse(read(ROOT / name))) or ""
-    first = re.split(r"(?<=[.!?])\s", " ".join(said.split("\n\n")[0].split()) + " ")[0]
-    return re.sub(r" \((DESIGN, )?laws? \d+\)", "", first).replace("``", "`")
-
-
-def file_tree() -> str:
-    """A line per file; of tests/, a line per folder."""
-    names = {name if not name.startswith("tests/") else f"{name.rpartition('/')[0]}/" for name in project_files()}
-    return "\n".join(["| file | what |", "|---|---|", *(f"| `{name}` | {about(name)} |" for name in sorted(names))])
-
-
 def test_generated_pages_are_up_to_date() -> None:
     fix = "run `python tests/test_docs.py --write`"
     assert read(ROOT / "docs/recipe.md") == recipe_page(), fix
     assert read(ROOT / "docs/commands.md") == commands_page(), fix
 
 
-def test_the_file_tree_names_every_file_with_a_line() -> None:
-    tree = file_tree()
-    assert tree in read(README), "run `python tests/test_docs.py --write`"
-    lines = [line.split(" | ", 1) for line in tree.splitlines() if line.startswith("| `")]
-    assert not [name for name, said in lines if not 10 < len(said) < 140]
+def test_readme_is_short_enough_to_be_read() -> None:
+    assert len(read(README).splitlines()) <= README_LINES
+
+
+def house_table() -> dict[str, tuple[str, str]]:
+    """Of docs/house.md: each folder, what stands there, and how it is entered."""
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \| (\w*) ?\|$", read(HOUSE).split("## Which way")[0], re.MULTILINE)
+    assert len(rows) == len({name for name, _, _ in rows}), "a folder has two lines"
+    return {name: (said, entered) for name, said, entered in rows}
+
+
+def test_the_house_page_has_a_line_for_every_folder_and_no_other() -> None:
+    there = {Path(name).parent.as_posix() for name in project_files()} - {".", ".ci"}
+    assert set(house_table()) == there
+    assert not [name for name, (said, _) in house_table().items() if not 10 < len(said) < 140]
+    for package in packages():
+        assert f'"{package}"' in read(ROOT / "pyproject.toml"), f"{package} would not be installed"
+
+
+def test_the_house_page_says_how_each_package_is_entered() -> None:
+    """As tests/test_layers.py holds it: a shelf there; kin, whose __init__ offers nothing; else its front."""
+    found = {}
+    for package in packages():
+        name = package.removeprefix("augmill.")
+        front = ast.parse(read(ROOT / name.replace(".", "/") / "__init__.py")).body[1:]
+        shelf = name in SHELVES or name == "tasks"
+        found[name.replace(".", "/")] = "shelf" if shelf else "front" if front else "kin"
+    assert {name: entered for name, (_, entered) in house_table().items() if entered} == found
+
+
+def test_the_house_page_has_the_layers_of_the_law() -> None:
+    lines = re.findall(r"^(\d+)\. ([a-z ]+?)( \(know each other\))?: (.+)$", read(HOUSE), re.MULTILINE)
+    assert [int(number) for number, *_ in lines] == list(range(1, len(LAYERS) + 1))
+    said = [(name, bool(own), set(re.findall(r"`([^`]+)`", those))) for _, name, own, those in lines]
+    alone = {name for name, own, parts in LAYERS if len(parts) == 1}
+    assert said == [(name, own and name not in alone, parts) for name, own, parts in LAYERS]
 
 
 def test_readme_names_every_extension_source_and_outcome() -> None:
@@ -261,7 +237,7 @@ def test_readme_names_every_extension_source_and_outcome() -> None:
 
 
 def test_readme_has_every_exit_code_and_no_other() -> None:
-    kinds = [kind for _, kind in inspect.getmembers(contracts, inspect.isclass) if issubclass(kind, AugmillError)]
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, AugmillError)]
     in_code = {0, *EXIT_CODES.values()} | {kind.exit_code for kind in kinds}
     for path in sorted((ROOT / "flows").rglob("*.py")):
         for call in ast.walk(ast.parse(read(path))):
@@ -338,16 +314,16 @@ def test_readmes_recipe_is_one(tmp_path: Path) -> None:
     assert build_recipe(whole | nights, base=tmp_path).refit.every == "7d"
 
 
-def snippet(word: str) -> str:
-    (found,) = [block for block in blocks(README, "python") if word in block]
+def snippet(page: Path, word: str) -> str:
+    (found,) = [block for block in blocks(page, "python") if word in block]
     return found
 
 
-def test_readmes_generator_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_generator_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fitted, asked row by row and all at once; then from the source to a release, by its line in the dict."""
     scope: dict[str, Any] = {"__name__": "shout"}
     sys.modules["shout"] = type(sys)("shout")
-    exec(compile(snippet("class Shout"), "README.md", "exec"), scope)
+    exec(compile(snippet(EXTENDING, "class Shout"), "extending.md", "exec"), scope)
     monkeypatch.setitem(GENERATORS, "shout", scope["Shout"])
     recipe = tiny_recipe(
         write_rows(tmp_path / "rows.csv"),
@@ -385,12 +361,12 @@ def test_readmes_generator_keeps_the_contract(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_readmes_way_to_read_a_release_works(tmp_path: Path) -> None:
+def test_the_pages_way_to_read_a_release_works(tmp_path: Path) -> None:
     """In a process of its own, in a directory of its own, and without a network."""
     recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
     release, _ = produce_and_publish(recipe, Store(str(tmp_path / "store")))
     folder = tmp_path / "store" / release_key("tiny", release)
-    code = snippet("duckdb.sql").replace("datasets.load_dataset(", "splits = datasets.load_dataset(")
+    code = snippet(RELEASES, "duckdb.sql").replace("datasets.load_dataset(", "splits = datasets.load_dataset(")
     code = f"release = {str(folder)!r}\n{code}\nprint({{name: len(part) for name, part in sorted(splits.items())}})\n"
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     ended = subprocess.run(
@@ -399,9 +375,17 @@ def test_readmes_way_to_read_a_release_works(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     manifest = json.loads(read(folder / "manifest.json"))
     assert str({name: part["rows"] for name, part in sorted(manifest["counts"].items())}) in ended.stdout
-    named = read(README).split("## Reading a release")[1].split("```")[0]
-    for path in folder.iterdir():
-        assert path.name == "README.md" or path.name in named, f"README does not say what {path.name} is"
+    for page in (README, RELEASES):
+        named = read(page).split("# Reading a release")[1].split("```")[0]
+        for path in folder.iterdir():
+            assert path.name == "README.md" or path.name in named, f"{page.name} does not say what {path.name} is"
+
+
+def test_readme_reads_a_release_as_its_page_does() -> None:
+    """The page's lines are run, here and in tests/test_consumers.py."""
+    page = {line for block in blocks(RELEASES, "python") for line in block.splitlines()}
+    lines = [line for block in blocks(README, "python") for line in block.splitlines()]
+    assert lines and set(lines) <= page
 
 
 def run_lines(*wanted: str) -> list[str]:
@@ -498,9 +482,6 @@ def test_the_examples_print_what_readme_quotes(recipe: str, tmp_path: Path) -> N
 def write() -> None:
     (ROOT / "docs/recipe.md").write_text(recipe_page(), encoding="utf-8")
     (ROOT / "docs/commands.md").write_text(commands_page(), encoding="utf-8")
-    text = re.sub(r"<!-- files -->.*?<!-- /files -->", "<!-- files -->\n<!-- /files -->", read(README), flags=re.DOTALL)
-    assert "<!-- files -->\n<!-- /files -->" in text
-    README.write_text(text.replace("<!-- files -->\n", f"<!-- files -->\n{file_tree()}\n"), encoding="utf-8")
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:

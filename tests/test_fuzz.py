@@ -1,6 +1,6 @@
 """A thousand malformed recipes and source files: each ends well or says what to do; none hangs, writes elsewhere, swells.
 
-The fifty thousand that the README reports come from the same code: tests/benchmarks/fuzz.py.
+What docs/measured.md reports comes from the same code: tests/benchmarks/fuzz.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Size and style that no linter here counts: short files and functions, no doubled key, no silent catch, no pickle."""
+"""Size and style that no linter here counts: files and functions of a good size, one meaning a class name, no doubled key,
+no silent catch, no pickle. How much a function may branch is ruff's (pyproject.toml)."""
 
 from __future__ import annotations
 
@@ -9,11 +10,24 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from test_layers import dotted, imports, modules, names
 
 ROOT = Path(__file__).parents[1]
+EXTENSIONS = ("generators", "checks", "metrics", "sources", "trainers")
 MODULES = sorted(path for top in ("flows", "tasks") for path in (ROOT / top).rglob("*.py"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in MODULES]
 FILE_LINES, FUNCTION_LINES = 600, 60
+# A file below this that at most one other imports is usually a part of that one. Those that are not, with the reason.
+SMALL = 100
+FILES_OF_THEIR_OWN = {
+    "flows/orchestration/server_child.py": "a process of its own, started by its name",
+    "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",
+    "tasks/stages/drift.py": "a stage, and a measure that is read without the rounds that ask for it",
+    "tasks/trainers/_guard.py": "a process of its own, run by its path with the standard library alone",
+    "tasks/validation/user_suite.py": "the user's own suite; it stands apart from those that Augmill writes",
+}
+# A command, or an extension, is a file however small: what imports it is the list of its kind.
+LISTS = {f"augmill.{name}" for name in ("flows.cli", *(f"tasks.{kind}" for kind in EXTENSIONS))}
 # What writes or reads pickles, or formats that hold them.
 PICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # Errors that are dropped on purpose: the file and the reason.
@@ -47,6 +61,37 @@ def test_functions_are_short() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert not {name: count for name, count in found.items() if count > FUNCTION_LINES}
+
+
+@cache
+def importers() -> dict[str, set[str]]:
+    """Of each of our modules those that import it, by import statements anywhere in them."""
+    found: dict[str, set[str]] = {name: set() for name in names()}
+    for path in modules():
+        for name, _, _ in imports(path):
+            if name in found and name != dotted(path):
+                found[name].add(dotted(path))
+    return found
+
+
+def test_a_small_file_for_one_other_says_why_it_is_a_file() -> None:
+    small = set()
+    for name, path in names().items():
+        by, lines = importers()[name], len(path.read_text(encoding="utf-8").splitlines())
+        listed = by and by <= LISTS
+        if path.name not in ("__init__.py", "__main__.py") and lines < SMALL and len(by) <= 1 and not listed:
+            small.add(path.relative_to(ROOT).as_posix())
+    assert not small - set(FILES_OF_THEIR_OWN), "join it to the one that imports it, or say in the table why not"
+    assert not set(FILES_OF_THEIR_OWN) - small, "the table names what needs no reason any more"
+
+
+def test_a_class_name_means_one_thing() -> None:
+    where: dict[str, list[str]] = {}
+    for name in NAMES:
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(name)
+    assert not {name: files for name, files in where.items() if len(files) > 1}
 
 
 def test_no_dict_names_a_key_twice() -> None:

@@ -125,7 +125,6 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
 
 def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], label: str | None) -> None:
     """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
-    from augmill.flows.cli.schema import yaml_text
     from augmill.tasks.errors import DataError, UserError
     from augmill.tasks.sources import doubt_file, guess_columns, read_schema
     from augmill.tasks.stages.refusals import nearest, require_header, require_rows
@@ -150,13 +149,20 @@ def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], labe
             if doubt is not None:
                 raise DataError(f"{problem}: {doubt.problem}", where=file.name, fix=doubt.fix)
             raise UserError(problem, where=file.name, fix=f"name it: --{what} COLUMN")
+    _write_columns(draft, guess, chosen, label)
+
+
+def _write_columns(draft: Draft, guess: dict[str, Any], texts: list[str], label: str | None) -> None:
+    """The chosen columns into the draft, each with why it was chosen."""
+    from augmill.flows.cli.schema import yaml_text
+
     columns = draft.document["columns"]
-    columns |= {"text": chosen[0] if len(chosen) == 1 else chosen, "label": label}
-    if guess["id"] not in (None, label, *chosen):
+    columns |= {"text": texts[0] if len(texts) == 1 else texts, "label": label}
+    if guess["id"] not in (None, label, *texts):
         columns["id"] = guess["id"]
-    if len(chosen) == 2:
+    if len(texts) == 2:
         draft.document["task"] = "pair_classification"
-    for key, value in (("text", chosen[0]), ("label", label), ("id", columns.get("id"))):
+    for key, value in (("text", texts[0]), ("label", label), ("id", columns.get("id"))):
         if value is not None:
             draft.why[f"columns.{key}"] = plain(guess["why"].get(value, "named on the command line"))
     if guess["date"]:

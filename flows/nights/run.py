@@ -18,8 +18,7 @@ from augmill.flows.nights.record import answered, is_own
 from augmill.flows.orchestration.orchestrate import STOP_GRACE
 from augmill.flows.start import Session, run_snapshot
 from augmill.tasks.boundary.retries import COMMIT
-from augmill.tasks.contracts import exit_code_of
-from augmill.tasks.errors import ConflictError
+from augmill.tasks.errors import ConflictError, exit_code_of
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.attempts import Attempt, Clock, read_attempts
 from augmill.tasks.store.log import Log, read_log

@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from augmill.tasks.contracts import StoreSilent
-from augmill.tasks.errors import StoreError, WorldError
+from augmill.tasks.errors import StoreError, StoreSilent, WorldError
 
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -51,7 +51,7 @@ def _decode(line: str) -> Any:
 
 
 @dataclass
-class Seen:
+class ColumnSeen:
     """What a column held: how many values of each Python type, and the span of its integers."""
 
     kinds: Counter[type] = field(default_factory=Counter)
@@ -91,7 +91,7 @@ class JsonLines(Reader):
         return list(dict.fromkeys(key for row in self.sample(file, options, 1000) for key in row))
 
     def schema(self, files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
-        seen: dict[str, Seen] = {}
+        seen: dict[str, ColumnSeen] = {}
         refused: list[tuple[int, Refusal]] = []
         rows = cells = 0
         for file in files:
@@ -105,7 +105,7 @@ class JsonLines(Reader):
                     for name, value in row.items():
                         values.setdefault(name, []).append(value)
                 for name, own in values.items():
-                    seen.setdefault(name, Seen()).add(own)
+                    seen.setdefault(name, ColumnSeen()).add(own)
                 rows, cells = rows + len(parsed.rows), cells + sum(map(len, values.values()))
                 sparse = rows * len(seen) > max(MAX_CELLS, 1000 * cells)
                 if sparse or len(seen) > MAX_KEYS:

@@ -26,7 +26,7 @@ from typing import Any
 
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary
 from augmill.tasks.boundary.retries import PATIENCE
-from augmill.tasks.contracts import Artifact, StoreSilent
+from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import (
     AugmillError,
     CorruptObject,
@@ -34,6 +34,7 @@ from augmill.tasks.errors import (
     DeadlineExceeded,
     LedgerError,
     StoreRefused,
+    StoreSilent,
     UserError,
     WorkerDied,
     WorldError,

@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from storms import Storm, storm
 
 from augmill.tasks.boundary.retries import PATIENCE, Patience, can_pass
-from augmill.tasks.contracts import StoreSilent
-from augmill.tasks.errors import StoreError, StoreRefused
+from augmill.tasks.errors import StoreError, StoreRefused, StoreSilent
 from augmill.tasks.recipe.recipe import not_identity
 from augmill.tasks.sources.storage import ask, open_bytes
 from augmill.tasks.store.store import Store

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from augmill.flows import start
 from augmill.flows.nights.plan import CODES, exit_code_for
 from augmill.flows.outcome import Outcome
-from augmill.tasks.contracts import exit_code_of
-from augmill.tasks.errors import AugmillError, DataError, LedgerError, StoreError, UserError
+from augmill.tasks.errors import AugmillError, DataError, LedgerError, StoreError, UserError, exit_code_of
 
 pytestmark = pytest.mark.usefixtures("inline_workers")
 CAUSES: dict[str, BaseException] = {

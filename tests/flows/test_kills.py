@@ -1,6 +1,6 @@
 """`kill -9` through the command line: no process stays, nothing that stood is made again, the next run's bytes are equal.
 
-The thirty kills that the README reports come from the same code: tests/benchmarks/kill_runs.py.
+The thirty kills that docs/measured.md reports come from the same code: tests/benchmarks/kill_runs.py.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from commands import augmill, write_recipe
 from storms import Storm, storm
 
 from augmill.tasks.boundary.retries import PATIENCE
-from augmill.tasks.contracts import StoreSilent
-from augmill.tasks.errors import StoreRefused
+from augmill.tasks.errors import StoreRefused, StoreSilent
 from augmill.tasks.store.store import Store
 
 SECRET, KEY = "do-not-repeat-this-secret", "AKIADONOTREPEATTHIS"
