@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
-from augmill.tasks.boundary.retries import READ
+from augmill.tasks.boundary.retries import READ, in_threads
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact
 from augmill.tasks.errors import AugmillError, ConflictError, CorruptObject, DataError, UnsoundSource, UserError
 from augmill.tasks.recipe.recipe import Recipe
@@ -24,7 +23,7 @@ from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import class_among, fold_label, label_text
 from augmill.tasks.sources import SourceFile, exists, list_files
 from augmill.tasks.sources.options import Ready
-from augmill.tasks.stages.gather import READERS, gather, prepare_gather
+from augmill.tasks.stages.gather import gather, prepare_gather
 from augmill.tasks.stages.ingest import ingest, prepare_ingest
 from augmill.tasks.stages.labels import label_array
 from augmill.tasks.stages.partitions import cut_source, is_partitioned, window_start
@@ -34,7 +33,7 @@ from augmill.tasks.stages.split import prepare_split, split
 from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig
 from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
 from augmill.tasks.store.stage import Event, Site, fetch, look_up, read_manifest
-from augmill.tasks.store.store import Store, manifest_key
+from augmill.tasks.store.store import READERS, Store, manifest_key
 from augmill.tasks.validation import failed_expectations, load_suite
 
 # --- Units of the source, ingested: which are new, what each says of its partitions, and the rows gathered from -------
@@ -137,8 +136,7 @@ def _known(site: Site, unit: IngestConfig) -> tuple[Artifact, dict[str, dict[str
 
 def read_units(site: Site, units: Sequence[IngestConfig], *, advance: Callable[[], None] = lambda: None) -> Units:
     """Each unit's artifact: from the store where it stands, else made. In an object store each look-up waits: side by side."""
-    with ThreadPoolExecutor(READERS) as pool:
-        known = list(pool.map(lambda unit: _known(site, unit), units))
+    known = in_threads(lambda unit: _known(site, unit), units, READERS)
     artifacts, parts = list[Artifact](), []
     for unit, standing in zip(units, known, strict=True):
         if standing is None:

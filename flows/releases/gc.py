@@ -17,10 +17,9 @@ from augmill.tasks.errors import AugmillError
 from augmill.tasks.store.attempts import read_attempts
 from augmill.tasks.store.delta import has_delta, vacuum_delta
 from augmill.tasks.store.log import Log, append, read_log
-from augmill.tasks.store.store import Store, Stored, delta_key, object_key
+from augmill.tasks.store.store import READERS, Store, Stored, delta_key, object_key
 
 TOMBSTONE = "_gone.json"  # left by forget: tells whoever pinned the release what took its place
-READERS = 16  # documents asked for at once: a bucket answers each in tens of milliseconds
 Clock = Callable[[], datetime]
 
 
