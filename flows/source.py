@@ -32,6 +32,7 @@ from augmill.tasks.stages.refusals import NoRowUpTo, no_partition, require_fit
 from augmill.tasks.stages.split import prepare_split, split
 from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig
 from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
+from augmill.tasks.store.shapes import NAME
 from augmill.tasks.store.stage import Event, Site, fetch, look_up, read_manifest
 from augmill.tasks.store.store import READERS, Store, manifest_key
 from augmill.tasks.validation import failed_expectations, load_suite
@@ -389,11 +390,20 @@ def source_view(
     """Every partition of the source with its rows and revision; ``all`` alone where it has none. Reads what is new.
 
     ``upto``: files of later partitions are left alone; one that is not over may still be written.
-    Raises AugmillError where the source cannot be read, or no row of it says its partition.
+    Raises AugmillError where the source cannot be read, no row of it says its partition, or one's name has control
+    characters.
     """
     units = read_units(Site(store, threads=recipe.run.threads), prepare_ingest(recipe, upto, store, listed))
     require_partitions(store, units)
-    return units.view()
+    view = units.view()
+    if odd := sorted(name for name in view if not NAME.fits(name)):
+        named = ", ".join(map(ascii, odd[:3])) + (f" and {len(odd) - 3:,} more" if len(odd) > 3 else "")
+        raise DataError(
+            f"expected partitions' names to be {NAME.what}, found {named}: no log may hold them",
+            where="source (columns.partition)",
+            fix="rename them in the source, or leave their rows out of it",
+        )
+    return view
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,9 @@ def _judge_releases(part: Dataset, limits: Limits | None, grace: timedelta, now:
     """Which releases are past their time, and which nobody can get at: their files are what a kill left."""
     pending = staged(part.attempts)
     published = {release for entry in part.log.entries for release in entry["current"].values() if release is not None}
-    gone, current = dropped(part.log), set(part.log.current().values())
+    gone, held = dropped(part.log), {*part.log.current().values(), *part.log.tags().values()}
     for release, files in part.releases.items():
-        if release in current or (release in pending and not (release in gone and gone[release] > pending[release])):
+        if release in held or (release in pending and not (release in gone and gone[release] > pending[release])):
             continue  # a release that is staged waits for the entry that makes it current
         age = now - max(item.modified for item in files)
         if age > grace and (release in gone or release not in published):

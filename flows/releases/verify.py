@@ -70,8 +70,10 @@ def _verify_dataset(store: Store, dataset: str, found: Verified) -> None:
     standing = {
         key.split("/")[3] for key in store.list_keys(prefix) if key.count("/") == 4 and key.endswith("/manifest.json")
     }
-    gone = sorted(set(log.current().values()) - standing)
-    found.note("log entries", len(log.entries), (f"{release_key(dataset, name)} is current and gone" for name in gone))
+    held = dict.fromkeys(log.tags().values(), "tagged") | dict.fromkeys(log.current().values(), "current")
+    gone = sorted(held.keys() - standing)
+    told = (f"{release_key(dataset, name)} is {held[name]} and gone" for name in gone)
+    found.note("log entries", len(log.entries), told)
     for name in sorted(standing):
         found.note("releases", 1, _wrong_in(store, dataset, name))
 

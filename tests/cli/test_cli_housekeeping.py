@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from keeping import GATE, files_with, released
 
 from augmill.flows.cli.status import page
 from augmill.flows.nights.states import snapshot_states
-from augmill.flows.releases.gc import delete_release
+from augmill.flows.releases.gc import delete_release, find_garbage
 from augmill.flows.releases.lineage import explain, makers, revision_of
 from augmill.flows.start import run_recipe
 from augmill.tasks.generators import GENERATORS
@@ -106,6 +107,24 @@ def test_verify_all_goes_on_past_a_release_that_augmill_did_not_write(
     refused(ended, 4, ["2 of what was looked at"])
     assert f"wrong: public/tiny/releases/{path.parent.name}/manifest.json: the release's manifest" in ended.out
     assert f"wrong: public/tiny/releases/{mixed[2]}/labels.json" in ended.out
+
+
+def test_what_a_tag_alone_keeps_is_no_garbage_and_missed_where_it_is_gone(
+    mixed: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    """As forget leaves it: made again for the tag, current at no time, and its attempt rotted since."""
+    shutil.copytree(mixed[0] / "store", tmp_path / "store")
+    store, release = Store(str(tmp_path / "store")), mixed[1]
+    for key in [*store.list_keys("public/tiny/_log"), *store.list_keys("private/attempts")]:
+        store.delete(key)
+    made = {"kind": "forget", "current": {}, "made": {"all": release}, "reason": "asked"}
+    append(store, "tiny", lambda log: made, command="test")
+    tagged = {"kind": "tag", "current": {}, "tag": "kept", "release": release, "reason": ""}
+    append(store, "tiny", lambda log: tagged, command="test")
+    sweep = find_garbage(store, grace=timedelta(0))
+    assert sweep.releases() == {"tiny": [mixed[2]]}
+    delete_release(store, "tiny", release)
+    refused(augmill("verify", "--all", "--store", tmp_path / "store"), 4, [f"{release} is tagged and gone"])
 
 
 @pytest.mark.parametrize("raw", [b"", b"no Parquet"])
