@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
-from augmill.tasks.boundary.retries import READ
+from augmill.tasks.boundary.retries import READ, in_threads
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact
 from augmill.tasks.errors import AugmillError, ConflictError, CorruptObject, DataError, UnsoundSource, UserError
 from augmill.tasks.recipe.recipe import Recipe
@@ -24,7 +23,7 @@ from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import class_among, fold_label, label_text
 from augmill.tasks.sources import SourceFile, exists, list_files
 from augmill.tasks.sources.options import Ready
-from augmill.tasks.stages.gather import READERS, gather, prepare_gather
+from augmill.tasks.stages.gather import gather, prepare_gather
 from augmill.tasks.stages.ingest import ingest, prepare_ingest
 from augmill.tasks.stages.labels import label_array
 from augmill.tasks.stages.partitions import cut_source, is_partitioned, window_start
@@ -33,8 +32,9 @@ from augmill.tasks.stages.refusals import NoRowUpTo, no_partition, require_fit
 from augmill.tasks.stages.split import prepare_split, split
 from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig
 from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
+from augmill.tasks.store.shapes import NAME
 from augmill.tasks.store.stage import Event, Site, fetch, look_up, read_manifest
-from augmill.tasks.store.store import Store, manifest_key
+from augmill.tasks.store.store import READERS, Store, manifest_key
 from augmill.tasks.validation import failed_expectations, load_suite
 
 # --- Units of the source, ingested: which are new, what each says of its partitions, and the rows gathered from -------
@@ -137,8 +137,7 @@ def _known(site: Site, unit: IngestConfig) -> tuple[Artifact, dict[str, dict[str
 
 def read_units(site: Site, units: Sequence[IngestConfig], *, advance: Callable[[], None] = lambda: None) -> Units:
     """Each unit's artifact: from the store where it stands, else made. In an object store each look-up waits: side by side."""
-    with ThreadPoolExecutor(READERS) as pool:
-        known = list(pool.map(lambda unit: _known(site, unit), units))
+    known = in_threads(lambda unit: _known(site, unit), units, READERS)
     artifacts, parts = list[Artifact](), []
     for unit, standing in zip(units, known, strict=True):
         if standing is None:
@@ -391,11 +390,20 @@ def source_view(
     """Every partition of the source with its rows and revision; ``all`` alone where it has none. Reads what is new.
 
     ``upto``: files of later partitions are left alone; one that is not over may still be written.
-    Raises AugmillError where the source cannot be read, or no row of it says its partition.
+    Raises AugmillError where the source cannot be read, no row of it says its partition, or one's name has control
+    characters.
     """
     units = read_units(Site(store, threads=recipe.run.threads), prepare_ingest(recipe, upto, store, listed))
     require_partitions(store, units)
-    return units.view()
+    view = units.view()
+    if odd := sorted(name for name in view if not NAME.fits(name)):
+        named = ", ".join(map(ascii, odd[:3])) + (f" and {len(odd) - 3:,} more" if len(odd) > 3 else "")
+        raise DataError(
+            f"expected partitions' names to be {NAME.what}, found {named}: no log may hold them",
+            where="source (columns.partition)",
+            fix="rename them in the source, or leave their rows out of it",
+        )
+    return view
 
 
 @dataclass(frozen=True)

@@ -265,6 +265,8 @@ def tag(
     """Keeps a release under a name, whatever its age, and says so in the log."""
     from augmill.tasks.store import log
 
+    if reason:
+        require_reason(reason)
     opened, name = _open(store, dataset, write=True)
     if delete and release is not None:
         raise UserError("--delete takes the tag from whatever it names", where="--release", fix="leave --release out")
@@ -279,7 +281,7 @@ def tag(
 
 def _require_no_beginning(log: Any, tag_name: str) -> None:
     """Raises UserError for a tag that is the beginning of a release's id: --release would name the other of the two."""
-    hits = sorted({r for entry in log.entries for r in entry["current"].values() if r and r.startswith(tag_name)})
+    hits = sorted({r for entry in log.entries for r in released_in(entry).values() if r and r.startswith(tag_name)})
     if hits:
         problem = f"{tag_name!r} begins the id of release {hits[0]}: --release {tag_name} could mean either"
         raise UserError(problem, where="NAME", fix="give the tag another name, such as model-7")

@@ -57,7 +57,7 @@ def parse_exit_codes(text: str) -> dict[str, int]:
     codes: dict[str, int] = {}
     for part in filter(None, text.split(",")):
         name, _, code = part.partition("=")
-        if name not in NEXT or not code.isdigit() or not 0 <= int(code) <= 255:
+        if name not in NEXT or not code.isdecimal() or not 0 <= int(code) <= 255:
             raise UserError(
                 f"expected outcome=code, found {part!r}",
                 where="--exit-code",

@@ -17,10 +17,9 @@ from augmill.tasks.errors import AugmillError
 from augmill.tasks.store.attempts import read_attempts
 from augmill.tasks.store.delta import has_delta, vacuum_delta
 from augmill.tasks.store.log import Log, append, read_log
-from augmill.tasks.store.store import Store, Stored, delta_key, object_key
+from augmill.tasks.store.store import READERS, Store, Stored, delta_key, object_key
 
 TOMBSTONE = "_gone.json"  # left by forget: tells whoever pinned the release what took its place
-READERS = 16  # documents asked for at once: a bucket answers each in tens of milliseconds
 Clock = Callable[[], datetime]
 
 
@@ -163,9 +162,9 @@ def _judge_releases(part: Dataset, limits: Limits | None, grace: timedelta, now:
     """Which releases are past their time, and which nobody can get at: their files are what a kill left."""
     pending = staged(part.attempts)
     published = {release for entry in part.log.entries for release in entry["current"].values() if release is not None}
-    gone, current = dropped(part.log), set(part.log.current().values())
+    gone, held = dropped(part.log), {*part.log.current().values(), *part.log.tags().values()}
     for release, files in part.releases.items():
-        if release in current or (release in pending and not (release in gone and gone[release] > pending[release])):
+        if release in held or (release in pending and not (release in gone and gone[release] > pending[release])):
             continue  # a release that is staged waits for the entry that makes it current
         age = now - max(item.modified for item in files)
         if age > grace and (release in gone or release not in published):

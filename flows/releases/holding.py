@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from augmill.flows.releases.gc import Dataset, read_datasets
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import CorruptObject, UserError
@@ -156,12 +158,24 @@ def _note_rows(store: Store, found: Holdings, release: str) -> None:
     for item in found.part.releases[release]:
         split = item.key.split("/")[4]
         if item.key.endswith(".parquet") and split != "order.parquet":
-            of = count_held(_opened(store, item.key), found.ids, with_id=found.with_id)
+            of = _count_in(store, found, item.key)
             found.note(of)
             rows |= {split: rows.get(split, 0) + of.rows} if of.rows else {}
             descended += of.descended
     if rows or descended:
         _hold(store, found, release, rows, descended, "rows" if rows else "descendants")
+
+
+def _count_in(store: Store, found: Holdings, key: str) -> Held:
+    """Of a file of a release. Raises CorruptObject where it cannot be read: nobody can say what it holds."""
+    try:
+        return count_held(_opened(store, key), found.ids, with_id=found.with_id)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptObject(
+            "it is gone or not what was written, so nobody can say whether it holds the rows",
+            where=key,
+            fix="restore it, or run the snapshot's recipe again, which puts it again whole; then the same command",
+        ) from error
 
 
 def _note_fitted(store: Store, found: Holdings, release: str) -> None:

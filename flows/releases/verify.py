@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from augmill.tasks.boundary.retries import in_threads
 from augmill.tasks.errors import StoreRefused
 from augmill.tasks.store.erasure import pending_requests, told_pending
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.releases import verify_release
-from augmill.tasks.store.store import Store, Stored, object_key, release_key
+from augmill.tasks.store.store import READERS, Store, Stored, object_key, release_key
 
-SEALED = ("private/manifests", "private/attempts", "private/bank", "private/backfills", "private/erased")
+SEALED = tuple(
+    f"private/{name}" for name in ("manifests", "attempts", "bank", "backfills", "erased", "sources", "compare")
+)
 
 
 @dataclass
@@ -31,21 +34,17 @@ def verify_store(store: Store) -> Verified:
     """Objects against their names, documents against their seals, manifests against their objects, logs, releases."""
     found = Verified()
     objects = {item.key: item for item in store.list_files("private/objects")}
-    found.note("objects", len(objects), (item.key for item in objects.values() if not _is_named_right(store, item)))
+    digests = zip(objects, store.digests([*objects]), strict=True)
+    found.note("objects", len(objects), (key for key, digest in digests if digest != key.rsplit("/", 1)[-1]))
     for where in SEALED:
         keys = [key for key in store.list_keys(where) if key.endswith(".json")]
-        bodies = {key: _sound(store, key) for key in keys}
+        bodies = dict(zip(keys, in_threads(lambda key: _sound(store, key), keys, READERS), strict=True))
         found.note("documents", len(keys), (key for key, body in bodies.items() if body is None))
         if where == "private/manifests":
             found.note("manifests", 0, _without_object(bodies, objects))
     for dataset in store.datasets():
         _verify_dataset(store, dataset, found)
     return found
-
-
-def _is_named_right(store: Store, item: Stored) -> bool:
-    name = item.key.rsplit("/", 1)[-1]
-    return store.digest(item.key) == name
 
 
 def _without_object(bodies: dict[str, dict[str, object] | None], objects: dict[str, Stored]) -> Iterator[str]:
@@ -71,12 +70,19 @@ def _verify_dataset(store: Store, dataset: str, found: Verified) -> None:
     standing = {
         key.split("/")[3] for key in store.list_keys(prefix) if key.count("/") == 4 and key.endswith("/manifest.json")
     }
-    gone = sorted(set(log.current().values()) - standing)
-    found.note("log entries", len(log.entries), (f"{release_key(dataset, name)} is current and gone" for name in gone))
+    held = dict.fromkeys(log.tags().values(), "tagged") | dict.fromkeys(log.current().values(), "current")
+    gone = sorted(held.keys() - standing)
+    told = (f"{release_key(dataset, name)} is {held[name]} and gone" for name in gone)
+    found.note("log entries", len(log.entries), told)
     for name in sorted(standing):
-        found.note(
-            "releases", 1, (f"{release_key(dataset, name)}/{file}" for file in verify_release(store, dataset, name))
-        )
+        found.note("releases", 1, _wrong_in(store, dataset, name))
+
+
+def _wrong_in(store: Store, dataset: str, release: str) -> Iterator[str]:
+    try:
+        yield from (f"{release_key(dataset, release)}/{file}" for file in verify_release(store, dataset, release))
+    except StoreRefused as error:  # a manifest that Augmill did not write
+        yield f"{error.where}: {error.problem}"
 
 
 def _sound(store: Store, key: str) -> dict[str, object] | None:

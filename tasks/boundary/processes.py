@@ -41,9 +41,20 @@ def is_gone(owner: dict[str, Any] | None) -> bool:
     try:
         return _began(int(owner["pid"])) != int(owner["began"])
     except FileNotFoundError:
-        return True
+        return not _may_run(int(owner["pid"]))
     except (OSError, ValueError):
         return False
+
+
+def _may_run(pid: int) -> bool:
+    """Of one that /proc does not show: where it is mounted with hidepid, that may be another user's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _began(pid: int) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from augmill.tasks.boundary.retries import in_threads
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact
 from augmill.tasks.errors import AugmillError, DataError, UnsoundSource
 from augmill.tasks.recipe.recipe import Recipe
@@ -47,6 +47,7 @@ from augmill.tasks.stages.refusals import (
 )
 from augmill.tasks.store.erasure import ERASED
 from augmill.tasks.store.stage import Work, stage
+from augmill.tasks.store.store import READERS
 
 # --- One schema for units of a source that were read apart: numbers widen, null gives way, types that clash are -------
 
@@ -117,7 +118,6 @@ def cast_column(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.Chun
 REFUSED_SCHEMA = UNIT_REFUSED.remove(UNIT_REFUSED.get_field_index("partition"))
 BATCH_ROWS = 65_536  # whose texts are Python strings at a time
 _KEY = pa.binary(16)
-READERS = 16  # threads that fetch what units say of themselves: in an object store each waits for an answer
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,7 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     UnsoundSource past ``refuse.max_share`` or with no row in the window; UserError where no row stands at or before
     ``as_of``, or ``as_of`` is not written as the partitions are.
     """
-    with ThreadPoolExecutor(READERS) as pool:
-        units = list(pool.map(lambda artifact: _Unit(work, artifact), artifacts))
+    units = in_threads(lambda artifact: _Unit(work, artifact), artifacts, READERS)  # what each says of itself
     window = _Window(config, units)
     schema = _unify(window, units)
     files = [name for unit in window.units for name in unit.about["files"]]

@@ -47,7 +47,7 @@ def explain(error: Exception, where: str) -> StoreError:
             return StoreRefused(sign.lower(), where=where, fix=fix)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
         return StoreRefused(text, where=where, fix="check the credentials and the bucket's policy")
-    if isinstance(error, BaseError) and not can_pass(text):
+    if isinstance(error, BaseError) and not can_pass(str(error)):  # the body, which is not repeated, may say a cause
         return StoreRefused(text, where=where, fix="check the store's address, its region and the account's settings")
     return StoreError(text, where=where, fix="run it again; what is done is kept")
 

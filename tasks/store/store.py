@@ -453,8 +453,9 @@ class LookingStore(Store):
             raise AlreadyExistsError(key)
         self._own.put(key, value)
 
-    def holds(self, key: str, sha256: str, size: int) -> bool:
-        return self._own.holds(key, sha256, size) or (key not in self._gone and super().holds(key, sha256, size))
+    def digest(self, key: str) -> str | None:
+        own = self._own.digest(key)
+        return own if own is not None or key in self._gone else super().digest(key)
 
     def fetch_object(self, sha256: str, size: int) -> Path:
         own = self._own.head(object_key(sha256)) is not None

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from commands import augmill, refused, write_recipe
 
+from augmill.tasks.boundary.retries import PATIENCE
+from augmill.tasks.contracts import StoreSilent
 from augmill.tasks.errors import AugmillError, StoreRefused
 from augmill.tasks.sources import SourceOptions, list_files, open_bytes
 from augmill.tasks.store.store import Store
@@ -130,6 +132,18 @@ def test_an_answer_that_is_not_known_is_told_without_its_body(refusing: type[_Re
         with pytest.raises(AugmillError) as caught:
             ACTS[act]()
         assert "418" in str(caught.value) and not [secret for secret in SECRETS if secret in str(caught.value)]
+
+
+@pytest.mark.parametrize("act", ["list", "store list", "store read", "store write"])
+def test_a_cause_that_passes_is_waited_for_though_only_the_answers_body_says_it(
+    refusing: type[_Refusing], act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers 400 where a connection idled too long."""
+    monkeypatch.setattr(PATIENCE, "seconds", 0.0)
+    refusing.status, refusing.code = 400, "RequestTimeout"
+    with pytest.raises(StoreSilent) as caught:
+        ACTS[act]()
+    assert not [secret for secret in SECRETS if secret in str(caught.value)]
 
 
 def test_check_and_run_name_a_bucket_that_refuses(refusing: type[_Refusing], tmp_path: Path) -> None:

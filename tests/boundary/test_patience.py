@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from buckets import s3_server
@@ -21,10 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storms import Storm, storm
 
+from augmill.flows.source import read_units
 from augmill.tasks.boundary.retries import PATIENCE, Patience, can_pass
 from augmill.tasks.errors import StoreError, StoreRefused, StoreSilent
 from augmill.tasks.recipe.recipe import not_identity
 from augmill.tasks.sources.storage import ask, open_bytes
+from augmill.tasks.stages.gather import gather
 from augmill.tasks.store.store import Store
 
 ENDING = ["run", "backfill", "status", "releases", "show", "verify", "path", "audit", "rollback", "tag", "gc"]
@@ -275,6 +278,24 @@ def test_an_interrupt_ends_the_wait_at_once(weather: Storm, tmp_path: Path, numb
         process.communicate(timeout=20)
     assert time.monotonic() - started < 4
     assert process.returncode == (130 if number == signal.SIGINT else 143)
+
+
+@pytest.mark.parametrize("where", ["flows.source._known", "tasks.stages.gather._Unit"])
+def test_an_interrupt_while_units_are_looked_up_ends_the_wait_of_all_threads(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else those that stand in line ask the silent store one after another before the interrupt is raised."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"augmill.{where}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        if where.startswith("flows"):
+            read_units(None, [None, None])  # type: ignore[arg-type, list-item]
+        else:
+            gather.run(None, None, [None, None])
+    assert PATIENCE.stopped.is_set()
 
 
 def test_the_patience_changes_no_row_and_no_recipes_hash() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from keeping import GATE, files_with, released
 
 from augmill.flows.cli.status import page
 from augmill.flows.nights.states import snapshot_states
-from augmill.flows.releases.gc import delete_release
+from augmill.flows.releases.gc import delete_release, find_garbage
 from augmill.flows.releases.lineage import explain, makers, revision_of
 from augmill.flows.start import run_recipe
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.rows.hashing import canonical_json, hash_json
 from augmill.tasks.stages.mix import synthetic_ids
 from augmill.tasks.store.attempts import utc_now
 from augmill.tasks.store.delta import sync_delta
@@ -88,6 +90,56 @@ def test_verify_all_finds_a_flipped_bit_anywhere_and_changes_nothing(
     gone.unlink()
     refused(augmill("verify", "--all", "--store", store), 4, ["private/manifests", "gone"])
     refused(augmill("verify", "tiny", "--all", "--store", store), 2, ["--all"])
+
+
+def test_verify_all_goes_on_past_a_release_that_augmill_did_not_write(
+    mixed: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(mixed[0] / "store", store)
+    foreign = canonical_json({"dataset": "tiny\x1b[2J"})
+    path = store / "public/tiny/releases" / hash_json({"dataset": "tiny\x1b[2J"})[:16] / "manifest.json"
+    path.parent.mkdir()
+    path.write_bytes(foreign)
+    rotted = store / "public/tiny/releases" / mixed[2] / "labels.json"
+    rotted.write_bytes(b"{}")
+    ended = augmill("verify", "--all", "--store", store)
+    refused(ended, 4, ["2 of what was looked at"])
+    assert f"wrong: public/tiny/releases/{path.parent.name}/manifest.json: the release's manifest" in ended.out
+    assert f"wrong: public/tiny/releases/{mixed[2]}/labels.json" in ended.out
+
+
+def test_what_a_tag_alone_keeps_is_no_garbage_and_missed_where_it_is_gone(
+    mixed: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    """As forget leaves it: made again for the tag, current at no time, and its attempt rotted since."""
+    shutil.copytree(mixed[0] / "store", tmp_path / "store")
+    store, release = Store(str(tmp_path / "store")), mixed[1]
+    for key in [*store.list_keys("public/tiny/_log"), *store.list_keys("private/attempts")]:
+        store.delete(key)
+    made = {"kind": "forget", "current": {}, "made": {"all": release}, "reason": "asked"}
+    append(store, "tiny", lambda log: made, command="test")
+    tagged = {"kind": "tag", "current": {}, "tag": "kept", "release": release, "reason": ""}
+    append(store, "tiny", lambda log: tagged, command="test")
+    sweep = find_garbage(store, grace=timedelta(0))
+    assert sweep.releases() == {"tiny": [mixed[2]]}
+    delete_release(store, "tiny", release)
+    refused(augmill("verify", "--all", "--store", tmp_path / "store"), 4, [f"{release} is tagged and gone"])
+
+
+@pytest.mark.parametrize("raw", [b"", b"no Parquet"])
+def test_forget_names_a_file_of_which_nobody_can_say_whether_it_holds_the_rows(
+    mixed: tuple[Path, str, str], tmp_path: Path, raw: bytes
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(mixed[0], folder)
+    part = folder / "store/public/tiny/releases" / mixed[2] / "train/part-00000.parquet"
+    (folder / "ids.txt").write_text(pq.read_table(part)["aug_row_id"][0].as_py())
+    part.write_bytes(raw)
+    asked = ("--rows", folder / "ids.txt", "--reason", "asked", "--dry-run", "--store", folder / "store")
+    ended = augmill("forget", folder / "recipe.yaml", *asked)
+    refused(ended, 4, [f"{mixed[2]}/train/part-00000.parquet", "whether it holds the rows", "then the same command"])
+    assert ended.last["kind"] == "CorruptObject"
 
 
 def test_explain_follows_a_synthetic_row_to_its_parents_and_its_night(mixed: tuple[Path, str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,11 @@ from commands import augmill, fingerprint, refused, write_recipe
 from augmill.tasks.rows.hashing import seal
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.store import LookingStore, Store
+
+
+def sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
 
 COLUMNS = {"text": "text", "label": "label", "partition": "day"}
 
@@ -132,6 +138,9 @@ def test_a_looking_store_reads_what_stands_and_keeps_what_is_written_to_itself(t
     looking.delete("private/x/b")
     assert [looking.get(f"private/x/{name}") for name in "abc"] == [b"5", None, b"3"]
     assert looking.list_keys("private/x") == ["private/x/a", "private/x/c"] and looking.size("private/x/b") is None
+    held = [sum(looking.holds(f"private/x/{name}", sha256(b), 1) for b in (b"1", b"5", b"3")) for name in "abc"]
+    assert held == [1, 0, 1] and looking.holds("private/x/a", sha256(b"5"), 1)
+    assert looking.digests(["private/x/a", "private/x/b"]) == [sha256(b"5"), None]
     made = tmp_path / "made"
     made.write_bytes(b"made")
     assert looking.fetch_object(*looking.put_object(made)).read_bytes() == b"made"

@@ -118,6 +118,7 @@ def test_an_unsound_source_keeps_what_is_current(copied_run: Path) -> None:
         (["run", "."], ["is a directory"]),
         (["run", "rows.csv"], ["rows.csv line 1", "a recipe is a YAML document"]),
         (["run", "recipe.yaml", "--orchestrator", "airflow"], ["--orchestrator", "prefect or none", "airflow"]),
+        (["run", "recipe.yaml", "--exit-code", "harmful=²"], ["--exit-code", "harmful=²"]),
         (["run", "recipe.yaml", "--exit-code", "bad=3"], ["--exit-code", "bad=3", "published, harmful"]),
         (["run", "recipe.yaml", "--exit-code", "harmful=300"], ["harmful=300", "0 to 255"]),
         (["run", "recipe.yaml", "--as-of", "2026-01-01"], ["columns.partition"]),

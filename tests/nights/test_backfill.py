@@ -53,7 +53,7 @@ from augmill.flows.steps import Steps
 from augmill.tasks.boundary.processes import is_gone, this_process
 from augmill.tasks.boundary.retries import NEVER
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.errors import StoreError, UserError
+from augmill.tasks.errors import DataError, StoreError, UserError
 from augmill.tasks.recipe.nights import Price
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.attempts import Attempt, begin, finish, utc_now
@@ -231,6 +231,20 @@ def test_numbers_as_keys_are_made_and_read_in_their_order(tmp_path: Path) -> Non
     assert fill(recipe)["outcome"] == "nothing"
     with pytest.raises(UserError, match="10 comes after 9"):
         fill(recipe, first="10", last="9")
+
+
+def test_a_partition_that_no_log_may_name_is_told_before_anything_is_planned(tmp_path: Path) -> None:
+    """It would be the plan that is refused, as if somebody else had written it."""
+    rows = write_days(tmp_path / "rows.csv", 3)
+    rows.write_text(rows.read_text().replace(day(1), "a\x1b[31m"))
+    recipe = dated_recipe(rows, tmp_path / "store", partitions={"every": "key"})
+    for make in (lambda: fill(recipe), lambda: fill(recipe, dry_run=True), lambda: nightly(recipe)):
+        with pytest.raises(DataError, match="without control characters") as refused:
+            make()
+        assert "'a\\x1b[31m'" in refused.value.problem and "rename" in refused.value.fix
+    assert run_recipe(recipe)["release"]  # all rows at once name no partition
+    store = Store(str(tmp_path / "store"))
+    assert not store.list_keys("private/backfills")
 
 
 # --- carrying it out --------------------------------------------------------------------------------------------------

@@ -257,8 +257,9 @@ def test_what_is_written_to_the_log_holds_no_control_character(value: Any) -> No
 
 
 def test_a_reason_with_escape_sequences_is_refused_before_it_stands_in_the_log(folder: Path) -> None:
-    ended = augmill("rollback", "--store", folder / "store", "--reason", "\x1b[2Jgone")
-    assert ended.code == 2 and "control characters" in ended.err and "\x1b" not in ended.err
+    for command in (("rollback",), ("tag", "model-1")):
+        ended = augmill(*command, "--store", folder / "store", "--reason", "\x1b[2Jgone")
+        assert ended.code == 2 and "control characters" in ended.err and "\x1b" not in ended.err
 
 
 def test_of_several_that_switch_together_one_that_rotted_keeps_all_back(tmp_path: Path) -> None:
