@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import re
@@ -188,7 +189,7 @@ def test_no_stage_imports_another() -> None:
 
 
 def test_packages_are_entered_by_their_front() -> None:
-    """From outside, ``from augmill.tasks.gate import Rule``, never its modules; inside, files may know each other."""
+    """From outside, ``from augmill.tasks.workers import WorkerPool``, never its modules; inside, files may know each other."""
     wrong = []
     for path in modules():
         here = dotted(path)
@@ -211,6 +212,25 @@ def test_a_front_is_small_and_says_what_the_package_is(package: str) -> None:
     offered = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
     for node in offered:
         assert isinstance(node.value, ast.List) and len(node.value.elts) <= WIDE.get(package, FRONT)
+
+
+def test_programs_in_the_tests_import_what_is_there() -> None:
+    """Child processes are given their code as a string, which no other tool reads; most of them are in slow tests."""
+    missing = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for module, names in re.findall(r"from (augmill[\w.]*) import ([\w, ]+)", node.value):
+                    wanted = [name.split(" as ")[0].strip() for name in names.split(",")]
+                    missing += [f"{path.name}: {module}.{name}" for name in wanted if not _there(module, name)]
+    assert missing == []
+
+
+def _there(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(importlib.import_module(f"{module}.{name}"))
+    except ImportError:
+        return False
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -30,9 +31,13 @@ RUNS = textwrap.dedent("""
 SWEEP = textwrap.dedent("""
     import asyncio, sys
     from augmill.flows.orchestration import retention as kept
-    kept.KEEP_RUNS, kept.KEEP_DAYS, kept.SPARE = int(sys.argv[1]), float(sys.argv[2]), 0
+    kept.KEEP_RUNS, kept.KEEP_DAYS, kept.SPARE = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     print(asyncio.run(kept.sweep()))
 """)
+
+
+NEVER = 1e12  # bytes that lie free before the file is packed
+MB = 1_000_000
 
 
 def run(code: str, home: Path, environment: dict[str, str], *arguments: object) -> str:
@@ -49,6 +54,16 @@ def counts(home: Path) -> dict[str, int]:
         }
 
 
+def pages(home: Path) -> tuple[int, int]:
+    """(bytes of the file, bytes of it that lie free)."""
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        size, count, free = [
+            database.execute(f"pragma {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
+        ]
+        assert database.execute("pragma integrity_check").fetchone() == ("ok",)
+    return size * count, size * free
+
+
 @pytest.mark.slow
 def test_old_runs_of_ours_go_with_all_that_hangs_on_them_and_nobody_elses(
     tmp_path: Path, clean_environment: dict[str, str]
@@ -57,9 +72,9 @@ def test_old_runs_of_ours_go_with_all_that_hangs_on_them_and_nobody_elses(
     before = counts(tmp_path)
     assert (before["flow_run"], before["task_run"], before["artifact_collection"]) == (6, 18, 6), before
     assert before["log"] >= 6 and before["events"] > 18
-    assert run(SWEEP, tmp_path, clean_environment, 100, 30).split() == ["0"]
+    assert run(SWEEP, tmp_path, clean_environment, 100, 30, NEVER).split() == ["0"]
     assert counts(tmp_path) == before
-    assert run(SWEEP, tmp_path, clean_environment, 2, 30).split() == ["3"]
+    assert run(SWEEP, tmp_path, clean_environment, 2, 30, NEVER).split() == ["3"]
     after = counts(tmp_path)
     for table, count in before.items():
         assert after[table] == pytest.approx(count / 2, abs=count / 12), (table, before, after)
@@ -68,8 +83,34 @@ def test_old_runs_of_ours_go_with_all_that_hangs_on_them_and_nobody_elses(
         loose = database.execute(
             "select count(*) from event_resources where event_id not in (select id from events)"
         ).fetchone()[0]
-        free = database.execute("pragma freelist_count").fetchone()[0]
     assert left == {"run 0", "run 4", "run 5"} and loose == 0, json.dumps(after)
-    assert run(SWEEP, tmp_path, clean_environment, 100, 0).split() == ["2"]  # by age, whatever their number
+    assert run(SWEEP, tmp_path, clean_environment, 100, 0, NEVER).split() == ["2"]  # by age, whatever their number
     assert counts(tmp_path)["flow_run"] == 1
-    assert free >= 0
+
+
+@pytest.mark.slow
+def test_free_pages_are_given_back_where_they_are_most_of_the_file_and_else_used_again(
+    tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
+    run(RUNS, tmp_path, clean_environment)
+    full, _ = pages(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as database, database:
+        database.execute("create table ballast as select zeroblob(40000000) as bytes")
+    with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as database, database:
+        database.execute("drop table ballast")
+    ballasted, free = pages(tmp_path)
+    assert ballasted >= full + 40 * MB and free >= 40 * MB
+
+    assert run(SWEEP, tmp_path, clean_environment, 4, 30, 64 * MB).split() == ["1"]  # fewer lie free
+    kept, free = pages(tmp_path)
+    assert kept == ballasted and free > 40 * MB
+    run(RUNS, tmp_path, clean_environment)
+    assert pages(tmp_path)[0] == ballasted and pages(tmp_path)[1] < free  # new records, no larger file
+
+    before = counts(tmp_path)["flow_run"]
+    assert run(SWEEP, tmp_path, clean_environment, 3, 30, 1 * MB).split() == [str(before - 2 - 3)]  # 2 are another's
+    packed, free = pages(tmp_path)
+    assert packed < full and free < MB
+    assert counts(tmp_path)["flow_run"] == 5
+    assert run(SWEEP, tmp_path, clean_environment, 2, 30, 0).split() == ["1"]  # free, but less than half of the file
+    assert pages(tmp_path)[0] == packed

@@ -15,9 +15,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import yaml
+from chain import recipe_document, write_rows
 
 # Prints the server's process and its address, runs a flow of three tasks, and waits where the test wants to kill it.
 RUN = textwrap.dedent("""
@@ -214,6 +217,65 @@ def test_a_refused_connection_costs_one_warning(home: Path, clean_environment: d
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["done"] == [0, 1, 4]
     assert done.stderr.count("Warning: ") == 1 and "cannot be used" in done.stderr
+
+
+class Relay:
+    """A loopback address that passes everything on to an API and back, until it falls silent: then it takes and says nothing."""
+
+    def __init__(self, url: str) -> None:
+        self.silent = threading.Event()
+        self._target = urlsplit(url)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api"
+
+    def __enter__(self) -> Relay:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection((str(self._target.hostname), int(self._target.port or 0)))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while some := source.recv(65536):
+                if not self.silent.is_set():
+                    sink.sendall(some)
+            if not self.silent.is_set():
+                sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("when", ["attempts/**/start.json", "manifests/split/*", "_log/*.json"])
+def test_an_api_that_falls_silent_in_mid_run_costs_its_records_one_warning_and_three_minutes(
+    prefect_api: str, clean_environment: dict[str, str], tmp_path: Path, when: str
+) -> None:
+    """Connections stay open and new ones are accepted; nothing is answered any more."""
+    path, store = tmp_path / "tiny.yaml", tmp_path / "store"
+    document = recipe_document(write_rows(tmp_path / "rows.csv")) | {"run": {"threads": 1, "store": str(store)}}
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    with Relay(prefect_api) as relay, (tmp_path / "stderr").open("w+", encoding="utf-8") as errors:
+        environment = {**clean_environment, "PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": relay.url}
+        command = [str(Path(sys.executable).with_name("augmill")), "run", str(path)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+        while not list(store.rglob(when)) and process.poll() is None:
+            time.sleep(0.01)
+        relay.silent.set()
+        started = time.monotonic()
+        out, _ = process.communicate(timeout=300)
+        seconds = time.monotonic() - started
+        errors.seek(0)
+        said = errors.read()
+    assert process.returncode == 0, said
+    assert said.count("Warning: ") == 1 and "Prefect's API does not answer" in said and "Traceback" not in said, said
+    assert (store / "public/tiny/releases" / json.loads(out.splitlines()[-1])["release"] / "manifest.json").exists()
+    assert seconds < 180
 
 
 def test_a_configured_api_is_used_and_none_is_started(prefect_api: str) -> None:
