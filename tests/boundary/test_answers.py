@@ -13,8 +13,7 @@ import pytest
 from commands import augmill, refused, write_recipe
 
 from augmill.tasks.boundary.retries import PATIENCE
-from augmill.tasks.contracts import StoreSilent
-from augmill.tasks.errors import AugmillError, StoreRefused
+from augmill.tasks.errors import AugmillError, StoreRefused, StoreSilent
 from augmill.tasks.sources import SourceOptions, list_files, open_bytes
 from augmill.tasks.store.store import Store
 
