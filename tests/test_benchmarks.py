@@ -26,9 +26,10 @@ TINIEST = {
         "| night | fitted as of |",
     ),
     "bench_overhead.py": (["--shards", "2", "--orchestrators", "none"], "| way | before the first shard |"),
+    "flip_files.py": (["--files", "3"], "| kind | files | verify |"),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
-WITHOUT_SHARED = {"bench_million.py", "bench_decode.py", "bench_nights.py", "bench_overhead.py"}
+WITHOUT_SHARED = {"bench_million.py", "bench_decode.py", "bench_nights.py", "bench_overhead.py", "flip_files.py"}
 
 
 @pytest.mark.slow
