@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections import Counter
@@ -202,6 +203,8 @@ def _text(result: dict[str, Any]) -> list[str]:
     for name, about in result["read"].items():
         columns = f"text {', '.join(about['text'])}, label {about['label']}, {about['why']}"
         lines += wrapped(f"{name}: {about['taken']:,} rows of {about['path']} ({columns})", "    ", "")
+        if about.get("skip_lines"):
+            lines += wrapped(f"its header was found below {about['skip_lines']:,} line(s) of a title or notes")
         if about["refused"]:
             lines += wrapped(f"not read: {counted(about['refused'])}")
         if about.get("read_as"):
@@ -358,7 +361,7 @@ def read_rows(
     from augmill.flows.source import gather_source
     from augmill.tasks.recipe.recipe import Recipe
     from augmill.tasks.recipe.sections import Refuse, Target
-    from augmill.tasks.sources import SourceOptions
+    from augmill.tasks.sources import SourceOptions, doubt_file, list_files
     from augmill.tasks.store.stage import Site, Work
     from augmill.tasks.store.store import Store
 
@@ -366,6 +369,9 @@ def read_rows(
         source = SourceOptions(path=path)
     except ValueError as error:
         raise UserError(str(error), where=option, fix="name a file or directory") from error
+    doubt = doubt_file(list_files(source)[0], source)
+    skip = doubt.skip if doubt is not None else 0  # as `augmill init` reads it
+    source = dataclasses.replace(source, skip_lines=skip)
     columns, why = _columns(source, option, text, label, like)
     # No share of refused rows stops it: they are counted and shown, and nothing is published.
     recipe = Recipe("judge", source, columns, Target(per_class=1), (), refuse=Refuse(max_share=1.0))
@@ -374,7 +380,7 @@ def read_rows(
     work = Work(site, site.store.local_scratch("judge"))
     summary = work.read_json(ingested, "summary.json")
     about = {"path": path, "text": list(columns.texts), "label": columns.label, "why": why}
-    about |= {name: summary[name] for name in ("read", "taken", "refused")}
+    about |= {name: summary[name] for name in ("read", "taken", "refused")} | ({"skip_lines": skip} if skip else {})
     rows = work.read(ingested).select(real_schema(columns.fields).names)
     return Read(rows, columns, about)
 

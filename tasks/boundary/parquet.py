@@ -7,6 +7,7 @@ count that it names.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ STEP = 8 << 20  # bytes to decode at once
 Sizes = dict[str, npt.NDArray[np.int64]]  # by column: the bytes of each row's cell
 _HEADER = 16 << 20  # bytes of one page's header, as Arrow has it
 _DICTIONARY_PAGE = 2
-_DELTA_LENGTH, _DELTA = 6, 7  # encodings of texts: lengths first; only what a text does not share with the last one
+_PLACES = {2, 8}  # encodings of texts: places in a dictionary;
+_DELTA_LENGTH, _DELTA = 6, 7  # lengths first; only what a text does not share with the last one
 _WIDTH = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 8, "BYTE_ARRAY": 4}
 
 
@@ -77,8 +79,12 @@ class Chunk:
 
     @property
     def keeps_dictionary(self) -> bool:
-        """Whether Arrow can read its texts as a dictionary and places in it, so that none is repeated."""
-        return self.is_text and self.dictionary and not self.encodings & {_DELTA, _DELTA_LENGTH}
+        """Whether Arrow can read its texts as a dictionary and places in it, so that none is repeated.
+
+        Where a writer gave its dictionary up half way, as for texts of which each stands once, Arrow would put all texts
+        of the row group into one, before the first batch: 126 MB where 12 do.
+        """
+        return self.is_text and self.dictionary and self.encodings <= _PLACES
 
 
 def check_footer(stream: BinaryIO, uri: str) -> None:
@@ -119,21 +125,72 @@ def _check_schema(footer: bytes, uri: str) -> None:
             raise DataError(f"its columns are nested more than {DEPTH} deep", where=uri, fix="write flat columns")
 
 
-def measure(stream: BinaryIO, parquet: pq.ParquetFile, group: int, names: set[str], unpacked: Unpacked) -> list[Chunk]:
+class ReadOnce(io.RawIOBase):
+    """A stream whose columns are kept from their measuring to their decoding: in a bucket each jump costs 8 MiB.
+
+    Arrow asks for a column's bytes in one piece, and then they are its own: no more is held than it would hold itself.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.size, self.at = stream, stream.seek(0, 2), 0
+        self.start, self.raw = 0, b""  # the column that is being measured
+        self.kept: dict[int, bytes] = {}
+        self.room = self.size
+
+    def forget(self) -> None:
+        self.kept, self.room = {}, self.size
+
+    def keep(self, start: int, end: int) -> None:
+        """Columns that overlap are together larger than the file: no more than its size is kept."""
+        self.start, self.raw = start, b""
+        if end - start <= self.room:
+            self.stream.seek(start)
+            self.raw = self.kept[start] = self.stream.read(end - start)
+            self.room -= len(self.raw)
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = (0, self.at, self.size)[whence] + offset
+        return self.at
+
+    def read(self, count: int = -1) -> bytes:
+        inside = self.at - self.start
+        if 0 <= inside <= inside + count <= len(self.raw):
+            data = self.raw[inside : inside + count]
+        elif count == len(self.kept.get(self.at, b"")) > 0:
+            data = self.kept.pop(self.at)
+        else:
+            self.stream.seek(self.at)
+            data = self.stream.read(count)
+        self.at += len(data)
+        return data
+
+
+def measure(stream: ReadOnce, parquet: pq.ParquetFile, group: int, names: set[str], unpacked: Unpacked) -> list[Chunk]:
     """The columns of one row group, those of ``names`` with all that is nested in them; ``unpacked`` counts them.
 
     Raises DataError for a page too large, columns that need too much at once, and what is no page.
     """
-    size, uri, metadata, chunks = stream.seek(0, 2), unpacked.uri, parquet.metadata.row_group(group), []
+    size, uri, metadata, chunks = stream.size, unpacked.uri, parquet.metadata.row_group(group), []
     for index in range(metadata.num_columns):
         about = parquet.schema.column(index)
         parts = about.path.split(".")
         if names.isdisjoint(".".join(parts[:end]) for end in range(1, len(parts) + 1)):
             continue
         chunk = _measure_column(stream, metadata.column(index), about, size, uri)
-        # Repeated texts are counted as they are read, but for those that Arrow would repeat itself.
-        unpacked.add(max(chunk.pages, chunk.values * (chunk.width + 4 * chunk.nested + chunk.longest)))
+        # Repeated texts are counted as they are read, but for those beside which others are told apart.
+        longest = chunk.longest if chunk.encodings & {_DELTA, _DELTA_LENGTH} else 0
+        unpacked.add(max(chunk.pages, chunk.values * (chunk.width + 4 * chunk.nested + longest)))
         chunks.append(chunk)
+    stream.raw = b""
     at_once = sum(chunk.largest for chunk in chunks)
     if at_once > max(2 * PAGE, 20 * size):
         problem = f"one page of each column unpacks to {at_once:,} bytes, in a file of {size:,}"
@@ -142,7 +199,7 @@ def measure(stream: BinaryIO, parquet: pq.ParquetFile, group: int, names: set[st
 
 
 def _measure_column(
-    stream: BinaryIO, column: pq.ColumnChunkMetaData, about: pq.ColumnSchema, size: int, uri: str
+    stream: ReadOnce, column: pq.ColumnChunkMetaData, about: pq.ColumnSchema, size: int, uri: str
 ) -> Chunk:
     start = column.data_page_offset
     if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:
@@ -150,6 +207,7 @@ def _measure_column(
     end = start + column.total_compressed_size
     if not 0 <= start <= end <= size:
         raise _damaged(f"column {about.path!r} lies at bytes {start:,} to {end:,} of {size:,}", uri)
+    stream.keep(start, end)
     kind = about.physical_type
     width = about.length if kind == "FIXED_LEN_BYTE_ARRAY" else _WIDTH[kind]
     chunk = Chunk(about.path, width, about.max_repetition_level > 0, kind == "BYTE_ARRAY")
@@ -193,8 +251,9 @@ def _damaged(problem: str, where: str) -> DataError:
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 
-def _open(stream: BinaryIO, **more: Any) -> pq.ParquetFile:
-    return pq.ParquetFile(stream, thrift_string_size_limit=FOOTER, thrift_container_size_limit=MAX_ITEMS, **more)
+def _open(stream: BinaryIO | ReadOnce, **more: Any) -> pq.ParquetFile:
+    limits = {"thrift_string_size_limit": FOOTER, "thrift_container_size_limit": MAX_ITEMS}
+    return pq.ParquetFile(stream, pre_buffer=False, **limits, **more)  # column by column, as ``ReadOnce`` has them
 
 
 def plain_schema(stream: BinaryIO, uri: str) -> pa.Schema:
@@ -245,16 +304,17 @@ def read_tables(
 
     With the bytes of each cell as it will be. Raises DataError for a decompression bomb, and what pyarrow raises.
     """
-    held = Unpacked(uri, stream.seek(0, 2))
-    stream.seek(0)
-    plain, keeping = _open(stream), dict[frozenset[str], pq.ParquetFile]()
+    once = ReadOnce(stream)
+    held = Unpacked(uri, once.size)
+    plain, keeping = _open(once), dict[frozenset[str], pq.ParquetFile]()
     for group in range(plain.metadata.num_row_groups):
         if plain.metadata.row_group(group).num_rows == 0:  # has no pages
             continue
-        chunks = measure(stream, plain, group, set(names), held)
+        once.forget()
+        chunks = measure(once, plain, group, set(names), held)
         kept = frozenset(chunk.path for chunk in chunks if chunk.keeps_dictionary)
         if kept not in keeping:  # for most files once
-            keeping = {kept: _open(stream, metadata=plain.metadata, read_dictionary=sorted(kept))}
+            keeping = {kept: _open(once, metadata=plain.metadata, read_dictionary=sorted(kept))}
         rows = left = plain.metadata.row_group(group).num_rows
         _require_whole(chunks, rows)
         for batch in keeping[kept].iter_batches(
@@ -276,10 +336,10 @@ def _require_whole(chunks: Sequence[Chunk], rows: int) -> None:
 
 
 def _step(chunks: Sequence[Chunk], rows: int, most_rows: int, most_cells: int) -> int:
-    """Rows to decode at once, for about 8 MiB: before the texts of dictionaries are repeated."""
+    """Rows to decode at once, for about 8 MiB: before the texts of dictionaries are repeated, and at worst 128 after."""
     sizes = (chunk.width * chunk.values + chunk.pages * (not chunk.keeps_dictionary) for chunk in chunks)
     by_size = STEP * rows // max(sum(sizes), 1)
-    by_longest = STEP // max(sum(chunk.longest for chunk in chunks), 1)
+    by_longest = PAGE // max(sum(chunk.longest for chunk in chunks), 1)  # as many only where all are the longest one
     return int(max(1, min(most_rows, most_cells // max(len(chunks), 1), by_size, by_longest)))
 
 
@@ -428,7 +488,7 @@ def _sum_of_deltas(raw: bytes, at: int, header: dict[int, Any]) -> tuple[int, in
 # --- Thrift's compact protocol, as far as Parquet uses it ---------------------------------------------------------------
 
 
-def _page_header(stream: BinaryIO, start: int, end: int, where: str) -> tuple[dict[int, Any], int]:
+def _page_header(stream: ReadOnce, start: int, end: int, where: str) -> tuple[dict[int, Any], int]:
     """(the header's fields by number, its length). 1: kind; 2, 3: bytes, unpacked and stored; 5, 7, 8: about values."""
     much = 512
     while True:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from .options import SourceFile, SourceOptions
@@ -70,6 +73,13 @@ def is_usual_name(name: str) -> bool:
     return re.fullmatch(rf"({whole})(_?(\d|[ab]))?", snake) is not None or snake.endswith("_id")
 
 
+def _is_label(value: Any) -> bool:
+    """As ingest takes labels: texts, truth values and whole numbers, also those that are written 1.0."""
+    if isinstance(value, float | Decimal):
+        return math.isfinite(value) and value == int(value)
+    return isinstance(value, str | int)
+
+
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|[\W]+", "_", name).strip("_").lower()
 
@@ -109,8 +119,7 @@ def _guess_label(names: list[str], values: dict[str, list[Any]], why: dict[str, 
 
     def few(name: str) -> bool:
         distinct = _distinct(values[name])
-        plain = all(isinstance(value, str | int | bool) for value in values[name])
-        return plain and distinct <= max(2, len(values[name]) // 2) and distinct <= 1000
+        return all(map(_is_label, values[name])) and distinct <= max(2, len(values[name]) // 2) and distinct <= 1000
 
     def order(name: str) -> tuple[Any, ...]:
         distinct, rank = _distinct(values[name]), _label_rank(name)
@@ -158,6 +167,7 @@ def _length(values: list[Any]) -> float:
 
 def _guess_texts(names: list[str], values: dict[str, list[Any]], why: dict[str, str]) -> list[str]:
     strings = [name for name in names if all(isinstance(value, str) for value in values[name])]
+    strings = [name for name in strings if any(map(str.isalpha, chain.from_iterable(values[name])))]  # no digits alone
     if not strings:
         return []
 

@@ -43,7 +43,6 @@ from augmill.tasks.errors import (
 from augmill.tasks.rows.kinds.text import visible
 from augmill.tasks.store.stage import Event
 
-_LOG = logging.getLogger("augmill.workers")
 GRACE_SECONDS = 5.0
 WATCH_SECONDS = 1.0  # a worker whose parent is gone ends within so long
 

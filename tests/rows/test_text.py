@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from augmill.tasks.generators._edits import split_words
 from augmill.tasks.rows.kinds.text import (
+    CLUSTER,
+    JOINERS,
     canonical,
     clusters,
     count_characters,
@@ -134,3 +137,21 @@ def test_a_text_is_counted_and_cut_by_what_a_reader_calls_characters(characters:
 
 def test_one_character_longer_than_the_bound_is_cut_within_its_accents() -> None:
     assert cut("z" + "\u0301" * 500, 10) == "z" + "\u0301" * 9
+
+
+@given(
+    st.text(
+        st.sampled_from("a \u0600\u0301\u200d\ufe0f\U0001f1e9\U0001f1ea\U0001f468\u1100\u1161\u094d\u0915\r\n"),
+        max_size=12,
+    )
+)
+def test_flags_taken_in_pairs_are_the_clusters_of_the_standard(text: str) -> None:
+    import regex
+
+    assert regex.findall(CLUSTER, text) == regex.findall(rf"\X[{JOINERS}]*", text)
+
+
+def test_a_text_of_flags_alone_is_cut_in_linear_time() -> None:
+    started = time.process_time()
+    assert len(clusters("\U0001f1e9" * 40_001)) == 20_001
+    assert time.process_time() - started < 1.0

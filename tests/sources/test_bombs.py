@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import resource
 import subprocess
@@ -131,11 +132,63 @@ def test_every_encoding_and_codec_is_measured_and_read(tmp_path: Path, encoding:
     assert read(tmp_path / "a.parquet").table.to_pydict() == table.to_pydict()
     with (tmp_path / "a.parquet").open("rb") as stream:
         measured = parquet.measure(
-            stream, pq.ParquetFile(tmp_path / "a.parquet"), 0, {"text"}, parquet.Unpacked("a", 9**9)
+            parquet.ReadOnce(stream), pq.ParquetFile(stream), 0, {"text"}, parquet.Unpacked("a", 9**9)
         )
     assert [chunk.values for chunk in measured] == [1_100]
     if encoding == "DELTA_BYTE_ARRAY":
         assert measured[0].pages >= sum(len(text or "") for text in texts[:1_100])
+
+
+@pytest.mark.parametrize("names", [["text", "label", "at"], ["label"]])
+def test_bytes_are_fetched_once_and_column_by_column(names: list[str]) -> None:
+    """In a bucket each jump costs a request and 8 MiB: the header of every page was one (40 MB took 224)."""
+    texts = [f"a text of its own {at}" for at in range(20_000)]
+    table = pa.table({"text": texts, "label": [f"c{at % 5}" for at in range(20_000)], "at": range(20_000)})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=10_000, data_page_size=2_000, use_dictionary=["label"])
+    fetched: list[int] = []
+
+    class Counted(io.BytesIO):
+        def read(self, count: int | None = -1, /) -> bytes:
+            data = super().read(count)
+            fetched.append(len(data))
+            return data
+
+    read = pa.concat_tables(part for part, _ in parquet.read_tables(Counted(sink.getvalue()), "a", names))
+    assert read.cast(table.select(names).schema).equals(table.select(names))
+    columns = pq.ParquetFile(sink).metadata
+    stored = sum(
+        columns.row_group(group).column(at).total_compressed_size
+        for group in range(2)
+        for at in range(3)
+        if columns.schema.column(at).name in names
+    )
+    footer = 65_536 * 2
+    assert stored <= sum(fetched) <= stored + footer
+    assert len(fetched) <= 2 * len(names) + 6
+
+
+def test_a_dictionary_that_its_writer_gave_up_holds_no_row_group_of_texts() -> None:
+    """Arrow would make one of all 60,000 before the first batch. One that repeats its texts stays a dictionary."""
+    texts = [f"{at} is a text of its own, and so long that a megabyte of them is soon full" for at in range(60_000)]
+    table = pa.table({"text": texts, "label": [f"c{at % 5}" for at in range(60_000)]})
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    encodings = pq.ParquetFile(sink).metadata.row_group(0).column(0).encodings
+    assert {"PLAIN", "RLE_DICTIONARY"} <= set(encodings)
+    parts = [part for part, _ in parquet.read_tables(sink, "a", ["text", "label"])]
+    assert {part["text"].type for part in parts} == {pa.string()} and len(parts) > 3
+    assert all(pa.types.is_dictionary(part["label"].type) for part in parts)
+    assert pa.concat_tables(parts)["text"].to_pylist() == texts
+
+
+def test_columns_that_overlap_are_not_kept_beyond_the_files_size() -> None:
+    once = parquet.ReadOnce(io.BytesIO(bytes(range(100))))
+    for start in range(50):
+        once.keep(start, 100)
+    assert sum(map(len, once.kept.values())) <= 100
+    once.seek(40)
+    assert once.read(60) == bytes(range(40, 100))
 
 
 def test_parts_that_are_lists_or_views_come_without_their_encoding(tmp_path: Path) -> None:

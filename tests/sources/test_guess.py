@@ -6,9 +6,12 @@ import csv
 import os
 import random
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reading import only, put
 
@@ -245,3 +248,16 @@ def test_seconds_since_1970_are_no_dates(tmp_path: Path) -> None:
     assert guessed(write_set(tmp_path / "a.csv", SETS["amazon"][0]))["date"] == []
     assert guessed(write_set(tmp_path / "b.csv", "created=1700000{i2} text=L label=c{m2}"))["date"] == []
     assert guessed(write_set(tmp_path / "c.csv", "created=202401{d} text=L label=c{m2}"))["date"] == ["created"]
+
+
+@pytest.mark.parametrize("labels", [[Decimal(0), Decimal(1)], [0.0, 1.0], [0, 1]])
+def test_whole_numbers_of_any_type_are_labels_as_ingest_takes_them(tmp_path: Path, labels: list[Any]) -> None:
+    table = pa.table({"text": [f"a text of its own, {at}" for at in range(40)], "label": labels * 20})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert guessed(tmp_path / "a.parquet")["label"] == "label"
+
+
+def test_digits_are_no_text(tmp_path: Path) -> None:
+    rows = "".join(f"{at % 7},tag {at},1445714{at:03}\n" for at in range(60))
+    (tmp_path / "a.csv").write_text(f"userId,tag,timestamp\n{rows}")  # MovieLens
+    assert guessed(tmp_path / "a.csv")["text"] == ["tag"]

@@ -121,8 +121,9 @@ def _shingle_hashes(keys: Sequence[str]) -> tuple[Words, Ints]:
 
 def _distinct(words: npt.NDArray[Word]) -> npt.NDArray[Word]:
     """Ascending, each once. numpy's own ``unique`` (2.4) hashes: 3.1 s for 4 million, where sorting takes 0.03 to 0.3."""
-    words = np.sort(words)
-    return words[np.concatenate([[True], words[1:] != words[:-1]])]
+    ordered: npt.NDArray[Word] = np.sort(words)
+    once: npt.NDArray[Word] = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+    return once
 
 
 def _minima(flat: Words, lengths: Ints) -> npt.NDArray[np.uint32]:

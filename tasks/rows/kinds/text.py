@@ -143,7 +143,8 @@ def is_unspaced(texts: Iterable[str]) -> bool:
 
 # A grapheme cluster (UAX 29), with the few combining marks that it leaves alone, such as Burmese's vowel sign aa.
 JOINERS = r"\u200d\p{M}\p{GCB=Extend}\p{GCB=SpacingMark}"
-CLUSTER = rf"\X[{JOINERS}]*"
+# Flags are taken in pairs first: for each `\X` looks back over the whole run, and 80,000 of them took 11 s.
+CLUSTER = rf"(?:\p{{RI}}\p{{RI}}(?![{JOINERS}])|\X[{JOINERS}]*)"
 
 
 @cache
