@@ -162,8 +162,8 @@ def test_each_scenario_has_a_test_or_a_reason() -> None:
 DIES = """
 import os, signal, sys
 if "augmill.tasks.workers" in " ".join(sys.orig_argv):
-    from augmill.tasks import shards
-    from augmill.tasks.store import Store
+    from augmill.tasks.stages import jobs as shards
+    from augmill.tasks.store.store import Store
     POINT, ONCE = os.environ["AUGMILL_DIE_AT"], os.environ["AUGMILL_DIE_ONCE"]
     in_shard = False
 

@@ -22,9 +22,9 @@ RACES, LOG = 100, 10  # races in all, and as many after one another in each log:
 # A process with a store of its own. A line in: dataset, expected release, release; a line out: what became of it.
 PUBLISHER = """
 import json, sys
-from augmill.tasks.contracts import ConflictError
-from augmill.tasks.publish import commit_releases
-from augmill.tasks.store import Store
+from augmill.tasks.errors import ConflictError
+from augmill.tasks.stages.publish import commit_releases
+from augmill.tasks.store.store import Store
 store = Store(sys.argv[1])
 print("ready", flush=True)
 for line in sys.stdin:

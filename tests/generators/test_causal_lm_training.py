@@ -210,7 +210,7 @@ import sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from test_causal_lm_training import fit
-from augmill.tasks.store import Store
+from augmill.tasks.store.store import Store
 print("ready", flush=True)
 fit(Path(sys.argv[1]), Store(sys.argv[2]), {options!r})
 """

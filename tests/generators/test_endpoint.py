@@ -111,9 +111,9 @@ KILLED = """
 import sys
 from pathlib import Path
 from augmill.tasks.contracts import Context
-from augmill.tasks.generators._chat_options import ChatOptions
-from augmill.tasks.generators._endpoint import endpoint_backend
-from augmill.tasks.store import Store
+from augmill.tasks.generators.chat.options import ChatOptions
+from augmill.tasks.generators.chat.endpoint import endpoint_backend
+from augmill.tasks.store.store import Store
 sys.path.insert(0, sys.argv[3])
 from test_endpoint import make_calls
 options = ChatOptions(model="m", backend="endpoint", base_url=sys.argv[1], max_requests=100)

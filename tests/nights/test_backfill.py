@@ -775,7 +775,7 @@ def test_a_backfill_tries_again_what_its_recipe_calls_a_failure(rows: Path, tmp_
 
 
 def test_only_a_process_of_this_machine_that_ended_is_known_to_be_gone() -> None:
-    code = "from augmill.tasks.owner import this_process; import json; print(json.dumps(this_process()))"
+    code = "from augmill.tasks.boundary.processes import this_process; import json; print(json.dumps(this_process()))"
     ended = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
     if not ended:
         pytest.skip("needs /proc")

@@ -14,9 +14,9 @@ import pytest
 # Five runs of ours and one of somebody else's, each with tasks, a log line and an artifact, against a server of our own.
 RUNS = textwrap.dedent("""
     import logging
-    from augmill.flows.orchestrate import open_orchestrator
+    from augmill.flows.orchestration.orchestrate import open_orchestrator
     from augmill.flows.progress import Artifacts
-    from augmill.flows.telemetry import quiet_logging
+    from augmill.flows.orchestration.logs import quiet_logging
 
     with quiet_logging(), open_orchestrator("prefect") as orchestrator:
         for number in range(6):
@@ -29,7 +29,7 @@ RUNS = textwrap.dedent("""
 """)
 SWEEP = textwrap.dedent("""
     import asyncio, sys
-    from augmill.flows import prefect_retention as kept
+    from augmill.flows.orchestration import retention as kept
     kept.KEEP_RUNS, kept.KEEP_DAYS, kept.SPARE = int(sys.argv[1]), float(sys.argv[2]), 0
     print(asyncio.run(kept.sweep()))
 """)

@@ -22,8 +22,8 @@ import pytest
 # Prints the server's process and its address, runs a flow of three tasks, and waits where the test wants to kill it.
 RUN = textwrap.dedent("""
     import json, sys, time
-    from augmill.flows.orchestrate import leave, open_orchestrator
-    from augmill.flows.telemetry import quiet_logging
+    from augmill.flows.orchestration.orchestrate import leave, open_orchestrator
+    from augmill.flows.orchestration.logs import quiet_logging
 
     def main():
         with quiet_logging(), open_orchestrator("prefect") as orchestrator:

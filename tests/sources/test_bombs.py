@@ -27,7 +27,7 @@ READS |= {"one page of 100 MB": 0, "dictionary in lists": MANY - 1}
 REFUSED = {"dictionary past the limit": MANY, "one page of 100 MB": 1, "dictionary in lists": 1}
 READ = """
 import resource, sys
-from augmill.tasks.contracts import DataError
+from augmill.tasks.errors import DataError
 from augmill.tasks.sources import SourceOptions, list_files, read_batches, scan_schema
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = refused = 0

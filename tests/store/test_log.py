@@ -113,7 +113,8 @@ def test_twenty_threads_append_twenty_entries_to_one_chain(store: Store) -> None
 @pytest.mark.slow
 def test_four_processes_append_twenty_entries_to_one_chain(store: Store) -> None:
     code = (
-        "import sys; from augmill.tasks.store import Store; from augmill.tasks.log import append; sys.stdin.read(1);"
+        "import sys; from augmill.tasks.store.store import Store; from augmill.tasks.store.log import append;"
+        "sys.stdin.read(1);"
         "s = Store(sys.argv[1]); names = [sys.argv[2] + str(i) for i in range(5)];"
         "e = lambda name: {'kind': 'release', 'current': {name: sys.argv[3]}, 'reason': ''};"
         "print(all(append(s, 'tiny', lambda log: e(name), command=name)[1] for name in names))"

@@ -25,7 +25,7 @@ from augmill.tasks.store.store import Store
 COMMAND = Path(sys.executable).with_name("augmill")
 CHILD = """
 import sys, tempfile, time
-from augmill.tasks.owner import own_temporary
+from augmill.tasks.boundary.processes import own_temporary
 with own_temporary():
     print(tempfile.mkdtemp(), flush=True)
     time.sleep(float(sys.argv[1]))

@@ -62,7 +62,7 @@ def test_of_many_writers_of_one_key_exactly_one_wins_and_all_read_its_value(stor
 
 def test_of_two_processes_that_write_the_same_keys_each_key_has_one_winner(tmp_path: Path) -> None:
     code = (
-        "import sys; from augmill.tasks.store import Store; s = Store(sys.argv[1]); sys.stdin.read(1);"
+        "import sys; from augmill.tasks.store.store import Store; s = Store(sys.argv[1]); sys.stdin.read(1);"
         "print(''.join(str(int(s.put_if_absent(f'private/{k}', sys.argv[2].encode()))) for k in range(100)))"
     )
     started = [

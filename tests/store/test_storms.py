@@ -66,7 +66,7 @@ def test_what_waiting_cannot_cure_fails_at_once_and_names_the_object(stormy: Sto
         with pytest.raises(StoreRefused, match=rf"^{root}: private/a: ") as told:
             call()
         assert len(stormy.requests) - before <= 2  # put_if_absent looks what stands there
-        assert "check the credentials" in told.value.fix and SECRET not in str(told.value)
+        assert "account" in told.value.fix and SECRET not in str(told.value)
 
 
 def test_a_storm_that_does_not_end_is_borne_for_a_bounded_time(stormy: Storm, root: str) -> None:
