@@ -399,7 +399,7 @@ def source_view(
     if odd := sorted(name for name in view if not NAME.fits(name)):
         named = ", ".join(map(ascii, odd[:3])) + (f" and {len(odd) - 3:,} more" if len(odd) > 3 else "")
         raise DataError(
-            f"expected partitions' names to be {NAME.what}, found {named}: no log may hold them",
+            f"expected each partition's name to be {NAME.what}, found {named}: no log may hold it",
             where="source (columns.partition)",
             fix="rename them in the source, or leave their rows out of it",
         )

@@ -4,6 +4,7 @@ no silent catch, no pickle. How much a function may branch is ruff's (pyproject.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections import Counter
 from functools import cache
@@ -140,3 +141,19 @@ def test_nothing_is_pickled(name: str) -> None:
             assert not [
                 word for word in node.keywords if word.arg == "allow_pickle" and ast.unparse(word.value) == "True"
             ]
+
+
+def test_what_the_programs_inside_tests_import_is_there() -> None:
+    """They are texts that other processes run: no type checker follows a name that moved."""
+    wanted = re.compile(r"^\W*(?:.*;\s*)?from (augmill[\w.]*) import (\w+)", re.MULTILINE)
+    gone = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path.name in ("test_layers.py", "test_house.py"):  # they speak of imports
+            continue
+        for module, name in dict.fromkeys(wanted.findall(path.read_text(encoding="utf-8"))):
+            try:
+                found = hasattr(importlib.import_module(module), name) or importlib.import_module(f"{module}.{name}")
+            except ImportError:
+                found = False
+            gone += [] if found else [f"{path.relative_to(ROOT)}: from {module} import {name}"]
+    assert not gone

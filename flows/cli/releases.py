@@ -232,6 +232,7 @@ def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: 
     from augmill.tasks.store import log
 
     backfill = find_backfill(opened, name, given)
+    plan = opened.read_sealed(backfill_key(name, backfill, "plan.json")) or {}
     before = log.read_log(opened, name)
     entries = published_by(opened, before, backfill)
     moves, left = log.undone_of(opened, before, entries)
@@ -248,7 +249,7 @@ def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: 
         say(f"{name} {snapshot}: left alone; {why}.")
     if (more := len(left) - LISTED) > 0:
         say(f"and {more:,} more snapshot(s) left alone.")
-    if opened.size(backfill_key(name, backfill, "end.json")) is None:
+    if plan.get("kind") == "backfill" and opened.size(backfill_key(name, backfill, "end.json")) is None:  # no night's
         say(f"{backfill} is not finished: the same command goes on with what is left of it.")
     if dry_run:
         say("Nothing was changed: leave --dry-run out.")

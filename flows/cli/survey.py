@@ -129,14 +129,13 @@ def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
     Raises UserError where it could not be written, StoreRefused for a full disk or a bucket that refuses to be read.
     Whether a bucket may be written shows when a run begins: it notes its attempt before any work.
     """
-    from augmill.tasks.sources.storage import connect
     from augmill.tasks.store.log import read_log
 
     root = recipe.run.store
     require_root(root)
     if root.startswith(REMOTE_SCHEMES):
         try:
-            log = read_log(Store(root, backend=connect(root)), recipe.dataset)
+            log = read_log(LookingStore(root), recipe.dataset)
         except StoreRefused:
             raise
         except StoreError as error:

@@ -14,7 +14,7 @@ _KINDS = r"key|token|secret|passw(?:or)?d|passphrase|pwd|credential|signature|\b
 _NAMES = re.compile(rf"{_KINDS}|hook|dsn|database_url|connection", re.I)
 _PATTERNS = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S), MASK),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,31}://)[^\s/@]{1,512}@", re.I), rf"\1{MASK}@"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]{0,31}://)[^\s/]{1,512}@", re.I), rf"\1{MASK}@"),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I), rf"\1 {MASK}"),
     # name=value, "name": "value", --name value; a number is a figure (tokens=512), not a secret
     (

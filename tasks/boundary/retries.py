@@ -125,15 +125,17 @@ class Patience:
         self.stopped.set()
 
     def outwait(self, ask: Callable[[], T], *, clock: Callable[[], float] = time.monotonic) -> T:
-        """``ask()``, again and again while it raises a StoreError that can pass, for ``seconds`` from its first try on.
+        """``ask()``, again and again while it raises a StoreError that can pass, for ``seconds`` from its first failure.
 
-        Raises StoreSilent then, naming what was asked for; what waiting cannot cure, or an interrupt, at once.
+        So what took long before it failed is tried again. Raises StoreSilent then, naming what was asked for; what
+        waiting cannot cure, or an interrupt, at once.
         """
         began, delay, failed = clock(), _FIRST, False
         while True:
             try:
                 found = ask()
             except StoreError as error:
+                began = began if failed else clock()
                 failed, left = True, (0.0 if self._spent else self.seconds) - (clock() - began)
                 if not may_retry(error) or self.stopped.is_set():
                     raise

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import unquote
@@ -27,6 +28,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRET = re.compile(r"\?.*(sig|signature|token|key|credential|secret|password)[\w-]*=", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BLOCK = 1 << 20
+SILENCE_SECONDS = 30.0  # without a byte from an object store a connection counts as broken
 
 
 def is_remote(path: str) -> bool:
@@ -73,14 +75,19 @@ def split_uri(uri: str) -> tuple[str, str]:
     return f"{scheme.lower()}://{bucket}", key
 
 
-def connect(bucket: str) -> Any:
-    """The object store behind ``s3://bucket``; endpoint and credentials come from the environment."""
+def connect(address: str) -> Any:
+    """The object store behind ``s3://bucket``, or a place in it; endpoint and credentials come from the environment."""
     from obstore.store import from_url
 
-    retry: Any = {"max_retries": 0}  # ``ask`` waits, as long as run.store_patience says
-    # Such as MinIO in one's own network; as the store has it.
-    options: Any = {"allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")}
-    return from_url(bucket, retry_config=retry, client_options=options)
+    retry: Any = {"max_retries": 0}  # obstore's last 2.7 s, whatever it is told; PATIENCE waits as long as is right
+    options: Any = {
+        # Such as MinIO in one's own network.
+        "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
+        # obstore's own 30 s are for a whole request: a file of gigabytes would never come. Silence is what counts.
+        "timeout": timedelta(days=1),
+        "read_timeout": timedelta(seconds=SILENCE_SECONDS),
+    }
+    return from_url(address, retry_config=retry, client_options=options)
 
 
 @contextmanager

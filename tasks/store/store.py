@@ -31,12 +31,13 @@ from typing import Any, TypeVar, cast
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore
 
 from augmill.tasks.boundary.retries import PATIENCE, in_threads
 from augmill.tasks.contracts import Scratch
 from augmill.tasks.errors import CorruptObject, StoreError, StoreRefused, UserError
 from augmill.tasks.rows.hashing import hash_file, seal, unseal
+from augmill.tasks.sources.storage import connect
 from augmill.tasks.store.rules import REMOTE_SCHEMES, explain, put_remote, require_root
 from augmill.tasks.store.shapes import require_document
 
@@ -120,6 +121,7 @@ def _fsync(path: Path) -> None:
 T = TypeVar("T")
 
 RENEWED = timedelta(minutes=30)
+PIECE = 1 << 20  # bytes that are handed over at least: what a connection that breaks takes with it
 READERS = 16  # documents asked for at once: from a bucket, 400 of 30 ms each take a second instead of twelve
 
 
@@ -169,11 +171,8 @@ class Store:
     def _open(self) -> ObjectStore:
         require_root(self.root)
         if self.local is None:
-            plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-            retry = {"max_retries": 0}  # obstore's last 2.7 s, whatever it is told; ``_ask`` waits as long as is right
-            options: dict[str, Any] = {"retry_config": retry, "client_options": {"allow_http": plain}}
             try:
-                return from_url(self.root, **options)
+                return cast("ObjectStore", connect(self.root))
             except (BaseError, ValueError) as error:
                 problem = str(error).split("\n\nDebug source:")[0]
                 fix = "give a bucket, such as s3://bucket/prefix, and the account's settings in the environment"
@@ -267,16 +266,38 @@ class Store:
     def digest(self, key: str) -> str | None:
         """sha256 of what stands there, read piece by piece; None where there is nothing."""
 
-        def read() -> str:
-            digest = hashlib.sha256()
-            for chunk in obstore.get(self.backend, key).stream():
-                digest.update(chunk)
-            return digest.hexdigest()
-
+        digest = hashlib.sha256()
         try:
-            return self._ask(key, read)
+            self._read(key, digest.update)
         except FileNotFoundError:
             return None
+        return digest.hexdigest()
+
+    def _read(self, key: str, take: Callable[[Any], object]) -> None:
+        """Hands over what stands there, piece by piece. Where the connection breaks, another goes on from that place, and is
+
+        borne as long as the first: what is read for longer than that, or breaks often, comes all the same.
+        """
+        at = 0
+
+        def go_on() -> bool:
+            """Whether all has come. Raises where nothing more came."""
+            nonlocal at
+            began, size = at, None
+            try:
+                found = obstore.get(self.backend, key, options={"range": {"offset": at}} if at else None)
+                size = found.meta["size"]
+                for chunk in found.stream(PIECE):
+                    take(chunk)
+                    at += len(chunk)
+            except (BaseError, OSError):
+                if at == began:
+                    raise
+                return at == size
+            return True
+
+        while not self._ask(key, go_on):
+            pass
 
     def digests(self, keys: Sequence[str]) -> list[str | None]:
         """``digest`` of each."""
@@ -359,13 +380,9 @@ class Store:
     def _download(self, key: str, path: Path) -> None:
         part = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
 
-        def read() -> None:
-            with part.open("wb") as stream:
-                for chunk in obstore.get(self.backend, key).stream():
-                    stream.write(chunk)
-
         try:
-            self._ask(key, read)
+            with part.open("wb") as stream:
+                self._read(key, stream.write)
         except FileNotFoundError as error:
             raise CorruptObject("the object is gone", where=f"{self.root}: {key}", fix="run it again") from error
         part.replace(path)

@@ -166,5 +166,6 @@ def test_check_goes_on_without_a_store_that_does_not_answer(tmp_path: Path, monk
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION"):
         monkeypatch.setenv(f"AWS_{name}", "x")
-    ended = augmill("check", write_recipe(tmp_path, run={"orchestrator": "none", "store": "s3://mine/augmill"}))
+    run = {"orchestrator": "none", "store": "s3://mine/augmill", "store_patience": 1}
+    ended = augmill("check", write_recipe(tmp_path, run=run))
     assert ended.code == 0 and "in an object store that did not answer" in " ".join(ended.out.split())

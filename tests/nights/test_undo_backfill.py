@@ -11,7 +11,8 @@ from dated import dated_recipe, day, inline_workers, noon_after, write_days  # n
 from fake_releases import put_fake
 
 from augmill.flows import augment as flow
-from augmill.flows.nights.flows import BackfillRequest, backfill
+from augmill.flows.nights.flows import BackfillRequest, backfill, nightly
+from augmill.flows.nights.record import backfill_key
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.delta import delta_uri
@@ -86,6 +87,20 @@ def test_what_names_no_backfill_is_refused_and_the_known_ones_are_named(rows: Pa
     refused(undo(tmp_path, "--backfill", first, "--to", "abc"), 2, ["--to", "leave one of the two out"])
     refused(undo(tmp_path, "--dry-run"), 2, ["--dry-run"])
     refused(augmill("rollback", "--store", tmp_path, "--backfill", first, "--reason", " "), 2, ["--reason", "blank"])
+
+
+@pytest.mark.parametrize("kind", ["backfill", "nightly"])
+def test_only_of_an_unfinished_backfill_is_it_said_that_its_command_goes_on(
+    rows: Path, tmp_path: Path, kind: str
+) -> None:
+    """What a night left is the next one's."""
+    store, recipe = Store(str(tmp_path)), dated_recipe(rows, tmp_path)
+    fill(recipe, last=day(0))
+    done = fill(recipe, last=day(1)) if kind == "backfill" else nightly(recipe, now=lambda: noon_after(DAYS))
+    store.delete(backfill_key("tiny", done["backfill"], "end.json"))
+    for how in (["--dry-run"], []):
+        ended = undo(tmp_path, "--backfill", done["backfill"], *how)
+        assert ended.code == 0 and ("goes on with what is left" in ended.out) == (kind == "backfill")
 
 
 def test_the_delta_table_follows(rows: Path, tmp_path: Path) -> None:

@@ -446,7 +446,8 @@ def test_no_value_of_a_secret_variable_is_shown(value: str, around: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "postgres://u:S3cretS3cret@db/x", "https://S3cretS3cret@github.com/a", "Authorization: Bearer S3cretS3cret",
+        "postgres://u:S3cretS3cret@db/x", "postgres://u:pw@S3cretS3cret@db/x",
+        "https://S3cretS3cret@github.com/a", "Authorization: Bearer S3cretS3cret",
         "api_key=S3cretS3cret&x=1", '{"token": "S3cretS3cret"}', "password: S3cretS3cret", "--token S3cretS3cret",
         "https://h/?X-Amz-Signature=S3cretS3cret", "sk-S3cretS3cretS3cret", "hf_S3cretS3cretS3cretxx",
         "AWS_SECRET_ACCESS_KEY=S3cretS3cret",
