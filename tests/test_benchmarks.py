@@ -26,9 +26,13 @@ TINIEST = {
         "| night | fitted as of |",
     ),
     "bench_overhead.py": (["--shards", "2", "--orchestrators", "none"], "| way | before the first shard |"),
+    "bench_prefect.py": (
+        ["--runs", "2", "--session", "1", "--nights", "1", "--served", "1"],
+        "| night | augmill serve: MB |",
+    ),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
-WITHOUT_SHARED = {"bench_million.py", "bench_decode.py", "bench_nights.py", "bench_overhead.py"}
+WITHOUT_SHARED = {"bench_million.py", "bench_decode.py", "bench_nights.py", "bench_overhead.py", "bench_prefect.py"}
 
 
 @pytest.mark.slow
