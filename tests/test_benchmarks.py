@@ -27,9 +27,20 @@ TINIEST = {
     ),
     "bench_overhead.py": (["--shards", "2", "--orchestrators", "none"], "| way | before the first shard |"),
     "flip_files.py": (["--files", "3"], "| kind | files | verify |"),
+    "bench_prefect.py": (
+        ["--runs", "2", "--session", "1", "--nights", "1", "--served", "1"],
+        "| night | augmill serve: MB |",
+    ),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
-WITHOUT_SHARED = {"bench_million.py", "bench_decode.py", "bench_nights.py", "bench_overhead.py", "flip_files.py"}
+WITHOUT_SHARED = {
+    "bench_million.py",
+    "bench_decode.py",
+    "bench_nights.py",
+    "bench_overhead.py",
+    "bench_prefect.py",
+    "flip_files.py",
+}
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ NOT_RUN = {
     "python tests/benchmarks/bench_million.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
     "python tests/benchmarks/bench_gate.py": "the same",
     "python tests/benchmarks/bench_nights.py": "the same",
+    "python tests/benchmarks/bench_prefect.py": "half an hour; tests/test_benchmarks.py runs it at its tiniest size",
     "python tests/benchmarks/compare_sets.py --out docs/comparison/cells.jsonl": "hours; test_benchmarks.py makes a cell",
     "python tests/benchmarks/fuzz.py --count 50000 --seed 1": "half an hour; tests/test_fuzz.py does 1,000 by the same code",
     "python tests/benchmarks/bench_overhead.py": "the same",

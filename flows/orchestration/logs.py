@@ -121,6 +121,20 @@ def _set(logger: logging.Logger, handlers: list[logging.Handler], level: int, *,
     logger.propagate = propagate
 
 
+def start_client() -> None:
+    """Starts the client's queues outside of any run, also where an earlier run of this process lost its API.
+
+    Prefect keeps every queue it has started until the interpreter ends, and the context it was started in: inside a
+    run, that is the run with all its body refers to. 6 MB of HTTP clients are left of each session even so.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.set_client_override(None)
+    EventsWorker.instance()
+    APILogWorker.instance()
+
+
 def flush_client() -> None:
     """Sends the log records and events this process still holds, waiting at most ``FLUSH_TIMEOUT`` for each.
 

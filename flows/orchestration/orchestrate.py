@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from augmill.flows.orchestration.logs import api_answers, drop_client_records
+from augmill.flows.orchestration.logs import api_answers, drop_client_records, start_client
 from augmill.flows.terminal import flush
 from augmill.tasks.boundary.retries import NEVER, PATIENCE, RetryPolicy, call_with_retries, may_retry
 from augmill.tasks.errors import AugmillError, DeadlineExceeded
@@ -205,6 +205,7 @@ def open_orchestrator(kind: str) -> Iterator[Orchestrator]:
         orchestrator: Orchestrator
         try:
             stack.enter_context(prefect_server())
+            start_client()
             orchestrator = PrefectOrchestrator()
         except ServerUnavailable as error:
             _log.warning("%s\n  This run goes on without Prefect.", error)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,48 @@ def test_without_its_api_a_run_still_completes_and_says_so_once(
     assert not orchestrator.recording
     said = {id(record): record.message for record in caplog.records if "goes on without it" in record.message}
     assert len(said) == 1
+
+
+def test_a_run_that_ended_is_held_by_nothing(prefect_api: str) -> None:
+    """Else a process of many runs grows with what each of them held."""
+    from augmill.flows.orchestration.logs import quiet_logging
+    from augmill.flows.orchestration.orchestrate import open_orchestrator
+
+    class Held:
+        """What the run's body refers to."""
+
+    def run_once() -> weakref.ref[Held]:
+        held = Held()
+
+        def body() -> None:
+            logging.getLogger("augmill").info("a record of the run")
+            runner.call(lambda: vars(held).clear(), name="fit x")
+
+        with quiet_logging(), open_orchestrator("prefect") as runner:
+            in_flow(runner, body)
+        return weakref.ref(held)
+
+    ended = [run_once() for _ in range(3)]
+    gc.collect()
+    assert [each() for each in ended] == [None, None, None]
+
+
+def test_a_run_after_one_that_lost_its_api_is_recorded(prefect_api: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
+
+    from augmill.flows.orchestration.logs import drop_client_records, quiet_logging
+    from augmill.flows.orchestration.orchestrate import open_orchestrator
+
+    drop_client_records()
+    with quiet_logging(), open_orchestrator("prefect") as runner:
+        in_flow(runner, lambda: runner.call(lambda: None, name="fit afterwards"))
+    named = TaskRunFilter(name=TaskRunFilterName(any_=["fit afterwards"]))
+    with get_client(sync_client=True) as client:
+        until = time.monotonic() + 10
+        while not (found := client.read_task_runs(task_run_filter=named)) and time.monotonic() < until:
+            time.sleep(0.1)
+    assert [run.state_name for run in found] == ["Completed"]
 
 
 def test_never_means_once(orchestrator: Orchestrator) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from augmill.tasks.boundary.retries import PATIENCE, Patience
-from augmill.tasks.contracts import StoreSilent
-from augmill.tasks.errors import StoreError
+from augmill.tasks.errors import StoreError, StoreSilent
 from augmill.tasks.sources import storage
 from augmill.tasks.store import store as stores
 from augmill.tasks.store.store import Store
