@@ -29,7 +29,7 @@ from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
 
 HEAD = 1 << 20  # characters in which the shape of a file that is no JSON Lines is looked for
 MAX_KEYS = 20_000  # more distinct keys than this are data written as keys
-MAX_CELLS = 50_000_000  # of a table of all rows and keys, where all but a thousandth of its cells are empty: the same
+MAX_CELLS = 10_000_000  # of a table of all rows and keys, where all but a thousandth of its cells are empty: the same
 _JSON_TEXT = {b"json": b"text"}  # marks a string column that holds JSON text, in the schema's field metadata
 _EXACT = 2**53
 
