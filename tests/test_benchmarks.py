@@ -74,4 +74,4 @@ def _run(name: str, arguments: list[str]) -> str:
 
 
 def test_every_benchmark_is_run_at_its_tiniest_size() -> None:
-    assert {path.name for path in HERE.glob("bench_*.py")} == set(TINIEST)
+    assert {path.name for path in HERE.glob("bench_*.py")} == set(TINIEST) - {"flip_files.py"}

@@ -83,10 +83,13 @@ def quiet_logging(verbose: bool = False, *, prefect_too: bool = True) -> Iterato
     problem = prepare_prefect() if prefect_too else None
     if prefect_too:
         importlib.import_module("prefect.main")  # configures logging, which must be over when we change it
+        from prefect.context import FlowRunContext, TaskRunContext
         from prefect.logging.handlers import APILogHandler
 
         to_api.append(APILogHandler())
         to_api[0].setFormatter(_Shown())
+        # Outside of a run there is none to show it in, and where Prefect was imported before us its handler warns of that.
+        to_api[0].addFilter(lambda record: bool(FlowRunContext.get() or TaskRunContext.get()))
     root, ours = logging.getLogger(), logging.getLogger("augmill")
     terminal = TerminalHandler()
     terminal.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _Plain())

@@ -76,6 +76,7 @@ class Chunk:
     longest: int = 0  # text of a dictionary whose texts are repeated as they are read
     encodings: set[int | None] = field(default_factory=set)
     dictionary: bool = False
+    viewed: bool = False  # within a view of a list, which Arrow (26.0) casts to none without dictionaries
 
     @property
     def keeps_dictionary(self) -> bool:
@@ -84,7 +85,7 @@ class Chunk:
         Where a writer gave its dictionary up half way, as for texts of which each stands once, Arrow would put all texts
         of the row group into one, before the first batch: 126 MB where 12 do.
         """
-        return self.is_text and self.dictionary and self.encodings <= _PLACES
+        return self.is_text and self.dictionary and not self.viewed and self.encodings <= _PLACES
 
 
 def check_footer(stream: BinaryIO, uri: str) -> None:
@@ -180,12 +181,14 @@ def measure(stream: ReadOnce, parquet: pq.ParquetFile, group: int, names: set[st
     Raises DataError for a page too large, columns that need too much at once, and what is no page.
     """
     size, uri, metadata, chunks = stream.size, unpacked.uri, parquet.metadata.row_group(group), []
+    viewed = {field.name for field in parquet.schema_arrow if "list_view<" in str(field.type)}
     for index in range(metadata.num_columns):
         about = parquet.schema.column(index)
         parts = about.path.split(".")
         if names.isdisjoint(".".join(parts[:end]) for end in range(1, len(parts) + 1)):
             continue
         chunk = _measure_column(stream, metadata.column(index), about, size, uri)
+        chunk.viewed = parts[0] in viewed
         # Repeated texts are counted as they are read, but for those beside which others are told apart.
         longest = chunk.longest if chunk.encodings & {_DELTA, _DELTA_LENGTH} else 0
         unpacked.add(max(chunk.pages, chunk.values * (chunk.width + 4 * chunk.nested + longest)))

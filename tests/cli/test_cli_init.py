@@ -131,8 +131,6 @@ def test_a_title_above_the_header_is_skipped_and_check_says_it_where_it_is_not(
     (tmp_path / "other.yaml").write_text("\n".join(line for line in text.splitlines() if "skip_lines: 2" not in line))
     refused(augmill("check", "other.yaml"), 2, ["line 3", "source.skip_lines: 2"])
     refused(augmill("run", "other.yaml", "--orchestrator", "none"), 2, ["line 3", "source.skip_lines: 2"])
-    judged = augmill("judge", "--real", "tickets.csv", "--synthetic", "tickets.csv")
-    refused(judged, 3, ["the header seems to stand on line 3", "remove the lines above it"])
 
 
 def test_a_first_line_that_is_a_row_is_said_by_init_and_by_check(

@@ -194,16 +194,16 @@ def test_no_command_shows_what_a_terminal_would_obey(hostile: tuple[Path, Ended]
     monkeypatch.setenv("LOGNAME", EVIL)
     table = _commands(recipe)
     assert set(table) == set(typer.main.get_command(app).commands), "a command without a line here"  # type: ignore[attr-defined]
-    wrong = []
+    wrong, shown = [], 0
     for name, lines in table.items():
         for words in lines:
             for debug in ([], ["--debug"]):
                 ended = augmill(name, *words, *debug)
                 if found := unseen(ended.out + ended.err):
                     wrong.append(f"{name} {words}: {found}")
+                shown += "u202e" in ended.out + ended.err
     assert not wrong, "\n".join(wrong)
-    listed = augmill("releases", "--store", recipe.parent / "store")
-    assert "u202e" in listed.out and r"\nx" in listed.out  # the reason is there, written out
+    assert shown > 20  # the names are there, written out
 
 
 def test_every_page_of_a_hostile_set_is_harmless(hostile: tuple[Path, Ended]) -> None:
