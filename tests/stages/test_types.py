@@ -108,6 +108,8 @@ def array_of(kind: pa.DataType, values: list[Any], *, unique: bool = False) -> p
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind) and pa.types.is_dictionary(kind.value_type):
+        return pa.list_(pa.field("element", kind.value_type.value_type))
     return plain(kind.value_type) if pa.types.is_dictionary(kind) else PLAIN.get(kind, kind)
 
 
