@@ -378,7 +378,7 @@ def require_like_current(recipe: Recipe, store: Store, split: Artifact, current:
         raise UnsoundSource(problem, where="source", fix=fix)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- Reading the source -----------------------------------------------------------------------------------------------
 
 
 MENDS = 3  # a corrupt object is made again by looking again; one that is corrupt thrice is a broken disk

@@ -86,7 +86,7 @@ def _keys(table: pa.Table, seed: int) -> Ints:
     return np.array([stream_key("gate", seed, row_id) >> 1 for row_id in table["row_id"].to_pylist()], dtype=np.int64)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- Evidence ---------------------------------------------------------------------------------------------------------
 
 
 PAIRS = (("mix", "real"), ("mix", "placebo"), ("placebo", "real"))

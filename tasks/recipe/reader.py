@@ -188,7 +188,7 @@ def read_yaml(path: Path, labels: Mapping[Place, bool] | None = None) -> tuple[A
         raise UserError(f"not valid YAML: {problem}", where=where, fix="see docs/recipe.md") from error
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- Sections ---------------------------------------------------------------------------------------------------------
 
 
 LABEL_BY = ("generator", "teacher", "agree")

@@ -93,7 +93,7 @@ class ReportEvidence(TypedDict, total=False):
     versions: dict[str, str]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- The page ---------------------------------------------------------------------------------------------------------
 
 
 __all__ = ["ReportEvidence", "Sample", "render_report", "report_summary_markdown", "report_table"]

@@ -112,7 +112,7 @@ def cast_column(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.Chun
         raise DataError(problem, where=where, fix="write all partitions with the same types") from error
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- Gather -----------------------------------------------------------------------------------------------------------
 
 
 REFUSED_SCHEMA = UNIT_REFUSED.remove(UNIT_REFUSED.get_field_index("partition"))

@@ -87,7 +87,7 @@ def _code(name: str) -> str:
     return f"{fence}{pad}{shown}{pad}{fence}"
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- Releases ---------------------------------------------------------------------------------------------------------
 
 
 ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them

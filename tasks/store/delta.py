@@ -105,7 +105,7 @@ def _fit(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
         return None
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- The table --------------------------------------------------------------------------------------------------------
 
 
 APP = "augmill"  # Delta's application id: its transaction version is the number of a log entry

@@ -114,7 +114,7 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- The store --------------------------------------------------------------------------------------------------------
 
 
 # What a run names again counts as new for gc, whose grace is longer than this; a write per file and hour costs little.

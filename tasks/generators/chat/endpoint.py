@@ -138,7 +138,7 @@ class Budget:
         return f"{self.place}/{number:010d}"
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- Asking the endpoint ----------------------------------------------------------------------------------------------
 
 
 HOPELESS = 5  # requests that failed for good while none was answered: then it is not they

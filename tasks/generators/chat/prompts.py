@@ -152,7 +152,7 @@ def _is_echo(texts: dict[str, str], bounds: Bounds) -> bool:
     return any(len(text) >= ECHO and text in bounds.instructions for text in folded)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- The messages of a call -------------------------------------------------------------------------------------------
 
 
 MOST_LABELS = 30  # with more of them, only the asked one is defined: a prompt is paid by its length

@@ -171,7 +171,7 @@ class Pairs:
         return out
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- The model that rewrites ------------------------------------------------------------------------------------------
 
 
 # What a save_pretrained adds that says where or with what it was saved, and nothing of the model.

@@ -1,4 +1,4 @@
-"""Near-duplicates: MinHash-LSH finds candidates, exact Jaccard over character 5-grams decides (tasks/rows/kinds/near.py).
+"""Near-duplicates: MinHash-LSH finds candidates, exact Jaccard over character 5-grams decides.
 
 Texts are compared folded (text.fold), so that case, width and punctuation do not count.
 """
@@ -188,7 +188,7 @@ def _exact(a: Sketches, rows_a: Ints, b: Sketches, rows_b: Ints) -> Floats:
     return result
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --- Near-duplicates --------------------------------------------------------------------------------------------------
 
 
 _PAIRS = 1 << 22  # candidate pairs held at once: 64 MiB
