@@ -65,7 +65,10 @@ def open_session(
         worker_pool(devices, recipe.run.threads) as pool,
     ):
         runner.on_stop(lambda: pool.close(kill=True))
-        yield Session(recipe, store, runner, pool, devices[0], deadline, command)
+        try:
+            yield Session(recipe, store, runner, pool, devices[0], deadline, command)
+        finally:
+            PATIENCE.renew()  # what this process asks a store next was not interrupted
 
 
 def deadline_of(recipe: Recipe) -> float | None:

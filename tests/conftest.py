@@ -49,6 +49,14 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_refuse_network)
 
 
+@pytest.fixture(autouse=True)
+def renewed_patience() -> Iterator[None]:
+    """A test that interrupts what waits for a store leaves the next one its patience: the process has one."""
+    yield
+    if (retries := sys.modules.get("augmill.tasks.boundary.retries")) is not None:
+        retries.PATIENCE.renew(retries.PATIENCE_SECONDS)
+
+
 @pytest.fixture
 def said() -> Iterator[list[str]]:
     """What our own logger says meanwhile. ``caplog`` hears it only until some test configures Prefect's logging."""

@@ -115,13 +115,16 @@ class Patience:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def renew(self, seconds: float | None = None, *, silent: bool = False) -> None:
-        """For a run that begins: nothing is stopped, nothing was borne yet."""
+        """For a run that begins, or has ended: nothing is stopped, nothing was borne yet.
+
+        Whoever waits since an earlier stop stays stopped: the event is a new one.
+        """
         self.seconds = self.seconds if seconds is None else seconds
         self.silent, self._spent, self._told = silent, False, None
-        self.stopped.clear()
+        self.stopped = threading.Event()
 
     def stop(self) -> None:
-        """Nobody waits any more, whichever thread it is in: the run was interrupted."""
+        """Nobody waits any more, whichever thread it is in, until ``renew``: the run was interrupted."""
         self.stopped.set()
 
     def outwait(self, ask: Callable[[], T], *, clock: Callable[[], float] = time.monotonic) -> T:
@@ -130,20 +133,20 @@ class Patience:
         So what took long before it failed is tried again. Raises StoreSilent then, naming what was asked for; what
         waiting cannot cure, or an interrupt, at once.
         """
-        began, delay, failed = clock(), _FIRST, False
+        began, delay, failed, stopped = clock(), _FIRST, False, self.stopped
         while True:
             try:
                 found = ask()
             except StoreError as error:
                 began = began if failed else clock()
                 failed, left = True, (0.0 if self._spent else self.seconds) - (clock() - began)
-                if not may_retry(error) or self.stopped.is_set():
+                if not may_retry(error) or stopped.is_set():
                     raise
                 if left <= 0:
                     raise self._give_up(error, clock() - began) from error
                 if clock() - began >= min(_TOLD_AFTER, self.seconds / 2):
                     self._tell(error, clock())
-                if self._pause(min(left, delay * (0.5 + _jitter.random()))):
+                if self._pause(stopped, min(left, delay * (0.5 + _jitter.random()))):
                     raise
                 delay = min(2 * delay, _LONGEST)
             else:
@@ -151,10 +154,10 @@ class Patience:
                     self._answered(clock() - began)
                 return found
 
-    def _pause(self, seconds: float) -> bool:
+    def _pause(self, stopped: threading.Event, seconds: float) -> bool:
         """Whether an interrupt ended the pause, for every thread that waits."""
         try:
-            return self.stopped.wait(seconds)
+            return stopped.wait(seconds)
         except BaseException:
             self.stop()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -296,6 +297,37 @@ def test_an_interrupt_while_units_are_looked_up_ends_the_wait_of_all_threads(
         else:
             gather.run(None, None, [None, None])
     assert PATIENCE.stopped.is_set()
+
+
+def test_who_was_stopped_stays_so_and_who_comes_after_a_renewal_waits_again() -> None:
+    """A notebook whose run was interrupted goes on asking the store; before, it never waited again."""
+    patience, asked, renewed = Patience(20.0, silent=True), threading.Event(), threading.Event()
+
+    def silent() -> None:
+        asked.set()
+        raise StoreError("silent")
+
+    def wait() -> None:
+        with contextlib.suppress(StoreError):
+            patience.outwait(silent)
+        renewed.wait(5.0)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    asked.wait(5.0)
+    patience.stop()
+    patience.renew()
+    renewed.set()
+    waiting.join(5.0)
+    assert not waiting.is_alive()
+    answers = iter([StoreError("silent"), None])
+
+    def second_time() -> int:
+        if (error := next(answers)) is not None:
+            raise error
+        return 1
+
+    assert patience.outwait(second_time) == 1
 
 
 def test_the_patience_changes_no_row_and_no_recipes_hash() -> None:
