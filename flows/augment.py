@@ -1,99 +1,180 @@
-"""One snapshot, source to release: ingest, split, fit, rounds of generation, mix, evaluate, publish."""
+"""One snapshot, source to release: read, split, produce, mix, evaluate, publish."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from prefect import flow
+
+from augmill.flows import run as running
+from augmill.flows import stages
+from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.mirror import mirror_delta, require_mirrors
 from augmill.flows.outcome import CutShort, NothingToMake, NotProduced, Outcome, judge_evidence, none_accepted
-from augmill.flows.provenance import provenance
-from augmill.flows.rounds import not_asked, produce
-from augmill.flows.snapshot import Snapshot, read_json
+from augmill.flows.provenance import provenance, spent_on
+from augmill.flows.report import Found, write_report
+from augmill.flows.rounds import Made, not_asked, produce
+from augmill.flows.run import Run
 from augmill.flows.source import read_source
-from augmill.flows.steps import Steps
-from augmill.tasks.boundary.retries import COMMIT, STORE
+from augmill.flows.units import require_over
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.errors import UnsoundSource
+from augmill.tasks.errors import CorruptObject, UnsoundSource
 from augmill.tasks.gate.verdict import folds_for
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report import totals
-from augmill.tasks.stages.evaluate import (
-    EvaluateConfig,
-    FoldConfig,
-    JudgeConfig,
-    can_judge,
-    evaluate,
-    judge_folds,
-    predict_fold,
-    split_fold,
-)
-from augmill.tasks.stages.mix import MixConfig, arrange_real, mix
-from augmill.tasks.stages.publish import ReleaseConfig, build_release, commit_releases, put_release
-from augmill.tasks.store.log import read_log
+from augmill.tasks.stages.evaluate import EvaluateConfig, FoldConfig, JudgeConfig, can_judge
+from augmill.tasks.stages.mix import MixConfig
+from augmill.tasks.stages.publish import ReleaseConfig
+from augmill.tasks.store.attempts import Clock, utc_now
+from augmill.tasks.store.stage import read_json
+from augmill.tasks.store.store import release_key
 from augmill.tasks.trainers import TRAINERS
 
+_log = logging.getLogger("augmill")
 
-def augment(
+
+def run_recipe(
     recipe: Recipe,
-    steps: Steps,
     *,
-    as_of: str | None,
-    command: str,
-    republish: bool,
-    staged: bool = False,
-    backfill: str | None = None,
-) -> tuple[Outcome, Snapshot]:
-    """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said.
+    as_of: str | None = None,
+    command: str = "augmill run",
+    orchestrator: str | None = None,
+    republish: bool = False,
+    verbose: bool = False,
+    now: Clock = utc_now,
+) -> Result:
+    """The whole main job; returns what the last line of stdout says. Raises AugmillError."""
+    require_over(recipe, as_of, "--as-of", now=now())
+    with running.open_session(
+        recipe, command=command, orchestrator=orchestrator, verbose=verbose, republish=republish
+    ) as session:
+        return call_flow(session, augment, *running.addresses(recipe), as_of)
 
-    ``staged``: the release is put but not made current; ``Outcome.pending`` holds what the log is to say. ``backfill``:
-    which one it belongs to; the log names it.
+
+@flow(flow_run_name=running.name_of_flow_run, persist_result=False)
+@ending
+def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> Result:
+    """One snapshot, source to release. Returns what the last line of ``augmill run`` says.
+
+    ``recipe``: a YAML file, its address in an object store, or its text; ``store``: instead of the recipe's; ``as_of``:
+    the last partition whose rows count, all without it. Parameters hold no secrets.
     """
-    name = as_of or "all"
-    require_mirrors(recipe)
-    for choice in recipe.generators:
-        choice.build().preflight(recipe.columns.fields)
-    log = read_log(steps.site.store, recipe.dataset)
-    expected = log.current().get(name)
-    snapshot = Snapshot(recipe, name, expected, expected or (log.newest(as_of) if as_of else None))
+    with (
+        running.session_of(recipe, store, command=f"deployment {Path(recipe).name}") as session,
+        running.attempt(session, as_of) as run,
+    ):
+        outcome, found = _mending(run, make_snapshot)
+        run.result = outcome.to_json(run.recipe, run.name, None)  # from here on it stands, whatever interrupts
+        run.result |= _facts(run, outcome, found)
+        run.result["report"] = _report(run, outcome, found)
+    return run.result
+
+
+def make_snapshot(run: Run) -> tuple[Outcome, Found]:
+    """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said."""
+    require_mirrors(run.recipe)
+    for choice in run.recipe.generators:
+        choice.build().preflight(run.recipe.columns.fields)
+    read: list[Artifact] = []
     try:
-        read_source(snapshot, steps, as_of)
+        for artifact in read_source(run):
+            read.append(artifact)
     except UnsoundSource as error:
-        action = recipe.outcomes.unsound_source
-        if snapshot.standing is None and action == "keep_current":
-            raise  # there is nothing to keep
-        reason = f"{error.where}: {error.problem}. What to do: {error.fix}"
-        return Outcome("unsound_source", action, reason, release=snapshot.standing), snapshot
+        return keep_standing(run, error), Found(*read)  # type: ignore[arg-type]
+    ingested, split = read
+    made = produce(run, split, ingested)
+    run.source["drift"] = made.drift
+    proof = prove(run, split, made)
+    outcome = judge(run, proof)
+    found = Found(ingested, split, made, proof.mixed, proof.evidence)
+    return publish(run, found, outcome), found
+
+
+def keep_standing(run: Run, error: UnsoundSource) -> Outcome:
+    """What follows where the source cannot be trusted: never fresh rows."""
+    action = run.recipe.outcomes.unsound_source
+    if run.standing is None and action == "keep_current":
+        raise error  # there is nothing to keep
+    reason = f"{error.where}: {error.problem}. What to do: {error.fix}"
+    return Outcome("unsound_source", action, reason, release=run.standing)
+
+
+# --- Proving ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The mix and the evidence for it, as far as it came; ``missing`` says why there is none."""
+
+    mixed: Artifact | None = None
+    evidence: dict[str, Any] | None = None
+    missing: NotProduced | None = None
+
+
+def prove(run: Run, split: Artifact, made: Made) -> Proof:
+    """Mixes what was accepted and measures it on held-out real rows."""
+    proof = Proof()
     try:
-        produce(snapshot, steps)
-        outcome = judge_evidence(prove(snapshot, steps), recipe)
+        mixed = mix_accepted(run, split, made)
+        proof = Proof(mixed)
+        evaluated = evaluate(run, split, mixed, made)
     except NotProduced as error:
-        cut_short = isinstance(error, CutShort) or steps.cut_short
-        met = isinstance(error, NothingToMake)
-        outcome = Outcome("not_produced", recipe.outcomes.not_produced, str(error), cut_short=cut_short, met=met)
-    done = publish(
-        snapshot, steps, outcome, command=command, republish=republish, staged=staged, backfill=backfill
-    )  # fmt: skip
-    return done, snapshot
-
-
-def prove(snapshot: Snapshot, steps: Steps) -> dict[str, Any]:
-    """Mixes what was accepted and measures it on held-out real rows. Raises NotProduced where there is nothing to prove."""
-    recipe = snapshot.recipe
-    snapshot.mixed = mix_accepted(snapshot, steps)
-    assert snapshot.split is not None and snapshot.settled is not None
-    config = EvaluateConfig(**how_to_judge(recipe), validation=recipe.validation)
-    evaluated = steps.do(evaluate, config, snapshot.split, snapshot.mixed, snapshot.settled)
-    rows = read_json(steps.site.store, snapshot.split, "summary.json")["rows"]["validation"]
-    folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence)
-    if folds:
-        evaluated = judge_in_folds(snapshot, steps, evaluated, folds)
-    snapshot.evidence = read_json(steps.site.store, evaluated, "evidence.json")
-    checked = snapshot.evidence["release_validation"]
+        return dataclasses.replace(proof, missing=error)
+    evidence = read_json(run.store, evaluated, "evidence.json")
+    checked = evidence["release_validation"]
     if checked is not None and not checked["success"]:
-        raise NotProduced(f"the release's metrics failed their expectations: {'; '.join(checked['problems'])}")
-    return snapshot.evidence
+        why = NotProduced(f"the release's metrics failed their expectations: {'; '.join(checked['problems'])}")
+        return Proof(mixed, evidence, why)
+    return Proof(mixed, evidence)
+
+
+def mix_accepted(run: Run, split: Artifact, made: Made) -> Artifact:
+    """Real and accepted rows put together. Raises NotProduced where there is none to put, or too few were accepted."""
+    if made.missing is not None:
+        raise made.missing
+    if made.settled is None:
+        raise not_asked(run, split)
+    ledger = read_json(run.store, made.settled, "ledger.json")
+    short = {name: count for name, count in ledger["shortfall"].items() if count}
+    if short and run.recipe.refill.on_shortfall == "refuse":
+        found = ", ".join(f"{name} lacks {count:,}" for name, count in list(short.items())[:5])
+        raise NotProduced(f"{len(short)} class(es) could not be filled ({found}) and refill.on_shortfall is refuse")
+    if not sum(ledger["accepted"].values()):
+        raise NotProduced(none_accepted(totals(ledger)))
+    return stages.mix(run, split, made.settled, config=mix_config(run.recipe))
+
+
+def evaluate(run: Run, split: Artifact, mixed: Artifact, made: Made) -> Artifact:
+    """The gate's evidence: by the held-out rows, and where these are too few by folds of the train rows as well."""
+    recipe = run.recipe
+    assert made.settled is not None  # there is a mix
+    config = EvaluateConfig(**how_to_judge(recipe), validation=recipe.validation)
+    evaluated = stages.evaluate(run, split, mixed, made.settled, config=config)
+    rows = read_json(run.store, split, "summary.json")["rows"]["validation"]
+    folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence)
+    return judge_in_folds(run, split, evaluated, folds) if folds else evaluated
+
+
+def judge_in_folds(run: Run, split: Artifact, evaluated: Artifact, folds: int) -> Artifact:
+    """The whole path inside each fold; their held-out rows together judge. Raises NotProduced where a fold makes none."""
+    recipe = run.recipe
+    config = JudgeConfig(**how_to_judge(recipe))
+    predicted = []
+    for number in range(folds):
+        inside = dataclasses.replace(run, place=f"fold {number + 1}")
+        fold_config = FoldConfig(number, folds, recipe.splits.seed, recipe.splits.near, recipe.columns.fields)
+        part = stages.fold(inside, split, config=fold_config)
+        if not can_judge(read_json(run.store, part, "summary.json")):
+            continue
+        mixed = mix_accepted(inside, part, produce(inside, part, None))
+        predicted.append(stages.predict_fold(inside, part, mixed, config=config))
+    return stages.judge_folds(run, evaluated, predicted, config=config)
 
 
 def how_to_judge(recipe: Recipe) -> dict[str, Any]:
@@ -110,86 +191,57 @@ def how_to_judge(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def judge_in_folds(snapshot: Snapshot, steps: Steps, evaluated: Artifact, folds: int) -> Artifact:
-    """The whole path inside each fold; their held-out rows together judge. Raises NotProduced where a fold makes none."""
-    recipe = snapshot.recipe
-    assert snapshot.split is not None
-    judge_config = JudgeConfig(**how_to_judge(recipe))
-    predicted = []
-    for number in range(folds):
-        fold_config = FoldConfig(number, folds, recipe.splits.seed, recipe.splits.near, recipe.columns.fields)
-        inside = dataclasses.replace(steps, label=f"{steps.label} fold {number + 1}")
-        part = Snapshot(recipe, snapshot.name, None)
-        part.split = inside.do(split_fold, fold_config, snapshot.split, what=f"{number + 1} of {folds}")
-        if not can_judge(read_json(steps.site.store, part.split, "summary.json")):
-            continue
-        produce(part, inside)
-        part.mixed = mix_accepted(part, inside)
-        predicted.append(inside.do(predict_fold, judge_config, part.split, part.mixed))
-    return steps.do(judge_folds, judge_config, evaluated, predicted)
+def mix_config(recipe: Recipe) -> MixConfig:
+    return MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
 
 
-def mix_accepted(snapshot: Snapshot, steps: Steps) -> Artifact:
-    """Real and accepted rows put together. Raises NotProduced where there is none to put, or too few were accepted."""
-    recipe = snapshot.recipe
-    assert snapshot.split is not None
-    if snapshot.settled is None:
-        raise not_asked(snapshot, steps)
-    ledger = read_json(steps.site.store, snapshot.settled, "ledger.json")
-    short = {name: count for name, count in ledger["shortfall"].items() if count}
-    if short and recipe.refill.on_shortfall == "refuse":
-        found = ", ".join(f"{name} lacks {count:,}" for name, count in list(short.items())[:5])
-        raise NotProduced(f"{len(short)} class(es) could not be filled ({found}) and refill.on_shortfall is refuse")
-    if not sum(ledger["accepted"].values()):
-        raise NotProduced(none_accepted(totals(ledger)))
-    mix_config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
-    return steps.do(mix, mix_config, snapshot.split, snapshot.settled)
+def judge(run: Run, proof: Proof) -> Outcome:
+    """The gate's verdict; or why there was nothing to judge."""
+    if proof.missing is None:
+        assert proof.evidence is not None
+        return judge_evidence(proof.evidence, run.recipe)
+    cut_short = isinstance(proof.missing, CutShort) or run.cut_short
+    met = isinstance(proof.missing, NothingToMake)
+    action = run.recipe.outcomes.not_produced
+    return Outcome("not_produced", action, str(proof.missing), cut_short=cut_short, met=met)
 
 
-def publish(
-    snapshot: Snapshot,
-    steps: Steps,
-    outcome: Outcome,
-    *,
-    command: str,
-    republish: bool,
-    staged: bool = False,
-    backfill: str | None = None,
-) -> Outcome:
+# --- Publishing -------------------------------------------------------------------------------------------------------
+
+
+def publish(run: Run, found: Found, outcome: Outcome) -> Outcome:
     """One immutable release and one log entry, as the outcome's action says."""
-    recipe, store = snapshot.recipe, steps.site.store
+    recipe, session = run.recipe, run.session
     if outcome.action in ("keep_current", "fail"):
-        return dataclasses.replace(outcome, release=snapshot.standing)
-    if snapshot.mixed is None:
+        return dataclasses.replace(outcome, release=run.standing)
+    if found.mixed is None:
         outcome = dataclasses.replace(outcome, arrangement="real")
-    built = _build(snapshot, steps, outcome)
-    with steps.progress.stage("publish") as shown:
-        name, tags = f"publish {steps.label}", steps.tags
-        released_by = provenance(snapshot, steps, command)
-        put = functools.partial(put_release, store, recipe.dataset, built, released_by)
-        release = steps.orchestrator.call(put, name=name, retry=STORE, tags=tags)
-        entry = log_entry(outcome, recipe) | ({} if backfill is None else {"backfill": backfill})
-        if staged:
-            shown.note = f"{release}, staged"
-            pending = {"snapshot": snapshot.name, "release": release, "expected": snapshot.expected, "entry": entry}
-            return dataclasses.replace(outcome, release=release, pending=pending)
-        commit = functools.partial(
-            commit_releases, store, recipe.dataset, {snapshot.name: (snapshot.expected, release)},
-            entry=entry, command=command, force=republish,
+    built = build_release(run, found, outcome)
+    with run.progress.stage("publish") as shown:
+        told = provenance(
+            recipe, run.site, session.command, run.events, run.failures,
+            source_versions=run.source["source_versions"], spent=spent_on(run.store, found.made.shards),
         )  # fmt: skip
-        appended = steps.orchestrator.call(commit, name=name, retry=COMMIT, tags=tags)
-        version = mirror_delta(store, recipe.dataset, wanted=True) if recipe.publish.format == "delta" else None
+        release = stages.put(run, built, provenance=told)
+        own = {name: session.about[name] for name in ("backfill",) if name in session.about}
+        entry = log_entry(outcome, recipe) | own
+        if session.staged:
+            shown.note = f"{release}, staged"
+            pending = {"snapshot": run.name, "release": release, "expected": run.expected, "entry": entry}
+            return dataclasses.replace(outcome, release=release, pending=pending)
+        appended = stages.publish(run, built, release=release, entry=entry)
+        version = mirror_delta(run.store, recipe.dataset, wanted=True) if recipe.publish.format == "delta" else None
         shown.note = release if appended else f"{release}, already published"
     return dataclasses.replace(outcome, release=release, appended=appended, delta=version)
 
 
-def _build(snapshot: Snapshot, steps: Steps, outcome: Outcome) -> Artifact:
-    """The release's files as an artifact."""
-    recipe = snapshot.recipe
-    assert snapshot.ingested is not None and snapshot.split is not None
+def build_release(run: Run, found: Found, outcome: Outcome) -> Artifact:
+    """The release's files as an artifact: of the mix where there is one, else of the real rows."""
+    recipe = run.recipe
+    assert found.ingested is not None and found.split is not None
     config = ReleaseConfig(
         recipe.dataset,
-        snapshot.name,
+        run.name,
         outcome.arrangement,
         recipe.publish.prefix,
         recipe.columns,
@@ -197,9 +249,9 @@ def _build(snapshot: Snapshot, steps: Steps, outcome: Outcome) -> Artifact:
         recipe.task,
         outcome.proven if outcome.arrangement == "mix" else "",
     )
-    mixed = snapshot.mixed or _real_alone(snapshot, steps)
-    ledger = [snapshot.settled] if snapshot.settled else []
-    return steps.do(build_release, config, snapshot.ingested, snapshot.split, mixed, ledger)
+    mixed = found.mixed or stages.real(run, found.split, config=mix_config(recipe))
+    settled = [found.made.settled] if found.made.settled else []
+    return stages.release(run, found.ingested, found.split, mixed, settled, config=config)
 
 
 def log_entry(outcome: Outcome, recipe: Recipe) -> dict[str, Any]:
@@ -214,9 +266,37 @@ def log_entry(outcome: Outcome, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _real_alone(snapshot: Snapshot, steps: Steps) -> Artifact:
-    """The training set where nothing was produced: real rows and their order."""
-    recipe = snapshot.recipe
-    config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
-    assert snapshot.split is not None
-    return steps.do(arrange_real, config, snapshot.split)
+# --- What is said of it -----------------------------------------------------------------------------------------------
+
+
+def _mending(run: Run, make: Callable[[Run], tuple[Outcome, Found]]) -> tuple[Outcome, Found]:
+    """The path, run again where it met a corrupt object: it was moved aside, and its stage makes it anew."""
+    met: Counter[str] = Counter()
+    while True:
+        try:
+            return make(run)
+        except CorruptObject as error:
+            met[error.where] += 1
+            if met[error.where] == running.MENDS:
+                raise
+            run.failures.append({"reason": "corrupt", "error": str(error)})
+
+
+def _facts(run: Run, outcome: Outcome, found: Found) -> dict[str, Any]:
+    """Beside the outcome: what is likely wrong with the source's labels, and where the release is."""
+    more: dict[str, Any] = {}
+    summary = read_json(run.store, found.ingested, "summary.json") if found.ingested else {}
+    if warnings := list(summary.get("warnings", ())):
+        more["warnings"] = warnings
+    if outcome.action in ("publish", "best_real"):
+        more["location"] = f"{run.store.root}/{release_key(run.recipe.dataset, str(outcome.release))}"
+    return more
+
+
+def _report(run: Run, outcome: Outcome, found: Found) -> str | None:
+    """Where the report is; None, with a warning, where it could not be written: what was published stands all the same."""
+    try:
+        return write_report(run, outcome, found)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the outcome is decided and in the log
+        _log.warning("The outcome stands, but its report could not be written: %s: %s", type(error).__name__, error)
+        return None

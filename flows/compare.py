@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from prefect import flow
 
-from augmill.flows.augment import how_to_judge
+from augmill.flows import run as running
+from augmill.flows import stages
+from augmill.flows.augment import how_to_judge, mix_config
 from augmill.flows.estimate import BILLED, price_of
+from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.outcome import NotProduced, judge_evidence, none_accepted
-from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.progress import Progress
 from augmill.flows.rounds import not_asked, produce
-from augmill.flows.snapshot import Snapshot, read_json
-from augmill.flows.source import MENDS, read_source
-from augmill.flows.start import Session
-from augmill.flows.steps import Steps
-from augmill.tasks.contracts import ROW_ID, STRATUM
+from augmill.flows.run import MENDS, Run, Session, new_run
+from augmill.flows.source import read_source
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.errors import CorruptObject, DataError, UserError
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
@@ -39,8 +43,8 @@ from augmill.tasks.rows.kinds.text import texts_of
 from augmill.tasks.rows.schema import ORIGIN, REAL, class_counts
 from augmill.tasks.stages.evaluate import COMPARED
 from augmill.tasks.stages.extensions import check_config, generator_config
-from augmill.tasks.stages.mix import MixConfig, arrange
-from augmill.tasks.store.stage import STAGE_VERSIONS, Event, Site, Work, identity_of
+from augmill.tasks.stages.mix import arrange
+from augmill.tasks.store.stage import STAGE_VERSIONS, Event, Work, identity_of, read_json
 from augmill.tasks.trainers import TRAINERS
 
 OTHER_RUNS = 1  # trainings of each arm at ratios beside the target's; seeds are where their doubt lies
@@ -67,7 +71,52 @@ class Compared:
     made: int = 0
 
 
+_FOUND: ContextVar[Compared | None] = ContextVar("augmill_compared", default=None)  # of the command that calls the flow
+
+
+@flow(flow_run_name=functools.partial(running.name_of_flow_run, "compare"), persist_result=False)
+@ending
 def compare(
+    recipe: str,
+    store: str | None = None,
+    generators: str = "",
+    seeds: int = 10,
+    ratios: tuple[float, ...] = (),
+    as_of: str | None = None,
+) -> Result:
+    """``augmill compare`` with the same options; every finished cell is kept in the store."""
+    with running.session_of(recipe, store, command="deployment compare", by_morning=False) as session:
+        own, found = session.recipe, _FOUND.get() or Compared()
+        numbers = range(own.seed, own.seed + seeds)
+        compare_all(
+            session, entrants(own, generators), seeds=numbers, ratios=ratios, as_of=as_of,
+            progress=Progress(live=session.live), found=found,
+        )  # fmt: skip
+    cells = f"{len(found.cells):,} cell(s), {found.made:,} made now, {len(found.left):,} left out"
+    return {"outcome": "compared", "reason": cells, "cells": len(found.cells), "new": found.made}
+
+
+def run_compare(
+    recipe: Recipe,
+    found: Compared,
+    *,
+    command: str,
+    orchestrator: str | None = None,
+    verbose: bool = False,
+    **parameters: Any,
+) -> Result:
+    """The flow ``compare``; its cells go into ``found``, also those of one that is stopped. Raises AugmillError."""
+    token = _FOUND.set(found)
+    try:
+        with running.open_session(
+            recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False
+        ) as session:
+            return call_flow(session, compare, *running.addresses(recipe), **parameters)
+    finally:
+        _FOUND.reset(token)
+
+
+def compare_all(
     session: Session,
     entrants: dict[str, Recipe],
     *,
@@ -142,47 +191,35 @@ def _run_cell(
     as_of: str | None,
     took: dict[str, Event],
 ) -> tuple[dict[str, Any], bool]:
-    store, events = session.store, list[Event]()
-    site = Site(store, session.device, recipe.run.threads, None, events.append, recipe.dataset)
-    label = f"{recipe.dataset}@{as_of or 'all'}"
-    quiet = Progress(live=False, quiet=True)
-    steps = Steps(
-        session.orchestrator, site, session.pool, quiet, Artifacts(session.orchestrator), label,
-        60 * recipe.run.stage_minutes, events,
-    )  # fmt: skip
-    snapshot = Snapshot(recipe, as_of or "all", None)
-    read_source(snapshot, steps, as_of)
-    assert snapshot.split is not None
-    summary = read_json(store, snapshot.split, "summary.json")
+    run = new_run(session, recipe, as_of, Progress(live=False, quiet=True))
+    ingested, split = read_source(run)
+    summary = read_json(run.store, split, "summary.json")
     if not summary["rows"]["test"]:
         fix = "give the test split a share of the rows (splits.test), or rows of its own (splits.files)"
         raise DataError("a comparison is measured on test rows, and there are none", where="splits", fix=fix)
     real = summary["classes"]["train"]
     own = ratio_of(recipe.target, real)
-    snapshot.recipe = dataclasses.replace(recipe, target=enlarge(recipe.target, real, max([own, *ratios])))
-    key = f"private/compare/{recipe.dataset}/{_identity(snapshot, recipe, ratios)}.json"
-    standing = store.read_sealed(key)
+    run.recipe = dataclasses.replace(recipe, target=enlarge(recipe.target, real, max([own, *ratios])))
+    key = f"private/compare/{recipe.dataset}/{_identity(split, run.recipe, recipe, ratios)}.json"
+    standing = run.store.read_sealed(key)
     if standing is not None:
         return _priced(standing, recipe) | {"generator": name}, False
-    _produce(snapshot, steps)
-    body = session.orchestrator.call(
-        lambda: _measure(snapshot, steps, recipe, ratios, key), name=f"compare {label} {name} {recipe.seed}"
-    )
-    took |= {event.key: event for event in events if not event.reused}
-    body |= {"generator": name, "spent": _spent(session.device, events, body["ledger"]["asked"], took)}
-    return _priced(store.write_sealed(key, body), recipe) | {"generator": name}, True
+    settled = _settled(run, ingested, split)
+    body = stages.measure(run, split, settled, cell=functools.partial(_measure, recipe=recipe, ratios=ratios, key=key))
+    took |= {event.key: event for event in run.events if not event.reused}
+    body |= {"generator": name, "spent": _spent(session.device, run.events, body["ledger"]["asked"], took)}
+    return _priced(run.store.write_sealed(key, body), recipe) | {"generator": name}, True
 
 
-def _identity(snapshot: Snapshot, recipe: Recipe, ratios: Sequence[float]) -> str:
+def _identity(split: Artifact, made_by: Recipe, recipe: Recipe, ratios: Sequence[float]) -> str:
     """Of a cell: its rows and all that makes and judges them. Its generator's name is no part: ``a`` is ``a`` alone."""
-    made_by = snapshot.recipe
     generators = [generator_config(choice, made_by) for choice in made_by.generators]
     parts = {
         "version": VERSION,
         "recipe": made_by.hash(),
         "target": recipe.target,
         "ratios": sorted(set(ratios)),
-        "split": snapshot.split,
+        "split": split,
         "generators": generators,
         "checks": [check_config(check, options, made_by) for check, options in made_by.checks.items()],
         "judge": how_to_judge(recipe),
@@ -191,26 +228,25 @@ def _identity(snapshot: Snapshot, recipe: Recipe, ratios: Sequence[float]) -> st
     return hash_json(identity_of(parts))
 
 
-def _produce(snapshot: Snapshot, steps: Steps) -> None:
+def _settled(run: Run, ingested: Artifact, split: Artifact) -> Artifact:
     """Rounds until the target. What the world did wrong is raised as such: the cell is not the generator's failure."""
-    try:
-        produce(snapshot, steps)
-    except NotProduced as error:
-        if error.__cause__ is not None:
-            raise error.__cause__ from error
-        raise
-    if snapshot.settled is None:
-        raise not_asked(snapshot, steps)
+    made = produce(run, split, ingested)
+    if made.missing is not None:
+        raise made.missing.__cause__ or made.missing from made.missing
+    if made.settled is None:
+        raise not_asked(run, split)
+    return made.settled
 
 
-def _measure(snapshot: Snapshot, steps: Steps, recipe: Recipe, ratios: Sequence[float], key: str) -> dict[str, Any]:
+def _measure(
+    run: Run, split: Artifact, settled: Artifact, *, recipe: Recipe, ratios: Sequence[float], key: str
+) -> dict[str, Any]:
     """The cell but for its price. Arms at the recipe's own target decide by validation rows; all are measured on test."""
-    assert snapshot.split is not None and snapshot.settled is not None
-    work, fields = Work(steps.site, Path()), recipe.columns.fields
-    train, validation, test = (work.read(snapshot.split, f"{n}.parquet") for n in ("train", "validation", "test"))
+    work, fields = Work(run.site, Path()), recipe.columns.fields
+    train, validation, test = (work.read(split, f"{n}.parquet") for n in ("train", "validation", "test"))
     gate.require_focus(validation, recipe.gate)
-    accepted = work.read(snapshot.settled, "accepted.parquet")
-    ledger = totals(work.read_json(snapshot.settled, "ledger.json"))
+    accepted = work.read(settled, "accepted.parquet")
+    ledger = totals(work.read_json(settled, "ledger.json"))
     body: dict[str, Any] = {
         "version": VERSION,
         "dataset": recipe.dataset,
@@ -225,7 +261,7 @@ def _measure(snapshot: Snapshot, steps: Steps, recipe: Recipe, ratios: Sequence[
     }
     if not accepted.num_rows:
         return body
-    config = MixConfig(recipe.mix, recipe.publish.copy, fields, recipe.seed)
+    config = mix_config(recipe)
     real = arrange(train, accepted.slice(0, 0), config)
     for ratio, wanted in cuts(recipe.target, recipe.mix.max_ratio, class_counts(train[STRATUM]), ratios):
         mixed = arrange(train, cut(accepted, wanted), config)
@@ -235,7 +271,7 @@ def _measure(snapshot: Snapshot, steps: Steps, recipe: Recipe, ratios: Sequence[
         predicted = gate.predict(
             real, made, [validation, test], TRAINERS[recipe.trainer.use](recipe.trainer.options), recipe.gate,
             seed=recipe.seed, fields=fields, runs=None if ratio is None else OTHER_RUNS,
-            workdir=steps.site.store.local_scratch(steps.site.place(f"trainer-{key[-21:-5]}-{ratio or 'target'}")),
+            workdir=run.store.local_scratch(run.site.place(f"trainer-{key[-21:-5]}-{ratio or 'target'}")),
         )  # fmt: skip
         body["points"].append(measured(predicted[1], ratio, made.num_rows))
         if ratio is None:

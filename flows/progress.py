@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
-from augmill.flows.orchestration.orchestrate import Orchestrator
+from augmill.flows.orchestration.api import Api
 from augmill.flows.terminal import say
 from augmill.tasks.rows.kinds.text import visible
 
@@ -91,6 +91,10 @@ class ShownStage:
         if self._bars is not None:
             self._task = self._bars.add_task(f"{visible(self.name):<10}", total=self.total, count=visible(self.count))
 
+    def tell(self, done: int, total: int | None, unit: str) -> None:
+        self.done, self.total, self.unit = done, total, unit
+        self.advance(0)
+
     def advance(self, by: int = 1) -> None:
         self.done += by
         if self._bars is not None:
@@ -110,9 +114,8 @@ class Artifacts:
     ``key`` is made of lower-case letters, digits and dashes. A failing API never fails the run.
     """
 
-    def __init__(self, orchestrator: Orchestrator) -> None:
-        self._orchestrator = orchestrator
-        self._last_update = 0.0
+    def __init__(self, api: Api) -> None:
+        self._api = api
 
     def table(self, key: str, rows: Sequence[Mapping[str, Any]], description: str = "") -> UUID | None:
         table = [dict(row) for row in rows]
@@ -124,20 +127,18 @@ class Artifacts:
     def link(self, key: str, url: str, text: str, description: str = "") -> UUID | None:
         return self._send("create_link_artifact", url, text, key=key, description=description)
 
-    def progress(self, key: str, description: str = "") -> UUID | None:
-        """A bar at 0 %; its id goes to ``update``."""
-        return self._send("create_progress_artifact", 0.0, key=key, description=description)
+    def bar(self, key: str, total: int, description: str = "") -> ArtifactBar:
+        """A bar at 0 of ``total``."""
+        made = self._send("create_progress_artifact", 0.0, key=key, description=description)
+        return ArtifactBar(self, made, total)
 
-    def update(self, artifact: UUID | None, share: float) -> None:
-        """Moves the bar to ``share`` (0 to 1); updates within ``_ARTIFACT_INTERVAL`` seconds are skipped, not 1.0."""
-        now = time.monotonic()
-        if artifact is not None and (share >= 1.0 or now - self._last_update >= _ARTIFACT_INTERVAL):
-            self._last_update = now
-            self._send("update_progress_artifact", artifact, 100.0 * share)
+    def update(self, artifact: UUID, share: float) -> None:
+        """Moves a bar to ``share`` (0 to 1)."""
+        self._send("update_progress_artifact", artifact, 100.0 * share)
 
     def _send(self, request: str, *values: Any, **options: str) -> UUID | None:
         """Calls that function of prefect.artifacts, whose import takes 1.3 s: only where there is an API."""
-        if not self._orchestrator.recording:
+        if not self._api.recording:
             return None
         from prefect import artifacts
 
@@ -145,5 +146,21 @@ class Artifacts:
             answer = getattr(artifacts, request)(*values, **options)
             return answer if isinstance(answer, UUID) else None
         except Exception as error:  # noqa: BLE001 - whatever a remote service answers must not stop the data
-            self._orchestrator.report(error)
+            self._api.report(error)
             return None
+
+
+class ArtifactBar:
+    """A progress artifact. Updates within ``_ARTIFACT_INTERVAL`` seconds of the last are left out, but for the full one."""
+
+    def __init__(self, artifacts: Artifacts, artifact: UUID | None, total: int) -> None:
+        self._artifacts, self._artifact, self._total = artifacts, artifact, max(total, 1)
+        self._done, self._updated = 0, 0.0
+
+    def advance(self, by: int) -> None:
+        self._done += by
+        now = time.monotonic()
+        full = self._done >= self._total
+        if self._artifact is not None and (full or now - self._updated >= _ARTIFACT_INTERVAL):
+            self._updated = now
+            self._artifacts.update(self._artifact, self._done / self._total)

@@ -5,46 +5,44 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from augmill.flows.snapshot import Snapshot
-from augmill.flows.steps import Steps
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.stages.extensions import library_versions
-from augmill.tasks.store.stage import STAGE_VERSIONS, read_manifest
+from augmill.tasks.store.stage import STAGE_VERSIONS, Event, Site, read_manifest
 from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS
 
 LIBRARIES = ("prefect", "torch", "transformers", "pyarrow", "polars", "great-expectations", "scikit-learn", "numpy")
 
 
-def provenance(snapshot: Snapshot, steps: Steps, command: str) -> dict[str, Any]:
-    """JSON values. The recipe holds no secrets: they come from the environment."""
-    recipe = snapshot.recipe
+def provenance(
+    recipe: Recipe, site: Site, command: str, events: list[Event], failures: list[dict[str, Any]], **more: Any
+) -> dict[str, Any]:
+    """JSON values. The recipe holds no secrets: they come from the environment. ``more``: further keys."""
     return {
         "command": command,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "python": platform.python_version(),
-        "device": steps.site.device,
+        "device": site.device,
         "versions": library_versions(LIBRARIES),
         "recipe": dataclasses.asdict(recipe),
         "generators": {choice.use: GENERATORS[choice.use].VERSION for choice in recipe.generators},
-        "repeatable": {choice.use: repeatable(choice.use, steps.site.device) for choice in recipe.generators},
-        "stages": [dataclasses.asdict(event) for event in steps.events],
-        "failures": steps.failures,
-        "source_versions": snapshot.source_versions,
-        "spent": spent_on(steps.site.store, snapshot.shards),
+        "repeatable": {choice.use: repeatable(choice.use, site.device) for choice in recipe.generators},
+        "stages": [dataclasses.asdict(event) for event in events],
+        "failures": failures,
+        **more,
     }
 
 
-def spent_on(store: Store, shards: list[Artifact]) -> dict[str, dict[str, int]]:
+def spent_on(store: Store, shards: Iterable[Artifact]) -> dict[str, dict[str, int]]:
     """By generator: what it took to sample these shards' rows (tokens, requests, real rows sent), in whichever run.
 
     Rows of several shards that were sampled together count once. What a killed attempt sent before it could note it is
@@ -83,7 +81,7 @@ def code_version(recipe: Recipe) -> str:
     What it does not use does not count, so that a new extension marks no snapshot stale. Readers are left out: what
     they read otherwise is another revision of the source, which is seen by the rows themselves.
     """
-    import augmill.flows.augment  # noqa: F401 - so that every stage has been imported
+    import augmill.flows.stages  # noqa: F401 - so that every stage has been imported
 
     taught = any(choice.label_by != "generator" for choice in recipe.generators)
     versions: dict[str, dict[str, int]] = {

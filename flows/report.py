@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,15 @@ import pyarrow.parquet as pq
 
 from augmill.flows.outcome import Outcome
 from augmill.flows.provenance import spent_on
-from augmill.flows.rounds import split_table
-from augmill.flows.snapshot import Snapshot, read_json
-from augmill.flows.steps import Steps
-from augmill.tasks.contracts import ROW_ID, STRATUM
-from augmill.tasks.recipe.recipe import Recipe
+from augmill.flows.rounds import ASIDE, Made, split_table
+from augmill.flows.run import Run
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import count_characters, shingles, texts_of
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
-from augmill.tasks.store.stage import Work, fetch
+from augmill.tasks.store.stage import Work, fetch, read_json
 from augmill.tasks.store.store import Store, release_key
 from augmill.tasks.validation import build_data_docs
 
@@ -34,23 +33,37 @@ SAMPLES = 12  # of accepted and of refused rows each
 COMPARED = 20_000  # train rows among which a sample's nearest is looked for
 
 
-def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> str:
+@dataclass(frozen=True)
+class Found:
+    """What a run has made of its snapshot; what is missing was not reached."""
+
+    ingested: Artifact | None = None
+    split: Artifact | None = None
+    made: Made = Made()
+    mixed: Artifact | None = None
+    evidence: dict[str, Any] | None = None
+
+    @property
+    def valid(self) -> list[Artifact]:
+        """The shards that were not set aside."""
+        return [shard for shard in self.made.shards if not shard.key.startswith(ASIDE)]
+
+
+def write_report(run: Run, outcome: Outcome, found: Found) -> str:
     """Puts the report into the store's private side (it shows rows) and returns where it is."""
-    evidence = gather(recipe, steps, snapshot, outcome)
-    store = steps.site.store
-    with steps.progress.stage("report") as shown, tempfile.TemporaryDirectory(prefix="augmill-report-") as directory:
+    evidence = gather(run, outcome, found)
+    recipe, store = run.recipe, run.store
+    with run.progress.stage("report") as shown, tempfile.TemporaryDirectory(prefix="augmill-report-") as directory:
         folder = Path(directory)
-        if recipe.validation.enabled and recipe.validation.data_docs and snapshot.settled:
-            shards = {
-                shard.key.split("/")[1][:12]: read_json(store, shard, "validation.json") for shard in _valid(snapshot)
-            }
-            release = (snapshot.evidence or {}).get("release_validation")
-            build_data_docs(folder / "data_docs", shards, release, title=f"{recipe.dataset} {snapshot.name}")
+        if recipe.validation.enabled and recipe.validation.data_docs and found.made.settled:
+            shards = {shard.key.split("/")[1][:12]: read_json(store, shard, "validation.json") for shard in found.valid}
+            release = (found.evidence or {}).get("release_validation")
+            build_data_docs(folder / "data_docs", shards, release, title=f"{recipe.dataset} {run.name}")
             evidence["validation"]["docs"] = "data_docs/index.html"
         (folder / "index.html").write_text(render_report(evidence), encoding="utf-8")
-        _copy_refused(store, snapshot, folder)
+        _copy_refused(store, found, folder)
         name = hash_json({"evidence": {k: v for k, v in evidence.items() if k != "versions"}})[:12]
-        shown_name = re.sub(r"[^A-Za-z0-9-]", "_", snapshot.name)[:64]  # a partition may be named `../x`
+        shown_name = re.sub(r"[^A-Za-z0-9-]", "_", run.name)[:64]  # a partition may be named `../x`
         prefix = f"private/reports/{recipe.dataset}/{shown_name}-{name}"
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -58,19 +71,19 @@ def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outc
         shown.note = outcome.name
     location = f"{store.root}/{prefix}/index.html"
     key = recipe.dataset.replace("_", "-")
-    steps.artifacts.markdown(f"augmill-{key}-verdict", report_summary_markdown(evidence), "the gate's verdict")
-    steps.artifacts.table(f"augmill-{key}-classes", report_table(evidence), "targets and accepted rows by class")
+    run.artifacts.markdown(f"augmill-{key}-verdict", report_summary_markdown(evidence), "the gate's verdict")
+    run.artifacts.table(f"augmill-{key}-classes", report_table(evidence), "targets and accepted rows by class")
     uri = Path(location).absolute().as_uri() if store.local is not None else location
-    steps.artifacts.link(f"augmill-{key}-report", uri, "report", "the full report")
+    run.artifacts.link(f"augmill-{key}-report", uri, "report", "the full report")
     return location
 
 
-def _copy_refused(store: Store, snapshot: Snapshot, folder: Path) -> None:
+def _copy_refused(store: Store, found: Found, folder: Path) -> None:
     """What did not get in, with its reasons, as Parquet beside the page: nothing vanishes, and it can be looked at."""
     kept = {
-        "source_rows_refused.parquet": (snapshot.ingested, "refused.parquet"),
-        "train_rows_held_back.parquet": (snapshot.split, "held_back.parquet"),
-        "made_rows_not_accepted.parquet": (snapshot.settled, "rest.parquet"),
+        "source_rows_refused.parquet": (found.ingested, "refused.parquet"),
+        "train_rows_held_back.parquet": (found.split, "held_back.parquet"),
+        "made_rows_not_accepted.parquet": (found.made.settled, "rest.parquet"),
     }
     for name, (artifact, file) in kept.items():
         if artifact is not None:
@@ -81,16 +94,13 @@ def _copy_refused(store: Store, snapshot: Snapshot, folder: Path) -> None:
         pq.write_table(rows.add_column(0, ROW_ID, synthetic_ids(rows)), made)
 
 
-def _valid(snapshot: Snapshot) -> list[Any]:
-    return [shard for shard in snapshot.shards if shard.key.startswith("generate/")]
-
-
-def _heading(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> ReportEvidence:
+def _heading(run: Run, outcome: Outcome) -> ReportEvidence:
     """What is known of a run however far it came."""
+    recipe = run.recipe
     released = {"keep_current": "current", "fail": None}.get(outcome.action, outcome.arrangement)
     evidence: ReportEvidence = {
         "dataset": recipe.dataset,
-        "snapshot": snapshot.name,
+        "snapshot": run.name,
         "outcome": outcome.name,
         "reason": outcome.reason,
         "released": released,
@@ -104,40 +114,41 @@ def _heading(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome)
         "validation": {},
     }
     if outcome.release:
-        evidence["release_path"] = f"{steps.site.store.root}/{release_key(recipe.dataset, outcome.release)}"
+        evidence["release_path"] = f"{run.store.root}/{release_key(recipe.dataset, outcome.release)}"
     return evidence
 
 
-def gather(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outcome) -> ReportEvidence:
+def gather(run: Run, outcome: Outcome, found: Found) -> ReportEvidence:
     """Everything the report shows, from the store; parts that the run did not reach are left out."""
-    store, evidence = steps.site.store, _heading(recipe, steps, snapshot, outcome)
-    if snapshot.ingested:
-        evidence["source"] = read_json(store, snapshot.ingested, "summary.json")
-    if snapshot.split:
-        summary = read_json(store, snapshot.split, "summary.json")
+    store, evidence = run.store, _heading(run, outcome)
+    if found.ingested:
+        evidence["source"] = read_json(store, found.ingested, "summary.json")
+    if found.split:
+        summary = read_json(store, found.split, "summary.json")
         evidence["train"] = summary["classes"]["train"]
         near = sum(rows for reason, rows in summary["held_back"].items() if reason != "rare_class")
         evidence["splits"] = summary["rows"] | {"held_back": near}
-    if snapshot.drift:
-        evidence["drift"] = snapshot.drift
-    if snapshot.checks:
+    if found.made.drift:
+        evidence["drift"] = found.made.drift
+    if found.made.checks:
         evidence["checks"] = [
-            _finding(name, read_json(store, artifact, "files/check.json")) for name, artifact in snapshot.checks.items()
+            _finding(name, read_json(store, artifact, "files/check.json"))
+            for name, artifact in found.made.checks.items()
         ]
-    if snapshot.weighed:
-        evidence["split"] = split_table(snapshot, steps)
-    if snapshot.settled:
-        evidence["ledger"] = read_json(store, snapshot.settled, "ledger.json")
-        spent = spent_on(store, snapshot.shards)
+    if found.made.weighed:
+        evidence["split"] = split_table(store, run.recipe, found.made)
+    if found.made.settled:
+        evidence["ledger"] = read_json(store, found.made.settled, "ledger.json")
+        spent = spent_on(store, found.made.shards)
         evidence["spent"] = {name: usage for name, usage in spent.items() if "requests" in usage}
-        _add_samples(evidence, recipe, steps, snapshot)
-        outcomes = Counter(read_json(store, shard, "validation.json")["outcome"] for shard in _valid(snapshot))
-        outcomes["set_aside"] = len(snapshot.shards) - len(_valid(snapshot))
+        _add_samples(evidence, run, found)
+        outcomes = Counter(read_json(store, shard, "validation.json")["outcome"] for shard in found.valid)
+        outcomes["set_aside"] = len(found.made.shards) - len(found.valid)
         evidence["validation"] = {"shards": {name: count for name, count in sorted(outcomes.items()) if count}}
-    if snapshot.evidence:
-        evidence["gate"] = snapshot.evidence
-        if snapshot.evidence["release_validation"]:
-            evidence["validation"]["release"] = snapshot.evidence["release_validation"]
+    if found.evidence:
+        evidence["gate"] = found.evidence
+        if found.evidence["release_validation"]:
+            evidence["validation"]["release"] = found.evidence["release_validation"]
     return evidence
 
 
@@ -156,15 +167,15 @@ def _thresholds(found: dict[str, Any]) -> dict[str, Any]:
     return {**spans, **found.get("bounds", {})}
 
 
-def _add_samples(evidence: ReportEvidence, recipe: Recipe, steps: Steps, snapshot: Snapshot) -> None:
+def _add_samples(evidence: ReportEvidence, run: Run, found: Found) -> None:
     """Accepted and refused rows spread evenly over their tables, each with its nearest train row; and the lengths."""
-    assert snapshot.settled is not None and snapshot.split is not None
-    fields = recipe.columns.fields
-    work = Work(steps.site, Path())
-    accepted = work.read(snapshot.settled, "accepted.parquet")
-    rest = work.read(snapshot.settled, "rest.parquet")
+    assert found.made.settled is not None and found.split is not None
+    fields = run.recipe.columns.fields
+    work = Work(run.site, Path())
+    accepted = work.read(found.made.settled, "accepted.parquet")
+    rest = work.read(found.made.settled, "rest.parquet")
     refused = rest.filter(pc.equal(rest["status"], "rejected"))
-    train = work.read(snapshot.split, "train.parquet").slice(0, COMPARED)
+    train = work.read(found.split, "train.parquet").slice(0, COMPARED)
     real = texts_of(train, fields)
     known = [shingles(text) for text in real]
     evidence["samples"] = {

@@ -4,26 +4,240 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from augmill.flows import source as reading
+from augmill.flows import stages
 from augmill.flows.outcome import CutShort, NothingToMake, NotProduced
-from augmill.flows.snapshot import Snapshot, read_json
-from augmill.flows.steps import OutOfTime, Steps
+from augmill.flows.run import CUT_SHORT, Run
+from augmill.flows.source import read_night
+from augmill.flows.step import OutOfTime, map_bounded
 from augmill.tasks.contracts import Artifact
-from augmill.tasks.errors import AugmillError, DataError, UserError
+from augmill.tasks.errors import AugmillError, DataError, DeadlineExceeded, UserError
 from augmill.tasks.recipe.nights import Refit
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar, parse_days
-from augmill.tasks.stages.drift import DriftConfig, Profile, drift, profile, reference
-from augmill.tasks.stages.extensions import check_config, checks_of, generator_config
-from augmill.tasks.stages.fit import fit, fit_check
-from augmill.tasks.stages.generate import SetAsideConfig, ShardConfig, set_aside
-from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards, plan, plan_adaptive
-from augmill.tasks.stages.settle import SettleConfig, settle
+from augmill.tasks.stages.drift import DriftConfig, Profile, drift, reference
+from augmill.tasks.stages.extensions import FitConfig, check_config, checks_of, generator_config
+from augmill.tasks.stages.generate import SetAsideConfig, ShardConfig, generate, sample, set_aside
+from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards
+from augmill.tasks.stages.settle import SettleConfig
 from augmill.tasks.stages.targets import nothing_to_make, targets_for
-from augmill.tasks.stages.weigh import WeighConfig, weigh
+from augmill.tasks.stages.weigh import WeighConfig
+from augmill.tasks.store.stage import Event, read_json
+from augmill.tasks.store.store import Store
+
+_log = logging.getLogger("augmill")
+ASIDE = f"{set_aside.name}/"  # how the keys begin of what stands for a shard without rows
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was produced, as far as it came; ``missing`` says why it came no further, where there is nothing to prove."""
+
+    drift: dict[str, Any] = field(default_factory=dict)  # of the rows, since those the generators were fitted on
+    checks: dict[str, Artifact] = field(default_factory=dict)
+    weighed: tuple[Artifact, ...] = ()  # plan.policy: adaptive: the weights, measurement by measurement
+    shards: tuple[Artifact, ...] = ()
+    settled: Artifact | None = None
+    missing: NotProduced | None = None
+
+
+def produce(run: Run, split: Artifact, ingested: Artifact | None) -> Made:
+    """Asks in rounds until every class has its target or the bounds end it: plan, generate, settle.
+
+    ``ingested``: None inside a fold, whose generators are fitted on its own split.
+    """
+    made = Made()
+    try:
+        for made in _rounds(run, split, ingested):  # noqa: B007 - the last one counts, however it ends
+            pass
+    except NotProduced as error:
+        return replace(made, missing=error)
+    return made
+
+
+def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Made]:
+    """What was made, after each step that others may want to see."""
+    recipe, made = run.recipe, Made()
+    counts = read_json(run.store, split, "summary.json")["classes"]["train"]
+    if nothing_to_make(recipe.target, counts, recipe.mix.max_ratio) is not None:
+        return  # fitting a model takes hours
+    learnt, fitted, made = _fit(run, split, ingested, made)
+    yield made
+    known = known_classes(run.store, learnt, list(counts)) if learnt != split else None
+    policy, settled_by = Policy(run, known), dict[str, float]()
+    targets, asked = targets_for(recipe.target, counts, recipe.mix.max_ratio), {n: dict[str, int]() for n in fitted}
+    for number in range(1, recipe.refill.max_rounds + 1):
+        segments, made = policy.plan(number, split, made)
+        yield made
+        if not segments and settled_by in ({}, policy.shares):
+            return
+        if run.out_of_time():
+            raise CutShort("the run's deadline came before every class had its target")
+        shards = generate_round(run, number, shard_configs(recipe, segments, list(counts)), fitted, made.checks)
+        made = replace(made, shards=made.shards + tuple(shards))
+        yield made
+        for part in segments:
+            asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
+        settled_by = policy.shares
+        config = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked))
+        before = [made.settled] if made.settled else []
+        made = replace(made, settled=stages.settle(run, list(made.shards), before, number=number, config=config))
+        yield made
+
+
+def _fit(
+    run: Run, split: Artifact, ingested: Artifact | None, made: Made
+) -> tuple[Artifact, dict[str, Artifact], Made]:
+    """(the split that the generators were fitted on; the generators, by name; the checks beside what was made)."""
+    recipe = run.recipe
+    try:
+        learnt, found = split_to_fit(run, split, ingested)
+        made = replace(made, drift=found)
+        fitted = {
+            choice.use: stages.fit(run, learnt, name=choice.use, config=generator_config(choice, recipe))
+            for choice in recipe.generators
+        }
+        checks = {
+            name: stages.fit_check(run, split, name=name, config=config)
+            for name, config in check_configs(recipe).items()
+        }
+    except AugmillError as error:
+        if not (error.retryable or isinstance(error, OutOfTime)):
+            raise
+        raise CutShort(f"a generator could not be fitted: {error.problem}") from error
+    return learnt, fitted, replace(made, checks=checks)
+
+
+def check_configs(recipe: Recipe) -> dict[str, FitConfig]:
+    """Of the checks that are needed: the teacher only where a generator's rows are labelled by it."""
+    taught = any(choice.label_by != "generator" for choice in recipe.generators)
+    names = [name for name in recipe.checks if name != "teacher" or taught]
+    return {name: check_config(name, recipe.checks[name], recipe) for name in names}
+
+
+def not_asked(run: Run, split: Artifact) -> NotProduced:
+    """Why no row was asked for: the target is met, or what lacks rows came after the generators were fitted."""
+    counts = read_json(run.store, split, "summary.json")["classes"]["train"]
+    met = nothing_to_make(run.recipe.target, counts, run.recipe.mix.max_ratio)
+    if met is not None:
+        return NothingToMake(met)
+    return NotProduced(
+        "the classes that lack rows came after the generators were fitted (refit); nothing was asked for"
+    )
+
+
+def known_classes(store: Store, learnt: Artifact, names: list[str]) -> tuple[str, ...]:
+    """Those of the classes that generators fitted on another night's rows can be asked for."""
+    fitted_to = read_json(store, learnt, "summary.json")["classes"]["train"]
+    return tuple(name for name in names if name in fitted_to)
+
+
+# --- The shards of one round ------------------------------------------------------------------------------------------
+
+
+def shard_configs(recipe: Recipe, segments: list[dict[str, Any]], strata: list[str]) -> list[ShardConfig]:
+    """The round's segments cut into shards, each of one generator, with the checks that judge its rows."""
+    generators = {choice.use: generator_config(choice, recipe) for choice in recipe.generators}
+    checks = check_configs(recipe)
+    judges = {choice.use: checks_of(choice, checks) for choice in recipe.generators}
+    return [
+        ShardConfig(generators[name], judges[name], tuple(part), tuple(strata), recipe.validation)
+        for part in cut_shards(segments, recipe.run.shard_rows)
+        for name in (part[0]["generator"],)
+    ]
+
+
+def generate_round(
+    run: Run,
+    number: int,
+    configs: Sequence[ShardConfig],
+    fitted: dict[str, Artifact],
+    checks: dict[str, Artifact],
+) -> list[Artifact]:
+    """Every shard's artifact, in order. One that failed for good, or whose validation failed, is set aside: its rows
+
+    count as undelivered. Raises NotProduced where more of them are than ``run.max_failed_shards`` allows.
+    """
+    if not configs:
+        return []
+    how, before = run.recipe.run, len(run.events)
+    step = stages.generate.with_tries(1 + how.shard_retries)
+    total = sum(segment["count"] for config in configs for segment in config.segments)
+    key = f"augmill-{run.recipe.dataset.replace('_', '-')}-round-{number}"
+    for bank in run.banks.values():
+        bank.refresh()  # what the round before, or another snapshot, has sampled
+
+    def one(job: tuple[int, ShardConfig]) -> Artifact:
+        shard, config = job
+        own = [checks[check.extension] for check in config.checks]
+        place = f"{number}.{shard}"
+        try:
+            return step(
+                run, fitted[config.generator.extension], own, place=place, config=config, seconds=60 * how.shard_minutes
+            )
+        except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
+            return _give_up(run, number, job, error)
+
+    with run.progress.stage(f"{run.place} generate {number}".strip(), total, "rows") as shown:
+        bar = run.artifacts.bar(key, total, "rows of this round")
+
+        def done(artifact: Artifact) -> None:
+            shown.advance(artifact.rows)
+            bar.advance(artifact.rows)
+
+        shards = map_bounded(
+            one,
+            list(enumerate(configs)),
+            run.stop,
+            limit=2 * run.session.pool.size,
+            on_done=done,
+            give_up=lambda job, error: _give_up(run, number, job, error),
+        )
+        shown.note = f"{len(shards)} shards{_from_before(run.events[before:], len(shards))}"
+    return _require_valid(run, configs, shards)
+
+
+def _give_up(run: Run, number: int, job: tuple[int, ShardConfig], error: AugmillError) -> Artifact:
+    """Stands in for a shard whose tries are used up: its rows are undelivered, with the reason."""
+    reason = CUT_SHORT[0] if isinstance(error, DeadlineExceeded) else CUT_SHORT[1]
+    run.failures.append({"round": number, "shard": job[0], "reason": reason, "error": str(error)})
+    return _set_aside(run, job[1], reason)
+
+
+def _set_aside(run: Run, config: ShardConfig, reason: str) -> Artifact:
+    aside = SetAsideConfig(config.generator.extension, config.generator.fields, config.segments, reason)
+    return set_aside(run.site, aside)
+
+
+def _require_valid(run: Run, configs: Sequence[ShardConfig], shards: list[Artifact]) -> list[Artifact]:
+    """The round's shards; one whose Great Expectations suite failed is set aside."""
+    kept = []
+    for number, (config, shard) in enumerate(zip(configs, shards, strict=True)):
+        kept.append(shard)
+        if shard.key.startswith(ASIDE):
+            continue
+        summary = read_json(run.store, shard, "validation.json")
+        if summary["outcome"] in ("failed", "errored"):
+            problems = "; ".join(summary["problems"])
+            run.failures.append({"shard": number, "reason": "validation", "error": problems})
+            kept[-1] = _set_aside(run, config, "validation")
+    failed = sum(shard.key.startswith(ASIDE) for shard in kept)
+    if failed > run.recipe.run.max_failed_shards * len(kept):
+        last = run.failures[-1]
+        raise NotProduced(f"{failed} of {len(kept)} shards failed; the last one: {last['error']}")
+    return kept
+
+
+def _from_before(events: list[Event], shards: int) -> str:
+    """What of a round did not have to be made."""
+    if sum(event.reused and event.stage == generate.name for event in events) == shards:
+        return ", unchanged, from the store"
+    taken = sum(event.rows for event in events if event.reused and event.stage == sample.name)
+    return f", {taken:,} rows sampled before" if taken else ""
+
 
 # --- How each round's rows are split over the generators: by the recipe's shares, or by what the rounds before --------
 
@@ -31,37 +245,34 @@ from augmill.tasks.stages.weigh import WeighConfig, weigh
 class Policy:
     """Plans the rounds of one snapshot. ``shares``: by which the round that was planned last is to be settled."""
 
-    def __init__(self, snapshot: Snapshot, steps: Steps, known: tuple[str, ...] | None) -> None:
-        recipe = snapshot.recipe
-        self._snapshot, self._steps = snapshot, steps
+    def __init__(self, run: Run, known: tuple[str, ...] | None) -> None:
+        recipe = run.recipe
+        self._run = run
         self.shares = {choice.use: choice.share for choice in recipe.generators}
         self._base = PlanConfig(recipe.target, recipe.refill, self.shares, recipe.mix.max_ratio, known)
         self._adaptive = recipe.plan.policy == "adaptive" and len(self.shares) > 1
 
-    def plan(self, number: int) -> list[dict[str, Any]]:
+    def plan(self, number: int, split: Artifact, made: Made) -> tuple[list[dict[str, Any]], Made]:
         """What round ``number``, from 1, asks for; nothing where every class has its target, or nobody has more."""
-        split, settled = self._snapshot.split, self._snapshot.settled
-        assert split is not None
-        before = [settled] if settled else []
+        recipe, before = self._run.recipe, [made.settled] if made.settled else []
         if self._adaptive:
-            if settled and number <= self._snapshot.recipe.plan.rounds:
-                self._weigh(split, settled, number)
-            config = AdaptiveConfig(self._snapshot.recipe.plan, self._base, number)
-            weighed = self._snapshot.weighed[-1:]
-            planned = self._steps.do(plan_adaptive, config, split, before, weighed, what=str(number))
+            if made.settled and number <= recipe.plan.rounds:
+                made = self._weigh(split, made.settled, number, made)
+            config = AdaptiveConfig(recipe.plan, self._base, number)
+            planned = stages.plan_adaptive(self._run, split, before, list(made.weighed[-1:]), config=config)
         else:
-            planned = self._steps.do(plan, self._base, split, before, what=str(number))
-        segments: list[dict[str, Any]] = read_json(self._steps.site.store, planned, "plan.json")["segments"]
-        return segments
+            planned = stages.plan(self._run, split, before, number=number, config=self._base)
+        segments: list[dict[str, Any]] = read_json(self._run.store, planned, "plan.json")["segments"]
+        return segments, made
 
-    def _weigh(self, split: Artifact, settled: Artifact, number: int) -> None:
-        recipe, store = self._snapshot.recipe, self._steps.site.store
+    def _weigh(self, split: Artifact, settled: Artifact, number: int, made: Made) -> Made:
+        recipe, store = self._run.recipe, self._run.store
         config = WeighConfig(recipe.plan, self._base.shares, recipe.columns.fields, recipe.splits.near, recipe.seed)
         tell = lambda artifact: told(read_json(store, artifact, "weights.json"), artifact.rows)  # noqa: E731
-        weighed = self._steps.do(weigh, config, split, settled, what=str(number - 1), tell=tell)
-        self._snapshot.weighed.append(weighed)
+        weighed = stages.weigh(self._run, split, settled, number=number - 1, config=config, tell=tell)
         weights = read_json(store, weighed, "weights.json")["weights"]
         self.shares = {name: weights[name] for name in self._base.shares}
+        return replace(made, weighed=(*made.weighed, weighed))
 
 
 def told(found: dict[str, Any], judged: int) -> str:
@@ -73,12 +284,12 @@ def told(found: dict[str, Any], judged: int) -> str:
     return f"{', '.join(parts)}; by {judged:,} train rows"
 
 
-def split_table(snapshot: Snapshot, steps: Steps) -> list[dict[str, Any]]:
+def split_table(store: Store, recipe: Recipe, made: Made) -> list[dict[str, Any]]:
     """For the report: of each measurement and generator what had been asked and had passed, its gain, its new weight."""
     table = []
-    for number, weighed in enumerate(snapshot.weighed, 1):
-        found = read_json(steps.site.store, weighed, "weights.json")
-        for name in (choice.use for choice in snapshot.recipe.generators):
+    for number, weighed in enumerate(made.weighed, 1):
+        found = read_json(store, weighed, "weights.json")
+        for name in (choice.use for choice in recipe.generators):
             rows = found["rows"].get(name, {"asked": 0, "passed": 0})
             gain = found["gains"].get(name, {"gain": None, "error": None})
             table.append({"round": number, "generator": name, **rows, **gain, "weight": found["weights"][name]})
@@ -88,27 +299,23 @@ def split_table(snapshot: Snapshot, steps: Steps) -> list[dict[str, Any]]:
 # --- Refits (law 7): on which night's window a snapshot's generators are fitted, from the source and the calendar -----
 
 
-_log = logging.getLogger("augmill")
 Window = tuple[Artifact, Artifact]  # ingested, split
 
 
-def split_to_fit(snapshot: Snapshot, steps: Steps) -> Artifact:
-    """The split on which the snapshot's generators are fitted: its own, or that of an earlier night as the recipe says.
+def split_to_fit(run: Run, split: Artifact, ingested: Artifact | None) -> tuple[Artifact, dict[str, Any]]:
+    """(the split on which the snapshot's generators are fitted, its own or that of an earlier night as the recipe says;
 
-    Notes in ``snapshot.drift`` how far the rows have moved since. A snapshot of all there is, and a fold, which has no
-    ingested rows of its own, are fitted on their own split.
+    how far the rows have moved since). A snapshot of all there is, and a fold, are fitted on their own split.
     """
-    recipe, calendar = snapshot.recipe, snapshot.recipe.partitions.calendar
-    assert snapshot.split is not None
-    if not calendar.dated or snapshot.name == "all" or snapshot.ingested is None:
-        return snapshot.split
-    windows = _Windows(snapshot, steps)
-    name = fit_name(recipe.refit, calendar, snapshot.name, windows) if recipe.refit.asked else snapshot.name
-    against = name if name != snapshot.name else calendar.step(name, -1)
-    then, now = windows.profile(against), windows.profile(snapshot.name)
+    recipe, calendar = run.recipe, run.recipe.partitions.calendar
+    if not calendar.dated or run.as_of is None or ingested is None:
+        return split, {}
+    windows = _Windows(run, (ingested, split))
+    name = fit_name(recipe.refit, calendar, run.name, windows) if recipe.refit.asked else run.name
+    against = name if name != run.name else calendar.step(name, -1)
+    then, now = windows.profile(against), windows.profile(run.name)
     assert now is not None
-    snapshot.drift = {"fitted": name, "against": against, **(drift(now, then) if then else {})}
-    return windows.split(name)
+    return windows.split(name), {"fitted": name, "against": against, **(drift(now, then) if then else {})}
 
 
 def fit_name(refit: Refit, calendar: Calendar, name: str, windows: _Windows) -> str:
@@ -129,16 +336,15 @@ def fit_name(refit: Refit, calendar: Calendar, name: str, windows: _Windows) -> 
 class _Windows:
     """The rows as of other nights, each read once."""
 
-    def __init__(self, snapshot: Snapshot, steps: Steps) -> None:
-        assert snapshot.ingested is not None and snapshot.split is not None
-        self.recipe, self.steps = snapshot.recipe, steps
-        self.known: dict[str, Window | None] = {snapshot.name: (snapshot.ingested, snapshot.split)}
+    def __init__(self, run: Run, own: Window) -> None:
+        self.run = run
+        self.known: dict[str, Window | None] = {run.name: own}
 
     def read(self, night: str) -> Window | None:
         """None where the rows of that night cannot be split: none yet, too few of a class."""
         if night not in self.known:
             try:
-                self.known[night] = reading.read_night(self.steps, self.recipe, night)
+                self.known[night] = read_night(self.run, night)
             except (DataError, UserError) as error:  # the snapshot's own window was read: it lies in that night's rows
                 _log.info("Nothing is fitted on, or compared with, the rows as of %s: %s", night, error.problem)
                 self.known[night] = None
@@ -153,96 +359,6 @@ class _Windows:
         window = self.read(night)
         if window is None:
             return None
-        made = self.steps.do(profile, DriftConfig(self.recipe.columns.fields), window[0], what=night)
-        found: Profile = read_json(self.steps.site.store, made, "profile.json")
+        made = stages.profile(self.run, window[0], night=night, config=DriftConfig(self.run.recipe.columns.fields))
+        found: Profile = read_json(self.run.store, made, "profile.json")
         return found
-
-
-# --- Rounds -----------------------------------------------------------------------------------------------------------
-
-
-def produce(snapshot: Snapshot, steps: Steps) -> None:
-    """Fits generators and checks, then asks in rounds until every class has its target or the bounds end it."""
-    recipe, split_rows = snapshot.recipe, snapshot.split
-    assert split_rows is not None
-    counts = read_json(steps.site.store, split_rows, "summary.json")["classes"]["train"]
-    if nothing_to_make(recipe.target, counts, recipe.mix.max_ratio) is not None:
-        return  # fitting a model takes hours
-    generators = {choice.use: generator_config(choice, recipe) for choice in recipe.generators}
-    taught = any(choice.label_by != "generator" for choice in recipe.generators)
-    names = [name for name in recipe.checks if name != "teacher" or taught]
-    checks = {name: check_config(name, recipe.checks[name], recipe) for name in names}
-    judges = {choice.use: checks_of(choice, checks) for choice in recipe.generators}
-    try:
-        learnt = split_to_fit(snapshot, steps)
-        fitted = {name: steps.in_worker(fit, config, learnt, what=name) for name, config in generators.items()}
-        snapshot.checks = {n: steps.in_worker(fit_check, config, split_rows, what=n) for n, config in checks.items()}
-    except AugmillError as error:
-        if not (error.retryable or isinstance(error, OutOfTime)):
-            raise
-        raise CutShort(f"a generator could not be fitted: {error.problem}") from error
-    known = known_classes(steps, learnt, list(counts)) if learnt != split_rows else None
-    policy, settled_by = Policy(snapshot, steps, known), dict[str, float]()
-    targets, asked = targets_for(recipe.target, counts, recipe.mix.max_ratio), {n: dict[str, int]() for n in generators}
-    for number in range(1, recipe.refill.max_rounds + 1):
-        segments = policy.plan(number)
-        if not segments and settled_by in ({}, policy.shares):
-            return
-        if steps.site.deadline is not None and time.monotonic() >= steps.site.deadline:
-            raise CutShort("the run's deadline came before every class had its target")
-        configs = [
-            ShardConfig(generators[name], judges[name], tuple(part), tuple(counts), recipe.validation)
-            for part in cut_shards(segments, recipe.run.shard_rows)
-            for name in (part[0]["generator"],)
-        ]
-        inputs = [
-            [fitted[c.generator.extension], *(snapshot.checks[check.extension] for check in c.checks)] for c in configs
-        ]
-        shards = steps.run_shards(configs, inputs, recipe.run, round_number=number)
-        snapshot.shards += require_valid(steps, configs, shards, recipe)
-        for part in segments:
-            asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
-        before = [snapshot.settled] if snapshot.settled else []
-        settled_by = policy.shares
-        config = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked))
-        snapshot.settled = steps.do(settle, config, snapshot.shards, before, what=str(number))
-
-
-def not_asked(snapshot: Snapshot, steps: Steps) -> NotProduced:
-    """Why no row was asked for: the target is met, or what lacks rows came after the generators were fitted."""
-    recipe = snapshot.recipe
-    assert snapshot.split is not None
-    counts = read_json(steps.site.store, snapshot.split, "summary.json")["classes"]["train"]
-    met = nothing_to_make(recipe.target, counts, recipe.mix.max_ratio)
-    if met is not None:
-        return NothingToMake(met)
-    return NotProduced(
-        "the classes that lack rows came after the generators were fitted (refit); nothing was asked for"
-    )
-
-
-def known_classes(steps: Steps, learnt: Artifact, names: list[str]) -> tuple[str, ...]:
-    """Those of the classes that generators fitted on another night's rows can be asked for."""
-    fitted_to = read_json(steps.site.store, learnt, "summary.json")["classes"]["train"]
-    return tuple(name for name in names if name in fitted_to)
-
-
-def require_valid(steps: Steps, configs: list[ShardConfig], shards: list[Artifact], recipe: Recipe) -> list[Artifact]:
-    """The round's shards; one whose Great Expectations suite failed is set aside. Raises NotProduced past the bound."""
-    kept = []
-    for number, (config, shard) in enumerate(zip(configs, shards, strict=True)):
-        if not shard.key.startswith("generate/"):
-            kept.append(shard)
-            continue
-        summary = read_json(steps.site.store, shard, "validation.json")
-        if summary["outcome"] in ("failed", "errored"):
-            problems = "; ".join(summary["problems"])
-            steps.failures.append({"shard": number, "reason": "validation", "error": problems})
-            aside = SetAsideConfig(config.generator.extension, config.generator.fields, config.segments, "validation")
-            shard = set_aside(steps.site, aside)  # noqa: PLW2901
-        kept.append(shard)
-    failed = sum(not shard.key.startswith("generate/") for shard in kept)
-    if failed > recipe.run.max_failed_shards * len(kept):
-        last = steps.failures[-1]
-        raise NotProduced(f"{failed} of {len(kept)} shards failed; the last one: {last['error']}")
-    return kept

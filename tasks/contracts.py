@@ -21,14 +21,29 @@ import pyarrow as pa
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Artifact:
-    """All that travels between tasks. ``key`` names the manifest; ``content`` is the hash of canonical rows."""
+    """All that travels between tasks. ``key`` names the manifest; ``content`` is the hash of canonical rows.
 
-    key: str
-    rows: int
-    sha256: str
-    content: str
+    No dataclass: Prefect looks into one, and takes two tasks for linked whose artifacts share an equal string.
+    """
+
+    __slots__ = ("__weakref__", "content", "key", "rows", "sha256")
+
+    def __init__(self, key: str, rows: int, sha256: str, content: str) -> None:
+        self.key, self.rows, self.sha256, self.content = key, rows, sha256, content
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``Artifact(**...)`` takes."""
+        return {"key": self.key, "rows": self.rows, "sha256": self.sha256, "content": self.content}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Artifact) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.rows, self.sha256, self.content))
+
+    def __repr__(self) -> str:
+        return f"Artifact({self.key!r}, {self.rows}, {self.sha256!r}, {self.content!r})"
 
 
 # Every table of real rows inside the pipeline: these columns, then ``text`` (``text_b``, ... for further text

@@ -73,7 +73,7 @@ def test_an_error_says_what_where_and_what_to_do(problem: str, where: str, fix: 
 
 @given(st.builds(Artifact, st.text(), st.integers(0), st.text(), st.text()))
 def test_an_artifact_travels_as_json(artifact: Artifact) -> None:
-    assert Artifact(**json.loads(json.dumps(dataclasses.asdict(artifact)))) == artifact
+    assert Artifact(**json.loads(json.dumps(artifact.to_json()))) == artifact
 
 
 @pytest.mark.parametrize(("kind", "name"), EXTENSIONS)

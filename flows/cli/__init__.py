@@ -80,7 +80,7 @@ def options(
 
 def main() -> NoReturn:
     """Runs a command and turns every error into one message, one line of JSON and its documented exit code."""
-    from augmill.flows.orchestration.orchestrate import interruptible
+    from augmill.flows.signals import interruptible
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
@@ -142,7 +142,7 @@ def _command(arguments: list[str]) -> str:
 
 
 def _interrupted(interrupt: KeyboardInterrupt, arguments: list[str]) -> NoReturn:
-    from augmill.flows.orchestration.orchestrate import Terminated, leave
+    from augmill.flows.signals import Terminated, leave
 
     again = _command(arguments)
     kept = "What is finished is kept: " if {"run", "backfill", "nightly", "compare"} & {*arguments} else ""

@@ -70,7 +70,7 @@ def backfill(
         first, last, reprocess, order, publish,  # type: ignore[arg-type]
         max_active, max_failures, max_cost, max_hours, dry_run,
     )  # fmt: skip
-    result = runs.backfill(
+    result = runs.run_backfill(
         load_recipe(recipe, store=store),
         request,
         command=f"augmill backfill {recipe.name} --reprocess {reprocess}",
@@ -91,13 +91,13 @@ def nightly(
     verbose: Verbose = False,
 ) -> None:
     """The newest snapshot, and what failed in schedule.look_back; never a date again for a changed recipe."""
-    from augmill.flows.nights.flows import nightly as carry_out
+    from augmill.flows.nights.flows import run_nightly
     from augmill.flows.nights.paging import watched
     from augmill.tasks.recipe.recipe import load_recipe
 
     loaded, known = load_recipe(recipe, store=store), _known(orchestrator)
     with nullcontext() if dry_run else watched(loaded, datetime.now(UTC)):  # its webhook is told of what went wrong
-        result = carry_out(
+        result = run_nightly(
             loaded,
             command=f"augmill nightly {recipe.name}",
             max_active=max_active,

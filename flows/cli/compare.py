@@ -52,33 +52,21 @@ def compare(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Runs each generator with each seed, publishes nothing, and says which gains what at which price."""
-    from augmill.flows.compare import Compared, entrants
-    from augmill.flows.compare import compare as run_cells
-    from augmill.flows.progress import Progress
-    from augmill.flows.start import open_session
+    from augmill.flows.compare import Compared, entrants, run_compare
     from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
     _require_orchestrator(orchestrator)
     _require_folder(out)
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
-    numbers = range(loaded.seed, loaded.seed + _seeds(seeds))
-    command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {seeds} --ratios {ratios}"
+    command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {_seeds(seeds)} --ratios {ratios}"
     found = Compared()
     write = functools.partial(_write, out, loaded, seeds, command, found)
-    with (
-        _written_when_stopped(found, write),
-        open_session(loaded, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session,
-    ):
-        session.orchestrator.run(
-            lambda: run_cells(
-                session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress(), found=found
-            ),
-            name="compare",
-            run_name=f"{loaded.dataset}@{as_of or 'all'}",
-            parameters={"dataset": loaded.dataset, "generators": ",".join(named), "recipe": loaded.hash()},
-            tags=["augmill", loaded.dataset],
-        )
+    with _written_when_stopped(found, write):
+        run_compare(
+            loaded, found, command=command, orchestrator=orchestrator, verbose=verbose,
+            generators=generators, seeds=seeds, ratios=wanted, as_of=as_of,
+        )  # fmt: skip
     _tell(found, *write())
 
 

@@ -358,7 +358,7 @@ def read_rows(
     ``like``: the columns of the real rows, taken where this source has them too. Raises UserError where a column is not
     there or cannot be guessed, DataError as ingest does.
     """
-    from augmill.flows.source import gather_source
+    from augmill.flows.units import gather_source
     from augmill.tasks.recipe.recipe import Recipe
     from augmill.tasks.recipe.sections import Refuse, Target
     from augmill.tasks.sources import SourceOptions, doubt_file, list_files

@@ -48,7 +48,7 @@ def path(
 
 
 def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
-    from augmill.flows.source import require_partition
+    from augmill.flows.units import require_partition
     from augmill.tasks.errors import DataError
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import require_whole

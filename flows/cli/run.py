@@ -32,7 +32,7 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Makes new rows, checks them, proves whether they help, and publishes a release."""
-    from augmill.flows.start import run_recipe
+    from augmill.flows.augment import run_recipe
     from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
 

@@ -61,7 +61,7 @@ def status(
     """Shows the state of every snapshot: what is missing, failed, released or stale."""
     from augmill.flows.nights.record import left_to_do
     from augmill.flows.nights.states import find_trouble, snapshot_states
-    from augmill.flows.source import look_at_source, require_partition
+    from augmill.flows.units import look_at_source, require_partition
     from augmill.tasks.recipe.recipe import load_recipe
     from augmill.tasks.store.attempts import utc_now
     from augmill.tasks.store.erasure import pending_requests, told_pending

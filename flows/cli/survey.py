@@ -85,7 +85,8 @@ def _files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact, str | None]:
-    from augmill.flows.source import read_units, require_suite, told_future
+    from augmill.flows.source import require_suite
+    from augmill.flows.units import read_units, told_future
     from augmill.tasks.stages.gather import gather, prepare_gather
     from augmill.tasks.stages.ingest import prepare_ingest
     from augmill.tasks.stages.split import prepare_split, split

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
+from prefect import flow
+from prefect.runtime import flow_run
+
+from augmill.flows import run as running
+from augmill.flows.flow import Result, call_flow, ending
+from augmill.flows.nights.paging import watched
 from augmill.flows.nights.plan import (
     NEXT,
     BackfillPlan,
     BackfillRequest,
+    Mode,
     Past,
     choose,
     has_price,
@@ -25,10 +34,9 @@ from augmill.flows.nights.run import BackfillRun
 from augmill.flows.nights.states import SnapshotState, partitioned, snapshot_states
 from augmill.flows.orchestration.logs import quiet_logging
 from augmill.flows.provenance import code_version
-from augmill.flows.source import look_at_source, require_over, require_partition
-from augmill.flows.start import open_session
+from augmill.flows.units import look_at_source, require_over, require_partition
 from augmill.tasks.errors import AugmillError, ConflictError, DataError, UserError
-from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.rows.calendar import parse_days, rank
 from augmill.tasks.stages.refusals import NoPartition
 from augmill.tasks.store.attempts import Clock, read_attempts, utc_now
@@ -45,17 +53,99 @@ Show = Callable[[BackfillPlan, str], None]  # (the plan, what to say of it), bef
 
 
 @dataclass(frozen=True)
-class _How:
-    """How it is carried out; what it does is the plan's."""
+class Planned:
+    """A plan, what of it is still to be done, and what is to be said of it."""
 
-    command: str
-    orchestrator: str | None
-    verbose: bool
-    now: Clock
-    show: Show
+    plan: BackfillPlan
+    rest: BackfillPlan
+    request: BackfillRequest
+    note: str = ""
+    now: Clock = utc_now
+
+    def head(self) -> Result:
+        return {
+            "dataset": self.plan.dataset,
+            "planned": len(self.rest.lines),
+            "publish": self.plan.publish,
+            "left_out": self.plan.left_out,
+        }
 
 
+_PLANNED: ContextVar[Planned | None] = ContextVar("augmill_planned", default=None)  # by the command that calls the flow
+
+
+# --- The flows --------------------------------------------------------------------------------------------------------
+
+
+@flow(flow_run_name=functools.partial(running.name_of_flow_run, "backfill"), persist_result=False)
+@ending
 def backfill(
+    recipe: str,
+    store: str | None = None,
+    first: str | None = None,
+    last: str | None = None,
+    reprocess: Mode = "missing",
+    max_active: int = 1,
+    order: Literal["oldest", "newest"] = "oldest",
+    publish: Literal["each", "together"] | None = None,
+    max_failures: int | None = None,
+    max_cost: float | None = None,
+    max_hours: float | None = None,
+) -> Result:
+    """``augmill backfill`` with the same options: from ``first`` up to and with ``last``; each snapshot is a sub-flow."""
+    if (planned := _PLANNED.get()) is not None:
+        return carry_out(planned)
+    with running.session_of(recipe, store, command="deployment backfill", by_morning=False) as session:
+        request = BackfillRequest(
+            first, last, reprocess, order, publish, max_active, max_failures, max_cost, max_hours
+        )  # fmt: skip
+        return carry_out(plan_backfill(session.recipe, request))
+
+
+@flow(flow_run_name=functools.partial(running.name_of_flow_run, "nightly"), persist_result=False)
+@ending
+def nightly(recipe: str, store: str | None = None, max_active: int = 1) -> Result:
+    """What is due in the look-back window; then pages and notes, where the recipe names a webhook.
+
+    After an outage the server starts every run that it missed, late: each knows when it should have begun.
+    """
+    if (planned := _PLANNED.get()) is not None:
+        return carry_out(planned)
+    since, loaded = datetime.now(UTC), load_recipe(recipe, store=store)
+    with watched(loaded, since):
+        if (late := too_late(loaded, flow_run.scheduled_start_time, since)) is not None:
+            return late
+        with running.open_session(loaded, command="deployment nightly", orchestrator="prefect"):
+            return carry_out(plan_nightly(loaded, max_active=max_active))
+
+
+def carry_out(planned: Planned) -> Result:
+    """Makes what is due, in the session of the running command. Raises AugmillError."""
+    plan, request = planned.plan, planned.request
+    if not plan.lines:
+        return nothing_due(planned)
+    session = running.current()
+    assert session is not None
+    write_plan(session.store, plan)
+    own = replace(session, about={"backfill": plan.id}, staged=plan.publish == "together", quiet=len(plan.lines) > 1)
+    with running.shared(own):
+        work = BackfillRun(own, plan, request, planned.now)
+        work.go()
+    result = planned.head() | work.result()
+    if result["stopped_by"] is None:
+        write_end(session.store, plan, result)
+    return result
+
+
+def nothing_due(planned: Planned) -> Result:
+    reason = "nothing is due" if planned.plan.kind == "nightly" else f"nothing is {planned.request.reprocess}"
+    return planned.head() | {"outcome": "nothing", "reason": reason, "next": NEXT}
+
+
+# --- The commands -----------------------------------------------------------------------------------------------------
+
+
+def run_backfill(
     recipe: Recipe,
     request: BackfillRequest,
     *,
@@ -64,27 +154,19 @@ def backfill(
     verbose: bool = False,
     now: Clock = utc_now,
     show: Show = lambda plan, note: None,
-) -> dict[str, Any]:
+) -> Result:
     """What the last line of stdout says. Raises AugmillError where nothing could be planned."""
     with quiet_logging(verbose, prefect_too=False):
-        _require(recipe, request, now())
-        store = _open(recipe, request)
-        plan, note = _taken_up(recipe, store, request)
-        states, problem = look(recipe, store, now(), first=request.first, last=request.last)
-        if isinstance(problem, NoPartition):  # each snapshot would only say so again
-            raise problem
-        if plan is not None:
-            plan = renewed(plan, states, _past(recipe, store, now()))
-        else:
-            together = request.publish or ("together" if switches_together(states, request.reprocess) else "each")
-            plan = _plan(recipe, store, request, states, now(), publish=together)
-        if problem is not None and not plan.lines:  # nobody knows whether there is nothing to do
-            raise problem
-        how = _How(command, orchestrator, verbose, now, show)
-        return _carry_out(recipe, store, plan, request, note, how)
+        planned = plan_backfill(recipe, request, now=now)
+        show(planned.rest, planned.note)
+    if request.dry_run:
+        return planned.head() | _told(planned)
+    how = {"command": command, "orchestrator": orchestrator, "verbose": verbose, "by_morning": False}
+    parameters = {name: value for name, value in asdict(request).items() if name != "dry_run"}
+    return _call(recipe, planned, how, backfill, **parameters)
 
 
-def nightly(
+def run_nightly(
     recipe: Recipe,
     *,
     scheduled: datetime | None = None,
@@ -95,33 +177,87 @@ def nightly(
     dry_run: bool = False,
     verbose: bool = False,
     show: Show = lambda plan, note: None,
-) -> dict[str, Any]:
+) -> Result:
     """The newest snapshot, and what is due in the look-back window: by morning there is something to train on.
-
-    Due is what failed, was interrupted or cut short, and under ``catch_up: all`` what is missing; the newest goes first.
 
     ``scheduled``: when it should have started (aware), where a scheduler tells. Raises AugmillError.
     """
-    moment = now()
-    if scheduled is not None and recipe.schedule.catch_up == "none" and moment - scheduled > LATE:
-        hours = (moment - scheduled).total_seconds() / 3600
-        reason = f"started {hours:.1f} h after its time, and schedule.catch_up is none"
-        return {"outcome": "skipped", "reason": reason, "dataset": recipe.dataset, "next": "the next night goes on"}
-    parted = partitioned(recipe)
+    if (late := too_late(recipe, scheduled, now())) is not None:
+        return late
+    with quiet_logging(verbose, prefect_too=False):
+        planned = plan_nightly(recipe, max_active=max_active, dry_run=dry_run, now=now)
+        show(planned.rest, planned.note)
+    if dry_run:
+        return planned.head() | _told(planned)
+    how = {"command": command, "orchestrator": orchestrator, "verbose": verbose}
+    return _call(recipe, planned, how, nightly, max_active=max_active)
+
+
+def _call(recipe: Recipe, planned: Planned, how: dict[str, Any], flow: Any, **parameters: Any) -> Result:
+    """The flow, with what was planned for it; where nothing is due, no server is started to say so."""
+    if not planned.plan.lines:
+        return nothing_due(planned)
+    token = _PLANNED.set(planned)
+    try:
+        with running.open_session(recipe, **how) as session:
+            return call_flow(session, flow, *running.addresses(recipe), **parameters)
+    finally:
+        _PLANNED.reset(token)
+
+
+# --- Planning ---------------------------------------------------------------------------------------------------------
+
+
+def plan_backfill(recipe: Recipe, request: BackfillRequest, *, now: Clock = utc_now) -> Planned:
+    """What the request asks for; the rest of an unfinished backfill of the same. Raises AugmillError."""
+    _require(recipe, request, now())
+    store = _open(recipe, request)
+    plan, note = _taken_up(recipe, store, request)
+    states, problem = look(recipe, store, now(), first=request.first, last=request.last)
+    if isinstance(problem, NoPartition):  # each snapshot would only say so again
+        raise problem
+    if plan is not None:
+        plan = renewed(plan, states, _past(recipe, store, now()))
+    else:
+        together = request.publish or ("together" if switches_together(states, request.reprocess) else "each")
+        plan = _plan(recipe, store, request, states, now(), publish=together)
+    if problem is not None and not plan.lines:  # nobody knows whether there is nothing to do
+        raise problem
+    rest = _rest(store, plan, now())
+    if len(rest.lines) < len(plan.lines):
+        note += f" {len(plan.lines) - len(rest.lines)} of its {len(plan.lines)} snapshots are done."
+    return Planned(plan, rest, request, note.strip(), now)
+
+
+def plan_nightly(recipe: Recipe, *, max_active: int = 1, dry_run: bool = False, now: Clock = utc_now) -> Planned:
+    """The newest snapshot, and what is due in the look-back window.
+
+    Due is what failed, was interrupted or cut short, and under ``catch_up: all`` what is missing; the newest goes first.
+    Raises AugmillError.
+    """
+    moment, parted = now(), partitioned(recipe)
     request = BackfillRequest(
         reprocess="failed" if parted else "all", order="newest", max_active=max_active, dry_run=dry_run, publish="each"
     )
-    with quiet_logging(verbose, prefect_too=False):
-        store = _open(recipe, request)
-        first = None
-        if parted and recipe.partitions.calendar.dated:
-            calendar = recipe.partitions.calendar
-            first = calendar.window_start(calendar.newest_complete(moment), parse_days(recipe.schedule.look_back))
-            first = min(first, calendar.newest_complete(moment))  # a look-back shorter than a partition
-        states, passed = _caught_up(recipe, look(recipe, store, moment, first=first)[0])
-        plan = _plan(recipe, store, request, states, moment, publish="each", kind="nightly")
-        plan = replace(plan, left_out=passed | plan.left_out)
-        return _carry_out(recipe, store, plan, request, "", _How(command, orchestrator, verbose, now, show))
+    store = _open(recipe, request)
+    first = None
+    if parted and recipe.partitions.calendar.dated:
+        calendar = recipe.partitions.calendar
+        first = calendar.window_start(calendar.newest_complete(moment), parse_days(recipe.schedule.look_back))
+        first = min(first, calendar.newest_complete(moment))  # a look-back shorter than a partition
+    states, passed = _caught_up(recipe, look(recipe, store, moment, first=first)[0])
+    plan = _plan(recipe, store, request, states, moment, publish="each", kind="nightly")
+    plan = replace(plan, left_out=passed | plan.left_out)
+    return Planned(plan, _rest(store, plan, now()), request, "", now)
+
+
+def too_late(recipe: Recipe, scheduled: datetime | None, moment: datetime) -> Result | None:
+    """What is said of a night that begins long after its time, where ``schedule.catch_up`` passes such over."""
+    if scheduled is None or recipe.schedule.catch_up != "none" or moment - scheduled <= LATE:
+        return None
+    hours = (moment - scheduled).total_seconds() / 3600
+    reason = f"started {hours:.1f} h after its time, and schedule.catch_up is none"
+    return {"outcome": "skipped", "reason": reason, "dataset": recipe.dataset, "next": "the next night goes on"}
 
 
 def _open(recipe: Recipe, request: BackfillRequest) -> Store:
@@ -228,38 +364,6 @@ def _taken_up(recipe: Recipe, store: Store, request: BackfillRequest) -> tuple[B
     return None, f"The unfinished backfill {plan.id} is given up: {what} changed since. This is a new one."
 
 
-def _carry_out(
-    recipe: Recipe, store: Store, plan: BackfillPlan, request: BackfillRequest, note: str, how: _How
-) -> dict[str, Any]:
-    rest = _rest(store, plan, how.now())
-    if len(rest.lines) < len(plan.lines):
-        note += f" {len(plan.lines) - len(rest.lines)} of its {len(plan.lines)} snapshots are done."
-    how.show(rest, note.strip())
-    head = {"dataset": plan.dataset, "planned": len(rest.lines), "publish": plan.publish, "left_out": plan.left_out}
-    if request.dry_run:
-        return head | _told(rest, request, note)
-    if not plan.lines:
-        reason = f"nothing is {request.reprocess}" if plan.kind == "backfill" else "nothing is due"
-        return head | {"outcome": "nothing", "reason": reason, "next": NEXT}
-    write_plan(store, plan)
-    by_morning = plan.kind == "nightly"
-    with open_session(
-        recipe, command=how.command, orchestrator=how.orchestrator, verbose=how.verbose, by_morning=by_morning
-    ) as session:
-        run = BackfillRun(session, plan, request, how.now)
-        session.orchestrator.run(
-            run.go,
-            name=plan.kind,
-            run_name=f"{plan.dataset} {plan.kind} {plan.id}",
-            parameters={"dataset": plan.dataset, plan.kind: plan.id, "recipe": plan.recipe},
-            tags=["augmill", plan.dataset],
-        )
-        result = head | run.result()
-    if result["stopped_by"] is None:
-        write_end(store, plan, result)
-    return result
-
-
 def _rest(store: Store, plan: BackfillPlan, now: datetime) -> BackfillPlan:
     """The plan without the lines that are answered already."""
     attempts = read_attempts(store, plan.dataset, [line.snapshot for line in plan.lines]) if plan.lines else {}
@@ -267,12 +371,13 @@ def _rest(store: Store, plan: BackfillPlan, now: datetime) -> BackfillPlan:
     return replace(plan, lines=tuple(lines))
 
 
-def _told(rest: BackfillPlan, request: BackfillRequest, note: str) -> dict[str, Any]:
+def _told(planned: Planned) -> Result:
     """What a dry run says."""
-    whole, unknown = total(rest.lines, request.max_active)
+    rest = planned.rest
+    whole, unknown = total(rest.lines, planned.request.max_active)
     return {
         "outcome": "planned",
-        "reason": note.strip() or f"{len(rest.lines)} snapshot(s) would run",
+        "reason": planned.note or f"{len(rest.lines)} snapshot(s) would run",
         "order": [line.snapshot for line in rest.lines],
         "lines": [asdict(line) for line in rest.lines],
         "total": asdict(whole) | {"unknown": unknown},

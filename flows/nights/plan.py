@@ -216,13 +216,15 @@ def switches_together(states: Iterable[SnapshotState], mode: Mode) -> bool:
 
 def next_step(plan: BackfillPlan, stopped_by: str | None, failed: bool) -> str:
     """What to do after one command's work on the plan."""
-    if stopped_by == "max_cost":
-        return "the same command with a higher --max-cost goes on from here"
-    if stopped_by == "max_failures":
-        return "see the reasons; the same command goes on with what was not begun, then tries again what failed"
-    if stopped_by == "failed":
-        again = "mend what their reasons name; the same command tries again what ended by an error, then switches all"
-        return f"{again}; with --publish each it publishes the others now"
+    after = {
+        "max_cost": "the same command with a higher --max-cost goes on from here",
+        "max_failures": "see the reasons; the same command goes on with what was not begun, then tries again what failed",
+        "failed": "mend what their reasons name; the same command tries again what ended by an error, then switches all; "
+        "with --publish each it publishes the others now",
+        "recipe_edited": "the same command makes a new plan, of the recipe as it is now",
+    }
+    if stopped_by in after and (plan.kind == "backfill" or stopped_by != "recipe_edited"):
+        return after[stopped_by]
     if stopped_by is not None:
         return "the same command goes on from here" if plan.kind == "backfill" else "the next night goes on"
     if not failed:

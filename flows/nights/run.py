@@ -11,14 +11,17 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass
 from typing import Any
 
+from augmill.flows.augment import augment
 from augmill.flows.estimate import price_of
+from augmill.flows.flow import call_flow
 from augmill.flows.mirror import mirror_delta
 from augmill.flows.nights.plan import LIMITS, BackfillPlan, BackfillRequest, PlannedSnapshot, exit_code_for, next_step
 from augmill.flows.nights.record import answered, is_own
-from augmill.flows.orchestration.orchestrate import STOP_GRACE
-from augmill.flows.start import Session, run_snapshot
-from augmill.tasks.boundary.retries import COMMIT
+from augmill.flows.run import Session, addresses
+from augmill.flows.signals import STOP_GRACE
+from augmill.tasks.boundary.retries import COMMIT, call_with_retries
 from augmill.tasks.errors import ConflictError, exit_code_of
+from augmill.tasks.recipe.recipe import recipe_edited
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.attempts import Attempt, Clock, read_attempts
 from augmill.tasks.store.log import Log, read_log
@@ -69,7 +72,7 @@ class BackfillRun:
                 for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
                     self._note(running.pop(future), future)
         except BaseException:  # an interrupt: the workers are killed, so the snapshots end, noted as interrupted
-            self._session.orchestrator.stop()
+            self._session.stop.now()
             wait(running, timeout=STOP_GRACE)
             raise
         finally:
@@ -77,26 +80,11 @@ class BackfillRun:
         if self._stopped_by is None and self._running_elsewhere() and self._plan.kind == "backfill":
             self._stopped_by = "running_elsewhere"  # a night has done what it can: whoever runs the rest ends it
         if self._plan.publish == "together" and self._stopped_by is None:
-            name = f"publish {self._plan.dataset} {self._plan.id}"
-            self._session.orchestrator.call(self._switch, name=name, retry=COMMIT)
+            call_with_retries(self._switch, COMMIT)
 
     def _one(self, line: PlannedSnapshot) -> dict[str, Any]:
-        dataset, about = self._plan.dataset, {"backfill": self._plan.id}
-        body: Callable[[], dict[str, Any]] = lambda: run_snapshot(  # noqa: E731
-            self._session,
-            None if line.snapshot == "all" else line.snapshot,
-            staged=self._plan.publish == "together",
-            about=about,
-            quiet=len(self._plan.lines) > 1,
-        )
-        return self._session.orchestrator.run(
-            body,
-            name="augment",
-            run_name=f"{dataset}@{line.snapshot}",
-            parameters={"dataset": dataset, "snapshot": line.snapshot, "recipe": self._plan.recipe},
-            tags=["augmill", dataset],
-            nested=True,
-        )
+        as_of = None if line.snapshot == "all" else line.snapshot
+        return call_flow(self._session, augment, *addresses(self._session.recipe), as_of)
 
     def _next(self, running: list[PlannedSnapshot]) -> PlannedSnapshot | None:
         """The next line that is due. What others did meanwhile is not done again; what they do now is looked at last."""
@@ -123,6 +111,8 @@ class BackfillRun:
     def _limit(self, line: PlannedSnapshot, running: list[PlannedSnapshot]) -> str | None:
         """Which limit forbids to start the line; what runs ends in any case."""
         request, clock = self._request, time.monotonic()
+        if recipe_edited(self._session.recipe):  # the rest would be of another recipe than its plan says
+            return "recipe_edited"
         if request.max_failures is not None and self._failures >= request.max_failures:
             return "max_failures"
         if request.max_hours is not None and clock - self._began >= 3600 * request.max_hours:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from augmill.flows.provenance import code_version
-from augmill.flows.source import look_at_source
+from augmill.flows.units import look_at_source
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.recipe.nights import Reopen
 from augmill.tasks.recipe.recipe import Recipe

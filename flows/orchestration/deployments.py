@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from augmill.flows.nights.automations import TAG, ensure_automations
-from augmill.flows.orchestration.orchestrate import interruptible
 from augmill.flows.orchestration.server import ServerUnavailable
+from augmill.flows.signals import interruptible
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe
 

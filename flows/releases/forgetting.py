@@ -24,7 +24,7 @@ from augmill.flows.releases.gc import (
 )
 from augmill.flows.releases.holding import Holdings, find_rows
 from augmill.flows.releases.retention import Attempts, named, running
-from augmill.flows.start import Session, open_session, run_snapshot
+from augmill.flows.run import Session, addresses, open_session
 from augmill.tasks.boundary.processes import sweep_temporary
 from augmill.tasks.errors import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
@@ -119,24 +119,20 @@ def make_again(
     made: dict[str, dict[str, Any]] = {}
     if not found.again:
         return made
-    with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session:
+    how: dict[str, Any] = {"staged": True, "about": {"forget": True}, "by_morning": False}
+    with open_session(recipe, command=command, orchestrator=orchestrator, verbose=verbose, **how) as session:
         for name in found.again:
-            as_of = None if name == "all" else name
-            result = session.orchestrator.run(
-                lambda as_of=as_of: _run_again(session, as_of),  # type: ignore[misc]
-                name="augment",
-                run_name=f"{recipe.dataset}@{name} without erased rows",
-                parameters={"dataset": recipe.dataset, "snapshot": name, "recipe": recipe.hash()},
-                tags=["augmill", recipe.dataset],
-            )
-            made[name] = result["pending"]
+            made[name] = _make_again(session, None if name == "all" else name)["pending"]
     return made
 
 
-def _run_again(session: Session, as_of: str | None) -> dict[str, Any]:
+def _make_again(session: Session, as_of: str | None) -> dict[str, Any]:
     """The snapshot without the rows, staged. Raises what the run raised, told as what it means for the request."""
+    from augmill.flows.augment import augment  # imports Prefect, which those who only look at releases do not need
+    from augmill.flows.flow import call_flow
+
     try:
-        result = run_snapshot(session, as_of, staged=True, about={"forget": True})
+        result = call_flow(session, augment, *addresses(session.recipe), as_of)
     except AugmillError as error:
         raise _stopped(type(error), as_of, error.problem, error.where, error.fix) from error
     if "pending" not in result:

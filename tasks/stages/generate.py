@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.boundary.retries import SHARD
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import STRATUM, Artifact, candidate_schema
 from augmill.tasks.errors import LedgerError
@@ -30,7 +29,7 @@ class SampleConfig:
     segments: tuple[dict[str, Any], ...]
 
 
-@stage("sample", version=1, retry=SHARD)
+@stage("sample", version=1)
 def sample(work: Work, config: SampleConfig, fitted: Artifact) -> None:
     """rows.parquet: a row per asked ordinal, with why it was not delivered. What it cost (tokens) stands in the meta."""
     generator = GENERATORS[config.generator.extension](config.generator.options)
@@ -146,7 +145,7 @@ def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
     return rows
 
 
-@stage("generate", version=2, retry=SHARD)
+@stage("generate", version=2)
 def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Artifact]) -> None:
     """One shard: candidates.parquet (every asked row, with why it was not delivered or was refused), validation.json."""
     fields = config.generator.fields

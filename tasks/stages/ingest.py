@@ -14,7 +14,6 @@ from contextlib import ExitStack
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augmill.tasks.boundary.retries import READ
 from augmill.tasks.errors import NoRows
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns
@@ -86,7 +85,7 @@ def _needed(columns: Columns, split_column: str | None) -> list[str]:
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
-@stage("ingest", version=5, retry=READ)
+@stage("ingest", version=5)
 def ingest(work: Work, config: IngestConfig) -> None:
     """Reads a unit's files in order, batch by batch: memory does not grow with the file.
 

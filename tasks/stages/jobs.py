@@ -73,7 +73,7 @@ def pack(stage: Stage[Any], config: FitConfig | ShardConfig, inputs: list[Artifa
     return {
         "stage": stage.name,
         "config": dataclasses.asdict(config),
-        "inputs": [dataclasses.asdict(item) for item in inputs],
+        "inputs": [item.to_json() for item in inputs],
     }
 
 

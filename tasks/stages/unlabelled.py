@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.boundary.retries import READ
 from augmill.tasks.contracts import ROW_ID, STRATUM, real_schema
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Labels
@@ -69,7 +68,7 @@ def prepare_unlabelled(recipe: Recipe, as_of: str | None, store: Store) -> Unlab
     )
 
 
-@stage("unlabelled", version=2, retry=READ)
+@stage("unlabelled", version=2)
 def unlabelled(work: Work, config: UnlabelledConfig) -> None:
     """rows.parquet (``real_schema``, every stratum empty, sorted by id) and what was left out, by reason (summary.json).
 

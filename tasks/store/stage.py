@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augmill.tasks.boundary.retries import STAGE, RetryPolicy
 from augmill.tasks.contracts import Artifact, FitInputs
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.rows.hashing import canonical_json, hash_file, hash_json, hash_path, hash_table
@@ -99,6 +98,7 @@ class Site:
     threads: int = 1
     deadline: float | None = None
     observe: Callable[[Event], None] = lambda event: None
+    tell: Callable[[int, int | None, str], None] = lambda done, total, unit: None  # how far a stage is
     dataset: str = ""  # whose scratch space is used: each is kept as long as its own recipe says
 
     def place(self, name: str) -> str:
@@ -170,6 +170,10 @@ def fetch(store: Store, artifact: Artifact, name: str) -> Path:
         raise
 
 
+def read_json(store: Store, artifact: Artifact, name: str) -> Any:
+    return json.loads(fetch(store, artifact, name).read_text(encoding="utf-8"))
+
+
 def fetch_directory(store: Store, artifact: Artifact, directory: Path) -> Path:
     """All files of an artifact as links in one directory, for what wants to open a directory (a model)."""
     for name in read_manifest(store, artifact)["files"]:
@@ -184,13 +188,13 @@ STAGE_VERSIONS: dict[str, int] = {}  # of every stage that has been imported
 
 
 class Stage(Generic[C]):
-    """A stage: a plain function ``(work, config, *artifacts)`` with a name, a version and a retry policy.
+    """A stage: a plain function ``(work, config, *artifacts)`` with a name and a version.
 
     Called with a Site it returns the Artifact, running only where the store has none of that identity.
     """
 
-    def __init__(self, run: Callable[..., None], name: str, version: int, retry: RetryPolicy) -> None:
-        self.run, self.name, self.version, self.retry = run, name, version, retry
+    def __init__(self, run: Callable[..., None], name: str, version: int) -> None:
+        self.run, self.name, self.version = run, name, version
         self.__name__, self.__doc__ = name, run.__doc__
         STAGE_VERSIONS[name] = version
 
@@ -215,12 +219,12 @@ class Stage(Generic[C]):
         return artifact
 
 
-def stage(name: str, *, version: int, retry: RetryPolicy = STAGE) -> Callable[[Callable[..., None]], Stage[Any]]:
+def stage(name: str, *, version: int) -> Callable[[Callable[..., None]], Stage[Any]]:
     """Makes a stage of a function ``(work, config, *artifacts) -> None``.
 
     ``version`` counts up whenever the same inputs give other bytes (tests/test_versions.py holds it to that).
     """
-    return lambda run: Stage(run, name, version, retry)
+    return lambda run: Stage(run, name, version)
 
 
 def look_up(store: Store, name: str, identity: str) -> Artifact | None:

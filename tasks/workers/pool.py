@@ -235,7 +235,7 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
             "run it again with --debug and report it",
         )
         return _answer(WorkerFailed(problem, where="worker", fix=again), traceback.format_exc())
-    return {"artifact": dataclasses.asdict(artifact), "events": [dataclasses.asdict(event) for event in events]}
+    return {"artifact": artifact.to_json(), "events": [dataclasses.asdict(event) for event in events]}
 
 
 def _answer(error: AugmillError, trace: str = "") -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_rows_version_stage_and_inputs_are_identity(site: Site) -> None:
         count.identity(Options(), ()),
         count.identity(Options(rows=4), ()),
         counting(version=2)[0].identity(Options(), ()),
-        Stage(count.run, "other", 1, count.retry).identity(Options(), ()),
+        Stage(count.run, "other", 1).identity(Options(), ()),
         count.identity(Options(), (one,)),
         count.identity(Options(), (two,)),
         count.identity(Options(), ([one, two],)),
@@ -239,7 +239,7 @@ def test_a_stage_that_fails_leaves_no_manifest_and_one_that_writes_nothing_fails
             count(site, Options())
     assert (len(ran), site.store.list_keys("private")) == (2, [])
     with pytest.raises(UserError, match="wrote no file"):
-        Stage(lambda work, config: None, "idle", 1, count.retry)(site, Options())
+        Stage(lambda work, config: None, "idle", 1)(site, Options())
 
 
 def test_an_artifact_is_laid_out_as_the_directory_it_was(site: Site, tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""How a flow begins and ends: as a Prefect run whose final state says what came of it, or as the plain function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from prefect import tags
+from prefect.context import TagsContext
+from prefect.exceptions import Abort, TerminationSignal
+from prefect.states import Cancelled, Completed, Failed
+
+from augmill.flows import run as running
+from augmill.flows.signals import Stop, Terminated, interruptible
+from augmill.tasks.errors import AugmillError
+from augmill.tasks.rows.kinds.text import visible
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import State
+
+P = ParamSpec("P")
+Result = dict[str, Any]  # what the last line of stdout says
+
+LISTED = 3  # snapshots that failed are named up to so many
+
+
+@dataclass
+class _Caller:
+    """The command of ours that calls a flow: what the body ended with, whatever becomes of Prefect."""
+
+    session: running.Session
+    results: list[Result] = field(default_factory=list)
+    error: BaseException | None = None
+
+    @property
+    def told(self) -> bool:
+        return bool(self.results) or self.error is not None
+
+    def result(self) -> Result:
+        if self.error is not None:
+            raise self.error
+        return self.results[-1]
+
+
+_CALLER: ContextVar[_Caller | None] = ContextVar("augmill_caller", default=None)
+
+
+def ending(body: Callable[P, Result]) -> Callable[P, State[Any]]:
+    """The body of a flow: its outcome, or its error, as the final state of the run.
+
+    A returned state, unlike a raised error, is not pickled to the worker's disk. A defect is raised, with its traceback.
+    """
+
+    @functools.wraps(body)
+    def end(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        caller = _CALLER.get()
+        token = _CALLER.set(None)  # a sub-flow has a caller of its own
+        stop = Stop() if caller is None else caller.session.stop
+        try:
+            # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
+            # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
+            with TagsContext(current_tags=set()), interruptible(stop):
+                result = body(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - the caller raises it again
+            if caller is not None:
+                caller.error = error
+            state = _failed(error, stop, deployed=caller is None)
+        else:
+            if caller is not None:
+                caller.results.append(result)
+            state = _ended(result)
+        finally:
+            _CALLER.reset(token)
+        if caller is not None and not caller.session.api.still_there():
+            raise Abort("the API is gone")  # ends the engine without further requests to it
+        return state
+
+    return end
+
+
+def _failed(error: BaseException, stop: Stop, *, deployed: bool) -> State[Any]:
+    if isinstance(error, KeyboardInterrupt):
+        stop.now()
+        if deployed and isinstance(error, Terminated):
+            # Handed back to Prefect, which knows who sent it, and why.
+            raise TerminationSignal(signal=signal.SIGTERM) from None
+        return Cancelled(message=f"interrupted ({type(error).__name__})")
+    if isinstance(error, AugmillError):
+        return Failed(message=visible(str(error), keep="\n"))
+    raise error
+
+
+def _ended(result: Result) -> State[Any]:
+    """The outcome as the state's name, what was proven or done as its message."""
+    name = "Nothing to make" if result.get("nothing_to_make") else result["outcome"].replace("_", " ").capitalize()
+    if failed := result.get("failed"):
+        told = [f"{snapshot} failed: {reason}" for snapshot, reason in list(failed.items())[:LISTED]]
+        more = [f"{len(failed) - LISTED} more failed"] if len(failed) > LISTED else []
+        return Failed(name=name, message=visible("; ".join([*told, *more, result["next"]])))
+    message = visible("\n".join(filter(None, (result.get("headline"), result["reason"]))), keep="\n")
+    if result.get("action") == "fail":
+        return Failed(name=name, message=message)
+    return Completed(name=name, message=message, data=result)
+
+
+def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """What the flow's body ends with: as a Prefect run where its API records, and alone where there is none.
+
+    A flow that is called inside another is a run of its own within it; it may be called from several threads, each
+    with a copy of the outer run's context. Raises what the body raises.
+    """
+    plain: Callable[P, Result] = inspect.unwrap(flow.fn)
+    if not session.api.recording:
+        return _plainly(session, plain, *args, **kwargs)
+    caller = _Caller(session)
+    token = _CALLER.set(caller)
+    try:
+        with tags("augmill", visible(session.recipe.dataset)):
+            flow(*args, return_state=True, **kwargs)
+    except Abort:
+        if session.api.recording:  # not ours: somebody ended the run through the API
+            raise
+    except Exception as error:  # noqa: BLE001 - the body's own is kept by the caller: this one is Prefect's
+        if error is not caller.error:
+            session.api.report(error)
+    finally:
+        _CALLER.reset(token)
+    return caller.result() if caller.told else _plainly(session, plain, *args, **kwargs)
+
+
+def _plainly(session: running.Session, body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    with interruptible(session.stop):
+        try:
+            return body(*args, **kwargs)
+        except KeyboardInterrupt:
+            session.stop.now()
+            raise
