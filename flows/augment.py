@@ -92,7 +92,7 @@ def make_snapshot(run: Run) -> tuple[Outcome, Found]:
     run.source["drift"] = made.drift
     proof = prove(run, split, made)
     outcome = judge(run, proof)
-    found = Found(ingested, split, made, proof.mixed, proof.evidence)
+    found = Found(ingested, split, made, proof.mixed, proof.evaluated, proof.evidence)
     return publish(run, found, outcome), found
 
 
@@ -113,6 +113,7 @@ class Proof:
     """The mix and the evidence for it, as far as it came; ``missing`` says why there is none."""
 
     mixed: Artifact | None = None
+    evaluated: Artifact | None = None
     evidence: dict[str, Any] | None = None
     missing: NotProduced | None = None
 
@@ -130,8 +131,8 @@ def prove(run: Run, split: Artifact, made: Made) -> Proof:
     checked = evidence["release_validation"]
     if checked is not None and not checked["success"]:
         why = NotProduced(f"the release's metrics failed their expectations: {'; '.join(checked['problems'])}")
-        return Proof(mixed, evidence, why)
-    return Proof(mixed, evidence)
+        return Proof(mixed, evaluated, evidence, why)
+    return Proof(mixed, evaluated, evidence)
 
 
 def mix_accepted(run: Run, split: Artifact, made: Made) -> Artifact:
@@ -222,14 +223,15 @@ def publish(run: Run, found: Found, outcome: Outcome) -> Outcome:
             recipe, run.site, session.command, run.events, run.failures,
             source_versions=run.source["source_versions"], spent=spent_on(run.store, found.made.shards),
         )  # fmt: skip
-        release = stages.put(run, built, provenance=told)
+        put = stages.put(run, built, provenance=told)
+        release = put.id
         own = {name: session.about[name] for name in ("backfill",) if name in session.about}
         entry = log_entry(outcome, recipe) | own
         if session.staged:
             shown.note = f"{release}, staged"
             pending = {"snapshot": run.name, "release": release, "expected": run.expected, "entry": entry}
             return dataclasses.replace(outcome, release=release, pending=pending)
-        appended = stages.publish(run, built, release=release, entry=entry)
+        appended = stages.publish(run, put, entry=entry)
         version = mirror_delta(run.store, recipe.dataset, wanted=True) if recipe.publish.format == "delta" else None
         shown.note = release if appended else f"{release}, already published"
     return dataclasses.replace(outcome, release=release, appended=appended, delta=version)
@@ -251,7 +253,8 @@ def build_release(run: Run, found: Found, outcome: Outcome) -> Artifact:
     )
     mixed = found.mixed or stages.real(run, found.split, config=mix_config(recipe))
     settled = [found.made.settled] if found.made.settled else []
-    return stages.release(run, found.ingested, found.split, mixed, settled, config=config)
+    evaluated = [found.evaluated] if found.evaluated else []
+    return stages.release(run, found.ingested, found.split, mixed, settled, evaluated, config=config)
 
 
 def log_entry(outcome: Outcome, recipe: Recipe) -> dict[str, Any]:

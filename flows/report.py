@@ -41,6 +41,7 @@ class Found:
     split: Artifact | None = None
     made: Made = Made()
     mixed: Artifact | None = None
+    evaluated: Artifact | None = None
     evidence: dict[str, Any] | None = None
 
     @property

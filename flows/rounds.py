@@ -70,13 +70,15 @@ def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Ma
     policy, settled_by = Policy(run, known), dict[str, float]()
     targets, asked = targets_for(recipe.target, counts, recipe.mix.max_ratio), {n: dict[str, int]() for n in fitted}
     for number in range(1, recipe.refill.max_rounds + 1):
-        segments, made = policy.plan(number, split, made)
+        planned, made = policy.plan(number, split, made)
         yield made
+        segments = read_json(run.store, planned, "plan.json")["segments"]
         if not segments and settled_by in ({}, policy.shares):
             return
         if run.out_of_time():
             raise CutShort("the run's deadline came before every class had its target")
-        shards = generate_round(run, number, shard_configs(recipe, segments, list(counts)), fitted, made.checks)
+        configs = shard_configs(recipe, segments, list(counts))
+        shards = generate_round(run, number, planned, configs, fitted, made.checks)
         made = replace(made, shards=made.shards + tuple(shards))
         yield made
         for part in segments:
@@ -153,6 +155,7 @@ def shard_configs(recipe: Recipe, segments: list[dict[str, Any]], strata: list[s
 def generate_round(
     run: Run,
     number: int,
+    planned: Artifact,
     configs: Sequence[ShardConfig],
     fitted: dict[str, Artifact],
     checks: dict[str, Artifact],
@@ -176,7 +179,13 @@ def generate_round(
         place = f"{number}.{shard}"
         try:
             return step(
-                run, fitted[config.generator.extension], own, place=place, config=config, seconds=60 * how.shard_minutes
+                run,
+                planned,
+                fitted[config.generator.extension],
+                own,
+                place=place,
+                config=config,
+                seconds=60 * how.shard_minutes,
             )
         except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
             return _give_up(run, number, job, error)
@@ -252,8 +261,8 @@ class Policy:
         self._base = PlanConfig(recipe.target, recipe.refill, self.shares, recipe.mix.max_ratio, known)
         self._adaptive = recipe.plan.policy == "adaptive" and len(self.shares) > 1
 
-    def plan(self, number: int, split: Artifact, made: Made) -> tuple[list[dict[str, Any]], Made]:
-        """What round ``number``, from 1, asks for; nothing where every class has its target, or nobody has more."""
+    def plan(self, number: int, split: Artifact, made: Made) -> tuple[Artifact, Made]:
+        """What round ``number``, from 1, asks for: no segment where every class has its target, or nobody has more."""
         recipe, before = self._run.recipe, [made.settled] if made.settled else []
         if self._adaptive:
             if made.settled and number <= recipe.plan.rounds:
@@ -262,8 +271,7 @@ class Policy:
             planned = stages.plan_adaptive(self._run, split, before, list(made.weighed[-1:]), config=config)
         else:
             planned = stages.plan(self._run, split, before, number=number, config=self._base)
-        segments: list[dict[str, Any]] = read_json(self._run.store, planned, "plan.json")["segments"]
-        return segments, made
+        return planned, made
 
     def _weigh(self, split: Artifact, settled: Artifact, number: int, made: Made) -> Made:
         recipe, store = self._run.recipe, self._run.store

@@ -99,7 +99,14 @@ def weigh(
 
 @step(SHARD, what="{place}", shown=False)  # run.shard_retries: how often; run.shard_minutes: how long
 def generate(
-    call: Call[Artifact], fitted: Artifact, checks: Many, *, place: str, config: _generate.ShardConfig, seconds: float
+    call: Call[Artifact],
+    planned: Artifact,
+    fitted: Artifact,
+    checks: Many,
+    *,
+    place: str,
+    config: _generate.ShardConfig,
+    seconds: float,
 ) -> Artifact:
     return call.make_in_worker(_generate.generate, config, fitted, *checks, seconds=seconds)
 
@@ -164,22 +171,32 @@ def release(
     split: Artifact,
     mixed: Artifact,
     settled: Many,
+    evaluated: Many,
     *,
     config: _publish.ReleaseConfig,
 ) -> Artifact:
     return call.make(_publish.build_release, config, rows, split, mixed, settled)
 
 
+class Released:
+    """The id of a release that was put; a class of its own because Prefect links no strings reliably."""
+
+    __slots__ = ("__weakref__", "id")
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+
+
 @step(STORE, shown=False)
-def put(call: Call[str], built: Artifact, *, provenance: dict[str, Any]) -> str:
-    return _publish.put_release(call.run.store, call.run.recipe.dataset, built, provenance)
+def put(call: Call[Released], built: Artifact, *, provenance: dict[str, Any]) -> Released:
+    return Released(_publish.put_release(call.run.store, call.run.recipe.dataset, built, provenance))
 
 
 @step(COMMIT, shown=False)
-def publish(call: Call[bool], built: Artifact, *, release: str, entry: dict[str, Any]) -> bool:
+def publish(call: Call[bool], released: Released, *, entry: dict[str, Any]) -> bool:
     """Whether it was appended to the log; it was current already otherwise."""
     run = call.run
     return _publish.commit_releases(
-        run.store, run.recipe.dataset, {run.name: (run.expected, release)},
+        run.store, run.recipe.dataset, {run.name: (run.expected, released.id)},
         entry=entry, command=run.session.command, force=run.session.republish,
     )  # fmt: skip
