@@ -7,19 +7,19 @@ import random
 from pathlib import Path
 from typing import Any
 
-from augmill.flows.orchestration.orchestrate import PlainOrchestrator
-from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.orchestration.api import Api
+from augmill.flows.progress import Progress
 from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot
+from augmill.flows.run import Run, Session, new_run
+from augmill.flows.signals import Stop
 from augmill.flows.source import read_source
-from augmill.flows.steps import Steps
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.stages import jobs as shards
 from augmill.tasks.stages.mix import MixConfig, mix
 from augmill.tasks.stages.publish import ReleaseConfig, build_release, commit_releases, put_release
 from augmill.tasks.store.log import read_log
-from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.stage import Event
 from augmill.tasks.store.store import Store
 
 WORDS = {
@@ -111,32 +111,31 @@ class InlinePool:
         return shards.run_job(job | {"store": store, "device": "cpu", "threads": 1, "seconds": seconds})
 
 
-def make_steps(recipe: Recipe, store: Store) -> Steps:
-    events: list[Event] = []
-    runner = PlainOrchestrator()
+def make_session(recipe: Recipe, store: Store, pool: Any = None) -> Session:
+    """Without Prefect; jobs run in this process."""
     shards.STORES[store.root] = store
-    site = Site(store, observe=events.append)
-    progress = Progress(live=False)
-    return Steps(runner, site, InlinePool(), progress, Artifacts(runner), f"{recipe.dataset}@all", 3600.0, events)  # type: ignore[arg-type]
+    return Session(recipe, store, Api(there=False), pool or InlinePool(), Stop(), "cpu", None, "test")
 
 
-def produce_and_publish(recipe: Recipe, store: Store) -> tuple[str, Steps]:
+def make_run(recipe: Recipe, store: Store, as_of: str | None = None, **how: Any) -> Run:
+    return new_run(make_session(recipe, store), recipe, as_of, Progress(live=False), **how)
+
+
+def produce_and_publish(recipe: Recipe, store: Store) -> tuple[str, Run]:
     """source to release, leaving the gate out: what a crash test repeats hundreds of times."""
-    steps = make_steps(recipe, store)
-    expected = read_log(store, recipe.dataset).current().get("all")
-    snapshot = Snapshot(recipe, "all", expected)
-    read_source(snapshot, steps, None)
-    produce(snapshot, steps)
-    assert snapshot.split and snapshot.settled and snapshot.ingested
+    run = make_run(recipe, store, expected=read_log(store, recipe.dataset).current().get("all"))
+    ingested, split = read_source(run)
+    made = produce(run, split, ingested)
+    assert made.settled
     config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
-    mixed = steps.do(mix, config, snapshot.split, snapshot.settled)
+    mixed = mix(run.site, config, split, made.settled)
     release_config = ReleaseConfig(
         recipe.dataset, "all", "mix", recipe.publish.prefix, recipe.columns, recipe.hash(), recipe.task
     )
-    built = steps.do(build_release, release_config, snapshot.ingested, snapshot.split, mixed, [snapshot.settled])
+    built = build_release(run.site, release_config, ingested, split, mixed, [made.settled])
     release = put_release(store, recipe.dataset, built, {"command": "test"})
-    commit_releases(store, recipe.dataset, {"all": (expected, release)}, entry={"reason": "test"}, command="test")
-    return release, steps
+    commit_releases(store, recipe.dataset, {"all": (run.expected, release)}, entry={"reason": "test"}, command="test")
+    return release, run
 
 
 def public_bytes(root: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from chain import recipe_document
 
-from augmill.flows.source import gather_source
+from augmill.flows.units import gather_source
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.store.stage import Event, Site, Work

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
-from augmill.flows.start import run_recipe
+from augmill.flows.augment import run_recipe
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.stages.settle import verify_ledger
 from augmill.tasks.store.attempts import read_attempts

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from commands import Ended, augmill
 
-from augmill.flows.start import run_recipe
+from augmill.flows.augment import run_recipe
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.store.attempts import read_attempts
 from augmill.tasks.store.log import read_log

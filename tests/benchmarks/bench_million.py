@@ -25,7 +25,6 @@ from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.outcome import Outcome
 from augmill.flows.progress import Artifacts
 from augmill.flows.rounds import require_valid
-from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
@@ -34,7 +33,7 @@ from augmill.tasks.stages.fit import fit, fit_check
 from augmill.tasks.stages.generate import ShardConfig
 from augmill.tasks.stages.plan import cut_shards
 from augmill.tasks.stages.settle import SettleConfig, settle
-from augmill.tasks.store.stage import Event, Site
+from augmill.tasks.store.stage import Event, Site, read_json
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import find_devices, worker_pool
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storms import Storm, storm
 
-from augmill.flows.source import read_units
+from augmill.flows.units import read_units
 from augmill.tasks.boundary.retries import PATIENCE, Patience, can_pass
 from augmill.tasks.errors import StoreError, StoreRefused, StoreSilent
 from augmill.tasks.recipe.recipe import not_identity
@@ -281,7 +281,7 @@ def test_an_interrupt_ends_the_wait_at_once(weather: Storm, tmp_path: Path, numb
     assert process.returncode == (130 if number == signal.SIGINT else 143)
 
 
-@pytest.mark.parametrize("where", ["flows.source._known", "tasks.stages.gather._Unit"])
+@pytest.mark.parametrize("where", ["flows.units._known", "tasks.stages.gather._Unit"])
 def test_an_interrupt_while_units_are_looked_up_ends_the_wait_of_all_threads(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,11 +18,11 @@ from chain import tiny_recipe, write_rows
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 from keeping import GATE, files_with, released
 
+from augmill.flows.augment import run_recipe
 from augmill.flows.cli.status import page
 from augmill.flows.nights.states import snapshot_states
 from augmill.flows.releases.gc import delete_release, find_garbage
 from augmill.flows.releases.lineage import explain, makers, revision_of
-from augmill.flows.start import run_recipe
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.rows.hashing import canonical_json, hash_json
 from augmill.tasks.stages.mix import synthetic_ids

@@ -15,13 +15,12 @@ import pytest
 from chain import WORDS, make_steps, produce_and_publish, recipe_document, write_rows
 
 from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.source import read_source
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe, json_schema
 from augmill.tasks.stages.extensions import check_config, checks_of
 from augmill.tasks.stages.settle import verify_ledger
-from augmill.tasks.store.stage import fetch
+from augmill.tasks.store.stage import fetch, read_json
 from augmill.tasks.store.store import Store, release_key
 
 Row = dict[str, Any]

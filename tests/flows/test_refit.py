@@ -15,11 +15,10 @@ import pytest
 from chain import WORDS, make_steps, tiny_recipe
 
 from augmill.flows.rounds import produce, split_to_fit
-from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.source import read_source
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar
-from augmill.tasks.store.stage import Event, fetch
+from augmill.tasks.store.stage import Event, fetch, read_json
 from augmill.tasks.store.store import Store
 
 DAYS = list(Calendar("day").between("2026-10-01", "2026-10-12"))  # the grid of 7 days: complete by Sunday 4th and 11th

@@ -26,7 +26,7 @@ from chain import write_rows as write_source
 from chat_server import Act, ChatServer, Seen, as_answer, chat_server, in_turn, packed
 from tiny_chat import data_of, endpoint, obedient
 
-from augmill.flows.start import run_recipe
+from augmill.flows.augment import run_recipe
 from augmill.tasks.contracts import Artifact, Context
 from augmill.tasks.errors import DeadlineExceeded, StoreError, UserError, WorldError
 from augmill.tasks.generators.chat.backend import Answer, Call

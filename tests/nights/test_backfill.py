@@ -43,9 +43,9 @@ from augmill.flows.nights.plan import (
 )
 from augmill.flows.nights.run import BackfillRun
 from augmill.flows.nights.states import STATES, SnapshotState, find_trouble
-from augmill.flows.orchestration.orchestrate import Terminated
 from augmill.flows.outcome import NotProduced
 from augmill.flows.rounds import produce
+from augmill.flows.signals import Terminated
 from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
 from augmill.flows.start import Session, open_session, run_recipe, run_snapshot

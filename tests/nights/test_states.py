@@ -15,11 +15,11 @@ from commands import fingerprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from augmill.flows.augment import run_recipe
 from augmill.flows.nights.plan import least_mode
 from augmill.flows.nights.states import SnapshotState, find_trouble, snapshot_states, snapshots_of
 from augmill.flows.provenance import code_version
-from augmill.flows.source import require_partition, source_view
-from augmill.flows.start import run_recipe
+from augmill.flows.units import require_partition, source_view
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from keeping import GATE, DyingStore, Killed, copy_store, files_with, keys, released
 from running import run
 
+from augmill.flows.augment import run_recipe
 from augmill.flows.nights.plan import least_mode
 from augmill.flows.nights.states import snapshot_states
 from augmill.flows.releases import forgetting
@@ -24,7 +25,6 @@ from augmill.flows.releases.forgetting import forget
 from augmill.flows.releases.holding import find_rows
 from augmill.flows.releases.verify import verify_store
 from augmill.flows.source import read_rows
-from augmill.flows.start import run_recipe
 from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.attempts import begin, utc_now

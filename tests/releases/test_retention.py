@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from keeping import GATE, DyingStore, Killed, copy_store, keys
 from running import run
 
+from augmill.flows.augment import run_recipe
 from augmill.flows.nights.plan import includes
 from augmill.flows.nights.states import snapshot_states
 from augmill.flows.releases.gc import find_garbage, sweep_store
 from augmill.flows.releases.retention import HOLDING_REJECTED, Limits, expired
 from augmill.flows.releases.verify import verify_store
-from augmill.flows.start import run_recipe
 from augmill.tasks.contracts import Context
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.stages import fit as fit_stage

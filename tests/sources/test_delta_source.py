@@ -15,8 +15,8 @@ from buckets import s3_server
 from chain import tiny_recipe, write_rows
 from keeping import GATE
 
+from augmill.flows.augment import run_recipe
 from augmill.flows.releases.differences import audit
-from augmill.flows.start import run_recipe
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.sources import (
     SourceOptions,

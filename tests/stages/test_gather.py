@@ -19,7 +19,7 @@ from partitioned import DATED, Nights, Row, labelled, write_day
 
 import augmill.tasks.stages.ingest as ingesting
 from augmill.flows.nights.states import snapshots_of
-from augmill.flows.source import read_units, source_view
+from augmill.flows.units import read_units, source_view
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
 from augmill.tasks.rows import calendar
 from augmill.tasks.stages import partitions

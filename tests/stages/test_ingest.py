@@ -14,7 +14,7 @@ from chain import recipe_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.flows.source import gather_source
+from augmill.flows.units import gather_source
 from augmill.tasks.errors import ConflictError, DataError, UnsoundSource, UserError
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.stages.ingest import ingest, prepare_ingest

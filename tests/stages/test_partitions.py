@@ -15,7 +15,8 @@ from commands import augmill, refused, write_recipe
 from partitioned import DATED, Nights, Row, labelled, write_day
 
 from augmill.flows.snapshot import Snapshot
-from augmill.flows.source import read_rows, read_source, source_view
+from augmill.flows.source import read_rows, read_source
+from augmill.flows.units import source_view
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.rows.kinds.text import fold

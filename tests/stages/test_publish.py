@@ -22,7 +22,8 @@ from chain import WORDS, make_steps, recipe_document, write_rows
 from augmill.flows.augment import mix_accepted
 from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
-from augmill.flows.source import gather_source, read_source
+from augmill.flows.source import read_source
+from augmill.flows.units import gather_source
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe

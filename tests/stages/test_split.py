@@ -13,7 +13,7 @@ from chain import recipe_document, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.flows.source import gather_source
+from augmill.flows.units import gather_source
 from augmill.tasks.errors import ConflictError, DataError, UserError
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.recipe.sections import Labels, Splits

@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.source import read_source
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.recipe.sections import Plan, Refill, Target
 from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, due, plan_adaptive_round
 from augmill.tasks.stages.weigh import parts_of, weigh_all
-from augmill.tasks.store.stage import Work
+from augmill.tasks.store.stage import Work, read_json
 from augmill.tasks.store.store import Store
 
 Row = dict[str, Any]

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from chain import tiny_recipe, write_rows
 
-from augmill.flows.source import gather_source
+from augmill.flows.units import gather_source
 from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import AugmillError, CorruptObject, DeadlineExceeded, UserError, WorkerDied
