@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from augmill.flows.step import Call, step
+from augmill.flows.step import StepCall, step
 from augmill.flows.units import Units, read_units
 from augmill.tasks.boundary.retries import COMMIT, READ, SHARD, STAGE, STORE
 from augmill.tasks.contracts import Artifact
@@ -36,7 +36,7 @@ Tell = Callable[[Artifact], str]
 
 
 @step(READ)
-def ingest(call: Call[Units], *, units: Sequence[_unit_rows.IngestConfig]) -> Units:
+def ingest(call: StepCall[Units], *, units: Sequence[_unit_rows.IngestConfig]) -> Units:
     with call.watched() as (site, seen):
         read = read_units(site, units)
     fresh = sum(event.stage == _ingest.ingest.name and not event.reused for event in seen)
@@ -46,22 +46,22 @@ def ingest(call: Call[Units], *, units: Sequence[_unit_rows.IngestConfig]) -> Un
 
 
 @step(STAGE)
-def gather(call: Call[Artifact], units: Units, *, config: _gather.GatherConfig) -> Artifact:
+def gather(call: StepCall[Artifact], units: Units, *, config: _gather.GatherConfig) -> Artifact:
     return call.make(_gather.gather, config, units.artifacts)
 
 
 @step(READ)
-def unlabelled(call: Call[Artifact], *, config: _unlabelled.UnlabelledConfig) -> Artifact:
+def unlabelled(call: StepCall[Artifact], *, config: _unlabelled.UnlabelledConfig) -> Artifact:
     return call.make(_unlabelled.unlabelled, config)
 
 
 @step(STAGE)
-def split(call: Call[Artifact], rows: Artifact, unlabelled: Many, *, config: _split.SplitConfig) -> Artifact:
+def split(call: StepCall[Artifact], rows: Artifact, unlabelled: Many, *, config: _split.SplitConfig) -> Artifact:
     return call.make(_split.split, config, rows, unlabelled)
 
 
 @step(STAGE, what="{night}")
-def profile(call: Call[Artifact], rows: Artifact, *, night: str, config: _drift.DriftConfig) -> Artifact:
+def profile(call: StepCall[Artifact], rows: Artifact, *, night: str, config: _drift.DriftConfig) -> Artifact:
     return call.make(_drift.profile, config, rows)
 
 
@@ -69,37 +69,39 @@ def profile(call: Call[Artifact], rows: Artifact, *, night: str, config: _drift.
 
 
 @step(STAGE, what="{name}")
-def fit(call: Call[Artifact], split: Artifact, *, name: str, config: _extensions.FitConfig) -> Artifact:
+def fit(call: StepCall[Artifact], split: Artifact, *, name: str, config: _extensions.FitConfig) -> Artifact:
     return call.make_in_worker(_fit.fit, config, split)
 
 
 @step(STAGE, what="{name}")
-def fit_check(call: Call[Artifact], split: Artifact, *, name: str, config: _extensions.FitConfig) -> Artifact:
+def fit_check(call: StepCall[Artifact], split: Artifact, *, name: str, config: _extensions.FitConfig) -> Artifact:
     return call.make_in_worker(_fit.fit_check, config, split)
 
 
 @step(STAGE, what="{number}")
-def plan(call: Call[Artifact], split: Artifact, settled: Many, *, number: int, config: _plan.PlanConfig) -> Artifact:
+def plan(
+    call: StepCall[Artifact], split: Artifact, settled: Many, *, number: int, config: _plan.PlanConfig
+) -> Artifact:
     return call.make(_plan.plan, config, split, settled)
 
 
 @step(STAGE, what="{config.number}")
 def plan_adaptive(
-    call: Call[Artifact], split: Artifact, settled: Many, weighed: Many, *, config: _plan.AdaptiveConfig
+    call: StepCall[Artifact], split: Artifact, settled: Many, weighed: Many, *, config: _plan.AdaptiveConfig
 ) -> Artifact:
     return call.make(_plan.plan_adaptive, config, split, settled, weighed)
 
 
 @step(STAGE, what="{number}")
 def weigh(
-    call: Call[Artifact], split: Artifact, settled: Artifact, *, number: int, config: _weigh.WeighConfig, tell: Tell
+    call: StepCall[Artifact], split: Artifact, settled: Artifact, *, number: int, config: _weigh.WeighConfig, tell: Tell
 ) -> Artifact:
     return call.make(_weigh.weigh, config, split, settled, tell=tell)
 
 
 @step(SHARD, what="{place}", shown=False)  # run.shard_retries: how often; run.shard_minutes: how long
 def generate(
-    call: Call[Artifact],
+    call: StepCall[Artifact],
     planned: Artifact,
     fitted: Artifact,
     checks: Many,
@@ -112,7 +114,9 @@ def generate(
 
 
 @step(STAGE, what="{number}")
-def settle(call: Call[Artifact], shards: Many, settled: Many, *, number: int, config: _settle.SettleConfig) -> Artifact:
+def settle(
+    call: StepCall[Artifact], shards: Many, settled: Many, *, number: int, config: _settle.SettleConfig
+) -> Artifact:
     return call.make(_settle.settle, config, shards, settled)
 
 
@@ -120,42 +124,44 @@ def settle(call: Call[Artifact], shards: Many, settled: Many, *, number: int, co
 
 
 @step(STAGE)
-def mix(call: Call[Artifact], split: Artifact, settled: Artifact, *, config: _mix.MixConfig) -> Artifact:
+def mix(call: StepCall[Artifact], split: Artifact, settled: Artifact, *, config: _mix.MixConfig) -> Artifact:
     return call.make(_mix.mix, config, split, settled)
 
 
 @step(STAGE)
-def real(call: Call[Artifact], split: Artifact, *, config: _mix.MixConfig) -> Artifact:
+def real(call: StepCall[Artifact], split: Artifact, *, config: _mix.MixConfig) -> Artifact:
     return call.make(_mix.arrange_real, config, split)
 
 
 @step(STAGE)
 def evaluate(
-    call: Call[Artifact], split: Artifact, mixed: Artifact, settled: Artifact, *, config: _evaluate.EvaluateConfig
+    call: StepCall[Artifact], split: Artifact, mixed: Artifact, settled: Artifact, *, config: _evaluate.EvaluateConfig
 ) -> Artifact:
     return call.make(_evaluate.evaluate, config, split, mixed, settled)
 
 
 @step(STAGE, what="of {config.folds}")
-def fold(call: Call[Artifact], split: Artifact, *, config: _evaluate.FoldConfig) -> Artifact:
+def fold(call: StepCall[Artifact], split: Artifact, *, config: _evaluate.FoldConfig) -> Artifact:
     return call.make(_evaluate.split_fold, config, split)
 
 
 @step(STAGE)
-def predict_fold(call: Call[Artifact], split: Artifact, mixed: Artifact, *, config: _evaluate.JudgeConfig) -> Artifact:
+def predict_fold(
+    call: StepCall[Artifact], split: Artifact, mixed: Artifact, *, config: _evaluate.JudgeConfig
+) -> Artifact:
     return call.make(_evaluate.predict_fold, config, split, mixed)
 
 
 @step(STAGE)
 def judge_folds(
-    call: Call[Artifact], evaluated: Artifact, predicted: Many, *, config: _evaluate.JudgeConfig
+    call: StepCall[Artifact], evaluated: Artifact, predicted: Many, *, config: _evaluate.JudgeConfig
 ) -> Artifact:
     return call.make(_evaluate.judge_folds, config, evaluated, predicted)
 
 
 @step(STAGE)
 def measure(
-    call: Call[dict[str, Any]], split: Artifact, settled: Artifact, *, cell: Callable[..., dict[str, Any]]
+    call: StepCall[dict[str, Any]], split: Artifact, settled: Artifact, *, cell: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
     """Of a comparison, which has no stage for it: its cells are kept by their own identity."""
     return cell(call.run, split, settled)
@@ -166,7 +172,7 @@ def measure(
 
 @step(STAGE)
 def release(
-    call: Call[Artifact],
+    call: StepCall[Artifact],
     rows: Artifact,
     split: Artifact,
     mixed: Artifact,
@@ -188,12 +194,12 @@ class Released:
 
 
 @step(STORE, shown=False)
-def put(call: Call[Released], built: Artifact, *, provenance: dict[str, Any]) -> Released:
+def put(call: StepCall[Released], built: Artifact, *, provenance: dict[str, Any]) -> Released:
     return Released(_publish.put_release(call.run.store, call.run.recipe.dataset, built, provenance))
 
 
 @step(COMMIT, shown=False)
-def publish(call: Call[bool], released: Released, *, entry: dict[str, Any]) -> bool:
+def publish(call: StepCall[bool], released: Released, *, entry: dict[str, Any]) -> bool:
     """Whether it was appended to the log; it was current already otherwise."""
     run = call.run
     return _publish.commit_releases(

@@ -42,7 +42,7 @@ class OutOfTime(DeadlineExceeded):
 
 
 @dataclass
-class Call(Generic[T]):
+class StepCall(Generic[T]):
     """One call of a step: what its function gets first. ``tell`` is what it gave in its own words."""
 
     run: Run
@@ -117,7 +117,9 @@ class Step(Generic[P, T]):
     of it. ``what``, a template over the latter, tells calls of one run apart.
     """
 
-    def __init__(self, fn: Callable[Concatenate[Call[T], P], T], retry: RetryPolicy, what: str, *, shown: bool) -> None:
+    def __init__(
+        self, fn: Callable[Concatenate[StepCall[T], P], T], retry: RetryPolicy, what: str, *, shown: bool
+    ) -> None:
         self.fn, self.name, self.retry, self.what, self.shown = fn, fn.__name__, retry, what, shown
         self.__doc__ = fn.__doc__
         self._task: Task[..., Any] | None = None  # made when first needed: importing Prefect takes 1.3 s
@@ -130,12 +132,12 @@ class Step(Generic[P, T]):
         run.stop.require_going()
         name = f"{run.place} {self.name} {self.what.format(**kwargs)}".strip()
         with contextlib.nullcontext() if not self.shown else run.progress.stage(name) as shown:
-            call = Call[T](run, name, shown)
+            call = StepCall[T](run, name, shown)
             if run.session.api.recording and _in_flow():
                 return self._as_task(call, args, kwargs)
             return self._plainly(call, args, kwargs)
 
-    def _plainly(self, call: Call[T], args: Any, kwargs: Any) -> T:
+    def _plainly(self, call: StepCall[T], args: Any, kwargs: Any) -> T:
         stop = call.run.stop
 
         def pause(seconds: float) -> None:
@@ -145,7 +147,7 @@ class Step(Generic[P, T]):
         told = functools.partial(_tell_retry, call.name, self.retry.tries)
         return call_with_retries(lambda: self.fn(call, *args, **kwargs), self.retry, on_retry=told, sleep=pause)
 
-    def _as_task(self, call: Call[T], args: Any, kwargs: Any) -> T:
+    def _as_task(self, call: StepCall[T], args: Any, kwargs: Any) -> T:
         """What the function gave is kept in the call: a server that dies takes nothing with it."""
         from prefect.utilities.annotations import quote
 
@@ -184,7 +186,7 @@ class Step(Generic[P, T]):
 
 def step(
     retry: RetryPolicy, what: str = "", *, shown: bool = True
-) -> Callable[[Callable[Concatenate[Call[Any], P], T]], Step[P, T]]:
+) -> Callable[[Callable[Concatenate[StepCall[Any], P], T]], Step[P, T]]:
     """Makes a step of a function. ``shown``: with a line of progress of its own."""
     return lambda fn: Step(fn, retry, what, shown=shown)
 
@@ -199,7 +201,7 @@ def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function as Prefect runs it: an interrupt, and what it broke in another thread, is a state of its own."""
 
     @functools.wraps(fn)
-    def attempt(call: Call[Any], *args: Any, **kwargs: Any) -> Any:
+    def attempt(call: StepCall[Any], *args: Any, **kwargs: Any) -> Any:
         from prefect.states import Cancelled
 
         stop, call.error = call.run.stop, None
