@@ -43,13 +43,15 @@ class OutOfTime(DeadlineExceeded):
 
 @dataclass
 class StepCall(Generic[T]):
-    """One call of a step: what its function gets first. ``tell`` is what it gave in its own words."""
+    """One call of a step: what its function gets first, and what came of it."""
 
     run: Run
     name: str
     shown: ShownStage | None = None
     value: list[T] = field(default_factory=list)
     error: BaseException | None = None
+    gave: str = ""
+    reused: bool = False
 
     def make(
         self,
@@ -106,6 +108,8 @@ class StepCall(Generic[T]):
             self.shown.tell(done, total, unit)
 
     def say(self, gave: str, *, reused: bool) -> None:
+        """What it gave, and whether that stood in the store: for the line of progress, and the task run's state."""
+        self.gave, self.reused = gave, reused
         if self.shown is not None:
             self.shown.note = ", ".join(filter(None, (gave, "unchanged, from the store" if reused else "")))
 
@@ -202,7 +206,7 @@ def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def attempt(call: StepCall[Any], *args: Any, **kwargs: Any) -> Any:
-        from prefect.states import Cancelled
+        from prefect.states import Cancelled, Completed
 
         stop, call.error = call.run.stop, None
         try:
@@ -217,7 +221,9 @@ def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
             call.error = error
             raise
         call.value = [value]
-        return value
+        return Completed(
+            name="Unchanged" if call.reused else "Completed", message=visible(call.gave) or None, data=value
+        )
 
     return attempt
 
