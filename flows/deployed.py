@@ -19,6 +19,7 @@ from augmill.flows.nights.paging import watched
 from augmill.flows.orchestration.orchestrate import Terminated, interruptible
 from augmill.flows.start import run_recipe
 from augmill.tasks.errors import AugmillError
+from augmill.tasks.recipe.origin import name_of
 from augmill.tasks.recipe.recipe import load_recipe
 from augmill.tasks.rows.kinds.text import visible
 
@@ -26,20 +27,20 @@ Ended = dict[str, Any] | State[Any]
 
 
 def _run_name() -> str:
-    return visible(Path(str(flow_run.parameters["recipe"])).stem)
+    return visible(Path(name_of(str(flow_run.parameters["recipe"]))).stem)
 
 
 @flow(name="augment", flow_run_name=_run_name, persist_result=False)
 def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> Ended:
-    """One snapshot, source to release. ``recipe``: a YAML file on the worker's machine; parameters hold no secrets.
+    """One snapshot, source to release. ``recipe``: a YAML file on the worker's machine, an address, or the text itself.
 
     Returns what the last line of ``augmill run`` says. An AugmillError makes the flow run Failed, with its message: a
     returned state, unlike a raised error, is not pickled to the worker's disk.
     """
 
     def work() -> Ended:
-        loaded = load_recipe(Path(recipe), store=store)
-        result = run_recipe(loaded, as_of=as_of, command=f"deployment {Path(recipe).name}")
+        loaded = load_recipe(recipe, store=store)
+        result = run_recipe(loaded, as_of=as_of, command=f"deployment {name_of(recipe)}")
         return Failed(message=visible(result["reason"], keep="\n")) if result["action"] == "fail" else result
 
     return _ending(work)
@@ -54,7 +55,7 @@ def nightly(recipe: str, store: str | None = None) -> Ended:
 
     def work() -> Ended:
         since = datetime.now(UTC)
-        loaded = load_recipe(Path(recipe), store=store)
+        loaded = load_recipe(recipe, store=store)
         with watched(loaded, since):
             result = runs.nightly(loaded, scheduled=flow_run.scheduled_start_time, command="deployment nightly")
         return _told(result)
@@ -90,7 +91,7 @@ def backfill(
             max_cost=max_cost,
             max_hours=max_hours,
         )
-        loaded = load_recipe(Path(recipe), store=store)
+        loaded = load_recipe(recipe, store=store)
         return _told(runs.backfill(loaded, request, command="deployment backfill"))
 
     return _ending(work)

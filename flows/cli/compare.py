@@ -56,6 +56,7 @@ def compare(
     from augmill.flows.compare import compare as run_cells
     from augmill.flows.progress import Progress
     from augmill.flows.start import open_session
+    from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
@@ -63,7 +64,7 @@ def compare(
     _require_folder(out)
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
     numbers = range(loaded.seed, loaded.seed + _seeds(seeds))
-    command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {seeds} --ratios {ratios}"
+    command = f"augmill compare {name_of(recipe)} --generators {','.join(named)} --seeds {seeds} --ratios {ratios}"
     found = Compared()
     write = functools.partial(_write, out, loaded, seeds, command, found)
     with (

@@ -49,11 +49,14 @@ def shown(where: str | Path) -> str:
 
 
 def name_of(where: str | Path) -> str:
-    """A short name for run names and noted commands: the file's or object's; of a text, its dataset."""
+    """What a noted command calls it: the file by its name, an object by its address, a text by its dataset."""
     if is_text(where):
         found = _DATASET.search(where)
         return found.group(1) if found else "recipe"
-    return Path(where).name
+    try:
+        return str(where) if is_address(where) else Path(where).name
+    except UserError:  # whoever reads it says so; a name is asked for before
+        return "recipe"
 
 
 def read_origin(where: str | Path) -> bytes:
