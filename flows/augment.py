@@ -7,7 +7,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -26,6 +25,7 @@ from augmill.flows.units import require_over
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import CorruptObject, UnsoundSource
 from augmill.tasks.gate.verdict import folds_for
+from augmill.tasks.recipe.origin import name_of
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report import totals
 from augmill.tasks.stages.evaluate import EvaluateConfig, FoldConfig, JudgeConfig, can_judge
@@ -66,7 +66,7 @@ def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> 
     the last partition whose rows count, all without it. Parameters hold no secrets.
     """
     with (
-        running.session_of(recipe, store, command=f"deployment {Path(recipe).name}") as session,
+        running.session_of(recipe, store, command=f"deployment {name_of(recipe)}") as session,
         running.attempt(session, as_of) as run,
     ):
         outcome, found = _mending(run, make_snapshot)

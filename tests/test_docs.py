@@ -88,6 +88,11 @@ RUN = {
     ),
     "augmill deploy tickets.yaml --pool augmill": "tests/orchestration/test_deployed.py, as augmill deploy",
     "augmill deploy recipe.yaml --pool augmill": "the same",
+    "augmill deploy s3://bucket/recipe.yaml --pool augmill --job-variable env.AWS_REGION=eu-central-1": (
+        "tests/orchestration/test_deployments.py"
+    ),
+    "augmill deploy recipe.yaml --pool augmill --inline --image augmill:1 --job-variable cpu_request=2": "the same, each option",
+    "augmill deploy s3://bucket/recipe.yaml ...": "the same",
     "augmill serve tickets.yaml": "tests/orchestration/test_deployed.py, as augmill serve",
     "augmill serve recipe.yaml": "the same",
     "augmill compare tickets.yaml --generators rules,interpolate,causal_lm/teacher": "tests/cli/test_cli_compare.py",

@@ -6,18 +6,16 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
     from augmill.flows.nights.plan import BackfillPlan, Estimate
 
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
-StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
 Orchestrator = Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")]
 MaxActive = Annotated[int, typer.Option("--max-active", help="So many snapshots at once, never more.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
@@ -63,6 +61,7 @@ def backfill(
 ) -> None:
     """Makes the snapshots that are missing, failed or stale, by a plan that --dry-run prints."""
     from augmill.flows.nights import flows as runs
+    from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
     # What the first three may be, Request says.
@@ -73,7 +72,7 @@ def backfill(
     result = runs.run_backfill(
         load_recipe(recipe, store=store),
         request,
-        command=f"augmill backfill {recipe.name} --reprocess {reprocess}",
+        command=f"augmill backfill {name_of(recipe)} --reprocess {reprocess}",
         orchestrator=_known(orchestrator),
         verbose=verbose,
         show=_shower(as_json, max_active),
@@ -93,13 +92,14 @@ def nightly(
     """The newest snapshot, and what failed in schedule.look_back; never a date again for a changed recipe."""
     from augmill.flows.nights.flows import run_nightly
     from augmill.flows.nights.paging import watched
+    from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
     loaded, known = load_recipe(recipe, store=store), _known(orchestrator)
     with nullcontext() if dry_run else watched(loaded, datetime.now(UTC)):  # its webhook is told of what went wrong
         result = run_nightly(
             loaded,
-            command=f"augmill nightly {recipe.name}",
+            command=f"augmill nightly {name_of(recipe)}",
             max_active=max_active,
             dry_run=dry_run,
             orchestrator=known,

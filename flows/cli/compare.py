@@ -53,13 +53,16 @@ def compare(
 ) -> None:
     """Runs each generator with each seed, publishes nothing, and says which gains what at which price."""
     from augmill.flows.compare import Compared, entrants, run_compare
+    from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store)
     _require_orchestrator(orchestrator)
     _require_folder(out)
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
-    command = f"augmill compare {recipe.name} --generators {','.join(named)} --seeds {_seeds(seeds)} --ratios {ratios}"
+    command = (
+        f"augmill compare {name_of(recipe)} --generators {','.join(named)} --seeds {_seeds(seeds)} --ratios {ratios}"
+    )
     found = Compared()
     write = functools.partial(_write, out, loaded, seeds, command, found)
     with _written_when_stopped(found, write):

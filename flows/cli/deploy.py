@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,18 +24,86 @@ def deploy(
     recipe: RecipePath,
     pool: Annotated[str, typer.Option("--pool", help="The Prefect work pool whose workers run it.")],
     store: StoreOption = None,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="The deployments hold the recipe's text, so that no worker needs its file."),
+    ] = False,
+    image: Annotated[
+        str | None, typer.Option("--image", help="The container image of its runs; the same as the job variable.")
+    ] = None,
+    job_variable: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--job-variable",
+            metavar="NAME=VALUE",
+            help="What the pool's jobs are given; a JSON value is read as one. env.NAME=VALUE sets one variable of the "
+            "runs' environment. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Creates or updates the nightly deployment, the backfill on demand, and the automations that watch them."""
     from augmill.flows.orchestration.deployments import deploy as deploy_recipe
     from augmill.flows.orchestration.deployments import standing_api
     from augmill.flows.orchestration.logs import quiet_logging
+    from augmill.tasks.recipe.origin import text_of
     from augmill.tasks.recipe.recipe import load_recipe
 
-    loaded = load_recipe(recipe, store=store)
+    variables = parse_job_variables(job_variable or [], image)
+    loaded = load_recipe(text_of(recipe) if inline else recipe, store=store)
     with quiet_logging(), standing_api(own=False):
-        deployed = deploy_recipe(loaded, recipe, pool)
+        deployed = deploy_recipe(loaded, pool, variables)
     _say(loaded, deployed, f"by workers of the pool {pool}")
-    _last("deployed", deployed, f"prefect worker start --pool {pool}")
+    if names := variable_names(variables):
+        say(f"job variables  {', '.join(names)}")  # not their values, which may be secrets
+    _last("deployed", deployed, f"prefect worker start --pool {pool}", job_variables=names)
+
+
+def parse_job_variables(given: list[str], image: str | None = None) -> dict[str, Any]:
+    """Values by name, of ``NAME=VALUE``: JSON where it is valid, else a text; of ``env.NAME`` a text below ``env``.
+
+    Raises UserError, which repeats no value: it may be a secret.
+    """
+    from augmill.tasks.errors import UserError
+
+    found: dict[str, Any] = {} if image is None else {"image": image}
+    environment: dict[str, str] = {}
+    for number, entry in enumerate(given, 1):
+        name, equals, value = entry.partition("=")
+        variable = name.removeprefix("env.")
+        if not equals or not variable:
+            problem = f"expected NAME=VALUE, and the option's use number {number} is none"
+            raise UserError(problem, where="--job-variable", fix="write for example env.AWS_REGION=eu-central-1")
+        if name in found or (variable != name and variable in environment):
+            raise UserError(f"{name!r} is given twice", where="--job-variable", fix="give it once")
+        if variable == name:
+            found[name] = _parsed(value)
+        else:
+            environment[variable] = value
+    if environment:
+        whole = found.get("env", {})
+        if not isinstance(whole, dict):
+            fix = 'write env={"NAME": "VALUE"}, or env.NAME=VALUE alone'
+            raise UserError("expected a JSON object of names and values", where="--job-variable env", fix=fix)
+        found["env"] = whole | environment
+    return found
+
+
+def _parsed(value: str) -> Any:
+    def refuse(word: str) -> None:
+        raise ValueError(word)  # NaN and Infinity are Python's, not JSON's
+
+    try:
+        return json.loads(value, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return value
+
+
+def variable_names(variables: dict[str, Any]) -> list[str]:
+    """As they are given on the command line, without their values."""
+    names = []
+    for name, value in variables.items():
+        names += [f"env.{key}" for key in value] if name == "env" and isinstance(value, dict) else [name]
+    return sorted(names)
 
 
 def serve(
@@ -62,7 +130,7 @@ def serve(
 
     try:
         with quiet_logging(verbose), standing_api(own=True):
-            serve_recipe(loaded, recipe, ready)
+            serve_recipe(loaded, ready)
     except KeyboardInterrupt:
         if not stood:  # before it served anything: nothing was ended cleanly
             raise
@@ -79,6 +147,6 @@ def _say(recipe: Recipe, deployed: Deployed, how: str) -> None:
         say(f"automation  {name}")
 
 
-def _last(outcome: str, deployed: Deployed, following: str) -> None:
-    last = {"outcome": outcome, "deployments": deployed.names, "automations": deployed.automations, "next": following}
-    say(json.dumps(last, ensure_ascii=False))
+def _last(outcome: str, deployed: Deployed, following: str, **more: list[str]) -> None:
+    last = {"outcome": outcome, "deployments": deployed.names, "automations": deployed.automations}
+    say(json.dumps(last | more | {"next": following}, ensure_ascii=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe, for its store, devices and webhook.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="A recipe, for its store, devices and webhook.")] = None,
     store: StoreOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the scheduled run.")] = False,
 ) -> None:

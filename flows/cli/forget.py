@@ -45,6 +45,7 @@ def forget(
     from augmill.flows.releases import find_rows, require_known
     from augmill.flows.releases import forget as carry_out
     from augmill.tasks.boundary.processes import left_temporary
+    from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
     require_reason(reason)
@@ -59,7 +60,7 @@ def forget(
         say(f"{path}: left by a run that was killed; it may hold the rows and goes as a whole")
     result: dict[str, Any] = {"outcome": "listed", **plan, "temporary": left}
     if not dry_run:
-        command = f"augmill forget {recipe.name}"
+        command = f"augmill forget {name_of(recipe)}"
         how = {"rebuild": not no_rebuild, "verbose": verbose}
         result = carry_out(loaded, ids, reason=reason, command=command, orchestrator=orchestrator, **how)
         removed = ", ".join(f"{count:,} {kind}" for kind, count in result["removed"].items())

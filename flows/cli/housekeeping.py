@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def gc(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe: its retain section applies to its dataset, its store is used.")
+        str | None, typer.Argument(help="A recipe: its retain section applies to its dataset, its store is used.")
     ] = None,
     store: Annotated[str | None, typer.Option("--store", help="The store, where no recipe names it.")] = None,
     grace: Annotated[str, typer.Option("--grace", help="What is younger is left alone, such as 24h.")] = "24h",

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from augmill.flows.cli.run import RecipePath, StoreOption
 from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
     from augmill.tasks.recipe.recipe import Recipe
     from augmill.tasks.store.store import Store
 
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 AsOf = Annotated[str | None, typer.Option("--as-of", help="The release of the newest snapshot up to this one.")]
-StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
 VerifyOption = Annotated[
     bool,
     typer.Option("--verify", help="Check every file of the release against its checksum first; 4 where one differs."),

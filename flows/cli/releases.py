@@ -39,7 +39,7 @@ def _open(store: str | None, dataset: str | None, *, write: bool = False) -> tup
     from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
     from augmill.tasks.store.store import LookingStore, Store
 
-    if dataset is not None and dataset.endswith((".yaml", ".yml")):
+    if dataset is not None and (dataset.endswith((".yaml", ".yml")) or "://" in dataset):
         from augmill.tasks.recipe.recipe import load_recipe
 
         loaded = load_recipe(dataset, store=store)

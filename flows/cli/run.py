@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from augmill.flows.terminal import say
 
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+RecipePath = Annotated[
+    str, typer.Argument(help="The recipe: a YAML file, or the s3://, gs:// or az:// address of one.")
+]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
 
 
@@ -34,6 +35,7 @@ def run(
     """Makes new rows, checks them, proves whether they help, and publishes a release."""
     from augmill.flows.augment import run_recipe
     from augmill.tasks.errors import UserError
+    from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
     codes = parse_exit_codes(exit_code)
@@ -41,7 +43,7 @@ def run(
         problem = f"an orchestrator is prefect or none; found {orchestrator!r}"
         raise UserError(problem, where="--orchestrator", fix="give one of the two")
     loaded = load_recipe(recipe, store=store)
-    command = f"augmill run {recipe.name}" + (f" --as-of {as_of}" if as_of else "")
+    command = f"augmill run {name_of(recipe)}" + (f" --as-of {as_of}" if as_of else "")
     result = run_recipe(
         loaded, as_of=as_of, command=command, orchestrator=orchestrator, republish=republish, verbose=verbose
     )

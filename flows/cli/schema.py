@@ -27,8 +27,10 @@ labels wherever a recipe names them, are what is written, quoted or not: `010` i
 numbers or truth values `1.0` names 1 and `True` names true. A name that no row has is said by `augmill check`, the run
 and its report, and with `labels.unknown: stop` it is refused, unless the snapshot is as of a partition (`--as-of`).
 
-Paths are relative to the recipe. "Rows" says whether a key can change a row of a release: what cannot may be changed
-between nights, and everything that stands in the store is still reused.
+Paths are relative to the recipe. A recipe that stands in a bucket (s3://, gs://, az://) finds the rows it names beside
+it; its other paths are absolute, and so are all of a recipe that a deployment holds as text. "Rows" says whether a key
+can change a row of a release: what cannot may be changed between nights, and everything that stands in the store is
+still reused.
 
 This page is generated: `augmill schema --markdown > docs/recipe.md`.
 """

@@ -62,6 +62,7 @@ def status(
     from augmill.flows.nights.record import left_to_do
     from augmill.flows.nights.states import find_trouble, snapshot_states
     from augmill.flows.units import look_at_source, require_partition
+    from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
     from augmill.tasks.store.attempts import utc_now
     from augmill.tasks.store.erasure import pending_requests, told_pending
@@ -82,7 +83,7 @@ def status(
     if as_json:
         summary |= {"snapshots": [state.to_json() for state in states]}
     else:
-        print_lines(page(loaded, log, states, problem, recipe.name, left_to_do(opened, loaded, states, now)))
+        print_lines(page(loaded, log, states, problem, name_of(recipe), left_to_do(opened, loaded, states, now)))
         print_lines([[(line, "yellow")] for line in wrapped(f"{seen.warning}.", first="")] if seen.warning else [])
         print_lines([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
     say(json.dumps(summary, ensure_ascii=False))

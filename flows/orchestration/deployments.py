@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +16,14 @@ from augmill.flows.nights.automations import TAG, ensure_automations
 from augmill.flows.orchestration.server import ServerUnavailable
 from augmill.flows.signals import interruptible
 from augmill.tasks.errors import UserError
+from augmill.tasks.recipe.reader import nearest
 from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.store.rules import require_root
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from prefect.client.schemas.objects import WorkPool
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
 
@@ -35,13 +38,16 @@ class Deployed:
     automations: list[str]
 
 
-def recipe_deployments(recipe: Recipe, path: Path, pool: str | None) -> list[RunnerDeployment]:
-    """``nightly/<dataset>`` and ``backfill/<dataset>``, one run of each at once; parameters are two addresses.
+def recipe_deployments(
+    recipe: Recipe, pool: str | None, job_variables: Mapping[str, Any] | None = None
+) -> list[RunnerDeployment]:
+    """``nightly/<dataset>`` and ``backfill/<dataset>``, one run of each at once; ``job_variables``: see ``deploy``.
 
-    ``path`` and the store are made absolute: a worker runs in a directory of its own.
+    Parameters mean the same on every machine, and to a run that is made again from Prefect's pages: where the recipe
+    stands, or its text, and its store, both absolute. A worker runs in a directory of its own.
 
     A night that begins while the last one still runs waits for it, and then makes what is due by then; where
-    ``catch_up`` is none it is dropped, as it would do nothing.
+    ``catch_up`` is none it is dropped, as it would do nothing. Raises UserError for what can be no store.
     """
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 
@@ -50,31 +56,35 @@ def recipe_deployments(recipe: Recipe, path: Path, pool: str | None) -> list[Run
     collision = (
         ConcurrencyLimitStrategy.CANCEL_NEW if recipe.schedule.catch_up == "none" else ConcurrencyLimitStrategy.ENQUEUE
     )
-    night = _deployment(
-        recipe, path, pool, deployed.nightly, ConcurrencyLimitConfig(limit=1, collision_strategy=collision)
-    )
+    drop = ConcurrencyLimitConfig(limit=1, collision_strategy=collision)
+    night = _deployment(recipe, pool, job_variables, deployed.nightly, drop)
     night.schedules = _schedules(recipe)
     enqueue = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
-    return [night, _deployment(recipe, path, pool, deployed.backfill, enqueue)]
+    return [night, _deployment(recipe, pool, job_variables, deployed.backfill, enqueue)]
 
 
-def _deployment(recipe: Recipe, path: Path, pool: str | None, flow: Any, limit: Any) -> RunnerDeployment:
-    from prefect._internal.versioning import VersionType
+def _deployment(
+    recipe: Recipe, pool: str | None, job_variables: Mapping[str, Any] | None, flow: Any, limit: Any
+) -> RunnerDeployment:
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
     store = recipe.run.store
+    require_root(store)  # one with credentials would show them in the parameters
     if "://" not in store:
         store = str(Path(store).expanduser().absolute())
+    # Any other version type, and none, asks git about whatever repository this is called in.
+    simple: Any = "prefect:simple"  # the public signature names the enumeration, which is private, and takes its value
     deployment = RunnerDeployment.from_flow(
         flow,
         name=recipe.dataset,
-        parameters={"recipe": str(path.absolute()), "store": store},
+        parameters={"recipe": recipe.origin, "store": store},
         tags=[TAG, recipe.dataset],
         version=recipe.hash()[:16],
-        version_type=VersionType.SIMPLE,  # else it asks git about whatever repository this is called in
+        version_type=simple,
         concurrency_limit=limit,
         entrypoint_type=EntrypointType.MODULE_PATH,
+        job_variables=dict(job_variables or {}),
     )
     deployment.work_pool_name = pool  # None, said aloud: takes one that was served from a pool out of it
     return deployment
@@ -117,26 +127,72 @@ def standing_api(*, own: bool) -> Iterator[str]:
         yield address
 
 
-def deploy(recipe: Recipe, path: Path, pool: str) -> Deployed:
-    """Creates or updates deployments and automations; the same call again changes nothing. Raises UserError."""
+def deploy(recipe: Recipe, pool: str, job_variables: Mapping[str, Any] | None = None) -> Deployed:
+    """Creates or updates deployments and automations; the same call again changes nothing.
+
+    ``job_variables`` stand over the defaults of the pool's base job template, in the place of those given before.
+    Raises UserError where there is no such pool, and for a variable that its jobs do not take.
+    """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
     with get_client(sync_client=True) as client:
         try:
-            client.read_work_pool(pool)
+            found = client.read_work_pool(pool)
         except ObjectNotFound as error:
             raise UserError(
                 f"there is no work pool {pool!r}",
                 where="--pool",
                 fix=f"`prefect work-pool create {pool} --type process`, and a worker: `prefect worker start --pool {pool}`",
             ) from error
-    made = recipe_deployments(recipe, path, pool)
+    if job_variables:
+        require_job_variables(found, job_variables)
+    made = recipe_deployments(recipe, pool, job_variables)
     nightly, *_ = [cast("UUID", deployment.apply()) for deployment in made]  # no coroutine: there is no event loop here
     return Deployed([deployment.full_name for deployment in made], ensure_automations(recipe, nightly))
 
 
-def serve(recipe: Recipe, path: Path, ready: Callable[[Deployed], None]) -> None:
+def require_job_variables(pool: WorkPool, given: Mapping[str, Any]) -> None:
+    """Raises UserError for a variable that the pool's base job template does not have, or has of another type.
+
+    Prefect takes unknown ones and does nothing with them. No value is repeated: it may be a secret.
+    """
+    from prefect.utilities.schema_tools import validate
+
+    schema = _job_template(pool).get("variables", {})
+    known = list(schema.get("properties", {}))
+    for name in given:
+        if name not in known:
+            problem = (
+                f"jobs of the pool {pool.name!r}, of the type {pool.type}, take no {name!r}; {nearest(name, known)}"
+            )
+            where = "--image" if name == "image" else "--job-variable"
+            raise UserError(problem, where=where, fix="give what the pool's base job template names")
+    wrong = validate(dict(given), schema, ignore_required=True, allow_none_with_default=True)
+    for error in wrong:
+        name = ".".join(str(part) for part in error.absolute_path)
+        kinds = [kind.get("type") for kind in (error.schema, *error.schema.get("anyOf", ()))]
+        wanted = " or ".join(str(kind) for kind in kinds if kind) or "another value"
+        raise UserError(f"expected {wanted}", where=f"--job-variable {name}", fix="give its value as JSON")
+
+
+def _job_template(pool: WorkPool) -> dict[str, Any]:
+    """What the pool's jobs are made from. A pool has none until its first worker starts; of a process pool it is known.
+
+    Raises UserError.
+    """
+    from prefect.workers.process import ProcessWorker
+
+    if not pool.base_job_template and pool.type == ProcessWorker.type:
+        return ProcessWorker.get_default_base_job_template()
+    if not pool.base_job_template:
+        problem = f"the pool {pool.name!r} does not say yet which variables its jobs take"
+        fix = f"start a worker first: `prefect worker start --pool {pool.name}`"
+        raise UserError(problem, where="--job-variable", fix=fix)
+    return pool.base_job_template
+
+
+def serve(recipe: Recipe, ready: Callable[[Deployed], None]) -> None:
     """Runs what is due in processes of its own, one at a time of each kind, until SIGTERM or Ctrl-C.
 
     What runs then has 30 s to end; what it had finished is kept. Schedules stay: nights that were missed begin, late,
@@ -145,7 +201,7 @@ def serve(recipe: Recipe, path: Path, ready: Callable[[Deployed], None]) -> None
     from prefect.runner import Runner
 
     runner = Runner(name=f"augmill-{recipe.dataset}", pause_on_shutdown=False)
-    made = recipe_deployments(recipe, path, None)
+    made = recipe_deployments(recipe, None)
     nightly, *_ = [cast("UUID", runner.add_deployment(deployment)) for deployment in made]
     deployed = Deployed([deployment.full_name for deployment in made], ensure_automations(recipe, nightly))
     with running(runner):

@@ -20,6 +20,7 @@ from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Generator
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.recipe.origin import decode, read_origin, shown
 from augmill.tasks.trainers import TRAINERS
 
 # --- Reads a recipe's YAML: YAML 1.2's plain scalars, no duplicate keys, no alias bombs, the line of every key for ----
@@ -27,7 +28,6 @@ from augmill.tasks.trainers import TRAINERS
 # schema of YAML 1.2 stands here in its stead: what it does not know is a text. Keys are read as they are written.
 
 
-MAX_BYTES = 250_000  # brackets alone take PyYAML 3 s then; a recipe has a few thousand, with 8,000 aliases 190,000
 MAX_NODES = 100_000  # after aliases are expanded; a large recipe has hundreds
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.2, 10.3.2; and the merge key, which 1.2 has no more and recipes use.
@@ -145,26 +145,18 @@ def _as_written(node: yaml.Node, place: Place, typed: bool) -> yaml.Node:
     return node
 
 
-def read_yaml(path: Path, labels: Mapping[Place, bool] | None = None) -> tuple[Any, Lines]:
+def read_yaml(where: str | Path, labels: Mapping[Place, bool] | None = None) -> tuple[Any, Lines]:
+    """The document at a path or an address, or that is given as text, and where its keys stand; see ``parse_yaml``."""
+    return parse_yaml(read_origin(where), shown(where), labels)
+
+
+def parse_yaml(raw: bytes, where: str, labels: Mapping[Place, bool] | None = None) -> tuple[Any, Lines]:
     """The document and where its keys stand. ``labels``: where labels stand, which are read as they are written, and
 
     whether such a place takes numbers and truth values too. Raises UserError for what is not one plain YAML document.
     """
-    where = str(path)
+    text = decode(raw, where)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        nearby = ", ".join(sorted(p.name for p in path.parent.glob("*.y*ml"))[:5]) if path.parent.is_dir() else ""
-        fix = f"recipes in that directory: {nearby}" if nearby else "augmill init DATA writes a first one"
-        raise UserError(f"the recipe cannot be read: {error.strerror}", where=where, fix=fix) from error
-    if len(raw) > MAX_BYTES:
-        raise UserError(
-            f"a recipe is at most {MAX_BYTES:,} bytes; found {len(raw):,}",
-            where=where,
-            fix="give a recipe: is this the data?",
-        )
-    try:
-        text = raw.decode("utf-8-sig")
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
@@ -173,8 +165,6 @@ def read_yaml(path: Path, labels: Mapping[Place, bool] | None = None) -> tuple[A
         for place, typed in (labels or {}).items():
             root = _as_written(root, place, typed)
         return loader.construct_document(root), Lines(root)
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 at byte {error.start}", where=where, fix="save the recipe as UTF-8") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(
@@ -220,7 +210,8 @@ class TrainerChoice:
     options: Any
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """What may have been meant by a name that is not there: the nearest of those that are, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
 
@@ -303,7 +294,7 @@ class RecipeReader:
         first, at = errors[0], _place(errors[0]["loc"])
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "no_such_attribute"):
             known = _known_keys(kind, at[:-1])
-            return self.fail(f"unknown key {str(at[-1])!r}; {_nearest(str(at[-1]), known)}", (*location, *at))
+            return self.fail(f"unknown key {str(at[-1])!r}; {nearest(str(at[-1]), known)}", (*location, *at))
         if first["type"].startswith("missing"):
             return self.fail(f"{at[-1]!r} is missing", (*location, *at))
         if first["type"] == "value_error":
@@ -335,7 +326,7 @@ class RecipeReader:
                 )
             rest = {key: part for key, part in entry.items() if key not in ("use", "share", "label_by")}
             if entry["use"] not in GENERATORS:
-                problem = f"there is no generator {entry['use']!r}; {_nearest(entry['use'], list(GENERATORS))}"
+                problem = f"there is no generator {entry['use']!r}; {nearest(entry['use'], list(GENERATORS))}"
                 raise self.fail(problem, (*at, index, "use"))
             share = entry.get("share", 1.0)
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1e6:
@@ -358,7 +349,7 @@ class RecipeReader:
             raise self.fail("expected `use: NAME` or `command: ...`", ("trainer",), f"known: {', '.join(TRAINERS)}")
         name = value.get("use", "command" if "command" in value else "tfidf")
         if not isinstance(name, str) or name not in TRAINERS:
-            raise self.fail(f"there is no trainer {name!r}; {_nearest(str(name), list(TRAINERS))}", ("trainer", "use"))
+            raise self.fail(f"there is no trainer {name!r}; {nearest(str(name), list(TRAINERS))}", ("trainer", "use"))
         rest = {key: part for key, part in value.items() if key != "use"}
         return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))
 
@@ -368,7 +359,7 @@ class RecipeReader:
         value = {name: _with_words(bool, part) for name, part in value.items()}
         for name in value:
             if name not in CHECKS:
-                raise self.fail(f"there is no check {name!r}; {_nearest(str(name), list(CHECKS))}", ("checks", name))
+                raise self.fail(f"there is no check {name!r}; {nearest(str(name), list(CHECKS))}", ("checks", name))
         if value.get("relations") is False:
             problem = (
                 "`relations` cannot be switched off: it keeps held-out rows out of train, and the gate judges by them"

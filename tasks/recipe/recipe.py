@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 import typing
@@ -16,7 +17,8 @@ from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.nights import Partitions, Price, Refit, Retain, Schedule
-from augmill.tasks.recipe.reader import LABEL_BY, Lines, RecipeReader, adapter, read_yaml
+from augmill.tasks.recipe.origin import Folder, beside, folder_of, is_relative, place_of, read_origin, shown
+from augmill.tasks.recipe.reader import LABEL_BY, Lines, RecipeReader, adapter, parse_yaml
 from augmill.tasks.recipe.sections import (
     Columns,
     Labels,
@@ -109,6 +111,11 @@ class Recipe:
         clash = set(self.publish.copy) & {*self.columns.texts, self.columns.label}
         check(not clash, f"publish.copy: {', '.join(sorted(clash))} is made by the generator, not copied")
 
+    # Where it was read, and the sha256 of what was read there. ``load_recipe`` sets them on the recipe it gives, to whom
+    # they are lost by ``dataclasses.replace``: no fields, since they are neither keys of the document nor identity.
+    origin = ""  # the absolute path, the address, or the text itself
+    digest = ""
+
     def hash(self) -> str:
         """sha256 of what the recipe says about rows and their publication; ``run`` is left out."""
         return hash_json(
@@ -131,37 +138,93 @@ def _located(value: str, base: Path, where: str) -> Path:
     return resolved
 
 
-def _resolve(options: Any, base: Path) -> Any:
-    """Paths in a recipe are relative to the recipe."""
-    changes: dict[str, Any] = {}
-    for item in dataclasses.fields(options):
-        value = getattr(options, item.name)
-        if isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
-            changes[item.name] = tuple(_resolve(part, base) for part in value)
-        if not item.metadata.get("file"):
-            continue
-        if isinstance(value, str) and value and "://" not in value:
-            resolved = _located(value, base, f"{item.name}: {value[:200]}")
+@dataclass(frozen=True)
+class _Paths:
+    """Paths in a recipe are relative to the recipe. One that stands in a bucket has addresses beside it and no local
+
+    files, one that was given as text has nothing: what would mean another place on every machine is refused by name.
+    """
+
+    folder: Folder
+    reader: RecipeReader
+
+    def resolve(self, options: Any, *at: str | int, source: bool = False) -> Any:
+        """``options`` with its files' whole paths. ``source``: they are read where they lie, in a bucket too."""
+        changes: dict[str, Any] = {}
+        for item in dataclasses.fields(options):
+            value, place = getattr(options, item.name), (*at, item.name)
+            if isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
+                changes[item.name] = tuple(self.resolve(part, *place, number) for number, part in enumerate(value))
+            if not item.metadata.get("file") or not value:
+                continue
+            if isinstance(value, tuple):
+                changes[item.name] = tuple(
+                    self._placed(part, (*place, number), source) for number, part in enumerate(value)
+                )
+            elif "://" not in value and (isinstance(self.folder, Path) or value != item.default):
+                changes[item.name] = self._placed(value, place, source, hub=bool(item.metadata.get("hub")))
+        return dataclasses.replace(options, **changes) if changes else options
+
+    def _placed(self, value: str, at: tuple[str | int, ...], source: bool, hub: bool = False) -> str:
+        if "://" in value:
+            return value
+        if isinstance(self.folder, Path) or not is_relative(value):
+            folder = self.folder if isinstance(self.folder, Path) else Path("/")
+            resolved = str(_located(value, folder, f"{at[-1]}: {value[:200]}"))
             # A name that is no local path may be a hub id; the generator says what it found.
-            if os.path.exists(resolved) or not item.metadata.get("hub"):  # noqa: PTH110
-                changes[item.name] = str(resolved)
-        elif isinstance(value, tuple):
-            changes[item.name] = tuple(v if "://" in v else str((base / v).absolute()) for v in value)
-    return dataclasses.replace(options, **changes) if changes else options
+            return resolved if os.path.exists(resolved) or not hub else value  # noqa: PTH110
+        if hub and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value):
+            return value  # as a hub id is written
+        if source and self.folder is not None and (address := beside(self.folder, value)):
+            return address
+        raise self.relative(value, at, "an address (s3://, gs://, az://)" if source else "")
+
+    def relative(self, value: str, at: tuple[str | int, ...], otherwise: str) -> UserError:
+        where = "is given as text" if self.folder is None else "stands in a bucket"
+        problem = f"{value[:200]!r} is a relative path, and a recipe that {where} lies in no directory"
+        return self.reader.fail(problem, at, f"write an absolute path{' or ' * bool(otherwise)}{otherwise}")
 
 
-def load_recipe(path: str | Path, *, store: str | None = None) -> Recipe:
-    """Reads and validates a recipe file. ``store`` overrides ``run.store``. Raises UserError."""
-    document, lines = read_yaml(Path(path), LABELS)
-    recipe = build_recipe(
-        document, base=Path(path).absolute().parent, reader=RecipeReader(str(path), lines), store=store
-    )
+def load_recipe(where: str | Path, *, store: str | None = None) -> Recipe:
+    """Reads and validates a recipe: a file's path, an object's address (s3://, gs://, az://), or the YAML text itself,
+
+    which a line break tells from both. ``store`` overrides ``run.store``. Raises UserError; of a bucket that does not
+    answer StoreRefused or StoreSilent.
+    """
+    recipe = _read(where, read_origin(where), store)
     PATIENCE.seconds = recipe.run.store_patience  # of the process: what only looks at the store honours it too
     return recipe
 
 
-def build_recipe(document: Any, *, base: Path, reader: RecipeReader | None = None, store: str | None = None) -> Recipe:
-    """A recipe from a parsed document; relative paths are taken from ``base``."""
+def _read(where: str | Path, raw: bytes, store: str | None) -> Recipe:
+    document, lines = parse_yaml(raw, shown(where), LABELS)
+    reader = RecipeReader(shown(where), lines)
+    recipe = build_recipe(document, base=folder_of(where), reader=reader, store=store)
+    object.__setattr__(recipe, "origin", place_of(where))
+    object.__setattr__(recipe, "digest", hashlib.sha256(raw).hexdigest())
+    return recipe
+
+
+def recipe_edited(recipe: Recipe) -> bool:
+    """Whether what stands at the recipe's origin now makes other rows than what was read; so does one that is gone.
+
+    Comments, and where and how fast it runs, change no row. False for a recipe that was given as text. Raises
+    StoreRefused or StoreSilent where a bucket does not answer.
+    """
+    if not recipe.origin:
+        return False
+    try:
+        raw = read_origin(recipe.origin)
+        unchanged = hashlib.sha256(raw).hexdigest() == recipe.digest
+        return not unchanged and _read(recipe.origin, raw, recipe.run.store).hash() != recipe.hash()
+    except UserError:
+        return True
+
+
+def build_recipe(
+    document: Any, *, base: Folder, reader: RecipeReader | None = None, store: str | None = None
+) -> Recipe:
+    """A recipe from a parsed document; relative paths are taken from ``base`` (see ``folder_of``). Raises UserError."""
     reader = reader or RecipeReader("recipe", Lines(None))
     if not isinstance(document, dict):
         raise reader.fail("a recipe is a YAML document with keys such as dataset, source and columns", ())
@@ -179,13 +242,21 @@ def build_recipe(document: Any, *, base: Path, reader: RecipeReader | None = Non
             problem = f"{choice.label_by!r} needs the check `teacher`, which is off"
             raise reader.fail(problem, ("generators", index, "label_by"), "take `teacher: off` out of `checks`")
     run = recipe.run if store is None else dataclasses.replace(recipe.run, store=store)
+    paths = _Paths(base, reader)
+    if store is None and not isinstance(base, Path) and is_relative(run.store):
+        raise paths.relative(run.store, ("run", "store"), "an address (s3://, gs://, az://), or give --store")
+    resolved = [
+        dataclasses.replace(choice, options=paths.resolve(choice.options, "generators", index))
+        for index, choice in enumerate(chosen)
+    ]
+    unlabelled = recipe.unlabelled
     return dataclasses.replace(
         recipe,
-        source=_resolve(recipe.source, base),
-        unlabelled=_resolve(recipe.unlabelled, base) if recipe.unlabelled else None,
-        splits=_resolve(recipe.splits, base),
-        validation=_resolve(recipe.validation, base),
-        generators=tuple(dataclasses.replace(c, options=_resolve(c.options, base)) for c in chosen),
+        source=paths.resolve(recipe.source, "source", source=True),
+        unlabelled=paths.resolve(unlabelled, "unlabelled", source=True) if unlabelled else None,
+        splits=paths.resolve(recipe.splits, "splits", source=True),
+        validation=paths.resolve(recipe.validation, "validation"),
+        generators=tuple(resolved),
         checks=checks,
         trainer=reader.trainer(document.get("trainer", {})),
         run=run,
@@ -234,7 +305,3 @@ def not_identity() -> dict[str, str]:
         for item in dataclasses.fields(kind)
         if item.metadata.get("identity") is False
     }
-
-
-def recipe_edited(recipe: Recipe) -> bool:
-    return False

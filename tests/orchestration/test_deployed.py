@@ -157,7 +157,7 @@ def test_the_file_for_prefect_deploy_says_what_augmill_deploy_does(tmp_path: Pat
     from augmill.flows.orchestration.deployments import recipe_deployments
 
     document = recipe_document(tmp_path / "rows.csv", dataset="support")
-    made = recipe_deployments(build_recipe(document, base=tmp_path), Path("/etc/augmill/recipe.yaml"), "augmill")
+    made = recipe_deployments(build_recipe(document, base=tmp_path), "augmill")
     written = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())["deployments"]
     for ours, entry in zip(made, written, strict=True):
         module, flow = entry["entrypoint"].rsplit(".", 1)
@@ -190,7 +190,7 @@ def test_after_three_nights_without_a_worker_each_catch_up_does_what_it_says(pre
         clear(client)
         runs: dict[str, list[UUID]] = {}
         for name, recipe in recipes.items():
-            nightly, _ = recipe_deployments(recipe, paths[name], None)
+            nightly, _ = recipe_deployments(recipe, None)
             nightly.schedules = []  # the late ones only
             runs[name] = late_runs(client, runner.add_deployment(nightly))  # type: ignore[arg-type]
 
