@@ -32,7 +32,7 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Makes new rows, checks them, proves whether they help, and publishes a release."""
-    from augmill.flows.start import run_recipe
+    from augmill.flows.orchestration.server import early_server
     from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
 
@@ -42,9 +42,12 @@ def run(
         raise UserError(problem, where="--orchestrator", fix="give one of the two")
     loaded = load_recipe(recipe, store=store)
     command = f"augmill run {recipe.name}" + (f" --as-of {as_of}" if as_of else "")
-    result = run_recipe(
-        loaded, as_of=as_of, command=command, orchestrator=orchestrator, republish=republish, verbose=verbose
-    )
+    with early_server(orchestrator or loaded.run.orchestrator):
+        from augmill.flows.start import run_recipe
+
+        result = run_recipe(
+            loaded, as_of=as_of, command=command, orchestrator=orchestrator, republish=republish, verbose=verbose
+        )
     print_result(result)
     raise typer.Exit(codes.get(result["outcome"], 10 if result["action"] == "fail" else 0))
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from augmill.flows.orchestration.logs import api_answers, drop_client_records, start_client
+from augmill.flows.orchestration.api import Api, open_api
 from augmill.flows.terminal import flush
 from augmill.tasks.boundary.retries import NEVER, PATIENCE, RetryPolicy, call_with_retries, may_retry
 from augmill.tasks.errors import AugmillError, DeadlineExceeded
@@ -195,22 +195,8 @@ class PlainOrchestrator(Orchestrator):
 @contextlib.contextmanager
 def open_orchestrator(kind: str) -> Iterator[Orchestrator]:
     """``prefect`` or ``none``; a Prefect server that does not start is a warning, not the end of the run."""
-    if kind == "none":
-        yield PlainOrchestrator()
-        return
-
-    from augmill.flows.orchestration.server import ServerUnavailable, prefect_server
-
-    with contextlib.ExitStack() as stack:
-        orchestrator: Orchestrator
-        try:
-            stack.enter_context(prefect_server())
-            start_client()
-            orchestrator = PrefectOrchestrator()
-        except ServerUnavailable as error:
-            _log.warning("%s\n  This run goes on without Prefect.", error)
-            orchestrator = PlainOrchestrator()
-        yield orchestrator
+    with open_api(kind) as api:
+        yield PrefectOrchestrator(api) if api.recording else PlainOrchestrator()
 
 
 @contextlib.contextmanager
@@ -289,23 +275,18 @@ def _next(finished: queue.SimpleQueue[Future[T]]) -> Future[T]:
 class PrefectOrchestrator(Orchestrator):
     """Prefect 3 against the API that ``prefect_server`` found or started."""
 
-    def __init__(self) -> None:
+    def __init__(self, api: Api | None = None) -> None:
         super().__init__()
-        self._lost = threading.Event()
+        self._api = api or Api()
         self._plain = PlainOrchestrator()
         self._plain.stopping, self._plain._stop_callbacks = self.stopping, self._stop_callbacks
 
     @property
     def recording(self) -> bool:
-        return not self._lost.is_set()
+        return self._api.recording
 
     def report(self, error: Exception) -> None:
-        """Takes note of an error of Prefect's own. If the API is gone, the run goes on without it and says so once."""
-        _log.debug("Prefect: %s: %s", type(error).__name__, error)
-        if self.recording and not api_answers():
-            self._lost.set()
-            _log.warning("Prefect's API does not answer (%s); this run goes on without it.", type(error).__name__)
-            drop_client_records()
+        self._api.report(error)
 
     def run(
         self,
@@ -360,8 +341,8 @@ class PrefectOrchestrator(Orchestrator):
 
         if isinstance(error, KeyboardInterrupt):
             self.stop()
-        if not self.recording:
-            raise Abort("the API is gone")  # ends the engine without another 4 s of requests to it
+        if not self._api.still_there():
+            raise Abort("the API is gone")  # ends the engine without another request
         if isinstance(error, KeyboardInterrupt):
             return Cancelled(message=f"interrupted ({type(error).__name__})")
         return None if error is None else Failed(message=visible(str(error), keep="\n"))
