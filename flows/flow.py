@@ -116,7 +116,7 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
     with a copy of the outer run's context. Raises what the body raises.
     """
     plain: Callable[P, Result] = inspect.unwrap(flow.fn)
-    if not session.api.recording:
+    if not session.api.still_there():
         return _plainly(session, plain, *args, **kwargs)
     caller = _Caller(session)
     token = _CALLER.set(caller)

@@ -142,12 +142,8 @@ class Artifacts:
             return None
         from prefect import artifacts
 
-        try:
-            answer = getattr(artifacts, request)(*values, **options)
-            return answer if isinstance(answer, UUID) else None
-        except Exception as error:  # noqa: BLE001 - whatever a remote service answers must not stop the data
-            self._api.report(error)
-            return None
+        answer = self._api.send(lambda: getattr(artifacts, request)(*values, **options))
+        return answer if isinstance(answer, UUID) else None
 
 
 class ArtifactBar:

@@ -114,7 +114,7 @@ class InlinePool:
 def make_session(recipe: Recipe, store: Store, pool: Any = None) -> Session:
     """Without Prefect; jobs run in this process."""
     shards.STORES[store.root] = store
-    return Session(recipe, store, Api(there=False), pool or InlinePool(), Stop(), "cpu", None, "test")
+    return Session(recipe, store, Api(recording=False), pool or InlinePool(), Stop(), "cpu", None, "test")
 
 
 def make_run(recipe: Recipe, store: Store, as_of: str | None = None, **how: Any) -> Run:

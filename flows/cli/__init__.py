@@ -80,7 +80,12 @@ def options(
 
 def main() -> NoReturn:
     """Runs a command and turns every error into one message, one line of JSON and its documented exit code."""
+<<<<<<< HEAD
     from augmill.flows.signals import interruptible
+=======
+    from augmill.flows.orchestration.logs import prepare_prefect
+    from augmill.flows.orchestration.orchestrate import interruptible
+>>>>>>> api
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
@@ -88,12 +93,13 @@ def main() -> NoReturn:
     try:
         PATIENCE.renew(PATIENCE_SECONDS)
         with own_temporary(), interruptible():
+            prepare_prefect()
             _invoke(arguments or ["--help"])
             flush()
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt, arguments)
     except typer.Exit as ended:
-        sys.exit(ended.exit_code)
+        _exit(ended.exit_code)
     except BrokenPipeError:
         # Whoever read stdout (`| head`) has seen enough: ends as typer does, and tries nothing again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -102,7 +108,16 @@ def main() -> NoReturn:
         if debug:
             say_text(traceback.format_exc(), err=True)
         _fail(error, arguments)
-    sys.exit(0)
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    from augmill.flows.orchestration.api import was_lost
+    from augmill.flows.orchestration.orchestrate import leave
+
+    if was_lost():
+        leave(code)
+    sys.exit(code)
 
 
 def _invoke(arguments: list[str]) -> None:
@@ -119,7 +134,7 @@ def _fail(error: Exception, arguments: list[str]) -> NoReturn:
     say_text(f"Error: {known}", err=True)
     say(json.dumps(problem, ensure_ascii=False))
     flush()
-    sys.exit(known.exit_code)
+    _exit(known.exit_code)
 
 
 def _explained(error: Exception, arguments: list[str]) -> AugmillError:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from augmill.flows.nights.automations import TAG, ensure_automations
-from augmill.flows.orchestration.server import ServerUnavailable
 from augmill.flows.signals import interruptible
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.reader import nearest
@@ -107,7 +106,6 @@ def standing_api(*, own: bool) -> Iterator[str]:
     """
     from prefect.settings import PREFECT_API_URL
 
-    from augmill.flows.orchestration.logs import api_answers
     from augmill.flows.orchestration.server import prefect_server
 
     url = PREFECT_API_URL.value()
@@ -116,12 +114,6 @@ def standing_api(*, own: bool) -> Iterator[str]:
             "no Prefect server is configured, and a deployment needs one that stays",
             where="PREFECT_API_URL",
             fix="`prefect server start`, then set PREFECT_API_URL to its address with /api; or use `augmill serve`",
-        )
-    if url and not api_answers():
-        raise ServerUnavailable(
-            f"Prefect's API does not answer at {url.rpartition('@')[2]}",
-            where="PREFECT_API_URL",
-            fix="start it (`prefect server start`), or mend the address; `augmill doctor` looks closer",
         )
     with prefect_server(standing=True) as address:
         yield address

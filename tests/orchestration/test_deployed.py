@@ -150,7 +150,7 @@ def test_a_deployment_needs_a_server_that_stays(tmp_path: Path, monkeypatch: pyt
 
     path = write_recipe_file(tmp_path, "alone")
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        refused(augmill("deploy", path, "--pool", "nights"), 4, ["does not answer", "prefect server start"])
+        refused(augmill("deploy", path, "--pool", "nights"), 4, ["cannot be used", "prefect server start"])
 
 
 def test_the_file_for_prefect_deploy_says_what_augmill_deploy_does(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_an_api_that_does_not_answer_is_said(prefect_api: str) -> None:
 
     with temporary_settings({PREFECT_API_URL: "http://name:pass@127.0.0.1:9/api"}):
         (line,) = doctor.check_prefect(quick=True)
-    assert not line.ok and "does not answer at 127.0.0.1:9" in line.said and line.fix
+    assert not line.ok and "127.0.0.1:9/api cannot be used" in line.said and line.fix
     assert "pass" not in line.said
 
 

@@ -294,7 +294,7 @@ def test_an_interrupt_kills_workers_after_the_api_was_lost_too() -> None:
 
     orchestrator, killed = PrefectOrchestrator(), threading.Event()
     orchestrator.on_stop(killed.set)
-    orchestrator._lost.set()
+    orchestrator._api.lost.set()
 
     def interrupt() -> None:
         raise KeyboardInterrupt
