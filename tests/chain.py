@@ -13,7 +13,7 @@ from augmill.flows.rounds import produce
 from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
 from augmill.flows.steps import Steps
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, Tell, tell_nobody
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.stages import jobs as shards
 from augmill.tasks.stages.mix import MixConfig, mix
@@ -107,8 +107,10 @@ class InlinePool:
 
     size = 1
 
-    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, list[Event]]:
-        return shards.run_job(job | {"store": store, "device": "cpu", "threads": 1, "seconds": seconds})
+    def run(
+        self, store: str, job: dict[str, Any], *, seconds: float, tell: Tell = tell_nobody
+    ) -> tuple[Artifact, list[Event]]:
+        return shards.run_job(job | {"store": store, "device": "cpu", "threads": 1, "seconds": seconds}, tell)
 
 
 def make_steps(recipe: Recipe, store: Store) -> Steps:

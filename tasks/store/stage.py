@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.retries import STAGE, RetryPolicy
-from augmill.tasks.contracts import Artifact, FitInputs
+from augmill.tasks.contracts import Artifact, FitInputs, Tell, tell_nobody
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.rows.hashing import canonical_json, hash_file, hash_json, hash_path, hash_table
 from augmill.tasks.store.store import Store, manifest_key
@@ -100,6 +100,7 @@ class Site:
     deadline: float | None = None
     observe: Callable[[Event], None] = lambda event: None
     dataset: str = ""  # whose scratch space is used: each is kept as long as its own recipe says
+    tell: Tell = tell_nobody  # hears how far the stage is
 
     def place(self, name: str) -> str:
         return f"{self.dataset}/{name}" if self.dataset else name
@@ -115,6 +116,10 @@ class Work:
     meta: dict[str, Any] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
+
+    def tell(self, done: int, total: int | None, unit: str) -> None:
+        """Says how far the stage is, to whoever looks on; ``total`` None where nobody knows it."""
+        self.site.tell(done, total, unit)
 
     def path(self, artifact: Artifact, name: str) -> Path:
         """A local, verified, read-only file of an artifact."""
