@@ -69,10 +69,11 @@ def compare(
     with (
         _written_when_stopped(found, write),
         open_session(loaded, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False) as session,
+        Progress() as progress,
     ):
         session.orchestrator.run(
             lambda: run_cells(
-                session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=Progress(), found=found
+                session, named, seeds=numbers, ratios=wanted, as_of=as_of, progress=progress, found=found
             ),
             name="compare",
             run_name=f"{loaded.dataset}@{as_of or 'all'}",
