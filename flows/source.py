@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -165,7 +165,7 @@ def ingest_source(steps: Steps, recipe: Recipe, name: str | None) -> Units:
     before = len(steps.events)
     with steps.progress.stage("ingest", len(units), "unit(s)") as shown:
         read = steps.orchestrator.call(
-            lambda: read_units(steps.site, units, advance=shown.advance),
+            lambda: read_units(replace(steps.site, tell=shown.tell), units, advance=shown.advance),
             name=f"ingest {steps.label}", retry=READ, tags=steps.tags, timeout=steps.stage_seconds,
         )  # fmt: skip
         fresh = sum(event.stage == ingest.name and not event.reused for event in steps.events[before:])

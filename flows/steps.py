@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from augmill.flows.orchestration.orchestrate import Orchestrator
-from augmill.flows.progress import Artifacts, Progress
-from augmill.tasks.contracts import Artifact
+from augmill.flows.progress import Artifacts, Progress, ShownStage
+from augmill.tasks.contracts import Artifact, Tell
 from augmill.tasks.errors import AugmillError, DeadlineExceeded
 from augmill.tasks.recipe.sections import Run
 from augmill.tasks.stages.extensions import FitConfig
@@ -69,7 +69,7 @@ class Steps:
         name = f"{stage.name} {self.label} {what}".strip()
         with self.progress.stage(f"{stage.name} {what}".strip()) as shown:
             artifact = self.orchestrator.call(
-                stage, self.site, config, *inputs,
+                stage, replace(self.site, tell=shown.tell), config, *inputs,
                 name=name, retry=stage.retry, tags=self.tags, timeout=self.stage_seconds,
             )  # fmt: skip
             event = next(event for event in reversed(self.events) if event.key == artifact.key)
@@ -81,13 +81,15 @@ class Steps:
         """A fit as one task, run in a worker process: it can be killed, and this process stays small."""
         name = f"{stage.name} {self.label} {what}"
         with self.progress.stage(f"{stage.name} {what}") as shown:
-            run = lambda: self._in_worker(stage, config, [split], self.stage_seconds)  # noqa: E731
+            run = lambda: self._in_worker(stage, config, [split], self.stage_seconds, shown.tell)  # noqa: E731
             artifact = self.orchestrator.call(run, name=name, retry=stage.retry, tags=self.tags)
             event = next(event for event in reversed(self.events) if event.key == artifact.key)
             shown.note = "unchanged, from the store" if event.reused else f"{artifact.rows:,} rows"
         return artifact
 
-    def _in_worker(self, stage: Stage[Any], config: Any, inputs: list[Artifact], seconds: float) -> Artifact:
+    def _in_worker(
+        self, stage: Stage[Any], config: Any, inputs: list[Artifact], seconds: float, tell: Tell
+    ) -> Artifact:
         """The stage's artifact: from the store where it stands, else made by a worker."""
         identity = stage.identity(config, (inputs[0], inputs[1:]) if stage is generate else (inputs[0],))
         known = look_up(self.site.store, stage.name, identity)
@@ -103,7 +105,7 @@ class Steps:
             bank = self._bank(bank_of(config.generator, inputs[0].content))
             config = replace(config, raw=bank.pieces(config.segments))
         job = pack(stage, config, inputs) | {"dataset": self.site.dataset}
-        artifact, events = self.pool.run(self.site.store.root, job, seconds=seconds)
+        artifact, events = self.pool.run(self.site.store.root, job, seconds=seconds, tell=tell)
         for event in events:
             self.site.observe(event)
         return artifact
@@ -135,38 +137,49 @@ class Steps:
             def done(artifact: Artifact) -> None:
                 nonlocal finished
                 finished += artifact.rows
-                shown.advance(artifact.rows)
                 self.artifacts.update(bar, finished / max(total, 1))
 
             results = self.orchestrator.map(
-                lambda job: self._shard(round_number, *job, 60 * how.shard_minutes),
+                lambda job: self._shard(round_number, *job, 60 * how.shard_minutes, shown),
                 jobs,
                 limit=2 * self.pool.size,
                 name=lambda job: f"generate {self.label} round {round_number} shard {job[0]}",
                 retry=replace(generate.retry, tries=1 + how.shard_retries),
                 tags=[*self.tags, "shard"],
                 on_done=done,
-                give_up=lambda job, error: self._give_up(round_number, job[0], job[1], error),
+                give_up=lambda job, error: self._give_up(round_number, job[0], job[1], error, shown),
             )
             round_events = self.events[before:]  # nothing else of this snapshot runs meanwhile
             shown.note = f"{len(results)} shards{_from_before(round_events, len(results))}"
         return results
 
     def _shard(
-        self, round_number: int, shard: int, config: ShardConfig, inputs: list[Artifact], seconds: float
+        self,
+        round_number: int,
+        shard: int,
+        config: ShardConfig,
+        inputs: list[Artifact],
+        seconds: float,
+        shown: ShownStage,
     ) -> Artifact:
+        tell = shown.tell_part(shard, sum(segment["count"] for segment in config.segments))
         try:
-            return self._in_worker(generate, config, inputs, seconds)
+            artifact = self._in_worker(generate, config, inputs, seconds, tell)
         except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
-            return self._give_up(round_number, shard, config, error)
+            return self._give_up(round_number, shard, config, error, shown)
+        shown.advance(artifact.rows, part=shard)
+        return artifact
 
-    def _give_up(self, round_number: int, shard: int, config: ShardConfig, error: AugmillError) -> Artifact:
+    def _give_up(
+        self, round_number: int, shard: int, config: ShardConfig, error: AugmillError, shown: ShownStage
+    ) -> Artifact:
         """Stands in for a shard whose tries are used up: its rows are undelivered, with the reason."""
         reason = CUT_SHORT[0] if isinstance(error, DeadlineExceeded) else CUT_SHORT[1]
         self.failures.append({"round": round_number, "shard": shard, "reason": reason, "error": str(error)})
-        return set_aside(
-            self.site, SetAsideConfig(config.generator.extension, config.generator.fields, config.segments, reason)
-        )
+        aside = SetAsideConfig(config.generator.extension, config.generator.fields, config.segments, reason)
+        artifact = set_aside(self.site, aside)
+        shown.advance(artifact.rows, part=shard)
+        return artifact
 
 
 def _from_before(events: list[Event], shards: int) -> str:
