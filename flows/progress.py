@@ -220,7 +220,8 @@ class ShownStage:
         brief = "" if not done and not total else f"{done:,}" if total is None else f"{done:,}/{total:,}"
         brief += "" if left is None else f" ~{rough(left)}"
         name = visible(self.name)
-        detail = full if cell_len(name) + len(clock) + cell_len(full) + 4 <= width else brief
+        fits = min(24, cell_len(name)) + len(clock) + cell_len(full) + 4 <= width
+        detail = full if fits else brief
         room = max(min(8, cell_len(name)), width - len(clock) - cell_len(detail) - 4)
         name = name if cell_len(name) <= room else set_cell_size(name, room - 1) + "…"
         return f"{name}  {clock}  {detail}".rstrip()

@@ -251,7 +251,7 @@ def _watch(parent: int) -> None:
             os._exit(3)
 
 
-class _Messages(logging.Handler):
+class Messages(logging.Handler):
     """What a worker says of its job before the answer: how far it is, and what an extension warns of.
 
     From any thread of the job; a thread that outlives its job is not heard.
@@ -281,7 +281,7 @@ class _Messages(logging.Handler):
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        self.open = True
+        self.next, self.open = 0.0, True
         try:
             yield
         finally:
@@ -336,7 +336,7 @@ def serve(descriptor: int, parent: int) -> None:
 
 
 def _answer_jobs(connection: Connection) -> None:
-    messages = _Messages(connection)
+    messages = Messages(connection)
     logging.getLogger("augmill").addHandler(messages)
     while True:
         try:
