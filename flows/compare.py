@@ -88,10 +88,11 @@ def compare(
     with running.session_of(recipe, store, command="deployment compare", by_morning=False) as session:
         own, found = session.recipe, _FOUND.get() or Compared()
         numbers = range(own.seed, own.seed + seeds)
-        compare_all(
-            session, entrants(own, generators), seeds=numbers, ratios=ratios, as_of=as_of,
-            progress=Progress(live=session.live), found=found,
-        )  # fmt: skip
+        with Progress(live=session.live) as progress:
+            compare_all(
+                session, entrants(own, generators), seeds=numbers, ratios=ratios, as_of=as_of,
+                progress=progress, found=found,
+            )  # fmt: skip
     cells = f"{len(found.cells):,} cell(s), {found.made:,} made now, {len(found.left):,} left out"
     return {"outcome": "compared", "reason": cells, "cells": len(found.cells), "new": found.made}
 

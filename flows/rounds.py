@@ -173,28 +173,23 @@ def generate_round(
     for bank in run.banks.values():
         bank.refresh()  # what the round before, or another snapshot, has sampled
 
-    def one(job: tuple[int, ShardConfig]) -> Artifact:
-        shard, config = job
-        own = [checks[check.extension] for check in config.checks]
-        place = f"{number}.{shard}"
-        try:
-            return step(
-                run,
-                planned,
-                fitted[config.generator.extension],
-                own,
-                place=place,
-                config=config,
-                seconds=60 * how.shard_minutes,
-            )
-        except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
-            return _give_up(run, number, job, error)
-
     with run.progress.stage(f"{run.place} generate {number}".strip(), total, "rows") as shown:
         bar = run.artifacts.bar(key, total, "rows of this round")
 
-        def done(artifact: Artifact) -> None:
-            shown.advance(artifact.rows)
+        def one(job: tuple[int, ShardConfig]) -> Artifact:
+            shard, config = job
+            own = [checks[check.extension] for check in config.checks]
+            tell = shown.tell_part(shard, sum(segment["count"] for segment in config.segments))
+            try:
+                return step(
+                    run, planned, fitted[config.generator.extension], own,
+                    place=f"{number}.{shard}", config=config, seconds=60 * how.shard_minutes, tell=tell,
+                )  # fmt: skip
+            except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
+                return _give_up(run, number, job, error)
+
+        def done(shard: int, artifact: Artifact) -> None:
+            shown.advance(artifact.rows, part=shard)
             bar.advance(artifact.rows)
 
         shards = map_bounded(
@@ -276,8 +271,8 @@ class Policy:
     def _weigh(self, split: Artifact, settled: Artifact, number: int, made: Made) -> Made:
         recipe, store = self._run.recipe, self._run.store
         config = WeighConfig(recipe.plan, self._base.shares, recipe.columns.fields, recipe.splits.near, recipe.seed)
-        tell = lambda artifact: told(read_json(store, artifact, "weights.json"), artifact.rows)  # noqa: E731
-        weighed = stages.weigh(self._run, split, settled, number=number - 1, config=config, tell=tell)
+        words = lambda artifact: told(read_json(store, artifact, "weights.json"), artifact.rows)  # noqa: E731
+        weighed = stages.weigh(self._run, split, settled, number=number - 1, config=config, words=words)
         weights = read_json(store, weighed, "weights.json")["weights"]
         self.shares = {name: weights[name] for name in self._base.shares}
         return replace(made, weighed=(*made.weighed, weighed))

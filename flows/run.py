@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -104,7 +104,7 @@ def open_session(
         with (
             own_temporary(),
             quiet_logging(verbose),
-            open_api(kind) as api,
+            _waited_for(kind) as api,
             worker_pool(devices, recipe.run.threads) as pool,
         ):
             stop.on_stop(lambda: pool.close(kill=True))
@@ -128,6 +128,18 @@ def addresses(recipe: Recipe) -> tuple[str, str]:
     """(where the recipe came from, its store): what a flow's parameters say of them."""
     store = recipe.run.store
     return recipe.origin or recipe.dataset, store if "://" in store else str(Path(store).expanduser().absolute())
+
+
+@contextmanager
+def _waited_for(kind: str) -> Iterator[Api]:
+    """``open_api``, with a line on the terminal until it is there."""
+    with ExitStack() as stack:
+        if kind == "none":
+            yield stack.enter_context(open_api(kind))
+            return
+        with Progress() as shown, shown.waiting("Prefect's server"):
+            api = stack.enter_context(open_api(kind))
+        yield api
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from augmill.flows.step import StepCall, step
 from augmill.flows.units import Units, read_units
 from augmill.tasks.boundary.retries import COMMIT, READ, SHARD, STAGE, STORE
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, Tell
 from augmill.tasks.stages import drift as _drift
 from augmill.tasks.stages import evaluate as _evaluate
 from augmill.tasks.stages import extensions as _extensions
@@ -30,7 +30,6 @@ from augmill.tasks.stages import unlabelled as _unlabelled
 from augmill.tasks.stages import weigh as _weigh
 
 Many = list[Artifact]
-Tell = Callable[[Artifact], str]
 
 # --- reading: what the user's source answers may change in seconds ---
 
@@ -94,9 +93,15 @@ def plan_adaptive(
 
 @step(STAGE, what="{number}")
 def weigh(
-    call: StepCall[Artifact], split: Artifact, settled: Artifact, *, number: int, config: _weigh.WeighConfig, tell: Tell
+    call: StepCall[Artifact],
+    split: Artifact,
+    settled: Artifact,
+    *,
+    number: int,
+    config: _weigh.WeighConfig,
+    words: Callable[[Artifact], str],
 ) -> Artifact:
-    return call.make(_weigh.weigh, config, split, settled, tell=tell)
+    return call.make(_weigh.weigh, config, split, settled, words=words)
 
 
 @step(SHARD, what="{place}", shown=False)  # run.shard_retries: how often; run.shard_minutes: how long
@@ -109,8 +114,9 @@ def generate(
     place: str,
     config: _generate.ShardConfig,
     seconds: float,
+    tell: Tell,
 ) -> Artifact:
-    return call.make_in_worker(_generate.generate, config, fitted, *checks, seconds=seconds)
+    return call.make_in_worker(_generate.generate, config, fitted, *checks, seconds=seconds, tell=tell)
 
 
 @step(STAGE, what="{number}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from augmill.flows.signals import STOP_GRACE, Stop, time_limit
 from augmill.tasks.boundary.retries import RetryPolicy, call_with_retries, may_retry
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, Tell, tell_nobody
 from augmill.tasks.errors import AugmillError, DeadlineExceeded
 from augmill.tasks.rows.kinds.text import visible
 from augmill.tasks.stages.generate import bank_of, generate
@@ -48,6 +48,7 @@ class StepCall(Generic[T]):
     run: Run
     name: str
     shown: ShownStage | None = None
+    tell: Tell = tell_nobody  # hears how far it is
     value: list[T] = field(default_factory=list)
     error: BaseException | None = None
     gave: str = ""
@@ -58,12 +59,12 @@ class StepCall(Generic[T]):
         stage: Stage[Any],
         config: Any,
         *inputs: Artifact | list[Artifact],
-        tell: Callable[[Artifact], str] | None = None,
+        words: Callable[[Artifact], str] | None = None,
     ) -> Artifact:
-        """The stage's artifact, made in this process. ``tell``: what it gave in its own words, not its number of rows."""
+        """The stage's artifact, made in this process. ``words``: what it gave, instead of its number of rows."""
         with self.watched() as (site, seen):
             artifact = stage(site, config, *inputs)
-        self.say(tell(artifact) if tell else f"{artifact.rows:,} rows", reused=seen[-1].reused)
+        self.say(words(artifact) if words else f"{artifact.rows:,} rows", reused=seen[-1].reused)
         return artifact
 
     @contextlib.contextmanager
@@ -76,10 +77,15 @@ class StepCall(Generic[T]):
             self.run.events.append(event)
 
         with time_limit(self.run.stage_seconds, self.name):
-            yield replace(self.run.site, observe=observe, tell=self._tell), seen
+            yield replace(self.run.site, observe=observe, tell=self.tell), seen
 
     def make_in_worker(
-        self, stage: Stage[Any], config: Any, *inputs: Artifact, seconds: float | None = None
+        self,
+        stage: Stage[Any],
+        config: Any,
+        *inputs: Artifact,
+        seconds: float | None = None,
+        tell: Tell | None = None,
     ) -> Artifact:
         """The stage's artifact, from the store where it stands, else made by a worker process, killed after ``seconds``."""
         run, site, started = self.run, self.run.site, time.monotonic()
@@ -97,15 +103,11 @@ class StepCall(Generic[T]):
         if stage is generate:
             config = replace(config, raw=run.bank(bank_of(config.generator, inputs[0].content)).pieces(config.segments))
         job = pack(stage, config, list(inputs)) | {"dataset": site.dataset}
-        artifact, events = run.session.pool.run(site.store.root, job, seconds=seconds)
+        artifact, events = run.session.pool.run(site.store.root, job, seconds=seconds, tell=tell or self.tell)
         for event in events:
             run.events.append(event)
         self.say(f"{artifact.rows:,} rows", reused=False)
         return artifact
-
-    def _tell(self, done: int, total: int | None, unit: str) -> None:
-        if self.shown is not None:
-            self.shown.tell(done, total, unit)
 
     def say(self, gave: str, *, reused: bool) -> None:
         """What it gave, and whether that stood in the store: for the line of progress, and the task run's state."""
@@ -136,7 +138,7 @@ class Step(Generic[P, T]):
         run.stop.require_going()
         name = f"{run.place} {self.name} {self.what.format(**kwargs)}".strip()
         with contextlib.nullcontext() if not self.shown else run.progress.stage(name) as shown:
-            call = StepCall[T](run, name, shown)
+            call = StepCall[T](run, name, shown, shown.tell if shown is not None else tell_nobody)
             if run.session.api.recording and _in_flow():
                 return self._as_task(call, args, kwargs)
             return self._plainly(call, args, kwargs)
@@ -255,12 +257,12 @@ def map_bounded(
     stop: Stop,
     *,
     limit: int,
-    on_done: Callable[[T], None] = lambda value: None,
+    on_done: Callable[[int, T], None] = lambda at, value: None,
     give_up: Callable[[Item, AugmillError], T] | None = None,
 ) -> list[T]:
     """``work`` of each item, at most ``limit`` at once; the results in the items' order.
 
-    Each runs in a thread that waits for a worker process. ``on_done`` is called on this thread as they finish.
+    Each runs in a thread that waits for a worker process. ``on_done(which, value)`` is called on this thread as they finish.
     ``give_up(item, error)``, in the item's thread, answers for an item whose tries are used up; an error that no
     retry could cure (a defect, a mistake, a full disk) is raised instead. The first failure lets running items finish,
     starts no others, and is raised.
@@ -293,16 +295,17 @@ def map_bounded(
         pool.shutdown(wait=False)
 
 
-def _collect(futures: list[Future[T]], on_done: Callable[[T], None]) -> None:
+def _collect(futures: list[Future[T]], on_done: Callable[[int, T], None]) -> None:
     """Waits for all, or for the first failure, which it raises. Linear in the futures: each reports itself once."""
-    finished: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
-    for future in futures:
-        future.add_done_callback(finished.put)
+    finished: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for at, future in enumerate(futures):
+        future.add_done_callback(lambda _, at=at: finished.put(at))  # type: ignore[misc]
     for _ in futures:
-        on_done(_next(finished).result())
+        at = _next(finished)
+        on_done(at, futures[at].result())
 
 
-def _next(finished: queue.SimpleQueue[Future[T]]) -> Future[T]:
+def _next(finished: queue.SimpleQueue[int]) -> int:
     while True:
         # A bounded wait: an unbounded one on the main thread would not see signals on every platform.
         with contextlib.suppress(queue.Empty):

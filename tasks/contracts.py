@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -19,6 +19,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 T = TypeVar("T")
+
+# (done, total or None where nobody knows, unit): how far a piece of work is, such as (40, 200, "steps").
+Tell = Callable[[int, int | None, str], None]
+
+
+def tell_nobody(done: int, total: int | None, unit: str) -> None:
+    """Where nobody looks on."""
 
 
 class Artifact:
@@ -135,7 +142,10 @@ class Scratch(ABC):
 
 @dataclass(frozen=True)
 class Context:
-    """What an extension may know of the run. ``workdir`` is an empty local directory for the files ``fit`` returns."""
+    """What an extension may know of the run. ``workdir`` is an empty local directory for the files ``fit`` returns.
+
+    ``tell(done, total, unit)``: a fit or a sample may say how far it is, as often as it likes and from any thread.
+    """
 
     seed: int
     fields: tuple[str, ...]
@@ -146,9 +156,18 @@ class Context:
     scratch: Scratch | None = None
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("augmill"))
     usage: dict[str, int] = field(default_factory=dict)  # ``sample`` may count here what it spends: ``tokens``
+    tell: Tell = tell_nobody
 
     def out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def part(self, start: int, stop: int, total: int, unit: str) -> Context:
+        """This context for work that is ``start`` to ``stop`` of ``total``: what it tells is told as of the whole."""
+
+        def tell(done: int, of: int | None, own: str) -> None:
+            self.tell(start + (min(done, of) * (stop - start) // of if of else 0), total, unit)
+
+        return replace(self, tell=tell)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from augmill.flows.rounds import produce
 from augmill.flows.run import Run, Session, new_run
 from augmill.flows.signals import Stop
 from augmill.flows.source import read_source
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, Tell, tell_nobody
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.stages import jobs as shards
 from augmill.tasks.stages.mix import MixConfig, mix
@@ -107,8 +107,10 @@ class InlinePool:
 
     size = 1
 
-    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, list[Event]]:
-        return shards.run_job(job | {"store": store, "device": "cpu", "threads": 1, "seconds": seconds})
+    def run(
+        self, store: str, job: dict[str, Any], *, seconds: float, tell: Tell = tell_nobody
+    ) -> tuple[Artifact, list[Event]]:
+        return shards.run_job(job | {"store": store, "device": "cpu", "threads": 1, "seconds": seconds}, tell)
 
 
 def make_session(recipe: Recipe, store: Store, pool: Any = None) -> Session:

@@ -80,12 +80,8 @@ def options(
 
 def main() -> NoReturn:
     """Runs a command and turns every error into one message, one line of JSON and its documented exit code."""
-<<<<<<< HEAD
-    from augmill.flows.signals import interruptible
-=======
     from augmill.flows.orchestration.logs import prepare_prefect
-    from augmill.flows.orchestration.orchestrate import interruptible
->>>>>>> api
+    from augmill.flows.signals import interruptible
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
@@ -113,7 +109,7 @@ def main() -> NoReturn:
 
 def _exit(code: int) -> NoReturn:
     from augmill.flows.orchestration.api import was_lost
-    from augmill.flows.orchestration.orchestrate import leave
+    from augmill.flows.signals import leave
 
     if was_lost():
         leave(code)

@@ -33,11 +33,8 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
     """Makes new rows, checks them, proves whether they help, and publishes a release."""
-<<<<<<< HEAD
-    from augmill.flows.augment import run_recipe
-=======
     from augmill.flows.orchestration.server import early_server
->>>>>>> api
+    from augmill.flows.progress import Progress
     from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
@@ -47,20 +44,15 @@ def run(
         problem = f"an orchestrator is prefect or none; found {orchestrator!r}"
         raise UserError(problem, where="--orchestrator", fix="give one of the two")
     loaded = load_recipe(recipe, store=store)
-<<<<<<< HEAD
-    command = f"augmill run {name_of(recipe)}" + (f" --as-of {as_of}" if as_of else "")
-    result = run_recipe(
-        loaded, as_of=as_of, command=command, orchestrator=orchestrator, republish=republish, verbose=verbose
-    )
-=======
-    command = f"augmill run {recipe.name}" + (f" --as-of {as_of}" if as_of else "")
-    with early_server(orchestrator or loaded.run.orchestrator):
-        from augmill.flows.start import run_recipe
+    command, kind = f"augmill run {name_of(recipe)}", orchestrator or loaded.run.orchestrator
+    command += f" --as-of {as_of}" if as_of else ""
+    with early_server(kind):
+        with Progress() as shown, shown.waiting("Prefect"):
+            from augmill.flows.augment import run_recipe  # imports it, which takes seconds
 
         result = run_recipe(
-            loaded, as_of=as_of, command=command, orchestrator=orchestrator, republish=republish, verbose=verbose
+            loaded, as_of=as_of, command=command, orchestrator=kind, republish=republish, verbose=verbose
         )
->>>>>>> api
     print_result(result)
     raise typer.Exit(codes.get(result["outcome"], 10 if result["action"] == "fail" else 0))
 

@@ -25,7 +25,7 @@ from augmill.tasks.checks.base import (
     verdicts,
     write_check,
 )
-from augmill.tasks.contracts import STRATUM, Check, Context, FitInputs, Fitted
+from augmill.tasks.contracts import STRATUM, Check, Context, FitInputs, Fitted, Tell, tell_nobody
 from augmill.tasks.problems import VOCABULARY, WEIGHTS, Classifier
 from augmill.tasks.rows.kinds.text import fold
 
@@ -84,13 +84,22 @@ class Measurement:
     by_stratum: dict[str, tuple[int, int]]
 
     @classmethod
-    def of(cls, texts: list[str], strata: list[str], folds: Ints, threshold: float, least: int) -> Measurement:
+    def of(
+        cls,
+        texts: list[str],
+        strata: list[str],
+        folds: Ints,
+        threshold: float,
+        least: int,
+        tell: Tell = tell_nobody,
+    ) -> Measurement:
         """A row counts where its class stands in the other folds too; without such a row the refused shares are 1."""
         right: list[bool] = []
         real: list[bool] = []
         wrong: list[float] = []
         counts: dict[str, tuple[int, int]] = {}
-        for number in np.unique(folds):
+        for done, number in enumerate(np.unique(folds)):
+            tell(done, FOLDS + 1, "trainings")
             rest = [at for at in range(len(texts)) if folds[at] != number]
             known = sorted({strata[at] for at in rest})
             here = [at for at in range(len(texts)) if folds[at] == number and strata[at] in known]
@@ -135,7 +144,9 @@ class LabelConsistency(Check):
             folds[measured_on],
             self.options.threshold,
             least,
+            ctx.tell,
         )
+        ctx.tell(FOLDS, FOLDS + 1, "trainings")
         model = Classifier.fit([texts[at] for at in fitted_on], [strata[at] for at in fitted_on], least)
         return model.save(ctx.workdir) | self._write(ctx, measured, sorted(set(strata)))
 

@@ -74,7 +74,7 @@ class TeacherCheck(Check):
         options: TeacherOptions = self.options
         how = Teaching(options.members, options.rounds, options.balance, options.max_rows)
         free = joined_texts(inputs.unlabelled.sort_by(ROW_ID), ctx.fields)
-        teacher, held_out = teach(joined_texts(train, ctx.fields), strata, free, how, seed=ctx.seed)
+        teacher, held_out = teach(joined_texts(train, ctx.fields), strata, free, how, seed=ctx.seed, tell=ctx.tell)
         told = held_out.argmax(axis=1)
         labels = np.array([teacher.strata.index(stratum) for stratum in strata])
         accuracy, chance = float((told == labels).mean()), float(np.bincount(labels).max() / len(labels))

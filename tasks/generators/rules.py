@@ -148,6 +148,7 @@ class Rules(Generator):
         pieces = [candidate_schema(ctx.fields).empty_table()]
         for start in range(0, len(request), CHUNK):
             part = slice(start, start + CHUNK)
+            ctx.tell(start, len(request), "rows")
             chunk = Request(request.strata[part], request.ordinals[part], request.seeds[part])
             rows = editable.parents.draw(chunk)
             sentences = [editable.sentences(row) if row >= 0 else () for row in rows.tolist()]

@@ -123,7 +123,7 @@ class SelfTraining(Generator):
         options: SelfTrainingOptions = self.options
         how = Teaching(options.members, options.rounds, options.balance, options.max_rows)
         unlabelled = _texts(free, ctx.fields)
-        teacher, held_out = teach(texts, strata, unlabelled, how, seed=ctx.seed)
+        teacher, held_out = teach(texts, strata, unlabelled, how, seed=ctx.seed, tell=ctx.tell)
         chances = teacher.probabilities(unlabelled)
         found = chances.argmax(axis=1)
         # Rounded: two rows that a CPU's last bits tell apart stand by their ids.

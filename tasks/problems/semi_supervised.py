@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from augmill.tasks.contracts import Tell, tell_nobody
 from augmill.tasks.problems.classifier import Encoder, write_vocabulary
 from augmill.tasks.rows.kinds.near import comparison_key
 from augmill.tasks.rows.kinds.text import is_unspaced
@@ -107,7 +108,13 @@ class Teacher:
 
 
 def teach(
-    texts: Sequence[str], strata: Sequence[str], unlabelled: Sequence[str], how: Teaching, *, seed: int
+    texts: Sequence[str],
+    strata: Sequence[str],
+    unlabelled: Sequence[str],
+    how: Teaching,
+    *,
+    seed: int,
+    tell: Tell = tell_nobody,
 ) -> tuple[Teacher, Floats]:
     """The teacher, and what it would say of each labelled row if that row were not among those it learnt from.
 
@@ -131,13 +138,15 @@ def teach(
         own, count = {name: view[: len(labels)] for name, view in views.items()}, len(known)
         free = {name: view[len(labels) :] for name, view in views.items()}
         held_out = {name: np.full((len(labels), count), 1 / count) for name in members}
-        for inside, outside in _folds(labels):
+        for done, (inside, outside) in enumerate(_folds(labels)):
+            tell(done, FOLDS + 1, "trainings")
             part = {name: view[inside] for name, view in own.items()}
             present = np.isin(np.arange(count), labels[inside])
             if present.sum() >= 2:
                 heads = _fit_members(part, labels[inside], free, members, how, count)
                 for name in members:
                     held_out[name][outside] = _chances(name, own[name][outside], heads)
+        tell(FOLDS, FOLDS + 1, "trainings")
         members = _trusted(members, held_out, labels)
         tensors = _fit_members(own, labels, free, members, how, count)
     for name, chances in held_out.items():

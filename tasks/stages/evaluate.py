@@ -79,6 +79,7 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
         seed=config.seed,
         fields=config.fields,
         workdir=work.site.store.local_scratch(work.site.place(f"trainer-{identity[:16]}")),
+        progress=lambda done, total: work.tell(done, total, "trainings"),
     )
     found = gate.judge(predicted, config.gate, config.seed, real=real.num_rows, synthetic=synthetic.num_rows)
     work.write(predicted[0].to_table(), "predictions.parquet")
@@ -201,6 +202,7 @@ def predict_fold(work: Work, config: JudgeConfig, split: Artifact, mixed: Artifa
         seed=config.seed,
         fields=config.fields,
         workdir=work.site.store.local_scratch(work.site.place(f"trainer-{identity[:16]}")),
+        progress=lambda done, total: work.tell(done, total, "trainings"),
     )
     work.rows = validation.num_rows
     work.write(found.to_table(), "predictions.parquet")

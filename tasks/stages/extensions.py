@@ -82,6 +82,7 @@ def extension_context(work: Work, config: FitConfig, name: str) -> Context:
         threads=config.threads or work.site.threads,
         deadline=work.site.deadline,
         scratch=work.site.store.scratch(work.site.place(config.extension)),
+        tell=work.tell,
     )
 
 

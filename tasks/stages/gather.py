@@ -234,7 +234,8 @@ def _where(unit: _Unit) -> str:
 def _read_rows(work: Work, window: _Window, schema: pa.Schema) -> tuple[pa.Table, pa.Table | None]:
     """(the window's rows in total order; where each stands, if any may be refused here)."""
     config, tables, places = window.config, list[pa.Table](), list[pa.Table]()
-    for unit in window.units:
+    for done, unit in enumerate(window.units):
+        work.tell(done, len(window.units), "units")
         rows = work.read(unit.artifact)
         placed = config.columns.id is not None or config.refuse.conflicts != "keep"
         where = work.read(unit.artifact, "places.parquet") if placed else None

@@ -165,6 +165,7 @@ def _write_rows(work: Work, rows: UnitRows, schema: pa.Schema) -> list[dict[str,
                 refused += [*bad, *rows.unread(file, batch.refused)]
                 hasher = hasher or TableHasher(table.schema)
                 hasher.update(table)
+                work.tell(sum(part.taken for part in rows.parts.values()), None, "rows")
                 write("rows.parquet", table)
                 if config.columns.id is not None or config.places:
                     places = [opened.locations[index] for index in kept]

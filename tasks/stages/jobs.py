@@ -9,7 +9,7 @@ import typing
 from typing import Any
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, Tell, tell_nobody
 from augmill.tasks.errors import CorruptObject
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.stages.extensions import FitConfig
@@ -85,12 +85,12 @@ def unpack(job: dict[str, Any]) -> tuple[Stage[Any], Any, list[Any]]:
     return STAGES[job["stage"]], _fit_config(value, GENERATORS if job["stage"] == fit.name else CHECKS), [first]
 
 
-def run_job(job: dict[str, Any]) -> tuple[Artifact, list[Event]]:
-    """Runs one job: (its artifact, what each stage did; the last one is the job's own)."""
+def run_job(job: dict[str, Any], tell: Tell = tell_nobody) -> tuple[Artifact, list[Event]]:
+    """Runs one job: (its artifact, what each stage did; the last one is the job's own). ``tell``: how far it is."""
     store = STORES.setdefault(job["store"], Store(job["store"]))
     events: list[Event] = []
     ends, dataset = time.monotonic() + job["seconds"], job.get("dataset", "")
-    site = Site(store, job["device"], job["threads"], ends, events.append, dataset)
+    site = Site(store, job["device"], job["threads"], ends, events.append, dataset, tell)
     stage, config, inputs = unpack(job)
     if stage is generate:
         return run_shard(site, config, *inputs), events

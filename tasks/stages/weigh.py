@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Tell, tell_nobody
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.recipe.sections import Plan
 from augmill.tasks.rows.kinds.near import NearIndex, comparison_key
@@ -66,7 +66,9 @@ def parts_of(train: pa.Table, fields: tuple[str, ...]) -> npt.NDArray[np.int64]:
     return np.array([int.from_bytes(digest[:8], "big") % PARTS for digest in digests], dtype=np.int64)
 
 
-def measure(train: pa.Table, made: Mapping[str, pa.Table], config: WeighConfig) -> tuple[dict[str, Floats], int]:
+def measure(
+    train: pa.Table, made: Mapping[str, pa.Table], config: WeighConfig, tell: Tell = tell_nobody
+) -> tuple[dict[str, Floats], int]:
     """Points of probability that each generator's rows add to the right label, over the placebo: (trainings, rows
 
     judged); and how many rows judged. Of a generator without rows nothing is measured.
@@ -86,7 +88,8 @@ def measure(train: pa.Table, made: Mapping[str, pa.Table], config: WeighConfig) 
             continue
         truth.append(np.array([labels.index(label) for label in judged[STRATUM].to_pylist()], dtype=np.int64))
         index = NearIndex.build(texts_of(judged, config.fields), config.near)
-        for name, found in scores.items():
+        for at, (name, found) in enumerate(scores.items()):
+            tell(part * len(scores) + at, PARTS * len(scores), "measurements")
             rows = usable(made[name], inside, judged, index, config)
             problem = Problem(inside, rows, judged, config.fields, labels)
             found.append(_score(problem, config) if rows.num_rows else None)
@@ -223,7 +226,7 @@ def weigh(work: Work, config: WeighConfig, split: Artifact, settled: Artifact) -
     surplus = rest.filter(pc.equal(rest["status"], "surplus")).select(columns)
     passed = pa.concat_tables([work.read(settled, "accepted.parquet", columns=columns).select(columns), surplus])
     made = {name: passed.filter(pc.equal(passed["generator"], name)) for name in config.shares}
-    gains, judged = measure(work.read(split, "train.parquet"), made, config)
+    gains, judged = measure(work.read(split, "train.parquet"), made, config, work.tell)
     streams = work.read_json(settled, "ledger.json")["streams"]
     counts = {
         name: (sum(part["asked"] for part in of.values()), sum(part["eligible"] for part in of.values()))

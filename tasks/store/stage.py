@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import Artifact, FitInputs
+from augmill.tasks.contracts import Artifact, FitInputs, Tell, tell_nobody
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.rows.hashing import canonical_json, hash_file, hash_json, hash_path, hash_table
 from augmill.tasks.store.store import Store, manifest_key
@@ -98,8 +98,8 @@ class Site:
     threads: int = 1
     deadline: float | None = None
     observe: Callable[[Event], None] = lambda event: None
-    tell: Callable[[int, int | None, str], None] = lambda done, total, unit: None  # how far a stage is
     dataset: str = ""  # whose scratch space is used: each is kept as long as its own recipe says
+    tell: Tell = tell_nobody  # hears how far the stage is
 
     def place(self, name: str) -> str:
         return f"{self.dataset}/{name}" if self.dataset else name
@@ -115,6 +115,10 @@ class Work:
     meta: dict[str, Any] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     notes: set[str] = field(default_factory=set)
+
+    def tell(self, done: int, total: int | None, unit: str) -> None:
+        """Says how far the stage is, to whoever looks on; ``total`` None where nobody knows it."""
+        self.site.tell(done, total, unit)
 
     def path(self, artifact: Artifact, name: str) -> Path:
         """A local, verified, read-only file of an artifact."""

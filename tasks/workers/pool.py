@@ -20,13 +20,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary
 from augmill.tasks.boundary.retries import PATIENCE
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, Tell, tell_nobody
 from augmill.tasks.errors import (
     AugmillError,
     CorruptObject,
@@ -45,6 +45,8 @@ from augmill.tasks.store.stage import Event
 
 GRACE_SECONDS = 5.0
 WATCH_SECONDS = 1.0  # a worker whose parent is gone ends within so long
+TELL_SECONDS = 0.25  # between two messages of a worker on how far its job is, at least
+_log = logging.getLogger("augmill")
 
 
 class WorkerFailed(AugmillError):
@@ -87,14 +89,40 @@ class Worker:
         # Inside the process the one visible GPU is the first.
         self.device = "cuda:0" if device.startswith("cuda:") else device
 
-    def run(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to one job. Raises DeadlineExceeded (the process is killed) or WorkerDied."""
+    def run(self, job: dict[str, Any], seconds: float, tell: Tell = tell_nobody) -> dict[str, Any]:
+        """The answer to one job; ``tell`` hears before it how far the job is, what it warns of is logged here.
+
+        Raises DeadlineExceeded or WorkerDied; whatever is raised, the process is killed: its answer is nobody's.
+        """
+        ends = time.monotonic() + seconds
         try:
-            self.connection.send_bytes(json.dumps(job).encode())
-            if not self.connection.poll(max(0.0, seconds)):
-                self.kill()
-                raise DeadlineExceeded(f"a shard was killed after {seconds:.0f} s", fix="raise run.shard_minutes")
-            answer: dict[str, Any] = json.loads(self.connection.recv_bytes())
+            with self._alive():
+                self.connection.send_bytes(json.dumps(job).encode())
+            while True:
+                message = self._receive(ends, seconds)
+                if "told" in message:
+                    tell(*message["told"])
+                elif "warned" in message:
+                    _log.warning("%s", message["warned"])
+                else:
+                    return message
+        except BaseException:
+            self.kill()
+            raise
+
+    def _receive(self, ends: float, seconds: float) -> dict[str, Any]:
+        """The next message; messages do not put the deadline off."""
+        with self._alive():
+            if self.connection.poll(max(0.0, ends - time.monotonic())):
+                message: dict[str, Any] = json.loads(self.connection.recv_bytes())
+                return message
+        raise DeadlineExceeded(f"a shard was killed after {seconds:.0f} s", fix="raise run.shard_minutes")
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Turns the end of the connection into WorkerDied, which says how the process ended."""
+        try:
+            yield
         except (EOFError, OSError) as error:
             self.kill()
             code = self.process.returncode
@@ -103,7 +131,6 @@ class Worker:
             raise WorkerDied(
                 f"a worker died during its shard ({cause}{hint})", fix="the shard is tried again"
             ) from error
-        return answer
 
     def alive(self) -> bool:
         return self.process.poll() is None
@@ -137,15 +164,20 @@ class WorkerPool:
         self.lock = threading.Lock()
         self.closed = False
 
-    def run(self, store: str, job: dict[str, Any], *, seconds: float) -> tuple[Artifact, list[Event]]:
-        """One job: (its artifact, what its stages did, its own last). Raises WorldError or WorkerFailed."""
+    def run(
+        self, store: str, job: dict[str, Any], *, seconds: float, tell: Tell = tell_nobody
+    ) -> tuple[Artifact, list[Event]]:
+        """One job: (its artifact, what its stages did, its own last). Raises WorldError or WorkerFailed.
+
+        ``tell`` hears, on this thread and every ``TELL_SECONDS`` at most, how far it is.
+        """
         device, worker = self.free.get()
         try:
             if worker is None or not worker.alive():
                 worker = self._start(device)
             place = {"store": store, "device": worker.device, "threads": self.threads, "seconds": seconds}
             place["patience"] = PATIENCE.seconds
-            answer = worker.run(job | place, seconds)
+            answer = worker.run(job | place, seconds, tell)
         finally:
             self.free.put((device, worker))
         return _unpack(answer)
@@ -219,12 +251,50 @@ def _watch(parent: int) -> None:
             os._exit(3)
 
 
-def _run_job(job: dict[str, Any]) -> dict[str, Any]:
+class Messages(logging.Handler):
+    """What a worker says of its job before the answer: how far it is, and what an extension warns of.
+
+    From any thread of the job; a thread that outlives its job is not heard.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(logging.WARNING)
+        self.connection, self.sending = connection, threading.Lock()
+        self.next, self.open = 0.0, False
+
+    def tell(self, done: int, total: int | None, unit: str) -> None:
+        if time.monotonic() < self.next:
+            return
+        with self.sending:
+            if (now := time.monotonic()) >= self.next:
+                self.next = now + TELL_SECONDS
+                self._send({"told": [int(done), None if total is None else int(total), str(unit)]})
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self.sending:
+            self._send({"warned": record.getMessage()})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self.open:
+            with suppress(OSError):  # where the parent is gone, so is this process in a moment
+                self.connection.send_bytes(json.dumps(message).encode())
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        self.next, self.open = 0.0, True
+        try:
+            yield
+        finally:
+            with self.sending:
+                self.open = False
+
+
+def _run_job(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     from augmill.tasks.stages.jobs import run_job
 
     PATIENCE.renew(job.get("patience"), silent=True)
     try:
-        artifact, events = run_job(job)
+        artifact, events = run_job(job, tell)
     except AugmillError as error:
         return _answer(error)
     except (OSError, MemoryError) as error:
@@ -266,12 +336,15 @@ def serve(descriptor: int, parent: int) -> None:
 
 
 def _answer_jobs(connection: Connection) -> None:
+    messages = Messages(connection)
+    logging.getLogger("augmill").addHandler(messages)
     while True:
         try:
             job = json.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
-        answer = json.dumps(_run_job(job)).encode()
+        with messages.heard():
+            answer = json.dumps(_run_job(job, messages.tell)).encode()
         try:
             connection.send_bytes(answer)
         except OSError:  # the parent was killed: nobody is left to be told; the next run finds what stands in the store

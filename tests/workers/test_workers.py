@@ -1,35 +1,45 @@
-"""Worker processes: the death or hang of one costs its shard only, errors keep their kind, and none outlives its parent."""
+"""Worker processes: the death or hang of one costs its shard only, errors keep their kind, and none outlives its parent.
+
+What a worker says of its job before the answer (how far it is, what it warns of) is heard, and puts nothing off.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from chain import tiny_recipe, write_rows
 
 from augmill.flows.units import gather_source
 from augmill.tasks.boundary.retries import may_retry
+from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import AugmillError, CorruptObject, DeadlineExceeded, UserError, WorkerDied
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.stages.extensions import FitConfig
-from augmill.tasks.stages.fit import fit
+from augmill.tasks.stages.fit import fit, fit_check
 from augmill.tasks.stages.jobs import pack
 from augmill.tasks.stages.split import prepare_split, split
 from augmill.tasks.store.stage import Site, read_manifest
 from augmill.tasks.store.store import Store
-from augmill.tasks.workers.pool import Worker, WorkerPool, find_devices, worker_pool
+from augmill.tasks.workers.pool import TELL_SECONDS, Messages, Worker, WorkerPool, find_devices, worker_pool
 
 slow = pytest.mark.slow  # a worker takes seconds to start
 
@@ -125,6 +135,98 @@ def test_a_worker_gives_the_artifact_that_stands_in_the_store_and_knows_it_again
     pid = bench.pid
     assert bench.run(job) == (artifact, True)
     assert bench.pid == pid
+
+
+@slow
+def test_how_far_a_job_is_is_heard_before_its_answer(bench: Bench) -> None:
+    kind, told = CHECKS["label_consistency"], list[tuple[int, int | None, str]]()
+    config = FitConfig("label_consistency", kind.VERSION, kind.Options(), 0, ("text",), 0)
+    job = pack(fit_check, config, [bench.split])
+    artifact, _ = bench.pool.run(bench.store.root, job, seconds=120, tell=lambda *how: told.append(how))
+    assert artifact.key.startswith("fit_check/")
+    assert told[0] == (0, 6, "trainings") and told == sorted(told)
+    assert bench.run(bench.job())[0].key.startswith("fit/")  # nothing of the one job is left for the next
+
+
+@slow
+def test_what_an_extension_warns_of_in_a_worker_is_logged_by_the_run(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "rows.csv")
+    rows.write_text(rows.read_text(encoding="utf-8").replace("refund", "ขอเงินคืน"), encoding="utf-8")
+    site, recipe = Site(bench.store), tiny_recipe(rows)
+    thai = split(site, prepare_split(recipe), gather_source(site, recipe), [])
+    bench.run(bench.job() | {"inputs": [dataclasses.asdict(thai)]})
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert said.startswith("rules: train rows hold Thai")
+    assert "Thai" not in capfd.readouterr().err  # past the run's logs, and through a live line
+
+
+def test_a_worker_that_tells_and_tells_is_killed_at_its_deadline_all_the_same() -> None:
+    worker, told, going = Worker("cpu", 1), list[tuple[Any, ...]](), threading.Event()
+    own = worker.connection  # whose end it would see
+    here, there = socket.socketpair()
+    worker.connection, other = Connection(here.detach()), Connection(there.detach())
+
+    def tell() -> None:
+        done = 0
+        while not going.wait(0.01):
+            done += 1
+            with contextlib.suppress(OSError):
+                other.send_bytes(json.dumps({"told": [done, None, "rows"]}).encode())
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(DeadlineExceeded):
+            worker.run({}, 1.5, lambda *how: told.append(how))
+    finally:
+        going.set()
+        teller.join()
+        other.close()
+        own.close()
+    assert 1.5 <= time.monotonic() - started < 30
+    assert told[:2] == [(1, None, "rows"), (2, None, "rows")]
+    assert worker.process.returncode == -signal.SIGKILL
+
+
+def test_a_worker_tells_four_times_a_second_at_most_and_nothing_after_its_job() -> None:
+    here, there = socket.socketpair()
+    ours, theirs = Connection(here.detach()), Connection(there.detach())
+    messages, began = Messages(theirs), time.monotonic()
+    messages.tell(0, 9, "rows")  # no job yet
+    with messages.heard(), ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(lambda: [messages.tell(np.int64(at), None, "rows") for at in range(20_000)])  # type: ignore[arg-type]
+    most = 1 + (time.monotonic() - began) / TELL_SECONDS
+    messages.next = 0.0
+    messages.tell(9, 9, "rows")
+    theirs.close()
+    heard = []
+    with contextlib.suppress(EOFError):
+        while True:
+            heard.append(json.loads(ours.recv_bytes())["told"])
+    ours.close()
+    assert 1 <= len(heard) <= most
+    assert all(total is None and unit == "rows" for _, total, unit in heard)
+
+
+def test_an_error_of_whoever_looks_on_costs_the_worker_and_leaves_no_answer_for_the_next_job() -> None:
+    worker = Worker("cpu", 1)
+    own = worker.connection
+    here, there = socket.socketpair()
+    worker.connection, other = Connection(here.detach()), Connection(there.detach())
+    other.send_bytes(json.dumps({"told": [1, 2, "rows"]}).encode())
+
+    def closed(done: int, total: int | None, unit: str) -> None:
+        raise BrokenPipeError("the terminal is gone")
+
+    with pytest.raises(BrokenPipeError):
+        worker.run({}, 60, closed)
+    other.close()
+    own.close()
+    assert worker.process.returncode == -signal.SIGKILL
 
 
 @slow

@@ -306,7 +306,7 @@ class _Run:
             checkpoints = Checkpoints(ctx.scratch, key, options.checkpoint_minutes * 60, adapted)
             self.written.append(checkpoints)
         losses = Losses(options.log_to, Path(options.log_dir), f"causal_lm-{key[:12]}")
-        hooks = _hooks(ctx, checkpoints, adapted, losses)
+        hooks = _hooks(ctx, schedule.steps, checkpoints, adapted, losses)
         rng = np.random.Generator(np.random.Philox(key=seed))
         try:
             training = train(model, rows, select, self.prompt, schedule, rng, hooks)
@@ -328,8 +328,9 @@ class _Run:
         return {"options": options, "libraries": versions} | where
 
 
-def _hooks(ctx: Context, checkpoints: Checkpoints | None, adapted: Adapted | None, losses: Losses) -> Hooks:
+def _hooks(ctx: Context, steps: int, checkpoints: Checkpoints | None, adapted: Adapted | None, losses: Losses) -> Hooks:
     def before_step(training: ModelTraining) -> None:
+        ctx.tell(training.record["steps"], steps, "steps")
         if checkpoints:
             (checkpoints.save if ctx.out_of_time() else checkpoints.save_if_due)(training)
         require_time(ctx)

@@ -117,10 +117,16 @@ class CausalLM(Generator):
         import torch
 
         sampling = self.options.sampling
+        whole: dict[int, int] = {}  # first row of a part: how many of its rows have come to their end
 
         def run(part: slice) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+            def finished(rows: int) -> None:
+                whole[part.start] = rows
+                ctx.tell(sum(list(whole.values())), len(prompts), "rows")
+
             try:
-                return decode(model, prompts[part], noise[part], grammar, sampling, lambda: require_time(ctx))
+                check_time = lambda: require_time(ctx)  # noqa: E731
+                return decode(model, prompts[part], noise[part], grammar, sampling, check_time, finished)
             except torch.OutOfMemoryError as error:
                 size = (part.stop - part.start) // 2
                 if size == 0:
@@ -139,5 +145,5 @@ class CausalLM(Generator):
         with torch_threads(1) if on_cpu else nullcontext(), ThreadPoolExecutor(lanes) as pool:
             done = list(pool.map(run, parts))
         empty = (np.zeros((0, noise.shape[1]), dtype=np.int64), np.zeros(0, dtype=np.bool_))
-        tokens, whole = zip(empty, *done, strict=True)
-        return np.concatenate(tokens), np.concatenate(whole)
+        tokens, ended = zip(empty, *done, strict=True)
+        return np.concatenate(tokens), np.concatenate(ended)

@@ -71,7 +71,8 @@ def keep_answers(backend: Backend, model: str, calls_at_a_time: int) -> Backend:
         todo = list(missing)
         for start in range(0, len(todo), calls_at_a_time):
             part = todo[start : start + calls_at_a_time]
-            for key, answer in zip(part, backend([missing[key] for key in part], ctx), strict=True):
+            own = ctx.part(len(found), len(found) + len(part), len(found) + len(todo) - start, "calls")
+            for key, answer in zip(part, backend([missing[key] for key in part], own), strict=True):
                 spent = answer.tokens_in + answer.tokens_out
                 ctx.usage["tokens"] = ctx.usage.get("tokens", 0) + spent
                 found[key] = _keep(ctx, key, answer)

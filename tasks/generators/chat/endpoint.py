@@ -229,12 +229,12 @@ class _Endpoint:
         self.budget = Budget(self.limits, self.scratch, scope or "all")
         self.pace = Pace(options.max_parallel, ctx.log)
         self.answers: dict[str, Answer] = {}
-        self.answered = self.failed = 0  # requests of this run; calls that have no answer for good
+        self.calls = self.answered = self.failed = 0  # requests of this run; calls that have no answer for good
         self.client: Any = None
 
     async def ask(self, calls: dict[str, Call]) -> None:
         """Raises an ExceptionGroup of AugmillErrors."""
-        waiting = iter(calls.items())
+        waiting, self.calls = iter(calls.items()), len(calls)
         try:
             async with asyncio.timeout_at(self.ctx.deadline), asyncio.TaskGroup() as tasks:
                 for _ in range(min(len(calls), self.options.max_parallel)):
@@ -251,6 +251,7 @@ class _Endpoint:
             kept = await asyncio.to_thread(self._kept, key)
             self._count(cached=int(kept is not None))
             self.answers[key] = kept or await self._answer(key, call)
+            self.ctx.tell(len(self.answers), self.calls, "calls")
 
     async def _answer(self, key: str, call: Call) -> Answer:
         """Tries until there is an answer for good, which is kept, or no hope of one."""

@@ -121,6 +121,7 @@ def local_backend(options: ChatOptions, load: Callable[[], ChatModel]) -> Backen
         with torch_threads(1) if on_cpu else nullcontext(), ThreadPoolExecutor(ctx.threads if on_cpu else 1) as pool:
             for done in pool.map(lambda part: _answer(chat, options, calls, prompts, part, ctx), jobs):
                 answers |= done
+                ctx.tell(len(answers), len(calls), "calls")
         return [answers[at] for at in range(len(calls))]
 
     return run

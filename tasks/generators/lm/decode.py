@@ -101,13 +101,14 @@ def decode(
     grammar: Grammar,
     sampling: Sampling,
     check_time: Callable[[], None] = lambda: None,
+    finished: Callable[[int], None] = lambda rows: None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Continues each prompt until its row is whole or the noise is used up.
 
     ``prompts``: (rows, prompt length), all of one length, so nothing is padded; ``noise``: (rows, most new tokens).
     Returns the tokens (rows, most new tokens), -1 where none was drawn, and whether each row is whole. What stands
     after the end of a whole row is meaningless. Finished rows leave the batch: they cost nothing. ``check_time`` is
-    called at each step, and may raise.
+    called at each step, and may raise; ``finished`` is told how many rows have left the batch.
     """
     import torch
 
@@ -139,6 +140,8 @@ def decode(
             if not alive.any():
                 break
             live, ids = _drop_finished(live, chosen, alive, past)
+            finished(max(0, rows - len(live)))
+    finished(rows)
     return tokens[:rows].cpu().numpy(), (ends[:rows] >= grammar.fields).cpu().numpy()
 
 

@@ -272,6 +272,7 @@ def in_parts(
     with torch_threads(1) if ctx.device == "cpu" else nullcontext(), ThreadPoolExecutor(lanes) as pool:
         for part, made in zip(parts, pool.map(attempt, parts), strict=True):
             found |= dict(zip(part, made, strict=True))
+            ctx.tell(len(found), len(sources), "rows")
     return [found[at] for at in range(len(sources))]
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from augmill.tasks.contracts import Tell, tell_nobody
+
 if TYPE_CHECKING:
     import torch
 
@@ -72,6 +74,7 @@ def train(
     rng: np.random.Generator,
     check_time: Callable[[], None],
     measure: Callable[[Any, list[Example], Sequence[int], int], torch.Tensor] | None = None,
+    tell: Tell = tell_nobody,
 ) -> dict[str, Any]:
     """Trains ``model`` in place. ``draw_examples`` is asked anew for each epoch: a row has other spans each time.
 
@@ -90,6 +93,7 @@ def train(
         losses = []
         for batch in _batches(draw_examples(rng), schedule.batch_size, rng):
             check_time()
+            tell(record["steps"], schedule.steps, "steps")
             for group in optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * _rate(record["steps"], schedule.steps)
             loss = (measure or loss_of)(model, batch, start, pad)

@@ -81,7 +81,7 @@ class MaskedLM(Generator):
             filler.model.to(ctx.device)
             record = train(
                 filler.model, lambda rng: draw_examples(labels, taken, masking, rng), (), filler.pad,
-                _schedule(options, len(taken)), rng, require_time(ctx, "masked_lm"), mask_loss,
+                _schedule(options, len(taken)), rng, require_time(ctx, "masked_lm"), mask_loss, ctx.tell,
             )  # fmt: skip
             save_pretrained(filler.model.cpu(), None, ctx.workdir)
         filler.tokenizer.save(str(ctx.workdir / "tokenizer.json"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -200,10 +200,13 @@ class BackTranslation(Generator):
             groups: defaultdict[int, list[int]] = defaultdict(list)
             for place, at in enumerate(ats):
                 groups[pivots[at]].append(place)
+            begun = 0
             for pivot, places in groups.items():
                 seeds = request.seeds[[ats[place] for place in places]]
                 there, back = self._ways(fitted, pivot, ctx)
-                found = round_trip(there, back, [texts[place] for place in places], seeds, 2 + 2 * name, task)
+                own = replace(task, ctx=ctx.part(begun, begun + len(places), len(ats), "rows"))
+                begun += len(places)
+                found = round_trip(there, back, [texts[place] for place in places], seeds, 2 + 2 * name, own)
                 for place, row in zip(places, found, strict=True):
                     made[place] = self._compare(texts[place], row)
             return made
@@ -234,9 +237,10 @@ class BackTranslation(Generator):
 
 def round_trip(there: Rewriter, back: Rewriter, texts: list[str], seeds: Any, stream: int, task: Task) -> list[Made]:
     """Each text in the pivot's language and back; a reason of the way there stands for the row."""
-    made = there.rewrite(texts, seeds, stream, task)
+    ways = [replace(task, ctx=task.ctx.part(at, at + len(texts), 2 * len(texts), "rows")) for at in (0, len(texts))]
+    made = there.rewrite(texts, seeds, stream, ways[0])
     arrived = [at for at, (text, _) in enumerate(made) if text is not None]
-    returned = back.rewrite([made[at][0] or "" for at in arrived], seeds[arrived], stream + 1, task)
+    returned = back.rewrite([made[at][0] or "" for at in arrived], seeds[arrived], stream + 1, ways[1])
     for at, row in zip(arrived, returned, strict=True):
         made[at] = row
     return made

@@ -104,6 +104,7 @@ class Seq2Seq(Generator):
             self._schedule(parents.num_rows),
             rng,
             require_time(ctx, "seq2seq"),
+            tell=ctx.tell,
         )
         save_pretrained(infiller.model.cpu(), None, ctx.workdir)
         infiller.tokenizer.save(str(ctx.workdir / "tokenizer.json"))
@@ -122,7 +123,7 @@ class Seq2Seq(Generator):
             model.to(ctx.device)
             record = train(
                 model, pairs.draw, rewriter.frame.start, pad, self._schedule(pairs.count), rng,
-                require_time(ctx, "seq2seq"),
+                require_time(ctx, "seq2seq"), tell=ctx.tell,
             )  # fmt: skip
         save_pretrained(model.cpu(), tokenizer, ctx.workdir)
         return rows, {"training": record}
