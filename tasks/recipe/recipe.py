@@ -26,7 +26,7 @@ from augmill.tasks.recipe.sections import (
     Publish,
     Refill,
     Refuse,
-    Run,
+    RunSettings,
     Settle,
     Splits,
     Target,
@@ -87,7 +87,9 @@ class Recipe:
     gate: GateOptions = field(default_factory=GateOptions, metadata={"help": "when the mix is good enough"})
     outcomes: Outcomes = field(default_factory=Outcomes, metadata={"help": "what is released otherwise"})
     publish: Publish = field(default_factory=Publish, metadata={"help": "what a release looks like"})
-    run: Run = field(default_factory=Run, metadata={"help": "where it runs and how fast; changes no row"})
+    run: RunSettings = field(
+        default_factory=RunSettings, metadata={"help": "where it runs and how fast; changes no row"}
+    )
     schedule: Schedule = field(default_factory=Schedule, metadata={"help": "when it runs by itself; changes no row"})
     retain: Retain = field(default_factory=Retain, metadata={"help": "how long what is made is kept; changes no row"})
     price: Price = field(default_factory=Price, metadata={"help": "what things cost, for estimates; changes no row"})

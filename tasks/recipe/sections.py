@@ -250,7 +250,7 @@ _WEEK = 10_080.0  # minutes
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """Where it runs and how fast. Nothing here changes a row."""
 
     store: str = option("augmill-store", "a directory, or s3://, gs:// or az://", why_no_identity=_RUN)
