@@ -36,7 +36,7 @@ def begun(store: Store, snapshot: str, *, ago: timedelta = timedelta(), **about:
 
 
 def tried(store: Store, snapshot: str, outcome: str = "published", *, about: Any = None, **end: Any) -> str | None:
-    """An attempt that ended so, as flows/start.py leaves it; the release that it made current, or put (``pending``)."""
+    """An attempt that ended so, as flows/run.py leaves it; the release that it made current, or put (``pending``)."""
     attempt = begun(store, snapshot, **(about or {}))
     before = read_log(store, "tiny").current().get(snapshot)
     body: dict[str, Any] = {"outcome": outcome, "reason": f"{outcome} it is", "release": before, "arrangement": None}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from augmill.flows.orchestration.api import Api
 from augmill.flows.progress import Progress
-from augmill.flows.rounds import produce
-from augmill.flows.run import Run, Session, new_run
+from augmill.flows.rounds import Made, produce
+from augmill.flows.run import Run, Session, addresses, new_run, shared
 from augmill.flows.signals import Stop
 from augmill.flows.source import read_source
 from augmill.tasks.contracts import Artifact, Tell, tell_nobody
@@ -123,21 +124,65 @@ def make_run(recipe: Recipe, store: Store, as_of: str | None = None, **how: Any)
     return new_run(make_session(recipe, store), recipe, as_of, Progress(live=False), **how)
 
 
-def produce_and_publish(recipe: Recipe, store: Store) -> tuple[str, Run]:
-    """source to release, leaving the gate out: what a crash test repeats hundreds of times."""
-    run = make_run(recipe, store, expected=read_log(store, recipe.dataset).current().get("all"))
+def make_snapshot(session: Session, as_of: str | None = None) -> dict[str, Any]:
+    """What the flow ends with in that session, which others may share."""
+    from augmill.flows.augment import augment  # imports Prefect, which reads the environment then
+    from augmill.flows.flow import call_flow
+
+    own = replace(session, quiet=True)
+    with shared(own):
+        return call_flow(own, augment, *addresses(session.recipe), as_of)
+
+
+@dataclass(frozen=True)
+class Produced:
+    """One snapshot up to its accepted rows."""
+
+    run: Run
+    ingested: Artifact
+    split: Artifact
+    made: Made
+
+    @property
+    def settled(self) -> Artifact:
+        assert self.made.settled is not None
+        return self.made.settled
+
+    def evidence(self) -> dict[str, Any]:
+        """The gate's. Raises NotProduced where there is none."""
+        from augmill.flows.augment import prove
+
+        proof = prove(self.run, self.split, self.made)
+        if proof.missing is not None:
+            raise proof.missing
+        assert proof.evidence is not None
+        return proof.evidence
+
+
+def produce_snapshot(recipe: Recipe, store: Store, as_of: str | None = None, **how: Any) -> Produced:
+    """Reads the source and fills the targets. Raises what a run raises, and NotProduced where it keeps that."""
+    run = make_run(recipe, store, as_of, **how)
     ingested, split = read_source(run)
     made = produce(run, split, ingested)
-    assert made.settled
+    if made.missing is not None:
+        raise made.missing
+    return Produced(run, ingested, split, made)
+
+
+def produce_and_publish(recipe: Recipe, store: Store) -> tuple[str, Run]:
+    """source to release, leaving the gate out: what a crash test repeats hundreds of times."""
+    expected = read_log(store, recipe.dataset).current().get("all")
+    produced = produce_snapshot(recipe, store, expected=expected)
+    ingested, split, settled, site = produced.ingested, produced.split, produced.settled, produced.run.site
     config = MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed)
-    mixed = mix(run.site, config, split, made.settled)
+    mixed = mix(site, config, split, settled)
     release_config = ReleaseConfig(
         recipe.dataset, "all", "mix", recipe.publish.prefix, recipe.columns, recipe.hash(), recipe.task
     )
-    built = build_release(run.site, release_config, ingested, split, mixed, [made.settled])
+    built = build_release(site, release_config, ingested, split, mixed, [settled])
     release = put_release(store, recipe.dataset, built, {"command": "test"})
-    commit_releases(store, recipe.dataset, {"all": (run.expected, release)}, entry={"reason": "test"}, command="test")
-    return release, run
+    commit_releases(store, recipe.dataset, {"all": (expected, release)}, entry={"reason": "test"}, command="test")
+    return release, produced.run
 
 
 def public_bytes(root: Path) -> dict[str, bytes]:

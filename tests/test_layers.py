@@ -65,7 +65,9 @@ HEAVY = {
     "vllm",
     "peft",
 }
-HEAVY_AT_TOP = {("flows/deployed.py", "prefect")}  # its @flow is what a deployment's entrypoint names
+# A flow is Prefect's object, made by its decorator; commands import these files when they have something to run.
+FLOWS = ("augment", "compare", "deployed", "flow", "nights/flows")
+HEAVY_AT_TOP = {(f"flows/{name}.py", "prefect") for name in FLOWS}
 
 
 def modules() -> list[Path]:

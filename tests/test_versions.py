@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chain import WORDS, make_steps, tiny_recipe, write_rows
+from chain import WORDS, make_run, tiny_recipe, write_rows
 from safetensors.numpy import load_file
 
-from augmill.flows.augment import augment
+from augmill.flows.augment import make_snapshot
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request, real_schema
 from augmill.tasks.gate.evidence import trainings
@@ -279,26 +279,19 @@ def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
             validation={"enabled": False},
             unlabelled={"path": str(write_rows(here / "free.csv", 30, seed=1))},
         )
-        steps = make_steps(recipe, store)
-        _, snapshot = augment(recipe, steps, as_of=None, command="test", republish=False)
-        assert snapshot.split
-        steps.do(
-            arrange_real, MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed), snapshot.split
-        )
-        assert snapshot.ingested
-        steps.do(profile, DriftConfig(recipe.columns.fields), snapshot.ingested)
-        assert snapshot.settled
+        run = make_run(recipe, store)
+        _, found = make_snapshot(run)
+        site, split, settled = run.site, found.split, found.made.settled
+        assert found.ingested and split and settled
+        arrange_real(site, MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, recipe.seed), split)
+        profile(site, DriftConfig(recipe.columns.fields), found.ingested)
         base = PlanConfig(recipe.target, recipe.refill, {"rules": 1.0})
-        weighed = steps.do(
-            weigh,
-            WeighConfig(recipe.plan, base.shares, recipe.columns.fields, recipe.splits.near, recipe.seed),
-            snapshot.split,
-            snapshot.settled,
-        )
-        steps.do(plan_adaptive, AdaptiveConfig(recipe.plan, base, 2), snapshot.split, [snapshot.settled], [weighed])
+        how = WeighConfig(recipe.plan, base.shares, recipe.columns.fields, recipe.splits.near, recipe.seed)
+        weighed = weigh(site, how, split, settled)
+        plan_adaptive(site, AdaptiveConfig(recipe.plan, base, 2), split, [settled], [weighed])
         segment = {"generator": "rules", "stratum": "refund", "start": 0, "count": 3}
-        steps.do(set_aside, SetAsideConfig("rules", recipe.columns.fields, (segment,), "deadline"))
-        for event in steps.events:
+        set_aside(site, SetAsideConfig("rules", recipe.columns.fields, (segment,), "deadline"))
+        for event in run.events:
             yield stages[event.stage], artifact_says(store, Artifact(event.key, 0, "", ""))
 
 

@@ -5,15 +5,46 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from commands import augmill, fingerprint, refused, write_recipe
+from commands import Ended, augmill, fingerprint, refused, write_recipe
 
 from augmill.tasks.rows.hashing import seal
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.store import LookingStore, Store
+
+NO_PREFECT = """
+import sys
+from augmill.flows.cli import main
+sys.argv = ["augmill", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as ended:
+    print(ended.code, sorted(name for name in sys.modules if name.split(".")[0] == "prefect"))
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status", "recipe.yaml"],
+        ["releases", "tiny", "--store", "store"],
+        ["show", "tiny", "--store", "store"],
+        ["check", "recipe.yaml"],
+        ["gc", "--help"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_that_run_nothing_do_without_prefect(first_run: tuple[Path, Ended], command: list[str]) -> None:
+    """Its import takes 1.3 s."""
+    ended = subprocess.run(
+        [sys.executable, "-c", NO_PREFECT, *command], cwd=first_run[0], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "0 []", ended.stdout + ended.stderr
 
 
 def sha256(raw: bytes) -> str:

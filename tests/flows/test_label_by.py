@@ -12,10 +12,9 @@ import jsonschema
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from chain import WORDS, make_steps, produce_and_publish, recipe_document, write_rows
+from chain import WORDS, produce_and_publish, produce_snapshot, recipe_document, write_rows
 
-from augmill.flows.rounds import produce
-from augmill.flows.source import read_source
+from augmill.flows.rounds import Made
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe, json_schema
 from augmill.tasks.stages.extensions import check_config, checks_of
@@ -52,18 +51,14 @@ def recipe_of(directory: Path, **changes: Any) -> Recipe:
     return build_recipe(recipe_document(source) | changes, base=directory)
 
 
-def produced(recipe: Recipe, directory: Path) -> tuple[Snapshot, list[Row], list[Row], Row]:
-    """(snapshot, accepted rows, the others, ledger)."""
-    steps = make_steps(recipe, Store(str(directory / "store")))
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    produce(snapshot, steps)
-    assert snapshot.settled is not None
-    store = steps.site.store
+def produced(recipe: Recipe, directory: Path) -> tuple[Made, list[Row], list[Row], Row]:
+    """(what was made, accepted rows, the others, ledger)."""
+    store = Store(str(directory / "store"))
+    snapshot = produce_snapshot(recipe, store)
     accepted, rest = (
         pq.read_table(fetch(store, snapshot.settled, name)).to_pylist() for name in ("accepted.parquet", "rest.parquet")
     )
-    return snapshot, accepted, rest, read_json(store, snapshot.settled, "ledger.json")
+    return snapshot.made, accepted, rest, read_json(store, snapshot.settled, "ledger.json")
 
 
 def replayed(directory: Path, label_by: str, **changes: Any) -> tuple[Recipe, dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from chain import make_steps, public_bytes
+from chain import make_run, public_bytes
 from running import (
     Row,
     Run,
@@ -28,7 +28,6 @@ from running import (
     write_lines,
 )
 
-from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
 from augmill.tasks.store.stage import fetch
 from augmill.tasks.store.store import Store
@@ -159,12 +158,10 @@ def test_train_rows_known_to_stand_in_the_held_out_rows_leave(
     folder = shared_set(name)
     store = Store(str(tmp_path / "store"))
     recipe = real_recipe(folder, tmp_path / "store", source={"path": str(folder / "*.jsonl")}, splits={"files": files})
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, make_steps(recipe, store), None)
-    assert snapshot.split is not None
+    _, split = read_source(make_run(recipe, store))
 
     def table(name: str) -> Any:
-        return pq.read_table(fetch(store, snapshot.split, f"{name}.parquet"))
+        return pq.read_table(fetch(store, split, f"{name}.parquet"))
 
     train, held = table("train"), table("held_back")
     whole = {split: read_lines(folder / file) for split, file in files.items()}

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from chain import WORDS, make_steps, tiny_recipe
+from chain import WORDS, Produced, make_run, produce_snapshot, tiny_recipe
 
-from augmill.flows.rounds import produce, split_to_fit
+from augmill.flows.rounds import split_to_fit
 from augmill.flows.source import read_source
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar
@@ -59,45 +59,43 @@ def dated(source: Path, *, refit: dict[str, Any], window: str = "all", **changes
 
 @dataclass(frozen=True)
 class Night:
-    snapshot: Snapshot
+    produced: Produced
     events: list[Event]
     store: Store
 
     @property
+    def drift(self) -> dict[str, Any]:
+        return self.produced.made.drift
+
+    @property
     def content(self) -> str:
-        assert self.snapshot.settled is not None
-        return self.snapshot.settled.content
+        return self.produced.settled.content
 
     @property
     def fitted(self) -> str:
-        return str(self.snapshot.drift["fitted"])
+        return str(self.drift["fitted"])
 
     def count(self, stage: str) -> int:
         return sum(event.rows for event in self.events if event.stage == stage and not event.reused)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        assert self.snapshot.settled is not None
-        found: list[dict[str, Any]] = pq.read_table(fetch(self.store, self.snapshot.settled, name)).to_pylist()
+        found: list[dict[str, Any]] = pq.read_table(fetch(self.store, self.produced.settled, name)).to_pylist()
         return found
 
     def train(self) -> dict[str, str]:
         """The class of each train row."""
-        assert self.snapshot.split is not None
-        table = pq.read_table(fetch(self.store, self.snapshot.split, "train.parquet"))
+        table = pq.read_table(fetch(self.store, self.produced.split, "train.parquet"))
         return dict(zip(table["row_id"].to_pylist(), table["stratum"].to_pylist(), strict=True))
 
     def ledger(self) -> dict[str, Any]:
-        assert self.snapshot.settled is not None
-        found: dict[str, Any] = read_json(self.store, self.snapshot.settled, "ledger.json")
+        found: dict[str, Any] = read_json(self.store, self.produced.settled, "ledger.json")
         return found
 
 
 def night(recipe: Recipe, root: Path, day: str) -> Night:
     store = Store(str(root))
-    steps, snapshot = make_steps(recipe, store), Snapshot(recipe, day, None)
-    read_source(snapshot, steps, day)
-    produce(snapshot, steps)
-    return Night(snapshot, steps.events, store)
+    produced = produce_snapshot(recipe, store, day)
+    return Night(produced, produced.run.events, store)
 
 
 EVERY: dict[str, Any] = {"every": "7d"}
@@ -199,9 +197,9 @@ def test_a_jump_of_the_rows_is_a_new_reference_and_is_reported(tmp_path: Path) -
     recipe = dated(source, refit={"when_drifted": 0.2, "max_age": "60d"}, target={"multiply": 1.2})
     nights = {day: night(recipe, tmp_path / "store", day) for day in DAYS[4:7]}
     assert [made.fitted for made in nights.values()] == [DAYS[0], DAYS[5], DAYS[5]]
-    jumped = nights[DAYS[5]].snapshot.drift
+    jumped = nights[DAYS[5]].drift
     assert jumped["against"] == DAYS[4] and jumped["labels"] == jumped["largest"] > 0.2
-    assert nights[DAYS[4]].snapshot.drift["against"] == DAYS[0]
+    assert nights[DAYS[4]].drift["against"] == DAYS[0]
 
 
 def test_a_first_night_that_cannot_be_split_is_passed_over(tmp_path: Path) -> None:
@@ -238,10 +236,9 @@ def test_nights_before_the_first_row_are_passed_over_without_a_word(
 def test_a_fold_and_a_snapshot_of_all_are_fitted_on_their_own_rows(tmp_path: Path) -> None:
     recipe = dated(write_source(tmp_path / "rows", DAYS[:3]), refit=EVERY)
     made = night(recipe, tmp_path / "store", DAYS[2])
-    assert made.snapshot.split is not None
-    steps = make_steps(recipe, made.store)
-    fold = Snapshot(recipe, DAYS[2], None, split=made.snapshot.split)
-    assert split_to_fit(fold, steps) == made.snapshot.split != split_to_fit(made.snapshot, steps)
-    everything = Snapshot(recipe, "all", None)
-    read_source(everything, steps, None)
-    assert split_to_fit(everything, steps) == everything.split and not everything.drift
+    ingested, split = made.produced.ingested, made.produced.split
+    run = make_run(recipe, made.store, DAYS[2])
+    assert split_to_fit(run, split, None)[0] == split != split_to_fit(run, split, ingested)[0]
+    everything = make_run(recipe, made.store)
+    ingested, split = read_source(everything)
+    assert split_to_fit(everything, split, ingested) == (split, {})

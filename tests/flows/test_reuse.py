@@ -10,11 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from chain import make_steps, produce_and_publish, public_bytes, tiny_recipe, write_rows
+from chain import make_run, produce_and_publish, public_bytes, tiny_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.provenance import spent_on
+from augmill.flows.source import read_source
 from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.generators import GENERATORS
@@ -81,8 +82,8 @@ class Place:
     def run(self, store: str, *, shard_rows: int = 25, **changes: Any) -> tuple[list[Event], dict[str, bytes]]:
         run = {"orchestrator": "none", "shard_rows": shard_rows, "store": "unused"}
         root = self.directory / store
-        _, steps = produce_and_publish(tiny_recipe(self.source, run=run, **changes), Store(str(root)))
-        return steps.events, public_bytes(root)
+        _, ran = produce_and_publish(tiny_recipe(self.source, run=run, **changes), Store(str(root)))
+        return ran.events, public_bytes(root)
 
 
 @pytest.fixture
@@ -183,10 +184,10 @@ class Bench:
         recipe = tiny_recipe(write_rows(directory / "rows.csv"))
         self.events: list[Event] = []
         self.store = Store(str(directory / "store"))
-        steps = make_steps(recipe, self.store)
+        _, split = read_source(make_run(recipe, self.store))
         self.site = Site(self.store, observe=self.events.append)
         self.config = FitConfig("moody", 1, RulesOptions(operations={"swap": 1.0}), 0, ("text",), 0)
-        self.fitted = fit(self.site, self.config, split_of(recipe, steps))
+        self.fitted = fit(self.site, self.config, split)
 
     def shard(self, start: int, count: int, raw: tuple[dict[str, Any], ...] = ()) -> ShardConfig:
         segments = ({"stratum": "refund", "start": start, "count": count},)
@@ -201,16 +202,6 @@ class Bench:
         bank = Bank(self.store, bank_of(self.config, self.fitted.content))
         made = run_shard(self.site, dataclasses.replace(config, raw=bank.pieces(config.segments)), self.fitted, [])
         return table(self.store, made)["text"].to_pylist()
-
-
-def split_of(recipe: Any, steps: Any) -> Artifact:
-    from augmill.flows.snapshot import Snapshot
-    from augmill.flows.source import read_source
-
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    assert snapshot.split is not None
-    return snapshot.split
 
 
 def table(store: Store, artifact: Artifact, name: str = "candidates.parquet") -> pa.Table:
@@ -275,7 +266,8 @@ def test_rows_that_were_not_asked_are_never_judged(bench: Bench) -> None:
     piece = {"stratum": "refund", "start": 0, "count": 5, "artifact": held}
     with pytest.raises(LedgerError, match="5 rows are not the 6 asked ones"):
         generate(bench.site, dataclasses.replace(bench.shard(0, 6, (piece,)), strata=("other",)), bench.fitted, [])
-    stranger = dataclasses.replace(bench.fitted, content="another fit")
+    fitted = bench.fitted
+    stranger = Artifact(fitted.key, fitted.rows, fitted.sha256, "another fit")
     with pytest.raises(LedgerError, match="not the 6 asked ones"):
         generate(bench.site, bench.shard(0, 6, ({**piece, "count": 6},)), stranger, [])
 

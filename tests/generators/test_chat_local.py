@@ -19,7 +19,7 @@ from tiny_chat import NO_SYSTEM, instruct_model
 
 from augmill.tasks.contracts import Context
 from augmill.tasks.errors import DeadlineExceeded, UserError
-from augmill.tasks.generators.chat.backend import Answer, Backend, Call, call_key, keep_answers
+from augmill.tasks.generators.chat.backend import Answer, Backend, ModelCall, call_key, keep_answers
 from augmill.tasks.generators.chat.generator import Chat as ChatGenerator
 from augmill.tasks.generators.chat.local import BUCKET, ChatModel, as_tokens, load_chat, local_backend, vllm_backend
 from augmill.tasks.generators.chat.options import ChatOptions
@@ -35,11 +35,13 @@ def chat() -> ChatModel:
     return load_chat(ChatOptions(model=str(instruct_model())), "cpu")
 
 
-def make_calls(count: int) -> list[Call]:
+def make_calls(count: int) -> list[ModelCall]:
     """Of many lengths, among them the two around a multiple of BUCKET."""
     say = ("where is it? " * (1 + number % 7) + str(number) for number in range(count))
     return [
-        Call(({"role": "system", "content": "Be brief."}, {"role": "user", "content": text}), STEPS, 1.0, 0.95, number)
+        ModelCall(
+            ({"role": "system", "content": "Be brief."}, {"role": "user", "content": text}), STEPS, 1.0, 0.95, number
+        )
         for number, text in enumerate(say)
     ]
 
@@ -48,7 +50,7 @@ def context(folder: Path, threads: int = 1, **more: Any) -> Context:
     return Context(0, ("text",), folder, threads=threads, **more)
 
 
-def ask_local(chat: ChatModel, calls: list[Call], ctx: Context, **options: Any) -> list[Answer]:
+def ask_local(chat: ChatModel, calls: list[ModelCall], ctx: Context, **options: Any) -> list[Answer]:
     return local_backend(ChatOptions(model="m", **options), lambda: chat)(calls, ctx)
 
 

@@ -29,7 +29,7 @@ from tiny_chat import data_of, endpoint, obedient
 from augmill.flows.augment import run_recipe
 from augmill.tasks.contracts import Artifact, Context
 from augmill.tasks.errors import DeadlineExceeded, StoreError, UserError, WorldError
-from augmill.tasks.generators.chat.backend import Answer, Call
+from augmill.tasks.generators.chat.backend import Answer, ModelCall
 from augmill.tasks.generators.chat.endpoint import answer_key, check_endpoint, endpoint_backend
 from augmill.tasks.generators.chat.http import LONGEST, Pace, backoff, read_retry_after
 from augmill.tasks.generators.chat.options import ChatOptions, Egress, Secret
@@ -43,9 +43,9 @@ from augmill.tasks.store.store import Store, release_key
 CANARY = "sk-canary-5e1f0c9a7b"
 
 
-def make_calls(count: int, start: int = 0, content: str = "call {}") -> list[Call]:
+def make_calls(count: int, start: int = 0, content: str = "call {}") -> list[ModelCall]:
     return [
-        Call(({"role": "user", "content": content.format(n)},), 50, 1.0, 0.9, n, rows=2)
+        ModelCall(({"role": "user", "content": content.format(n)},), 50, 1.0, 0.9, n, rows=2)
         for n in range(start, start + count)
     ]
 
@@ -60,7 +60,7 @@ class Client:
         )
         self.spent: Counter[str] = Counter()
 
-    def ask(self, calls: list[Call], scope: str = "", **context: Any) -> list[Answer]:
+    def ask(self, calls: list[ModelCall], scope: str = "", **context: Any) -> list[Answer]:
         ctx = Context(0, ("text",), Path(), scratch=self.store.scratch("chat"), **context)
         try:
             return endpoint_backend(self.options, scope)(calls, ctx)

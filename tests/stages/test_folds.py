@@ -11,14 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chain import WORDS, make_steps, tiny_recipe, write_rows
+from chain import WORDS, produce_snapshot, tiny_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows.augment import prove
-from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot
-from augmill.flows.source import read_source
 from augmill.tasks.gate.verdict import FOLDS, folds_for
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.kinds.near import jaccard
@@ -72,10 +68,8 @@ def test_a_row_without_a_group_goes_by_its_text_as_in_the_split() -> None:
 
 
 def run_to_evidence(recipe: Recipe, store: Path) -> tuple[dict[str, Any], list[Event]]:
-    steps, snapshot = make_steps(recipe, Store(str(store))), Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    produce(snapshot, steps)
-    return prove(snapshot, steps), steps.events
+    produced = produce_snapshot(recipe, Store(str(store)))
+    return produced.evidence(), produced.run.events
 
 
 def test_a_fold_that_cannot_judge_is_left_out_and_one_without_a_focus_label_judges(tmp_path: Path) -> None:
@@ -145,13 +139,9 @@ def test_auto_runs_folds_only_where_the_validation_rows_are_too_few() -> None:
 def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, int]:
     root = tmp_path_factory.mktemp("folds")
     recipe = tiny_recipe(write_rows(root / "rows.csv", rows=90), gate={"seeds": 3, "resamples": 200, "folds": 3})
-    steps = make_steps(recipe, Store(str(root / "store")))
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    produce(snapshot, steps)
-    evidence = prove(snapshot, steps)
-    assert snapshot.split is not None
-    train = pq.read_table(fetch(steps.site.store, snapshot.split, "train.parquet"))
+    produced = produce_snapshot(recipe, Store(str(root / "store")))
+    evidence = produced.evidence()
+    train = pq.read_table(fetch(produced.run.store, produced.split, "train.parquet"))
     return root / "store", evidence, train.num_rows
 
 

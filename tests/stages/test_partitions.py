@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import make_steps, produce_and_publish, recipe_document, write_rows
+from chain import make_run, produce_and_publish, recipe_document, write_rows
 from commands import augmill, refused, write_recipe
 from partitioned import DATED, Nights, Row, labelled, write_day
 
-from augmill.flows.snapshot import Snapshot
-from augmill.flows.source import read_rows, read_source
+from augmill.flows.run import Run
+from augmill.flows.source import read_source
 from augmill.flows.units import source_view
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
 from augmill.tasks.recipe.recipe import build_recipe
@@ -70,11 +70,17 @@ class Trusted(Nights):
         self.meanwhile(len(self.slept))
         return False
 
-    def read(self, as_of: str | None = NIGHT, expected: str | None = None) -> Snapshot:
-        snapshot = Snapshot(self.recipe, as_of or "all", expected)
-        steps = make_steps(self.recipe, self.store)
-        read_source(snapshot, steps, as_of, clock=lambda: self.now, sleep=self.sleep)
-        return snapshot
+    def read(self, as_of: str | None = NIGHT, expected: str | None = None) -> dict[str, str]:
+        """The revision of each partition that was read."""
+        run = make_run(self.recipe, self.store, as_of, expected=expected)
+        return partitions_read(run, clock=lambda: self.now, sleep=self.sleep)
+
+
+def partitions_read(run: Run, **how: Any) -> dict[str, str]:
+    ingested, split = read_source(run, **how)
+    assert ingested.key.startswith("gather/") and split.key.startswith("split/")
+    found: dict[str, str] = run.source["source"]
+    return found
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -82,7 +88,7 @@ class Trusted(Nights):
 
 def splits_of(nights: Nights, as_of: str) -> dict[str, dict[str, str]]:
     """split: {row id: folded text}."""
-    _, split = read_rows(make_steps(nights.recipe, nights.store), nights.recipe, as_of)
+    _, split = read_source(make_run(nights.recipe, nights.store, as_of))
     tables = {name: nights.work.read(split, f"{name}.parquet") for name in ("train", "validation", "test")}
     return {
         name: dict(zip(table["row_id"].to_pylist(), map(fold, table["text"].to_pylist()), strict=True))
@@ -122,20 +128,18 @@ def test_a_snapshot_notes_the_revision_of_each_partition_of_its_window(tmp_path:
     nights = Trusted(tmp_path, partitions={"every": "day", "window": "3d"})
     view = source_view(nights.recipe, nights.store)
     assert {name: rows for name, (rows, _) in view.items()} == dict.fromkeys(days(1, 8), 40)
-    assert nights.read("2026-10-07").source == {name: view[name].revision for name in days(5, 7)}
+    assert nights.read("2026-10-07") == {name: view[name].revision for name in days(5, 7)}
     write_day(nights.source, "2026-10-06", sentences(random.Random(3), 5), "late.jsonl")
     later = source_view(nights.recipe, nights.store)
     assert [name for name in view if view[name] != later[name]] == ["2026-10-06"]
-    assert nights.read("2026-10-07").source == {name: later[name].revision for name in days(5, 7)}
+    assert nights.read("2026-10-07") == {name: later[name].revision for name in days(5, 7)}
 
 
 def test_a_source_without_partitions_is_one(tmp_path: Path) -> None:
     recipe = build_recipe(recipe_document(write_rows(tmp_path / "rows.csv")), base=tmp_path)
     store = Store(str(tmp_path / "store"))
     view = source_view(recipe, store)
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, make_steps(recipe, store), None)
-    assert snapshot.source == {"all": view["all"].revision} and view["all"].rows == 60
+    assert partitions_read(make_run(recipe, store)) == {"all": view["all"].revision} and view["all"].rows == 60
 
 
 # --- source.ready ------------------------------------------------------------------------------------------------------
@@ -156,11 +160,10 @@ def test_the_marker_of_rows_that_tell_their_day_stands_at_the_root(tmp_path: Pat
     nights = Nights(tmp_path, source={"path": str(tmp_path / "in"), "ready": {"marker": "done"}})
     rows = [row | {"day": NIGHT} for row in sentences(random.Random(1), 40)]
     (nights.source / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    snapshot = Snapshot(nights.recipe, NIGHT, None)
     with pytest.raises(UnsoundSource, match=r"there is no done in .*/in for"):
-        read_source(snapshot, make_steps(nights.recipe, nights.store), NIGHT)
+        partitions_read(make_run(nights.recipe, nights.store, NIGHT))
     (nights.source / "done").touch()
-    read_source(snapshot, make_steps(nights.recipe, nights.store), NIGHT)
+    partitions_read(make_run(nights.recipe, nights.store, NIGHT))
 
 
 def test_the_newest_partition_is_waited_for_until_the_hour(tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_the_newest_partition_is_waited_for_until_the_hour(tmp_path: Path) -> No
 
     path.write_bytes(whole)
     nights.now, nights.slept, nights.meanwhile = datetime(2026, 10, 9, 1, 0, tzinfo=UTC), [], deliver
-    assert nights.read().source and len(nights.slept) == 3
+    assert nights.read() and len(nights.slept) == 3
 
 
 def test_no_other_partition_is_waited_for_and_none_after_the_hour(tmp_path: Path) -> None:
@@ -216,12 +219,12 @@ def test_rows_that_collapse_against_the_current_release_are_unsound(tmp_path: Pa
     recipe, store = build_recipe(document, base=tmp_path), Store(str(tmp_path / "store"))
     release, _ = produce_and_publish(recipe, store)
     write_rows(source, 50)
-    read_source(Snapshot(recipe, "all", release), make_steps(recipe, store), None)
+    partitions_read(make_run(recipe, store, expected=release))
     write_rows(source, 45)
     with pytest.raises(
         UnsoundSource, match=r"below the \d+ of the current release; source\.ready\.max_drop allows 20%"
     ):
-        read_source(Snapshot(recipe, "all", release), make_steps(recipe, store), None)
+        partitions_read(make_run(recipe, store, expected=release))
 
 
 # --- classes and the user's own expectations --------------------------------------------------------------------------

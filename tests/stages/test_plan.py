@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import make_steps, tiny_recipe, write_rows
+from chain import produce_snapshot, tiny_recipe, write_rows
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot
-from augmill.flows.source import read_source
 from augmill.tasks.recipe.sections import Refill, Target
 from augmill.tasks.stages.plan import PlanConfig, ask, cut_shards, plan_round
 from augmill.tasks.stages.targets import split_target, targets_for
@@ -204,20 +201,16 @@ def test_rounds_of_a_real_generator_go_on_where_the_last_ended_and_stay_within_t
     # Swaps alone of a dozen sentences: too few different rows for the target.
     generator = {"use": "rules", "operations": {"swap": 1.0}, "strength": 0.1}
     changes = {"target": {"per_class": 60}, "generators": [generator], "labels": {"min_rows": 1}}
-    steps = make_steps(tiny_recipe(source, **changes), Store(str(tmp_path / "store")))
-    snapshot = Snapshot(tiny_recipe(source, **changes), "all", None)
-    read_source(snapshot, steps, None)
-    produce(snapshot, steps)
-    assert snapshot.settled is not None
-    work = Work(steps.site, tmp_path)
-    ledger = work.read_json(snapshot.settled, "ledger.json")
-    rows = [row for shard in snapshot.shards for row in work.read(shard, "candidates.parquet").to_pylist()]
+    produced = produce_snapshot(tiny_recipe(source, **changes), Store(str(tmp_path / "store")))
+    work, events = Work(produced.run.site, tmp_path), produced.run.events
+    ledger = work.read_json(produced.settled, "ledger.json")
+    rows = [row for shard in produced.made.shards for row in work.read(shard, "candidates.parquet").to_pylist()]
     for entry in ledger["rows"]:
         found = sorted(row["ordinal"] for row in rows if row["asked"] == entry["class"])
         assert found == list(range(entry["asked"]))
         assert 0 < entry["asked"] <= 20 * 60
-    plans = [event for event in steps.events if event.stage == "plan"]
-    settles = [event for event in steps.events if event.stage == "settle"]
+    plans = [event for event in events if event.stage == "plan"]
+    settles = [event for event in events if event.stage == "settle"]
     missing = [3 * 60] + [3 * 60 - event.rows for event in settles]
     assert 3 <= len(plans) <= 7
     for event, short in zip(plans, missing, strict=False):

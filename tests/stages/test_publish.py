@@ -17,11 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from chain import WORDS, make_steps, recipe_document, write_rows
+from chain import WORDS, Produced, make_run, produce_snapshot, recipe_document, write_rows
 
 from augmill.flows.augment import mix_accepted
-from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
 from augmill.flows.units import gather_source
 from augmill.tasks.contracts import Artifact
@@ -84,7 +82,8 @@ class Made:
     recipe: Recipe
     source: pa.Table
     store: Store
-    snapshot: Snapshot
+    produced: Produced
+    mixed: Artifact
     config: ReleaseConfig
     built: Artifact
     release: str
@@ -107,19 +106,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     document = recipe_document(directory / "rows.parquet", publish={"copy": ["lang"]})
     recipe = build_recipe(document, base=directory)
     store = Store(str(directory / "store"))
-    steps = make_steps(recipe, store)
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    produce(snapshot, steps)
-    mixed = mix_accepted(snapshot, steps)
+    produced = produce_snapshot(recipe, store)
+    run, ingested, split = produced.run, produced.ingested, produced.split
+    mixed = mix_accepted(run, split, produced.made)
     config = ReleaseConfig("tiny", "all", "mix", "aug_", recipe.columns, recipe.hash(), recipe.task)
-    assert snapshot.ingested and snapshot.split and snapshot.settled
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(publish, "ROW_GROUP", 16)  # so that these few rows make several groups
-        built = build_release(steps.site, config, snapshot.ingested, snapshot.split, mixed, [snapshot.settled])
+        built = build_release(run.site, config, ingested, split, mixed, [produced.settled])
     release = put_release(store, "tiny", built, {"command": "test"})
-    snapshot.mixed = mixed
-    yield Made(recipe, source, store, snapshot, config, built, release)
+    yield Made(recipe, source, store, produced, mixed, config, built, release)
 
 
 def test_the_users_columns_come_back_in_name_order_type_and_value(made: Made) -> None:
@@ -288,19 +283,18 @@ def test_a_file_that_rotted_in_a_release_is_put_again_by_the_next_run(made: Made
     good = path.read_bytes()
     path.write_bytes(good[:10] + bytes([good[10] ^ 255]) + good[11:])
     assert verify_release(made.store, "tiny", made.release) == [name]
-    steps, again = make_steps(made.recipe, made.store), Snapshot(made.recipe, "all", made.release)
-    read_source(again, steps, None)  # looks into the current release's manifest
-    assert again.split == made.snapshot.split
+    run = make_run(made.recipe, made.store, expected=made.release)
+    _, again = read_source(run)  # looks into the current release's manifest
+    assert again == made.produced.split
     assert put_release(made.store, "tiny", made.built, {"command": "later"}) == made.release
     assert path.read_bytes() == good
     assert made.json("provenance.json") == {"command": "test"}
 
 
 def test_a_prefix_that_clashes_with_the_users_columns_is_refused(made: Made) -> None:
-    assert made.snapshot.ingested and made.snapshot.split and made.snapshot.mixed
     config = dataclasses.replace(made.config, prefix="la")
     with pytest.raises(UserError, match=r"publish\.prefix: the source's column 'label' begins with the prefix 'la'"):
-        build_release(Site(made.store), config, made.snapshot.ingested, made.snapshot.split, made.snapshot.mixed, [])
+        build_release(Site(made.store), config, made.produced.ingested, made.produced.split, made.mixed, [])
 
 
 def release_real(directory: Path, as_of: str | None = None, **changes: Any) -> Path:

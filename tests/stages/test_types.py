@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from chain import make_steps, recipe_document
+from chain import make_run, recipe_document
 
-from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
 from augmill.tasks.contracts import STRATUM
 from augmill.tasks.errors import DataError
@@ -150,22 +149,19 @@ def release(folder: Path, document: dict[str, Any]) -> pa.Table:
     """The train rows as a run releases them, one made row among them. Raises as a run does."""
     recipe = build_recipe(document, base=folder)
     store = Store(str(folder / "store"))
-    steps, snapshot = make_steps(recipe, store), Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    assert snapshot.split and snapshot.ingested
-    work = Work(steps.site, folder / "settled")
+    run = make_run(recipe, store)
+    ingested, split = read_source(run)
+    work = Work(run.site, folder / "settled")
     work.directory.mkdir()
-    train = pq.read_table(fetch(store, snapshot.split, "train.parquet"))
+    train = pq.read_table(fetch(store, split, "train.parquet"))
     made = {"text": ["a new text"], STRATUM: [train[STRATUM][0].as_py()], "generator": ["rules"], "asked": ["a"]}
     made |= {"parent_ids": [[train["row_id"][0].as_py()]], "ordinal": [0], "seed": [1]}
     scores = pa.nulls(1, pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())])))
     work.write(pa.table(made | {"scores": scores}), "accepted.parquet")
     settled = commit(work, "settle", "0" * 64)
-    mixed = mix(
-        steps.site, MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, 0), snapshot.split, settled
-    )
+    mixed = mix(run.site, MixConfig(recipe.mix, recipe.publish.copy, recipe.columns.fields, 0), split, settled)
     config = ReleaseConfig("tiny", "all", "mix", "aug_", recipe.columns, recipe.hash(), recipe.task)
-    built = build_release(steps.site, config, snapshot.ingested, snapshot.split, mixed, [])
+    built = build_release(run.site, config, ingested, split, mixed, [])
     return pq.read_table(fetch(store, built, "train/part-00000.parquet"))
 
 

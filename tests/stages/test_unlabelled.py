@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain import WORDS, make_steps, recipe_document, write_rows
+from chain import WORDS, make_run, recipe_document, write_rows
 
-from augmill.flows.source import read_rows
+from augmill.flows.source import read_source
 from augmill.tasks.errors import DataError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.rows.kinds.near import NearIndex
@@ -31,12 +31,13 @@ class Read:
     """The unlabelled rows of a recipe as of a night: before the split (``rows``) and in it (``tables``)."""
 
     def __init__(self, recipe: Recipe, directory: Path, as_of: str | None = None) -> None:
-        self.steps = make_steps(recipe, Store(str(directory / "store")))
-        self.work = Work(self.steps.site, directory)
-        self.artifact = unlabelled(self.steps.site, prepare_unlabelled(recipe, as_of, self.steps.site.store))
+        self.store = Store(str(directory / "store"))
+        run = make_run(recipe, self.store, as_of)
+        self.work = Work(run.site, directory)
+        self.artifact = unlabelled(run.site, prepare_unlabelled(recipe, as_of, self.store))
         self.rows = self.work.read(self.artifact)
         self.left_out = self.work.read_json(self.artifact, "summary.json")["left_out"]
-        split = read_rows(self.steps, recipe, as_of)[1]
+        _, split = read_source(run)
         names = ("train", "validation", "test", "unlabelled")
         self.tables = {name: self.work.read(split, f"{name}.parquet") for name in names}
         self.summary = self.work.read_json(split, "summary.json")
@@ -118,6 +119,6 @@ def test_an_erased_row_does_not_come_back_without_its_label(tmp_path: Path) -> N
     recipe = recipe_of(tmp_path, [{"text": "to be forgotten"}, {"text": "to be kept"}])
     before = Read(recipe, tmp_path)
     (row_id,) = [row["row_id"] for row in before.rows.to_pylist() if row["text"] == "to be forgotten"]
-    write_erased(before.steps.site.store, recipe.dataset, [row_id])
+    write_erased(before.store, recipe.dataset, [row_id])
     after = Read(recipe, tmp_path)
     assert after.rows["text"].to_pylist() == ["to be kept"] and after.left_out == {"erased": 1}

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain import WORDS, make_steps, recipe_document, write_rows
+from chain import WORDS, produce_snapshot, recipe_document, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows.rounds import produce
-from augmill.flows.source import read_source
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.recipe.sections import Plan, Refill, Target
 from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, due, plan_adaptive_round
@@ -47,15 +45,11 @@ class Run:
             "target": {"per_class": 40},
         }
         recipe = build_recipe(document | changes, base=directory)
-        steps = make_steps(recipe, Store(str(directory / store)))
-        self.snapshot = Snapshot(recipe, "all", None)
-        read_source(self.snapshot, steps, None)
-        produce(self.snapshot, steps)
-        assert self.snapshot.settled
-        self.settled = self.snapshot.settled
-        self.ledger = read_json(steps.site.store, self.settled, "ledger.json")
-        self.weights = [read_json(steps.site.store, part, "weights.json") for part in self.snapshot.weighed]
-        self.accepted = Work(steps.site, directory).read(self.settled, "accepted.parquet")
+        produced = produce_snapshot(recipe, Store(str(directory / store)))
+        site, self.settled = produced.run.site, produced.settled
+        self.ledger = read_json(site.store, self.settled, "ledger.json")
+        self.weights = [read_json(site.store, part, "weights.json") for part in produced.made.weighed]
+        self.accepted = Work(site, directory).read(self.settled, "accepted.parquet")
 
     def share(self, generator: str) -> float:
         names = self.accepted["generator"].to_pylist()

@@ -16,7 +16,7 @@ from augmill.tasks.contracts import Context
 
 
 @dataclass(frozen=True)
-class Call:
+class ModelCall:
     """One request to a model. ``messages``: ``{"role": "system" | "user", "content": text}`` each.
 
     ``seed`` has 31 bits, what every server takes. ``rows``: how many real rows the messages hold; it is for counting
@@ -46,10 +46,10 @@ class Answer:
 
 
 # Answers stand in the order of the calls. What it spends a backend counts in ``ctx.usage`` itself.
-Backend = Callable[[Sequence[Call], Context], list[Answer]]
+Backend = Callable[[Sequence[ModelCall], Context], list[Answer]]
 
 
-def call_key(model: str, call: Call) -> str:
+def call_key(model: str, call: ModelCall) -> str:
     """Under what an answer is kept: the model and all that is asked of it."""
     asked = {"model": model, **dataclasses.asdict(call)}
     del asked["rows"]
@@ -63,7 +63,7 @@ def keep_answers(backend: Backend, model: str, calls_at_a_time: int) -> Backend:
     finish is adopted by the other. ``model`` tells models apart. Calls without a text are not kept.
     """
 
-    def run(calls: Sequence[Call], ctx: Context) -> list[Answer]:
+    def run(calls: Sequence[ModelCall], ctx: Context) -> list[Answer]:
         keys = [call_key(model, call) for call in calls]
         found = {key: answer for key in dict.fromkeys(keys) if (answer := _kept(ctx, key)) is not None}
         ctx.usage["cached"] = ctx.usage.get("cached", 0) + len(found)

@@ -18,7 +18,7 @@ from typing import Any
 from augmill.tasks.boundary.hosts import is_loopback
 from augmill.tasks.contracts import Context, Scratch
 from augmill.tasks.errors import AugmillError, DeadlineExceeded, StoreError, UserError, WorldError
-from augmill.tasks.generators.chat.backend import Answer, Backend, Call
+from augmill.tasks.generators.chat.backend import Answer, Backend, ModelCall
 from augmill.tasks.generators.chat.http import (
     EVERYONE,
     MALFORMED,
@@ -160,7 +160,7 @@ def endpoint_backend(options: ChatOptions, scope: str = "") -> Backend:
     WorldError where the server cannot be had now, DeadlineExceeded; what was answered until then is kept.
     """
 
-    def run(calls: Sequence[Call], ctx: Context) -> list[Answer]:
+    def run(calls: Sequence[ModelCall], ctx: Context) -> list[Answer]:
         url = require_egress(options)
         redacted = [redact(options, call) for call in calls]
         keys = [answer_key(options, call) for call in redacted]
@@ -188,7 +188,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-def redact(options: ChatOptions, call: Call) -> Call:
+def redact(options: ChatOptions, call: ModelCall) -> ModelCall:
     """The call as it may be sent; in all of its messages the same value has the same placeholder."""
     if options.egress is None or not options.egress.redact:
         return call
@@ -197,7 +197,7 @@ def redact(options: ChatOptions, call: Call) -> Call:
     return dataclasses.replace(call, messages=messages)
 
 
-def answer_key(options: ChatOptions, call: Call) -> str:
+def answer_key(options: ChatOptions, call: ModelCall) -> str:
     """The hash of what is sent and of the call's seed, which a server may not be told."""
     digest = hashlib.sha256(make_body(options, call) + f"\n{call.seed}".encode()).hexdigest()
     return f"answers/{digest[:2]}/{digest}"
@@ -232,7 +232,7 @@ class _Endpoint:
         self.calls = self.answered = self.failed = 0  # requests of this run; calls that have no answer for good
         self.client: Any = None
 
-    async def ask(self, calls: dict[str, Call]) -> None:
+    async def ask(self, calls: dict[str, ModelCall]) -> None:
         """Raises an ExceptionGroup of AugmillErrors."""
         waiting, self.calls = iter(calls.items()), len(calls)
         try:
@@ -246,14 +246,14 @@ class _Endpoint:
             if self.client is not None:
                 await self.client.aclose()
 
-    async def _work(self, waiting: Iterator[tuple[str, Call]]) -> None:
+    async def _work(self, waiting: Iterator[tuple[str, ModelCall]]) -> None:
         for key, call in waiting:
             kept = await asyncio.to_thread(self._kept, key)
             self._count(cached=int(kept is not None))
             self.answers[key] = kept or await self._answer(key, call)
             self.ctx.tell(len(self.answers), self.calls, "calls")
 
-    async def _answer(self, key: str, call: Call) -> Answer:
+    async def _answer(self, key: str, call: ModelCall) -> Answer:
         """Tries until there is an answer for good, which is kept, or no hope of one."""
         failed = malformed = 0
         body, most = make_body(self.options, call), most_tokens(call)
@@ -271,7 +271,7 @@ class _Endpoint:
                 return self._give_up(reply.cause)
             await asyncio.sleep(backoff(key, failed))
 
-    async def _try(self, key: str, body: bytes, call: Call, most: tuple[int, int], *, again: bool) -> Reply | None:
+    async def _try(self, key: str, body: bytes, call: ModelCall, most: tuple[int, int], *, again: bool) -> Reply | None:
         """One request, counted; None where the budget has no room for it."""
         epoch = await self.pace.enter()
         try:
@@ -312,7 +312,7 @@ class _Endpoint:
             self.answered += 1
             self.pace.raise_slowly()
 
-    async def _take(self, key: str, body: bytes, call: Call, reply: Reply) -> Answer:
+    async def _take(self, key: str, body: bytes, call: ModelCall, reply: Reply) -> Answer:
         """An answer that was paid for is kept before anybody sees it; where another process's stands, it is adopted."""
         answer = reply.answer
         assert answer is not None

@@ -23,7 +23,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators._parents import answer, sort_parents
-from augmill.tasks.generators.chat.backend import Backend, Call, keep_answers
+from augmill.tasks.generators.chat.backend import Backend, ModelCall, keep_answers
 from augmill.tasks.generators.chat.endpoint import check_endpoint, endpoint_backend
 from augmill.tasks.generators.chat.examples import EXAMPLES, Examples, write_examples
 from augmill.tasks.generators.chat.local import (
@@ -119,7 +119,7 @@ class Chat(Generator):
                 parents[at] = prompt.parents
         return answer(request, ctx.fields, texts, parents, reasons)
 
-    def _make_call(self, fitted: Fitted, block: Block, ctx: Context) -> tuple[Call, Prompt]:
+    def _make_call(self, fitted: Fitted, block: Block, ctx: Context) -> tuple[ModelCall, Prompt]:
         """The call is the block's alone: the part of it that was requested plays no part."""
         options: ChatOptions = self.options
         stratum, number = block
@@ -136,7 +136,7 @@ class Chat(Generator):
         labels = fitted.read_json(PLAN)["labels"]
         prompt = make_prompt(options, ctx.fields, labels, stratum, drawn, examples.fields, values)
         short = int(seed[0]) & 0x7FFFFFFF
-        return Call(
+        return ModelCall(
             prompt.messages, options.max_new_tokens, options.temperature, options.top_p, short, len(drawn)
         ), prompt
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from augmill.tasks.boundary.hosts import async_peer_check, is_loopback, peer_check
 from augmill.tasks.errors import UserError
-from augmill.tasks.generators.chat.backend import Answer, Call
+from augmill.tasks.generators.chat.backend import Answer, ModelCall
 from augmill.tasks.generators.chat.options import ChatOptions, Secret
 
 # --- How many requests are under way at once: raised slowly, cut fast (AIMD; Chiu and Jain 1989), as TCP does it ------
@@ -196,7 +196,7 @@ class Reply:
     slow: bool = False
 
 
-def make_body(options: ChatOptions, call: Call) -> bytes:
+def make_body(options: ChatOptions, call: ModelCall) -> bytes:
     """The same bytes for the same call: keys sorted, nothing of this host or of the time in it."""
     sent: dict[str, Any] = {"model": options.model, "messages": list(call.messages)}
     for name in ("max_tokens", "temperature", "top_p", "seed"):
@@ -205,7 +205,7 @@ def make_body(options: ChatOptions, call: Call) -> bytes:
     return json.dumps(sent, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def most_tokens(call: Call) -> tuple[int, int]:
+def most_tokens(call: ModelCall) -> tuple[int, int]:
     """What it can cost at most: no tokenizer makes more tokens than bytes; a chat template adds a few a message."""
     size = sum(len(part["content"].encode()) + 16 for part in call.messages)
     return size + 16, call.max_tokens
@@ -228,7 +228,7 @@ def open_client(timeout: float, parallel: int, secret: str | None, *, loopback: 
     )
 
 
-async def send(client: Any, url: Any, body: bytes, call: Call, secret: Secret | None) -> Reply:
+async def send(client: Any, url: Any, body: bytes, call: ModelCall, secret: Secret | None) -> Reply:
     """One try. Raises UserError for what no further request could cure (the key, the address, the account)."""
     import httpx
 
@@ -281,7 +281,7 @@ async def _read(response: Any) -> bytes | None:
     return whole if len(whole) <= MOST_BYTES else None
 
 
-def _refused(response: Any, raw: bytes, call: Call, secret: Secret | None, host: str) -> Reply:
+def _refused(response: Any, raw: bytes, call: ModelCall, secret: Secret | None, host: str) -> Reply:
     status, said = response.status_code, parse(raw)
     detail = said.get("error") if isinstance(said, dict) else None
     fields = detail if isinstance(detail, dict) else {}
@@ -338,7 +338,7 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _accepted(response: Any, raw: bytes | None, call: Call) -> Reply:
+def _accepted(response: Any, raw: bytes | None, call: ModelCall) -> Reply:
     if raw is None:
         return Reply(cause="too_big")
     kind = response.headers.get("content-type", "application/json").split(";")[0].strip().lower()
@@ -366,7 +366,7 @@ def _text(content: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _spent(usage: Any, call: Call, text: str) -> tuple[int, int]:
+def _spent(usage: Any, call: ModelCall, text: str) -> tuple[int, int]:
     """Tokens in and out as the server counted them; where it says nothing that can be so, the most that it can be."""
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     most = (most_tokens(call)[0], min(call.max_tokens, len(text.encode(errors="replace")) + 1))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from augmill.tasks.contracts import Context
 from augmill.tasks.errors import DeadlineExceeded, UserError, WorldError
-from augmill.tasks.generators.chat.backend import Answer, Backend, Call, call_key
+from augmill.tasks.generators.chat.backend import Answer, Backend, ModelCall, call_key
 from augmill.tasks.generators.chat.options import ChatOptions
 from augmill.tasks.generators.lm.decode import TILE, Grammar, Sampling, decode, torch_threads
 from augmill.tasks.generators.lm.load import banned_tokens
@@ -106,7 +106,7 @@ def as_tokens(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
 def local_backend(options: ChatOptions, load: Callable[[], ChatModel]) -> Backend:
     """``load``: gives the model once it is needed. A call whose prompt leaves no room for an answer is ``too_long``."""
 
-    def run(calls: Sequence[Call], ctx: Context) -> list[Answer]:
+    def run(calls: Sequence[ModelCall], ctx: Context) -> list[Answer]:
         chat = load()
         prompts = [as_tokens(chat.tokenizer, call.messages) for call in calls]
         answers: dict[int, Answer] = {}
@@ -136,7 +136,7 @@ def _parts(group: list[int], batch: int, ctx: Context) -> Iterator[list[int]]:
 def _answer(
     chat: ChatModel,
     options: ChatOptions,
-    calls: Sequence[Call],
+    calls: Sequence[ModelCall],
     prompts: list[list[int]],
     part: list[int],
     ctx: Context,
@@ -166,7 +166,9 @@ def _answer(
     return found
 
 
-def _decode(chat: ChatModel, options: ChatOptions, calls: list[Call], prompts: list[list[int]], ctx: Context) -> Ints:
+def _decode(
+    chat: ChatModel, options: ChatOptions, calls: list[ModelCall], prompts: list[list[int]], ctx: Context
+) -> Ints:
     width = (len(prompts[0]) // BUCKET + 1) * BUCKET
     padded = np.array([[PAD] * (width - len(prompt)) + prompt for prompt in prompts], dtype=np.int64)
     seeds = np.array([int(call_key("noise", call)[:15], 16) for call in calls], dtype=np.int64)
@@ -247,7 +249,7 @@ def load_vllm(options: ChatOptions) -> Any:
 def vllm_backend(options: ChatOptions, load: Callable[[], Any]) -> Backend:
     """``load``: gives the engine once it is needed. Every call has a seed, yet a row may hang on its neighbours' sums."""
 
-    def run(calls: Sequence[Call], ctx: Context) -> list[Answer]:
+    def run(calls: Sequence[ModelCall], ctx: Context) -> list[Answer]:
         from vllm import SamplingParams
 
         engine = load()
