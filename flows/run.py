@@ -180,7 +180,7 @@ class Run:
     artifacts: Artifacts
     expected: str | None = None  # the release of this snapshot that was current when the run began
     standing: str | None = None  # what a reader as of this snapshot gets until there is a new one
-    place: str = ""  # the fold, before the name of each step in it
+    place: str = ""  # the fold or the other night, before the name of each step in it
     result: dict[str, Any] = field(default_factory=dict)  # once decided: what the last line of stdout says
     # What was read, for the attempt's end: the revision of each partition (source); the versions of the Delta tables, as
     # listed by this run (source_versions); how far the rows have moved since those the generators were fitted on (drift).

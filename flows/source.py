@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -264,8 +265,9 @@ def read_source(run: Run, *, clock: Clock = utc_now, sleep: Sleep | None = None)
 def read_night(run: Run, name: str) -> tuple[Artifact, Artifact] | None:
     """(another night's rows, cut to its window; their split). None where the source has no row in that window, such as
 
-    before its first night.
+    before its first night. Its steps are named after it, to be told from the run's own.
     """
+    run = dataclasses.replace(run, place=name)
     try:
         units = ingest(run, name)
     except NoRowUpTo:  # told by the files' names already
