@@ -21,7 +21,7 @@ from augmill.flows.snapshot import Snapshot, read_json
 from augmill.flows.steps import Steps
 from augmill.tasks.contracts import ROW_ID, STRATUM
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
+from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import count_characters, shingles, texts_of
 from augmill.tasks.stages.extensions import library_versions
@@ -58,7 +58,7 @@ def write_report(recipe: Recipe, steps: Steps, snapshot: Snapshot, outcome: Outc
         shown.note = outcome.name
     location = f"{store.root}/{prefix}/index.html"
     key = recipe.dataset.replace("_", "-")
-    steps.artifacts.markdown(f"augmill-{key}-verdict", report_summary_markdown(evidence), "the gate's verdict")
+    steps.artifacts.markdown(f"augmill-{key}-verdict", report_markdown(evidence, location), "the gate's verdict")
     steps.artifacts.table(f"augmill-{key}-classes", report_table(evidence), "targets and accepted rows by class")
     uri = Path(location).absolute().as_uri() if store.local is not None else location
     steps.artifacts.link(f"augmill-{key}-report", uri, "report", "the full report")
