@@ -20,7 +20,7 @@ from augmill.flows.provenance import spent_on
 from augmill.flows.rounds import ASIDE, Made, split_table
 from augmill.flows.run import Run
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
-from augmill.tasks.report import ReportEvidence, Sample, render_report, report_summary_markdown, report_table
+from augmill.tasks.report import ReportEvidence, Sample, render_report, report_link, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import count_characters, shingles, texts_of
 from augmill.tasks.stages.extensions import library_versions
@@ -72,10 +72,12 @@ def write_report(run: Run, outcome: Outcome, found: Found) -> str:
         shown.note = outcome.name
     location = f"{store.root}/{prefix}/index.html"
     key = recipe.dataset.replace("_", "-")
-    run.artifacts.markdown(f"augmill-{key}-verdict", report_summary_markdown(evidence), "the gate's verdict")
+    run.artifacts.markdown(f"augmill-{key}-verdict", report_markdown(evidence, location), "the report")
     run.artifacts.table(f"augmill-{key}-classes", report_table(evidence), "targets and accepted rows by class")
-    uri = Path(location).absolute().as_uri() if store.local is not None else location
-    run.artifacts.link(f"augmill-{key}-report", uri, "report", "the full report")
+    if recipe.report.url is not None:
+        run.artifacts.link(
+            f"augmill-{key}-report", report_link(recipe.report.url, prefix), "report", "the report's page"
+        )
     return location
 
 

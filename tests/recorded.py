@@ -29,7 +29,7 @@ def asking() -> Iterator[Any]:
 
 def recording_session(recipe: Recipe) -> Session:
     """Recorded by Prefect; workers' jobs run in this process, since a worker takes 3 s to start."""
-    return replace(make_session(recipe, Store(recipe.run.store)), api=Api(there=True))
+    return replace(make_session(recipe, Store(recipe.run.store)), api=Api(recording=True))
 
 
 def wait_until(holds: Callable[[], Any], seconds: float = LATE, what: Callable[[], Any] = lambda: "") -> Any:

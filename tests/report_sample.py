@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -169,6 +170,55 @@ def evidence() -> ReportEvidence:
         "recipe_sha256": "9d1f3c7be0a2",
         "versions": {"augmill": "0.1.0", "pyarrow": "22.0.0", "scikit-learn": "1.7.2"},
     }  # fmt: skip
+
+
+# Mappings whose keys stem from data.
+NAMED = (
+    "targets",
+    "accepted",
+    "shortfall",
+    "rejected",
+    "undelivered",
+    "train",
+    "refused",
+    "versions",
+    "thresholds",
+    "spent",
+)
+FIXED = {"outcome", "released", "judged_by", "rule", "verdict", "prefix"}
+
+
+def with_texts(found: ReportEvidence, told: Callable[[str], str]) -> ReportEvidence:
+    """The evidence with ``told`` of every text in it that stems from data."""
+
+    def change(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {(told(name) if key in NAMED else name): change(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [change(each) for each in value]
+        return told(value) if isinstance(value, str) and key not in FIXED else value
+
+    return cast("ReportEvidence", change(found))
+
+
+def whole_evidence() -> ReportEvidence:
+    """The same night with the parts that few nights have: endpoints, an adaptive split, drift, warnings, folds."""
+    found: Any = evidence()
+    tokens = {"tokens_in": 240_000, "tokens_out": 61_000, "micro_cost": 421_300}
+    found["spent"] = {"chat": {"requests": 1204, "retries": 3, "rows_sent": 6020, "cached": 40} | tokens}
+    found["split"] = [
+        {"round": 1, "generator": "rules", "asked": 90, "passed": 50, "gain": None, "error": None, "weight": 0.4},
+        {"round": 1, "generator": "causal_lm", "asked": 80, "passed": 60, "gain": 1.2, "error": 0.3, "weight": 0.6},
+    ]
+    found["drift"] = {"fitted": "2026-11-01", "against": "2026-11-01"}
+    found["drift"] |= {"largest": 0.12, "labels": 0.1, "lengths": 0.12, "characters": 0.01}
+    found["source"]["warnings"] = [
+        "labels.retired: no row is labelled 'old'",
+        "3 equal texts stand under several labels",
+    ]
+    found["gate"]["folds"] = 5
+    found["validation"]["release"]["problems"] = ["ttr: expect_column_max_to_be_between failed, found 0.2"]
+    return cast("ReportEvidence", found)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from augmill.flows.nights.states import find_stale
-from augmill.tasks.boundary.hosts import has_proxy, is_loopback, peer_check
+from augmill.tasks.boundary.hosts import has_proxy, is_address, is_loopback, peer_check
 from augmill.tasks.errors import AugmillError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import rank
@@ -131,17 +131,6 @@ def _seen(recipe: Recipe, since: datetime) -> list[Message]:
 
 
 # --- sending --------------------------------------------------------------------------------------------------------
-
-
-def is_address(text: str) -> bool:
-    """Whether a message can be sent there: http or https, a host, and nothing that a request line cannot hold."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return False
-    plain = text.isascii() and text.isprintable() and " " not in text
-    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
 
 
 def address_of(recipe: Recipe) -> str | None:

@@ -80,9 +80,9 @@ def client_queues(lost: threading.Event) -> Iterator[None]:
     """The queues of events and log records, for the body; once ``lost`` is set they take and send nothing more.
 
     On leaving, what they hold is sent, within FLUSH_TIMEOUT; ``lost`` is set where that failed. Started outside of any
-    run, because Prefect keeps every queue until the interpreter ends, and the context it was started in: inside a run, that is the
-    run with all its body refers to. 6 MB of HTTP clients are left of each session even so. Inside somebody else's run
-    the queues are theirs: nothing is done.
+    run, because Prefect keeps every queue until the interpreter ends, and the context it was started in: inside a run,
+    that is the run with all its body refers to. 6 MB of HTTP clients are left of each session even so. Inside somebody
+    else's run the queues are theirs: nothing is done.
     """
     if FlowRunContext.get() or TaskRunContext.get():
         yield

@@ -147,7 +147,7 @@ def check_store(root: str) -> Finding:
 
 
 def check_webhook(name: str) -> Finding:
-    from augmill.flows.nights.paging import is_address
+    from augmill.tasks.boundary.hosts import is_address
 
     if is_address(os.environ.get(name, "")):
         return Finding("webhook", True, f"{name} is set; nothing was sent")

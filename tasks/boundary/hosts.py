@@ -19,6 +19,17 @@ _METADATA = {"100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
+def is_address(text: str) -> bool:
+    """Whether that can be asked over HTTP: http or https, a host, and nothing that a request line cannot hold."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
 def is_loopback(host: str) -> bool:
     """Whether what is sent there stays on this machine."""
     if host == "localhost":

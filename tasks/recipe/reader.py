@@ -261,7 +261,8 @@ def _known_keys(kind: Any, location: tuple[str | int, ...]) -> list[str]:
 def _shown(value: Any, location: tuple[str | int, ...]) -> str:
     """What was found, in short; not where it may be a secret: in a log it would stand for good."""
     text = json.dumps(value, default=str, ensure_ascii=False)
-    if "api_key" in location or "api_key" in text or ("base_url" in location and "@" in text):
+    address = bool({"base_url", "url"} & {*location})
+    if "api_key" in location or "api_key" in text or (address and set("@?#") & set(text)):
         return "what is not repeated here, since it may be a secret"
     return text[:80]
 

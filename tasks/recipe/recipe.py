@@ -28,6 +28,7 @@ from augmill.tasks.recipe.sections import (
     Publish,
     Refill,
     Refuse,
+    Report,
     RunOptions,
     Settle,
     Splits,
@@ -93,6 +94,11 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule, metadata={"help": "when it runs by itself; changes no row"})
     retain: Retain = field(default_factory=Retain, metadata={"help": "how long what is made is kept; changes no row"})
     price: Price = field(default_factory=Price, metadata={"help": "what things cost, for estimates; changes no row"})
+    # The empty sections above count in every hash that there is by their names; one that came later must not.
+    report: Report = field(
+        default_factory=Report,
+        metadata={"help": "where people read the reports; changes no row", "identity": False, "why": "as its key"},
+    )
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", self.dataset)
@@ -118,9 +124,8 @@ class Recipe:
 
     def hash(self) -> str:
         """sha256 of what the recipe says about rows and their publication; ``run`` is left out."""
-        return hash_json(
-            identity_of({item.name: getattr(self, item.name) for item in dataclasses.fields(self)} | {"run": None})
-        )
+        counted = [item.name for item in dataclasses.fields(self) if item.metadata.get("identity") is not False]
+        return hash_json(identity_of({name: getattr(self, name) for name in counted} | {"run": None}))
 
 
 def _located(value: str, base: Path, where: str) -> Path:

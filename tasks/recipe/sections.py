@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+from augmill.tasks.boundary.hosts import is_address
 from augmill.tasks.boundary.retries import PATIENCE_SECONDS
 from augmill.tasks.contracts import FIELD_NAMES
 from augmill.tasks.rows.calendar import parse_clock
@@ -243,6 +245,25 @@ class Publish:
     def __post_init__(self) -> None:
         check(bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", self.prefix)), "prefix: letters, digits and underscores")
         check(self.prefix != "_", "prefix: `_row_id` is a reserved column of Iceberg v3")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where people read the reports. They show rows, so Augmill serves them to nobody by itself."""
+
+    url: str | None = option(
+        None,
+        "an address under which the store's private/reports are served, such as https://reports.example.org/augmill; "
+        "the Prefect artifact links to it",
+        why_no_identity="where the report is read, not what it says",
+    )
+
+    def __post_init__(self) -> None:
+        if self.url is None:
+            return
+        check(is_address(self.url), "url: an address that begins with http:// or https://, percent-encoded")
+        check("@" not in urlsplit(self.url).netloc, "url: no user and no password in it; whoever sees a run sees it")
+        check(not set("?#") & set(self.url), "url: no query and no fragment; the report's own path follows it")
 
 
 _RUN = "where and how fast, not what"

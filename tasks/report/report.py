@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Required, TypedDict
+from urllib.parse import quote
 
 from augmill.tasks.gate.verdict import headline, rule_of, sight
 from augmill.tasks.report.charts import Effect, dumbbell, flow, forest, histogram, marked, points, stacked, streams_of
-from augmill.tasks.rows.kinds.text import PAGE, POLICY, visible
+from augmill.tasks.rows.kinds.text import PAGE, POLICY, cut, visible
 
 # --- What a report is made of: the parts the pipeline holds already, by name. Types only ------------------------------
 
@@ -55,7 +56,6 @@ class Validation(TypedDict, total=False):
     """``shards``: outcome -> shards; ``release``: summary of ``validate_release``; ``docs``: relative link."""
 
     shards: dict[str, int]
-    problems: list[str]
     release: dict[str, Any] | None
     docs: str
 
@@ -96,7 +96,7 @@ class ReportEvidence(TypedDict, total=False):
 # --- The page ---------------------------------------------------------------------------------------------------------
 
 
-__all__ = ["ReportEvidence", "Sample", "render_report", "report_summary_markdown", "report_table"]
+__all__ = ["ReportEvidence", "Sample", "render_report", "report_link", "report_markdown", "report_table"]
 
 RELEASED = {
     "mix": "Released: the real rows together with the accepted synthetic rows.",
@@ -105,42 +105,54 @@ RELEASED = {
     "current": "Kept: the release that was current stays current.",
     None: "Nothing was released.",
 }
+REPORTS = "private/reports/"  # in a store
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "focus_f1": "mean F1 of the focus labels"}
 ARMS = {"real": "real rows alone", "placebo": "placebo: real rows repeated", "mix": "mix: real and synthetic rows"}
-SHOWN_CLASSES = 30  # the rest stands in a folded table
+SHOWN_CLASSES = 30  # on the page; the rest stands in a folded table
 SHOWN_SAMPLES = 12
+# Prefect sets no limit of its own to an artifact, but holds each whole in its database and sends it with the run's page.
+MARKDOWN_BYTES = 200_000
+MARKDOWN_CLASSES = 200
+LONGEST_VALUE = 500  # characters of one text in the Markdown: a reason has up to 400
+LEFT_OUT = "This part is too long for here; it stands in the report itself."
 
 
 def render_report(evidence: ReportEvidence) -> str:
     """The page. Everything that stems from data is escaped; the same evidence gives the same bytes."""
-    page = environment().get_template("report.html")
+    rendered: str = environment().get_template("report.html").render(_told(evidence, SHOWN_CLASSES))
+    return visible(rendered, keep=PAGE)
+
+
+def _told(evidence: ReportEvidence, shown: int) -> dict[str, Any]:
+    """What the page and the Markdown say, by the templates' names. ``shown``: classes in a table before the others."""
     gate, ledger = evidence.get("gate"), evidence.get("ledger")
-    classes = class_rows(evidence)
-    rendered: str = page.render(
-        e=_complete(evidence),
-        headline=headline(evidence["outcome"], gate),
-        released=RELEASED[evidence.get("released")],
-        next_action=evidence["next_action"],
-        figures=key_figures(evidence),
-        metric=METRICS[gate["judged_by"]] if gate else "",
-        effects=_effects(gate) if gate else "",
-        bar=rule_of(gate).bar if gate else 0.0,
-        sight=sight(rule_of(gate), gate["smallest_visible_gain"]) if gate else "",
-        test_note=test_note(gate) if gate else "",
-        arms=[(ARMS[name], name, gate["validation"]["arms"][name], _test_arm(gate, name)) for name in ARMS]
+    classes, reason = class_rows(evidence), evidence["reason"]
+    return {
+        "e": _complete(evidence),
+        "headline": headline(evidence["outcome"], gate),
+        "released": RELEASED[evidence.get("released")],
+        "reason": reason[:1].upper() + reason[1:],
+        "next_action": evidence["next_action"],
+        "figures": key_figures(evidence),
+        "metric": METRICS[gate["judged_by"]] if gate else "",
+        "effects": _effects(gate) if gate else [],
+        "bar": rule_of(gate).bar if gate else 0.0,
+        "bar_label": _bar_label(gate) if gate else "",
+        "sight": sight(rule_of(gate), gate["smallest_visible_gain"]) if gate else "",
+        "test_note": test_note(gate) if gate else "",
+        "arms": [(ARMS[name], name, gate["validation"]["arms"][name], _test_arm(gate, name)) for name in ARMS]
         if gate
         else [],
-        classes=classes,
-        span=_span(classes),
-        most=max((max(row["train"], row["mixed"]) for row in classes), default=1),
-        flow=flow(streams_of(_totals(ledger))) if ledger and ledger["rows"] else "",
-        generators=_by_generator(ledger) if ledger else [],
-        lengths=_lengths(evidence.get("lengths", {})),
-        shown=SHOWN_CLASSES,
-        path=evidence.get("release_path", ""),
-        prefix=evidence.get("prefix", "aug_"),
-    )
-    return visible(rendered, keep=PAGE)
+        "classes": classes,
+        "span": _span(classes),
+        "most": max((max(row["train"], row["mixed"]) for row in classes), default=1),
+        "streams": streams_of(_totals(ledger)) if ledger and ledger["rows"] else [],
+        "generators": _by_generator(ledger) if ledger else [],
+        "lengths": _lengths(evidence.get("lengths", {})),
+        "shown": shown,
+        "path": evidence.get("release_path", ""),
+        "prefix": evidence.get("prefix", "aug_"),
+    }
 
 
 def _complete(evidence: ReportEvidence) -> dict[str, Any]:
@@ -181,18 +193,20 @@ def key_figures(evidence: ReportEvidence) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _effects(gate: Mapping[str, Any]) -> Any:
+def _effects(gate: Mapping[str, Any]) -> list[Effect]:
     names = {"mix-real": "mix over real", "mix-placebo": "mix over placebo", "placebo-real": "placebo over real"}
-    judged_by, bar = gate["judged_by"], rule_of(gate).bar
-    effects = []
+    judged_by, effects = gate["judged_by"], []
     groups = {"validation": "On validation, which decides", "test": "On test, which is only reported"}
     for split, group in groups.items():
         for pair, name in names.items() if gate.get(split) else ():
             gain = gate[split]["comparisons"][pair]["gains"][judged_by]
             quiet = split == "test" or pair == "placebo-real"
             effects.append(Effect(name, gain["gain"], gain["low"], gain["high"], quiet, group))
-    label = f"{'min_gain' if gate['options']['rule'] == 'superior' else 'margin'} {points(bar)}"
-    return forest(effects, bar, label)
+    return effects
+
+
+def _bar_label(gate: Mapping[str, Any]) -> str:
+    return f"{'min_gain' if gate['options']['rule'] == 'superior' else 'margin'} {points(rule_of(gate).bar)}"
 
 
 def test_note(gate: Mapping[str, Any]) -> str:
@@ -295,36 +309,7 @@ def _lengths(lengths: Mapping[str, list[int]]) -> dict[str, Any]:
     if not lengths.get("real"):
         return {}
     middle = {kind: sorted(values)[len(values) // 2] for kind, values in lengths.items() if values}
-    return {"chart": histogram(lengths["real"], lengths.get("synthetic", [])), "median": middle}
-
-
-@cache
-def environment() -> Any:
-    """The templates' own, shared by every page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        autoescape=True, loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"points": points, "count": lambda value: f"{value:,}"}
-    environment.globals |= {"policy": Markup(POLICY), "stacked": stacked, "dumbbell": dumbbell, "marked": marked}
-    return environment
-
-
-def report_summary_markdown(evidence: ReportEvidence) -> str:
-    """The report's first screen as Markdown, for a Prefect artifact or a pull request."""
-    lines = [
-        f"# {_plain(evidence['dataset'])} {_plain(evidence['snapshot'])}: {evidence['outcome'].replace('_', ' ')}",
-        f"**{headline(evidence['outcome'], evidence.get('gate'))}** {RELEASED[evidence.get('released')]}",
-        _plain(evidence["reason"]),
-        f"Next: {_plain(evidence['next_action'])}",
-    ]
-    lines += ["\n".join(f"- {name}: **{value}** ({detail})" for value, name, detail in key_figures(evidence))]
-    if gate := evidence.get("gate"):
-        lines.append(test_note(gate))
-    return "\n\n".join(line for line in lines if line) + "\n"
+    return {"real": lengths["real"], "synthetic": lengths.get("synthetic", []), "median": middle}
 
 
 def report_table(evidence: ReportEvidence) -> list[dict[str, Any]]:
@@ -347,6 +332,84 @@ def report_table(evidence: ReportEvidence) -> list[dict[str, Any]]:
     return table
 
 
-def _plain(text: str) -> str:
-    """Data as text: Markdown's own characters and HTML lose their meaning, and it is one line."""
-    return re.sub(r"([\\`*_\[\]#|])", r"\\\1", html.escape(visible(text), quote=False))
+# --- The same as Markdown ---------------------------------------------------------------------------------------------
+
+
+def report_markdown(evidence: ReportEvidence, place: str | None = None) -> str:
+    """The report as GitHub's Markdown, for Prefect's artifact: what the page says, but for the samples.
+
+    An artifact lies in Prefect's database, which is not the store's private side, so no row's text is in it. What
+    stems from data is inert: it makes no link, picture, HTML or table. ``place``: where the page is, shown as text. At
+    most MARKDOWN_BYTES; a part that does not fit is left out, and that is said.
+    """
+    told = _told(evidence, MARKDOWN_CLASSES)
+    told["e"]["samples"] = bool(told["e"]["samples"])  # the template cannot show what it does not have
+    rendered: str = _markdown_environment().get_template("report.md").render(told, place=place)
+    return _bounded(re.split(r"\n{2,}", rendered.strip("\n")))
+
+
+def _bounded(parts: Sequence[str]) -> str:
+    """Paragraphs and tables, each whole, as far as they fit."""
+    kept, room = [""], MARKDOWN_BYTES - 2 * len(LEFT_OUT)  # that it ends early is said within the bound
+    for part in parts:
+        size = len(part.encode()) + len("\n\n")
+        fits = size <= room
+        if fits or kept[-1] != LEFT_OUT:
+            kept.append(part if fits else LEFT_OUT)
+            room -= size if fits else len(LEFT_OUT) + len("\n\n")
+    return "\n\n".join(kept[1:]) + "\n"
+
+
+@cache
+def _markdown_environment() -> Any:
+    """The pages' own, with every value made inert as Markdown where a page has it escaped as HTML."""
+    from markupsafe import Markup
+
+    found = environment().overlay(finalize=_inert)
+    found.filters = {**found.filters, "as_code": lambda text: Markup(visible(text))}
+    return found
+
+
+# What renderers turn into a link although it is escaped: they look at the text again once it is parsed. In a code span
+# they do not (tried: marked 17, remark-gfm 4, which Prefect's two pages use).
+_LINKING = re.compile(r"(?:@|(?<=http)://|(?<=https)://|(?<=ftp)://|(?<=www)\.)+", re.IGNORECASE)
+_MEANT = re.compile(r"[\\`*_\[\]|~#$]")
+_FIRST = re.compile(r"^(\d*)([-+=:](?!\d)|[.)](?=\s|$))")  # a list, a rule, an underlined heading
+
+
+def _inert(value: Any) -> Any:
+    """A value as a text of one line in which Markdown and HTML mean nothing; what a macro made is that already."""
+    from markupsafe import Markup
+
+    if hasattr(value, "__html__"):
+        return value
+    text = visible(str(value), keep=PAGE.lstrip("\n\t")).strip()
+    text = text if len(text) <= LONGEST_VALUE else cut(text, LONGEST_VALUE) + " \u2026"
+    text = _MEANT.sub(r"\\\g<0>", html.escape(text, quote=False))
+    text = _FIRST.sub(r"\1\\\2", text)
+    return Markup(_LINKING.sub(r"`\g<0>`", text))
+
+
+def report_link(url: str, prefix: str) -> str:
+    """The address of the page that stands under ``prefix`` in the store, such as private/reports/tickets/2026-11-24-1f.
+
+    ``url``: the recipe's ``report.url``. Percent-encoded, parentheses too, which would end a link in Markdown.
+    """
+    path = f"{url.rstrip('/')}/{quote(prefix.removeprefix(REPORTS), safe='/')}/index.html"
+    return path.replace("(", "%28").replace(")", "%29")
+
+
+@cache
+def environment() -> Any:
+    """The templates' own, shared by every page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    templates = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        autoescape=True, loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"points": points, "count": lambda value: f"{value:,}"}
+    charts = {"forest": forest, "flow": flow, "histogram": histogram, "stacked": stacked, "dumbbell": dumbbell}
+    environment.globals |= {"policy": Markup(POLICY), "marked": marked, **charts}
+    return environment

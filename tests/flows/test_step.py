@@ -38,7 +38,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def make_run(recipe: Recipe, *, recording: bool) -> Run:
     session = make_session(recipe, Store(recipe.run.store))
-    session = dataclasses.replace(session, api=Api(there=recording))
+    session = dataclasses.replace(session, api=Api(recording=recording))
     return new_run(session, recipe, None, Progress(live=False, quiet=True))
 
 
@@ -368,7 +368,7 @@ def test_a_run_after_one_that_lost_its_api_is_recorded(prefect_api: str, recipe:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    lost = Api(there=True)
+    lost = Api(recording=True)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         lost.report(ConnectionError("gone"))
     assert not lost.recording

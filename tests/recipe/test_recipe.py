@@ -23,6 +23,8 @@ from augmill.tasks.generators.seq2seq.back_translation import Pivot
 from augmill.tasks.recipe.nights import Partitions, Price, Reopen, Retain, Schedule
 from augmill.tasks.recipe.reader import GeneratorChoice, TrainerChoice
 from augmill.tasks.recipe.recipe import Recipe, build_recipe, json_schema, load_recipe, not_identity
+from augmill.tasks.recipe.sections import Report
+from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.sources.options import Ready
 from augmill.tasks.stages.evaluate import EvaluateConfig
@@ -139,6 +141,38 @@ def test_a_value_of_the_wrong_type_is_never_coerced(tmp_path: Path, text: str, w
 def test_sections_that_contradict_each_other_are_refused(tmp_path: Path, text: str, where: str, words: str) -> None:
     error = refusal(tmp_path, text)
     assert where in f"{error.where} {error.problem}" and words in error.problem
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("reports.example.org", "an address that begins with http:// or https://"),
+        ("ftp://reports.example.org", "an address that begins with http:// or https://"),
+        ("javascript:alert(1)", "an address that begins with http:// or https://"),
+        ("https://", "an address that begins with http:// or https://"),
+        ("https://reports.example.org/a b", "an address that begins with http:// or https://"),
+        ("https://reports.example.org:port", "an address that begins with http:// or https://"),
+        ("https://anna:hunter2@reports.example.org", "no user and no password"),
+        ("https://hunter2@reports.example.org", "no user and no password"),
+        ("https://reports.example.org/?token=hunter2", "no query and no fragment"),
+        ("https://reports.example.org/?", "no query and no fragment"),
+        ("https://reports.example.org/#hunter2", "no query and no fragment"),
+    ],
+)
+def test_an_address_of_reports_is_plain_and_holds_no_secret(tmp_path: Path, url: str, words: str) -> None:
+    error = refusal(tmp_path, RECIPE + f'report: {{url: "{url}"}}\n')
+    assert "(report.url)" in error.where and words in error.problem
+    assert "hunter2" not in str(error)
+
+
+def test_where_reports_are_read_is_no_part_of_any_hash(tmp_path: Path) -> None:
+    """Not even the section's name is: recipes have had hashes without it."""
+    recipe = load(tmp_path, RECIPE)
+    served = load(tmp_path, RECIPE + "report: {url: https://reports.example.org/augmill}\n")
+    names = {item.name for item in dataclasses.fields(recipe)} - {"run", "report"}
+    counted = identity_of({name: getattr(recipe, name) for name in names} | {"run": None})
+    assert served.report != recipe.report
+    assert served.hash() == recipe.hash() == hash_json(counted)
 
 
 def sections() -> Iterator[tuple[str, Any]]:
@@ -295,6 +329,7 @@ ANOTHER: dict[str, Any] = {
     "splits.names": {"names": {"a": "train"}},
     "validation.release": {"release": {"ttr": (0.0, 1.0)}},
     "run.devices": ("cpu",),
+    "report.url": "https://reports.example.org/augmill",
     "generators.rules.operations": {"operations": {"swap": 1.0}},
     "generators.rules.thesaurus": "words.csv",
     "unlabelled": SourceOptions("other.csv", delimiter=";"),
@@ -488,7 +523,7 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
     expected |= {f"generators.causal_lm.{name}" for name in ("log_to", "log_dir", "checkpoint_minutes")}
     expected |= {f"generators.causal_lm.{name}" for name in ("checkpoint_minutes", "log_to", "log_dir")}
     expected |= {"source.ready", "partitions.late", "publish.format", "validation.source"}
-    for section in (Schedule, Retain, Price):  # of these, all
+    for section in (Schedule, Retain, Price, Report):  # of these, all
         expected |= {f"{section.__name__.lower()}.{item.name}" for item in dataclasses.fields(section)}
     table = not_identity()
     assert set(table) == expected and all(len(why) > 10 for why in table.values())
