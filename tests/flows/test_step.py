@@ -20,7 +20,7 @@ from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.orchestration.api import Api
 from augmill.flows.progress import Progress
 from augmill.flows.run import Run, Session, new_run, open_session
-from augmill.flows.step import Call, Step, map_bounded, step
+from augmill.flows.step import StepCall, Step, map_bounded, step
 from augmill.tasks.boundary.retries import NEVER, STAGE, RetryPolicy
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import AugmillError, CorruptObject, DataError, DeadlineExceeded, LedgerError, WorkerDied
@@ -79,7 +79,7 @@ class Flaky:
 def step_of(work: Callable[[int], Any], retry: RetryPolicy = QUICK, name: str = "fit") -> Step[..., Any]:
     """``work(item)`` as a step that is given its item by name, as a stage its configuration."""
 
-    def fn(call: Call[Any], *, item: int) -> Any:
+    def fn(call: StepCall[Any], *, item: int) -> Any:
         return work(item)
 
     fn.__name__ = name
@@ -241,7 +241,7 @@ def test_an_interrupt_ends_the_wait_before_a_further_try(recipe: Recipe) -> None
 def test_a_time_limit_on_the_main_thread_ends_the_try(run: Run) -> None:
     tries = []
 
-    def slow(call: Call[Any]) -> None:
+    def slow(call: StepCall[Any]) -> None:
         with call.watched():
             tries.append(time.monotonic())
             time.sleep(20)
