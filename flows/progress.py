@@ -66,7 +66,7 @@ class Progress:
             from rich.live import Live
 
             self._screen = Live(
-                _Lines(self._running), console=self._console, refresh_per_second=_REFRESH, transient=True
+                _LiveLines(self._running), console=self._console, refresh_per_second=_REFRESH, transient=True
             )
             self._screen.start()
         threading.Thread(target=self._tick_on, daemon=True, name="augmill-progress").start()
@@ -142,7 +142,7 @@ class ShownStage:
         self._counted, self._total = 0, total
         self._parts: dict[Hashable, int] = {}
         self._told: tuple[int, int | None, str] | None = None
-        self._clock, self._lock, self._pace = clock, threading.Lock(), Pace()
+        self._clock, self._lock, self._pace = clock, threading.Lock(), TimeLeft()
         self._started = clock()
 
     @property
@@ -239,7 +239,7 @@ class ShownStage:
             self._pace.see(self._clock(), done)
 
 
-class Pace:
+class TimeLeft:
     """How fast a count goes, by its last ``STRETCH`` seconds. Says nothing before that can be known."""
 
     def __init__(self) -> None:
@@ -272,7 +272,7 @@ class Pace:
         return (total - self._done) * since / moved if since > 0 and moved > 0 else None
 
 
-class _Lines:
+class _LiveLines:
     """The stages under way, as rich draws them."""
 
     def __init__(self, running: Mapping[ShownStage, object]) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from augmill.flows.orchestration.logs import quiet_logging
 from augmill.flows.orchestration.orchestrate import PlainOrchestrator
-from augmill.flows.progress import STRETCH, Artifacts, Pace, Progress, ShownStage
+from augmill.flows.progress import STRETCH, Artifacts, Progress, ShownStage, TimeLeft
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.store.stage import Site, Work, identity_of
 
@@ -253,14 +253,15 @@ def test_no_line_of_progress_is_seen_twice(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.count("mix") == 1
 
 
-Steps = st.lists(st.tuples(st.floats(0.01, 100), st.integers(0, 400)), min_size=1, max_size=60)
+Waits = st.one_of(st.floats(0.01, 3), st.floats(0.01, 100))
+Steps = st.lists(st.tuples(Waits, st.integers(0, 400)), min_size=1, max_size=60)
 
 
-@given(Steps, st.one_of(st.none(), st.integers(0, 400)))
+@given(Steps, st.one_of(st.none(), st.integers(0, 4000)))
 def test_what_is_left_is_never_negative_and_never_claimed_before_it_can_be_known(
     steps: list[tuple[float, int]], total: int | None
 ) -> None:
-    pace, now, begun, seen = Pace(), 50.0, None, list[int]()
+    pace, now, begun, seen = TimeLeft(), 50.0, None, list[int]()
     for wait, done in steps:
         now += wait
         begun = now if begun is None or done < min(seen[-1:] or [0]) else begun
@@ -274,10 +275,21 @@ def test_what_is_left_is_never_negative_and_never_claimed_before_it_can_be_known
             assert left is None
 
 
+def test_nothing_is_claimed_of_the_first_seconds_nor_of_a_small_part() -> None:
+    half, small = TimeLeft(), TimeLeft()
+    half.see(0.0, 0)
+    half.see(5.0, 50)
+    assert (half.left(9.9, 100), half.left(10.0, 100)) == (None, 10.0)
+    small.see(0.0, 0)
+    small.see(30.0, 4)
+    assert small.left(59.9, 100) is None
+    assert small.left(60.0, 100) == pytest.approx(96 * 60 / 4)  # a minute has shown the pace
+
+
 @given(st.floats(0.2, 50), st.integers(200, 100_000), st.integers(0, 1000))
 def test_a_steady_count_ends_when_it_was_said_to(rate: float, total: int, begin: int) -> None:
     """``begin``: where a checkpoint took it up, which nobody was there to see done."""
-    pace, now = Pace(), 7.0
+    pace, now = TimeLeft(), 7.0
     for second in range(90):
         done = begin + int(rate * second)
         pace.see(now + second, done)
@@ -289,7 +301,7 @@ def test_a_steady_count_ends_when_it_was_said_to(rate: float, total: int, begin:
 
 
 def test_a_count_that_begins_anew_has_a_new_pace() -> None:
-    pace = Pace()
+    pace = TimeLeft()
     for second in range(200):
         pace.see(float(second), 10 * second)
     assert pace.left(199.0, 4000) == pytest.approx(201, abs=2)
