@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from augmill.tasks.boundary.hosts import is_address
 from augmill.tasks.boundary.retries import PATIENCE_SECONDS
@@ -264,6 +264,15 @@ class Report:
         check(is_address(self.url), "url: an address that begins with http:// or https://, percent-encoded")
         check("@" not in urlsplit(self.url).netloc, "url: no user and no password in it; whoever sees a run sees it")
         check(not set("?#") & set(self.url), "url: no query and no fragment; the report's own path follows it")
+
+
+def report_link(url: str, prefix: str) -> str:
+    """The address of the page that stands under ``prefix`` in the store, such as private/reports/tickets/2026-11-24-1f.
+
+    ``url``: as in ``Report``. Percent-encoded, parentheses too, which would end a link in Markdown.
+    """
+    path = f"{url.rstrip('/')}/{quote(prefix.removeprefix('private/reports/'), safe='/')}/index.html"
+    return path.replace("(", "%28").replace(")", "%29")
 
 
 _RUN = "where and how fast, not what"

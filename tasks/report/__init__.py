@@ -1,14 +1,7 @@
 """Pages for people: the report of a run, the comparison of generators, and their charts."""
 
 from augmill.tasks.report.comparison import cut, cuts, enlarge, lines, measured, page, plot, ratio_of, table, totals
-from augmill.tasks.report.report import (
-    ReportEvidence,
-    Sample,
-    render_report,
-    report_link,
-    report_markdown,
-    report_table,
-)
+from augmill.tasks.report.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 
 __all__ = [
     "ReportEvidence",
@@ -22,7 +15,6 @@ __all__ = [
     "plot",
     "ratio_of",
     "render_report",
-    "report_link",
     "report_markdown",
     "report_table",
     "table",

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Required, TypedDict
-from urllib.parse import quote
 
 from augmill.tasks.gate.verdict import headline, rule_of, sight
 from augmill.tasks.report.charts import Effect, dumbbell, flow, forest, histogram, marked, points, stacked, streams_of
@@ -96,7 +95,7 @@ class ReportEvidence(TypedDict, total=False):
 # --- The page ---------------------------------------------------------------------------------------------------------
 
 
-__all__ = ["ReportEvidence", "Sample", "render_report", "report_link", "report_markdown", "report_table"]
+__all__ = ["ReportEvidence", "Sample", "render_report", "report_markdown", "report_table"]
 
 RELEASED = {
     "mix": "Released: the real rows together with the accepted synthetic rows.",
@@ -105,7 +104,6 @@ RELEASED = {
     "current": "Kept: the release that was current stays current.",
     None: "Nothing was released.",
 }
-REPORTS = "private/reports/"  # in a store
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "focus_f1": "mean F1 of the focus labels"}
 ARMS = {"real": "real rows alone", "placebo": "placebo: real rows repeated", "mix": "mix: real and synthetic rows"}
 SHOWN_CLASSES = 30  # on the page; the rest stands in a folded table
@@ -388,15 +386,6 @@ def _inert(value: Any) -> Any:
     text = _MEANT.sub(r"\\\g<0>", html.escape(text, quote=False))
     text = _FIRST.sub(r"\1\\\2", text)
     return Markup(_LINKING.sub(r"`\g<0>`", text))
-
-
-def report_link(url: str, prefix: str) -> str:
-    """The address of the page that stands under ``prefix`` in the store, such as private/reports/tickets/2026-11-24-1f.
-
-    ``url``: the recipe's ``report.url``. Percent-encoded, parentheses too, which would end a link in Markdown.
-    """
-    path = f"{url.rstrip('/')}/{quote(prefix.removeprefix(REPORTS), safe='/')}/index.html"
-    return path.replace("(", "%28").replace(")", "%29")
 
 
 @cache

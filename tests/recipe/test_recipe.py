@@ -23,7 +23,7 @@ from augmill.tasks.generators.seq2seq.back_translation import Pivot
 from augmill.tasks.recipe.nights import Partitions, Price, Reopen, Retain, Schedule
 from augmill.tasks.recipe.reader import GeneratorChoice, TrainerChoice
 from augmill.tasks.recipe.recipe import Recipe, build_recipe, json_schema, load_recipe, not_identity
-from augmill.tasks.recipe.sections import Report
+from augmill.tasks.recipe.sections import Report, report_link
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.sources.options import Ready
@@ -163,6 +163,15 @@ def test_an_address_of_reports_is_plain_and_holds_no_secret(tmp_path: Path, url:
     error = refusal(tmp_path, RECIPE + f'report: {{url: "{url}"}}\n')
     assert "(report.url)" in error.where and words in error.problem
     assert "hunter2" not in str(error)
+
+
+def test_a_report_s_address_is_its_place_below_the_recipe_s() -> None:
+    place = "private/reports/tickets/2026-11-24-1f0c"
+    wanted = "https://reports.example.org/augmill/tickets/2026-11-24-1f0c/index.html"
+    for url in ("https://reports.example.org/augmill", "https://reports.example.org/augmill/"):
+        assert report_link(url, place) == wanted
+    odd = report_link("http://[::1]:8080/a(b)", "private/reports/t/a b?#%)")
+    assert odd == "http://[::1]:8080/a%28b%29/t/a%20b%3F%23%25%29/index.html"
 
 
 def test_where_reports_are_read_is_no_part_of_any_hash(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from augmill.tasks.report.report import (
     MARKDOWN_BYTES,
     ReportEvidence,
     render_report,
-    report_link,
     report_markdown,
 )
 from augmill.tasks.rows.kinds.text import PAGE, visible
@@ -203,12 +202,3 @@ def test_the_markdown_of_a_run_that_ended_early_says_why(outcome: str) -> None:
     for said in (f"**{outcome.replace('_', ' ').capitalize()}.**", "Nothing was released.", "**Next:** Look into it."):
         assert said in text
     assert "The model's weights are gone" in text and "Samples" not in text and "|" not in text
-
-
-def test_a_report_s_address_is_its_place_below_the_recipe_s() -> None:
-    place = "private/reports/tickets/2026-11-24-1f0c"
-    wanted = "https://reports.example.org/augmill/tickets/2026-11-24-1f0c/index.html"
-    for url in ("https://reports.example.org/augmill", "https://reports.example.org/augmill/"):
-        assert report_link(url, place) == wanted
-    odd = report_link("http://[::1]:8080/a(b)", "private/reports/t/a b?#%)")
-    assert odd == "http://[::1]:8080/a%28b%29/t/a%20b%3F%23%25%29/index.html"
