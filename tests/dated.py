@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from chain import WORDS, InlinePool, recipe_document
 
-from augmill.flows import start
+from augmill.flows import run as running
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.stages import jobs as shards
 from augmill.tasks.store.attempts import Attempt, read_attempts
@@ -78,7 +78,7 @@ def inline_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         shards.STORES.clear()
         yield _Pool()
 
-    monkeypatch.setattr(start, "worker_pool", pool)
+    monkeypatch.setattr(running, "worker_pool", pool)
 
 
 def starts(store: Store, dataset: str = "tiny") -> list[str]:
