@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, get_type_hints
 
 from prefect import tags
 from prefect.context import TagsContext
@@ -81,6 +81,9 @@ def ending(body: Callable[P, Result]) -> Callable[P, State[Any]]:
             raise Abort("the API is gone")  # ends the engine without further requests to it
         return state
 
+    # Prefect reads the types of the parameters, which stand as text, from the function and its module; the body's is another.
+    end.__signature__ = inspect.signature(body, eval_str=True)  # type: ignore[attr-defined]
+    end.__annotations__ = get_type_hints(body)
     return end
 
 
