@@ -74,6 +74,11 @@ class Compared:
 _FOUND: ContextVar[Compared | None] = ContextVar("augmill_compared", default=None)  # of the command that calls the flow
 
 
+def _found() -> Compared:
+    """A flow names no ContextVar: it is pickled with what it names."""
+    return _FOUND.get() or Compared()
+
+
 @flow(flow_run_name=functools.partial(running.name_of_flow_run, "compare"), persist_result=False)
 @ending
 def compare(
@@ -86,7 +91,7 @@ def compare(
 ) -> Result:
     """``augmill compare`` with the same options; every finished cell is kept in the store."""
     with running.session_of(recipe, store, command="deployment compare", by_morning=False) as session:
-        own, found = session.recipe, _FOUND.get() or Compared()
+        own, found = session.recipe, _found()
         numbers = range(own.seed, own.seed + seeds)
         with Progress(live=session.live) as progress:
             compare_all(

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, get_type_hints
 
 from prefect import tags
 from prefect.context import TagsContext
@@ -59,29 +59,37 @@ def ending(body: Callable[P, Result]) -> Callable[P, State[Any]]:
 
     @functools.wraps(body)
     def end(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
-        caller = _CALLER.get()
-        token = _CALLER.set(None)  # a sub-flow has a caller of its own
-        stop = Stop() if caller is None else caller.session.stop
-        try:
-            # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
-            # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
-            with TagsContext(current_tags=set()), interruptible(stop):
-                result = body(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - the caller raises it again
-            if caller is not None:
-                caller.error = error
-            state = _failed(error, stop, deployed=caller is None)
-        else:
-            if caller is not None:
-                caller.results.append(result)
-            state = _ended(result)
-        finally:
-            _CALLER.reset(token)
-        if caller is not None and not caller.session.api.still_there():
-            raise Abort("the API is gone")  # ends the engine without further requests to it
-        return state
+        return _end(functools.partial(body, *args, **kwargs))
 
+    # Prefect reads the types of the parameters, which stand as text, from the function and its module; the body's is another.
+    end.__signature__ = inspect.signature(body, eval_str=True)  # type: ignore[attr-defined]
+    end.__annotations__ = get_type_hints(body)
     return end
+
+
+def _end(body: Callable[[], Result]) -> State[Any]:
+    """Apart from ``end``, which is pickled with all that it names: a served run's process is sent its flow so."""
+    caller = _CALLER.get()
+    token = _CALLER.set(None)  # a sub-flow has a caller of its own
+    stop = Stop() if caller is None else caller.session.stop
+    try:
+        # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
+        # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
+        with TagsContext(current_tags=set()), interruptible(stop):
+            result = body()
+    except BaseException as error:  # noqa: BLE001 - the caller raises it again
+        if caller is not None:
+            caller.error = error
+        state = _failed(error, stop, deployed=caller is None)
+    else:
+        if caller is not None:
+            caller.results.append(result)
+        state = _ended(result)
+    finally:
+        _CALLER.reset(token)
+    if caller is not None and not caller.session.api.still_there():
+        raise Abort("the API is gone")  # ends the engine without further requests to it
+    return state
 
 
 def _failed(error: BaseException, stop: Stop, *, deployed: bool) -> State[Any]:

@@ -25,7 +25,10 @@ TINIEST = {
         ["--nights", "2", "--rows", "300", "--windows", "all", "--refits", "7d"],
         "| night | fitted as of |",
     ),
-    "bench_overhead.py": (["--shards", "2", "--orchestrators", "none"], "| way | before the first shard |"),
+    "bench_overhead.py": (
+        ["--shards", "2", "--starts", "1"],
+        "| way | before the first shard | 2 shards | first stage line |",
+    ),
     "flip_files.py": (["--files", "3"], "| kind | files | verify |"),
     "bench_prefect.py": (
         ["--runs", "2", "--session", "1", "--nights", "1", "--served", "1"],

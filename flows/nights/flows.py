@@ -74,6 +74,11 @@ class Planned:
 _PLANNED: ContextVar[Planned | None] = ContextVar("augmill_planned", default=None)  # by the command that calls the flow
 
 
+def _planned() -> Planned | None:
+    """A flow names no ContextVar: it is pickled with what it names."""
+    return _PLANNED.get()
+
+
 # --- The flows --------------------------------------------------------------------------------------------------------
 
 
@@ -93,7 +98,7 @@ def backfill(
     max_hours: float | None = None,
 ) -> Result:
     """``augmill backfill`` with the same options: from ``first`` up to and with ``last``; each snapshot is a sub-flow."""
-    if (planned := _PLANNED.get()) is not None:
+    if (planned := _planned()) is not None:
         return carry_out(planned)
     with running.session_of(recipe, store, command="deployment backfill", by_morning=False) as session:
         request = BackfillRequest(
@@ -109,7 +114,7 @@ def nightly(recipe: str, store: str | None = None, max_active: int = 1) -> Resul
 
     After an outage the server starts every run that it missed, late: each knows when it should have begun.
     """
-    if (planned := _PLANNED.get()) is not None:
+    if (planned := _planned()) is not None:
         return carry_out(planned)
     since, loaded = datetime.now(UTC), load_recipe(recipe, store=store)
     with watched(loaded, since):

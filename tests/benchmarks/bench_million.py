@@ -18,22 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import GIB, Meter, MeteredProgress, machine_line, markdown
+from machine import GIB, Meter, MeteredProgress, machine_line, markdown, plain_run
 
+from augmill.flows import stages
 from augmill.flows.augment import mix_accepted, publish
-from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.outcome import Outcome
-from augmill.flows.progress import Artifacts
-from augmill.flows.rounds import require_valid
+from augmill.flows.report import Found
+from augmill.flows.rounds import Made, check_configs, generate_round, shard_configs
+from augmill.flows.run import Run
 from augmill.flows.source import read_source
-from augmill.flows.steps import Steps
+from augmill.tasks.contracts import Artifact
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
-from augmill.tasks.stages.extensions import check_config, generator_config
-from augmill.tasks.stages.fit import fit, fit_check
-from augmill.tasks.stages.generate import ShardConfig
-from augmill.tasks.stages.plan import cut_shards
-from augmill.tasks.stages.settle import SettleConfig, settle
-from augmill.tasks.store.stage import Event, Site, read_json
+from augmill.tasks.stages.extensions import generator_config
+from augmill.tasks.stages.settle import SettleConfig
+from augmill.tasks.store.stage import read_json
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import find_devices, worker_pool
 
@@ -82,51 +80,40 @@ def make_recipe(folder: Path, rows: int, near: float) -> Recipe:
     return build_recipe(document, base=folder)
 
 
-def run_rows(recipe: Recipe, steps: Steps, rows: int) -> Snapshot:
-    """source to release with one round of ``rows`` candidates and without the gate."""
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    assert snapshot.split is not None
-    generator = generator_config(recipe.generators[0], recipe)
-    fitted = steps.in_worker(fit, generator, snapshot.split, what=generator.extension)
-    checks = {name: check_config(name, options, recipe) for name, options in recipe.checks.items()}
-    snapshot.checks = {n: steps.in_worker(fit_check, c, snapshot.split, what=n) for n, c in checks.items()}
-    names = tuple(read_json(steps.site.store, snapshot.split, "summary.json")["classes"]["train"])
-    asked = [
-        {"generator": generator.extension, "stratum": name, "start": 0, "count": rows // CLASSES} for name in names
-    ]
-    configs = [
-        ShardConfig(generator, tuple(checks.values()), tuple(part), names, recipe.validation)
-        for part in cut_shards(asked, recipe.run.shard_rows)
-    ]
-    inputs = [[fitted, *snapshot.checks.values()] for _ in configs]
-    shards = steps.run_shards(configs, inputs, recipe.run, round_number=1)
-    snapshot.shards = require_valid(steps, configs, shards, recipe)
-    targets = dict.fromkeys(names, recipe.target.per_class or 0)
-    config = SettleConfig(recipe.settle, targets, {generator.extension: 1.0}, recipe.columns.fields)
-    snapshot.settled = steps.do(settle, config, snapshot.shards, [])
-    snapshot.mixed = mix_accepted(snapshot, steps)
-    publish(snapshot, steps, Outcome("published", "publish", "not judged", "mix"), command="bench", republish=False)
-    return snapshot
+def run_rows(run: Run, rows: int) -> Artifact:
+    """source to release with one round of ``rows`` candidates and without the gate; what was settled."""
+    recipe, name = run.recipe, run.recipe.generators[0].use
+    ingested, split = read_source(run)
+    fitted = {name: stages.fit(run, split, name=name, config=generator_config(recipe.generators[0], recipe))}
+    checks = {
+        each: stages.fit_check(run, split, name=each, config=config) for each, config in check_configs(recipe).items()
+    }
+    strata = list(read_json(run.store, split, "summary.json")["classes"]["train"])
+    asked = [{"generator": name, "stratum": each, "start": 0, "count": rows // CLASSES} for each in strata]
+    configs = shard_configs(recipe, asked, strata)
+    shards = generate_round(
+        run, 1, split, configs, fitted, checks
+    )  # there is no plan: it would be an edge of the graph
+    targets = dict.fromkeys(strata, recipe.target.per_class or 0)
+    config = SettleConfig(recipe.settle, targets, {name: 1.0}, recipe.columns.fields)
+    settled = stages.settle(run, shards, [], number=1, config=config)
+    made = Made(checks=checks, shards=tuple(shards), settled=settled)
+    found = Found(ingested, split, made, mix_accepted(run, split, made))
+    publish(run, found, Outcome("published", "publish", "not judged", "mix"))
+    return settled
 
 
 def bench(folder: Path, store: Store, rows: int, real: int, near: float) -> None:
     write_source(folder, real)
     recipe = make_recipe(folder, rows, near)
-    events: list[Event] = []
-    site = Site(store, observe=events.append)
-    runner = PlainOrchestrator()
     with Meter() as meter, worker_pool(find_devices((), recipe.run.workers), recipe.run.threads) as pool:
-        steps = Steps(runner, site, pool, MeteredProgress(meter), Artifacts(runner), "million@all", 3600.0, events)
-        snapshot = run_rows(recipe, steps, rows)
+        settled = run_rows(plain_run(recipe, store, pool, MeteredProgress(meter)), rows)
         workers = pool.size
-    assert snapshot.settled is not None
-    ledger = read_json(store, snapshot.settled, "ledger.json")
-    report(meter, ledger, rows, real, workers)
+    report(meter, read_json(store, settled, "ledger.json"), rows, real, workers)
 
 
 def report(meter: Meter, ledger: dict[str, Any], rows: int, real: int, workers: int) -> None:
-    names = {"generate 1": "generate + validate"}
+    names = {"generate 1": "generate + validate", "settle 1": "settle"}
     table = [
         [
             names.get(reading.name, reading.name),

@@ -19,17 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import machine_line, markdown
+from machine import machine_line, markdown, plain_run
 
-from augmill.flows.orchestration.orchestrate import PlainOrchestrator
-from augmill.flows.progress import Artifacts, Progress
+from augmill.flows.progress import Progress
 from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
-from augmill.flows.steps import Steps
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.rows.calendar import Calendar
-from augmill.tasks.store.stage import Event, Site
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import WorkerPool, worker_pool
 
@@ -81,21 +77,18 @@ def make_recipe(folder: Path, window: str, refit: str) -> Recipe:
 
 
 def run_night(recipe: Recipe, store: Store, pool: WorkerPool, name: str) -> Night:
-    events: list[Event] = []
-    runner = PlainOrchestrator()
-    site = Site(store, observe=events.append)
-    progress = Progress(live=False, quiet=True)
-    steps = Steps(runner, site, pool, progress, Artifacts(runner), f"nights@{name}", 3600.0, events)
-    snapshot = Snapshot(recipe, name, None)
+    run = plain_run(recipe, store, pool, Progress(live=False, quiet=True), name)
     started = time.monotonic()
-    read_source(snapshot, steps, name)
-    produce(snapshot, steps)
+    ingested, split = read_source(run)
+    made = produce(run, split, ingested)
     seconds = time.monotonic() - started
+    if made.missing is not None:
+        raise made.missing
 
-    def made(stage: str) -> int:
-        return sum(event.rows for event in events if event.stage == stage and not event.reused)
+    def count(stage: str) -> int:
+        return sum(event.rows for event in run.events if event.stage == stage and not event.reused)
 
-    return Night(name, str(snapshot.drift["fitted"]), made("sample"), made("generate"), seconds)
+    return Night(name, str(made.drift["fitted"]), count("sample"), count("generate"), seconds)
 
 
 def report(title: str, nights: list[Night]) -> list[str]:

@@ -31,9 +31,9 @@ from machine import machine_line, markdown
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dated
-from chain import recipe_document, write_rows
+from chain import make_snapshot, recipe_document, write_rows
 
-from augmill.flows.start import open_session, run_snapshot
+from augmill.flows.run import open_session
 from augmill.tasks.recipe.recipe import build_recipe
 
 AUGMILL = str(Path(sys.executable).with_name("augmill"))
@@ -64,23 +64,18 @@ def count_records(folder: Path, runs: int, session: int) -> None:
     home = Path(os.environ["PREFECT_HOME"])
     rows: list[list[str]] = []
     for first in range(0, runs, session):
-        most = 0.0
+        most, last = 0.0, min(first + session, runs)
         recipe = build_recipe(tiny(folder) | {"seed": first}, base=folder)
         started = time.monotonic()
-        with open_session(recipe, command="bench", orchestrator="prefect", verbose=False) as opened:
-            for number in range(first, min(first + session, runs)):
-                opened.orchestrator.run(
-                    lambda: run_snapshot(opened, None, quiet=True),
-                    name="augment",
-                    run_name=f"tiny@{number}",
-                    tags=["augmill", "tiny"],
-                )
+        with open_session(recipe, command="bench", orchestrator="prefect") as opened:
+            for _ in range(first, last):
+                make_snapshot(opened)
                 most = max(most, database_size(home))
             (server,) = servers_of(psutil.Process())
             memory = [f"{resident(server):.0f}", f"{resident(psutil.Process()):.0f}"]
         seconds = time.monotonic() - started
         figures = [f"{database_size(home):.1f}", f"{most:.1f}", *(f"{count:,}" for count in row_counts(home))]
-        rows.append([f"{number + 1}", *figures, *memory, f"{seconds:.0f}"])
+        rows.append([f"{last}", *figures, *memory, f"{seconds:.0f}"])
         print(*rows[-1], file=sys.stderr, flush=True)
     header = [
         "runs",

@@ -18,16 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from machine import GIB, Meter, MeteredProgress, Reading, machine_line, markdown
+from machine import GIB, Meter, MeteredProgress, Reading, machine_line, markdown, plain_run
 
-from augmill.flows.augment import augment
-from augmill.flows.orchestration.orchestrate import PlainOrchestrator
-from augmill.flows.progress import Artifacts
+from augmill.flows.augment import make_snapshot
 from augmill.flows.report import write_report
-from augmill.flows.steps import Steps
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
-from augmill.tasks.store.stage import Event, Site
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import find_devices, worker_pool
 
@@ -68,13 +64,10 @@ def make_recipe(folder: Path, generator: str, seeds: int) -> Recipe:
 
 def run_stages(recipe: Recipe, folder: Path) -> tuple[list[Reading], str]:
     """Readings of a run into a new store, and how it ended."""
-    events: list[Event] = []
-    site = Site(Store(str(folder / "store")), threads=recipe.run.threads, observe=events.append)
-    runner = PlainOrchestrator()
     with Meter() as meter, worker_pool(find_devices((), recipe.run.workers), recipe.run.threads) as pool:
-        steps = Steps(runner, site, pool, MeteredProgress(meter), Artifacts(runner), "banking77@all", 3600.0, events)
-        outcome, snapshot = augment(recipe, steps, as_of=None, command="bench", republish=False)
-        write_report(recipe, steps, snapshot, outcome)
+        run = plain_run(recipe, Store(str(folder / "store")), pool, MeteredProgress(meter))
+        outcome, found = make_snapshot(run)
+        write_report(run, outcome, found)
     return by_stage(meter.readings), outcome.name
 
 

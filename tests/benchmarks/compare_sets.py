@@ -32,7 +32,7 @@ from machine import machine_line
 
 from augmill.flows.cli.compare import write_comparison
 from augmill.flows.compare import VERSION, entrants, run_cell, told
-from augmill.flows.start import Session, open_session
+from augmill.flows.run import Session, open_session
 from augmill.tasks.errors import AugmillError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.recipe import build_recipe
@@ -261,7 +261,7 @@ def fill(path: Path, wanted: list[Job], minutes: float) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="augmill-compare-") as top:
         anything = build_recipe(document(todo[0]), base=Path(top))
-        with open_session(anything, command="compare_sets", verbose=False, by_morning=False) as session:
+        with open_session(anything, command="compare_sets", by_morning=False) as session:
             took: dict[str, Event] = {}
             for job in todo:
                 if time.monotonic() > ends:

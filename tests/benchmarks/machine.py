@@ -16,6 +16,12 @@ from types import TracebackType
 import psutil
 
 from augmill.flows import progress
+from augmill.flows.orchestration.api import Api
+from augmill.flows.run import Run, Session, new_run
+from augmill.flows.signals import Stop
+from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.store.store import Store
+from augmill.tasks.workers import WorkerPool
 
 EVERY = 0.05  # seconds between samples of memory
 LIBRARIES = ("numpy", "pyarrow", "polars", "scikit-learn", "great-expectations", "torch", "transformers")
@@ -45,6 +51,19 @@ def machine_line() -> str:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plain_run(
+    recipe: Recipe,
+    store: Store,
+    pool: WorkerPool,
+    shown: progress.Progress,
+    as_of: str | None = None,
+    api: Api | None = None,
+) -> Run:
+    """A run of which no attempt is noted; without Prefect where no ``api`` is given."""
+    session = Session(recipe, store, api or Api(there=False), pool, Stop(), "cpu", None, "bench")
+    return new_run(session, recipe, as_of, shown)
 
 
 @dataclass

@@ -16,7 +16,7 @@ import pytest
 from chain import public_bytes, write_rows
 from commands import Ended, augmill, fingerprint, refused, write_recipe
 
-from augmill.flows import start as start_module
+from augmill.flows import augment as main_path
 from augmill.flows.outcome import NEXT
 from augmill.tasks.generators import GENERATORS, rules
 
@@ -52,7 +52,7 @@ def test_a_report_that_cannot_be_written_takes_no_release_back(
     def full(*given: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(start_module, "write_report", full)
+    monkeypatch.setattr(main_path, "write_report", full)
     ended = augmill("run", copied_run / "recipe.yaml", "--store", copied_run / "another")
     assert ended.code == 0 and ended.last["report"] is None
     assert "its report could not be written" in ended.err and "No space left" in ended.err

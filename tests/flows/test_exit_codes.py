@@ -13,9 +13,11 @@ from dated import dated_document, day, inline_workers, write_days  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows import start
+from augmill.flows import augment as main_path
 from augmill.flows.nights.plan import CODES, exit_code_for
 from augmill.flows.outcome import Outcome
+from augmill.flows.report import Found
+from augmill.flows.run import Run
 from augmill.tasks.errors import AugmillError, DataError, LedgerError, StoreError, UserError, exit_code_of
 
 pytestmark = pytest.mark.usefixtures("inline_workers")
@@ -40,18 +42,18 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
     """Lets snapshots fail for a cause of their own; the others are made."""
-    whole = start.augment
+    whole = main_path.make_snapshot
 
     def let(causes: dict[str, str]) -> None:
-        def augment(recipe: Any, steps: Any, *, as_of: str | None, **how: Any) -> Any:
-            cause = causes.get(str(as_of), "")
+        def make_snapshot(run: Run) -> tuple[Outcome, Found]:
+            cause = causes.get(str(run.as_of), "")
             if cause in CAUSES:
                 raise CAUSES[cause]
-            outcome, snapshot = whole(recipe, steps, as_of=as_of, **how)
+            outcome, found = whole(run)
             action = "fail" if cause == "fail" else "best_real"
-            return Outcome("not_produced", action, "nothing was asked for", release=outcome.release), snapshot
+            return Outcome("not_produced", action, "nothing was asked for", release=outcome.release), found
 
-        monkeypatch.setattr(start, "augment", augment)
+        monkeypatch.setattr(main_path, "make_snapshot", make_snapshot)
 
     return let
 

@@ -28,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.flows.nights import paging
-from augmill.flows.nights.flows import nightly
+from augmill.flows.nights.flows import run_nightly
 from augmill.flows.nights.paging import Message, messages, send, watched
 from augmill.tasks.boundary.hosts import why_not
 from augmill.tasks.recipe.recipe import Recipe
@@ -144,7 +144,7 @@ def test_nights_of_a_source_that_rots_are_paged_with_the_cause(webhook: Receiver
     def night() -> list[dict[str, Any]]:
         webhook.bodies.clear()
         with watched(made, datetime.now(UTC)):
-            nightly(made, orchestrator="none")
+            run_nightly(made, orchestrator="none")
         return webhook.bodies
 
     assert night() == []

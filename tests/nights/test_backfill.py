@@ -15,19 +15,22 @@ from typing import Any
 
 import pytest
 import yaml
-from chain import make_steps, public_bytes, tiny_recipe, write_rows
+from chain import make_run, make_snapshot, public_bytes, tiny_recipe, write_rows
 from commands import augmill
 from dated import dated_document, dated_recipe, day, inline_workers, noon_after, starts, tries, write_days
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows import start
-from augmill.flows.augment import augment
+from augmill.flows import augment as main_path
+from augmill.flows import rounds
+from augmill.flows import run as running
+from augmill.flows.augment import run_recipe
 from augmill.flows.estimate import price_of
+from augmill.flows.flow import call_flow
 from augmill.flows.nights import flows as flows_backfill
 from augmill.flows.nights import run as backfill_run
 from augmill.flows.nights import states
-from augmill.flows.nights.flows import backfill, nightly
+from augmill.flows.nights.flows import run_backfill, run_nightly
 from augmill.flows.nights.plan import (
     MODES,
     BackfillPlan,
@@ -43,13 +46,11 @@ from augmill.flows.nights.plan import (
 )
 from augmill.flows.nights.run import BackfillRun
 from augmill.flows.nights.states import STATES, SnapshotState, find_trouble
-from augmill.flows.outcome import NotProduced
-from augmill.flows.rounds import produce
+from augmill.flows.outcome import NotProduced, Outcome
+from augmill.flows.report import Found
+from augmill.flows.run import Run, Session, open_session
 from augmill.flows.signals import Terminated
-from augmill.flows.snapshot import Snapshot
 from augmill.flows.source import read_source
-from augmill.flows.start import Session, open_session, run_recipe, run_snapshot
-from augmill.flows.steps import Steps
 from augmill.tasks.boundary.processes import is_gone, this_process
 from augmill.tasks.boundary.retries import NEVER
 from augmill.tasks.contracts import Artifact
@@ -61,6 +62,7 @@ from augmill.tasks.store.log import entry_of, read_log, rollback
 from augmill.tasks.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("inline_workers")
+MAKE_SNAPSHOT = main_path.make_snapshot  # as it is where no test lets it fail
 
 OUTCOMES = ("published", "inconclusive", "unsound_source", "not_produced", None)
 STATE = st.builds(
@@ -195,7 +197,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
         (BackfillRequest(max_cost=1.0), "nothing has a price"),
     ):
         with pytest.raises(UserError, match=words):
-            backfill(recipe, request, now=lambda: noon_after(3))
+            run_backfill(recipe, request, now=lambda: noon_after(3))
 
 
 def test_a_day_that_is_not_over_is_run_by_no_command(tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_day_that_is_not_over_is_run_by_no_command(tmp_path: Path) -> None:
             run_recipe(recipe, as_of=early, now=lambda: noon_after(3))
         assert refused.value.where == "--as-of" and day(2) in refused.value.fix
         with pytest.raises(UserError, match=words):
-            backfill(recipe, BackfillRequest(last=early), now=lambda: noon_after(3))
+            run_backfill(recipe, BackfillRequest(last=early), now=lambda: noon_after(3))
     assert not (tmp_path / "store").exists()
     assert run_recipe(recipe, as_of=day(2), now=lambda: noon_after(3))["release"]
     keyed = dated_recipe(tmp_path / "rows.csv", tmp_path / "keyed", partitions={"every": "key"})
@@ -238,7 +240,7 @@ def test_a_partition_that_no_log_may_name_is_told_before_anything_is_planned(tmp
     rows = write_days(tmp_path / "rows.csv", 3)
     rows.write_text(rows.read_text().replace(day(1), "a\x1b[31m"))
     recipe = dated_recipe(rows, tmp_path / "store", partitions={"every": "key"})
-    for make in (lambda: fill(recipe), lambda: fill(recipe, dry_run=True), lambda: nightly(recipe)):
+    for make in (lambda: fill(recipe), lambda: fill(recipe, dry_run=True), lambda: run_nightly(recipe)):
         with pytest.raises(DataError, match="without control characters") as refused:
             make()
         assert "'a\\x1b[31m'" in refused.value.problem and "rename" in refused.value.fix
@@ -269,7 +271,7 @@ def undisturbed(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def fill(recipe: Recipe, **asked: Any) -> dict[str, Any]:
-    return backfill(recipe, BackfillRequest(**asked), now=lambda: noon_after(DAYS))
+    return run_backfill(recipe, BackfillRequest(**asked), now=lambda: noon_after(DAYS))
 
 
 def test_a_dry_run_tells_what_the_run_then_does_and_touches_nothing(rows: Path, tmp_path: Path) -> None:
@@ -334,12 +336,12 @@ def test_one_failure_stops_the_others_only_where_that_is_asked(tmp_path: Path) -
 def fail_days(patch: pytest.MonkeyPatch, *days: str) -> None:
     """Their attempts end by an error."""
 
-    def fail(recipe: Recipe, steps: Any, *, as_of: str | None, **options: Any) -> Any:
-        if as_of in days:
+    def fail(run: Run) -> tuple[Outcome, Found]:
+        if run.as_of in days:
             raise StoreError("the disk is full")
-        return augment(recipe, steps, as_of=as_of, **options)
+        return MAKE_SNAPSHOT(run)
 
-    patch.setattr(start, "augment", fail)
+    patch.setattr(main_path, "make_snapshot", fail)
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
@@ -394,7 +396,7 @@ def test_a_changed_recipe_gives_an_unfinished_backfill_up(rows: Path, tmp_path: 
     first = fill(dated_recipe(rows, tmp_path), last=day(1), max_hours=0)
     changed = dated_recipe(rows, tmp_path, seed=7)
     request = BackfillRequest(last=day(1))
-    second = backfill(changed, request, now=lambda: noon_after(DAYS), show=lambda plan, note: said.append(note))
+    second = run_backfill(changed, request, now=lambda: noon_after(DAYS), show=lambda plan, note: said.append(note))
     assert second["backfill"] != first["backfill"] and second["done"] == 2
     assert said == [
         f"The unfinished backfill {first['backfill']} is given up: the recipe changed since. This is a new one."
@@ -450,7 +452,7 @@ def test_a_staged_backfill_that_could_not_switch_only_switches_when_it_goes_on(
         with pytest.raises(StoreError):
             fill(recipe, last=day(2), publish="together")
     assert read_log(store, "tiny").entries == []
-    nightly(recipe, now=lambda: noon_after(3))  # somebody else publishes the newest of them meanwhile
+    run_nightly(recipe, now=lambda: noon_after(3))  # somebody else publishes the newest of them meanwhile
     done = fill(recipe, last=day(2), publish="together")
     assert starts(store) == [day(0), day(1), day(2), day(2)]
     assert read_log(store, "tiny").entries[done["log_entry"]]["current"] == {
@@ -481,7 +483,7 @@ def test_what_others_published_while_it_was_staged_is_left_out_and_told(rows: Pa
 
 def run_one(recipe: Recipe, snapshot: str) -> str:
     with open_session(recipe, command="test", orchestrator="none", verbose=False) as session:
-        return str(run_snapshot(session, snapshot, quiet=True)["release"])
+        return str(make_snapshot(session, snapshot)["release"])
 
 
 def test_nothing_switches_while_one_that_failed_would_keep_its_release_of_another_recipe(
@@ -512,19 +514,18 @@ def test_nothing_switches_while_one_that_failed_would_keep_its_release_of_anothe
     assert "--reprocess changed-recipe` tries them again" in done["next"]
     assert fill(changed, reprocess="changed-recipe", last=day(2), dry_run=True)["order"] == [day(2)]
 
-    monkeypatch.setattr(backfill_run, "run_snapshot", run_snapshot)
     each = dated_recipe(rows, tmp_path / "other", splits={"validation": 0.3, "test": 0.2})
     refuse_days(monkeypatch, day(1))
     assert list(fill(each, reprocess="changed-recipe", last=day(2), publish="each")["released"]) == [day(0), day(2)]
 
 
 def refuse_days(patch: pytest.MonkeyPatch, *days: str) -> None:
-    def refuse(session: Session, snapshot: str | None, **options: Any) -> dict[str, Any]:
+    def refuse(session: Session, flow: Any, recipe: str, store: str, snapshot: str | None) -> dict[str, Any]:
         if snapshot in days:
             raise StoreError("the store went away")
-        return run_snapshot(session, snapshot, **options)
+        return call_flow(session, flow, recipe, store, snapshot)
 
-    patch.setattr(backfill_run, "run_snapshot", refuse)
+    patch.setattr(backfill_run, "call_flow", refuse)
 
 
 def test_the_same_backfill_started_twice_switches_once(rows: Path, tmp_path: Path) -> None:
@@ -535,11 +536,11 @@ def test_the_same_backfill_started_twice_switches_once(rows: Path, tmp_path: Pat
         head = {"command": "first", "recipe": plan.recipe, "code": plan.code, "backfill": plan.id}
         first.append(begin(store, "tiny", day(1), head | {"owner": this_process()}))
 
-    second = backfill(recipe, asked, now=utc_now, show=begun)
+    second = run_backfill(recipe, asked, now=utc_now, show=begun)
     assert (second["outcome"], second["stopped_by"], second["elsewhere"]) == ("stopped", "running_elsewhere", [day(1)])
     assert (second["released"], read_log(store, "tiny").entries) == ({}, [])
     finish(store, "tiny", first[0], {"outcome": "interrupted", "reason": "", "where": ""})
-    done = backfill(recipe, asked, now=utc_now)
+    done = run_backfill(recipe, asked, now=utc_now)
     assert (done["backfill"], list(done["released"])) == (second["backfill"], [day(0), day(1)])
     assert [entry["current"] for entry in read_log(store, "tiny").entries] == [done["released"]]
 
@@ -548,7 +549,7 @@ def test_the_same_backfill_started_twice_switches_once(rows: Path, tmp_path: Pat
 
 
 def night(recipe: Recipe, days: int, **options: Any) -> dict[str, Any]:
-    return nightly(recipe, now=lambda: noon_after(days), **options)
+    return run_nightly(recipe, now=lambda: noon_after(days), **options)
 
 
 def test_after_an_outage_a_night_catches_up_as_declared(rows: Path, tmp_path: Path) -> None:
@@ -625,7 +626,7 @@ def test_a_night_in_the_middle_of_a_backfill_is_neither_doubled_nor_starved(
         assert len(plan.lines) == DAYS
         nights.append(night(recipe, DAYS))
 
-    done = backfill(recipe, BackfillRequest(), now=lambda: noon_after(DAYS), show=in_the_middle)
+    done = run_backfill(recipe, BackfillRequest(), now=lambda: noon_after(DAYS), show=in_the_middle)
     assert list(nights[0]["released"]) == done["elsewhere"] == [day(DAYS - 1)]
     assert (done["outcome"], done["done"], starts(store)) == ("done", DAYS, [day(DAYS - 1), *map(day, range(DAYS - 1))])
     assert public_bytes(tmp_path) == undisturbed
@@ -641,7 +642,7 @@ def test_what_runs_elsewhere_is_left_to_it_and_told(rows: Path, tmp_path: Path) 
     }
     alive = []
     planned = fill(recipe, last=day(1), dry_run=True)["order"]
-    done = backfill(
+    done = run_backfill(
         recipe,
         BackfillRequest(last=day(1)),
         now=utc_now,
@@ -651,11 +652,11 @@ def test_what_runs_elsewhere_is_left_to_it_and_told(rows: Path, tmp_path: Path) 
     assert (done["outcome"], done["stopped_by"], done["elsewhere"]) == ("stopped", "running_elsewhere", [day(0)])
     assert "running elsewhere since" in night_now(recipe)["left_out"][day(0)]
     finish(store, "tiny", alive[0], {"outcome": "interrupted", "reason": "", "where": ""})
-    assert list(backfill(recipe, BackfillRequest(last=day(1)), now=utc_now)["released"]) == [day(0), day(1)]
+    assert list(run_backfill(recipe, BackfillRequest(last=day(1)), now=utc_now)["released"]) == [day(0), day(1)]
 
 
 def night_now(recipe: Recipe) -> dict[str, Any]:
-    return backfill(recipe, BackfillRequest(last=day(1), reprocess="all", dry_run=True), now=utc_now)
+    return run_backfill(recipe, BackfillRequest(last=day(1), reprocess="all", dry_run=True), now=utc_now)
 
 
 def test_a_night_of_a_source_without_partitions_is_one_run(rows: Path, tmp_path: Path) -> None:
@@ -663,7 +664,7 @@ def test_a_night_of_a_source_without_partitions_is_one_run(rows: Path, tmp_path:
     assert list(night(recipe, 1)["released"]) == ["all"]
     assert night(recipe, 2)["planned"] == 1
     with pytest.raises(UserError, match="no partitions"):
-        backfill(recipe, BackfillRequest(first=day(0)), now=utc_now)
+        run_backfill(recipe, BackfillRequest(first=day(0)), now=utc_now)
 
 
 def test_past_its_deadline_a_night_starts_nothing_and_what_runs_ends_by_cause(rows: Path, tmp_path: Path) -> None:
@@ -690,7 +691,7 @@ def test_past_its_deadline_a_night_starts_nothing_and_what_runs_ends_by_cause(ro
         run = BackfillRun(past, plan, BackfillRequest(), utc_now)
         run.go()
         assert (run.result()["stopped_by"], tries(Store(str(tmp_path)))) == ("deadline", {})
-        result = run_snapshot(past, day(1), quiet=True)
+        result = make_snapshot(past, day(1))
         assert (result["outcome"], result["action"], result["new"]) == ("not_produced", "best_real", True)
     with open_session(recipe, command="test", verbose=False, by_morning=False) as session:
         assert session.deadline is None  # a backfill has no morning
@@ -709,7 +710,7 @@ def test_what_a_deadline_cut_short_is_due_again_and_what_would_end_the_same_is_n
     end = tries(Store(str(tmp_path)))[day(1)][-1].end or {}
     assert "the run's deadline came before" in end["reason"] and "goes on where this run stopped" in end["next"]
     for mode in MODES[1:3]:
-        assert backfill(recipe(30), BackfillRequest(reprocess=mode, dry_run=True), now=lambda: noon_after(2))[
+        assert run_backfill(recipe(30), BackfillRequest(reprocess=mode, dry_run=True), now=lambda: noon_after(2))[
             "order"
         ] == [day(1)]
     told = night(recipe(30), 2, dry_run=True)
@@ -723,21 +724,21 @@ def test_what_a_deadline_cut_short_is_due_again_and_what_would_end_the_same_is_n
 def test_past_the_deadline_no_shard_is_handed_to_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each would cost a worker its life, and would be tried again, after the morning has come."""
     recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
-    steps = make_steps(recipe, Store(str(tmp_path / "store")))
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    run_shards, handed = Steps.run_shards, []
+    run = make_run(recipe, Store(str(tmp_path / "store")))
+    ingested, split = read_source(run)
+    generate_round, handed = rounds.generate_round, []
 
-    def late(self: Steps, *round_: Any, **number: Any) -> list[Artifact]:
-        self.site = replace(self.site, deadline=time.monotonic())
-        monkeypatch.setattr(self.pool, "run", lambda *job, **how: handed.append(job))
-        return run_shards(self, *round_, **number)
+    def late(run: Run, *round_: Any) -> list[Artifact]:
+        run.site = replace(run.site, deadline=time.monotonic())
+        monkeypatch.setattr(run.session.pool, "run", lambda *job, **how: handed.append(job))
+        return generate_round(run, *round_)
 
-    monkeypatch.setattr(Steps, "run_shards", late)
+    monkeypatch.setattr(rounds, "generate_round", late)
     began = time.monotonic()
-    with pytest.raises(NotProduced, match="the run's deadline came before it was made"):
-        produce(snapshot, steps)
-    assert not handed and steps.cut_short and {failure["reason"] for failure in steps.failures} == {"deadline"}
+    made = rounds.produce(run, split, ingested)
+    assert isinstance(made.missing, NotProduced) and made.settled is None
+    assert "the run's deadline came before it was made" in str(made.missing)
+    assert not handed and run.cut_short and {failure["reason"] for failure in run.failures} == {"deadline"}
     assert time.monotonic() - began < 10  # without a pause before another try
 
 
@@ -755,7 +756,7 @@ def test_an_outcome_that_the_recipe_calls_a_failure_is_the_state_failed(rows: Pa
     assert "nothing was asked for" in found.reason
     trouble = find_trouble(recipe, store, log, now=noon_after(2))
     assert trouble is not None and trouble.startswith(f"{day(1)} not_produced: ")
-    again = backfill(recipe, BackfillRequest(reprocess="failed", dry_run=True), now=lambda: noon_after(2))
+    again = run_backfill(recipe, BackfillRequest(reprocess="failed", dry_run=True), now=lambda: noon_after(2))
     assert again["order"] == [day(1)] == night(recipe, 2, dry_run=True)["order"]
     assert again["lines"][0]["state"] == "failed"
     assert night(dated_recipe(rows, tmp_path), 2)["released"].keys() == {day(1)}  # it never had a release: mended so
@@ -819,14 +820,14 @@ def test_killed_and_started_again_it_does_the_rest_and_nothing_twice(
     before = starts(store)
     assert len(ended) >= 2 and len(before) < DAYS
     asked = BackfillRequest(reprocess=mode, last=day(DAYS - 1), max_active=2)
-    told = backfill(recipe, replace(asked, dry_run=True), now=utc_now)
-    done = backfill(recipe, asked, now=utc_now)
+    told = run_backfill(recipe, replace(asked, dry_run=True), now=utc_now)
+    done = run_backfill(recipe, asked, now=utc_now)
     rest = [day(n) for n in range(DAYS) if day(n) not in ended]
     assert told["order"] == sorted(starts(store)[len(before) :]) == rest
     assert (done["outcome"], done["failed"], len(read_log(store, "tiny").entries)) == ("done", {}, DAYS)
     assert public_bytes(tmp_path / "store") == undisturbed
     if mode == "all":  # the next one, though, is a new backfill of everything
-        assert backfill(recipe, replace(asked, dry_run=True), now=utc_now)["planned"] == DAYS
+        assert run_backfill(recipe, replace(asked, dry_run=True), now=utc_now)["planned"] == DAYS
 
 
 @pytest.mark.slow
@@ -853,7 +854,7 @@ def test_each_snapshot_is_a_run_of_its_own_inside_the_backfills(prefect_api: str
 
     rows = write_days(tmp_path / "rows.csv", 3, each=16, first_day_labels=("refund",))
     recipe = dated_recipe(rows, tmp_path / "store", dataset="nested")
-    done = backfill(recipe, BackfillRequest(max_active=2), orchestrator="prefect", now=lambda: noon_after(3))
+    done = run_backfill(recipe, BackfillRequest(max_active=2), orchestrator="prefect", now=lambda: noon_after(3))
     assert (list(done["failed"]), list(done["released"])) == ([day(0)], [day(1), day(2)])
     flush_client()
     with get_client(sync_client=True) as client:
@@ -862,13 +863,15 @@ def test_each_snapshot_is_a_run_of_its_own_inside_the_backfills(prefect_api: str
             runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[*names])))
             return {run.name: run for run in runs}
 
-        (whole,) = read(f"nested backfill {done['backfill']}").values()
-        inside = read(*(f"nested@{day(n)}" for n in range(3)))
-    assert whole.state_name == "Completed" and whole.parent_task_run_id is None
+        (whole,) = read("backfill nested").values()
+        inside = read(*(f"{day(n)} nested" for n in range(3)))
+    assert (whole.state_type, whole.state_name) == ("FAILED", "Failed") and whole.parent_task_run_id is None
+    assert whole.state.message.startswith(f"{day(0)} failed: ")
     # Records are telemetry: on a busy machine one of two that begin at once was lost, in 2 of some 10 runs.
     assert len(inside) >= 2
     for name, run in inside.items():
-        assert run.state_name == ("Failed" if name == f"nested@{day(0)}" else "Completed")
+        ended = ("FAILED", "Failed") if name == f"{day(0)} nested" else ("COMPLETED", "Nothing to make")
+        assert (run.state_type, run.state_name) == ended
         assert run.parent_task_run_id is not None
 
 
@@ -900,10 +903,10 @@ def test_the_command_prints_its_plan_and_ends_by_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "outcome"),
     [
-        ((start, "begin"), "interrupted"),
-        ((start, "augment"), "interrupted"),
-        ((start, "write_report"), "not_produced"),  # its release is in the log already
-        ((start, "finish"), "not_produced"),
+        ((running, "begin"), "interrupted"),
+        ((main_path, "make_snapshot"), "interrupted"),
+        ((main_path, "write_report"), "not_produced"),  # its release is in the log already
+        ((running, "finish"), "not_produced"),
     ],
 )
 @pytest.mark.parametrize("after", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from dated import dated_recipe, day, inline_workers, noon_after, write_days  # n
 from fake_releases import put_fake
 
 from augmill.flows import augment as flow
-from augmill.flows.nights.flows import BackfillRequest, backfill, nightly
+from augmill.flows.nights.flows import BackfillRequest, run_backfill, run_nightly
 from augmill.flows.nights.record import backfill_key
+from augmill.flows.outcome import Outcome
+from augmill.flows.report import Found
+from augmill.flows.run import Run
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store.delta import delta_uri
@@ -29,7 +33,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill(recipe: Recipe, **asked: Any) -> dict[str, Any]:
-    return backfill(recipe, BackfillRequest(**asked), now=lambda: noon_after(DAYS))
+    return run_backfill(recipe, BackfillRequest(**asked), now=lambda: noon_after(DAYS))
 
 
 def undo(store: Path, *more: object) -> Any:
@@ -74,7 +78,11 @@ def test_a_backfill_of_an_earlier_version_is_known_by_its_attempts(
     store, recipe = Store(str(tmp_path)), dated_recipe(rows, tmp_path)
     fill(recipe, last=day(0))
     publish = flow.publish
-    monkeypatch.setattr(flow, "publish", lambda *given, **how: publish(*given, **how | {"backfill": None}))
+
+    def unnamed(run: Run, found: Found, outcome: Outcome) -> Outcome:
+        return publish(replace(run, session=replace(run.session, about={})), found, outcome)
+
+    monkeypatch.setattr(flow, "publish", unnamed)
     done = fill(recipe, last=day(2))
     assert all("backfill" not in entry for entry in read_log(store, "tiny").entries[1:])
     assert undo(tmp_path, "--backfill", done["backfill"]).code == 0
@@ -96,7 +104,7 @@ def test_only_of_an_unfinished_backfill_is_it_said_that_its_command_goes_on(
     """What a night left is the next one's."""
     store, recipe = Store(str(tmp_path)), dated_recipe(rows, tmp_path)
     fill(recipe, last=day(0))
-    done = fill(recipe, last=day(1)) if kind == "backfill" else nightly(recipe, now=lambda: noon_after(DAYS))
+    done = fill(recipe, last=day(1)) if kind == "backfill" else run_nightly(recipe, now=lambda: noon_after(DAYS))
     store.delete(backfill_key("tiny", done["backfill"], "end.json"))
     for how in (["--dry-run"], []):
         ended = undo(tmp_path, "--backfill", done["backfill"], *how)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chain import make_steps, tiny_recipe, write_rows
+from chain import make_run, tiny_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from keeping import GATE, DyingStore, Killed, copy_store, files_with, keys, released
@@ -24,7 +24,7 @@ from augmill.flows.releases.differences import audit
 from augmill.flows.releases.forgetting import forget
 from augmill.flows.releases.holding import find_rows
 from augmill.flows.releases.verify import verify_store
-from augmill.flows.source import read_rows
+from augmill.flows.source import read_source
 from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.store.attempts import begin, utc_now
@@ -378,14 +378,15 @@ def test_erased_rows_are_no_sign_of_an_unsound_source(tmp_path: Path, with_id: b
     (tmp_path / "rows.csv").write_text("".join(f"{line},{name}\n" for line, name in zip(lines, ids, strict=True)))
     columns = {"text": "text", "label": "label"} | ({"id": "id"} if with_id else {})
     recipe = tiny_recipe(tmp_path / "rows.csv", columns=columns)
-    steps = make_steps(recipe, Store(str(tmp_path / "store")))
-    before, _ = read_rows(steps, recipe, None)
-    chosen = Work(steps.site, tmp_path).read(before).slice(0, 20)
-    write_erased(steps.site.store, recipe.dataset, chosen["row_id"].to_pylist())
-    gathered, _ = read_rows(steps, recipe, None)
-    left = Work(steps.site, tmp_path).read(gathered)
+    store = Store(str(tmp_path / "store"))
+    run = make_run(recipe, store)
+    before, _ = read_source(run)
+    chosen = Work(run.site, tmp_path).read(before).slice(0, 20)
+    write_erased(store, recipe.dataset, chosen["row_id"].to_pylist())
+    gathered, _ = read_source(make_run(recipe, store))
+    left = Work(run.site, tmp_path).read(gathered)
     assert left.num_rows == 40 and not set(left["text"].to_pylist()) & set(chosen["text"].to_pylist())
-    refused = Work(steps.site, tmp_path).read(gathered, "refused.parquet").to_pylist()
+    refused = Work(run.site, tmp_path).read(gathered, "refused.parquet").to_pylist()
     assert [(row["reason"], row["detail"], row["row"]) for row in refused] == [("erased", "", "")] * 20
 
 

@@ -13,19 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from chain import WORDS, InlinePool, make_steps, tiny_recipe
+from chain import WORDS, make_session, produce_snapshot, tiny_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows.augment import prove
-from augmill.flows.compare import Compared, compare, entrants
-from augmill.flows.orchestration.orchestrate import PlainOrchestrator
+from augmill.flows.compare import Compared, compare_all, entrants
 from augmill.flows.outcome import judge_evidence
 from augmill.flows.progress import Progress, ShownStage
-from augmill.flows.rounds import produce
-from augmill.flows.snapshot import Snapshot
-from augmill.flows.source import read_source
-from augmill.flows.start import Session
+from augmill.flows.run import Session
 from augmill.tasks.errors import DataError, StoreRefused, UserError
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.recipe.recipe import Recipe
@@ -193,14 +188,12 @@ def recipe_of(folder: Path, **changes: Any) -> Recipe:
 
 
 def session_of(recipe: Recipe, folder: Path) -> Session:
-    store = Store(str(folder / "store"))
-    shards.STORES[store.root] = store
-    return Session(recipe, store, PlainOrchestrator(), InlinePool(), "cpu", None, "test")  # type: ignore[arg-type]
+    return make_session(recipe, Store(str(folder / "store")))
 
 
 def run(folder: Path, recipe: Recipe, names: str = "rules,interpolate", seeds: int = 2, **more: Any) -> Compared:
     wanted = {"seeds": range(seeds), "ratios": (0.5, 2.0)} | more
-    return compare(session_of(recipe, folder), entrants(recipe, names), **wanted)
+    return compare_all(session_of(recipe, folder), entrants(recipe, names), **wanted)
 
 
 def numbers(found: Compared) -> list[dict[str, Any]]:
@@ -256,11 +249,7 @@ def test_a_cell_is_the_verdict_of_a_run(folder: Path) -> None:
     recipe = recipe_of(folder)
     (found,) = run(folder, recipe, names="rules", seeds=1, ratios=(0.5,)).cells
     (other := folder / "other").mkdir()
-    steps = make_steps(recipe, Store(str(other)))
-    snapshot = Snapshot(recipe, "all", None)
-    read_source(snapshot, steps, None)
-    produce(snapshot, steps)
-    outcome = judge_evidence(prove(snapshot, steps), recipe)
+    outcome = judge_evidence(produce_snapshot(recipe, Store(str(other))).evidence(), recipe)
     assert found["validation"] == outcome.numbers
     assert (found["outcome"], found["released"]) == (outcome.name, outcome.arrangement)
 
@@ -355,7 +344,7 @@ def test_a_world_that_fails_is_not_the_generators_cell(folder: Path) -> None:
     broken = Full(str(folder / "store"))
     shards.STORES[broken.root] = broken
     with pytest.raises(StoreRefused):
-        compare(dataclasses.replace(session, store=broken), entrants(recipe, "rules"), seeds=[0], ratios=())
+        compare_all(dataclasses.replace(session, store=broken), entrants(recipe, "rules"), seeds=[0], ratios=())
     assert run(folder, recipe, names="rules", seeds=1).made == 1
 
 
