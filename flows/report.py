@@ -20,7 +20,8 @@ from augmill.flows.provenance import spent_on
 from augmill.flows.rounds import ASIDE, Made, split_table
 from augmill.flows.run import Run
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
-from augmill.tasks.report import ReportEvidence, Sample, render_report, report_link, report_markdown, report_table
+from augmill.tasks.recipe.sections import report_link
+from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds.text import count_characters, shingles, texts_of
 from augmill.tasks.stages.extensions import library_versions

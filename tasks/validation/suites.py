@@ -225,13 +225,13 @@ def _summary(
 
 
 def _sentence(result: dict[str, Any]) -> str:
+    """Without values, whatever ``samples_in_docs`` says: it becomes a reason, which goes to the public log and Prefect."""
     on = "table" if "column_set" in result["kwargs"] else ", ".join(_columns_of(result)) or "table"
     if result["status"] == "errored":
         return f"{on}: {result['type']} could not be evaluated: {result['message']}"
     counts = result["result"]
     if "unexpected_count" in counts:
-        told = f"{on}: {result['type']} failed on {counts['unexpected_count']} of {counts['element_count']} rows"
-        return told + (f", such as {found[0]!r}" if (found := counts.get("partial_unexpected_list")) else "")
+        return f"{on}: {result['type']} failed on {counts['unexpected_count']} of {counts['element_count']} rows"
     return f"{on}: {result['type']} failed, found {counts.get('observed_value')}"
 
 
