@@ -225,13 +225,15 @@ def _summary(
 
 
 def _sentence(result: dict[str, Any]) -> str:
-    """Without values, whatever ``samples_in_docs`` says: it becomes a reason, which goes to the public log and Prefect."""
+    """Without texts, whatever ``samples_in_docs`` says: it becomes a reason, which goes to the public log and Prefect."""
     on = "table" if "column_set" in result["kwargs"] else ", ".join(_columns_of(result)) or "table"
     if result["status"] == "errored":
         return f"{on}: {result['type']} could not be evaluated: {result['message']}"
     counts = result["result"]
     if "unexpected_count" in counts:
-        return f"{on}: {result['type']} failed on {counts['unexpected_count']} of {counts['element_count']} rows"
+        told = f"{on}: {result['type']} failed on {counts['unexpected_count']} of {counts['element_count']} rows"
+        found = [value for value in counts.get("partial_unexpected_list") or () if isinstance(value, int | float)]
+        return told + (f", such as {found[0]!r}" if found else "")
     return f"{on}: {result['type']} failed, found {counts.get('observed_value')}"
 
 
