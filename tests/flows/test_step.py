@@ -20,7 +20,7 @@ from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.orchestration.api import Api
 from augmill.flows.progress import Progress
 from augmill.flows.run import Run, Session, new_run, open_session
-from augmill.flows.step import StepCall, Step, map_bounded, step
+from augmill.flows.step import Step, StepCall, map_bounded, step
 from augmill.tasks.boundary.retries import NEVER, STAGE, RetryPolicy
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import AugmillError, CorruptObject, DataError, DeadlineExceeded, LedgerError, WorkerDied
