@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from augmill.flows.nights.automations import TAG, ensure_automations
+from augmill.flows.run import addresses
 from augmill.flows.signals import interruptible
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.reader import nearest
@@ -68,16 +68,13 @@ def _deployment(
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
-    store = recipe.run.store
-    require_root(store)  # one with credentials would show them in the parameters
-    if "://" not in store:
-        store = str(Path(store).expanduser().absolute())
+    require_root(recipe.run.store)  # one with credentials would show them in the parameters
     # Any other version type, and none, asks git about whatever repository this is called in.
     simple: Any = "prefect:simple"  # the public signature names the enumeration, which is private, and takes its value
     deployment = RunnerDeployment.from_flow(
         flow,
         name=recipe.dataset,
-        parameters={"recipe": recipe.origin, "store": store},
+        parameters=dict(zip(("recipe", "store"), addresses(recipe), strict=True)),
         tags=[TAG, recipe.dataset],
         version=recipe.hash()[:16],
         version_type=simple,
@@ -85,6 +82,8 @@ def _deployment(
         entrypoint_type=EntrypointType.MODULE_PATH,
         job_variables=dict(job_variables or {}),
     )
+    # The name that stays when modules move: servers keep it as long as the deployment stands.
+    deployment.entrypoint = f"augmill.flows.deployed.{flow.fn.__name__}"
     deployment.work_pool_name = pool  # None, said aloud: takes one that was served from a pool out of it
     return deployment
 
