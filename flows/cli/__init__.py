@@ -95,7 +95,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt, arguments)
     except typer.Exit as ended:
-        _exit(ended.exit_code)
+        sys.exit(ended.exit_code)
     except BrokenPipeError:
         # Whoever read stdout (`| head`) has seen enough: ends as typer does, and tries nothing again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,16 +104,7 @@ def main() -> NoReturn:
         if debug:
             say_text(traceback.format_exc(), err=True)
         _fail(error, arguments)
-    _exit(0)
-
-
-def _exit(code: int) -> NoReturn:
-    from augmill.flows.orchestration.api import was_lost
-    from augmill.flows.signals import leave
-
-    if was_lost():
-        leave(code)
-    sys.exit(code)
+    sys.exit(0)
 
 
 def _invoke(arguments: list[str]) -> None:
@@ -130,7 +121,7 @@ def _fail(error: Exception, arguments: list[str]) -> NoReturn:
     say_text(f"Error: {known}", err=True)
     say(json.dumps(problem, ensure_ascii=False))
     flush()
-    _exit(known.exit_code)
+    sys.exit(known.exit_code)
 
 
 def _explained(error: Exception, arguments: list[str]) -> AugmillError:

@@ -10,12 +10,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _log = logging.getLogger("augmill")
-_lost_once = threading.Event()
-
-
-def was_lost() -> bool:
-    """Whether some session of this process lost its API: Prefect's threads may then hold the interpreter's end for 10 s."""
-    return _lost_once.is_set()
 
 
 class Api:
@@ -47,7 +41,6 @@ class Api:
 
                 if (trouble := api_trouble(STILL_TIMEOUT)) is not None:
                     self.lost.set()
-                    _lost_once.set()
                     _log.warning("Prefect's API does not answer (%s); this run goes on without it.", trouble)
             return self.recording
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.events.clients import NullEventsClient, get_events_client
-from prefect.events.worker import EventsWorker
+from prefect.events import Event
+from prefect.events.clients import EventsClient, get_events_client
+from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
 from prefect.logging.handlers import APILogWorker, set_api_log_sink
 from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
@@ -26,6 +28,8 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
+
+_log = logging.getLogger("augmill")
 
 ASK_TIMEOUT = 8.0  # seconds in which an API says, before anything is sent to it, that it is there
 STILL_TIMEOUT = 4.0  # the same in mid-run: it has answered before
@@ -92,15 +96,17 @@ def client_queues(lost: threading.Event) -> Iterator[None]:
         if not lost.is_set():
             APILogWorker.instance().send(log)
 
-    EventsWorker.set_client_override(EventsUntilLost, lost=lost)
-    set_api_log_sink(send)
+    with patience(retries=0):
+        sender = _EventSender(lost)
+        EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=sender)
+        set_api_log_sink(send)
+        sender.start()
+        EventsWorker.instance()
+        APILogWorker.instance()
     try:
-        with patience(retries=0):
-            EventsWorker.instance()
-            APILogWorker.instance()
         yield
     finally:
-        if not lost.is_set() and not flush_client():
+        if not lost.is_set() and not flush_client(sender):
             lost.set()
         if lost.is_set():
             _drain(LOST_TIMEOUT)  # what they are sending at this moment: else they would say at exit that it failed
@@ -108,45 +114,65 @@ def client_queues(lost: threading.Event) -> Iterator[None]:
         set_api_log_sink(None)
 
 
-def flush_client() -> bool:
+def flush_client(sender: _EventSender | None = None) -> bool:
     """Sends the log records and events this process still holds, within FLUSH_TIMEOUT; asks first. Whether it did."""
-    return api_trouble(STILL_TIMEOUT) is None and _drain(FLUSH_TIMEOUT)
+    return api_trouble(STILL_TIMEOUT) is None and _drain(FLUSH_TIMEOUT, sender)
 
 
-class EventsUntilLost(NullEventsClient):
-    """Prefect's events client, which waits REQUEST_TIMEOUT at most; once ``lost`` is set it ends its queue."""
+class _EventSender(threading.Thread):
+    """Sends events to the API until it is told to ``finish``. Prefect's own queue only hands over to ``put``.
+
+    Left alone with an API that is mute, that queue waits 10 s for each event, at the interpreter's end too.
+    """
 
     def __init__(self, lost: threading.Event) -> None:
+        super().__init__(daemon=True, name="augmill-events")
         self._lost = lost
-        self._events = get_events_client(reconnection_attempts=1)
+        self._context = contextvars.copy_context()
+        self._loop = asyncio.new_event_loop()
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
 
-    async def __aenter__(self) -> EventsUntilLost:
-        await super().__aenter__()
-        if not self._lost.is_set():
-            async with asyncio.timeout(REQUEST_TIMEOUT):
-                await self._events.__aenter__()
-        return self
-
-    async def emit(self, event: Any) -> None:
+    def put(self, item: tuple[str, Event]) -> None:
+        """What ProcessPoolForwardingEventsClient calls, in Prefect's queue."""
         if self._lost.is_set():
             raise asyncio.CancelledError  # ends the queue, with what is in it; an error would end this event alone
-        async with asyncio.timeout(REQUEST_TIMEOUT):
-            await self._events.emit(event)
+        self._loop.call_soon_threadsafe(self._events.put_nowait, item[1])
 
-    async def __aexit__(self, *raised: Any) -> None:
-        with contextlib.suppress(Exception):  # a mute API does not answer the closing either
-            async with asyncio.timeout(1.0 if self._lost.is_set() else REQUEST_TIMEOUT):
-                await self._events.__aexit__(*raised)
-        await super().__aexit__(*raised)
+    def finish(self, timeout: float) -> None:
+        """Once Prefect's queue has handed over all: what is left is sent within ``timeout`` seconds."""
+        with contextlib.suppress(RuntimeError):  # it ended by itself, and its loop is closed
+            self._loop.call_soon_threadsafe(self._events.put_nowait, None)
+        self.join(timeout)
+
+    def run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._send(), context=self._context)  # the settings of whoever started it: the API's address
+
+    async def _send(self) -> None:
+        try:
+            async with get_events_client(reconnection_attempts=1) as client:
+                while (event := await self._events.get()) is not None and not self._lost.is_set():
+                    await self._send_one(client, event)
+        except Exception as error:  # noqa: BLE001 - without events a run's page has no tasks; the data goes on
+            _log.debug("Prefect takes no events: %s: %s", type(error).__name__, error)
+
+    async def _send_one(self, client: EventsClient, event: Event) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await client.emit(event)
+        except Exception as error:  # noqa: BLE001 - the client keeps it, and sends it with the next that passes
+            _log.debug("Prefect took no event: %s: %s", type(error).__name__, error)
 
 
-def _drain(timeout: float) -> bool:
+def _drain(timeout: float, sender: _EventSender | None = None) -> bool:
     """Ends the queues, which send what they hold; whether all had within ``timeout`` seconds."""
     until = time.monotonic() + timeout
 
     def drain() -> None:
         for worker in (EventsWorker, APILogWorker):
             worker.drain_all(timeout=max(0.0, until - time.monotonic()))
+        if sender is not None:
+            sender.finish(max(0.0, until - time.monotonic()))
 
     _within(timeout + 1.0, drain)
     return time.monotonic() < until

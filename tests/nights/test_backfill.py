@@ -850,7 +850,7 @@ def test_each_snapshot_is_a_run_of_its_own_inside_the_backfills(prefect_api: str
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-    from augmill.flows.orchestration.logs import flush_client
+    from augmill.flows.orchestration.client import flush_client
 
     rows = write_days(tmp_path / "rows.csv", 3, each=16, first_day_labels=("refund",))
     recipe = dated_recipe(rows, tmp_path / "store", dataset="nested")

@@ -155,7 +155,7 @@ def test_prefect_records_names_states_tags_and_retries(prefect_api: str) -> None
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-    from augmill.flows.orchestration.logs import flush_client
+    from augmill.flows.orchestration.client import flush_client
     from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
     orchestrator = PrefectOrchestrator()
@@ -218,14 +218,12 @@ def test_a_deadline_on_the_main_thread_ends_the_try(prefect_api: str) -> None:
 
 
 def test_without_its_api_a_run_still_completes_and_says_so_once(
-    prefect_api: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    prefect_api: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
 
-    monkeypatch.setattr(EventsWorker, "_client_override", None)  # put back afterwards: the loss sets it
     orchestrator = PrefectOrchestrator()
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), caplog.at_level(logging.WARNING):
         squares = in_flow(
@@ -268,10 +266,12 @@ def test_a_run_after_one_that_lost_its_api_is_recorded(prefect_api: str) -> None
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 
-    from augmill.flows.orchestration.logs import drop_client_records, quiet_logging
-    from augmill.flows.orchestration.orchestrate import open_orchestrator
+    from augmill.flows.orchestration.logs import quiet_logging
+    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator, open_orchestrator
 
-    drop_client_records()
+    with open_orchestrator("prefect") as runner:
+        assert isinstance(runner, PrefectOrchestrator)
+        runner._api.lost.set()
     with quiet_logging(), open_orchestrator("prefect") as runner:
         in_flow(runner, lambda: runner.call(lambda: None, name="fit afterwards"))
     named = TaskRunFilter(name=TaskRunFilterName(any_=["fit afterwards"]))
