@@ -148,7 +148,13 @@ def test_a_map_keeps_order_and_never_has_more_than_its_limit_in_flight(run: Run)
     shard = step_of(work, name="generate")
 
     def body() -> list[int]:
-        return map_bounded(lambda item: shard(run, item=item), range(12), run.stop, limit=3, on_done=done.append)
+        return map_bounded(
+            lambda item: shard(run, item=item),
+            range(12),
+            run.stop,
+            limit=3,
+            on_done=lambda _, value: done.append(value),
+        )
 
     assert in_flow(run.session, body) == [-item for item in range(12)]
     assert sorted(done) == [-item for item in reversed(range(12))]
