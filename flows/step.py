@@ -163,8 +163,8 @@ class Step(Generic[P, T]):
             state = self._prefect_task()(quote(call), *args, **quoted, return_state=True)
         except Exception as error:  # noqa: BLE001 - the step's own is in its call: this one is Prefect's
             call.run.session.api.report(error)
-        if state is not None and state.is_cancelled():
-            raise KeyboardInterrupt
+        if state is not None and state.is_cancelled():  # SIGTERM stays SIGTERM: the exit code tells
+            raise call.error if isinstance(call.error, KeyboardInterrupt) else KeyboardInterrupt
         if call.error is not None:
             raise call.error
         if not call.value:
@@ -216,6 +216,7 @@ def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
             value = fn(call, *args, **kwargs)
         except KeyboardInterrupt as error:
             stop.now()
+            call.error = error
             return Cancelled(message=f"interrupted ({type(error).__name__})")
         except Exception as error:
             if stop.is_set():

@@ -133,9 +133,9 @@ def as_flow(place: Place, count: int, rows: int) -> None:
     """The round inside a flow of its own; where there is no Prefect, as it is."""
     from prefect import flow  # here: its home is named in main
 
-    from augmill.flows.flow import Result, call_flow, ending
+    from augmill.flows.flow import call_flow, ending
 
-    def overhead(shards: int) -> Result:
+    def overhead(shards: int) -> dict[str, Any]:
         place.as_a_round(shards, rows)
         return {"outcome": "made", "reason": f"{shards} shards"}
 
@@ -195,7 +195,7 @@ def main() -> None:
     rows = []
     for way, (opened, took) in found.items():
         cells = [
-            f"{seconds:.2f} s" + ("" if way == "loop" else f", +{1000 * (seconds - base) / count:.1f} ms a shard")
+            f"{seconds:.2f} s" + ("" if way == "loop" else f", {1000 * (seconds - base) / count:+.1f} ms a shard")
             for seconds, base, count in zip(took, loop, counts, strict=True)
         ]
         rows.append([way, f"{opened:.1f} s", *cells, started.get(way, "")])

@@ -67,7 +67,7 @@ def test_it_is_asked_again_until_the_time_is_over_and_never_after(
     now, asked = 0.0, 0
     patience = Patience(seconds=seconds, silent=True)
 
-    def pause(wait: float) -> bool:
+    def pause(stopped: threading.Event, wait: float) -> bool:
         nonlocal now
         now += wait
         return False
