@@ -59,29 +59,38 @@ def ending(body: Callable[P, Result]) -> Callable[P, State[Any]]:
 
     @functools.wraps(body)
     def end(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
-        caller = _CALLER.get()
-        token = _CALLER.set(None)  # a sub-flow has a caller of its own
-        stop = Stop() if caller is None else caller.session.stop
-        try:
-            # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
-            # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
-            with TagsContext(current_tags=set()), interruptible(stop):
-                result = body(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - the caller raises it again
-            if caller is not None:
-                caller.error = error
-            state = _failed(error, stop, deployed=caller is None)
-        else:
-            if caller is not None:
-                caller.results.append(result)
-            state = _ended(result)
-        finally:
-            _CALLER.reset(token)
-        if caller is not None and not caller.session.api.still_there():
-            raise Abort("the API is gone")  # ends the engine without further requests to it
-        return state
+        # Where a flow is sent to another process, this goes along by value and ``end_with_state`` by its name: the
+        # ContextVar that it refers to cannot be sent.
+        return end_with_state(body, *args, **kwargs)
 
+    # Prefect looks up what annotations name where ``end`` stands, which knows none of the body's own types.
+    end.__signature__ = inspect.signature(body, eval_str=True)  # type: ignore[attr-defined]
     return end
+
+
+def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> State[Any]:
+    """What ``ending`` makes of a call of the body. Raises a defect, and Abort where the API is gone."""
+    caller = _CALLER.get()
+    token = _CALLER.set(None)  # a sub-flow has a caller of its own
+    stop = Stop() if caller is None else caller.session.stop
+    try:
+        # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
+        # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
+        with TagsContext(current_tags=set()), interruptible(stop):
+            result = body(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - the caller raises it again
+        if caller is not None:
+            caller.error = error
+        state = _failed(error, stop, deployed=caller is None)
+    else:
+        if caller is not None:
+            caller.results.append(result)
+        state = _ended(result)
+    finally:
+        _CALLER.reset(token)
+    if caller is not None and not caller.session.api.still_there():
+        raise Abort("the API is gone")  # ends the engine without further requests to it
+    return state
 
 
 def _failed(error: BaseException, stop: Stop, *, deployed: bool) -> State[Any]:
