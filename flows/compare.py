@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,14 +70,6 @@ class Compared:
     made: int = 0
 
 
-_FOUND: ContextVar[Compared | None] = ContextVar("augmill_compared", default=None)  # of the command that calls the flow
-
-
-def _found() -> Compared:
-    """A flow names no ContextVar: it is pickled with what it names."""
-    return _FOUND.get() or Compared()
-
-
 @flow(flow_run_name=functools.partial(running.name_of_flow_run, "compare"), persist_result=False)
 @ending
 def compare(
@@ -91,7 +82,7 @@ def compare(
 ) -> Result:
     """``augmill compare`` with the same options; every finished cell is kept in the store."""
     with running.session_of(recipe, store, command="deployment compare", by_morning=False) as session:
-        own, found = session.recipe, _found()
+        own, found = session.recipe, running.handed(Compared) or Compared()
         numbers = range(own.seed, own.seed + seeds)
         with Progress(live=session.live) as progress:
             compare_all(
@@ -112,14 +103,13 @@ def run_compare(
     **parameters: Any,
 ) -> Result:
     """The flow ``compare``; its cells go into ``found``, also those of one that is stopped. Raises AugmillError."""
-    token = _FOUND.set(found)
-    try:
-        with running.open_session(
+    with (
+        running.handing(found),
+        running.open_session(
             recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False
-        ) as session:
-            return call_flow(session, compare, *running.addresses(recipe), **parameters)
-    finally:
-        _FOUND.reset(token)
+        ) as session,
+    ):
+        return call_flow(session, compare, *running.addresses(recipe), **parameters)
 
 
 def compare_all(

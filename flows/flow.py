@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from prefect import tags
 from prefect.context import TagsContext
@@ -59,16 +59,17 @@ def ending(body: Callable[P, Result]) -> Callable[P, State[Any]]:
 
     @functools.wraps(body)
     def end(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
-        return _end(functools.partial(body, *args, **kwargs))
+        # Where a flow is sent to another process, this goes along by value and ``end_with_state`` by its name: the
+        # ContextVar that it refers to cannot be sent.
+        return end_with_state(body, *args, **kwargs)
 
-    # Prefect reads the types of the parameters, which stand as text, from the function and its module; the body's is another.
+    # Prefect looks up what annotations name where ``end`` stands, which knows none of the body's own types.
     end.__signature__ = inspect.signature(body, eval_str=True)  # type: ignore[attr-defined]
-    end.__annotations__ = get_type_hints(body)
     return end
 
 
-def _end(body: Callable[[], Result]) -> State[Any]:
-    """Apart from ``end``, which is pickled with all that it names: a served run's process is sent its flow so."""
+def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> State[Any]:
+    """What ``ending`` makes of a call of the body. Raises a defect, and Abort where the API is gone."""
     caller = _CALLER.get()
     token = _CALLER.set(None)  # a sub-flow has a caller of its own
     stop = Stop() if caller is None else caller.session.stop
@@ -76,7 +77,7 @@ def _end(body: Callable[[], Result]) -> State[Any]:
         # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
         # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
         with TagsContext(current_tags=set()), interruptible(stop):
-            result = body()
+            result = body(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - the caller raises it again
         if caller is not None:
             caller.error = error

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from augmill.flows.orchestration.api import Api, open_api
 from augmill.flows.orchestration.logs import quiet_logging
@@ -33,6 +33,7 @@ from augmill.tasks.store.stage import Event, Site
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
 
+T = TypeVar("T")
 _log = logging.getLogger("augmill")
 
 CUT_SHORT = ("deadline", "shard_failed")  # why a shard is set aside that another try may make
@@ -78,6 +79,28 @@ def shared(session: Session) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+_HANDED: ContextVar[Any] = ContextVar("augmill_handed", default=None)
+
+
+@contextmanager
+def handing(value: Any) -> Iterator[None]:
+    """Inside it a flow finds what a command hands it beside its parameters, which are plain values."""
+    token = _HANDED.set(value)
+    try:
+        yield
+    finally:
+        _HANDED.reset(token)
+
+
+def handed(kind: type[T]) -> T | None:
+    """What the running command hands its flow, where it is one of these. Here, since no flow's module may hold a
+
+    ContextVar: it could not be sent to another process.
+    """
+    value = _HANDED.get()
+    return value if isinstance(value, kind) else None
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import functools
 import logging
 import secrets
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -71,14 +70,6 @@ class Planned:
         }
 
 
-_PLANNED: ContextVar[Planned | None] = ContextVar("augmill_planned", default=None)  # by the command that calls the flow
-
-
-def _planned() -> Planned | None:
-    """A flow names no ContextVar: it is pickled with what it names."""
-    return _PLANNED.get()
-
-
 # --- The flows --------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +89,7 @@ def backfill(
     max_hours: float | None = None,
 ) -> Result:
     """``augmill backfill`` with the same options: from ``first`` up to and with ``last``; each snapshot is a sub-flow."""
-    if (planned := _planned()) is not None:
+    if (planned := running.handed(Planned)) is not None:
         return carry_out(planned)
     with running.session_of(recipe, store, command="deployment backfill", by_morning=False) as session:
         request = BackfillRequest(
@@ -114,7 +105,7 @@ def nightly(recipe: str, store: str | None = None, max_active: int = 1) -> Resul
 
     After an outage the server starts every run that it missed, late: each knows when it should have begun.
     """
-    if (planned := _planned()) is not None:
+    if (planned := running.handed(Planned)) is not None:
         return carry_out(planned)
     since, loaded = datetime.now(UTC), load_recipe(recipe, store=store)
     with watched(loaded, since):
@@ -202,12 +193,8 @@ def _call(recipe: Recipe, planned: Planned, how: dict[str, Any], flow: Any, **pa
     """The flow, with what was planned for it; where nothing is due, no server is started to say so."""
     if not planned.plan.lines:
         return nothing_due(planned)
-    token = _PLANNED.set(planned)
-    try:
-        with running.open_session(recipe, **how) as session:
-            return call_flow(session, flow, *running.addresses(recipe), **parameters)
-    finally:
-        _PLANNED.reset(token)
+    with running.handing(planned), running.open_session(recipe, **how) as session:
+        return call_flow(session, flow, *running.addresses(recipe), **parameters)
 
 
 # --- Planning ---------------------------------------------------------------------------------------------------------

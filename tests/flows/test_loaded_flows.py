@@ -1,0 +1,76 @@
+"""Every flow as Prefect handles it before it runs: its parameters, by a schema, and its code, by name or by value."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+from augmill.flows.augment import augment
+from augmill.flows.compare import compare
+from augmill.flows.deployed import probe
+from augmill.flows.nights.flows import backfill, nightly
+
+FLOWS = {flow.fn.__name__: flow for flow in (augment, backfill, nightly, compare, probe)}
+
+SEND = textwrap.dedent("""
+    import importlib, sys
+    import cloudpickle
+
+    how, *flows = sys.argv[1:]
+    modules = {importlib.import_module(flow.rpartition(".")[0]) for flow in flows}
+    if how == "by value":
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+    found = [getattr(sys.modules[module], name) for module, _, name in (flow.rpartition(".") for flow in flows)]
+    sys.stdout.buffer.write(cloudpickle.dumps([cloudpickle.dumps(flow) for flow in found]))
+""")
+RECEIVE = textwrap.dedent("""
+    import json, sys
+    import cloudpickle
+
+    flows = [cloudpickle.loads(sent) for sent in cloudpickle.load(sys.stdin.buffer)]
+    print(json.dumps([[type(flow).__name__, flow.name, *flow.parameters.properties] for flow in flows]))
+""")
+
+
+def run_python(code: str, *arguments: str, given: bytes = b"") -> bytes:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], input=given, capture_output=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+@pytest.mark.parametrize("how", ["by name", "by value"])
+def test_every_flow_can_be_sent_to_another_process(how: str) -> None:
+    """A served run, and some kinds of workers, get it so: by value where Prefect takes its module for the user's own."""
+    sent = run_python(SEND, how, *(f"{flow.fn.__module__}.{name}" for name, flow in FLOWS.items()))
+    got = json.loads(run_python(RECEIVE, given=sent))
+    assert got == [["Flow", flow.name, *flow.parameters.properties] for flow in FLOWS.values()]
+
+
+@pytest.mark.parametrize("name", ["augment", "backfill", "nightly", "compare"])
+def test_parameters_have_a_whole_schema_and_what_does_not_fit_it_is_refused(name: str) -> None:
+    flow: Any = FLOWS[name]
+    schema = flow.parameters.model_dump()
+    assert schema["required"] == ["recipe"] and {"recipe", "store"} <= set(schema["properties"])
+    kinds = {
+        key: shape.get("type") or shape.get("enum") or shape.get("anyOf") for key, shape in schema["properties"].items()
+    }
+    assert all(kinds.values()), kinds
+    given = flow.validate_parameters({"recipe": "r.yaml", "store": None})
+    assert (given["recipe"], given["store"]) == ("r.yaml", None)
+    with pytest.raises(Exception, match="recipe"):
+        flow.validate_parameters({"recipe": 7})
+
+
+def test_choices_are_offered_and_checked() -> None:
+    shape = backfill.parameters.model_dump()["properties"]
+    assert shape["reprocess"]["enum"][0] == "missing" and shape["order"]["enum"] == ["oldest", "newest"]
+    with pytest.raises(Exception, match="reprocess"):
+        backfill.validate_parameters({"recipe": "r.yaml", "reprocess": "everything"})
