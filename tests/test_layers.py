@@ -65,7 +65,10 @@ HEAVY = {
     "vllm",
     "peft",
 }
-HEAVY_AT_TOP = {("flows/deployed.py", "prefect")}  # its @flow is what a deployment's entrypoint names
+HEAVY_AT_TOP = {
+    ("flows/deployed.py", "prefect"),  # its @flow is what a deployment's entrypoint names
+    ("flows/orchestration/client.py", "prefect"),  # Prefect's own client, which others import where they need it
+}
 
 
 def modules() -> list[Path]:
