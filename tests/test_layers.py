@@ -65,8 +65,9 @@ HEAVY = {
     "vllm",
     "peft",
 }
-# A flow is Prefect's object, made by its decorator; commands import these files when they have something to run.
-FLOWS = ("augment", "compare", "deployed", "flow", "nights/flows")
+# A flow is Prefect's object, made by its decorator, and client.py is Prefect's own client: commands import these files when
+# they have something to run.
+FLOWS = ("augment", "compare", "deployed", "flow", "nights/flows", "orchestration/client")
 HEAVY_AT_TOP = {(f"flows/{name}.py", "prefect") for name in FLOWS}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.events import Event
+from prefect.events import Event, Resource
 from prefect.events.clients import EventsClient, get_events_client
 from prefect.events.worker import EventsWorker, ProcessPoolForwardingEventsClient
 from prefect.logging.handlers import APILogWorker, set_api_log_sink
@@ -37,6 +37,8 @@ FLUSH_TIMEOUT = 10.0  # seconds given to all queues of records together
 LOST_TIMEOUT = 5.0  # seconds in which the last request to an API that is gone ends
 REQUEST_TIMEOUT = 4.0  # seconds of silence that end one try of a request
 RETRIES = 1  # after 2 s; against a connection that was closed as it was used. Prefect knows a state that is set twice
+
+_KNOCK = "augmill.knock"
 
 
 def api_trouble(timeout: float = ASK_TIMEOUT) -> str | None:
@@ -100,8 +102,7 @@ def client_queues(lost: threading.Event) -> Iterator[None]:
         sender = _EventSender(lost)
         EventsWorker.set_client_override(ProcessPoolForwardingEventsClient, event_queue=sender)
         set_api_log_sink(send)
-        sender.start()
-        EventsWorker.instance()
+        sender.begin()
         APILogWorker.instance()
     try:
         yield
@@ -109,6 +110,7 @@ def client_queues(lost: threading.Event) -> Iterator[None]:
         if not lost.is_set() and not flush_client(sender):
             lost.set()
         if lost.is_set():
+            sender.cut()
             _drain(LOST_TIMEOUT)  # what they are sending at this moment: else they would say at exit that it failed
         EventsWorker.set_client_override(None)
         set_api_log_sink(None)
@@ -122,7 +124,9 @@ def flush_client(sender: _EventSender | None = None) -> bool:
 class _EventSender(threading.Thread):
     """Sends events to the API until it is told to ``finish``. Prefect's own queue only hands over to ``put``.
 
-    Left alone with an API that is mute, that queue waits 10 s for each event, at the interpreter's end too.
+    Left alone with an API that is mute, that queue asks it about the flow of each event, 10 s long, before it hands the
+    event over; it does so at the interpreter's end too, and nobody can tell it to stop. But whoever takes its events
+    runs as part of it, and sees which task of asyncio's it is: ``cut`` cancels that.
     """
 
     def __init__(self, lost: threading.Event) -> None:
@@ -131,12 +135,30 @@ class _EventSender(threading.Thread):
         self._context = contextvars.copy_context()
         self._loop = asyncio.new_event_loop()
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._feeder: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None] | None = None
+        self._known = threading.Event()
 
     def put(self, item: tuple[str, Event]) -> None:
         """What ProcessPoolForwardingEventsClient calls, in Prefect's queue."""
+        self._feeder = asyncio.get_running_loop(), asyncio.current_task()
+        self._known.set()
         if self._lost.is_set():
             raise asyncio.CancelledError  # ends the queue, with what is in it; an error would end this event alone
-        self._loop.call_soon_threadsafe(self._events.put_nowait, item[1])
+        if item[1].event != _KNOCK:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, item[1])
+
+    def begin(self) -> None:
+        """Starts it, and Prefect's queue with an event of no run, which goes no further than ``put``."""
+        self.start()
+        EventsWorker.instance().send(Event(event=_KNOCK, resource=Resource({"prefect.resource.id": _KNOCK})))
+        self._known.wait(STILL_TIMEOUT)
+
+    def cut(self) -> None:
+        """Ends Prefect's queue at once, with what is in it."""
+        if self._feeder is not None:
+            loop, task = self._feeder
+            if task is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
 
     def finish(self, timeout: float) -> None:
         """Once Prefect's queue has handed over all: what is left is sent within ``timeout`` seconds."""
