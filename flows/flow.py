@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import signal
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 P = ParamSpec("P")
+_log = logging.getLogger("augmill")
 Result = dict[str, Any]  # what the last line of stdout says
 
 LISTED = 3  # snapshots that failed are named up to so many
@@ -131,7 +133,10 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
     token = _CALLER.set(caller)
     try:
         with tags("augmill", visible(session.recipe.dataset)):
-            flow(*args, return_state=True, **kwargs)
+            state = flow(*args, return_state=True, **kwargs)
+        if not caller.told and session.api.recording:
+            said = visible(str(state.message))
+            _log.warning("Prefect did not run the flow %s: %s; it runs without a record.", flow.name, said)
     except Abort:
         if session.api.recording:  # not ours: somebody ended the run through the API
             raise

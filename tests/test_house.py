@@ -21,7 +21,6 @@ FILE_LINES, FUNCTION_LINES = 600, 60
 # A file below this that at most one other imports is usually a part of that one. Those that are not, with the reason.
 SMALL = 100
 FILES_OF_THEIR_OWN = {
-    "flows/orchestration/api.py": "what a run knows of Prefect, with or without it; its client is imported with it only",
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
     "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",
     "tasks/trainers/_guard.py": "a process of its own, run by its path with the standard library alone",

@@ -204,7 +204,7 @@ def test_a_recipe_that_is_edited_in_mid_backfill_stops_it(tmp_path: Path) -> Non
 
     def edit() -> None:
         wait_until(lambda: list(store.rglob("start.json")))
-        path.write_text(f"{path.read_text()}\n# another recipe\n", encoding="utf-8")
+        path.write_text(f"{path.read_text()}\nseed: 7\n", encoding="utf-8")
 
     editor = threading.Thread(target=edit)
     editor.start()
