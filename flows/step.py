@@ -163,10 +163,10 @@ class Step(Generic[P, T]):
             state = self._prefect_task()(quote(call), *args, **quoted, return_state=True)
         except Exception as error:  # noqa: BLE001 - the step's own is in its call: this one is Prefect's
             call.run.session.api.report(error)
-        if state is not None and state.is_cancelled():  # SIGTERM stays SIGTERM: the exit code tells
-            raise call.error if isinstance(call.error, KeyboardInterrupt) else KeyboardInterrupt
         if call.error is not None:
             raise call.error
+        if state is not None and state.is_cancelled():
+            raise KeyboardInterrupt
         if not call.value:
             return self._plainly(call, args, kwargs)
         return call.value[0]
@@ -215,8 +215,8 @@ def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
             stop.require_going()
             value = fn(call, *args, **kwargs)
         except KeyboardInterrupt as error:
+            call.error = error  # raised again outside: SIGTERM ends the command with another code than Ctrl-C
             stop.now()
-            call.error = error
             return Cancelled(message=f"interrupted ({type(error).__name__})")
         except Exception as error:
             if stop.is_set():

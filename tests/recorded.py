@@ -51,6 +51,15 @@ def flow_runs(client: Any, name: str) -> list[Any]:
     return found
 
 
+def children_of(client: Any, parent: Any) -> list[Any]:
+    """The flow runs within one, by their names."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+
+    within = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent.id]))
+    found: list[Any] = client.read_flow_runs(flow_run_filter=within)
+    return sorted(found, key=lambda run: run.name)
+
+
 def task_runs(client: Any, flow_run: Any, last: str) -> dict[str, Any]:
     """By name, as soon as all are final, and one that is called ``last`` among them."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId

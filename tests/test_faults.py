@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import collections
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -30,7 +29,8 @@ from chain import public_bytes
 from commands import Ended, augmill, write_recipe
 from kill_runs import Command, manifests, processes_of
 
-from augmill.flows.orchestration.orchestrate import PlainOrchestrator
+from augmill.flows.signals import Stop
+from augmill.flows.step import map_bounded
 from augmill.tasks.stages.plan import cut_shards
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ MATRIX: dict[int, tuple[str, list[str]]] = {
         "cli/test_cli_run.py::test_an_interrupt_leaves_nothing_behind_and_the_next_run_goes_on"]),
     4: ("one worker of several killed", ["test_workers.py::test_the_death_of_one_of_two_workers_is_not_felt_by_the_other",
         "test_workers.py::test_a_killed_worker_can_be_retried_and_the_pool_goes_on",
-        "test_orchestrate.py::test_one_item_that_fails_for_good_can_be_answered_for",
+        "test_step.py::test_one_item_that_fails_for_good_can_be_answered_for",
         "test_kills.py::test_a_run_outlives_the_death_of_its_workers"]),
     5: ("CUDA out of memory, a lost context", []),
     6: ("one partition started twice at once", ["test_kills.py::test_two_runs_at_once_end_in_one_release",
@@ -66,7 +66,7 @@ MATRIX: dict[int, tuple[str, list[str]]] = {
         "test_bad_input.py::test_a_disk_that_is_full_for_a_worker_ends_the_run_and_the_next_one_resumes",
         "test_store.py::test_a_write_that_finds_no_room_is_refused_and_leaves_nothing_that_could_be_read"]),
     10: ("Prefect's server killed", ["test_server.py::test_a_server_that_dies_costs_its_records_only",
-        "test_orchestrate.py::test_without_its_api_a_run_still_completes_and_says_so_once",
+        "test_step.py::test_without_its_api_a_run_still_completes_and_says_so_once",
         "test_automations.py::test_a_run_whose_process_died_is_marked_crashed_and_paged"]),
     11: ("Prefect loses records", ["test_server.py::test_where_prefect_cannot_keep_its_records_the_run_says_so_and_completes",
         "test_states.py::test_without_a_look_at_the_source_the_store_alone_tells"]),
@@ -302,8 +302,8 @@ def drive(shards: int) -> tuple[int, int]:
         cut = cut_shards(segments, 100)
         assert len(cut) == shards
         done: list[int] = []
-        found = PlainOrchestrator().map(
-            lambda part: sum(piece["count"] for piece in part), cut, limit=2, name=json.dumps, on_done=done.append
+        found = map_bounded(
+            lambda part: sum(piece["count"] for piece in part), cut, Stop(), limit=2, on_done=done.append
         )
         assert sum(found) == sum(done) == 100 * shards
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from chain import WORDS, tiny_recipe, write_rows
 from dated import dated_document, day, inline_workers, noon_after, write_days
-from recorded import asking, flow_runs, logs, task_runs, wait_until
+from recorded import asking, children_of, flow_runs, logs, task_runs, wait_until
 
 from augmill.flows import run as running
 from augmill.flows.augment import run_recipe
@@ -130,15 +130,6 @@ def write_dated_recipe(folder: Path, dataset: str, days: int, **changes: Any) ->
     path = folder / f"{dataset}.yaml"
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return path
-
-
-def children_of(client: Any, parent: Any) -> list[Any]:
-    """The flow runs within one, by their names."""
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
-
-    within = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent.id]))
-    found: list[Any] = client.read_flow_runs(flow_run_filter=within)
-    return sorted(found, key=lambda run: run.name)
 
 
 @pytest.mark.parametrize("most", [1, 3])

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmill.flows.orchestration.api import Api
 from augmill.flows.orchestration.logs import quiet_logging
-from augmill.flows.orchestration.orchestrate import PlainOrchestrator
 from augmill.flows.progress import STRETCH, Artifacts, Progress, ShownStage, TimeLeft
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.store.stage import Site, Work, identity_of
@@ -384,31 +384,32 @@ def test_prefect_is_heard_only_when_asked_for(prefect_api: str, capsys: pytest.C
 
 
 def test_artifacts_without_prefect_do_nothing() -> None:
-    artifacts = Artifacts(PlainOrchestrator())
+    artifacts = Artifacts(Api(there=False))
     assert artifacts.table("t", [{"a": 1}]) is None
     assert artifacts.markdown("m", "# x") is None
-    artifacts.update(artifacts.progress("p"), 1.0)
+    artifacts.bar("p", 3).advance(3)
 
 
 def test_artifacts_are_kept_with_the_flow_run_and_a_refused_one_does_not_fail_it(prefect_api: str) -> None:
+    from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-    from augmill.flows.orchestration.orchestrate import PrefectOrchestrator
+    api = Api(there=True)
+    artifacts = Artifacts(api)
 
-    orchestrator = PrefectOrchestrator()
-    artifacts = Artifacts(orchestrator)
-
+    @flow(name="test", flow_run_name="artifacts", persist_result=False)
     def body() -> None:
         assert artifacts.table("ledger", [{"class": "a", "accepted": 3}]) is not None
         assert artifacts.markdown("verdict", "published") is not None
         assert artifacts.link("report", "https://example.org/report.html", "report") is not None
-        bar = artifacts.progress("shards")
-        artifacts.update(bar, 1.0)
+        bar = artifacts.bar("shards", 3)
+        bar.advance(1)
+        bar.advance(2)
         assert artifacts.markdown("Not A Key!", "refused by the API") is None
 
-    orchestrator.run(body, name="test", run_name="artifacts")
-    assert orchestrator.recording
+    body()
+    assert api.recording
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["ledger", "verdict", "report", "shards"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import signal
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.orchestration.api import Api
 from augmill.flows.progress import Progress
 from augmill.flows.run import Run, Session, new_run, open_session
+from augmill.flows.signals import Terminated
 from augmill.flows.step import Step, StepCall, map_bounded, step
 from augmill.tasks.boundary.retries import NEVER, STAGE, RetryPolicy
 from augmill.tasks.contracts import Artifact
@@ -229,6 +231,16 @@ def test_an_interrupt_stops_workers_and_retries_and_is_raised(run: Run) -> None:
     assert sorted(tried) == [0, 1]
     with pytest.raises(KeyboardInterrupt):  # a snapshot in another thread begins no further stage
         shard(run, item=5)
+
+
+def test_sigterm_in_a_step_is_told_from_ctrl_c(run: Run) -> None:
+    """The command ends with another code, and Prefect is told who ended a run of a deployment."""
+
+    def terminate(item: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Terminated):
+        in_flow(run.session, lambda: step_of(terminate)(run, item=1))
 
 
 def test_an_interrupt_ends_the_wait_before_a_further_try(recipe: Recipe) -> None:

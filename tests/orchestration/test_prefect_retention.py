@@ -14,19 +14,38 @@ import pytest
 
 # Five runs of ours and one of somebody else's, each with tasks, a log line and an artifact, against a server of our own.
 RUNS = textwrap.dedent("""
-    import logging
-    from augmill.flows.orchestration.orchestrate import open_orchestrator
-    from augmill.flows.progress import Artifacts
-    from augmill.flows.orchestration.logs import quiet_logging
+    import logging, tempfile
+    from pathlib import Path
+    from prefect import flow, tags
+    from augmill.flows.flow import call_flow, ending
+    from augmill.flows.progress import Progress
+    from augmill.flows.run import new_run, open_session
+    from augmill.flows.step import step
+    from augmill.tasks.boundary.retries import STAGE
+    from augmill.tasks.recipe.recipe import build_recipe
 
-    with quiet_logging(), open_orchestrator("prefect") as orchestrator:
+    @step(STAGE, "{item}")
+    def square(call, *, item):
+        return item * item
+
+    def body(run, number):
+        logging.getLogger("augmill").info("number %d", number)
+        for item in range(3):
+            square(run, item=item)
+        run.artifacts.markdown(f"augmill-{number}", "text")
+        return {"outcome": "done", "reason": ""}
+
+    store = Path(tempfile.mkdtemp())
+    document = {"dataset": "x", "source": {"path": "rows.csv"}, "columns": {"text": "text", "label": "label"}}
+    document |= {"target": {"per_class": 1}, "generators": [{"use": "rules"}], "run": {"store": str(store)}}
+    with open_session(build_recipe(document, base=store), command="test") as session:
         for number in range(6):
-            def body():
-                logging.getLogger("augmill").info("number %d", number)
-                orchestrator.map(lambda item: item, range(3), limit=1, name=lambda item: f"shard {item}", tags=["augmill"])
-                Artifacts(orchestrator).markdown(f"augmill-{number}", "text")
-            tags = ["augmill", "tiny"] if number else ["augmill-like"]
-            orchestrator.run(body, name="augment", run_name=f"run {number}", tags=tags)
+            run = new_run(session, session.recipe, None, Progress(live=False, quiet=True))
+            if number:
+                call_flow(session, flow(name="augment", flow_run_name=f"run {number}")(ending(lambda: body(run, number))))
+            else:  # somebody else's
+                with tags("augmill-like"):
+                    flow(name="other", flow_run_name="run 0", persist_result=False)(lambda: body(run, 0))()
 """)
 SWEEP = textwrap.dedent("""
     import asyncio, sys

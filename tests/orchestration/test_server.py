@@ -25,32 +25,52 @@ from relay import Relay
 # Prints the server's process and its address, runs a flow of three tasks, and waits where the test wants to kill it.
 RUN = textwrap.dedent("""
     import json, sys, time
-    from augmill.flows.orchestration.orchestrate import leave, open_orchestrator
-    from augmill.flows.orchestration.logs import quiet_logging
+    from pathlib import Path
+    from prefect import flow
+    from augmill.flows.flow import call_flow, ending
+    from augmill.flows.progress import Progress
+    from augmill.flows.run import new_run, open_session
+    from augmill.flows.signals import leave
+    from augmill.flows.step import map_bounded, step
+    from augmill.tasks.boundary.retries import STAGE
+    from augmill.tasks.recipe.recipe import build_recipe
 
-    def main():
-        with quiet_logging(), open_orchestrator("prefect") as orchestrator:
-            import psutil
-            servers = [child.pid for child in psutil.Process().children()]
+    @step(STAGE, "{item}")
+    def square(call, *, item):
+        return item * item
 
-            def body():
-                done = orchestrator.map(lambda item: item * item, range(3), limit=2, name=lambda item: f"shard {item}")
-                print(json.dumps({"servers": servers, "done": done}), flush=True)
-                time.sleep(float(sys.argv[1]))
+    @flow(name="augment", flow_run_name="x@1", persist_result=False)
+    @ending
+    def whole():
+        print(json.dumps({"servers": servers, "done": squares(range(3))}), flush=True)
+        time.sleep(float(sys.argv[1]))
+        return {"outcome": "done", "reason": f"{squares(range(int(sys.argv[1]) and 3))}"}
 
-            orchestrator.run(body, name="augment", run_name="x@1")
+    def squares(items):
+        return map_bounded(lambda item: square(run, item=item), list(items), run.stop, limit=2)
 
     try:
-        main()
+        store = Path(sys.argv[2])
+        document = {"dataset": "x", "source": {"path": "rows.csv"}, "columns": {"text": "text", "label": "label"}}
+        document |= {"target": {"per_class": 1}, "generators": [{"use": "rules"}], "run": {"store": str(store)}}
+        with open_session(build_recipe(document, base=store), command="test") as session:
+            import psutil
+            servers = [child.pid for child in psutil.Process().children()]
+            run = new_run(session, session.recipe, None, Progress(live=False, quiet=True))
+            call_flow(session, whole)
     except KeyboardInterrupt as interrupt:
         sys.stderr.write("interrupted\\n")
         leave(130)
 """)
 
 
+def command(home: Path, seconds: float = 0) -> list[str]:
+    return [sys.executable, "-W", "error", "-c", RUN, str(seconds), str(home / "store")]
+
+
 def start(home: Path, environment: dict[str, str], seconds: float = 0) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", RUN, str(seconds)],
+        command(home, seconds),
         env={**environment, "PREFECT_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -151,8 +171,7 @@ def test_where_prefect_cannot_keep_its_records_the_run_says_so_and_completes(
     home: Path, clean_environment: dict[str, str], broken: dict[str, str], said: str
 ) -> None:
     environment = {**clean_environment, "PREFECT_HOME": str(home), **broken}
-    command = [sys.executable, "-W", "error", "-c", RUN, "0"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["done"] == [0, 1, 4]
     assert said in done.stderr
@@ -202,8 +221,7 @@ def test_an_address_that_is_no_api_of_prefects_costs_one_warning(
     with stranger(answer) as plain:
         url = plain.replace("//", "//me:hunter2@")
         environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-        command = [sys.executable, "-W", "error", "-c", RUN, "0"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"servers": [], "done": [0, 1, 4]}
     assert said in done.stderr and done.stderr.count("Warning: ") == 1 and "hunter2" not in done.stderr
@@ -213,8 +231,7 @@ def test_a_refused_connection_costs_one_warning(home: Path, clean_environment: d
     with stranger(b"") as url:
         pass
     environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-    command = [sys.executable, "-W", "error", "-c", RUN, "0"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["done"] == [0, 1, 4]
     assert done.stderr.count("Warning: ") == 1 and "cannot be used" in done.stderr
 
