@@ -111,6 +111,7 @@ def client_queues(lost: threading.Event) -> Iterator[None]:
             lost.set()
         if lost.is_set():
             sender.cut()
+            sender.finish(0)
             _drain(LOST_TIMEOUT)  # what they are sending at this moment: else they would say at exit that it failed
         EventsWorker.set_client_override(None)
         set_api_log_sink(None)

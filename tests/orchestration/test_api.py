@@ -41,6 +41,7 @@ RUN = textwrap.dedent("""
 
             @flow(name="squares", flow_run_name=sys.argv[1], persist_result=False)
             def squares():
+                at("first")  # before an event has told Prefect's queue about the flow
                 for number in range(10):
                     if number == 5:
                         at("middle")
@@ -80,7 +81,7 @@ def run(environment: dict[str, str], name: str, url: str, act: dict[str, Any]) -
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         since, last = time.monotonic(), ""
         for line in process.stdout:
-            if (last := line.strip()) in ("start", "middle", "end"):
+            if (last := line.strip()) in ("start", "first", "middle", "end"):
                 if last in act:
                     act[last]()
                     since = time.monotonic()
@@ -91,7 +92,7 @@ def run(environment: dict[str, str], name: str, url: str, act: dict[str, Any]) -
     return last, errors, time.monotonic() - since
 
 
-@pytest.mark.parametrize("place", ["start", "middle", "end"])
+@pytest.mark.parametrize("place", ["start", "first", "middle", "end"])
 @pytest.mark.parametrize("how", ["mute", "dead"])
 def test_an_api_lost_on_the_way_costs_seconds_and_one_warning(
     prefect_api: str, clean_environment: dict[str, str], place: str, how: str
