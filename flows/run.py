@@ -126,7 +126,7 @@ def open_session(
     try:
         with (
             own_temporary(),
-            quiet_logging(verbose),
+            quiet_logging(verbose, prefect_too=kind == "prefect"),
             _waited_for(kind) as api,
             worker_pool(devices, recipe.run.threads) as pool,
         ):

@@ -197,10 +197,10 @@ if "augmill.tasks.workers" in " ".join(sys.orig_argv):
     Store.put, Store.put_if_absent = watched(Store.put, False), watched(Store.put_if_absent, True)
     run_job = shards.run_job
 
-    def run(job):
+    def run(job, *told):
         global in_shard
         in_shard = job["stage"] not in ("fit", "fit_check")
-        return run_job(job)
+        return run_job(job, *told)
 
     shards.run_job = run
 """
