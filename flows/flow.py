@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import signal
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from prefect.exceptions import Abort, TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
 from augmill.flows import run as running
-from augmill.flows.signals import Stop, Terminated, interruptible
+from augmill.flows.signals import Stop, interruptible
 from augmill.tasks.errors import AugmillError
 from augmill.tasks.rows.kinds.text import visible
 
@@ -29,6 +28,7 @@ P = ParamSpec("P")
 _log = logging.getLogger("augmill")
 Result = dict[str, Any]  # what the last line of stdout says
 
+INTERRUPTS = (KeyboardInterrupt, TerminationSignal)
 LISTED = 3  # snapshots that failed are named up to so many
 
 
@@ -77,8 +77,8 @@ def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs)
     stop = Stop() if caller is None else caller.session.stop
     try:
         # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
-        # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
-        with TagsContext(current_tags=set()), interruptible(stop):
+        # Prefect turns SIGTERM into an exception that kills the process; in a command of ours it ends as Ctrl-C does.
+        with TagsContext(current_tags=set()), interruptible(stop, hosted=caller is None or caller.session.hosted):
             result = body(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - the caller raises it again
         if caller is not None:
@@ -96,11 +96,10 @@ def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs)
 
 
 def _failed(error: BaseException, stop: Stop, *, deployed: bool) -> State[Any]:
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, INTERRUPTS):
         stop.now()
-        if deployed and isinstance(error, Terminated):
-            # Handed back to Prefect, which knows who sent it, and why.
-            raise TerminationSignal(signal=signal.SIGTERM) from None
+        if deployed and isinstance(error, TerminationSignal):
+            raise error  # Prefect knows who sent it, and why
         return Cancelled(message=f"interrupted ({type(error).__name__})")
     if isinstance(error, AugmillError):
         return Failed(message=visible(str(error), keep="\n"))
@@ -149,9 +148,9 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
 
 
 def _plainly(session: running.Session, body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-    with interruptible(session.stop):
+    with interruptible(session.stop, hosted=session.hosted):
         try:
             return body(*args, **kwargs)
-        except KeyboardInterrupt:
+        except INTERRUPTS:
             session.stop.now()
             raise

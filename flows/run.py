@@ -59,6 +59,7 @@ class Session:
         default_factory=dict
     )  # further keys of its attempts: which backfill they belong to
     staged: bool = False  # a release is put, and Outcome.pending holds what the log is to say
+    hosted: bool = False  # within a flow run that is not this command's: signals are its own
     live: bool | None = None  # see Progress
     quiet: bool = False
 
@@ -117,6 +118,8 @@ def open_session(
 
     ``how``: further fields of the session.
     """
+    from prefect.context import FlowRunContext
+
     PATIENCE.renew(recipe.run.store_patience)
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None
@@ -131,7 +134,8 @@ def open_session(
             worker_pool(devices, recipe.run.threads) as pool,
         ):
             stop.on_stop(lambda: pool.close(kill=True))
-            session = Session(recipe, store, api, pool, stop, devices[0], deadline, command, **how)
+            hosted = FlowRunContext.get() is not None
+            session = Session(recipe, store, api, pool, stop, devices[0], deadline, command, hosted=hosted, **how)
             with shared(session):
                 yield session
     finally:
@@ -288,7 +292,7 @@ def attempt(session: Session, as_of: str | None) -> Iterator[Run]:
 
 def _failure(error: BaseException, stopping: bool) -> dict[str, Any]:
     """What a stage raises because its workers were killed for an interrupt is part of the interrupt."""
-    interrupted = stopping or isinstance(error, KeyboardInterrupt)
+    interrupted = stopping or not isinstance(error, Exception)  # Ctrl-C, SIGTERM, what Prefect makes of it
     if isinstance(error, AugmillError) and not interrupted:
         kind = type(error).__name__
         said = {"outcome": "error", "kind": kind, "reason": error.problem, "where": error.where, "next": error.fix}

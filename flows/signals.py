@@ -61,10 +61,11 @@ def _on_main_thread() -> bool:
 
 
 @contextlib.contextmanager
-def interruptible(stop: Stop | None = None) -> Iterator[None]:
+def interruptible(stop: Stop | None = None, *, hosted: bool = False) -> Iterator[None]:
     """SIGTERM raises ``Terminated`` on the main thread inside, Ctrl-C KeyboardInterrupt; either is noted first.
 
-    On another thread signals cannot be handled: no effect.
+    ``hosted``: Prefect began the run, and SIGTERM stays its own to handle: it answers a cancellation only so. On another
+    thread signals cannot be handled: no effect.
     """
     if not _on_main_thread():
         yield
@@ -75,7 +76,8 @@ def interruptible(stop: Stop | None = None) -> Iterator[None]:
             stop.note()
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
+    handled = (signal.SIGINT,) if hosted else (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, terminate) for number in handled}
     try:
         yield
     finally:

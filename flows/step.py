@@ -208,14 +208,15 @@ def _guarded(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def attempt(call: StepCall[Any], *args: Any, **kwargs: Any) -> Any:
+        from prefect.exceptions import TerminationSignal
         from prefect.states import Cancelled, Completed
 
         stop, call.error = call.run.stop, None
         try:
             stop.require_going()
             value = fn(call, *args, **kwargs)
-        except KeyboardInterrupt as error:
-            call.error = error  # raised again outside: SIGTERM ends the command with another code than Ctrl-C
+        except (KeyboardInterrupt, TerminationSignal) as error:
+            call.error = error  # raised again outside: who sent it, and how, tells how the run is to end
             stop.now()
             return Cancelled(message=f"interrupted ({type(error).__name__})")
         except Exception as error:
