@@ -17,7 +17,7 @@ from prefect.exceptions import Abort, TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
 from augmill.flows import run as running
-from augmill.flows.signals import Stop, Terminated, interruptible
+from augmill.flows.signals import Terminated, interruptible
 from augmill.tasks.errors import AugmillError
 from augmill.tasks.rows.kinds.text import visible
 
@@ -74,16 +74,15 @@ def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs)
     """What ``ending`` makes of a call of the body. Raises a defect, and Abort where the API is gone."""
     caller = _CALLER.get()
     token = _CALLER.set(None)  # a sub-flow has a caller of its own
-    stop = Stop() if caller is None else caller.session.stop
     try:
         # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
         # Prefect turns SIGTERM into an exception of its own that kills the process; ours ends it as Ctrl-C does.
-        with TagsContext(current_tags=set()), interruptible(stop):
+        with TagsContext(current_tags=set()), interruptible(None if caller is None else caller.session.stop):
             result = body(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - the caller raises it again
         if caller is not None:
             caller.error = error
-        state = _failed(error, stop, deployed=caller is None)
+        state = _failed(error, caller)
     else:
         if caller is not None:
             caller.results.append(result)
@@ -95,10 +94,11 @@ def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs)
     return state
 
 
-def _failed(error: BaseException, stop: Stop, *, deployed: bool) -> State[Any]:
+def _failed(error: BaseException, caller: _Caller | None) -> State[Any]:
     if isinstance(error, KeyboardInterrupt):
-        stop.now()
-        if deployed and isinstance(error, Terminated):
+        if caller is not None:
+            caller.session.stop.now()
+        elif isinstance(error, Terminated):
             # Handed back to Prefect, which knows who sent it, and why.
             raise TerminationSignal(signal=signal.SIGTERM) from None
         return Cancelled(message=f"interrupted ({type(error).__name__})")
@@ -149,9 +149,8 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
 
 
 def _plainly(session: running.Session, body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-    with interruptible(session.stop):
-        try:
-            return body(*args, **kwargs)
-        except KeyboardInterrupt:
-            session.stop.now()
-            raise
+    try:
+        return body(*args, **kwargs)
+    except KeyboardInterrupt:
+        session.stop.now()
+        raise

@@ -18,7 +18,7 @@ from augmill.flows.orchestration.api import Api, open_api
 from augmill.flows.orchestration.logs import quiet_logging
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
-from augmill.flows.signals import Stop, held_back
+from augmill.flows.signals import Stop, held_back, interruptible
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary, this_process
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.errors import AugmillError, exit_code_of
@@ -125,6 +125,7 @@ def open_session(
     sweep_temporary()
     try:
         with (
+            interruptible(stop),
             own_temporary(),
             quiet_logging(verbose),
             _waited_for(kind) as api,

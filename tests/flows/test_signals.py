@@ -1,14 +1,19 @@
-"""Time limits end what they surround, whatever it catches."""
+"""Time limits end what they surround, whatever it catches; and so do interrupts."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
+from pathlib import Path
 
 import pytest
+from chain import tiny_recipe, write_rows
 
+from augmill.flows.run import attempt, open_session
 from augmill.flows.signals import time_limit
+from augmill.flows.source import read_source
 from augmill.tasks.errors import DeadlineExceeded
 
 
@@ -31,3 +36,14 @@ def test_an_error_of_the_block_is_its_own_and_a_timer_of_the_callers_goes_on() -
         raise KeyError
     assert signal.getsignal(signal.SIGALRM) is handler
     assert left - 60 <= signal.getitimer(signal.ITIMER_REAL)[0] <= left
+
+
+def test_an_interrupt_that_is_lost_on_its_way_still_ends_the_session(tmp_path: Path) -> None:
+    """Such as one that comes in a finaliser: Python drops what is raised there."""
+    recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
+    recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, store=str(tmp_path / "store")))
+    with open_session(recipe, command="test") as session, attempt(session, None) as run:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            next(read_source(run))
