@@ -65,14 +65,15 @@ def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> 
     ``recipe``: a YAML file, its address in an object store, or its text; ``store``: instead of the recipe's; ``as_of``:
     the last partition whose rows count, all without it. Parameters hold no secrets.
     """
-    with (
-        running.session_of(recipe, store, command=f"deployment {name_of(recipe)}") as session,
-        running.attempt(session, as_of) as run,
-    ):
-        outcome, found = _mending(run, make_snapshot)
-        run.result = outcome.to_json(run.recipe, run.name, None)  # from here on it stands, whatever interrupts
-        run.result |= _facts(run, outcome, found)
-        run.result["report"] = _report(run, outcome, found)
+    by_command = running.current() is not None  # which has looked at what it asks for
+    with running.session_of(recipe, store, command=f"deployment {name_of(recipe)}") as session:
+        if not by_command:
+            require_over(session.recipe, as_of, "as_of", now=utc_now())
+        with running.attempt(session, as_of) as run:
+            outcome, found = _mending(run, make_snapshot)
+            run.result = outcome.to_json(run.recipe, run.name, None)  # from here on it stands, whatever interrupts
+            run.result |= _facts(run, outcome, found)
+            run.result["report"] = _report(run, outcome, found)
     return run.result
 
 

@@ -16,7 +16,7 @@ from prefect.exceptions import Abort, TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
 from augmill.flows import run as running
-from augmill.flows.signals import Stop, interruptible
+from augmill.flows.signals import interruptible
 from augmill.tasks.errors import AugmillError
 from augmill.tasks.rows.kinds.text import visible
 
@@ -74,16 +74,16 @@ def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs)
     """What ``ending`` makes of a call of the body. Raises a defect, and Abort where the API is gone."""
     caller = _CALLER.get()
     token = _CALLER.set(None)  # a sub-flow has a caller of its own
-    stop = Stop() if caller is None else caller.session.stop
     try:
         # Tasks do not inherit the run's tags: each tagged task asks the API about concurrency limits first.
         # Prefect turns SIGTERM into an exception that kills the process; in a command of ours it ends as Ctrl-C does.
-        with TagsContext(current_tags=set()), interruptible(stop, hosted=caller is None or caller.session.hosted):
+        stop, hosted = (None, True) if caller is None else (caller.session.stop, caller.session.hosted)
+        with TagsContext(current_tags=set()), interruptible(stop, hosted=hosted):
             result = body(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - the caller raises it again
         if caller is not None:
             caller.error = error
-        state = _failed(error, stop, deployed=caller is None)
+        state = _failed(error, caller)
     else:
         if caller is not None:
             caller.results.append(result)
@@ -95,10 +95,11 @@ def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs)
     return state
 
 
-def _failed(error: BaseException, stop: Stop, *, deployed: bool) -> State[Any]:
+def _failed(error: BaseException, caller: _Caller | None) -> State[Any]:
     if isinstance(error, INTERRUPTS):
-        stop.now()
-        if deployed and isinstance(error, TerminationSignal):
+        if caller is not None:
+            caller.session.stop.now()
+        elif isinstance(error, TerminationSignal):
             raise error  # Prefect knows who sent it, and why
         return Cancelled(message=f"interrupted ({type(error).__name__})")
     if isinstance(error, AugmillError):
@@ -148,9 +149,8 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
 
 
 def _plainly(session: running.Session, body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-    with interruptible(session.stop, hosted=session.hosted):
-        try:
-            return body(*args, **kwargs)
-        except INTERRUPTS:
-            session.stop.now()
-            raise
+    try:
+        return body(*args, **kwargs)
+    except INTERRUPTS:
+        session.stop.now()
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,13 @@ def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Ma
     counts = read_json(run.store, split, "summary.json")["classes"]["train"]
     if nothing_to_make(recipe.target, counts, recipe.mix.max_ratio) is not None:
         return  # fitting a model takes hours
-    learnt, fitted, made = _fit(run, split, ingested, made)
+    with _cut_short():
+        learnt, found = split_to_fit(run, split, ingested)
+    made = replace(made, drift=found)
+    yield made
+    with _cut_short():
+        fitted, checks = _fit(run, split, learnt)
+    made = replace(made, checks=checks)
     yield made
     known = known_classes(run.store, learnt, list(counts)) if learnt != split else None
     policy, settled_by = Policy(run, known), dict[str, float]()
@@ -90,27 +97,28 @@ def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Ma
         yield made
 
 
-def _fit(
-    run: Run, split: Artifact, ingested: Artifact | None, made: Made
-) -> tuple[Artifact, dict[str, Artifact], Made]:
-    """(the split that the generators were fitted on; the generators, by name; the checks beside what was made)."""
-    recipe = run.recipe
+@contextlib.contextmanager
+def _cut_short() -> Iterator[None]:
+    """What another try may cure, or the run's deadline, ends the producing and not the run."""
     try:
-        learnt, found = split_to_fit(run, split, ingested)
-        made = replace(made, drift=found)
-        fitted = {
-            choice.use: stages.fit(run, learnt, name=choice.use, config=generator_config(choice, recipe))
-            for choice in recipe.generators
-        }
-        checks = {
-            name: stages.fit_check(run, split, name=name, config=config)
-            for name, config in check_configs(recipe).items()
-        }
+        yield
     except AugmillError as error:
         if not (error.retryable or isinstance(error, OutOfTime)):
             raise
         raise CutShort(f"a generator could not be fitted: {error.problem}") from error
-    return learnt, fitted, replace(made, checks=checks)
+
+
+def _fit(run: Run, split: Artifact, learnt: Artifact) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
+    """(the generators, fitted on ``learnt``; the checks), by name."""
+    recipe = run.recipe
+    fitted = {
+        choice.use: stages.fit(run, learnt, name=choice.use, config=generator_config(choice, recipe))
+        for choice in recipe.generators
+    }
+    checks = {
+        name: stages.fit_check(run, split, name=name, config=config) for name, config in check_configs(recipe).items()
+    }
+    return fitted, checks
 
 
 def check_configs(recipe: Recipe) -> dict[str, FitConfig]:

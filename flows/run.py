@@ -18,7 +18,7 @@ from augmill.flows.orchestration.api import Api, open_api
 from augmill.flows.orchestration.logs import quiet_logging
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
-from augmill.flows.signals import Stop, held_back
+from augmill.flows.signals import Stop, held_back, interruptible
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary, this_process
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.errors import AugmillError, exit_code_of
@@ -124,17 +124,17 @@ def open_session(
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None
     devices = find_devices(recipe.run.devices, recipe.run.workers)
-    kind, stop = orchestrator or recipe.run.orchestrator, Stop()
+    kind, stop, hosted = orchestrator or recipe.run.orchestrator, Stop(), FlowRunContext.get() is not None
     sweep_temporary()
     try:
         with (
+            interruptible(stop, hosted=hosted),
             own_temporary(),
             quiet_logging(verbose, prefect_too=kind == "prefect"),
             _waited_for(kind) as api,
             worker_pool(devices, recipe.run.threads) as pool,
         ):
             stop.on_stop(lambda: pool.close(kill=True))
-            hosted = FlowRunContext.get() is not None
             session = Session(recipe, store, api, pool, stop, devices[0], deadline, command, hosted=hosted, **how)
             with shared(session):
                 yield session

@@ -110,23 +110,34 @@ def _restore(before: Mapping[signal.Signals, Any]) -> None:
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+class _Late(BaseException):
+    """No Exception: Great Expectations, for one, makes a failed expectation of whatever Exception it meets."""
+
+
 @contextlib.contextmanager
 def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """Raises DeadlineExceeded in the block after so long. On the main thread only: no other can be interrupted.
+    """Raises DeadlineExceeded after so long in the block. On the main thread only: no other can be interrupted.
 
     A timer of whoever called us goes on afterwards; one that ran out meanwhile fires then.
     """
     if not _on_main_thread():
         yield
         return
+    inside = True
 
-    def late(number: int, frame: object) -> NoReturn:
-        raise DeadlineExceeded(f"{what} took longer than {seconds:g} s", fix="raise run.stage_minutes")
+    def end(number: int, frame: object) -> None:
+        if inside:
+            raise _Late
 
-    began, before = time.monotonic(), signal.signal(signal.SIGALRM, late)
+    began, before = time.monotonic(), signal.signal(signal.SIGALRM, end)
     left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        try:
+            yield
+        finally:
+            inside = False
+    except _Late:
+        raise DeadlineExceeded(f"{what} took longer than {seconds:g} s", fix="raise run.stage_minutes") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         _restore({signal.SIGALRM: before})

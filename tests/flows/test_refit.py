@@ -6,7 +6,7 @@ import csv
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from chain import WORDS, Produced, make_run, produce_snapshot, tiny_recipe
 
-from augmill.flows.rounds import split_to_fit
+from augmill.flows.outcome import CutShort
+from augmill.flows.rounds import produce, split_to_fit
 from augmill.flows.source import read_source
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar
@@ -111,6 +112,15 @@ def test_the_fit_is_of_the_grid_and_only_the_shortfall_is_sampled(tmp_path: Path
     assert second.count("generate") > 0 and second.count("sample") < first.count("sample") / 5
     assert second.count("fit") == 0 < second.count("fit_check")  # judged anew, by checks of the night's own rows
     assert refitted.count("fit") > 0 and refitted.count("sample") > 60
+
+
+def test_how_far_the_rows_moved_is_known_of_a_night_whose_fit_is_cut_short(tmp_path: Path) -> None:
+    recipe = dated(write_source(tmp_path / "rows", DAYS[:3]), refit=EVERY)
+    run = make_run(recipe, Store(str(tmp_path / "store")), DAYS[2])
+    ingested, split = read_source(run)
+    run.site = replace(run.site, deadline=0.0)
+    made = produce(run, split, ingested)
+    assert isinstance(made.missing, CutShort) and made.drift["fitted"] == DAYS[0]
 
 
 @pytest.mark.slow
@@ -229,7 +239,8 @@ def test_nights_before_the_first_row_are_passed_over_without_a_word(
     with caplog.at_level(logging.INFO, logger="augmill"):
         made = night(dated(source, refit=refit), tmp_path / "store", DAYS[0])
     assert made.fitted == DAYS[0]
-    said = " ".join(record.getMessage() for record in caplog.records)
+    # Stages' own lines name the night that they read.
+    said = " ".join(record.getMessage() for record in caplog.records if record.name == "augmill")
     assert "2026-09" not in said and "--as-of" not in said and "stopped" not in said + capfd.readouterr().err
 
 

@@ -82,7 +82,9 @@ def test_the_deployed_flow_publishes_and_its_tasks_are_seen(prefect_api: str, tm
     assert isinstance(result, dict)
     assert result["release"] and Path(result["location"]).is_dir()
     with get_client(sync_client=True) as client:
-        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["deployed-tiny"])))
+        (run,) = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["all deployed-tiny"]))
+        )
         assert run.state is not None and run.state.is_completed()
 
 
@@ -94,6 +96,15 @@ def test_a_failing_deployed_flow_is_seen_as_failed(prefect_api: str, tmp_path: P
     path.write_text(json.dumps(recipe_document(tmp_path / "not-there.csv")))
     state = getattr(deployed, name)(recipe=str(path), store=str(tmp_path / "store"), return_state=True)
     assert state.is_failed() and "not-there.csv" in str(state.message)
+
+
+def test_a_deployed_flow_makes_no_snapshot_of_a_day_that_is_not_over(prefect_api: str, tmp_path: Path) -> None:
+    from augmill.flows.deployed import augment
+
+    path = write_recipe_file(tmp_path, "early")
+    state = augment(recipe=str(path), as_of=TODAY.isoformat(), return_state=True)
+    assert state.is_failed() and f"{TODAY} is not over yet" in str(state.message)
+    assert not read_attempts(Store(str(tmp_path / "store-early")), "early")
 
 
 def test_deploying_again_changes_nothing_and_another_schedule_is_taken_over(

@@ -1,0 +1,49 @@
+"""Time limits end what they surround, whatever it catches; and so do interrupts."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from chain import tiny_recipe, write_rows
+
+from augmill.flows.run import attempt, open_session
+from augmill.flows.signals import time_limit
+from augmill.flows.source import read_source
+from augmill.tasks.errors import DeadlineExceeded
+
+
+def test_a_time_limit_is_not_caught_by_code_that_goes_on_after_any_error() -> None:
+    after_any_error = contextlib.suppress(Exception)  # as in Great Expectations
+    with pytest.raises(DeadlineExceeded, match=r"took longer than 0\.1 s"), time_limit(0.1, "it"), after_any_error:
+        time.sleep(20)
+
+
+def test_a_time_limit_around_another_fires_after_it_and_in_its_own_words() -> None:
+    with pytest.raises(DeadlineExceeded, match="outer took"), time_limit(0.2, "outer"):
+        with pytest.raises(DeadlineExceeded, match="inner took"), time_limit(0.05, "inner"):
+            time.sleep(20)
+        time.sleep(20)
+
+
+def test_an_error_of_the_block_is_its_own_and_a_timer_of_the_callers_goes_on() -> None:
+    handler, left = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0]  # pytest's own
+    with pytest.raises(KeyError), time_limit(20_000, "fit"):
+        raise KeyError
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert left - 60 <= signal.getitimer(signal.ITIMER_REAL)[0] <= left
+
+
+def test_an_interrupt_that_is_lost_on_its_way_still_ends_the_session(tmp_path: Path) -> None:
+    """Such as one that comes in a finaliser: Python drops what is raised there."""
+    recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"))
+    recipe = dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, store=str(tmp_path / "store")))
+    with open_session(recipe, command="test") as session, attempt(session, None) as run:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            next(read_source(run))
