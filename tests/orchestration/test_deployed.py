@@ -82,7 +82,7 @@ def test_the_deployed_flow_publishes_and_its_tasks_are_seen(prefect_api: str, tm
     assert isinstance(result, dict)
     assert result["release"] and Path(result["location"]).is_dir()
     with get_client(sync_client=True) as client:
-        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["deployed-tiny"])))
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["all deployed-tiny"])))
         assert run.state is not None and run.state.is_completed()
 
 
