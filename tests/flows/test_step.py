@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from chain import make_session, tiny_recipe, write_rows
 from prefect import flow
+from recorded import asking, flow_runs, task_runs
 
 from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.orchestration.api import Api
@@ -275,54 +276,30 @@ def test_a_time_limit_on_the_main_thread_ends_the_try(run: Run) -> None:
 # --- what Prefect keeps -----------------------------------------------------------------------------------------------
 
 
-def flow_runs(client: Any, name: str) -> list[Any]:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-
-    found: list[Any] = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
-    return found
-
-
-def task_runs(client: Any, flow_run: Any, count: int) -> list[Any]:
-    """As soon as so many are there and final: the server makes them of events, a second or so later."""
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-    until = time.monotonic() + 30
-    while True:
-        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
-        if len(found) == count and all(task.state is not None and task.state.is_final() for task in found):
-            return list(found)
-        assert time.monotonic() < until, [(task.name, task.state_name) for task in found]
-        time.sleep(0.1)
-
-
 def test_names_tags_tries_and_states_are_recorded(prefect_api: str, recipe: Recipe) -> None:
-    from prefect.client.orchestration import get_client
-
     run = make_run(recipe, recording=True)
     flaky, wrong = Flaky({1: 1}, lambda: WorkerDied("died")), Flaky({1: 1}, lambda: DataError("bad", fix="mend it"))
     in_flow(run.session, lambda: step_of(flaky, name="fit x@\x1b{1}")(run, item=1), "recorded")
     with pytest.raises(DataError):
         in_flow(run.session, lambda: step_of(wrong)(run, item=1), "failed")
-    with get_client(sync_client=True) as client:
-        (done,), (failed,) = flow_runs(client, "recorded"), flow_runs(client, "failed")
+    with asking() as client:
+        done, failed = flow_runs(client, "recorded")[-1], flow_runs(client, "failed")[-1]
         assert (done.state_name, done.state.message, sorted(done.tags)) == (
             "Done",
             "it was a test",
             ["augmill", "tiny"],
         )
         assert (failed.state_name, failed.state.message) == ("Failed", "bad\n  What to do: mend it")
-        (task,) = task_runs(client, done, 1)
+        (task,) = task_runs(client, done, last=r"fit x@\u001b{1} 1").values()
         assert (task.name, task.tags, task.run_count) == (r"fit x@\u001b{1} 1", [], 2)
         assert task.state_name == "Completed"
-        (task,) = task_runs(client, failed, 1)
+        (task,) = task_runs(client, failed, last="fit 1").values()
         assert task.state_name == "Failed"
 
 
 def test_an_interrupt_is_recorded_as_cancelled_in_the_flow_and_each_of_its_tasks(
     prefect_api: str, recipe: Recipe
 ) -> None:
-    from prefect.client.orchestration import get_client
-
     run = make_run(recipe, recording=True)
     working = threading.Event()
 
@@ -341,10 +318,13 @@ def test_an_interrupt_is_recorded_as_cancelled_in_the_flow_and_each_of_its_tasks
             lambda: map_bounded(lambda item: shard(run, item=item), [1, 0], run.stop, limit=2),
             "interrupted",
         )
-    with get_client(sync_client=True) as client:
-        (found,) = flow_runs(client, "interrupted")
+    with asking() as client:
+        found = flow_runs(client, "interrupted")[-1]
         assert (found.state_name, found.state.message) == ("Cancelled", "interrupted (KeyboardInterrupt)")
-        told = {task.name: (task.state_name, task.state.message) for task in task_runs(client, found, 2)}
+        told = {
+            task.name: (task.state_name, task.state.message)
+            for task in task_runs(client, found, last="generate 1").values()
+        }
     assert told == {
         "generate 0": ("Cancelled", "interrupted (KeyboardInterrupt)"),
         "generate 1": ("Cancelled", "its worker was stopped"),
@@ -383,7 +363,6 @@ def test_without_its_api_a_run_still_completes_and_says_so_once(
 
 
 def test_a_run_after_one_that_lost_its_api_is_recorded(prefect_api: str, recipe: Recipe) -> None:
-    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     lost = Api(recording=True)
@@ -393,9 +372,9 @@ def test_a_run_after_one_that_lost_its_api_is_recorded(prefect_api: str, recipe:
     with open_session(recipe, command="test") as session:
         run = new_run(session, recipe, None, Progress(live=False, quiet=True))
         in_flow(session, lambda: step_of(lambda item: item, name="fit")(run, item=1), "afterwards")
-    with get_client(sync_client=True) as client:
-        (found,) = flow_runs(client, "afterwards")
-        assert [task.state_name for task in task_runs(client, found, 1)] == ["Completed"]
+    with asking() as client:
+        found = flow_runs(client, "afterwards")[-1]
+        assert [task.state_name for task in task_runs(client, found, last="fit 1").values()] == ["Completed"]
 
 
 def test_a_run_that_ended_is_held_by_nothing(prefect_api: str, recipe: Recipe) -> None:

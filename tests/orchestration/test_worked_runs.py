@@ -121,29 +121,36 @@ def retry(client: Any, run: Any) -> None:
     client.set_flow_run_state(run.id, AwaitingRetry(message="Retry from the UI"))
 
 
-@pytest.mark.parametrize("kind", ["augment", "nightly"])
-def test_a_deployed_run_does_its_work_and_the_same_when_run_again(worker: str, tmp_path: Path, kind: str) -> None:
-    recipe = write_recipe(tmp_path, f"worked-{kind}")
-    store = Store(str(tmp_path / "store"))
+def test_deployed_runs_do_their_work_and_the_same_when_run_again(worker: str, tmp_path: Path) -> None:
+    """Of the flow of one snapshot, and of the nightly one, which finds nothing to do then."""
+    kinds = {}
+    for kind in ("augment", "nightly"):
+        (tmp_path / kind).mkdir()
+        kinds[kind] = write_recipe(tmp_path / kind, f"worked-{kind}")
+    stores = {kind: Store(str(tmp_path / kind / "store")) for kind in kinds}
     with asking() as client:
-        deployment = deploy_augment(recipe, tmp_path / "store") if kind == "augment" else deploy_nightly(recipe)
-        run = client.create_flow_run_from_deployment(deployment)
-        first = ended(client, run)
-        assert first.state_type.value == "COMPLETED", first.state
-        release = read_log(store, recipe.stem).newest()
-        assert release is not None
-        retry(client, run)
-        second = ended(client, run, times=2)
-        third = ended(client, client.create_flow_run_from_deployment(deployment))
-        told = [(each.state_type.value, each.state_name, each.state.message) for each in (first, second, third)]
-    log = read_log(store, recipe.stem)
-    assert log.newest() == release and len(log.entries) == 1
-    if kind == "augment":
-        assert told == [told[0]] * 3
-    else:
-        assert [(kind, name) for kind, name, _ in told] == [("COMPLETED", "Done"), *[("COMPLETED", "Nothing")] * 2]
-    tries = [attempt for of in read_attempts(store, recipe.stem).values() for attempt in of]
-    assert len(tries) == (3 if kind == "augment" else 1)
+        deployments = {
+            "augment": deploy_augment(kinds["augment"], tmp_path / "augment" / "store"),
+            "nightly": deploy_nightly(kinds["nightly"]),
+        }
+        runs = {kind: client.create_flow_run_from_deployment(of) for kind, of in deployments.items()}
+        told = {kind: [ended(client, run)] for kind, run in runs.items()}
+        releases = {kind: read_log(stores[kind], recipe.stem).newest() for kind, recipe in kinds.items()}
+        for run in runs.values():
+            retry(client, run)
+        for kind, run in runs.items():
+            told[kind].append(ended(client, run, times=2))
+        others = {kind: client.create_flow_run_from_deployment(of) for kind, of in deployments.items()}
+        for kind, run in others.items():
+            told[kind].append(ended(client, run))
+    assert {run.state_type.value for each in told.values() for run in each} == {"COMPLETED"}
+    assert len({(run.state_name, run.state.message) for run in told["augment"]}) == 1
+    assert [run.state_name for run in told["nightly"]] == ["Done", "Nothing", "Nothing"]
+    for kind, recipe in kinds.items():
+        log = read_log(stores[kind], recipe.stem)
+        assert log.newest() == releases[kind] is not None and len(log.entries) == 1
+        tries = [attempt for of in read_attempts(stores[kind], recipe.stem).values() for attempt in of]
+        assert len(tries) == {"augment": 3, "nightly": 1}[kind]
 
 
 def processes_of(run: Any) -> list[psutil.Process]:
@@ -187,8 +194,8 @@ def cancelled_and_resumed(deployment: Any, store: Path, dataset: str) -> None:
 
 def slow_recipe(folder: Path, dataset: str) -> Path:
     """Its generation takes several seconds, in many shards."""
-    run = {"orchestrator": "prefect", "shard_rows": 10, "threads": 1, "store": str(folder / "store")}
-    return write_recipe(folder, dataset, run=run, target={"per_class": 1200}, refill={"max_rounds": 2})
+    run = {"orchestrator": "prefect", "shard_rows": 3, "threads": 1, "store": str(folder / "store")}
+    return write_recipe(folder, dataset, run=run, target={"per_class": 200}, refill={"max_rounds": 1})
 
 
 def test_a_worked_run_that_is_cancelled_ends_its_workers_soon_and_goes_on_when_run_again(
@@ -208,7 +215,8 @@ def test_a_served_run_that_is_cancelled_ends_its_workers_soon_and_goes_on_when_r
     def deployed() -> Any:
         try:
             with asking() as client:
-                return client.read_deployment_by_name("nightly/served-slow").id
+                found = client.read_deployment_by_name("nightly/served-slow")
+                return found.id if found.parameters["recipe"] == str(recipe) else None
         except ObjectNotFound:
             return None
 
