@@ -228,7 +228,7 @@ def _settled(run: Run, ingested: Artifact, split: Artifact) -> Artifact:
     """Rounds until the target. What the world did wrong is raised as such: the cell is not the generator's failure."""
     made = produce(run, split, ingested)
     if made.missing is not None:
-        raise made.missing.__cause__ or made.missing from made.missing
+        raise made.missing.__cause__ or made.missing
     if made.settled is None:
         raise not_asked(run, split)
     return made.settled

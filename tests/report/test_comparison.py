@@ -17,11 +17,11 @@ from chain import WORDS, make_session, produce_snapshot, tiny_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.flows.compare import Compared, compare_all, entrants
-from augmill.flows.outcome import judge_evidence
+from augmill.flows.compare import Compared, compare_all, entrants, run_cell
+from augmill.flows.outcome import NotProduced, judge_evidence
 from augmill.flows.progress import Progress, ShownStage
 from augmill.flows.run import Session
-from augmill.tasks.errors import DataError, StoreRefused, UserError
+from augmill.tasks.errors import DataError, StoreError, StoreRefused, UserError
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Target
@@ -346,6 +346,19 @@ def test_a_world_that_fails_is_not_the_generators_cell(folder: Path) -> None:
     with pytest.raises(StoreRefused):
         compare_all(dataclasses.replace(session, store=broken), entrants(recipe, "rules"), seeds=[0], ratios=())
     assert run(folder, recipe, names="rules", seeds=1).made == 1
+
+
+def test_a_cell_that_came_to_nothing_raises_that_and_no_error_that_is_its_own_cause(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise StoreError("no answer", where="rules", fix="run it again")
+
+    monkeypatch.setattr(Rules, "sample", fail)
+    recipe = recipe_of(folder, run={"orchestrator": "none", "shard_retries": 0, "store": "unused"})
+    with pytest.raises(NotProduced, match="shards failed") as raised:
+        run_cell(session_of(recipe, folder), recipe, "rules", ())
+    assert raised.value.__cause__ is None
 
 
 def test_names_become_recipes_of_those_generators_alone(folder: Path) -> None:
