@@ -22,7 +22,7 @@ from augmill.flows.signals import Stop, held_back, interruptible
 from augmill.tasks.boundary.processes import own_temporary, sweep_temporary, this_process
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.errors import AugmillError, exit_code_of
-from augmill.tasks.recipe.origin import name_of
+from augmill.tasks.recipe.origin import dataset_of
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.rows.calendar import next_clock, parse_clock
 from augmill.tasks.rows.kinds.text import visible
@@ -147,7 +147,7 @@ def name_of_flow_run(what: str | None = None) -> str:
     from prefect.runtime import flow_run
 
     session, parameters = current(), flow_run.parameters
-    of = Path(name_of(str(parameters["recipe"]))).stem if session is None else session.recipe.dataset
+    of = dataset_of(str(parameters["recipe"])) if session is None else session.recipe.dataset
     return visible(f"{what or parameters.get('as_of') or 'all'} {of}")
 
 

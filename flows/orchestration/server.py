@@ -52,11 +52,13 @@ class _Spawned:
     log: Path
     offset: int  # where in the log this process's lines begin
 
-    def stop(self, *, now: bool = False) -> None:
-        """``now``: without time to write what it holds."""
+    def stop(self, *, now: bool = False, wait: bool = True) -> None:
+        """``now``: without time to write what it holds. ``wait``: until it has ended; one that starts ends after that."""
         if self.process.stdout is not None:
             self.process.stdout.close()
         (self.process.kill if now else self.process.terminate)()
+        if not wait:
+            return
         try:
             self.process.wait(timeout=_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -82,7 +84,7 @@ def early_server(kind: str) -> Iterator[None]:
         yield
     finally:
         while _early:
-            _early.pop().stop()
+            _early.pop().stop(wait=False)
 
 
 @contextlib.contextmanager
@@ -147,15 +149,17 @@ def _own_server(home: Path, standing: bool, lost: threading.Event) -> Iterator[s
             spawned = _spawn(home, get_current_settings().to_environment_variables(exclude_unset=True), standing)
         except OSError as error:
             raise _not_started(server_log(home), str(error)) from error
+    answers = False
     try:
         _import_client()  # meanwhile
         port = _announced_port(spawned.process, START_TIMEOUT)
         if port is None:
             tail = spawned.log.read_bytes()[spawned.offset :].decode(errors="replace").strip().splitlines()[-3:]
             raise _not_started(spawned.log, " | ".join(tail))
+        answers = True
         yield f"http://127.0.0.1:{port}/api"
     finally:
-        spawned.stop(now=lost.is_set())
+        spawned.stop(now=lost.is_set(), wait=answers)
 
 
 def _not_started(log: Path, why: str) -> ServerUnavailable:

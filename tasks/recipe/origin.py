@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeGuard
 
 from augmill.tasks.errors import UserError
@@ -57,6 +57,16 @@ def name_of(where: str | Path) -> str:
         return str(where) if is_address(where) else Path(where).name
     except UserError:  # whoever reads it says so; a name is asked for before
         return "recipe"
+
+
+def dataset_of(where: str | Path) -> str:
+    """The dataset that the recipe names, for a name before it is read; of one in a bucket, or without, what it is called."""
+    try:
+        text = str(where) if is_text(where) else "" if is_address(where) else decode(_read_file(Path(where)), "")
+    except UserError:  # whoever reads it says so
+        text = ""
+    found = _DATASET.search(text)
+    return found.group(1) if found else PurePath(name_of(where)).stem
 
 
 def read_origin(where: str | Path) -> bytes:

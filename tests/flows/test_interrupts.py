@@ -106,7 +106,7 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> tuple[f
     assert process.returncode == (130 if number == signal.SIGINT else 143), err
     assert "Traceback" not in err and "Interrupted. What is finished is kept" in err, err
     assert json.loads(out.splitlines()[-1])["outcome"] == "interrupted"
-    _, left = psutil.wait_procs(children, timeout=5)
+    _, left = psutil.wait_procs(children, timeout=30)  # a server that was starting ends when it has
     return seconds, left
 
 
