@@ -92,6 +92,7 @@ def make_snapshot(run: Run) -> tuple[Outcome, Found]:
     made = produce(run, split, ingested)
     run.source["drift"] = made.drift
     proof = prove(run, split, made)
+    run.stop.require_going()  # in a thread, workers that an interrupt killed look like a generator that cannot be fitted
     outcome = judge(run, proof)
     found = Found(ingested, split, made, proof.mixed, proof.evaluated, proof.evidence)
     return publish(run, found, outcome), found

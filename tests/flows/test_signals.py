@@ -7,14 +7,18 @@ import dataclasses
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from chain import tiny_recipe, write_rows
+from chain import InlinePool, make_session, make_snapshot, tiny_recipe, write_rows
 
 from augmill.flows.run import attempt, open_session
 from augmill.flows.signals import time_limit
 from augmill.flows.source import read_source
-from augmill.tasks.errors import DeadlineExceeded
+from augmill.tasks.boundary.retries import STAGE
+from augmill.tasks.errors import DeadlineExceeded, WorkerDied
+from augmill.tasks.store.attempts import read_attempts
+from augmill.tasks.store.store import Store
 
 
 def test_a_time_limit_is_not_caught_by_code_that_goes_on_after_any_error() -> None:
@@ -47,3 +51,24 @@ def test_an_interrupt_that_is_lost_on_its_way_still_ends_the_session(tmp_path: P
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             next(read_source(run))
+
+
+def test_an_interrupt_in_another_thread_decides_nothing_about_a_snapshot(tmp_path: Path) -> None:
+    """Its workers are killed: without one, a fit that is tried for the last time ends as generators that fail do."""
+    recipe = tiny_recipe(write_rows(tmp_path / "rows.csv"), outcomes={"not_produced": "keep_current"})
+    store = Store(str(tmp_path / "store"))
+
+    class Killed(InlinePool):
+        tries = 0
+
+        def run(self, *job: Any, **how: Any) -> Any:
+            self.tries += 1
+            if self.tries == STAGE.tries:
+                session.stop.now()
+            raise WorkerDied("killed")
+
+    session = make_session(recipe, store, Killed())
+    with pytest.raises(KeyboardInterrupt):
+        make_snapshot(session)
+    (tried,) = read_attempts(store, "tiny")["all"]
+    assert tried.end is not None and tried.end["outcome"] == "interrupted"
