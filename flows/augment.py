@@ -21,7 +21,7 @@ from augmill.flows.report import Found, write_report
 from augmill.flows.rounds import Made, not_asked, produce
 from augmill.flows.run import Run
 from augmill.flows.source import read_source
-from augmill.flows.units import require_over
+from augmill.flows.units import MENDS, require_over
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import CorruptObject, UnsoundSource
 from augmill.tasks.gate.verdict import folds_for
@@ -282,7 +282,7 @@ def _mending(run: Run, make: Callable[[Run], tuple[Outcome, Found]]) -> tuple[Ou
             return make(run)
         except CorruptObject as error:
             met[error.where] += 1
-            if met[error.where] == running.MENDS:
+            if met[error.where] == MENDS:
                 raise
             run.failures.append({"reason": "corrupt", "error": str(error)})
 

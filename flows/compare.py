@@ -26,8 +26,9 @@ from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.outcome import NotProduced, judge_evidence, none_accepted
 from augmill.flows.progress import Progress
 from augmill.flows.rounds import not_asked, produce
-from augmill.flows.run import MENDS, Run, Session, new_run
+from augmill.flows.run import Run, Session, new_run
 from augmill.flows.source import read_source
+from augmill.flows.units import MENDS
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.errors import CorruptObject, DataError, UserError
 from augmill.tasks.gate import judge as gate
@@ -84,7 +85,7 @@ def compare(
     with running.session_of(recipe, store, command="deployment compare", by_morning=False) as session:
         own, found = session.recipe, running.handed(Compared) or Compared()
         numbers = range(own.seed, own.seed + seeds)
-        with Progress(live=session.live) as progress:
+        with Progress() as progress:
             compare_all(
                 session, entrants(own, generators), seeds=numbers, ratios=ratios, as_of=as_of,
                 progress=progress, found=found,

@@ -37,7 +37,6 @@ T = TypeVar("T")
 _log = logging.getLogger("augmill")
 
 CUT_SHORT = ("deadline", "shard_failed")  # why a shard is set aside that another try may make
-MENDS = 3  # a corrupt object is made again by looking again; one that is corrupt thrice is a broken disk
 
 # --- The session ------------------------------------------------------------------------------------------------------
 
@@ -60,8 +59,7 @@ class Session:
     )  # further keys of its attempts: which backfill they belong to
     staged: bool = False  # a release is put, and Outcome.pending holds what the log is to say
     hosted: bool = False  # within a flow run that is not this command's: signals are its own
-    live: bool | None = None  # see Progress
-    quiet: bool = False
+    quiet: bool = False  # see Progress
 
 
 _CURRENT: ContextVar[Session | None] = ContextVar("augmill_session", default=None)
@@ -273,7 +271,7 @@ def attempt(session: Session, as_of: str | None) -> Iterator[Run]:
     try:
         with held_back():  # an interrupt between the claim and here would leave an attempt that nobody ends
             begun = begin(store, recipe.dataset, as_of or "all", head | dict(session.about))
-        with beating(store, recipe.dataset, begun), Progress(live=session.live, quiet=session.quiet) as progress:
+        with beating(store, recipe.dataset, begun), Progress(quiet=session.quiet) as progress:
             log = read_log(store, recipe.dataset)
             expected = log.current().get(as_of or "all")
             ends = [session.deadline] if session.deadline is not None else []

@@ -271,8 +271,13 @@ class Messages(logging.Handler):
                 self._send({"told": [int(done), None if total is None else int(total), str(unit)]})
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - an extension's arguments that do not fit its words, which cost no shard
+            self.handleError(record)
+            return
         with self.sending:
-            self._send({"warned": record.getMessage()})
+            self._send({"warned": message})
 
     def _send(self, message: dict[str, Any]) -> None:
         if self.open:

@@ -6,7 +6,6 @@ What a worker says of its job before the answer (how far it is, what it warns of
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -156,7 +155,7 @@ def test_what_an_extension_warns_of_in_a_worker_is_logged_by_the_run(
     rows.write_text(rows.read_text(encoding="utf-8").replace("refund", "ขอเงินคืน"), encoding="utf-8")
     site, recipe = Site(bench.store), tiny_recipe(rows)
     thai = split(site, prepare_split(recipe), gather_source(site, recipe), [])
-    bench.run(bench.job() | {"inputs": [dataclasses.asdict(thai)]})
+    bench.run(bench.job() | {"inputs": [thai.to_json()]})
     (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert said.startswith("rules: train rows hold Thai")
     assert "Thai" not in capfd.readouterr().err  # past the run's logs, and through a live line
@@ -210,6 +209,20 @@ def test_a_worker_tells_four_times_a_second_at_most_and_nothing_after_its_job() 
     ours.close()
     assert 1 <= len(heard) <= most
     assert all(total is None and unit == "rows" for _, total, unit in heard)
+
+
+def test_a_warning_whose_words_do_not_fit_costs_no_shard(capfd: pytest.CaptureFixture[str]) -> None:
+    """As with every handler of logging, which says so on stderr; an extension's own mistake is not its shard's."""
+    here, there = socket.socketpair()
+    ours, theirs = Connection(here.detach()), Connection(there.detach())
+    messages = Messages(theirs)
+    with messages.heard():
+        for words, given in (("%d rows", "many"), ("%s rows", "many")):
+            messages.handle(logging.LogRecord("augmill", logging.WARNING, "", 1, words, (given,), None))
+    assert json.loads(ours.recv_bytes()) == {"warned": "many rows"} and not ours.poll()
+    assert "Logging error" in capfd.readouterr().err
+    ours.close()
+    theirs.close()
 
 
 def test_an_error_of_whoever_looks_on_costs_the_worker_and_leaves_no_answer_for_the_next_job() -> None:
