@@ -149,8 +149,9 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
 
 
 def _plainly(session: running.Session, body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-    try:
-        return body(*args, **kwargs)
-    except INTERRUPTS:
-        session.stop.now()
-        raise
+    with interruptible(session.stop, hosted=session.hosted):
+        try:
+            return body(*args, **kwargs)
+        except INTERRUPTS:
+            session.stop.now()
+            raise

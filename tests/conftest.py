@@ -23,7 +23,14 @@ settings.load_profile("augmill")
 
 # Before anything imports Prefect, which reads them then; subprocesses inherit them. Nobody's own runs are touched.
 _HOME = Path(tempfile.mkdtemp(prefix="augmill-tests-"))
-os.environ.update({"PREFECT_HOME": str(_HOME), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"})
+os.environ.update(
+    {
+        "PREFECT_HOME": str(_HOME),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+)
 for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL"):
     os.environ.pop(_name, None)
 

@@ -62,7 +62,7 @@ def plain_run(
     api: Api | None = None,
 ) -> Run:
     """A run of which no attempt is noted; without Prefect where no ``api`` is given."""
-    session = Session(recipe, store, api or Api(there=False), pool, Stop(), "cpu", None, "bench")
+    session = Session(recipe, store, api or Api(recording=False), pool, Stop(), "cpu", None, "bench")
     return new_run(session, recipe, as_of, shown)
 
 

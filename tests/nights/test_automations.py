@@ -240,7 +240,11 @@ def test_a_run_whose_process_died_is_marked_crashed_and_paged(
 
     monkeypatch.setattr(automations, "ZOMBIE", timedelta(seconds=10))
     (tmp_path / "dozing.py").write_text(DOZE)
-    with serving() as receiver, _own_server(Path(PREFECT_HOME.value()), True) as url, _settings_for(url):
+    with (
+        serving() as receiver,
+        _own_server(Path(PREFECT_HOME.value()), True, threading.Event()) as url,
+        _settings_for(url),
+    ):
         monkeypatch.setenv("NIGHT_HOOK", receiver.address)
         with get_client(sync_client=True) as client:
             flow = client.create_flow_from_name("doze")
