@@ -58,6 +58,7 @@ class _Spawned:
             self.process.stdout.close()
         (self.process.kill if now else self.process.terminate)()
         if not wait:
+            threading.Thread(target=self.process.wait, daemon=True, name="augmill-server-end").start()
             return
         try:
             self.process.wait(timeout=_STOP_TIMEOUT)
