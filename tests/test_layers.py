@@ -264,6 +264,17 @@ def test_extensions_do_without_what_a_bare_worker_lacks() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_private_name_of_prefect_is_imported() -> None:
+    """They move from one patch to the next. Law 1 of the main path: what its public calls cannot do is not done."""
+    wrong = [
+        f"{relative(path)} imports {name}"
+        for path in modules()
+        for name, _, _ in imports(path)
+        if name.split(".")[0] == "prefect" and any(part.startswith("_") for part in name.split("."))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_heavy_libraries_are_imported_inside_functions() -> None:
     wrong = [
         f"{relative(path)} imports {name} at module level"
