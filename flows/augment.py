@@ -172,7 +172,7 @@ def judge_in_folds(run: Run, split: Artifact, evaluated: Artifact, folds: int) -
     for number in range(folds):
         inside = dataclasses.replace(run, place=f"fold {number + 1}")
         fold_config = FoldConfig(number, folds, recipe.splits.seed, recipe.splits.near, recipe.columns.fields)
-        part = stages.fold(inside, split, config=fold_config)
+        part = stages.fold(run, split, number=number + 1, config=fold_config)
         if not can_judge(read_json(run.store, part, "summary.json")):
             continue
         mixed = mix_accepted(inside, part, produce(inside, part, None))

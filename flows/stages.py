@@ -146,8 +146,8 @@ def evaluate(
     return call.make(_evaluate.evaluate, config, split, mixed, settled)
 
 
-@step(STAGE, what="of {config.folds}")
-def fold(call: StepCall[Artifact], split: Artifact, *, config: _evaluate.FoldConfig) -> Artifact:
+@step(STAGE, what="{number} of {config.folds}")
+def fold(call: StepCall[Artifact], split: Artifact, *, number: int, config: _evaluate.FoldConfig) -> Artifact:
     return call.make(_evaluate.split_fold, config, split)
 
 

@@ -94,7 +94,7 @@ def around(settled: str, evaluated: str = "evaluate") -> Graph:
 def in_fold(number: int, folds: int, shards: Sequence[Sequence[str]]) -> Graph:
     """The whole path inside one fold, on its own rows."""
     place = f"fold {number} "
-    split = f"{place}fold of {folds}"
+    split = f"{place}of {folds}"
     return produced(shards, place=place, split=split) | {
         split: {"split": ["split"]},
         f"{place}mix": {"split": [split], "settled": [f"{place}settle {len(shards)}"]},
