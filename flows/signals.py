@@ -76,7 +76,9 @@ def interruptible(stop: Stop | None = None, *, hosted: bool = False) -> Iterator
             stop.note()
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    handled = (signal.SIGINT,) if hosted else (signal.SIGTERM, signal.SIGINT)
+    wanted = (signal.SIGINT,) if hosted else (signal.SIGTERM, signal.SIGINT)
+    # Who began us in the background of a script has them ignored, and Ctrl-C there is not for us.
+    handled = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, terminate) for number in handled}
     try:
         yield

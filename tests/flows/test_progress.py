@@ -9,6 +9,7 @@ import logging
 import os
 import pty
 import re
+import signal
 import struct
 import sys
 import termios
@@ -347,6 +348,7 @@ def test_ctrl_c_is_answered_while_a_line_is_live_and_threads_tell() -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "xterm"
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever began the tests in the background had it ignored
         os.execv(sys.executable, [sys.executable, "-c", INTERRUPTED])
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     seen, sent = b"", 0.0

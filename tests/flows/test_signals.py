@@ -13,7 +13,7 @@ import pytest
 from chain import InlinePool, make_session, make_snapshot, tiny_recipe, write_rows
 
 from augmill.flows.run import attempt, open_session
-from augmill.flows.signals import time_limit
+from augmill.flows.signals import interruptible, time_limit
 from augmill.flows.source import read_source
 from augmill.tasks.boundary.retries import STAGE
 from augmill.tasks.errors import DeadlineExceeded, WorkerDied
@@ -72,3 +72,14 @@ def test_an_interrupt_in_another_thread_decides_nothing_about_a_snapshot(tmp_pat
         make_snapshot(session)
     (tried,) = read_attempts(store, "tiny")["all"]
     assert tried.end is not None and tried.end["outcome"] == "interrupted"
+
+
+def test_a_signal_that_whoever_began_us_ignores_stays_ignored() -> None:
+    """A script's background commands are begun so: Ctrl-C at the script is not for them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
