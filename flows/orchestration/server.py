@@ -183,7 +183,8 @@ def _spawn(home: Path, settings: Mapping[str, str], standing: bool) -> _Spawned:
     """Raises OSError where ``home`` cannot hold the log."""
     home.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **settings, **_SERVER_ENV, **({} if standing else _PASSING_ENV)}
-    environment |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": ""}
+    environment |= {"PREFECT_HOME": str(home)}
+    environment.pop("PREFECT_API_URL", None)  # empty, it would hide from the child what a profile names
     log = server_log(home)
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.unlink()

@@ -136,7 +136,7 @@ def test_an_inline_deployment_needs_no_file_and_can_be_run_again(client: Any, tm
     ((snapshot, release),) = read_log(Store(str(store)), "tiny").current().items()
     assert snapshot == YESTERDAY
     ran = client.read_flow_run(first)
-    assert ran.parameters == {"recipe": text, "store": str(store)} and ran.name == "tiny"
+    assert ran.parameters == {"recipe": text, "store": str(store)} and ran.name == "backfill tiny"
     again = due(client, "backfill/tiny", **ran.parameters, reprocess="all")
     said = work_once(tmp_path / "yet-elsewhere")
     assert state_of(client, again).startswith("COMPLETED"), f"{state_of(client, again)}\n{said}"
