@@ -303,7 +303,11 @@ def drive(shards: int) -> tuple[int, int]:
         assert len(cut) == shards
         done: list[int] = []
         found = map_bounded(
-            lambda part: sum(piece["count"] for piece in part), cut, Stop(), limit=2, on_done=done.append
+            lambda part: sum(piece["count"] for piece in part),
+            cut,
+            Stop(),
+            limit=2,
+            on_done=lambda _, value: done.append(value),
         )
         assert sum(found) == sum(done) == 100 * shards
 

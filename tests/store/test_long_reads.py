@@ -122,5 +122,5 @@ def test_what_took_long_before_it_failed_is_tried_again() -> None:
         return asked
 
     patience = Patience(seconds=120.0, silent=True)
-    patience._pause = lambda seconds: False  # type: ignore[method-assign]
+    patience._pause = lambda stopped, seconds: False  # type: ignore[method-assign]
     assert patience.outwait(write, clock=lambda: now) == 2
