@@ -99,7 +99,7 @@ def deploy_augment(recipe: Path, store: Path) -> Any:
 
 
 def deploy_nightly(recipe: Path) -> Any:
-    nightly, _ = recipe_deployments(load_recipe(recipe), recipe, POOL)
+    nightly, _ = recipe_deployments(load_recipe(recipe), POOL)
     nightly.schedules = []
     return nightly.apply()
 
