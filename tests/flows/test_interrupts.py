@@ -139,7 +139,8 @@ def test_a_phase_is_interrupted_soon_and_recorded_so(
         assert (run.state_name, run.state.message.split()[0]) == ("Cancelled", "interrupted")
         states = {task.name: task.state_name for task in task_runs(client, run, last="ingest").values()}
     stopped = [task for task, state in states.items() if state == "Cancelled"]
-    assert stopped and all(task.split()[0] in phase.tasks for task in stopped), states
+    # what publishes takes milliseconds: the interrupt may come between two of its tasks
+    assert (stopped or name == "publish") and all(task.split()[0] in phase.tasks for task in stopped), states
     assert {*states.values()} <= {"Completed", "Cancelled"}
 
 
