@@ -129,17 +129,19 @@ def test_a_phase_is_interrupted_soon_and_recorded_so(
     recipe = write_recipe(tmp_path, sources / f"{phase.source}.csv", dataset, **phase.changes)
     process = start(recipe, {**os.environ, "PREFECT_API_URL": prefect_api})
     wait_until(lambda: phase.begun(store) or process.poll() is not None, 120)
-    time.sleep(0.2)
+    if name != "publish":
+        time.sleep(0.2)
     seconds, left = interrupt(process, number)
     assert not left and seconds < SOON, (seconds, left)
     ((attempt,),) = read_attempts(Store(str(store)), dataset).values()
-    assert attempt.end is not None and attempt.end["outcome"] == "interrupted"
+    # what publishes takes milliseconds: once it is decided, the outcome stands whatever interrupts the report
+    assert attempt.end is not None
+    assert attempt.end["outcome"] in ("interrupted", *(("not_produced",) if name == "publish" else ()))
     with asking() as client:
         run = flow_runs(client, f"all {dataset}")[-1]
         assert (run.state_name, run.state.message.split()[0]) == ("Cancelled", "interrupted")
         states = {task.name: task.state_name for task in task_runs(client, run, last="ingest").values()}
     stopped = [task for task, state in states.items() if state == "Cancelled"]
-    # what publishes takes milliseconds: the interrupt may come between two of its tasks
     assert (stopped or name == "publish") and all(task.split()[0] in phase.tasks for task in stopped), states
     assert {*states.values()} <= {"Completed", "Cancelled"}
 
