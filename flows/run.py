@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -71,26 +71,25 @@ def current() -> Session | None:
 
 
 @contextmanager
-def shared(session: Session) -> Iterator[None]:
-    """Inside it is the current one."""
-    token = _CURRENT.set(session)
+def _holding(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _CURRENT.reset(token)
+        variable.reset(token)
+
+
+def shared(session: Session) -> AbstractContextManager[None]:
+    """Inside it is the current one."""
+    return _holding(_CURRENT, session)
 
 
 _HANDED: ContextVar[Any] = ContextVar("augmill_handed", default=None)
 
 
-@contextmanager
-def handing(value: Any) -> Iterator[None]:
+def handing(value: Any) -> AbstractContextManager[None]:
     """Inside it a flow finds what a command hands it beside its parameters, which are plain values."""
-    token = _HANDED.set(value)
-    try:
-        yield
-    finally:
-        _HANDED.reset(token)
+    return _holding(_HANDED, value)
 
 
 def handed(kind: type[T]) -> T | None:
