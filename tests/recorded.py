@@ -51,12 +51,14 @@ def flow_runs(client: Any, name: str) -> list[Any]:
     return found
 
 
-def children_of(client: Any, parent: Any) -> list[Any]:
-    """The flow runs within one, by their names."""
+def children_of(client: Any, parent: Any, count: int) -> list[Any]:
+    """The flow runs within one, by their names; so many are waited for, since the link is recorded by an event, later."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 
     within = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent.id]))
-    found: list[Any] = client.read_flow_runs(flow_run_filter=within)
+    until = time.monotonic() + 60
+    while len(found := client.read_flow_runs(flow_run_filter=within)) < count and time.monotonic() < until:
+        time.sleep(0.2)
     return sorted(found, key=lambda run: run.name)
 
 

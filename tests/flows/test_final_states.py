@@ -158,7 +158,7 @@ def test_the_snapshots_of_a_backfill_are_runs_within_it_and_share_its_session(
     with asking() as client:
         parent = flow_runs(client, f"backfill {dataset}")[-1]
         assert (parent.state_name, parent.state.message) == ("Done", result["reason"])
-        children = children_of(client, parent)
+        children = children_of(client, parent, 3)
         assert [run.name for run in children] == [f"{name} {dataset}" for name in days]
         assert {run.state_type.value for run in children} == {"COMPLETED"}
         assert [run.parameters["as_of"] for run in children] == days
@@ -185,11 +185,10 @@ def test_a_backfill_with_failed_snapshots_names_them(tmp_path: Path) -> None:
     assert (parent.state_name, parent.state_type.value) == ("Failed", "FAILED")
     assert parent.state.message.startswith(f"{day(2)} failed: ") and "nobody" in parent.state.message
     with asking() as client:
-        states = [run.state_name for run in children_of(client, parent)]
+        states = [run.state_name for run in children_of(client, parent, 3)]
     assert states[-1] == "Failed" and "Failed" not in states[:-1]
 
 
-# ``recipe_edited`` answers False on this branch: this test is for after the merge that brings it.
 def test_a_recipe_that_is_edited_in_mid_backfill_stops_it(tmp_path: Path) -> None:
     path, store = write_dated_recipe(tmp_path, "edited", 4), tmp_path / "store"
 

@@ -86,7 +86,7 @@ def test_a_run_within_another_flow_is_recorded_so_and_gives_its_logging_back(
     with asking() as client:
         host = flow_runs(client, f"host {kind}")[-1]
         assert host.state_name == "Completed"
-        assert [(run.name, run.state_name) for run in children_of(client, host)] == [
+        assert [(run.name, run.state_name) for run in children_of(client, host, 2)] == [
             ("all tiny", "Nothing to make")
         ] * 2
         wait_until(lambda: "told in the run afterwards" in [line.message for line in logs(client, host)])
