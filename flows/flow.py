@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Completed, Failed
 from augmill.flows import run as running
 from augmill.flows.signals import interruptible
 from augmill.tasks.errors import AugmillError
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 
 if TYPE_CHECKING:
     from prefect import Flow

@@ -16,7 +16,7 @@ from uuid import UUID
 from augmill.flows.orchestration.api import Api
 from augmill.flows.terminal import say
 from augmill.tasks.contracts import Tell
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 
 # Every line that a stream is given, also where a terminal shows it otherwise or not at all: for the logs of the run that
 # the stage belongs to. No record goes up to `augmill`, whose terminal has the line already.

@@ -23,7 +23,8 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.recipe.sections import report_link
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds.text import count_characters, shingles, texts_of
+from augmill.tasks.rows.kinds.text import shingles, texts_of
+from augmill.tasks.rows.shown import count_characters
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
 from augmill.tasks.store.stage import Work, fetch, read_json

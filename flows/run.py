@@ -25,7 +25,7 @@ from augmill.tasks.errors import AugmillError, exit_code_of
 from augmill.tasks.recipe.origin import dataset_of
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.rows.calendar import next_clock, parse_clock
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 from augmill.tasks.store.attempts import Attempt, beating, begin, finish
 from augmill.tasks.store.bank import Bank
 from augmill.tasks.store.log import read_log

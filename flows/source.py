@@ -16,9 +16,9 @@ from augmill.flows.run import Run
 from augmill.flows.units import Units, window_of
 from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact
 from augmill.tasks.errors import ConflictError, DataError, UnsoundSource, UserError
+from augmill.tasks.problems.labels import class_among, fold_label, label_text
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import next_clock, parse_clock, rank
-from augmill.tasks.rows.kinds.text import class_among, fold_label, label_text
 from augmill.tasks.sources import SourceFile, exists, list_files
 from augmill.tasks.sources.options import Ready
 from augmill.tasks.stages.gather import prepare_gather

@@ -17,7 +17,7 @@ from augmill.flows.signals import STOP_GRACE, Stop, time_limit
 from augmill.tasks.boundary.retries import RetryPolicy, call_with_retries, may_retry
 from augmill.tasks.contracts import Artifact, Tell, tell_nobody
 from augmill.tasks.errors import AugmillError, DeadlineExceeded
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 from augmill.tasks.stages.generate import bank_of, generate
 from augmill.tasks.stages.jobs import pack
 from augmill.tasks.store.stage import Event, Site, Stage, look_up

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 
 Line = list[tuple[str, str]]  # parts of a line, each with its colour
 

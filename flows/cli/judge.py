@@ -16,8 +16,9 @@ import typer
 from augmill.flows.terminal import say
 from augmill.tasks.contracts import STRATUM, real_schema
 from augmill.tasks.errors import DataError, UserError
+from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.rows.kinds.near import NearIndex, near_duplicate_groups
-from augmill.tasks.rows.kinds.text import labels_alike, texts_of
+from augmill.tasks.rows.kinds.text import texts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -253,8 +254,9 @@ def _report_evidence(evidence: Any, rows: Any, result: dict[str, Any]) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
     from augmill.flows.cli.init import dataset_name
     from augmill.tasks.contracts import STRATUM
-    from augmill.tasks.rows.kinds.text import count_characters, texts_of
+    from augmill.tasks.rows.kinds.text import texts_of
     from augmill.tasks.rows.schema import class_counts
+    from augmill.tasks.rows.shown import count_characters
 
     train, made = class_counts(rows.train[STRATUM]), class_counts(rows.synthetic[STRATUM])
     real, synthetic = texts_of(rows.train, rows.fields), texts_of(rows.synthetic, rows.fields)

@@ -15,8 +15,8 @@ from augmill.flows.mirror import require_mirrors
 from augmill.tasks.boundary.processes import sweep_temporary
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import StoreError, StoreRefused
+from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.rows.kinds.text import labels_alike
 from augmill.tasks.stages.refusals import require_fit
 from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root, require_writable
 from augmill.tasks.store.stage import Event, Site, fetch

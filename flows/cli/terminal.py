@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 
 WIDTH = 80
 
@@ -14,7 +14,7 @@ def shown(text: str, width: int | None = None) -> str:
     """The text with what cannot be printed written out, cut to ``width`` columns of the terminal."""
     from rich.cells import cell_len
 
-    from augmill.tasks.rows.kinds.text import clusters
+    from augmill.tasks.rows.shown import clusters
 
     parts = [visible(part) for part in clusters(text)]
     plain = "".join(parts)

@@ -23,7 +23,7 @@ from augmill.tasks.boundary.hosts import has_proxy, is_address, is_loopback, pee
 from augmill.tasks.errors import AugmillError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import rank
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 from augmill.tasks.store.attempts import Attempt, read_attempts
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.store import Store

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from augmill.flows.terminal import TerminalHandler
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 
 # Read by Prefect when it is imported; a value the user has set stays, but for the first two: with them no
 # connection leaves this machine (the server's heartbeat to Prefect's maker, the client's analytics).

@@ -22,7 +22,8 @@ from augmill.tasks.checks.base import (
     write_json,
 )
 from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
-from augmill.tasks.rows.kinds.text import canonical, clusters, has_clusters
+from augmill.tasks.rows.kinds.text import canonical
+from augmill.tasks.rows.shown import clusters, has_clusters
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -21,7 +21,8 @@ from augmill.tasks.checks.base import (
     write_check,
 )
 from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
-from augmill.tasks.rows.kinds.text import canonical, count_characters, is_unspaced
+from augmill.tasks.rows.kinds.text import canonical, is_unspaced
+from augmill.tasks.rows.shown import count_characters
 
 Bounds = dict[str, list[int]]  # unit -> [least, most], both allowed
 FOLDS = 5

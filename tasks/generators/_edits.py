@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from augmill.tasks.errors import UserError
-from augmill.tasks.rows.kinds.text import CJK, CLUSTER, JOINERS, canonical, has_clusters
+from augmill.tasks.rows.kinds.text import CJK, canonical
+from augmill.tasks.rows.shown import CLUSTER, JOINERS, has_clusters
 
 Operation = Literal["synonym", "insert", "swap", "delete", "punctuation"]
 Token = tuple[str, str, str]  # punctuation before, word, punctuation (and, in Chinese, white space) after

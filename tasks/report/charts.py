@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from augmill.tasks.rows.kinds.text import clusters, cut, is_unspaced
+from augmill.tasks.rows.kinds.text import is_unspaced
+from augmill.tasks.rows.shown import clusters, cut
 
 LABEL = 27  # pixels between the flow's labels, which may take two lines on a telephone
 

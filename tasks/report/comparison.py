@@ -29,9 +29,9 @@ from augmill.tasks.metrics import counts, f1
 from augmill.tasks.recipe.sections import Target
 from augmill.tasks.report.charts import apart, points, ticks
 from augmill.tasks.report.report import environment
-from augmill.tasks.rows.kinds.text import PAGE, visible
-from augmill.tasks.rows.kinds.text import cut as cut_text
 from augmill.tasks.rows.randomness import stream_key
+from augmill.tasks.rows.shown import PAGE, visible
+from augmill.tasks.rows.shown import cut as cut_text
 from augmill.tasks.stages.targets import targets_for
 
 CONFIDENCE = 0.95  # of each bound, as the gate's

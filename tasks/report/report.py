@@ -13,7 +13,7 @@ from typing import Any, Required, TypedDict
 
 from augmill.tasks.gate.verdict import headline, rule_of, sight
 from augmill.tasks.report.charts import Effect, dumbbell, flow, forest, histogram, marked, points, stacked, streams_of
-from augmill.tasks.rows.kinds.text import PAGE, POLICY, cut, visible
+from augmill.tasks.rows.shown import PAGE, POLICY, cut, visible
 
 # --- What a report is made of: the parts the pipeline holds already, by name. Types only ------------------------------
 

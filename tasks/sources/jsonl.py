@@ -19,7 +19,7 @@ from typing import Any, NoReturn, cast
 import pyarrow as pa
 
 from augmill.tasks.errors import DataError, NoRows
-from augmill.tasks.rows.kinds.text import cut
+from augmill.tasks.rows.shown import cut
 
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, make_batch
 from .doubts import Doubt, doubt_json, doubt_objects

@@ -23,7 +23,6 @@ from augmill.tasks.errors import AugmillError, DataError, UnsoundSource
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Labels, Refuse
 from augmill.tasks.rows.calendar import rank
-from augmill.tasks.rows.kinds.text import cut
 from augmill.tasks.rows.schema import (
     GROUP,
     PARTITION,
@@ -35,6 +34,7 @@ from augmill.tasks.rows.schema import (
     equal_keys,
     id_within,
 )
+from augmill.tasks.rows.shown import cut
 from augmill.tasks.stages.labels import label_array, label_warnings, named_in_vain
 from augmill.tasks.stages.partitions import is_partitioned, window_start
 from augmill.tasks.stages.refusals import (

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from augmill.tasks.errors import DataError
+from augmill.tasks.problems.labels import class_of, fold_label, label_text, spelling
 from augmill.tasks.recipe.sections import Labels, Splits
-from augmill.tasks.rows.kinds.text import class_of, fold_label, label_text, spelling
 
 SHOWN = 5  # names in a sentence
 

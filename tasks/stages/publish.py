@@ -17,8 +17,8 @@ from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact
 from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds.text import visible
 from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
+from augmill.tasks.rows.shown import visible
 from augmill.tasks.stages.labels import label_array
 from augmill.tasks.store.log import Log, append
 from augmill.tasks.store.releases import FORMAT, read_manifest_of

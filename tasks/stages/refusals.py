@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
+from augmill.tasks.problems.labels import class_among
 from augmill.tasks.recipe.sections import Columns, Labels, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
-from augmill.tasks.rows.kinds.text import class_among
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX
+from augmill.tasks.problems.labels import class_of, label_text
 from augmill.tasks.recipe.sections import Columns, Labels
 from augmill.tasks.rows.calendar import Calendar
 from augmill.tasks.rows.hashing import TableHasher
-from augmill.tasks.rows.kinds.text import canonical, class_of, join_fields, label_text
+from augmill.tasks.rows.kinds.text import canonical, join_fields
 from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within
 from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions
 from augmill.tasks.stages.labels import LabelReader

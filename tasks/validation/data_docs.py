@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from augmill.tasks.errors import AugmillError
-from augmill.tasks.rows.kinds.text import PAGE, POLICY, visible
+from augmill.tasks.rows.shown import PAGE, POLICY, visible
 from augmill.tasks.validation.suites import great_expectations_context
 
 SHARD_PAGES = 100  # a page takes 40 ms and 30 KB; the index lists every shard, with or without a page

@@ -40,7 +40,7 @@ from augmill.tasks.errors import (
     WorldError,
     world_error,
 )
-from augmill.tasks.rows.kinds.text import visible
+from augmill.tasks.rows.shown import visible
 from augmill.tasks.store.stage import Event
 
 GRACE_SECONDS = 5.0

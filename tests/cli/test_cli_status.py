@@ -21,7 +21,7 @@ from augmill.flows.nights.states import snapshot_states
 from augmill.flows.provenance import code_version
 from augmill.flows.terminal import print_lines
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.rows.kinds.text import clusters
+from augmill.tasks.rows.shown import clusters
 from augmill.tasks.store.attempts import LEASE, utc_now
 from augmill.tasks.store.log import read_log, rollback
 from augmill.tasks.store.store import Store

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from augmill.flows.progress import Progress
 from augmill.flows.terminal import TerminalHandler, say, say_text, take_over
 from augmill.tasks.recipe.sections import Columns
-from augmill.tasks.rows.kinds.text import PAGE, POLICY, visible
+from augmill.tasks.rows.shown import PAGE, POLICY, visible
 from augmill.tasks.stages.publish import _code, dataset_card
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,8 @@ from running import read_lines, shared_set
 
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators.interpolate import InterpolateOptions, drawn_part, recombine, take_apart
-from augmill.tasks.rows.kinds.text import canonical, clusters, fold
+from augmill.tasks.rows.kinds.text import canonical, fold
+from augmill.tasks.rows.shown import clusters
 
 PAIR = ("text", "text_b")
 TEXTS = st.lists(

@@ -18,8 +18,9 @@ from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, candida
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators._edits import edit, holds_whole, index_thesaurus, prepare, read_thesaurus, split_words
 from augmill.tasks.generators.rules import Rules, RulesOptions
-from augmill.tasks.rows.kinds.text import CLUSTER, canonical, fold
+from augmill.tasks.rows.kinds.text import canonical, fold
 from augmill.tasks.rows.randomness import row_seeds, uniforms
+from augmill.tasks.rows.shown import CLUSTER
 
 OPERATIONS = ("synonym", "insert", "swap", "delete", "punctuation")
 GROUPS = [["money back", "refund", "reimbursement"], ["delivery", "parcel"], ["公司", "企业"]]

@@ -22,7 +22,7 @@ from augmill.tasks.report.report import (
     render_report,
     report_markdown,
 )
-from augmill.tasks.rows.kinds.text import PAGE, visible
+from augmill.tasks.rows.shown import PAGE, visible
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 PLACE = "/srv/store/private/reports/support_intents/2026-11-24-0f/index.html"

@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.generators._edits import split_words
-from augmill.tasks.rows.kinds.text import (
-    CLUSTER,
-    JOINERS,
-    canonical,
-    clusters,
-    count_characters,
-    cut,
-    fold,
-    is_unspaced,
-    join_fields,
-    shingles,
-)
+from augmill.tasks.rows.kinds.text import canonical, fold, is_unspaced, join_fields, shingles
+from augmill.tasks.rows.shown import CLUSTER, JOINERS, clusters, count_characters, cut
 
 TEXT = st.text(st.characters(exclude_characters="\x1f"), max_size=20)
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from test_ingest import Ingested
 
 from augmill.tasks.errors import DataError
+from augmill.tasks.problems.labels import class_among, class_of, labels_alike, spelling
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.recipe.sections import Labels, Refuse
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds.text import class_among, class_of, labels_alike, spelling
 from augmill.tasks.stages.ingest import ingest, prepare_ingest
 from augmill.tasks.stages.labels import LabelReader, label_array, label_warnings, named_in_vain
 from augmill.tasks.store.stage import identity_of
