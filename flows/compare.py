@@ -34,12 +34,11 @@ from augmill.tasks.errors import CorruptObject, DataError, UserError
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.metrics import diversity
 from augmill.tasks.recipe.reader import LABEL_BY, GeneratorChoice
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report import cut, cuts, enlarge, measured, ratio_of, totals
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.kinds import diversity
 from augmill.tasks.rows.schema import ORIGIN, REAL, class_counts
 from augmill.tasks.stages.evaluate import COMPARED
 from augmill.tasks.stages.extensions import check_config, generator_config
@@ -280,13 +279,12 @@ def _verdict(predicted: Predictions, recipe: Recipe, real: pa.Table, made: pa.Ta
     """What the gate would have said and released; and how varied the rows are."""
     evidence = gate.judge([predicted], recipe.gate, recipe.seed, real=real.num_rows, synthetic=made.num_rows)
     outcome = judge_evidence(dict(evidence), recipe)
-    texts = (texts_of(table.slice(0, COMPARED), recipe.columns.fields) for table in (made, real))
     return {
         "outcome": outcome.name,
         "reason": outcome.reason,
         "released": outcome.arrangement,
         "validation": outcome.numbers,
-        "diversity": diversity(*texts),
+        "diversity": diversity(made.slice(0, COMPARED), real.slice(0, COMPARED), recipe.columns.fields),
     }
 
 

@@ -1,4 +1,4 @@
-"""The nouns every module shares: artifacts, requests, contexts, and the contracts of generators and checks.
+"""The nouns every module shares: artifacts, requests, contexts, and the contracts of extensions.
 
 Imports only the standard library, numpy and pyarrow, so that a bare GPU worker can import an extension.
 """
@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -19,6 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 T = TypeVar("T")
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 # (done, total or None where nobody knows, unit): how far a piece of work is, such as (40, 200, "steps").
 Tell = Callable[[int, int | None, str], None]
@@ -53,36 +55,15 @@ class Artifact:
         return f"Artifact({self.key!r}, {self.rows}, {self.sha256!r}, {self.content!r})"
 
 
-# Every table of real rows inside the pipeline: these columns, then ``text`` (``text_b``, ... for further text
-# columns), then the user's other columns as ``user.<name>`` in their own types. The prefixes keep them apart.
+# Every table of real rows inside the pipeline: ROW_ID, STRATUM, TARGET where the problem has one, the fields, then the
+# user's other columns as ``user.<name>`` in their own types. A text field is called ``text`` (``text_b``, ... for further
+# ones), any other ``<type>:<column>``, such as ``number:age``; prefixes keep all of them apart.
 ROW_ID = "row_id"
-STRATUM = "stratum"  # the class by which targets and ledger count; for classification str(label)
+STRATUM = "stratum"  # by what targets and ledger count; for classification the class
+TARGET = "target"  # what is learnt, where that is no class; its type is the problem's
 USER_PREFIX = "user."
 FIELD_NAMES = ("text", "text_b", "text_c", "text_d")
-
-
-def real_schema(fields: tuple[str, ...]) -> pa.Schema:
-    """The columns an extension may rely on in a table of real rows."""
-    return pa.schema([(ROW_ID, pa.string()), (STRATUM, pa.string()), *((name, pa.string()) for name in fields)])
-
-
-def candidate_schema(fields: tuple[str, ...]) -> pa.Schema:
-    """What ``Generator.sample`` returns: one row per request, in the request's order.
-
-    ``asked``: the requested class; ``stratum``: the class the row claims (differs only where ``labels == "own"``);
-    ``reason``: null where a row was delivered, else why not, with null texts.
-    """
-    return pa.schema(
-        [
-            ("ordinal", pa.int64()),
-            ("asked", pa.string()),
-            (STRATUM, pa.string()),
-            *((name, pa.string()) for name in fields),
-            ("parent_ids", pa.list_(pa.string())),
-            ("seed", pa.int64()),
-            ("reason", pa.string()),
-        ]
-    )
+ANY = "*"  # in ``kinds`` and ``problems`` of an extension: whatever they are
 
 
 # What ``Check.judge`` returns. ``reason``: null where a row passes. ``stratum`` may follow: its class from then on.
@@ -150,6 +131,7 @@ class Context:
     seed: int
     fields: tuple[str, ...]
     workdir: Path
+    target: pa.DataType | None = None  # of the column TARGET, where the problem has one
     device: str = "cpu"
     threads: int = 1
     deadline: float | None = None  # seconds of time.monotonic()
@@ -172,13 +154,267 @@ class Context:
 
 @dataclass(frozen=True)
 class FitInputs:
-    """Real rows by split (``real_schema`` columns at least); held-out tables are empty for a generator, not for a check."""
+    """Real rows by split (``kinds.real_schema`` columns at least); held-out tables are empty for a generator, not for a check."""
 
     train: pa.Table
     validation: pa.Table
     test: pa.Table
     exclude: pa.Table  # rows of heldout_exclude: no training row may repeat them
     unlabelled: pa.Table  # every ``stratum`` is an empty text
+
+
+# --- What a row is made of: kinds of fields ----------------------------------------------------------------------------
+
+
+class NearIndex(ABC):
+    """Rows to be found again by the fields of one kind, equal or near; from ``Kind.near``."""
+
+    @abstractmethod
+    def matches(self, columns: pa.Table) -> tuple[Ints, Ints, Floats]:
+        """All pairs that are near: (query, position, similarity up to 1, which is equal), by query, then position.
+
+        Of rows that are equal in this kind's fields only the first position is found.
+        """
+
+    @abstractmethod
+    def nearest(self, columns: pa.Table) -> tuple[Ints, Floats]:
+        """The best match of each row: (position, similarity); (-1, 0.0) where none is near."""
+
+    @abstractmethod
+    def save(self, directory: Path, name: str) -> dict[str, Path]:
+        """File name -> path; each name begins with ``name``."""
+
+
+class Featurizer(ABC):
+    """Rows as numbers, fitted on train rows alone; from ``Kind.features``."""
+
+    @abstractmethod
+    def transform(self, columns: pa.Table) -> Any:
+        """float32, (rows, features): a numpy array, or a scipy CSR matrix. NaN in an array: a value is missing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of what is read from a source: characters of one value at most."""
+
+    max_chars: int
+
+
+class Kind(ABC):
+    """Owns all fields of its types in a row, together: what equal and near mean, how they are read, shown and measured.
+
+    ``columns`` is always a table of this kind's fields and no other column, each of type ``arrow(type)``.
+    """
+
+    VERSION: ClassVar[int]
+    name: ClassVar[str]
+    types: ClassVar[tuple[str, ...]]  # what a recipe's ``columns.inputs`` may call such a column
+    # Versions of these packages (major.minor) are part of the identity of what equal, near, profile and features give.
+    libraries: ClassVar[tuple[str, ...]] = ()
+    remedies: ClassVar[Mapping[str, str]] = {}  # what to do about the reasons that ``read`` gives
+
+    @abstractmethod
+    def arrow(self, type: str) -> pa.DataType:
+        """Of a field of this type inside the pipeline."""
+
+    @abstractmethod
+    def sniff(self, column: pa.ChunkedArray, name: str) -> tuple[str, float]:
+        """(the type that a source's column seems to be, how sure, from 0 to 1)."""
+
+    @abstractmethod
+    def takes(self, kind: pa.DataType, type: str) -> bool:
+        """Whether a source's column of plain values of that Arrow type can be a field of this type."""
+
+    @abstractmethod
+    def read(self, column: pa.ChunkedArray, type: str, limits: Limits) -> tuple[pa.Array, list[str | None]]:
+        """(values of ``arrow(type)``, why each row is refused; of several fields' reasons the one that sorts first counts)."""
+
+    def release(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
+        """Generated values in the user's own type."""
+        return values.cast(kind)
+
+    @abstractmethod
+    def id(self, columns: pa.Table) -> list[bytes]:
+        """What copies of one row share, for row ids and erasure: library-free, and frozen for ever."""
+
+    @abstractmethod
+    def equal(self, columns: pa.Table) -> list[bytes]:
+        """What rows share that a reader would call the same: for splits, relations, duplicates."""
+
+    @abstractmethod
+    def near(self, columns: pa.Table, threshold: float) -> NearIndex | None:
+        """An index of these rows by similarity from ``threshold`` up; None: rows are equal or they are not."""
+
+    @abstractmethod
+    def load_near(self, directory: Path, name: str) -> NearIndex:
+        """What ``NearIndex.save`` wrote. Never asked for where ``near`` gives None."""
+
+    @abstractmethod
+    def groups(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.bool_]:
+        """Of rows in order of priority those that stay: no row that stays stands before them and is equal or near."""
+
+    @abstractmethod
+    def profile(self, columns: pa.Table) -> dict[str, Any]:
+        """What these rows look like, as JSON, for drift, expectations and estimates."""
+
+    @abstractmethod
+    def drift(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
+        """How far two profiles lie apart, each way of looking from 0 (alike) to 1 (nothing in common)."""
+
+    @abstractmethod
+    def expectations(self, field: str, max_null_share: float) -> list[dict[str, Any]]:
+        """What Great Expectations holds of one field in passed rows: ``[{"type": ..., "kwargs": ...}]``."""
+
+    @abstractmethod
+    def features(self, train: pa.Table) -> Featurizer:
+        """Learns from train rows how to turn rows into numbers."""
+
+    @abstractmethod
+    def show(self, columns: pa.Table) -> list[str]:
+        """Each row in one line, for reports and messages; not escaped."""
+
+    def diversity(self, made: pa.Table, real: pa.Table) -> dict[str, float]:
+        """How varied made rows are, and how far from real ones; reported, decides nothing."""
+        return {}
+
+    def sizes(self, columns: pa.Table) -> tuple[str, list[int]] | None:
+        """(what is counted, such as ``characters``; of each row how many), for the report's histogram; None: nothing."""
+        return None
+
+
+# --- What is learnt: problems, and the metrics that a gate judges by -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadTarget:
+    """One value of the target's column. ``reason``: why its row is refused, or an empty text.
+
+    ``stratum``: None where it is refused; ``said``: what the source calls it, None where that is no target at all;
+    ``value``: for the column TARGET.
+    """
+
+    stratum: str | None
+    value: Any
+    reason: str
+    said: str | None
+
+
+class TargetReader(ABC):
+    """Reads the target's column of one unit of the source, value by value."""
+
+    coerced: int = 0  # values that were read as another type than they have, such as 3.0 as 3
+    values: dict[
+        str, Any
+    ]  # stratum: its value in the user's own type; empty where the target itself stands in the rows
+
+    @abstractmethod
+    def read(self, value: Any) -> ReadTarget: ...
+
+
+class Problem(ABC):
+    """What is learnt from rows. A row's stratum is what targets, ledger and placebo count by."""
+
+    VERSION: ClassVar[int]
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = (ANY,)  # kinds of input that it serves
+    types: ClassVar[tuple[str, ...]]  # what a recipe's ``columns.target`` may call its column
+    target: ClassVar[pa.DataType | None] = None  # of the column TARGET; None: the stratum says it all
+    fits_strata: ClassVar[bool] = False  # strata hang on data (bins): made with the fit, see ``fit_strata``
+    metric: ClassVar[str]  # that the gate judges by unless the recipe says
+    stratum_metric: ClassVar[str]  # additive; measured in each stratum by itself
+    remedies: ClassVar[Mapping[str, str]] = {}  # what to do about the reasons that ``TargetReader.read`` gives
+
+    @abstractmethod
+    def reader(self, rules: Any) -> TargetReader:
+        """``rules``: the recipe's section ``labels``."""
+
+    @abstractmethod
+    def lacks(self, train: pa.Table) -> tuple[str, str] | None:
+        """(what train rows lack for anything to be learnt, what to look at); None where they lack nothing."""
+
+    def least(self, rules: Any) -> int:
+        """Train rows that each stratum needs. ``rules``: as for ``reader``."""
+        return 0
+
+    def stops(self, rules: Any) -> bool:
+        """Whether a stratum with fewer train rows stops the run; else its rows leave."""
+        return False
+
+    def vanished(self, rules: Any, before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+        """Strata that had rows enough to be trained on before, have none now, and should: the source is then unsound."""
+        return []
+
+    def doubts(
+        self, rules: Any, said: set[str], counts: Mapping[str, int], several: tuple[int, int], kind: pa.DataType
+    ) -> list[str]:
+        """What is likely wrong with the targets, a sentence each with what to do.
+
+        ``said``: what rows call theirs; ``counts``: rows by stratum; ``several``: equal rows under several strata, and
+        how many rows they are; ``kind``: the type of the target's column.
+        """
+        return []
+
+    def require_named(self, rules: Any, said: set[str], kind: pa.DataType) -> None:
+        """Raises DataError where the rules name what no row has, and should stop then."""
+
+    def fit_strata(self, train: pa.Table) -> dict[str, Any]:
+        """What ``stratum`` needs, as JSON, learnt from the column TARGET of train rows."""
+        return {}
+
+    def stratum(self, target: pa.Array, fitted: Mapping[str, Any]) -> pa.Array:
+        """The strata of real or made rows by their TARGET."""
+        raise NotImplementedError
+
+    def column(self, rows: pa.Table, values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
+        """The target of rows in the user's own type. ``values``: as ``TargetReader.values``."""
+        return rows[TARGET].combine_chunks().cast(kind)
+
+    def units(self, rows: pa.Table) -> pa.Array:
+        """What is held out and drawn together: the row, or an image or a user where several rows are one."""
+        return rows[ROW_ID]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Held-out rows as one training predicted them.
+
+    ``truth`` and ``predicted``: (rows,), places in ``classes`` (-1: none of them) where the problem has strata for its
+    target, else values; ``scores``: (rows, classes), where the trainer gives them; ``units``: (rows,), each row's unit;
+    ``count``: units in all.
+    """
+
+    truth: Any
+    predicted: Any
+    scores: Any
+    units: Ints
+    count: int
+    classes: tuple[str, ...] = ()
+
+
+class Metric(ABC):
+    """Maps weights of held-out units to a value, so that one bootstrap serves every metric."""
+
+    name: ClassVar[str]
+    problems: ClassVar[tuple[str, ...]]
+    better: ClassVar[Literal["more", "less"]] = "more"
+    scale: ClassVar[float] = 100.0  # a value times this is in the unit that people read
+    unit: ClassVar[str] = "points"  # ``{target}`` in it: the target's column
+    needs_scores: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(self, judged: Judged) -> Any:
+        """All that does not hang on weights; once a training."""
+
+    @abstractmethod
+    def values(self, prepared: Any, weights: npt.NDArray[np.float32]) -> Floats:
+        """``weights``: (resamples, units), how often each unit stands in each; returns (resamples,), unscaled."""
+
+    def one_unit(self, judged: Judged) -> float:
+        """About what one unit moves the value by; the doubt of few units is made of it."""
+        return 1 / max(judged.count, 1)
+
+
+# --- What makes rows, and what refuses them -----------------------------------------------------------------------------
 
 
 class Generator(ABC):
@@ -195,10 +431,13 @@ class Generator(ABC):
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     # What the rows are: made, or unlabelled real rows (the only parent of such a row) that got a label.
     origin: ClassVar[Literal["synthetic", "pseudo_labelled"]] = "synthetic"
-    # Names a function of text.NORMALISATIONS under which a row must differ from its own parents (law 10).
-    normalisation: ClassVar[str] = "canonical"
+    # Under which equality a row must differ from its own parents (law 10): ``Kind.id``, or ``Kind.equal``.
+    normalisation: ClassVar[Literal["canonical", "fold"]] = "canonical"
     # Versions of these packages (major.minor) are part of the identity of fit and sampling.
     libraries: ClassVar[tuple[str, ...]] = ()
+    # What it serves: it makes all fields of these kinds (ANY: whatever they are), for these problems.
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -216,7 +455,7 @@ class Generator(ABC):
 
     @abstractmethod
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
-        """One row of ``candidate_schema(ctx.fields)`` per requested row, in order."""
+        """One row of ``kinds.candidate_schema(ctx.fields, ctx.target)`` per requested row, in order."""
 
 
 class Check(ABC):
@@ -227,6 +466,8 @@ class Check(ABC):
 
     VERSION: ClassVar[int]
     Options: ClassVar[type[Any]]
+    kinds: ClassVar[tuple[str, ...]] = ("text",)  # of which a row must have fields for the check to judge it; ANY: none
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -30,11 +30,12 @@ from augmill.flows.cli.backfill import EXIT_CODES
 from augmill.flows.outcome import NEXT
 from augmill.tasks import contracts, errors
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Context, Fitted, Request, candidate_schema
+from augmill.tasks.contracts import Context, Fitted, Request
 from augmill.tasks.errors import AugmillError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES
 from augmill.tasks.stages.publish import ADDED

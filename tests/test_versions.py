@@ -28,10 +28,11 @@ from safetensors.numpy import load_file
 
 from augmill.flows.augment import make_snapshot
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request, real_schema
+from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
+from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
 from augmill.tasks.stages.drift import DriftConfig, profile

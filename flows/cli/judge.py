@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from augmill.flows.terminal import say
-from augmill.tasks.contracts import STRATUM, real_schema
+from augmill.tasks.contracts import STRATUM
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
-from augmill.tasks.rows.kinds.near import NearIndex, near_duplicate_groups
+from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -508,7 +509,7 @@ def _synthetic(
     left["unknown_label"] = rows.num_rows - int(pc.sum(labelled).as_py() or 0)
     rows, near = hold_back(rows.filter(labelled), held_out, held_out.slice(0, 0), config)
     left.update(_counts(near))
-    best, similarity = NearIndex.build(texts_of(train, config.fields), limits.train_near).nearest(
+    best, similarity = TextIndex.build(texts_of(train, config.fields), limits.train_near).nearest(
         texts_of(rows, config.fields)
     )
     left["in_train"] = int(np.count_nonzero(similarity >= 1))

@@ -13,8 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, VERDICT_SCHEMA, Context
-from augmill.tasks.rows.kinds.near import comparison_key
-from augmill.tasks.rows.kinds.text import join_fields
+from augmill.tasks.rows.kinds.text import equal, join_fields
 
 CHECK_FILE = "check.json"
 
@@ -35,7 +34,7 @@ def fold_numbers(table: pa.Table, fields: Sequence[str], folds: int) -> npt.NDAr
     A function of texts and classes alone; the order of the rows does not count.
     """
     strata = table[STRATUM].to_pylist()
-    keys = [(str(s), comparison_key(text)) for s, text in zip(strata, joined_texts(table, fields), strict=True)]
+    keys = [(str(s), equal(text)) for s, text in zip(strata, joined_texts(table, fields), strict=True)]
     ranked = sorted(set(keys), key=lambda key: (key[0], hashlib.sha256(key[1].encode("utf-8", "replace")).digest()))
     number: dict[tuple[str, str], int] = {}
     place = 0

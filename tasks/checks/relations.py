@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from augmill.tasks.checks.base import joined_texts, require, verdicts, write_check
 from augmill.tasks.contracts import ROW_ID, STRATUM, Check, Context, FitInputs, Fitted
-from augmill.tasks.rows.kinds.near import NearIndex
 from augmill.tasks.rows.kinds.text import NORMALISATIONS
+from augmill.tasks.rows.kinds.text.near import TextIndex
 
 _PARENTS, _UNLABELLED = "parents.arrow", "unlabelled.arrow"
 
@@ -81,8 +81,8 @@ class Relations(Check):
             for text in joined_texts(table, ctx.fields)
         ]
         texts = joined_texts(inputs.train, ctx.fields)
-        heldout = NearIndex.build(held_out, self.options.heldout_near)
-        train = NearIndex.build(texts, self.options.train_near)
+        heldout = TextIndex.build(held_out, self.options.heldout_near)
+        train = TextIndex.build(texts, self.options.train_near)
         near_heldout = heldout.nearest(texts)[0] >= 0
         first = train.exact(texts)
         query, position, _ = train.matches(texts)
@@ -105,8 +105,8 @@ class Relations(Check):
         return files | heldout.save(ctx.workdir, "heldout") | train.save(ctx.workdir, "train") | own
 
     def judge(self, fitted: Fitted, candidates: pa.Table, ctx: Context) -> pa.Table:
-        heldout = fitted.get("heldout", lambda: NearIndex.load(fitted.path, "heldout"))
-        train = fitted.get("train", lambda: NearIndex.load(fitted.path, "train"))
+        heldout = fitted.get("heldout", lambda: TextIndex.load(fitted.path, "heldout"))
+        train = fitted.get("train", lambda: TextIndex.load(fitted.path, "train"))
         parents = fitted.get("parents", lambda: _load_train(fitted.path / _PARENTS))
         texts = joined_texts(candidates, ctx.fields)
         free = fitted.get("unlabelled", lambda: set(_read(fitted.path / _UNLABELLED)[ROW_ID].to_pylist()))
@@ -138,7 +138,7 @@ class Relations(Check):
 
 
 def _nearest_other(
-    train: NearIndex, texts: list[str], parent_ids: list[list[str]], parents: _Train
+    train: TextIndex, texts: list[str], parent_ids: list[list[str]], parents: _Train
 ) -> npt.NDArray[np.float64]:
     """Greatest similarity of each text to a train row that is none of its parents; 0 where none is near."""
     query, position, similarity = train.matches(texts)

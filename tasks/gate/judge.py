@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import real_schema
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.gate.evidence import ARMS, Evidence, Predictions, SplitEvidence, measure, trainings
 from augmill.tasks.gate.interval import Ints
 from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide, explain
 from augmill.tasks.problems.labels import class_among
+from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.randomness import stream_key
 from augmill.tasks.trainers import Problem, Trainer
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request, candidate_schema
+from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request
 from augmill.tasks.errors import UserError
+from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"

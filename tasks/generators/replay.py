@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.csv
 
 from augmill.tasks.boundary.parquet import read_parquet
-from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request, candidate_schema
+from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
+from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.kinds.text import canonical
 
 Row = dict[str, Any]

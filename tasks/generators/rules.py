@@ -19,14 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import (
-    Context,
-    FitInputs,
-    Fitted,
-    Generator,
-    Request,
-    candidate_schema,
-)
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._edits import (
     Operation,
     Sentence,
@@ -45,6 +38,7 @@ from augmill.tasks.generators._parents import (
     sort_parents,
     write_parents,
 )
+from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.randomness import uniforms
 
 CHUNK = 8192  # rows edited at a time

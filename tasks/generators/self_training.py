@@ -20,8 +20,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._parents import Parents, answer, count_classes, sort_parents, write_parents
 from augmill.tasks.problems import MEMBERS, Learner, Teaching, teach
-from augmill.tasks.rows.kinds.near import comparison_key
-from augmill.tasks.rows.kinds.text import join_fields
+from augmill.tasks.rows.kinds.text import equal, join_fields
 
 Ints = npt.NDArray[np.int64]
 
@@ -98,8 +97,8 @@ class SelfTraining(Generator):
         """
         train = inputs.train.sort_by(ROW_ID)
         texts, strata = _texts(train, ctx.fields), train[STRATUM].to_pylist()
-        known = {comparison_key(text) for text in texts}
-        keys = [comparison_key(text) for text in _texts(inputs.unlabelled, ctx.fields)]
+        known = {equal(text) for text in texts}
+        keys = [equal(text) for text in _texts(inputs.unlabelled, ctx.fields)]
         new = pa.array([key not in known for key in keys], pa.bool_())
         free = inputs.unlabelled.filter(new).sort_by(ROW_ID)
         summary: dict[str, Any] = {

@@ -1,6 +1,28 @@
-"""What is learnt from rows, and the classifiers that checks and generators share."""
+"""What is learnt from rows, a file each; labels; the classifiers that checks and generators share."""
 
+from augmill.tasks.contracts import Problem
+from augmill.tasks.problems.classification import Classification
 from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier
+from augmill.tasks.problems.regression import Regression
 from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
 
-__all__ = ["FILE", "MEMBERS", "VOCABULARY", "WEIGHTS", "Classifier", "Learner", "Teacher", "Teaching", "teach"]
+__all__ = [
+    "FILE",
+    "MEMBERS",
+    "PROBLEMS",
+    "VOCABULARY",
+    "WEIGHTS",
+    "Classifier",
+    "Learner",
+    "Teacher",
+    "Teaching",
+    "teach",
+]
+
+_classification = Classification()
+# By what a recipe's ``task`` calls them. Extend with one file and one line here.
+PROBLEMS: dict[str, Problem] = {
+    "classification": _classification,
+    "pair_classification": _classification,
+    "regression": Regression(),
+}

@@ -24,8 +24,7 @@ import numpy.typing as npt
 
 from augmill.tasks.contracts import Tell, tell_nobody
 from augmill.tasks.problems.classifier import Encoder, write_vocabulary
-from augmill.tasks.rows.kinds.near import comparison_key
-from augmill.tasks.rows.kinds.text import is_unspaced
+from augmill.tasks.rows.kinds.text import fold, is_unspaced
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -160,7 +159,8 @@ def teach(
 
 def _keys(texts: Sequence[str], spaced: bool) -> list[str]:
     """What the learners read, its ends marked: `^ how` tells more than `how` (2 points on TREC; none on unspaced TNEWS)."""
-    return [f"^ {comparison_key(text)} $" if spaced else comparison_key(text) for text in texts]
+    read = [fold(text) or text.strip() for text in texts]
+    return [f"^ {text} $" for text in read] if spaced else read
 
 
 def _some(texts: Sequence[str], most: int) -> list[str]:

@@ -15,6 +15,8 @@ from augmill.tasks.boundary.hosts import is_address
 from augmill.tasks.boundary.retries import PATIENCE_SECONDS
 from augmill.tasks.contracts import FIELD_NAMES
 from augmill.tasks.rows.calendar import parse_clock
+from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.names import nearest
 
 Action = Literal["best_real", "keep_current", "fail"]
 
@@ -43,53 +45,81 @@ def check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what."""
+    """Which column is what: `text` and `label`, or `inputs` and `target`, of which the former are the short form."""
 
-    text: str | tuple[str, ...] = required("the text column; a list of columns for tasks on several texts")
-    label: str = required("the label column: strings, integers or booleans; it comes back in its own type")
-    id: str | None = option(None, "a column of unique ids; without it a row's id is a hash of its texts")
+    text: str | tuple[str, ...] | None = option(None, "the text column; a list of columns for tasks on several texts")
+    label: str | None = option(None, "the label column: strings, integers or booleans; it comes back in its own type")
+    id: str | None = option(None, "a column of unique ids; without it a row's id is a hash of its inputs")
     group: str | None = option(None, "rows of one group never stand in different splits (a customer, a document)")
     partition: str | None = option(None, "an ordered key, such as a date; `--as-of D` uses the rows up to and with D")
+    inputs: dict[str, str] | None = option(
+        None, "the columns to learn from, each with its type: text, number, category, timestamp", later=True
+    )
+    target: dict[str, str] | None = option(
+        None, "the column to learn, with its type: label (classification) or number (regression)", later=True
+    )
 
     def __post_init__(self) -> None:
-        names = [*self.texts, self.label]
-        check(1 <= len(self.texts) <= len(FIELD_NAMES), f"text: between 1 and {len(FIELD_NAMES)} columns")
+        given = (self.text is not None) + (self.inputs is not None)
+        check(given == 1, "give text, or inputs: {COLUMN: TYPE}" + (", not both" if given else ""))
+        given = (self.label is not None) + (self.target is not None)
+        check(given == 1, "give label, or target: {COLUMN: TYPE}" + (", not both" if given else ""))
+        self._shorten()
+        names = [*self.sources, self.answer]
+        for name, type in (self.inputs or {}).items():
+            check(type in KINDS, f"inputs: {name!r} is of no known type {type!r}; {nearest(type, list(KINDS))}")
+        texts = [type for type in self.types.values() if type == "text"]
+        check(bool(self.sources), "inputs: at least one column")
+        check(len(texts) <= len(FIELD_NAMES), f"text: between 1 and {len(FIELD_NAMES)} columns")
+        check(self.target is None or len(self.target) == 1, "target: one column")
         check(len(set(names)) == len(names), f"a column is used twice: {', '.join(names)}")
 
+    def _shorten(self) -> None:
+        """Texts alone, and a label, are the same recipe in either form."""
+        if self.inputs and set(self.inputs.values()) == {"text"}:
+            names = tuple(self.inputs)
+            object.__setattr__(self, "text", names[0] if len(names) == 1 else names)
+            object.__setattr__(self, "inputs", None)
+        if self.target is not None and list(self.target.values()) == ["label"]:
+            object.__setattr__(self, "label", next(iter(self.target)))
+            object.__setattr__(self, "target", None)
+
     @property
-    def texts(self) -> tuple[str, ...]:
-        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+    def types(self) -> dict[str, str]:
+        """The source's columns that are inputs, with their types."""
+        if self.inputs is not None:
+            return self.inputs
+        return dict.fromkeys((self.text,) if isinstance(self.text, str) else tuple(self.text or ()), "text")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names in the source of what are the fields inside the pipeline."""
+        return tuple(self.types) if self.inputs is not None or not isinstance(self.text, tuple) else self.text
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names of the texts inside the pipeline."""
-        return FIELD_NAMES[: len(self.texts)]
+        """The names of the inputs inside the pipeline, in the order of ``sources``."""
+        names = iter(FIELD_NAMES)
+        return tuple(next(names) if type == "text" else f"{type}:{name}" for name, type in self._typed())
 
+    def _typed(self) -> list[tuple[str, str]]:
+        return [(name, self.types[name]) for name in self.sources]
 
-@dataclass(frozen=True)
-class Labels:
-    """What labels may be."""
+    @property
+    def answer(self) -> str:
+        """The source's column that is learnt."""
+        return self.label if self.label is not None else next(iter(self.target or {"": ""}))
 
-    declared: tuple[str | int | bool, ...] = option((), "the labels there are; empty: whatever the source holds")
-    aliases: dict[str, str | int | bool] = field(
-        default_factory=dict, metadata={"help": "old name: new name, for labels that were renamed or misspelt"}
-    )
-    retired: tuple[str | int | bool, ...] = option((), "labels whose rows leave, counted")
-    unknown: Literal["admit", "quarantine", "stop"] = option(
-        "admit", "what a label outside `declared` does: join, go to the refused rows, or stop the run"
-    )
-    min_rows: int = option(2, "train rows that a class needs")
-    rare: Literal["stop", "quarantine"] = option("stop", "what a class with fewer does: stop the run, or leave")
-    fold: bool = option(
-        False,
-        "labels that differ only in case or blanks are one class, spelt as `declared` or an alias spells it, else in "
-        "lower case",
-        later=True,
-    )
-
-    def __post_init__(self) -> None:
-        check(bool(self.declared) or self.unknown == "admit", "unknown: quarantine and stop need `declared` labels")
-        check(1 <= self.min_rows <= 10**9, "min_rows: at least 1")
+    @property
+    def named(self) -> dict[str, str | None]:
+        """Recipe key: the source's column that it names."""
+        if self.inputs is not None:
+            keys = {f"columns.inputs.{name}": name for name in self.inputs}
+        else:
+            many = len(self.sources) > 1
+            keys = {f"columns.text{[at] if many else ''}": name for at, name in enumerate(self.sources)}
+        keys["columns.label" if self.label is not None else f"columns.target.{self.answer}"] = self.answer
+        return {**keys, "columns.id": self.id, "columns.group": self.group, "columns.partition": self.partition}
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from augmill.tasks.rows.kinds.text import canonical, fold, join_fields, texts_of
 
 # Columns of ingested rows beside contracts.real_schema and ``user.*``.
 SPLIT = "given_split"
@@ -39,10 +38,13 @@ def class_counts(stratum: pa.ChunkedArray) -> dict[str, int]:
     return dict(sorted((str(item["values"]), int(item["counts"])) for item in counts.to_pylist()))
 
 
-def equal_keys(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:
-    """What equal rows share, whatever their case and punctuation."""
-    texts = (text.split("\x1f") for text in texts_of(table, fields))
-    return [join_fields(fold(part) or canonical(part) for part in parts) for parts in texts]
+def distance(one: Mapping[str, int], other: Mapping[str, int]) -> float:
+    """Total variation distance of the shares; 1 where only one of them counts anything."""
+    totals = sum(one.values()), sum(other.values())
+    if not all(totals):
+        return float(any(totals))
+    keys = sorted(one.keys() | other.keys())
+    return sum(abs(one.get(key, 0) / totals[0] - other.get(key, 0) / totals[1]) for key in keys) / 2
 
 
 def as_training(rows: pa.Table) -> pa.Table:

@@ -14,11 +14,11 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import GateOptions
-from augmill.tasks.metrics import diversity
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds.near import NearIndex
+from augmill.tasks.rows.kinds import diversity
 from augmill.tasks.rows.kinds.text import fold, texts_of
 from augmill.tasks.rows.kinds.text import fold as fold_text
+from augmill.tasks.rows.kinds.text.near import TextIndex
 from augmill.tasks.rows.schema import GROUP, ORIGIN, REAL, class_counts
 from augmill.tasks.store.stage import Work, identity_of, stage
 from augmill.tasks.trainers import TRAINERS
@@ -97,7 +97,7 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
             "options": asdict(config.gate),
             "release_metrics": metrics,
             "release_validation": checked,
-            "diversity": diversity(*(texts_of(t.slice(0, COMPARED), config.fields) for t in (synthetic, real))),
+            "diversity": diversity(synthetic.slice(0, COMPARED), real.slice(0, COMPARED), config.fields),
         },
         "evidence.json",
     )
@@ -166,7 +166,7 @@ def split_fold(work: Work, config: FoldConfig, split: Artifact) -> None:
     rows, exclude = (work.read(split, f"{name}.parquet") for name in ("train", "exclude"))
     held = pa.array(np.array(fold_numbers(rows, config)) == config.number)
     validation, train = rows.filter(held), rows.filter(pc.invert(held))
-    index = NearIndex.build(texts_of(validation, config.fields), config.near)
+    index = TextIndex.build(texts_of(validation, config.fields), config.near)
     best, _ = index.nearest(texts_of(train, config.fields))
     train = train.filter(pa.array(best < 0))
     held_out = {name: work.read(split, f"{name}.parquet") for name in ("validation", "test")}

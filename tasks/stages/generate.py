@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import STRATUM, Artifact, candidate_schema
+from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.schema import SCORES
 from augmill.tasks.stages.extensions import FITTED, FitConfig, extension_context, make_request
 from augmill.tasks.store.stage import Work, identity_of, read_manifest, stage

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.classification import Labels
 from augmill.tasks.problems.labels import class_among
-from augmill.tasks.recipe.sections import Columns, Labels, Publish, Refuse
+from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
+from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.names import NAMES, nearest
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 
 MAY_BE_BYTES = ("columns.id", "columns.group")  # which are compared, never read
 CONFLICT = "conflicting_label"  # refuse.conflicts: equal texts under several labels
-SHOWN = 20  # column names in a message
 
-# What to do about most refused rows, by their reason; where none is named, to mend the source.
+# What to do about most refused rows, by their reason; where none is named, to mend the source. Kinds and problems know
+# what to do about the reasons that they give themselves.
 REMEDIES = {
     "ragged": "quote cells that hold the delimiter, or correct source.delimiter; where every row ends in a delimiter more, "
     "let the header do so too",
@@ -29,41 +31,21 @@ REMEDIES = {
     "not_an_object": "write one JSON object a line",
     "invalid_encoding": "set source.encoding to what the file is written in, or auto",
     "cell_too_long": "shorten those cells, or raise source.max_cell_bytes",
-    "too_long": "shorten those texts, or raise refuse.max_chars",
-    "no_text": "check columns.text, and fill the empty texts",
-    "no_label": "check columns.label, and fill the empty labels",
-    "fractional_label": "check columns.label: a label is a text, a whole number, or true or false",
-    "label_type": "check columns.label: a label is a text, a whole number, or true or false",
-    "unknown_label": "declare the labels (labels.declared), or add aliases (labels.aliases)",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
     CONFLICT: "give equal texts one label; what happens to them is refuse.conflicts",
     "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the texts",
     "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
     "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
     "no_id": "check columns.id: each row needs one; without it ids are made from the texts",
+    **{reason: fix for part in (*KINDS.values(), *PROBLEMS.values()) for reason, fix in part.remedies.items()},
 }
-
-
-def nearest(name: str, present: Sequence[str]) -> str:
-    """``did you mean 'text'?``, whatever the case; what there is, where none is near."""
-    folded = {other.casefold(): other for other in reversed(present)}
-    key = name.casefold()
-    holding = [other for other in folded if key in re.split(r"[\W_]+", other)]  # comment_text for text, not threat
-    close = holding[-1:] if key not in folded and holding else difflib.get_close_matches(key, folded, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {folded[close[0]]!r}?"
-    rest = f" and {len(present) - SHOWN:,} more" if len(present) > SHOWN else ""
-    return f"there are: {', '.join(present[:SHOWN])}{rest}"
 
 
 def require_columns(
     columns: Columns, split: str | None, names: Sequence[str], file: SourceFile, how: SourceOptions
 ) -> None:
     """Raises UserError where the recipe names a column that no file has: with the nearest one, or the right delimiter."""
-    many = len(columns.texts) > 1
-    wanted: dict[str, str | None] = {f"columns.text{[at] if many else ''}": n for at, n in enumerate(columns.texts)}
-    wanted |= {"columns.label": columns.label, "columns.id": columns.id, "columns.group": columns.group}
-    wanted |= {"columns.partition": columns.partition, "splits.column": split}
+    wanted: dict[str, str | None] = {**columns.named, "splits.column": split}
     for key, name in wanted.items():
         if name is None or name in names:
             continue
@@ -130,19 +112,12 @@ def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
 
 
 def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: SourceOptions, of: str = "") -> None:
-    """Raises DataError where texts, labels, partitions, ids or groups are lists or objects, one of the first three bytes,
+    """Raises DataError where a column that the recipe names holds lists or objects, a field or target what its type
 
-    or texts numbers or dates. Their JSON or bytes would be taken for words, and no generated text goes back into a
-    column of numbers. Columns that the schema lacks are left alone.
+    cannot be, or a partition bytes. Their JSON or bytes would be taken for words, and nothing that is generated goes back
+    into a column of another type. Columns that the schema lacks are left alone.
     """
-    named: list[tuple[str | None, str]] = [*((name, "columns.text") for name in columns.texts)]
-    named += [
-        (columns.label, "columns.label"),
-        (columns.partition, "columns.partition"),
-        (columns.id, "columns.id"),
-        (columns.group, "columns.group"),
-    ]
-    for name, key in named:
+    for key, name in columns.named.items():
         if name is None or name not in schema.names:
             continue
         field = schema.field(name)
@@ -153,14 +128,12 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
             doubt = doubt_file(file, how)
             hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
             raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=f"{of}{key}", fix=fix)
-        if key == "columns.text" and not _is_text(field.type):
-            raise DataError(f"column {name!r} holds {kind}, not text", where=f"{of}{key}", fix="give a column of texts")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+        type = columns.types.get(name)
+        plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if type is not None and not KINDS[type].takes(plain, type):
+            raise DataError(
+                f"column {name!r} holds {kind}, not {type}", where=f"{of}{key}", fix=f"give a column of {type}s"
+            )
 
 
 def require_fit(publish: Publish, focus: Sequence[str], names: Sequence[str], held_out: Sequence[str]) -> None:
@@ -222,21 +195,13 @@ def _of(files: Sequence[str]) -> str:
 def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[dict[str, str]]) -> DataError:
     """Files without a row, or with refused ones only."""
     if not refused:
-        shown = ", ".join(names[:SHOWN])
+        shown = ", ".join(names[:NAMES])
         return DataError(f"expected rows, found columns alone: {shown}", where=_of(files), fix="give files with rows")
     return DataError(
         f"with this one, all {len(refused):,} rows are refused ({counted(refused)})",
         where=_first(refused),
         fix=_remedy(refused),
     )
-
-
-def require_named(labels: Labels, vain: Sequence[tuple[str, str]], said: Iterable[str]) -> None:
-    """Raises DataError for ``labels.unknown: stop`` where the recipe names a label that no row has."""
-    if vain and labels.unknown == "stop":
-        (key, name), more = vain[0], f" ({len(vain):,} such names)" if len(vain) > 1 else ""
-        problem = f"no row is labelled {name!r}{more}; {nearest(name, sorted(said))}"
-        raise DataError(problem, where=key, fix=f"correct {key} in the recipe, or set labels.unknown to quarantine")
 
 
 def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, str]], read: int) -> None:

@@ -13,8 +13,8 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.recipe.sections import Settle
-from augmill.tasks.rows.kinds.near import near_duplicate_groups
 from augmill.tasks.rows.kinds.text import canonical, fold
+from augmill.tasks.rows.kinds.text.near import near_duplicate_groups
 from augmill.tasks.stages.targets import split_target
 from augmill.tasks.store.stage import Work, stage
 

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, real_schema
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Labels, Splits
-from augmill.tasks.rows.kinds.near import NearIndex
+from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.kinds.text import fold, texts_of
+from augmill.tasks.rows.kinds.text.near import TextIndex
 from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts, equal_keys
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
 from augmill.tasks.store.stage import Work, stage
@@ -93,7 +94,7 @@ def _exclude_table(config: SplitConfig) -> pa.Table:
 def hold_back(train: pa.Table, held_out: pa.Table, exclude: pa.Table, config: SplitConfig) -> tuple[pa.Table, pa.Table]:
     """(train without the rows that stand, exactly or nearly, in a held-out set; those rows with match and similarity)."""
     against = pa.concat_tables([t.select([ROW_ID, *config.fields]) for t in (held_out, exclude)])
-    index = NearIndex.build(texts_of(against, config.fields), config.splits.near)
+    index = TextIndex.build(texts_of(against, config.fields), config.splits.near)
     best, similarity = index.nearest(texts_of(train, config.fields))
     matched = pa.array(best >= 0)
     out = train.filter(matched)

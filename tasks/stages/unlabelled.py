@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, real_schema
+from augmill.tasks.contracts import ROW_ID, STRATUM
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Labels
 from augmill.tasks.rows.calendar import Calendar, rank
+from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.kinds.text import canonical
 from augmill.tasks.rows.schema import id_within
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, read_batches

@@ -27,8 +27,8 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Tell, tell_nobody
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.recipe.sections import Plan
-from augmill.tasks.rows.kinds.near import NearIndex, comparison_key
-from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.kinds.text import equal, texts_of
+from augmill.tasks.rows.kinds.text.near import TextIndex
 from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.trainers import Problem, Training, fit, text_features
@@ -58,7 +58,7 @@ class WeighConfig:
 
 def parts_of(train: pa.Table, fields: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """The part of each row, by the hash of its group or text: equal texts and rows of one group stay together."""
-    keys = [comparison_key(text) for text in texts_of(train, fields)]
+    keys = [equal(text) for text in texts_of(train, fields)]
     if GROUP in train.column_names:
         groups = train[GROUP].to_pylist()
         keys = [key if group is None else f"group\x1f{group}" for key, group in zip(keys, groups, strict=True)]
@@ -87,7 +87,7 @@ def measure(
         if not judged.num_rows or len(known) < 2:
             continue
         truth.append(np.array([labels.index(label) for label in judged[STRATUM].to_pylist()], dtype=np.int64))
-        index = NearIndex.build(texts_of(judged, config.fields), config.near)
+        index = TextIndex.build(texts_of(judged, config.fields), config.near)
         for at, (name, found) in enumerate(scores.items()):
             tell(part * len(scores) + at, PARTS * len(scores), "measurements")
             rows = usable(made[name], inside, judged, index, config)
@@ -98,7 +98,7 @@ def measure(
     return {name: _gains(found, truth, config.plan.seeds) for name, found in scores.items()}, sum(map(len, truth))
 
 
-def usable(made: pa.Table, inside: pa.Table, judged: pa.Table, index: NearIndex, config: WeighConfig) -> pa.Table:
+def usable(made: pa.Table, inside: pa.Table, judged: pa.Table, index: TextIndex, config: WeighConfig) -> pa.Table:
     """The rows that may teach where ``judged`` judges: at most one per real row of their class, drawn by their seeds."""
     held = set(judged[ROW_ID].to_pylist())
     free = class_counts(inside[STRATUM])

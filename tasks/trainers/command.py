@@ -34,8 +34,8 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.masking import masked
 from augmill.tasks.boundary.parquet import read_parquet
-from augmill.tasks.contracts import real_schema
 from augmill.tasks.errors import DataError, UserError
+from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.trainers import _guard
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 

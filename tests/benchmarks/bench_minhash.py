@@ -4,7 +4,7 @@
 
 rows/s: from text to signatures in numpy (shingling included; in brackets without reading the signatures out). Recall
 and precision: pairs of rows at Jaccard >= 0.8 (character 5-grams), by all-pairs truth; "proposed" is LSH alone,
-"verified" what NearIndex returns. TREC has 13 such pairs, so every row also stands there without its last word. A
+"verified" what TextIndex returns. TREC has 13 such pairs, so every row also stands there without its last word. A
 package that is not installed is left out.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from augmill.tasks.rows.kinds.near import PERMUTATIONS, NearIndex, Sketches, comparison_key
-from augmill.tasks.rows.kinds.text import shingles
+from augmill.tasks.rows.kinds.text import equal, shingles
+from augmill.tasks.rows.kinds.text.near import PERMUTATIONS, Sketches, TextIndex
 
 THRESHOLD = 0.8
 Pairs = set[tuple[int, int]]
@@ -31,7 +31,7 @@ def read_texts(shared: Path, rows: int) -> list[str]:
     """TREC's train and test texts, each also without its last word; distinct when folded."""
     folder = shared / "data" / "trec_kumar"
     lines = [line for name in ("train", "test") for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
-    whole = list({comparison_key(json.loads(line)["text"]): None for line in lines})[:rows]
+    whole = list({equal(json.loads(line)["text"]): None for line in lines})[:rows]
     return list(dict.fromkeys([*whole, *(text.rpartition(" ")[0] or text for text in whole)]))
 
 
@@ -58,7 +58,7 @@ def upper(pairs: Pairs) -> Pairs:
 
 def ours(texts: list[str]) -> tuple[float, float, Pairs]:
     start = time.perf_counter()
-    sketches = Sketches.of([comparison_key(text) for text in texts], THRESHOLD)
+    sketches = Sketches.of([equal(text) for text in texts], THRESHOLD)
     seconds = time.perf_counter() - start
     proposed: Pairs = set()
     for column in sketches.keys.T:
@@ -118,8 +118,8 @@ def main() -> None:
     for name, way in ways.items():
         seconds, held, found = way(texts)
         show(f"{name}, proposed", f"{len(texts) / seconds:,.0f} ({len(texts) / held:,.0f})", found, truth)
-    query, position, _ = NearIndex.build(texts, THRESHOLD).matches(texts)
-    show("NearIndex, verified", "", upper(set(zip(query.tolist(), position.tolist(), strict=True))), truth)
+    query, position, _ = TextIndex.build(texts, THRESHOLD).matches(texts)
+    show("TextIndex, verified", "", upper(set(zip(query.tolist(), position.tolist(), strict=True))), truth)
 
 
 if __name__ == "__main__":

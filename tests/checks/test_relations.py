@@ -6,7 +6,7 @@ from pathlib import Path
 
 from checking import Bench, candidates, real, sentences, shared_rows
 
-from augmill.tasks.rows.kinds.near import jaccard
+from augmill.tasks.rows.kinds.text.near import jaccard
 
 TRAIN = [
     ("card", "Where is my new card? It should have been here by now"),

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, real_schema
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Request
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
+from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.randomness import row_seeds
 
 ROWS = [

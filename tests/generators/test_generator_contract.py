@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 from generating import ROWS, UNLABELLED, Bench, ask, options_of, part, table
 
-from augmill.tasks.contracts import FitInputs, candidate_schema
+from augmill.tasks.contracts import FitInputs
 from augmill.tasks.errors import DeadlineExceeded, UserError
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.kinds.text import NORMALISATIONS
 
 NAMES = list(GENERATORS)

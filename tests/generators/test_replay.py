@@ -14,9 +14,10 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, candidate_schema, real_schema
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Request
 from augmill.tasks.errors import AugmillError, DataError, UserError
 from augmill.tasks.generators.replay import Replay, ReplayOptions
+from augmill.tasks.rows.kinds import candidate_schema, real_schema
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", "../shared"))
 TRAIN = [("r1", "4", "my knee hurts"), ("r2", "5", "I have acne"), ("r0", "4", "my  knee hurts")]

@@ -14,10 +14,11 @@ import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, candidate_schema, real_schema
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Request
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators._edits import edit, holds_whole, index_thesaurus, prepare, read_thesaurus, split_words
 from augmill.tasks.generators.rules import Rules, RulesOptions
+from augmill.tasks.rows.kinds import candidate_schema, real_schema
 from augmill.tasks.rows.kinds.text import canonical, fold
 from augmill.tasks.rows.randomness import row_seeds, uniforms
 from augmill.tasks.rows.shown import CLUSTER

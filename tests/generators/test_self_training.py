@@ -12,8 +12,9 @@ from chain import WORDS
 from generating import Bench, ask
 from running import read_lines, shared_set, some
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Request, real_schema
+from augmill.tasks.contracts import Context, FitInputs, Fitted, Request
 from augmill.tasks.generators.self_training import SelfTraining, SelfTrainingOptions, spread
+from augmill.tasks.rows.kinds import real_schema
 
 Rows = list[tuple[str, str, str]]  # id, class, text
 

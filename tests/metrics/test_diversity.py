@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.metrics.distinct import diversity, nearest
 from augmill.tasks.rows.kinds.text import shingles
+from augmill.tasks.rows.kinds.text.diversity import diversity, nearest
 
 TEXTS = st.lists(st.text("abcdef ", min_size=1, max_size=20), min_size=1, max_size=8)
 

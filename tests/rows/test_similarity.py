@@ -12,18 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.rows.kinds import near
-from augmill.tasks.rows.kinds.near import (
+from augmill.tasks.rows.kinds.text import equal, near, shingles
+from augmill.tasks.rows.kinds.text.near import (
     PERMUTATIONS,
     RECALL,
-    NearIndex,
+    TextIndex,
     choose_bands,
-    comparison_key,
     jaccard,
     near_duplicate_groups,
     verify,
 )
-from augmill.tasks.rows.kinds.text import shingles
 
 WORDS = [
     "the",
@@ -80,7 +78,7 @@ def brute_force_groups(texts: list[str], threshold: float) -> list[bool]:
 def test_matches_never_report_a_similarity_that_exact_jaccard_does_not(
     a: list[str], b: list[str], least: float
 ) -> None:
-    query, position, similarity = NearIndex.build(b, least).matches(a)
+    query, position, similarity = TextIndex.build(b, least).matches(a)
     for row, at, value in zip(query, position, similarity, strict=True):
         assert value == jaccard(a[row], b[at]) >= least
     assert (np.diff(query) >= 0).all()
@@ -89,8 +87,8 @@ def test_matches_never_report_a_similarity_that_exact_jaccard_does_not(
 @given(TEXTS, st.sampled_from([0.5, 0.8, 1.0]))
 @settings(max_examples=100, deadline=None)
 def test_a_text_equal_when_folded_is_always_found_at_its_first_position(texts: list[str], least: float) -> None:
-    index = NearIndex.build(texts, least)
-    first = [[comparison_key(text) for text in texts].index(comparison_key(text)) for text in texts]
+    index = TextIndex.build(texts, least)
+    first = [[equal(text) for text in texts].index(equal(text)) for text in texts]
     assert index.exact([text.upper() if text.isascii() else text for text in texts]).tolist() == first
     best, similarity = index.nearest(texts)
     assert (best >= 0).all()
@@ -103,7 +101,7 @@ def test_recall_against_all_pairs_is_near_one(least: float) -> None:
     distinct = list(dict.fromkeys(sentences(300)))
     left, right = [shingles(text) for text in queries], [shingles(text) for text in distinct]
     truth = {(q, i) for q, a in enumerate(left) for i, b in enumerate(right) if overlap(a, b) >= least}
-    query, position, _ = NearIndex.build(distinct, least).matches(queries)
+    query, position, _ = TextIndex.build(distinct, least).matches(queries)
     found = set(zip(query.tolist(), position.tolist(), strict=True))
     assert len(truth) > 90
     assert found <= truth
@@ -111,7 +109,7 @@ def test_recall_against_all_pairs_is_near_one(least: float) -> None:
 
 
 def test_nearest_takes_the_most_similar_and_of_equals_the_first() -> None:
-    index = NearIndex.build(
+    index = TextIndex.build(
         ["where is my new card now", "where is my new card", "Where is my new card?", "zzzzzz"], 0.5
     )
     best, similarity = index.nearest(["where is my new card!", "where is my new card no", "quite another thing", ""])
@@ -167,16 +165,16 @@ def test_a_collapse_to_one_sample_leaves_one_row() -> None:
 
 
 def test_chinese_near_duplicates_are_found_by_characters() -> None:
-    index = NearIndex.build(["文登区这些公路及危桥将进入封闭施工，请注意绕行！"], 0.7)
+    index = TextIndex.build(["文登区这些公路及危桥将进入封闭施工，请注意绕行！"], 0.7)
     best, _ = index.nearest(["今日文登区这些公路及危桥将进入封闭施工,请注意绕行", "孩子跟谁睡，就是谁的孩子"])
     assert best.tolist() == [0, -1]
 
 
 def test_a_saved_index_answers_as_before_and_saves_the_same_bytes(tmp_path: Path) -> None:
     texts = sentences(120, seed=3)
-    index = NearIndex.build(texts, 0.8)
+    index = TextIndex.build(texts, 0.8)
     files = index.save(tmp_path, "held")
-    again = NearIndex.load(tmp_path, "held")
+    again = TextIndex.load(tmp_path, "held")
     before = {name: path.read_bytes() for name, path in files.items()}
     assert {name: path.read_bytes() for name, path in again.save(tmp_path, "held").items()} == before
     for one, other in zip(index.matches(texts[:50]), again.matches(texts[:50]), strict=True):
@@ -184,7 +182,7 @@ def test_a_saved_index_answers_as_before_and_saves_the_same_bytes(tmp_path: Path
 
 
 def test_empty_indexes_and_empty_queries_match_nothing() -> None:
-    empty, full = NearIndex.build([], 0.8), NearIndex.build(["some text"], 0.8)
+    empty, full = TextIndex.build([], 0.8), TextIndex.build(["some text"], 0.8)
     assert empty.nearest(["some text"])[0].tolist() == [-1]
     assert full.nearest([])[0].tolist() == []
     assert near_duplicate_groups([], 0.9).tolist() == []
@@ -192,7 +190,7 @@ def test_empty_indexes_and_empty_queries_match_nothing() -> None:
 
 def test_a_text_does_not_match_differently_in_another_batch() -> None:
     texts = sentences(200, seed=4)
-    index = NearIndex.build(texts[:100], 0.6)
+    index = TextIndex.build(texts[:100], 0.6)
     together, _ = index.nearest(texts[100:])
     alone = [int(index.nearest([text])[0][0]) for text in texts[100:]]
     assert together.tolist() == alone
@@ -202,7 +200,7 @@ def test_of_a_templates_texts_the_nearest_is_the_best_of_all_and_a_few_pairs_are
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts = [f"please tell me why my card payment {n % 7} was declined at the shop today {n}" for n in range(300)]
-    index, queries = NearIndex.build(texts[:150], 0.6), texts[140:]
+    index, queries = TextIndex.build(texts[:150], 0.6), texts[140:]
     query, position, similarity = index.matches(queries)
     assert len(query) > 10_000
     best = [min((-s, p) for q, p, s in zip(query, position, similarity, strict=True) if q == at) for at in range(160)]
@@ -214,7 +212,7 @@ def test_of_a_templates_texts_the_nearest_is_the_best_of_all_and_a_few_pairs_are
 
     monkeypatch.setattr(near, "_PAIRS", 1000)
     monkeypatch.setattr(near, "verify", counted)
-    monkeypatch.setattr(NearIndex, "matches", None)  # which holds all pairs: 24 bytes each, a few times over
+    monkeypatch.setattr(TextIndex, "matches", None)  # which holds all pairs: 24 bytes each, a few times over
     found = index.nearest(queries)
     assert list(zip(-found[1], found[0], strict=True)) == best
     assert len(held) > 5 and max(held) <= 2000
@@ -230,4 +228,4 @@ def test_bands_keep_the_stated_recall_at_the_threshold(least: float) -> None:
 @pytest.mark.parametrize("wrong", [0.0, -1.0, 1.5])
 def test_a_threshold_outside_its_range_is_refused(wrong: float) -> None:
     with pytest.raises(ValueError, match="Jaccard threshold"):
-        NearIndex.build(["x"], wrong)
+        TextIndex.build(["x"], wrong)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from augmill.tasks.gate.verdict import FOLDS, folds_for
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.rows.kinds.near import jaccard
 from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.kinds.text.near import jaccard
 from augmill.tasks.rows.schema import GROUP
 from augmill.tasks.stages.evaluate import FoldConfig, fold_numbers
 from augmill.tasks.store.stage import Event, fetch

@@ -17,8 +17,8 @@ from augmill.flows.units import gather_source
 from augmill.tasks.errors import ConflictError, DataError, UserError
 from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.recipe.sections import Labels, Splits
-from augmill.tasks.rows.kinds.near import jaccard
 from augmill.tasks.rows.kinds.text import fold
+from augmill.tasks.rows.kinds.text.near import jaccard
 from augmill.tasks.stages.split import SplitConfig, hold_back, prepare_split, split, split_names
 from augmill.tasks.store.stage import Site, Work
 from augmill.tasks.store.store import Store

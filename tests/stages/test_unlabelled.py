@@ -14,8 +14,8 @@ from chain import WORDS, make_run, recipe_document, write_rows
 from augmill.flows.source import read_source
 from augmill.tasks.errors import DataError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
-from augmill.tasks.rows.kinds.near import NearIndex
 from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.kinds.text.near import TextIndex
 from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
 from augmill.tasks.store.erasure import write_erased
 from augmill.tasks.store.stage import Work
@@ -74,7 +74,7 @@ def test_no_unlabelled_row_stands_in_or_near_a_held_out_one(tmp_path: Path) -> N
     rows = [{"text": text} for text in known] + [{"text": text + "!"} for text in known] + [{"text": "not yet seen"}]
     read = Read(recipe_of(tmp_path, rows, source=source), tmp_path)
     held = [text for name in ("validation", "test") for text in texts_of(read.tables[name], ("text",))]
-    index = NearIndex.build(held, 0.8)
+    index = TextIndex.build(held, 0.8)
     found = read.tables["unlabelled"]["text"].to_pylist()
     assert (index.nearest(found)[0] < 0).all()
     assert set(read.tables["train"]["text"].to_pylist()) <= set(found) and "not yet seen" in found

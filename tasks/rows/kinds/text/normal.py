@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import pyarrow as pa
 
@@ -29,7 +29,12 @@ def _fold_field(text: str) -> str:
     return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-NORMALISATIONS: dict[str, Callable[[str], str]] = {"canonical": canonical, "fold": fold}
+def equal(text: str) -> str:
+    """What equal rows share, of a row's texts as one: each folded, or as it is where folding leaves nothing of it.
+
+    The one definition: of splits, folds, relations, duplicates and what is near (docs/decisions.md).
+    """
+    return "\x1f".join(_fold_field(part) or canonical(part) for part in text.split("\x1f"))
 
 
 def join_fields(texts: Iterable[str | None]) -> str:

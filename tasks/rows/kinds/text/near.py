@@ -1,6 +1,6 @@
 """Near-duplicates: MinHash-LSH finds candidates, exact Jaccard over character 5-grams decides.
 
-Texts are compared folded (text.fold), so that case, width and punctuation do not count.
+Texts are compared as ``normal.equal`` has them, so that case, width and punctuation do not count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.rows.kinds.text import fold, shingles
+from augmill.tasks.rows.kinds.text.normal import equal, shingles
 
 # --- MinHash sketches of texts as sets of character 5-grams, and the exact Jaccard similarity of candidate pairs ------
 # Broder, "On the resemblance and containment of documents" (SEQUENCES 1997); b-bit sketches: Li and Koenig, "b-bit
@@ -201,21 +201,16 @@ def jaccard(a: str, b: str, size: int = SIZE) -> float:
     return len(x & y) / len(x | y)
 
 
-def comparison_key(text: str) -> str:
-    """What is compared: the folded text, or the text itself where folding leaves nothing (only punctuation)."""
-    return fold(text) or text.strip()
-
-
 def _keys(texts: Sequence[str]) -> tuple[list[str], Ints]:
     """(distinct comparison keys, the place of each text's own among them)."""
     distinct: dict[str, int] = {}
-    places = (distinct.setdefault(comparison_key(text), len(distinct)) for text in texts)
+    places = (distinct.setdefault(equal(text), len(distinct)) for text in texts)
     inverse = np.fromiter(places, np.int64, len(texts))
     return list(distinct), inverse
 
 
 @dataclass
-class NearIndex:
+class TextIndex:
     """Texts to be found again, exactly or nearly. Of texts equal when folded only the first can be found.
 
     ``threshold``: least Jaccard similarity that counts as near.
@@ -228,15 +223,15 @@ class NearIndex:
     _sorted: list[tuple[Words, Ints]] = field(repr=False)
 
     @classmethod
-    def build(cls, texts: Sequence[str], threshold: float) -> NearIndex:
+    def build(cls, texts: Sequence[str], threshold: float) -> TextIndex:
         """Raises: ValueError where the threshold is not in (0, 1]."""
         first: dict[str, int] = {}
         for position, text in enumerate(texts):
-            first.setdefault(comparison_key(text), position)
+            first.setdefault(equal(text), position)
         return cls._of(first, threshold)
 
     @classmethod
-    def _of(cls, first: dict[str, int], threshold: float) -> NearIndex:
+    def _of(cls, first: dict[str, int], threshold: float) -> TextIndex:
         sketches = Sketches.of(list(first), threshold)
         orders = [np.argsort(column, kind="stable") for column in sketches.keys.T]
         ranked = [(column[order], order) for column, order in zip(sketches.keys.T, orders, strict=True)]
@@ -247,7 +242,7 @@ class NearIndex:
 
     def exact(self, texts: Sequence[str]) -> Ints:
         """Position of the first indexed text equal to each text when folded; -1 where there is none."""
-        return np.fromiter((self._first.get(comparison_key(text), -1) for text in texts), np.int64, len(texts))
+        return np.fromiter((self._first.get(equal(text), -1) for text in texts), np.int64, len(texts))
 
     def matches(self, texts: Sequence[str]) -> tuple[Ints, Ints, Floats]:
         """All pairs at or above the threshold: (query, position in the index, similarity), in that order.
@@ -314,7 +309,7 @@ class NearIndex:
         return files
 
     @classmethod
-    def load(cls, directory: Path, name: str) -> NearIndex:
+    def load(cls, directory: Path, name: str) -> TextIndex:
         with pa.OSFile(str(directory / f"{name}.arrow"), "rb") as source:
             table = pa.ipc.open_file(source).read_all()
         meta = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
@@ -329,7 +324,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Bools:
     """
     first: dict[str, int] = {}
     for position, text in enumerate(texts):
-        first.setdefault(comparison_key(text), position)
+        first.setdefault(equal(text), position)
     sketches = Sketches.of(list(first), threshold)
     keep = np.zeros(len(texts), dtype=bool)
     keep[np.fromiter(first.values(), np.int64, len(first))[_kept(sketches, threshold)]] = True

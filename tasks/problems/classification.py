@@ -1,20 +1,56 @@
-"""Labels of a source: each as the string by which its class is counted, or the reason why its row is refused."""
+"""Classification: a label a row. Each is read as the string by which its class is counted, or its row is refused."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from augmill.tasks.contracts import STRATUM, Problem, ReadTarget, TargetReader
 from augmill.tasks.errors import DataError
-from augmill.tasks.problems.labels import class_of, fold_label, label_text, spelling
-from augmill.tasks.recipe.sections import Labels, Splits
+from augmill.tasks.problems.labels import class_among, class_of, fold_label, label_text, spelling
+from augmill.tasks.rows.names import nearest
 
 SHOWN = 5  # names in a sentence
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What labels may be."""
+
+    declared: tuple[str | int | bool, ...] = field(
+        default=(), metadata={"help": "the labels there are; empty: whatever the source holds"}
+    )
+    aliases: dict[str, str | int | bool] = field(
+        default_factory=dict, metadata={"help": "old name: new name, for labels that were renamed or misspelt"}
+    )
+    retired: tuple[str | int | bool, ...] = field(default=(), metadata={"help": "labels whose rows leave, counted"})
+    unknown: Literal["admit", "quarantine", "stop"] = field(
+        default="admit",
+        metadata={"help": "what a label outside `declared` does: join, go to the refused rows, or stop the run"},
+    )
+    min_rows: int = field(default=2, metadata={"help": "train rows that a class needs"})
+    rare: Literal["stop", "quarantine"] = field(
+        default="stop", metadata={"help": "what a class with fewer does: stop the run, or leave"}
+    )
+    fold: bool = field(
+        default=False,
+        metadata={
+            "help": "labels that differ only in case or blanks are one class, spelt as `declared` or an alias spells it, "
+            "else in lower case",
+            "later": True,
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.declared and self.unknown != "admit":
+            raise ValueError("unknown: quarantine and stop need `declared` labels")
+        if not 1 <= self.min_rows <= 10**9:
+            raise ValueError("min_rows: at least 1")
 
 
 @dataclass(frozen=True)
@@ -54,7 +90,7 @@ def _typed(label: Any, name: str, like: Any) -> Any:
     return int(name) if isinstance(like, int) and name.lstrip("-").isdigit() else label
 
 
-class LabelReader:
+class LabelReader(TargetReader):
     """Maps a source label to its class, or says why its row is refused."""
 
     def __init__(self, rules: Labels) -> None:
@@ -75,11 +111,10 @@ class LabelReader:
             return int(value), ""
         return value, "" if isinstance(value, str | int) else "label_type"
 
-    def read(self, value: Any) -> tuple[str | None, str, str | None]:
-        """(class or None, reason why it is refused or "", what the source calls it: None where that is no label)."""
+    def read(self, value: Any) -> ReadTarget:
         value, reason = self._plain(value)
         if reason:
-            return None, reason, None
+            return ReadTarget(None, None, reason, None)
         rules = self.by_type.get(type(value)) or self.by_type.setdefault(type(value), _rules_for(self.rules, value))
         folds = self.rules.fold and isinstance(value, str)
         said = name = label_text(value)
@@ -90,11 +125,11 @@ class LabelReader:
         if folds:
             name = value = rules.spelt.get(key, key)
         if key in rules.retired:
-            return None, "retired_label", said
+            return ReadTarget(None, None, "retired_label", said)
         if rules.declared and key not in rules.declared and self.rules.unknown != "admit":
-            return None, "unknown_label", said
+            return ReadTarget(None, None, "unknown_label", said)
         self.values.setdefault(name, value)
-        return name, "", said
+        return ReadTarget(name, None, "", said)
 
 
 def label_array(names: Sequence[str], values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
@@ -116,9 +151,12 @@ def label_array(names: Sequence[str], values: Mapping[str, Any], kind: pa.DataTy
         ) from error
 
 
-def has_other_spellings(labels: Labels, splits: Splits) -> bool:
-    """Whether a name in the recipe is found by its value alone, as 1.0 and True are: version 1 of ingest found none."""
-    named = [*labels.declared, *labels.retired, *labels.aliases, *labels.aliases.values(), *splits.names]
+def has_other_spellings(labels: Labels, splits: Iterable[str]) -> bool:
+    """Whether a name in the recipe is found by its value alone, as 1.0 and True are: version 1 of ingest found none.
+
+    ``splits``: what the recipe calls splits.
+    """
+    named = [*labels.declared, *labels.retired, *labels.aliases, *labels.aliases.values(), *splits]
     return any(class_of(name, like) != label_text(name) for name in named for like in (0, True))
 
 
@@ -174,3 +212,60 @@ def label_warnings(vain: Sequence[tuple[str, str]], counts: Mapping[str, int], s
             "the commonest label of each, drop none"
         )
     return found
+
+
+class Classification(Problem):
+    """The stratum is the class. Of pairs of texts too, where the class is of both."""
+
+    VERSION: ClassVar[int] = 1
+    name: ClassVar[str] = "classification"
+    types: ClassVar[tuple[str, ...]] = ("label",)
+    metric: ClassVar[str] = "accuracy"
+    stratum_metric: ClassVar[str] = "accuracy"  # of one class's rows it is the class's recall
+    remedies: ClassVar[Mapping[str, str]] = {
+        "no_label": "check columns.label, and fill the empty labels",
+        "fractional_label": "check columns.label: a label is a text, a whole number, or true or false",
+        "label_type": "check columns.label: a label is a text, a whole number, or true or false",
+        "unknown_label": "declare the labels (labels.declared), or add aliases (labels.aliases)",
+    }
+
+    def reader(self, rules: Labels) -> LabelReader:
+        return LabelReader(rules)
+
+    def lacks(self, train: pa.Table) -> tuple[str, str] | None:
+        classes = train[STRATUM].unique().to_pylist()
+        if len(classes) >= 2:
+            return None
+        found = f"only {classes[0]!r}" if classes else "no rows at all"
+        return f"train needs at least two classes; found {found}", "check columns.label and the splits section"
+
+    def least(self, rules: Labels) -> int:
+        return rules.min_rows
+
+    def stops(self, rules: Labels) -> bool:
+        return rules.rare == "stop"
+
+    def vanished(self, rules: Labels, before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+        """Not those that the recipe retires or renames."""
+        spelt = fold_label if rules.fold else str
+        named = [label_text(label) for label in [*rules.retired, *rules.aliases]]
+        left = {spelt(class_among(name, before) or name) for name in named}
+        left |= {spelt(name) for name, rows in now.items() if rows}
+        enough = 2 * rules.min_rows
+        return sorted(name for name, rows in before.items() if rows >= enough and spelt(name) not in left)
+
+    def doubts(
+        self, rules: Labels, said: set[str], counts: Mapping[str, int], several: tuple[int, int], kind: pa.DataType
+    ) -> list[str]:
+        return label_warnings(named_in_vain(rules, said, kind), counts, several)
+
+    def require_named(self, rules: Labels, said: set[str], kind: pa.DataType) -> None:
+        """For ``unknown: stop``, of every name that no row has."""
+        vain = named_in_vain(rules, said, kind)
+        if vain and rules.unknown == "stop":
+            (key, name), more = vain[0], f" ({len(vain):,} such names)" if len(vain) > 1 else ""
+            problem = f"no row is labelled {name!r}{more}; {nearest(name, sorted(said))}"
+            raise DataError(problem, where=key, fix=f"correct {key} in the recipe, or set labels.unknown to quarantine")
+
+    def column(self, rows: pa.Table, values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
+        return label_array(rows[STRATUM].to_pylist(), values, kind)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from augmill.tasks.rows.kinds.text import fold, is_unspaced, shingles
+from augmill.tasks.rows.kinds.text.normal import fold, is_unspaced, shingles
 
 CHUNK = 1000  # synthetic rows compared with train at once
 

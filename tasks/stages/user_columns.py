@@ -1,0 +1,45 @@
+"""The user's own columns: which of them a row keeps as they came, and how a row is given back under the user's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augmill.tasks.contracts import USER_PREFIX, Problem
+from augmill.tasks.recipe.sections import Columns
+from augmill.tasks.rows.kinds import KINDS
+
+
+def taken_over(columns: Columns, problem: Problem) -> set[str]:
+    """The source's columns whose values stand in a field, or in the stratum, bit by bit; all others are kept as they came.
+
+    A number of any type is a field of float64, so its column is kept too, for the release to give real values back.
+    """
+    own = {name for name, type in columns.types.items() if type == "text"}
+    return own if problem.target is not None else own | {columns.answer}
+
+
+def give_back(
+    rows: pa.Table, schema: pa.Schema, columns: Columns, problem: Problem, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The columns of ``schema`` in its order and types: of real rows what came, of made ones what was made.
+
+    ``values``: as ``TargetReader.values``. Raises DataError where a target does not fit its column's type.
+    """
+    fields = dict(zip(columns.sources, columns.fields, strict=True))
+    arrays: dict[str, Any] = {}
+    for field in schema:
+        kept = f"{USER_PREFIX}{field.name}"
+        if field.name in fields:
+            type = columns.types[field.name]
+            made = KINDS[type].release(rows[fields[field.name]].combine_chunks(), field.type)
+        elif field.name == columns.answer:
+            made = problem.column(rows, values, field.type)
+        else:
+            arrays[field.name] = rows[kept].cast(field.type)
+            continue
+        arrays[field.name] = pc.coalesce(rows[kept].cast(field.type), made) if kept in rows.column_names else made
+    return arrays
