@@ -90,7 +90,7 @@ def make_snapshot(run: Run) -> tuple[Outcome, Found]:
         return keep_standing(run, error), Found(*read)  # type: ignore[arg-type]
     ingested, split = read
     made = produce(run, split, ingested)
-    run.source["drift"] = made.drift
+    run.source["drift"], split = made.drift, made.split or split
     proof = prove(run, split, made)
     run.stop.require_going()  # in a thread, workers that an interrupt killed look like a generator that cannot be fitted
     outcome = judge(run, proof)

@@ -35,7 +35,7 @@ from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.reader import LABEL_BY, GeneratorChoice
-from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.recipe.recipe import Recipe, rows_of
 from augmill.tasks.report import cut, cuts, enlarge, measured, ratio_of, totals
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import diversity
@@ -375,6 +375,9 @@ def _choice(recipe: Recipe, part: str) -> GeneratorChoice:
         close = difflib.get_close_matches(use, [*GENERATORS, ADAPTIVE], n=1, cutoff=0.5)
         known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join([*GENERATORS, ADAPTIVE])}"
         raise UserError(f"there is no generator {use!r}", where=_WHERE, fix=known)
+    if not rows_of(recipe).served_whole(GENERATORS[use]):
+        fix = f"those that serve it: {', '.join(n for n, g in GENERATORS.items() if rows_of(recipe).served_whole(g))}"
+        raise UserError(f"{use} does not serve rows of {rows_of(recipe)}", where=_WHERE, fix=fix)
     choice: GeneratorChoice | None = next((own for own in recipe.generators if own.use == use), None)
     choice = choice or _by_default(use)
     if recipe.unlabelled is None and choice.build().wants_unlabelled():

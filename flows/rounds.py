@@ -24,6 +24,7 @@ from augmill.tasks.stages.extensions import FitConfig, check_config, checks_of, 
 from augmill.tasks.stages.generate import SetAsideConfig, ShardConfig, generate, sample, set_aside
 from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards
 from augmill.tasks.stages.settle import SettleConfig
+from augmill.tasks.stages.stratify import StratifyConfig
 from augmill.tasks.stages.targets import nothing_to_make, targets_for
 from augmill.tasks.stages.weigh import WeighConfig
 from augmill.tasks.store.stage import Event, read_json
@@ -43,6 +44,7 @@ class Made:
     shards: tuple[Artifact, ...] = ()
     settled: Artifact | None = None
     missing: NotProduced | None = None
+    split: Artifact | None = None  # that of the snapshot by the strata of another night's fit, where these count
 
 
 def produce(run: Run, split: Artifact, ingested: Artifact | None) -> Made:
@@ -62,17 +64,22 @@ def produce(run: Run, split: Artifact, ingested: Artifact | None) -> Made:
 def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Made]:
     """What was made, after each step that others may want to see."""
     recipe, made = run.recipe, Made()
-    counts = read_json(run.store, split, "summary.json")["classes"]["train"]
+    counts = train_counts(run, split)
     if nothing_to_make(recipe.target, counts, recipe.mix.max_ratio) is not None:
         return  # fitting a model takes hours
     with _cut_short():
         learnt, found = split_to_fit(run, split, ingested)
     made = replace(made, drift=found)
+    if recipe.problem.fits_strata and learnt != split:
+        config = StratifyConfig(recipe.problem.name, recipe.problem.VERSION)
+        split = stages.stratify(run, split, learnt, config=config)
+        made = replace(made, split=split)
     yield made
     with _cut_short():
         fitted, checks = _fit(run, split, learnt)
     made = replace(made, checks=checks)
     yield made
+    counts = train_counts(run, split)
     known = known_classes(run.store, learnt, list(counts)) if learnt != split else None
     policy, settled_by = Policy(run, known), dict[str, float]()
     targets, asked = targets_for(recipe.target, counts, recipe.mix.max_ratio), {n: dict[str, int]() for n in fitted}
@@ -91,10 +98,16 @@ def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Ma
         for part in segments:
             asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
         settled_by = policy.shares
-        config = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked))
+        settle = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked))
         before = [made.settled] if made.settled else []
-        made = replace(made, settled=stages.settle(run, list(made.shards), before, number=number, config=config))
+        made = replace(made, settled=stages.settle(run, list(made.shards), before, number=number, config=settle))
         yield made
+
+
+def train_counts(run: Run, split: Artifact) -> dict[str, int]:
+    """Train rows by stratum."""
+    counts: dict[str, int] = read_json(run.store, split, "summary.json")["classes"]["train"]
+    return counts
 
 
 @contextlib.contextmanager
@@ -130,7 +143,7 @@ def check_configs(recipe: Recipe) -> dict[str, FitConfig]:
 
 def not_asked(run: Run, split: Artifact) -> NotProduced:
     """Why no row was asked for: the target is met, or what lacks rows came after the generators were fitted."""
-    counts = read_json(run.store, split, "summary.json")["classes"]["train"]
+    counts = train_counts(run, split)
     met = nothing_to_make(run.recipe.target, counts, run.recipe.mix.max_ratio)
     if met is not None:
         return NothingToMake(met)
@@ -220,7 +233,9 @@ def _give_up(run: Run, number: int, job: tuple[int, ShardConfig], error: Augmill
 
 
 def _set_aside(run: Run, config: ShardConfig, reason: str) -> Artifact:
-    aside = SetAsideConfig(config.generator.extension, config.generator.fields, config.segments, reason)
+    aside = SetAsideConfig(
+        config.generator.extension, config.generator.fields, config.segments, reason, config.generator.problem
+    )
     return set_aside(run.site, aside)
 
 
@@ -326,7 +341,11 @@ def split_to_fit(run: Run, split: Artifact, ingested: Artifact | None) -> tuple[
     against = name if name != run.name else calendar.step(name, -1)
     then, now = windows.profile(against), windows.profile(run.name)
     assert now is not None
-    return windows.split(name), {"fitted": name, "against": against, **(drift(now, then) if then else {})}
+    return windows.split(name), {
+        "fitted": name,
+        "against": against,
+        **(drift(now, then, recipe.columns.fields) if then else {}),
+    }
 
 
 def fit_name(refit: Refit, calendar: Calendar, name: str, windows: _Windows) -> str:
@@ -339,7 +358,7 @@ def fit_name(refit: Refit, calendar: Calendar, name: str, windows: _Windows) -> 
     nights = calendar.between(calendar.boundary(name, parse_days(days)), name)
     if refit.when_drifted is None:
         return next(night for night in nights if windows.read(night))
-    found = reference(nights, windows.profile, refit.when_drifted)
+    found = reference(nights, windows.profile, refit.when_drifted, windows.run.recipe.columns.fields)
     assert found is not None  # the snapshot's own window has a profile
     return found
 

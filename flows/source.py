@@ -14,21 +14,20 @@ import pyarrow.parquet as pq
 from augmill.flows import stages
 from augmill.flows.run import Run
 from augmill.flows.units import Units, window_of
-from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact
+from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import ConflictError, DataError, UnsoundSource, UserError
-from augmill.tasks.problems.labels import class_among, fold_label, label_text
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import next_clock, parse_clock, rank
 from augmill.tasks.sources import SourceFile, exists, list_files
 from augmill.tasks.sources.options import Ready
 from augmill.tasks.stages.gather import prepare_gather
 from augmill.tasks.stages.ingest import prepare_ingest
-from augmill.tasks.stages.labels import label_array
 from augmill.tasks.stages.partitions import cut_source, is_partitioned, window_start
 from augmill.tasks.stages.publish import real_rows, trained_classes
 from augmill.tasks.stages.refusals import NoRowUpTo, require_fit
 from augmill.tasks.stages.split import prepare_split
 from augmill.tasks.stages.unlabelled import prepare_unlabelled
+from augmill.tasks.stages.user_columns import give_back
 from augmill.tasks.store.stage import fetch, read_json
 from augmill.tasks.store.store import Store
 from augmill.tasks.validation import failed_expectations, load_suite
@@ -78,16 +77,6 @@ def collapsed(ready: Ready, what: str, here: int, usual: int, where: str) -> str
     )
 
 
-def vanished_classes(recipe: Recipe, before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
-    """Classes that had rows enough to be trained on as of the partition before, and have none now."""
-    spelt = fold_label if recipe.labels.fold else str
-    named = [label_text(label) for label in [*recipe.labels.retired, *recipe.labels.aliases]]
-    left = {spelt(class_among(name, before) or name) for name in named}
-    left |= {spelt(name) for name, rows in now.items() if rows}
-    enough = 2 * recipe.labels.min_rows
-    return sorted(name for name, rows in before.items() if rows >= enough and spelt(name) not in left)
-
-
 def no_class_left(names: Sequence[str], of: str) -> UnsoundSource:
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return UnsoundSource(
@@ -99,16 +88,7 @@ def no_class_left(names: Sequence[str], of: str) -> UnsoundSource:
 
 def user_rows(rows: pa.Table, schema: pa.Schema, recipe: Recipe, labels: Mapping[str, Any]) -> pa.Table:
     """Gathered rows under the user's own names, labels in the user's own type."""
-    texts = dict(zip(recipe.columns.texts, recipe.columns.fields, strict=True))
-    arrays = {}
-    for name in schema.names:
-        if name in texts:
-            arrays[name] = rows[texts[name]]
-        elif name == recipe.columns.label:
-            arrays[name] = label_array(rows[STRATUM].to_pylist(), labels, schema.field(name).type)
-        else:
-            arrays[name] = rows[f"{USER_PREFIX}{name}"]
-    return pa.table(arrays)
+    return pa.table(give_back(rows, schema, recipe.columns, recipe.problem, labels))
 
 
 # --- Whether the snapshot's source can be trusted: waited for until it is ready, then judged (law 9 -------------------
@@ -216,15 +196,15 @@ def require_sound_rows(
 def _require_classes(recipe: Recipe, as_of: str, units: Units) -> None:
     """Against every window before: of the source alone, never of what ran before; until the recipe says it is retired."""
     then = units.largest(as_of, lambda name: window_start(recipe, name))
-    if vanished := vanished_classes(recipe, then, units.classes(window_start(recipe, as_of), as_of)):
+    if vanished := recipe.problem.vanished(recipe.labels, then, units.classes(window_start(recipe, as_of), as_of)):
         raise no_class_left(vanished, "the windows before")
 
 
 def require_like_current(recipe: Recipe, store: Store, split: Artifact, current: str) -> None:
     """Against the current release: of a source without partitions only that tells what was before. Raises UnsoundSource."""
     summary = read_json(store, split, "summary.json")
-    trained = trained_classes(store, recipe.dataset, current)
-    vanished = vanished_classes(recipe, dict.fromkeys(trained, 2 * recipe.labels.min_rows), summary["classes"]["train"])
+    trained = dict.fromkeys(trained_classes(store, recipe.dataset, current), 2 * recipe.labels.min_rows)
+    vanished = recipe.problem.vanished(recipe.labels, trained, summary["classes"]["train"])
     if vanished:
         raise no_class_left(vanished, "the current release")
     real = real_rows(store, recipe.dataset, current)

@@ -25,6 +25,7 @@ from augmill.tasks.stages import plan as _plan
 from augmill.tasks.stages import publish as _publish
 from augmill.tasks.stages import settle as _settle
 from augmill.tasks.stages import split as _split
+from augmill.tasks.stages import stratify as _stratify
 from augmill.tasks.stages import unit_rows as _unit_rows
 from augmill.tasks.stages import unlabelled as _unlabelled
 from augmill.tasks.stages import weigh as _weigh
@@ -57,6 +58,13 @@ def unlabelled(call: StepCall[Artifact], *, config: _unlabelled.UnlabelledConfig
 @step(STAGE)
 def split(call: StepCall[Artifact], rows: Artifact, unlabelled: Many, *, config: _split.SplitConfig) -> Artifact:
     return call.make(_split.split, config, rows, unlabelled)
+
+
+@step(STAGE)
+def stratify(
+    call: StepCall[Artifact], split: Artifact, learnt: Artifact, *, config: _stratify.StratifyConfig
+) -> Artifact:
+    return call.make(_stratify.stratify, config, split, learnt)
 
 
 @step(STAGE, what="{night}")

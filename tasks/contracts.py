@@ -194,7 +194,7 @@ class Featurizer(ABC):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReadLimits:
     """Of what is read from a source: characters of one value at most."""
 
     max_chars: int
@@ -226,7 +226,7 @@ class Kind(ABC):
         """Whether a source's column of plain values of that Arrow type can be a field of this type."""
 
     @abstractmethod
-    def read(self, column: pa.ChunkedArray, type: str, limits: Limits) -> tuple[pa.Array, list[str | None]]:
+    def read(self, column: pa.ChunkedArray, type: str, limits: ReadLimits) -> tuple[pa.Array, list[str | None]]:
         """(values of ``arrow(type)``, why each row is refused; of several fields' reasons the one that sorts first counts)."""
 
     def release(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -354,7 +354,7 @@ class Problem(ABC):
         """
         return []
 
-    def require_named(self, rules: Any, said: set[str], kind: pa.DataType) -> None:
+    def require_named(self, rules: Any, said: set[str], kind: pa.DataType) -> None:  # noqa: B027 - most name nothing
         """Raises DataError where the rules name what no row has, and should stop then."""
 
     def fit_strata(self, train: pa.Table) -> dict[str, Any]:
@@ -431,8 +431,8 @@ class Generator(ABC):
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     # What the rows are: made, or unlabelled real rows (the only parent of such a row) that got a label.
     origin: ClassVar[Literal["synthetic", "pseudo_labelled"]] = "synthetic"
-    # Under which equality a row must differ from its own parents (law 10): ``Kind.id``, or ``Kind.equal``.
-    normalisation: ClassVar[Literal["canonical", "fold"]] = "canonical"
+    # Under which equality a row must differ from its own parents (law 10): ``canonical`` is Kind.id, ``fold`` Kind.equal.
+    normalisation: ClassVar[str] = "canonical"
     # Versions of these packages (major.minor) are part of the identity of fit and sampling.
     libraries: ClassVar[tuple[str, ...]] = ()
     # What it serves: it makes all fields of these kinds (ANY: whatever they are), for these problems.

@@ -18,8 +18,7 @@ from augmill.tasks.contracts import STRATUM
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.rows.kinds import real_schema
-from augmill.tasks.rows.kinds.text import texts_of
-from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups
+from augmill.tasks.rows.kinds.text import TextIndex, near_duplicate_groups, texts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -382,7 +381,7 @@ def read_rows(
     ingested = gather_source(site, recipe)
     work = Work(site, site.store.local_scratch("judge"))
     summary = work.read_json(ingested, "summary.json")
-    about = {"path": path, "text": list(columns.texts), "label": columns.label, "why": why}
+    about = {"path": path, "text": list(columns.sources), "label": columns.label, "why": why}
     about |= {name: summary[name] for name in ("read", "taken", "refused")} | ({"skip_lines": skip} if skip else {})
     rows = work.read(ingested).select(real_schema(columns.fields).names)
     return Read(rows, columns, about)
@@ -392,8 +391,8 @@ def _columns(
     source: SourceOptions, option: str, text: list[str], label: str | None, like: Columns | None
 ) -> tuple[Columns, str]:
     """The columns and where they stem from: named, as in the real rows, or guessed."""
+    from augmill.tasks.rows.names import nearest, require_header, require_rows
     from augmill.tasks.sources import doubt_file, guess_columns, list_files, read_schema
-    from augmill.tasks.stages.refusals import nearest, require_header, require_rows
 
     files = list_files(source)
     names = read_schema(files[0], source)
@@ -446,13 +445,14 @@ def part_rows(read: dict[str, Read], *, seed: int) -> Judged:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from augmill.tasks.recipe.sections import Labels, Splits
+    from augmill.tasks.problems.classification import Labels
+    from augmill.tasks.recipe.sections import Splits
     from augmill.tasks.rows.schema import class_counts
     from augmill.tasks.stages.split import SplitConfig, hold_back, split_names
 
     columns = read["real"].columns
     splits = Splits(validation=SHARE, test=0.0, seed=seed)
-    config = SplitConfig(splits, Labels(), columns.fields, columns.texts)
+    config = SplitConfig(splits, Labels(), columns.fields, columns.sources)
     train = read["real"].rows
     if "validation" in read:
         held_out = read["validation"].rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from decimal import Decimal
@@ -68,7 +69,9 @@ class Regression(Problem):
         values = train[TARGET].to_numpy()
         bins = int(np.clip(len(values) // ROWS_PER_BIN, 1, BINS))
         # As they stand in the data ("higher"), so that no edge hangs on how a machine interpolates.
-        edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="higher")) if len(values) else []
+        edges = (
+            np.unique(np.quantile(values, np.arange(1, bins) / bins, method="higher")) if len(values) else np.empty(0)
+        )
         return {"edges": [float(edge) for edge in edges if edge > values.min()]}
 
     def stratum(self, target: pa.Array, fitted: Mapping[str, Any]) -> pa.Array:
@@ -82,5 +85,5 @@ def _names(edges: list[float]) -> list[str]:
     if not edges:
         return ["1: all"]
     shown = [f"{edge:.6g}" for edge in edges]
-    between = [f"{low} to {high}" for low, high in zip(shown, shown[1:], strict=False)]
+    between = [f"{low} to {high}" for low, high in itertools.pairwise(shown)]
     return [f"{at}: {name}" for at, name in enumerate([f"below {shown[0]}", *between, f"from {shown[-1]}"], 1)]

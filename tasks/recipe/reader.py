@@ -8,7 +8,7 @@ import functools
 import json
 import re
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Generator
+from augmill.tasks.contracts import ANY, Generator
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.origin import decode, read_origin, shown
@@ -267,6 +267,33 @@ def _shown(value: Any, location: tuple[str | int, ...]) -> str:
     return text[:80]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What the recipe's rows are made of, and what is learnt from them: what extensions have to serve."""
+
+    kinds: frozenset[str]
+    problem: str
+
+    def served_whole(self, extension: Any) -> bool:
+        """By what makes rows, or learns from them: all their kinds."""
+        return self._learnt(extension) and (ANY in extension.kinds or self.kinds <= set(extension.kinds))
+
+    def served_in_part(self, extension: Any) -> bool:
+        """By what judges them: one of their kinds at least."""
+        return self._learnt(extension) and bool({ANY, *self.kinds} & set(extension.kinds))
+
+    def _learnt(self, extension: Any) -> bool:
+        return bool({ANY, self.problem} & set(extension.problems))
+
+    def __str__(self) -> str:
+        return f"{' and '.join(sorted(self.kinds))}, {self.problem}"
+
+
+def _serves(extension: Any) -> str:
+    kinds, problems = ("any" if ANY in part else " and ".join(part) for part in (extension.kinds, extension.problems))
+    return f"{kinds}, {problems}"
+
+
 class RecipeReader:
     """Validates parts of one document and turns every pydantic error into a sentence with its line."""
 
@@ -315,7 +342,7 @@ class RecipeReader:
         found = _shown(section[key], (*location, key))
         return self.fail(rest if "found" in rest else f"{rest}; found {found}", (*location, key))
 
-    def generators(self, value: Any) -> tuple[GeneratorChoice, ...]:
+    def generators(self, value: Any, rows: Rows) -> tuple[GeneratorChoice, ...]:
         at: tuple[str | int, ...] = ("generators",)
         if not isinstance(value, list) or not value:
             raise self.fail("expected a list of at least one generator", at, f"known: {', '.join(GENERATORS)}")
@@ -329,6 +356,8 @@ class RecipeReader:
             if entry["use"] not in GENERATORS:
                 problem = f"there is no generator {entry['use']!r}; {nearest(entry['use'], list(GENERATORS))}"
                 raise self.fail(problem, (*at, index, "use"))
+            if not rows.served_whole(GENERATORS[entry["use"]]):
+                raise self.unserved(entry["use"], GENERATORS, rows.served_whole, rows, (*at, index, "use"))
             share = entry.get("share", 1.0)
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1e6:
                 raise self.fail(f"share: a positive number; found {share!r}", (*at, index, "share"))
@@ -354,7 +383,15 @@ class RecipeReader:
         rest = {key: part for key, part in value.items() if key != "use"}
         return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))
 
-    def checks(self, value: Any) -> dict[str, Any]:
+    def unserved(
+        self, name: str, known: Mapping[str, Any], serves: Callable[[Any], bool], rows: Rows, at: tuple[str | int, ...]
+    ) -> UserError:
+        problem = f"{name} is for rows of {_serves(known[name])}; this recipe's are {rows}"
+        others = ", ".join(other for other, extension in known.items() if serves(extension)) or "none yet"
+        return self.fail(problem, at, f"those that serve it: {others}")
+
+    def checks(self, value: Any, rows: Rows) -> dict[str, Any]:
+        """The options of every check that serves these rows; one that does not stands aside, unless it was named."""
         if not isinstance(value, dict):
             raise self.fail("expected a section of checks by name", ("checks",), f"known: {', '.join(CHECKS)}")
         value = {name: _with_words(bool, part) for name, part in value.items()}
@@ -366,7 +403,10 @@ class RecipeReader:
                 "`relations` cannot be switched off: it keeps held-out rows out of train, and the gate judges by them"
             )
             raise self.fail(problem, ("checks", "relations"), "set its thresholds instead")
-        given = {name: value.get(name, {}) for name in CHECKS}
+        for name, part in value.items():
+            if part is not False and not rows.served_in_part(CHECKS[name]):
+                raise self.unserved(name, CHECKS, rows.served_in_part, rows, ("checks", name))
+        given = {name: value.get(name, {}) for name, check in CHECKS.items() if rows.served_in_part(check)}
         return {
             name: self.read(CHECKS[name].Options, part or {}, ("checks", name))
             for name, part in given.items()

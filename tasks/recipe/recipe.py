@@ -9,19 +9,21 @@ import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import Problem
 from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.nights import Partitions, Price, Refit, Retain, Schedule
 from augmill.tasks.recipe.origin import Folder, beside, folder_of, is_relative, place_of, read_origin, shown
-from augmill.tasks.recipe.reader import LABEL_BY, Lines, RecipeReader, adapter, parse_yaml
+from augmill.tasks.recipe.reader import LABEL_BY, Lines, RecipeReader, Rows, adapter, parse_yaml
 from augmill.tasks.recipe.sections import (
     Columns,
-    Labels,
     Mix,
     Outcomes,
     Plan,
@@ -38,6 +40,8 @@ from augmill.tasks.recipe.sections import (
     required,
 )
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.kinds import kinds_of
+from augmill.tasks.rows.names import nearest
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.store.stage import identity_of
 from augmill.tasks.trainers import TRAINERS
@@ -64,7 +68,11 @@ class Recipe:
     target: Target = required("how many accepted rows each class is to get")
     generators: tuple[Any, ...] = required("what makes rows: a list of `use: NAME` with that generator's options")
     trainer: Any = option(None, "what judges the rows: `use: tfidf` (default), or `command: ...` for your own training")
-    task: Literal["classification", "pair_classification"] = option("classification", "what is learnt from the rows")
+    task: str = option(
+        "classification",
+        "what is learnt from the rows: classification, pair_classification (of two texts), regression; without it the "
+        "target's type says it",
+    )
     seed: int = option(0, "the seed of everything drawn")
     labels: Labels = field(default_factory=Labels, metadata={"help": "what labels may be"})
     refuse: Refuse = field(default_factory=Refuse, metadata={"help": "when the source itself is refused"})
@@ -103,8 +111,13 @@ class Recipe:
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", self.dataset)
         check(bool(plain), "dataset: expected 1 to 64 lower-case letters, digits, `-` and `_`, and no name of a device")
+        check(self.task in PROBLEMS, f"task: {self.task!r} is not known; {nearest(self.task, list(PROBLEMS))}")
         pair = self.task == "pair_classification"
-        check(not pair or len(self.columns.texts) == 2, "task: pair_classification needs two text columns")
+        two = self.columns.inputs is None and len(self.columns.sources) == 2
+        check(not pair or two, "task: pair_classification needs two text columns")
+        type = "label" if self.columns.target is None else self.columns.target[self.columns.answer]
+        served = ", ".join(self.problem.types)
+        check(type in self.problem.types, f"task: {self.task} learns a {served}; columns.target is a {type}")
         check(0 <= self.seed < 2**63, "seed: between 0 and 2**63 - 1")
         cut = self.columns.partition is not None or self.partitions.pattern is not None
         check(cut or self.partitions == Partitions(), "partitions: name columns.partition, or give partitions.pattern")
@@ -114,13 +127,17 @@ class Recipe:
         check(dated or not self.refit.asked, "refit: needs partitions by day, week or month (partitions.every)")
         fits = self.plan.policy == "shares" or self.plan.rounds <= self.refill.max_rounds
         check(fits, "plan.rounds: at most refill.max_rounds, or the target is never asked for whole")
-        clash = set(self.publish.copy) & {*self.columns.texts, self.columns.label}
+        clash = set(self.publish.copy) & {*self.columns.sources, self.columns.answer}
         check(not clash, f"publish.copy: {', '.join(sorted(clash))} is made by the generator, not copied")
 
     # Where it was read, and the sha256 of what was read there. ``load_recipe`` sets them on the recipe it gives, to whom
     # they are lost by ``dataclasses.replace``: no fields, since they are neither keys of the document nor identity.
     origin = ""  # the absolute path, the address, or the text itself
     digest = ""
+
+    @property
+    def problem(self) -> Problem:
+        return PROBLEMS[self.task]
 
     def hash(self) -> str:
         """sha256 of what the recipe says about rows and their publication; ``run`` is left out."""
@@ -226,6 +243,19 @@ def recipe_edited(recipe: Recipe) -> bool:
         return True
 
 
+def rows_of(recipe: Recipe) -> Rows:
+    """What its extensions have to serve."""
+    return Rows(frozenset(kind.name for kind, _ in kinds_of(recipe.columns.fields)), recipe.problem.name)
+
+
+def _task_of(columns: Any) -> str | None:
+    """The first task that learns a target of the type which the recipe gives its column; None where it gives none."""
+    target = columns.get("target") if isinstance(columns, dict) else None
+    if not isinstance(target, dict):
+        return None
+    return next((name for name, problem in PROBLEMS.items() if {*target.values()} <= {*problem.types}), None)
+
+
 def build_recipe(
     document: Any, *, base: Folder, reader: RecipeReader | None = None, store: str | None = None
 ) -> Recipe:
@@ -235,15 +265,20 @@ def build_recipe(
         raise reader.fail("a recipe is a YAML document with keys such as dataset, source and columns", ())
     spine = {key: value for key, value in document.items() if key not in ("generators", "checks", "trainer")}
     spine |= {"generators": [None], "checks": {}}
+    if "task" not in spine and (task := _task_of(spine.get("columns"))) is not None:
+        spine["task"] = task
     recipe: Recipe = reader.read(Recipe, spine, ())
     if "generators" not in document:
         raise reader.fail("'generators' is missing", (), f"known generators: {', '.join(GENERATORS)}")
-    chosen, checks = reader.generators(document["generators"]), reader.checks(document.get("checks", {}))
+    rows = rows_of(recipe)
+    chosen, checks = reader.generators(document["generators"], rows), reader.checks(document.get("checks", {}), rows)
     for index, choice in enumerate(chosen):
         if recipe.unlabelled is None and choice.build().wants_unlabelled():
             problem = f"{choice.use} learns from unlabelled rows; the recipe names none"
             raise reader.fail(problem, ("generators", index), "say where they are: `unlabelled: {path: ...}`")
         if choice.label_by != LABEL_BY[0] and "teacher" not in checks:
+            if not rows.served_in_part(CHECKS["teacher"]):
+                raise reader.unserved("teacher", CHECKS, rows.served_in_part, rows, ("generators", index, "label_by"))
             problem = f"{choice.label_by!r} needs the check `teacher`, which is off"
             raise reader.fail(problem, ("generators", index, "label_by"), "take `teacher: off` out of `checks`")
     run = recipe.run if store is None else dataclasses.replace(recipe.run, store=store)

@@ -60,10 +60,10 @@ class Columns:
     )
 
     def __post_init__(self) -> None:
-        given = (self.text is not None) + (self.inputs is not None)
-        check(given == 1, "give text, or inputs: {COLUMN: TYPE}" + (", not both" if given else ""))
-        given = (self.label is not None) + (self.target is not None)
-        check(given == 1, "give label, or target: {COLUMN: TYPE}" + (", not both" if given else ""))
+        for short, general in (("text", "inputs"), ("label", "target")):
+            given = [name for name in (short, general) if getattr(self, name) is not None]
+            check(bool(given), f"{short!r} is missing, or {general!r}: {{COLUMN: TYPE}}")
+            check(len(given) == 1, f"{general}: {short} says the same; give one of the two")
         self._shorten()
         names = [*self.sources, self.answer]
         for name, type in (self.inputs or {}).items():

@@ -16,9 +16,8 @@ from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import diversity
-from augmill.tasks.rows.kinds.text import fold, texts_of
+from augmill.tasks.rows.kinds.text import TextIndex, fold, texts_of
 from augmill.tasks.rows.kinds.text import fold as fold_text
-from augmill.tasks.rows.kinds.text.near import TextIndex
 from augmill.tasks.rows.schema import GROUP, ORIGIN, REAL, class_counts
 from augmill.tasks.store.stage import Work, identity_of, stage
 from augmill.tasks.trainers import TRAINERS

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Context, Fitted, Request
+from augmill.tasks.contracts import Artifact, Context, Fitted, Problem, Request
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.reader import GeneratorChoice
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.randomness import row_seeds, stream_key
+from augmill.tasks.stages.user_columns import versions_of
 from augmill.tasks.store.stage import Site, Work, fetch_directory
 
 
@@ -34,6 +36,12 @@ class FitConfig:
     fields: tuple[str, ...]
     threads: int
     libraries: dict[str, str] = field(default_factory=dict)
+    problem: str = field(default="classification", metadata={"later": True})  # its name
+    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # as ingest's
+
+    @property
+    def learnt(self) -> Problem:
+        return PROBLEMS[self.problem]
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -46,11 +54,25 @@ def generator_config(choice: GeneratorChoice, recipe: Recipe) -> FitConfig:
     # A generator without libraries trains nothing: threads cannot change it.
     threads = recipe.run.threads if kind.libraries else 0
     libraries = library_versions(kind.libraries)
-    return FitConfig(choice.use, kind.VERSION, choice.options, recipe.seed, recipe.columns.fields, threads, libraries)
+    return FitConfig(
+        choice.use,
+        kind.VERSION,
+        choice.options,
+        recipe.seed,
+        recipe.columns.fields,
+        threads,
+        libraries,
+        **_rows(recipe),
+    )
 
 
 def check_config(name: str, options: Any, recipe: Recipe) -> FitConfig:
-    return FitConfig(name, CHECKS[name].VERSION, options, recipe.seed, recipe.columns.fields, 0)
+    return FitConfig(name, CHECKS[name].VERSION, options, recipe.seed, recipe.columns.fields, 0, **_rows(recipe))
+
+
+def _rows(recipe: Recipe) -> dict[str, Any]:
+    """What decides what rows are made of, beside their fields' names."""
+    return {"problem": recipe.problem.name, "versions": versions_of(recipe.columns, recipe.problem)}
 
 
 def checks_of(choice: GeneratorChoice, checks: dict[str, FitConfig]) -> tuple[FitConfig, ...]:
@@ -78,6 +100,7 @@ def extension_context(work: Work, config: FitConfig, name: str) -> Context:
         seed=config.seed,
         fields=config.fields,
         workdir=work.empty_directory(name),
+        target=config.learnt.target,
         device=work.site.device,
         threads=config.threads or work.site.threads,
         deadline=work.site.deadline,

@@ -7,6 +7,7 @@ One thing is of later rows too, where one file holds rows of several partitions:
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,11 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.retries import in_threads
-from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, USER_PREFIX, Artifact, Problem
 from augmill.tasks.errors import AugmillError, DataError, UnsoundSource
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.recipe.sections import Columns, Labels, Refuse
+from augmill.tasks.recipe.sections import Columns, Refuse
 from augmill.tasks.rows.calendar import rank
+from augmill.tasks.rows.kinds import equal_keys, show
 from augmill.tasks.rows.schema import (
     GROUP,
     PARTITION,
@@ -31,20 +35,18 @@ from augmill.tasks.rows.schema import (
     SPLIT,
     UNIT_REFUSED,
     class_counts,
-    equal_keys,
     id_within,
 )
 from augmill.tasks.rows.shown import cut
-from augmill.tasks.stages.labels import label_array, label_warnings, named_in_vain
 from augmill.tasks.stages.partitions import is_partitioned, window_start
 from augmill.tasks.stages.refusals import (
     CONFLICT,
     no_row_upto,
     no_usable_row,
     require_alike,
-    require_named,
     require_sound,
 )
+from augmill.tasks.stages.user_columns import taken_over, versions_of
 from augmill.tasks.store.erasure import ERASED
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.store.store import READERS
@@ -116,7 +118,7 @@ def cast_column(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.Chun
 
 
 REFUSED_SCHEMA = UNIT_REFUSED.remove(UNIT_REFUSED.get_field_index("partition"))
-BATCH_ROWS = 65_536  # whose texts are Python strings at a time
+BATCH_ROWS = 65_536  # of which keys are Python objects at a time
 _KEY = pa.binary(16)
 
 
@@ -131,6 +133,12 @@ class GatherConfig:
     dated: bool
     first: str | None  # the window's first partition (None: all before as_of)
     as_of: str | None  # the window's last partition (None: all there is)
+    problem: str = dataclasses.field(default="classification", metadata={"later": True})  # its name
+    versions: dict[str, int] | None = dataclasses.field(default=None, metadata={"later": True})  # as ingest's
+
+    @property
+    def learnt(self) -> Problem:
+        return PROBLEMS[self.problem]
 
 
 def prepare_gather(recipe: Recipe, as_of: str | None) -> GatherConfig:
@@ -142,6 +150,8 @@ def prepare_gather(recipe: Recipe, as_of: str | None) -> GatherConfig:
         dated=recipe.partitions.calendar.dated,
         first=window_start(recipe, as_of),
         as_of=as_of,
+        problem=PROBLEMS[recipe.task].name,
+        versions=versions_of(recipe.columns, PROBLEMS[recipe.task]),
     )
 
 
@@ -202,18 +212,19 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     counted = [row for row in refused if row["reason"] != ERASED]  # erased on purpose: no sign of an unsound source
     require_sound(config.labels, config.refuse, counted, read)
     said = _said(window, units)
-    vain = named_in_vain(config.labels, said, schema.field(config.columns.label).type)
+    kind = schema.field(config.columns.answer).type
     if config.as_of is None:  # else a label may come with a later partition
-        require_named(config.labels, vain, said)
+        config.learnt.require_named(config.labels, said, kind)
     work.rows = rows.num_rows
     work.write(rows)
     work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
     work.notes.add("refused.parquet")
     work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
     labels = _labels(window, units)
-    label_array(labels["order"], labels["values"], schema.field(config.columns.label).type)
+    if config.learnt.target is None:  # whether each fits its column's type
+        config.learnt.column(pa.table({STRATUM: labels["order"]}), labels["values"], kind)
     work.write_json(labels, "labels.json")
-    warnings = label_warnings(vain, class_counts(rows[STRATUM]), several)
+    warnings = config.learnt.doubts(config.labels, said, class_counts(rows[STRATUM]), several, kind)
     summary = _summary(window, units, files, rows.num_rows, refused) | ({"warnings": warnings} if warnings else {})
     work.note(summary, "summary.json")
 
@@ -257,9 +268,10 @@ def _read_rows(work: Work, window: _Window, schema: pa.Schema) -> tuple[pa.Table
 def _in_types(rows: pa.Table, schema: pa.Schema, config: GatherConfig, where: str) -> pa.Table:
     """The user's further columns in the types that they have over all units; null where this unit lacks one."""
     own = dict(zip(rows.column_names, rows.columns, strict=True))  # of 10,000 columns each is looked up once
+    own_columns = taken_over(config.columns, config.learnt)
     arrays: dict[str, Any] = {name: column for name, column in own.items() if not name.startswith(USER_PREFIX)}
     for field in schema:
-        if field.name in (*config.columns.texts, config.columns.label):
+        if field.name in own_columns:
             continue
         name = f"{USER_PREFIX}{field.name}"
         nulls = pa.nulls(rows.num_rows, field.type)
@@ -270,7 +282,7 @@ def _in_types(rows: pa.Table, schema: pa.Schema, config: GatherConfig, where: st
 def _refusal(
     rows: pa.Table, fields: Sequence[str], places: pa.Table, index: int, reason: str, detail: str
 ) -> dict[str, str]:
-    shown = " | ".join(cut(rows[name][index].as_py(), 200) for name in fields)
+    shown = cut(show(rows.slice(index, 1).select(fields), fields)[0], 200)
     return {name: places[name][index].as_py() for name in PLACES.names} | {
         "reason": reason, "detail": detail, "row": shown
     }  # fmt: skip
@@ -293,7 +305,7 @@ def _name(
     else:
         names = list(_hashed(ids, rows[PARTITION].to_pylist() if config.partitioned else None, seen))
     positions = pa.array(range(rows.num_rows), pa.int64())
-    order = [ROW_ID, STRATUM, *config.columns.fields, SPLIT]
+    order = [*(name for name in (ROW_ID, STRATUM, TARGET) if name in rows.column_names), *config.columns.fields, SPLIT]
     arrays = {name: rows[name] for name in order} | {POSITION: positions}
     arrays |= {name: rows[name] for name in (GROUP, PARTITION) if name in rows.column_names}
     arrays |= {name: rows[name] for name in rows.column_names if name.startswith(USER_PREFIX)}
@@ -303,20 +315,22 @@ def _name(
 def _settle_conflicts(
     config: GatherConfig, rows: pa.Table, places: pa.Table | None
 ) -> tuple[pa.Table, list[dict[str, str]], tuple[int, int]]:
-    """(the rows that stay; those that leave for ``refuse.conflicts``; texts under several labels, and their rows).
+    """(the rows that stay; those that leave for ``refuse.conflicts``; equal ones under several labels, and their rows).
 
     Over the window's rows as a set: no order changes who stays. Ids were given before, so that none of them shifts.
     """
-    parts = [_text_keys(part, config.columns.fields) for part in rows.to_batches(BATCH_ROWS)]
+    if config.learnt.target is not None:
+        return rows, [], (0, 0)
+    parts = [_equal_digests(part, config.columns.fields) for part in rows.to_batches(BATCH_ROWS)]
     keys = pa.chunked_array(parts, _KEY)
-    pairs = pa.table({"text": keys, STRATUM: rows[STRATUM]}).group_by(["text", STRATUM]).aggregate([([], "count_all")])
-    texts = pairs.group_by("text").aggregate([("text", "count")])
-    several = texts.filter(pc.greater(texts["text_count"], 1))["text"]
+    pairs = pa.table({"key": keys, STRATUM: rows[STRATUM]}).group_by(["key", STRATUM]).aggregate([([], "count_all")])
+    strata = pairs.group_by("key").aggregate([("key", "count")])
+    several = strata.filter(pc.greater(strata["key_count"], 1))["key"]
     at = pc.indices_nonzero(pc.is_in(keys, several)).to_pylist()
     if config.refuse.conflicts == "keep" or not at:
         return rows, [], (len(several), len(at))
     assert places is not None
-    found = pairs.filter(pc.is_in(pairs["text"], several)).to_pylist()
+    found = pairs.filter(pc.is_in(pairs["key"], several)).to_pylist()
     winners = _winners(found) if config.refuse.conflicts == "majority" else {}
     refused, left = [], set[int]()
     for index in at:
@@ -329,23 +343,22 @@ def _settle_conflicts(
     return rows.take(kept), refused, (0, 0)
 
 
-def _text_keys(rows: pa.RecordBatch, fields: tuple[str, ...]) -> pa.Array:
-    """A digest of each row's texts, by which equal rows agree: 16 bytes where the texts of a window would be gigabytes."""
-    keys = (key.encode("utf-8", "surrogatepass") for key in equal_keys(rows, fields))
-    return pa.array([hashlib.blake2b(key, digest_size=16).digest() for key in keys], _KEY)
+def _equal_digests(rows: pa.RecordBatch, fields: tuple[str, ...]) -> pa.Array:
+    """Of what equal rows share: 16 bytes each, where what they are made of would be gigabytes over a window."""
+    return pa.array([hashlib.blake2b(key, digest_size=16).digest() for key in equal_keys(rows, fields)], _KEY)
 
 
 def _winners(found: Sequence[dict[str, Any]]) -> dict[bytes, str]:
-    """Of each text the label that more of its rows have than any other; where two have as many there is none."""
+    """Of each key the label that more of its rows have than any other; where two have as many there is none."""
     by: dict[bytes, list[tuple[int, str]]] = {}
     for pair in found:
-        by.setdefault(pair["text"], []).append((pair["count_all"], pair[STRATUM]))
-    ranked = {text: sorted(pairs, reverse=True) for text, pairs in by.items()}
-    return {text: best[1] for text, (best, second, *_) in ranked.items() if best[0] > second[0]}
+        by.setdefault(pair["key"], []).append((pair["count_all"], pair[STRATUM]))
+    ranked = {key: sorted(pairs, reverse=True) for key, pairs in by.items()}
+    return {key: best[1] for key, (best, second, *_) in ranked.items() if best[0] > second[0]}
 
 
 def _hashed(stems: Iterable[str], partitions: list[str] | None, seen: Counter[str]) -> Iterable[str]:
-    """The hash of the texts, in a partitioned source of the partition too, and the occurrence: no window changes it."""
+    """The hash of the inputs, in a partitioned source of the partition too, and the occurrence: no window changes it."""
     for index, stem in enumerate(stems):
         name = id_within(None if partitions is None else partitions[index], stem)
         seen[name] += 1

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import STRATUM, Artifact
+from augmill.tasks.contracts import STRATUM, TARGET, Artifact, Problem
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.strata import STRATA, restratify
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.schema import SCORES
@@ -41,7 +43,7 @@ def sample(work: Work, config: SampleConfig, fitted: Artifact) -> None:
         raise LedgerError(
             f"generator {config.generator.extension} answered {rows.num_rows} of {len(request)} asked rows"
         )
-    schema = candidate_schema(config.generator.fields)
+    schema = candidate_schema(config.generator.fields, config.generator.learnt.target)
     shutil.rmtree(work.directory / "scratch")  # an extension's temporary files are no part of what it made
     work.write(rows.select(schema.names).cast(schema), "rows.parquet")
     work.rows = rows.num_rows
@@ -74,22 +76,25 @@ class ShardConfig:
     )
 
 
-def shard_schema(fields: tuple[str, ...]) -> pa.Schema:
+def shard_schema(fields: tuple[str, ...], target: pa.DataType | None = None) -> pa.Schema:
     """The columns of candidates.parquet: the generator's answer, then the checks' verdicts."""
     verdicts = [("rejected", pa.string()), ("also", pa.list_(pa.string())), ("scores", SCORES)]
     return pa.schema(
         [
             pa.field("generator", pa.string()),
-            *candidate_schema(fields),
+            *candidate_schema(fields, target),
             *(pa.field(name, kind) for name, kind in verdicts),
         ]
     )
 
 
-def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Artifact]) -> pa.Table:
+def judge(
+    work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Artifact], strata: dict[str, Any]
+) -> pa.Table:
     """The verdicts on delivered rows: ``rejected`` (the first refusing check and reason), ``also``, ``scores``;
 
-    ``stratum``: the class each row has in the end. A check sees the class that the ones before it gave.
+    ``stratum`` and ``target``: what each row has in the end. A check sees what the ones before it gave. ``strata``: of
+    the generator's fit, where the problem fits them.
     """
     normalisation = GENERATORS[config.generator.extension].normalisation
     first: list[str | None] = [None] * delivered.num_rows
@@ -103,9 +108,7 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
         verdicts = CHECKS[check_config.extension](options).judge(FITTED.get(work.site, artifact), delivered, context)
         if verdicts.num_rows != delivered.num_rows:
             raise LedgerError(f"check {check_config.extension} judged {verdicts.num_rows} of {delivered.num_rows} rows")
-        if STRATUM in verdicts.column_names:
-            given = pc.coalesce(verdicts[STRATUM], delivered[STRATUM])
-            delivered = delivered.set_column(delivered.column_names.index(STRATUM), STRATUM, given)
+        delivered = _as_judged(delivered, verdicts, config.generator.learnt, strata)
         for index, (reason, score) in enumerate(
             zip(verdicts["reason"].to_pylist(), verdicts["score"].to_pylist(), strict=True)
         ):
@@ -122,14 +125,23 @@ def judge(work: Work, config: ShardConfig, delivered: pa.Table, fitted: list[Art
             "rejected": pa.array(first, pa.string()),
             "also": pa.array(also, pa.list_(pa.string())),
             "scores": pa.array(scores, SCORES),
-            STRATUM: delivered[STRATUM],
+            **{name: delivered[name] for name in (STRATUM, TARGET) if name in delivered.column_names},
         }
     )
 
 
+def _as_judged(delivered: pa.Table, verdicts: pa.Table, problem: Problem, strata: dict[str, Any]) -> pa.Table:
+    """The rows with the class, or the target and the stratum that follows from it, that a check gave them."""
+    for name in (STRATUM, TARGET):
+        if name in verdicts.column_names and name in delivered.column_names:
+            given = pc.coalesce(verdicts[name], delivered[name])
+            delivered = delivered.set_column(delivered.column_names.index(name), delivered.schema.field(name), given)
+    return restratify(delivered, problem, strata) if problem.fits_strata else delivered
+
+
 def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
     """The shard's raw rows, from the artifacts they stand in. Raises LedgerError unless they are those that were asked."""
-    schema = candidate_schema(config.generator.fields)
+    schema = candidate_schema(config.generator.fields, config.generator.learnt.target)
     tables = {key: work.read(Artifact(key, 0, "", "")) for key in _sampled(config)}
     parts = [schema.empty_table()]
     for piece in config.raw:
@@ -149,10 +161,13 @@ def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
 @stage("generate", version=2)
 def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Artifact]) -> None:
     """One shard: candidates.parquet (every asked row, with why it was not delivered or was refused), validation.json."""
-    fields = config.generator.fields
+    fields, problem = config.generator.fields, config.generator.learnt
     rows = sampled_rows(work, config, fitted.content)
+    strata: dict[str, Any] = work.read_json(fitted, STRATA) if problem.fits_strata else {}
+    if problem.fits_strata:
+        rows = restratify(rows, problem, strata)
     delivered_at = [index for index, reason in enumerate(rows["reason"].to_pylist()) if reason is None]
-    verdicts = judge(work, config, rows.take(pa.array(delivered_at, pa.int64())), checks)
+    verdicts = judge(work, config, rows.take(pa.array(delivered_at, pa.int64())), checks, strata)
     # Undelivered rows have no verdict: a null where take() finds no index.
     position: list[int | None] = [None] * rows.num_rows
     for place, index in enumerate(delivered_at):
@@ -160,8 +175,10 @@ def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Art
     verdicts = verdicts.take(pa.array(position, pa.int64()))
     for name in ("rejected", "also", "scores"):
         rows = rows.append_column(name, verdicts[name])
-    final = pc.coalesce(verdicts[STRATUM], rows[STRATUM])  # an undelivered row stays what was asked
-    rows = rows.set_column(rows.column_names.index(STRATUM), rows.schema.field(STRATUM), final)
+    for name in (STRATUM, TARGET):
+        if name in rows.column_names:
+            final = pc.coalesce(verdicts[name], rows[name])  # an undelivered row stays what was asked
+            rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), final)
     for directory in [path for path in work.directory.iterdir() if path.is_dir()]:
         shutil.rmtree(directory)  # an extension's temporary files are no part of the shard
     spent = {key: read_manifest(work.site.store, Artifact(key, 0, "", ""))["meta"] for key in _sampled(config)}
@@ -188,7 +205,7 @@ def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, .
     passed = rows.filter(pa.array(good, pa.bool_())).select(["ordinal", "asked", STRATUM, *fields, "seed"])
     delivered = rows.num_rows - rows["reason"].drop_null().length()
     if config.validation.enabled:
-        summary = validate_shard(passed, fields, config.strata, None, config.validation, delivered=delivered)
+        summary = validate_shard(passed, fields, config.strata, config.validation, delivered=delivered)
     else:
         summary = {"outcome": "off", "problems": []}
     work.note(summary | {"delivered": delivered, "passed": passed.num_rows}, "validation.json")
@@ -200,6 +217,7 @@ class SetAsideConfig:
     fields: tuple[str, ...]
     segments: tuple[dict[str, Any], ...]
     reason: str
+    problem: str = field(default="classification", metadata={"later": True})  # its name
 
 
 @stage("set_aside", version=1)
@@ -214,7 +232,7 @@ def set_aside(work: Work, config: SetAsideConfig) -> None:
         STRATUM: pa.array(asked, pa.string()),
         "reason": pa.array([config.reason] * len(asked), pa.string()),
     }
-    schema = shard_schema(config.fields)
+    schema = shard_schema(config.fields, PROBLEMS[config.problem].target)
     columns = [known.get(field.name, pa.nulls(len(asked), field.type)) for field in schema]
     work.rows = len(asked)
     work.write(pa.table(columns, schema=schema), "candidates.parquet")

@@ -15,16 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augmill.tasks.errors import NoRows
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.classification import has_other_spellings
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import FORMS
 from augmill.tasks.rows.hashing import TableHasher
 from augmill.tasks.rows.schema import PLACES, UNIT_REFUSED
 from augmill.tasks.sources import SOURCES, SourceFile, describe_file, list_files, read_batches, scan_schema
-from augmill.tasks.stages.labels import has_other_spellings
 from augmill.tasks.stages.partitions import Cut, cut_source, cuts_upto, hash_files
 from augmill.tasks.stages.refusals import require_columns, require_plain
 from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig, UnitRows, convert, open_batch
+from augmill.tasks.stages.user_columns import versions_of
 from augmill.tasks.store.erasure import Erased, read_erased
 from augmill.tasks.store.stage import PARQUET, Work, stage
 from augmill.tasks.store.store import Store
@@ -76,12 +78,14 @@ def _config(recipe: Recipe, cut: Cut, hashes: dict[str, str]) -> IngestConfig:
         partition=cut.partition,
         handles=cut.files,
         places=recipe.refuse.conflicts != "keep",
-        reading=2 if has_other_spellings(recipe.labels, recipe.splits) else 1,
+        problem=PROBLEMS[recipe.task].name,
+        versions=versions_of(recipe.columns, PROBLEMS[recipe.task]),
+        reading=2 if has_other_spellings(recipe.labels, recipe.splits.names) else 1,
     )
 
 
 def _needed(columns: Columns, split_column: str | None) -> list[str]:
-    names = [*columns.texts, columns.label, columns.id, columns.group, columns.partition, split_column]
+    names = [*columns.named.values(), split_column]
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
@@ -89,7 +93,7 @@ def _needed(columns: Columns, split_column: str | None) -> list[str]:
 def ingest(work: Work, config: IngestConfig) -> None:
     """Reads a unit's files in order, batch by batch: memory does not grow with the file.
 
-    Gives rows.parquet in the files' order, with the hash of the texts or the id column's value as ``row_id``; per
+    Gives rows.parquet in the files' order, with the hash of the inputs or the id column's value as ``row_id``; per
     partition what was read, taken and refused, its classes and its revision (parts.json); the refused rows; and where
     each row stands, for the message on a doubled id (places.parquet). Raises UserError for a column that no file has.
     """

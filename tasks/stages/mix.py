@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX, Artifact
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, USER_PREFIX, Artifact
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.sections import Mix
 from augmill.tasks.rows.randomness import row_seeds, stream_key
@@ -50,7 +50,8 @@ def arrange(train: pa.Table, synthetic: pa.Table, config: MixConfig) -> pa.Table
     real = as_training(_own_columns(train))
     if not synthetic.num_rows:
         return real
-    made = synthetic.select([STRATUM, *config.fields, "generator", "parent_ids", "seed", "scores"])
+    keys = [name for name in (STRATUM, TARGET) if name in real.column_names]
+    made = synthetic.select([*keys, *config.fields, "generator", "parent_ids", "seed", "scores"])
     made = made.append_column(ROW_ID, synthetic_ids(synthetic))
     origins = [GENERATORS[name].origin for name in made["generator"].to_pylist()]
     made = made.append_column(ORIGIN, pa.array(origins, pa.string()))

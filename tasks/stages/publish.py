@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from augmill.tasks.contracts import STRATUM, USER_PREFIX, Artifact
+from augmill.tasks.contracts import STRATUM, Artifact, Problem
 from augmill.tasks.errors import ConflictError, UserError
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
 from augmill.tasks.rows.shown import visible
-from augmill.tasks.stages.labels import label_array
+from augmill.tasks.stages.user_columns import give_back
 from augmill.tasks.store.log import Log, append
 from augmill.tasks.store.releases import FORMAT, read_manifest_of
 from augmill.tasks.store.stage import Work, fetch, read_manifest, stage
@@ -49,7 +50,7 @@ def dataset_card(
     splits = {name: part for name, part in counts.items() if part["rows"]}
     front = {
         "pretty_name": dataset,
-        "task_categories": ["text-classification"],
+        "task_categories": [_category(task, columns)],
         "configs": [
             {
                 "config_name": "default",
@@ -58,7 +59,10 @@ def dataset_card(
         ],
     }
     table = "\n".join(f"| {name} | {part['rows']:,} | {part['synthetic']:,} |" for name, part in splits.items())
-    shown = ", ".join(map(_code, labels[:50])) + (" ..." if len(labels) > 50 else "")
+    target = f"number to predict: {_code(columns.answer)}"
+    if columns.label is not None:
+        shown = ", ".join(map(_code, labels[:50])) + (" ..." if len(labels) > 50 else "")
+        target = f"label: {_code(columns.label)} with {len(labels)} values: {shown}"
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
 ---
@@ -70,13 +74,28 @@ def dataset_card(
 |---|---:|---:|
 {table}
 
-Text: {", ".join(map(_code, columns.texts))}; label: {_code(columns.label)} with {len(labels)} values: {shown}.
+{_inputs(columns)}; {target}.
 
 Added columns: `{prefix}row_id`, `{prefix}split`, `{prefix}origin` (`real`, `synthetic`, or `pseudo_labelled`: a real
 text that got its label from a model), `{prefix}generator`, `{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`,
 `{prefix}scores`. `order.parquet` holds a reading order,
 `manifest.json` the checksums and the ledger of every candidate row.
 """
+
+
+def _category(task: str, columns: Columns) -> str:
+    """As the Hub calls it."""
+    kind = "text" if set(columns.types.values()) == {"text"} else "tabular"
+    return f"{kind}-{'regression' if task == 'regression' else 'classification'}"
+
+
+def _inputs(columns: Columns) -> str:
+    """The columns that are learnt from, by type: ``Text: `a`, `b```."""
+    found: dict[str, list[str]] = {}
+    for name in columns.sources:
+        found.setdefault(columns.types[name], []).append(_code(name))
+    told = "; ".join(f"{type}: {', '.join(names)}" for type, names in found.items())
+    return told[:1].upper() + told[1:]
 
 
 def _code(name: str) -> str:
@@ -120,26 +139,20 @@ class ReleaseConfig:
     task: str
     proven: str = ""
 
+    @property
+    def learnt(self) -> Problem:
+        return PROBLEMS[self.task]
+
 
 def user_table(
     rows: pa.Table, split: str, config: ReleaseConfig, schema: pa.Schema, labels: dict[str, Any]
 ) -> pa.Table:
     """The rows as they are released: the user's columns in their order and types, then the added ones."""
-    texts = dict(zip(config.columns.texts, config.columns.fields, strict=True))
-    arrays: list[Any] = []
-    for field in schema:
-        if field.name in texts:
-            column = rows[texts[field.name]]
-        elif field.name == config.columns.label:
-            column = label_array(rows[STRATUM].to_pylist(), labels, field.type)
-        else:
-            column = rows[f"{USER_PREFIX}{field.name}"]
-        arrays.append(column.cast(field.type))
-    names = [field.name for field in schema]
+    arrays = give_back(rows, schema, config.columns, config.learnt, labels)
     for name in ADDED:
-        names.append(f"{config.prefix}{name}")
-        arrays.append(pa.array([split] * rows.num_rows, pa.string()) if name == "split" else rows[name])
-    return pa.table(arrays, names=names)
+        own = pa.array([split] * rows.num_rows, pa.string()) if name == "split" else rows[name]
+        arrays[f"{config.prefix}{name}"] = own
+    return pa.table(arrays)
 
 
 def _check_clash(schema: pa.Schema, prefix: str) -> None:

@@ -37,8 +37,13 @@ REMEDIES = {
     "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
     "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
     "no_id": "check columns.id: each row needs one; without it ids are made from the texts",
-    **{reason: fix for part in (*KINDS.values(), *PROBLEMS.values()) for reason, fix in part.remedies.items()},
 }
+
+
+def remedy(reason: str, default: str = "mend the source") -> str:
+    """What to do about rows that are refused for this reason."""
+    parts = [REMEDIES, *(kind.remedies for kind in KINDS.values()), *(each.remedies for each in PROBLEMS.values())]
+    return next((part[reason] for part in parts if reason in part), default)
 
 
 def require_columns(
@@ -69,7 +74,7 @@ def require_rows(file: SourceFile, how: SourceOptions) -> None:
     if first is None:
         raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
     problem = f"no row can be read; the first one is refused: {first.reason}, {first.detail}"
-    raise DataError(problem, where=f"{file.name} {first.location}", fix=REMEDIES.get(first.reason, "mend the file"))
+    raise DataError(problem, where=f"{file.name} {first.location}", fix=remedy(first.reason, "mend the file"))
 
 
 def require_header(file: SourceFile, how: SourceOptions) -> None:
@@ -171,7 +176,7 @@ def _first(refused: Sequence[dict[str, str]]) -> str:
 
 def _remedy(refused: Sequence[dict[str, str]]) -> str:
     (reason, _), *_ = Counter(item["reason"] for item in refused).most_common(1)
-    return REMEDIES.get(reason, "mend the source")
+    return remedy(reason)
 
 
 class NoPartition(DataError):
@@ -185,7 +190,7 @@ def no_partition(files: Sequence[str], counts: Mapping[str, int], first: dict[st
     reason = max(counts, key=lambda name: counts[name])
     every = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
     problem = f"no row stands in a partition: with this one, all {sum(counts.values()):,} are refused ({every})"
-    return NoPartition(problem, where=_first([first]), fix=REMEDIES.get(reason, "mend the source"))
+    return NoPartition(problem, where=_first([first]), fix=remedy(reason))
 
 
 def _of(files: Sequence[str]) -> str:

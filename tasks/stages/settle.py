@@ -13,8 +13,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.recipe.sections import Settle
-from augmill.tasks.rows.kinds.text import canonical, fold
-from augmill.tasks.rows.kinds.text.near import near_duplicate_groups
+from augmill.tasks.rows.kinds import equal_keys, near_groups, real_schema
 from augmill.tasks.stages.targets import split_target
 from augmill.tasks.store.stage import Work, stage
 
@@ -51,14 +50,16 @@ def priority(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
 
 def mark_duplicates(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
     """Adds ``refused``: null, or which kind of duplicate of a preferred row this one is. Rows come in priority order."""
-    columns = [rows[name].to_list() for name in config.fields]
-    texts = ["\x1f".join(parts) for parts in zip(*columns, strict=True)]
-    folded = pl.Series("folded", [fold(text) or canonical(text) for text in texts])
-    first = folded.is_first_distinct().to_numpy()
+    table = (
+        rows.select(config.fields)
+        .to_arrow()
+        .cast(real_schema(config.fields).empty_table().select(config.fields).schema)
+    )
+    first = pl.Series("key", equal_keys(table, config.fields)).is_first_distinct().to_numpy()
     refused: list[str | None] = [None if is_first else DUPLICATE for is_first in first]
     at = np.flatnonzero(first)
     if config.settle.near < 1 and len(at):
-        keep = near_duplicate_groups([texts[index] for index in at], config.settle.near)
+        keep = near_groups(table.take(pa.array(at)), config.fields, config.settle.near)
         for index in at[~np.asarray(keep, dtype=bool)]:
             refused[index] = NEAR
     return rows.with_columns(refused=pl.Series(refused, dtype=pl.String))
@@ -203,7 +204,7 @@ def require_all(rows: pl.DataFrame, asked: dict[str, dict[str, int]]) -> None:
         )
 
 
-@stage("settle", version=2)
+@stage("settle", version=3)
 def settle(work: Work, config: SettleConfig, shards: list[Artifact], previous: list[Artifact]) -> None:
     """accepted.parquet, rest.parquet (surplus, rejected and undelivered rows with their reasons), ledger.json.
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact, Problem, ReadLimits
 from augmill.tasks.errors import DataError, UserError
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.classification import Labels
+from augmill.tasks.problems.strata import STRATA, restratify
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.recipe.sections import Labels, Splits
-from augmill.tasks.rows.kinds import real_schema
-from augmill.tasks.rows.kinds.text import fold, texts_of
-from augmill.tasks.rows.kinds.text.near import TextIndex
-from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts, equal_keys
+from augmill.tasks.recipe.sections import Columns, Splits
+from augmill.tasks.rows.kinds import RowIndex, equal_keys, group_keys, real_schema, type_of
+from augmill.tasks.rows.schema import SPLIT, class_counts
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
+from augmill.tasks.stages.user_columns import read_fields, versions_of
 from augmill.tasks.store.stage import Work, stage
 
 HELD_OUT = ("validation", "test")
@@ -32,13 +34,19 @@ class SplitConfig:
     splits: Splits
     labels: Labels
     fields: tuple[str, ...]
-    text_columns: tuple[str, ...]
+    sources: tuple[str, ...] = field(metadata={"identity_name": "text_columns"})  # the fields' names in the source
     # Each file of splits.heldout_exclude, which may be a glob or remote: how it is read, by which version of its
     # reader, its sha256; and where it is read from.
     excluded: tuple[tuple[SourceOptions, int, str], ...] = ()
     exclude: tuple[tuple[SourceOptions, tuple[SourceFile, ...]], ...] = field(
         default=(), metadata={"identity": False, "why": "where the same bytes are read from"}
     )
+    problem: str = field(default="classification", metadata={"later": True})  # its name
+    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # as ingest's
+
+    @property
+    def learnt(self) -> Problem:
+        return PROBLEMS[self.problem]
 
 
 def prepare_split(recipe: Recipe) -> SplitConfig:
@@ -56,19 +64,19 @@ def prepare_split(recipe: Recipe) -> SplitConfig:
         for options, files in exclude
         for file in files
     )
-    return SplitConfig(recipe.splits, recipe.labels, columns.fields, columns.texts, excluded, tuple(exclude))
+    problem = PROBLEMS[recipe.task]
+    versions = versions_of(columns, problem)
+    named = (columns.fields, columns.sources)
+    return SplitConfig(recipe.splits, recipe.labels, *named, excluded, tuple(exclude), problem.name, versions)
 
 
 def split_names(table: pa.Table, config: SplitConfig) -> list[str]:
-    """The split of each row: the given one, else by hash of the folded texts, or of the group, against the shares."""
+    """The split of each row: the given one, else by hash of what equal rows share, or of the group, against the shares."""
     if config.splits.given:
         return [str(name) for name in table[SPLIT].to_pylist()]
-    keys = equal_keys(table, config.fields)
-    if GROUP in table.column_names:  # a row without a group goes by its texts, as one of a source without groups
-        keys = [key if group is None else group for key, group in zip(keys, table[GROUP].to_pylist(), strict=True)]
-    names = []
-    for key in keys:
-        digest = hashlib.sha256(f"{config.splits.seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
+    seed, names = f"{config.splits.seed}\x1f".encode(), []
+    for key in group_keys(table, config.fields):
+        digest = hashlib.sha256(seed + key).digest()
         point = int.from_bytes(digest[:8], "big") / 2**64
         if point < config.splits.validation:
             names.append("validation")
@@ -78,37 +86,38 @@ def split_names(table: pa.Table, config: SplitConfig) -> list[str]:
 
 
 def _exclude_table(config: SplitConfig) -> pa.Table:
-    texts: list[dict[str, Any]] = []
+    """The rows of ``splits.heldout_exclude`` that can be read; named by their file and place."""
+    schema = real_schema(config.fields)
+    columns = Columns(inputs=dict(zip(config.sources, map(type_of, config.fields), strict=True)), label="")
+    tables = [schema.empty_table()]
     for options, files in config.exclude:
         for file in files:
-            for batch in read_batches(file, options, list(config.text_columns), needed=list(config.text_columns)):
-                for index, row in enumerate(batch.table.to_pylist()):
-                    values = [row[name] for name in config.text_columns]
-                    if all(isinstance(value, str) and value.strip() for value in values):
-                        row_id = f"{file.name}:{batch.locations[index].as_py()}"
-                        texts.append({ROW_ID: row_id, STRATUM: "", **dict(zip(config.fields, values, strict=True))})
-    schema = pa.schema([(name, pa.string()) for name in (ROW_ID, STRATUM, *config.fields)])
-    return pa.Table.from_pylist(texts, schema)
+            for batch in read_batches(file, options, list(config.sources), needed=list(config.sources)):
+                fields, unread = read_fields(batch.table, columns, ReadLimits(sys.maxsize))
+                ids = [f"{file.name}:{place}" for place in batch.locations.to_pylist()]
+                keys = [pa.array(ids, pa.string()), pa.array([""] * len(ids), pa.string())]
+                read = pa.Table.from_arrays([*keys, *fields.columns], schema=schema)
+                tables.append(read.filter(pa.array([reason is None for reason in unread], pa.bool_())))
+    return pa.concat_tables(tables)
 
 
 def hold_back(train: pa.Table, held_out: pa.Table, exclude: pa.Table, config: SplitConfig) -> tuple[pa.Table, pa.Table]:
     """(train without the rows that stand, exactly or nearly, in a held-out set; those rows with match and similarity)."""
     against = pa.concat_tables([t.select([ROW_ID, *config.fields]) for t in (held_out, exclude)])
-    index = TextIndex.build(texts_of(against, config.fields), config.splits.near)
-    best, similarity = index.nearest(texts_of(train, config.fields))
+    best, similarity = RowIndex.build(against, config.fields, config.splits.near).nearest(train)
     matched = pa.array(best >= 0)
     out = train.filter(matched)
     ids = against[ROW_ID].take(pa.array(best[best >= 0], pa.int64()))
-    held = out.select([ROW_ID, STRATUM, *config.fields])
+    held = out.select([name for name in (ROW_ID, STRATUM, TARGET) if name in out.column_names] + list(config.fields))
     reasons = ["in_heldout" if s >= 1 else "near_heldout" for s in similarity[best >= 0]]
     held = held.append_column("reason", pa.array(reasons, pa.string()))
     held = held.append_column("match", ids).append_column("similarity", pa.array(similarity[best >= 0], pa.float64()))
     return train.filter(pc.invert(matched)), held
 
 
-def _texts(table: pa.Table, config: SplitConfig) -> set[str]:
-    """The folded texts: rows that agree in them share a split."""
-    return {fold(text) or text for text in texts_of(table, config.fields)}
+def _different(table: pa.Table, config: SplitConfig) -> int:
+    """How many rows are left of which none equals another: equal ones share a split."""
+    return len(set(equal_keys(table, config.fields)))
 
 
 @dataclass(frozen=True)
@@ -138,24 +147,24 @@ def _twins(held: pa.Table, given: int, config: SplitConfig) -> _Twins:
 
 
 def _rare(train: pa.Table, everything: pa.Table, twins: _Twins, config: SplitConfig) -> list[str]:
-    """Classes with fewer than labels.min_rows train rows. Raises DataError where the recipe says stop."""
-    counts = class_counts(train[STRATUM])
-    rare = [name for name in class_counts(everything[STRATUM]) if counts.get(name, 0) < config.labels.min_rows]
-    if rare and config.labels.rare == "stop":
+    """Strata with fewer train rows than the problem needs. Raises DataError where the recipe says stop."""
+    counts, least = class_counts(train[STRATUM]), config.learnt.least(config.labels)
+    rare = [name for name in class_counts(everything[STRATUM]) if counts.get(name, 0) < least]
+    if rare and config.learnt.stops(config.labels):
         before = class_counts(everything[STRATUM])
         different = {
-            name: len(_texts(everything.filter(pc.equal(everything[STRATUM], name)), config)) for name in rare[:5]
+            name: _different(everything.filter(pc.equal(everything[STRATUM], name)), config) for name in rare[:5]
         }
         found = ", ".join(
-            f"{name!r} has {counts.get(name, 0)} (of {before[name]:,} rows, {texts:,} different)"
-            for name, texts in different.items()
+            f"{name!r} has {counts.get(name, 0)} (of {before[name]:,} rows, {rows:,} different)"
+            for name, rows in different.items()
         )
         more = f" and {len(rare) - 5:,} classes more" if len(rare) > 5 else ""
         left = f"; {twins.told}" if twins.classes else ""
         fix = "add rows, retire the label (labels.retired), or set labels.rare: quarantine"
-        lost = all(counts.get(name, 0) + twins.classes.get(name, 0) >= config.labels.min_rows for name in rare)
+        lost = all(counts.get(name, 0) + twins.classes.get(name, 0) >= least for name in rare)
         raise DataError(
-            f"a class needs {config.labels.min_rows} train rows; {found}{more}{left}",
+            f"a class needs {least} train rows; {found}{more}{left}",
             where="source",
             fix=twins.fix if lost else fix,
         )
@@ -186,17 +195,21 @@ def _unlabelled(work: Work, given: list[Artifact], held_out: pa.Table, exclude: 
     return int(left.num_rows)
 
 
-@stage("split", version=3)
+@stage("split", version=4)
 def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[Artifact]) -> None:
     """train, validation and test of the snapshot, and the rows that had to leave: each row stands in one of the four.
 
     ``unlabelled``: that stage's rows, or none. Those in or near a held-out row leave them too.
     Raises DataError with one class only, nothing to train or judge on, a rare class (unless quarantined), or
-    nothing but copies of one text.
+    nothing but copies of one row.
     """
     rows = work.read(ingested)
     names = pa.array(split_names(rows, config))
     rows = rows.drop_columns([SPLIT])
+    if config.learnt.fits_strata:
+        fitted = config.learnt.fit_strata(rows.filter(pc.equal(names, "train")))
+        rows = restratify(rows, config.learnt, fitted)
+        work.write_json(fitted, STRATA)
     tables = {name: rows.filter(pc.equal(names, name)) for name in ("train", *HELD_OUT)}
     exclude = _exclude_table(config)
     held_out = pa.concat_tables([tables[name] for name in HELD_OUT])
@@ -207,7 +220,7 @@ def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[
     if rare:
         tables, left = _leave(tables, rare, held.schema)
         held = pa.concat_tables([held, left])
-    _require_sound(tables, rows, twins)
+    _require_sound(tables, rows, twins, config)
     for name, table in tables.items():
         work.write(table, f"{name}.parquet")
     work.write(exclude, "exclude.parquet")
@@ -228,20 +241,17 @@ def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[
     )
 
 
-def _require_sound(tables: dict[str, pa.Table], rows: pa.Table, twins: _Twins) -> None:
-    train = tables["train"]
-    counts = class_counts(train[STRATUM])
-    if len(counts) < 2:
-        found = f"only {next(iter(counts))!r}" if counts else "no rows at all"
+def _require_sound(tables: dict[str, pa.Table], rows: pa.Table, twins: _Twins, config: SplitConfig) -> None:
+    lack = config.learnt.lacks(tables["train"])
+    if lack is not None:
+        problem, fix = lack
         raise DataError(
-            f"train needs at least two classes; found {found} ({rows.num_rows:,} rows before the split)"
-            + (f": {twins.told}" if twins.classes else ""),
+            f"{problem} ({rows.num_rows:,} rows before the split)" + (f": {twins.told}" if twins.classes else ""),
             where="source",
-            fix=twins.fix if twins.many else "check columns.label and the splits section",
+            fix=twins.fix if twins.many else fix,
         )
-    texts = {fold(text) or text for text in train["text"].to_pylist()}
-    if len(texts) < 2:
-        raise DataError("all train rows hold the same text", where="source", fix="check columns.text")
+    if _different(tables["train"], config) < 2:
+        raise DataError("all train rows are equal", where="source", fix="check the columns to learn from (columns)")
     if tables["validation"].num_rows == 0:
         raise DataError(
             "no validation row: nothing could be proven",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -10,17 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, USER_PREFIX
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, USER_PREFIX, ReadLimits, ReadTarget
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.classification import Labels
 from augmill.tasks.problems.labels import class_of, label_text
-from augmill.tasks.recipe.sections import Columns, Labels
+from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar
 from augmill.tasks.rows.hashing import TableHasher
-from augmill.tasks.rows.kinds.text import canonical, join_fields
+from augmill.tasks.rows.kinds import stems
 from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within
 from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions
-from augmill.tasks.stages.labels import LabelReader
 from augmill.tasks.stages.partitions import MOST, file_value
 from augmill.tasks.stages.refusals import too_many_partitions
+from augmill.tasks.stages.user_columns import read_fields, taken_over
 from augmill.tasks.store.erasure import ERASED, Erased
 
 BAD_PARTITION = "bad_partition"  # why a row is refused whose partition is said, and is none
@@ -45,6 +47,8 @@ class IngestConfig:
     erased: Erased = Erased()
     places: bool = field(default=False, metadata={"later": True})  # whether places.parquet is written without ids too
     reading: int = field(default=1, metadata={"later": True})  # 2: names such as 1.0 and True are found by their value
+    problem: str = field(default="classification", metadata={"later": True})  # its name
+    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # of kinds beside text, and problem
 
 
 @dataclass
@@ -74,7 +78,9 @@ class UnitRows:
 
     def __init__(self, config: IngestConfig) -> None:
         self.config = config
-        self.labels = LabelReader(config.labels)
+        self.problem = PROBLEMS[config.problem]
+        self.targets = self.problem.reader(config.labels)
+        self.taken_over = taken_over(config.columns, self.problem)
         self.split_names: dict[tuple[type, str], str] = {}  # what the column says, with its type: split
         self.repaired: Counter[str] = Counter()
         self.parts: dict[str, PartitionSeen] = {}  # "": of no partition
@@ -141,45 +147,42 @@ class UnitRows:
         name = self.split_names.get(said)
         return name if name in ("train", "validation", "test") else None
 
-    def is_erased(self, identifier: Any, texts: list[Any], name: str | None) -> bool:
-        """Whether the row's id, or that of its texts, is on the list of those that must not come back."""
-        stem = row_stem([text or "" for text in texts]) if self.config.columns.id is None else str(identifier)
+    def is_erased(self, identifier: Any, stem: str, name: str | None) -> bool:
+        """Whether the row's id, or the one made of its inputs' hash, is on the list of those that must not come back."""
+        stem = stem if self.config.columns.id is None else str(identifier)
         within = name if self.partitioned and self.config.columns.id is None else None
         return self.config.erased.holds(id_within(within, stem))
 
-    def refusal(self, texts: list[Any], label: Any, split: str | None, name: str | None) -> tuple[str | None, str]:
-        """(class, "") for a row that is taken, (None, reason) for one that is not."""
-        if any(text is None or not canonical(text) for text in texts):
-            return None, "no_text"
-        if any(len(text) > self.config.max_chars for text in texts):
-            return None, "too_long"
-        stratum, reason, said = self.labels.read(label)
-        if said is None:
-            return None, reason
+    def refusal(self, unread: str | None, target: Any, split: str | None, name: str | None) -> ReadTarget:
+        """The row's target as read, with the reason why the row is refused. ``unread``: that of its inputs."""
+        if unread is not None:
+            return ReadTarget(None, None, unread, None)
+        read = self.targets.read(target)
+        if read.said is None:
+            return read
+        reason = read.reason
         if (self.config.split_column or self.config.split_files) and split is None:
-            return None, reason or "unknown_split"
+            return dataclasses.replace(read, stratum=None, reason=reason or "unknown_split")
         if self.partitioned and name is None:
-            return None, reason or "no_partition"
+            return dataclasses.replace(read, stratum=None, reason=reason or "no_partition")
         # A retired or undeclared label too: its place among the ids stays its own, or those after it would shift.
-        self.part(name).labels.setdefault(said, (stratum, self.labels.values.get(str(stratum))))
-        return stratum, reason
-
-
-def row_stem(texts: list[str]) -> str:
-    """The hash of the texts, of which gather makes an id."""
-    joined = join_fields(canonical(text) for text in texts)
-    return hashlib.sha256(joined.encode("utf-8", "replace")).hexdigest()[:32]
+        if self.problem.target is None:
+            value = self.targets.values.get(str(read.stratum))
+            self.part(name).labels.setdefault(read.said, (read.stratum, value))
+        return read
 
 
 @dataclass
 class OpenBatch:
-    """One batch of one file, as Python values: a list for each column that decides anything."""
+    """One batch of one file: its inputs as fields, and as Python values a list for each column that decides anything."""
 
     file: SourceFile
     table: pa.Table
     locations: list[str]
-    texts: list[list[str | None]]
-    labels: list[Any]
+    columns: Columns
+    fields: pa.Table
+    unread: list[str | None]  # why the inputs of a row are refused
+    targets: list[Any]
     ids: list[Any]
     splits: list[Any]
     names: list[str | None]
@@ -188,56 +191,58 @@ class OpenBatch:
 
     def refused(self, index: int, reason: str) -> dict[str, str]:
         about = next((name for name in ("label", "split", "partition") if name in reason), "")
-        value = {"label": self.labels, "split": self.splits, "partition": self.said}[about][index] if about else None
+        value = {"label": self.targets, "split": self.splits, "partition": self.said}[about][index] if about else None
         why = f": {self.calendar.why_not(value)}" if reason == BAD_PARTITION else ""
+        inputs = [self.table[name][index].as_py() for name in self.columns.sources]
         return {
             "file": self.file.name,
             "location": self.locations[index],
             "reason": reason,
             "detail": "" if value is None else f"{about} {value!r}{why}",
-            "row": " | ".join((column[index] or "")[:200] for column in self.texts),
+            "row": " | ".join("" if value is None else str(value)[:200] for value in inputs),
             "partition": self.names[index] or "",
         }
 
 
 def open_batch(rows: UnitRows, file: SourceFile, table: pa.Table, locations: list[str]) -> OpenBatch:
     columns = rows.config.columns
-    texts = [table[name].cast(pa.string()).to_pylist() for name in columns.texts]
+    fields, unread = read_fields(table, columns, ReadLimits(rows.config.max_chars))
     ids, splits = (
         table[name].to_pylist() if name else [None] * table.num_rows for name in (columns.id, rows.config.split_column)
     )
-    labels = table[columns.label].to_pylist()
+    targets = table[columns.answer].to_pylist()
     said = rows.partitions(file, table)
-    return OpenBatch(file, table, locations, texts, labels, ids, splits, *said, rows.config.calendar)
+    return OpenBatch(file, table, locations, columns, fields, unread, targets, ids, splits, *said, rows.config.calendar)
 
 
 def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list[dict[str, str]]]:
     """(the rows that are taken, as a table; their indices in the batch; the refused ones)."""
-    with_id = rows.config.columns.id is not None
+    with_id, erased = rows.config.columns.id is not None, bool(rows.config.erased.hashes)
+    hashes = stems(batch.fields, rows.config.columns.fields) if erased or not with_id else [""] * batch.table.num_rows
     kept: list[int] = []
-    out: dict[str, list[Any]] = {ROW_ID: [], STRATUM: [], SPLIT: []}
+    out: dict[str, list[Any]] = {ROW_ID: [], STRATUM: [], TARGET: [], SPLIT: []}
     refused: list[dict[str, str]] = []
     for index in range(batch.table.num_rows):
-        texts, name, before = [column[index] for column in batch.texts], batch.names[index], rows.labels.coerced
+        name, before = batch.names[index], rows.targets.coerced
         split = rows.split_of(batch.file, batch.splits[index])
-        stratum, reason = rows.refusal(texts, batch.labels[index], split, name)
-        part = rows.part(name)
-        part.coerced += rows.labels.coerced - before
+        read = rows.refusal(batch.unread[index], batch.targets[index], split, name)
+        part, reason = rows.part(name), read.reason
+        part.coerced += rows.targets.coerced - before
         if reason == "no_partition" and batch.said[index] is not None:
             reason = BAD_PARTITION
         if not reason and with_id and batch.ids[index] in (None, ""):
             reason = "no_id"
-        if rows.config.erased.hashes and rows.is_erased(batch.ids[index], texts, name):
+        if erased and rows.is_erased(batch.ids[index], hashes[index], name):
             reason = ERASED  # after its label was read: the ids of labels, by first appearance, do not shift
         if reason:
             refused.append(batch.refused(index, reason) | ({"row": ""} if reason == ERASED else {}))
             part.refused[reason] += 1
             continue
         part.taken += 1
-        part.classes[str(stratum)] += 1
+        part.classes[str(read.stratum)] += 1
         kept.append(index)
-        row_id = str(batch.ids[index]) if with_id else row_stem([text or "" for text in texts])
-        for column, value in ((ROW_ID, row_id), (STRATUM, stratum), (SPLIT, split)):
+        row_id = str(batch.ids[index]) if with_id else hashes[index]
+        for column, value in ((ROW_ID, row_id), (STRATUM, read.stratum), (TARGET, read.value), (SPLIT, split)):
             out[column].append(value)
     return _assemble(rows, batch, kept, out), kept, refused
 
@@ -253,15 +258,14 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, list[Any]]) -> pa.Table:
-    columns = rows.config.columns
-    picked = batch.table.take(pa.array(kept, pa.int64()))
+    columns, target = rows.config.columns, rows.problem.target
+    at = pa.array(kept, pa.int64())
+    picked, fields = batch.table.take(at), batch.fields.take(at)
     arrays: dict[str, Any] = {
         ROW_ID: pa.array(out[ROW_ID], pa.string()),
         STRATUM: pa.array(out[STRATUM], pa.string()),
-        **{
-            name: pa.array([column[index] for index in kept], pa.string())
-            for name, column in zip(columns.fields, batch.texts, strict=True)
-        },
+        **({} if target is None else {TARGET: pa.array(out[TARGET], target)}),
+        **dict(zip(fields.column_names, fields.columns, strict=True)),
         SPLIT: pa.array(out[SPLIT], pa.string()),
     }
     if columns.group is not None:
@@ -269,6 +273,6 @@ def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, 
     if rows.partitioned:
         arrays[PARTITION] = pa.array([batch.names[index] for index in kept], pa.string())
     for name in picked.column_names:
-        if name not in (*columns.texts, columns.label):
+        if name not in rows.taken_over:
             arrays[f"{USER_PREFIX}{name}"] = picked[name]
     return pa.table(arrays)

@@ -1,4 +1,4 @@
-"""Unlabelled: rows of the same shape as the source's, without labels, as of a partition; one of each text, by id."""
+"""Unlabelled: rows of the same shape as the source's, without labels, as of a partition; one of each input, by id."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import ROW_ID, STRATUM
+from augmill.tasks.contracts import ReadLimits
+from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.recipe.sections import Columns, Labels
+from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar, rank
-from augmill.tasks.rows.kinds import real_schema
-from augmill.tasks.rows.kinds.text import canonical
+from augmill.tasks.rows.kinds import real_schema, stems
 from augmill.tasks.rows.schema import id_within
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, read_batches
 from augmill.tasks.stages.partitions import cut_source, hash_files, is_partitioned, window_start
 from augmill.tasks.stages.refusals import require_plain
-from augmill.tasks.stages.unit_rows import IngestConfig, UnitRows, row_stem
+from augmill.tasks.stages.unit_rows import IngestConfig, UnitRows
+from augmill.tasks.stages.user_columns import read_fields
 from augmill.tasks.store.erasure import ERASED, Erased, read_erased
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.store.store import Store
@@ -73,12 +74,13 @@ def prepare_unlabelled(recipe: Recipe, as_of: str | None, store: Store) -> Unlab
 def unlabelled(work: Work, config: UnlabelledConfig) -> None:
     """rows.parquet (``real_schema``, every stratum empty, sorted by id) and what was left out, by reason (summary.json).
 
-    The files need the source's text columns, and its columns of ids and partitions where the recipe names such; other
+    The files need the source's input columns, and its columns of ids and partitions where the recipe names such; other
     columns, a label too, are not read. Raises DataError for a file that lacks one.
     """
-    columns, found, left = config.columns, dict[str, tuple[str, ...]](), Counter[str]()
-    seen = set[str]()
-    needed = [name for name in (*columns.texts, columns.id, columns.partition) if name is not None]
+    columns, left = config.columns, Counter[str]()
+    found, seen = dict[str, int](), set[str]()  # id: which of the rows that are kept
+    tables: list[pa.Table] = []
+    needed = [name for name in (*columns.sources, columns.id, columns.partition) if name is not None]
     for partition, file in config.handles:
         rows = UnitRows(_unit(config, partition, file))
         for batch in read_batches(file, config.source, needed, needed=needed):
@@ -86,28 +88,35 @@ def unlabelled(work: Work, config: UnlabelledConfig) -> None:
             left["unreadable"] += len(batch.refused)
             names, _ = rows.partitions(file, batch.table)
             ids = batch.table[columns.id].to_pylist() if columns.id else [None] * batch.table.num_rows
-            texts = [batch.table[name].cast(pa.string()).to_pylist() for name in columns.texts]
-            for row_id, name, *parts in zip(ids, names, *texts, strict=True):
-                reason, stem = _refusal(config, rows, row_id, name, parts), row_stem([part or "" for part in parts])
+            fields, unread = read_fields(batch.table, columns, ReadLimits(config.max_chars))
+            hashes = stems(fields, columns.fields)
+            kept: list[int] = []
+            for at, (row_id, name, stem) in enumerate(zip(ids, names, hashes, strict=True)):
+                reason = unread[at] or _refusal(config, rows, row_id, name, stem)
                 own = str(row_id) if columns.id else id_within(name if rows.partitioned else None, stem)
                 if reason or stem in seen or own in found:
                     left[reason or "repeated"] += 1
                 else:
                     seen.add(stem)
-                    found[own] = tuple(parts)
-    made = {ROW_ID: sorted(found), STRATUM: [""] * len(found)}
-    made |= {name: [found[i][at] for i in made[ROW_ID]] for at, name in enumerate(columns.fields)}
+                    found[own] = len(found)
+                    kept.append(at)
+            tables.append(fields.take(pa.array(kept, pa.int64())))
     work.rows = len(found)
-    work.write(pa.table(made, schema=real_schema(columns.fields)))
+    work.write(_by_id(found, tables, columns))
     work.write_json({"rows": len(found), "left_out": dict(sorted((+left).items()))}, "summary.json")
 
 
-def _refusal(config: UnlabelledConfig, rows: UnitRows, row_id: Any, name: str | None, texts: list[Any]) -> str:
+def _by_id(found: dict[str, int], tables: list[pa.Table], columns: Columns) -> pa.Table:
+    ids = sorted(found)
+    schema = real_schema(columns.fields)
+    at = pa.array([found[name] for name in ids], pa.int64())
+    fields = pa.concat_tables([schema.empty_table().select(list(columns.fields)), *tables]).take(at)
+    keys = [pa.array(ids, pa.string()), pa.array([""] * len(ids), pa.string())]
+    return pa.Table.from_arrays([*keys, *fields.columns], schema=schema)
+
+
+def _refusal(config: UnlabelledConfig, rows: UnitRows, row_id: Any, name: str | None, stem: str) -> str:
     """Why a row is left out; an empty text where it is taken."""
-    if any(text is None or not canonical(text) for text in texts):
-        return "no_text"
-    if any(len(text) > config.max_chars for text in texts):
-        return "too_long"
     if config.columns.id and row_id in (None, ""):
         return "no_id"
     if rows.partitioned and name is None:
@@ -118,7 +127,7 @@ def _refusal(config: UnlabelledConfig, rows: UnitRows, row_id: Any, name: str | 
         and (name < (config.first or "") or rank(name) > rank(config.as_of))
     ):
         return "outside_window"
-    return ERASED if config.erased.hashes and rows.is_erased(row_id, texts, name) else ""
+    return ERASED if config.erased.hashes and rows.is_erased(row_id, stem, name) else ""
 
 
 def _unit(config: UnlabelledConfig, partition: str | None, file: SourceFile) -> IngestConfig:

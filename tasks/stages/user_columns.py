@@ -1,4 +1,4 @@
-"""The user's own columns: which of them a row keeps as they came, and how a row is given back under the user's names."""
+"""The user's own columns: how inputs are read, which columns are kept as they came, and how a row is given back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import USER_PREFIX, Problem
+from augmill.tasks.contracts import USER_PREFIX, Problem, ReadLimits
 from augmill.tasks.recipe.sections import Columns
-from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.kinds import KINDS, kinds_of
+
+
+def versions_of(columns: Columns, problem: Problem) -> dict[str, int] | None:
+    """What reads the rows beside text and labels, which were read before anything else could be."""
+    found = {kind.name: kind.VERSION for kind, _ in kinds_of(columns.fields)} | {problem.name: problem.VERSION}
+    return None if found == {"text": 1, "classification": 1} else found
+
+
+def read_fields(table: pa.Table, columns: Columns, limits: ReadLimits) -> tuple[pa.Table, list[str | None]]:
+    """(the inputs as fields, why each row is refused); of several reasons the one that sorts first counts."""
+    arrays: dict[str, Any] = {}
+    reasons: list[str | None] = [None] * table.num_rows
+    for name, field in zip(columns.sources, columns.fields, strict=True):
+        type = columns.types[name]
+        arrays[field], found = KINDS[type].read(table[name], type, limits)
+        reasons = [min(filter(None, pair), default=None) for pair in zip(reasons, found, strict=True)]
+    return pa.table(arrays), reasons
 
 
 def taken_over(columns: Columns, problem: Problem) -> set[str]:

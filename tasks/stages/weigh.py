@@ -27,8 +27,7 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Tell, tell_nobody
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.recipe.sections import Plan
-from augmill.tasks.rows.kinds.text import equal, texts_of
-from augmill.tasks.rows.kinds.text.near import TextIndex
+from augmill.tasks.rows.kinds.text import TextIndex, equal, texts_of
 from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.trainers import Problem, Training, fit, text_features

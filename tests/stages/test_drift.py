@@ -7,7 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from augmill.tasks.stages.drift import distance, drift, kind_of, profile_of, reference
+from augmill.tasks.rows.kinds.text.kind import script_of
+from augmill.tasks.rows.schema import distance
+from augmill.tasks.stages.drift import drift, profile_of, reference
 
 COUNTS = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 50), max_size=5)
 
@@ -39,7 +41,7 @@ def test_a_profile_counts_labels_orders_of_magnitude_and_scripts() -> None:
     assert found["labels"] == {"x": 2, "y": 2}
     assert found["lengths"] == {"0": 1, "2": 1, "3": 2}  # 0; 2-3; 4-7 characters
     assert found["characters"] == {"CJK": 2, "CYRILLIC": 3, "LATIN": 2, "N": 1, "P": 1, "Z": 1}
-    assert [kind_of(mark) for mark in ("\n", "\ue000", "é")] == ["C", "C", "LATIN"]
+    assert [script_of(mark) for mark in ("\n", "\ue000", "é")] == ["C", "C", "LATIN"]
 
 
 def test_each_way_is_seen_by_its_own_measure_and_the_largest_counts() -> None:
@@ -47,10 +49,10 @@ def test_each_way_is_seen_by_its_own_measure_and_the_largest_counts() -> None:
     other_mix = profile_of(rows(("x", "money back"), ("x", "where is it")), ("text",))
     longer = profile_of(rows(("x", "money back" * 9), ("y", "where is it" * 9)), ("text",))
     script = profile_of(rows(("x", "деньги нам"), ("y", "где она там")), ("text",))
-    assert drift(base, base) == {"labels": 0, "lengths": 0, "characters": 0, "largest": 0}
-    assert drift(other_mix, base) == {"labels": 0.5, "lengths": 0, "characters": 0, "largest": 0.5}
-    assert drift(longer, base)["lengths"] == 1 and drift(longer, base)["labels"] == 0
-    moved = drift(script, base)
+    assert drift(base, base, ("text",)) == {"labels": 0, "lengths": 0, "characters": 0, "largest": 0}
+    assert drift(other_mix, base, ("text",)) == {"labels": 0.5, "lengths": 0, "characters": 0, "largest": 0.5}
+    assert drift(longer, base, ("text",))["lengths"] == 1 and drift(longer, base, ("text",))["labels"] == 0
+    moved = drift(script, base, ("text",))
     assert moved["characters"] > 0.8 and moved["largest"] == moved["characters"] and moved["lengths"] == 0
 
 
@@ -67,16 +69,16 @@ def test_a_reference_changes_where_the_limit_is_passed_and_nothing_later_changes
     names = sorted(profiles)
     before = None
     for count in range(1, len(names) + 1):
-        found = reference(names[:count], profiles.get, limit)
+        found = reference(names[:count], profiles.get, limit, ("text",))
         assert found is not None
         if before is not None:
-            moved = drift(profiles[names[count - 1]], profiles[before])["largest"] > limit
+            moved = drift(profiles[names[count - 1]], profiles[before], ("text",))["largest"] > limit
             assert found == (names[count - 1] if moved else before)
         before = found
 
 
 def test_nights_without_a_profile_are_passed_over() -> None:
     profiles = {"2": shares(0.5), "4": shares(0.9)}
-    assert reference("12345", profiles.get, 0.3) == "4"
-    assert reference("123", profiles.get, 0.3) == "2"
-    assert reference("1", profiles.get, 0.3) is None
+    assert reference("12345", profiles.get, 0.3, ("text",)) == "4"
+    assert reference("123", profiles.get, 0.3, ("text",)) == "2"
+    assert reference("1", profiles.get, 0.3, ("text",)) is None

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from test_ingest import Ingested
 
 from augmill.tasks.errors import DataError
+from augmill.tasks.problems.classification import LabelReader, Labels, label_array, label_warnings, named_in_vain
 from augmill.tasks.problems.labels import class_among, class_of, labels_alike, spelling
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
-from augmill.tasks.recipe.sections import Labels, Refuse
+from augmill.tasks.recipe.sections import Refuse
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.stages.ingest import ingest, prepare_ingest
-from augmill.tasks.stages.labels import LabelReader, label_array, label_warnings, named_in_vain
 from augmill.tasks.store.stage import identity_of
 
 RECIPE = """dataset: d
@@ -204,7 +204,7 @@ def test_one_beside_one_point_nought_is_counted_and_the_fix_named(tmp_path: Path
 @given(st.permutations(SPELT))
 def test_folded_labels_are_one_class_whatever_the_order_of_rows(rows: list[tuple[str, str]]) -> None:
     reader = LabelReader(Labels(fold=True))
-    assert {reader.read(label)[0] for _, label in rows} == {"refund", "track"}
+    assert {reader.read(label).stratum for _, label in rows} == {"refund", "track"}
     assert reader.values == {"refund": "refund", "track": "track"}
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from augmill.flows.units import gather_source
 from augmill.tasks.errors import ConflictError, DataError, UserError
+from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.recipe import build_recipe
-from augmill.tasks.recipe.sections import Labels, Splits
+from augmill.tasks.recipe.sections import Splits
 from augmill.tasks.rows.kinds.text import fold
 from augmill.tasks.rows.kinds.text.near import jaccard
 from augmill.tasks.stages.split import SplitConfig, hold_back, prepare_split, split, split_names
@@ -254,7 +255,7 @@ def test_what_cannot_be_learnt_or_judged_is_refused(tmp_path: Path) -> None:
     one_class = given_rows(train=[(text, "a") for text, _ in PLAIN], validation=HELD[:1])
     assert "two classes" in refused(tmp_path, one_class)
     same = given_rows(train=[("Same text.", "a"), ("same text", "b")] * 3, validation=HELD)
-    assert "the same text" in refused(tmp_path, same)
+    assert "are equal" in refused(tmp_path, same)
     assert "no validation row" in refused(tmp_path, given_rows(train=PLAIN))
     plain = [{"text": text, "label": label} for text, label in PLAIN]
     assert "partition" in refused(tmp_path, plain, as_of="2026-01-01", splits={})

@@ -30,8 +30,7 @@ from augmill.tasks.generators.lm.rewriting import (
     rewrite_parents,
     save_pretrained,
 )
-from augmill.tasks.rows.kinds.text import is_unspaced
-from augmill.tasks.rows.kinds.text.near import jaccard
+from augmill.tasks.rows.kinds.text import is_unspaced, jaccard
 from augmill.tasks.rows.randomness import uniforms
 
 WHO = "back_translation"

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Floats, Ints, Kind, NearIndex
 from augmill.tasks.rows.kinds.text import Text
+from augmill.tasks.rows.schema import GROUP
 
 # By the types that a recipe names. Extend with one file or folder and its types here.
 KINDS: dict[str, Kind] = {type: kind for kind in (Text(),) for type in kind.types}
@@ -103,14 +104,14 @@ def stems(table: pa.Table, fields: Sequence[str]) -> list[str]:
     return [hashlib.sha256(key).hexdigest()[:32] for key in id_keys(table, fields)]
 
 
-def group_keys(table: pa.Table, fields: Sequence[str], groups: Sequence[str | None] | None) -> list[bytes]:
-    """By what rows stay together: the group, or without one what equal rows share."""
+def group_keys(table: pa.Table, fields: Sequence[str]) -> list[bytes]:
+    """By what rows stay together: the group, where there is one; a row without goes by what equal rows share."""
     keys = equal_keys(table, fields)
-    if groups is None:
+    if GROUP not in table.column_names:
         return keys
     return [
         key if group is None else group.encode("utf-8", "surrogatepass")
-        for key, group in zip(keys, groups, strict=True)
+        for key, group in zip(keys, table[GROUP].to_pylist(), strict=True)
     ]
 
 

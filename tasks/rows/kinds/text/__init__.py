@@ -1,6 +1,7 @@
 """Text: the kind, what equal and near mean for it, how words are set apart."""
 
 from augmill.tasks.rows.kinds.text.kind import Text, joined
+from augmill.tasks.rows.kinds.text.near import TextIndex, jaccard, near_duplicate_groups
 from augmill.tasks.rows.kinds.text.normal import (
     CJK,
     canonical,
@@ -12,4 +13,18 @@ from augmill.tasks.rows.kinds.text.normal import (
     texts_of,
 )
 
-__all__ = ["CJK", "Text", "canonical", "equal", "fold", "is_unspaced", "join_fields", "joined", "shingles", "texts_of"]
+__all__ = [
+    "CJK",
+    "Text",
+    "TextIndex",
+    "canonical",
+    "equal",
+    "fold",
+    "is_unspaced",
+    "jaccard",
+    "join_fields",
+    "joined",
+    "near_duplicate_groups",
+    "shingles",
+    "texts_of",
+]

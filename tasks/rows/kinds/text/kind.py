@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import Featurizer, Floats, Ints, Kind, Limits, NearIndex
+from augmill.tasks.contracts import Featurizer, Floats, Ints, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.text.diversity import diversity
 from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups
 from augmill.tasks.rows.kinds.text.normal import canonical, equal, is_unspaced, join_fields
@@ -61,7 +61,7 @@ class Text(Kind):
         words = float(np.mean([len(value) / 2 if unspaced else len(value.split()) for value in values]))
         return "text", min(1.0, words / (2 * WORDY))
 
-    def read(self, column: pa.ChunkedArray, type: str, limits: Limits) -> tuple[pa.Array, list[str | None]]:
+    def read(self, column: pa.ChunkedArray, type: str, limits: ReadLimits) -> tuple[pa.Array, list[str | None]]:
         """Refused: ``no_text`` (null, or blank), ``too_long``."""
         texts = column.cast(pa.string())
         reasons = [
