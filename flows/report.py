@@ -19,12 +19,11 @@ from augmill.flows.outcome import Outcome
 from augmill.flows.provenance import spent_on
 from augmill.flows.rounds import ASIDE, Made, split_table
 from augmill.flows.run import Run
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact
 from augmill.tasks.recipe.sections import report_link
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds.text import shingles, texts_of
-from augmill.tasks.rows.shown import count_characters
+from augmill.tasks.rows.kinds import show, similarities, sizes
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
 from augmill.tasks.store.stage import Work, fetch, read_json
@@ -181,38 +180,45 @@ def _add_samples(evidence: ReportEvidence, run: Run, found: Found) -> None:
     rest = work.read(found.made.settled, "rest.parquet")
     refused = rest.filter(pc.equal(rest["status"], "rejected"))
     train = work.read(found.split, "train.parquet").slice(0, COMPARED)
-    real = texts_of(train, fields)
-    known = [shingles(text) for text in real]
     evidence["samples"] = {
-        "accepted": [_sample(row, fields, train, real, known) for row in _spread(accepted)],
-        "refused": [_sample(row, fields, train, real, known) for row in _spread(refused)],
+        "accepted": _samples(_spread(accepted), train, fields),
+        "refused": _samples(_spread(refused), train, fields),
     }
-    made = texts_of(accepted.slice(0, COMPARED), fields)
-    evidence["lengths"] = {"real": [*map(count_characters, real)], "synthetic": [*map(count_characters, made)]}
+    counted = [sizes(rows, fields) for rows in (train, accepted.slice(0, COMPARED))]
+    if counted[0] is not None and counted[1] is not None:
+        evidence["lengths"] = {"real": counted[0][1], "synthetic": counted[1][1]}
+        evidence["counted"] = counted[0][0]
 
 
-def _spread(rows: pa.Table) -> list[dict[str, Any]]:
+def _spread(rows: pa.Table) -> pa.Table:
     at = sorted(set(np.linspace(0, rows.num_rows - 1, min(SAMPLES, rows.num_rows)).astype(int).tolist()))
     picked = rows.take(pa.array(at, pa.int64()))
-    named: list[dict[str, Any]] = picked.append_column(ROW_ID, synthetic_ids(picked)).to_pylist()
-    return named
+    return picked.append_column(ROW_ID, synthetic_ids(picked))
 
 
-def _sample(
-    row: dict[str, Any], fields: tuple[str, ...], train: pa.Table, real: list[str], known: list[set[str]]
-) -> Sample:
-    text = "\x1f".join(row[name] or "" for name in fields)
-    own = shingles(text)
-    scores = [len(own & other) / len(own | other) for other in known]
-    best = int(np.argmax(scores))
-    sample: Sample = {"text": text.replace("\x1f", " | "), "label": row[STRATUM], "generator": row["generator"]}
-    sample["row_id"] = row[ROW_ID]
-    if row.get("why"):
-        sample["reason"] = row["why"]
-    sample["nearest"] = {
-        "text": real[best].replace("\x1f", " | "),
-        "label": train[STRATUM][best].as_py(),
-        "row_id": train[ROW_ID][best].as_py(),
-        "similarity": round(scores[best], 3),
-    }
-    return sample
+def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[Sample]:
+    """Each row as the report shows it, with the train row that it is most like."""
+    alike, samples = similarities(rows, train, fields), list[Sample]()
+    for at, (shown, row) in enumerate(
+        zip(show(rows, fields), rows.drop_columns(list(fields)).to_pylist(), strict=True)
+    ):
+        sample: Sample = {"text": shown, "label": _told(row), "generator": row["generator"], "row_id": row[ROW_ID]}
+        if row.get("why"):
+            sample["reason"] = row["why"]
+        if train.num_rows:
+            best = int(np.argmax(alike[at]))
+            near = train.slice(best, 1)
+            (other,) = near.drop_columns(list(fields)).to_pylist()
+            sample["nearest"] = {
+                "text": show(near, fields)[0],
+                "label": _told(other),
+                "row_id": other[ROW_ID],
+                "similarity": round(float(alike[at, best]), 3),
+            }
+        samples.append(sample)
+    return samples
+
+
+def _told(row: dict[str, Any]) -> str:
+    """What is learnt of a row: its class, or its number."""
+    return f"{row[TARGET]:.6g}" if row.get(TARGET) is not None else str(row[STRATUM])

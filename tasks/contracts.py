@@ -273,6 +273,11 @@ class Kind(ABC):
     def show(self, columns: pa.Table) -> list[str]:
         """Each row in one line, for reports and messages; not escaped."""
 
+    def similarities(self, made: pa.Table, real: pa.Table) -> Floats:
+        """(made, real), 0 to 1: how alike rows are, for reports; 1 for equal ones and else 0 where a kind knows no more."""
+        own, others = self.equal(made), self.equal(real)
+        return np.array([[float(one == other) for other in others] for one in own]).reshape(len(own), len(others))
+
     def diversity(self, made: pa.Table, real: pa.Table) -> dict[str, float]:
         """How varied made rows are, and how far from real ones; reported, decides nothing."""
         return {}

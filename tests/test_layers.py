@@ -50,10 +50,9 @@ SHELVES = {
     "tasks.store": "the store and what stands in it: artifacts, log, attempts, bank, erasures, Delta",
 }
 FRONT = 15  # names that a package's front may offer
-WIDE = {
-    "tasks/sources": 21,
-    "tasks/rows/kinds": 17,
-}  # the functions that read rows, what they take and give, and the registry; what is asked of whole rows
+# The functions that read rows, what they take and give, and the registry; what is asked of whole rows.
+# The functions that read rows, what they take and give, and the registry; what is asked of whole rows.
+WIDE = {"tasks/sources": 21, "tasks/rows/kinds": 19}
 # A bare GPU worker has none of these; extensions and what lies below them do without, in their functions too.
 NOT_IN_EXTENSIONS = {"prefect", "polars", "great_expectations", "pydantic", "ray", "rich", "typer"}
 # Imported only inside the functions that need them: each costs 1 to 10 seconds.

@@ -78,7 +78,8 @@ class ReportEvidence(TypedDict, total=False):
     spent: dict[str, dict[str, int]]  # of generators that ask an endpoint: requests, rows_sent, tokens_in, ...
     train: dict[str, int]  # class -> real train rows
     mixed: dict[str, int]  # class -> rows of the mix, real and synthetic; by default train + accepted
-    lengths: dict[str, list[int]]  # "real", "synthetic": characters of each row
+    lengths: dict[str, list[int]]  # "real", "synthetic": how much of what ``counted`` names each row has
+    counted: str  # such as characters, which is also what counts where nothing else is said
     checks: list[CheckFinding]
     validation: Validation
     samples: dict[str, list[Sample]]  # "accepted", "refused"
@@ -303,6 +304,12 @@ def _by_generator(ledger: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"generator": name, **found[name]} for name in sorted(found)]
 
 
+def ways(drift: Mapping[str, Any]) -> str:
+    """How far the rows moved in each way of looking at them: ``label mix 0.100, lengths 0.020``."""
+    found = {way: moved for way, moved in drift.items() if way not in ("fitted", "against", "largest")}
+    return ", ".join(f"{'label mix' if way == 'labels' else way} {moved:.3f}" for way, moved in found.items())
+
+
 def _lengths(lengths: Mapping[str, list[int]]) -> dict[str, Any]:
     if not lengths.get("real"):
         return {}
@@ -398,7 +405,7 @@ def environment() -> Any:
     environment = Environment(
         autoescape=True, loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"points": points, "count": lambda value: f"{value:,}"}
+    environment.filters |= {"points": points, "count": lambda value: f"{value:,}", "ways": ways}
     charts = {"forest": forest, "flow": flow, "histogram": histogram, "stacked": stacked, "dumbbell": dumbbell}
     environment.globals |= {"policy": Markup(POLICY), "marked": marked, **charts}
     return environment

@@ -16,6 +16,8 @@ from augmill.tasks.rows.kinds.whole import (
     real_schema,
     schema_of,
     show,
+    similarities,
+    sizes,
     stems,
     type_of,
 )
@@ -36,6 +38,8 @@ __all__ = [
     "real_schema",
     "schema_of",
     "show",
+    "similarities",
+    "sizes",
     "stems",
     "type_of",
 ]

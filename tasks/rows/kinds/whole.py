@@ -121,6 +121,19 @@ def show(table: pa.Table, fields: Sequence[str]) -> list[str]:
     return [" | ".join(row) for row in zip(*parts, strict=True)]
 
 
+def similarities(made: pa.Table, real: pa.Table, fields: Sequence[str]) -> Floats:
+    """(made, real), 0 to 1: how alike rows are, as the kind in which they are least alike says."""
+    found = [kind.similarities(made.select(own), real.select(own)) for kind, own in kinds_of(fields)]
+    least: Floats = np.min(np.stack(found), axis=0)
+    return least
+
+
+def sizes(table: pa.Table, fields: Sequence[str]) -> tuple[str, list[int]] | None:
+    """(what is counted, of each row how many), of the first kind that counts anything."""
+    found = (kind.sizes(table.select(own)) for kind, own in kinds_of(fields))
+    return next((part for part in found if part is not None), None)
+
+
 def profile(table: pa.Table, fields: Sequence[str]) -> dict[str, Any]:
     """What rows look like, each kind in its own ways, whose names no other kind uses."""
     return {way: found for kind, own in kinds_of(fields) for way, found in kind.profile(table.select(own)).items()}

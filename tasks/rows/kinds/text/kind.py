@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import Featurizer, Floats, Ints, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.text.diversity import diversity
 from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups
-from augmill.tasks.rows.kinds.text.normal import canonical, equal, is_unspaced, join_fields
+from augmill.tasks.rows.kinds.text.normal import canonical, equal, is_unspaced, join_fields, shingles
 from augmill.tasks.rows.schema import distance
 from augmill.tasks.rows.shown import count_characters
 
@@ -119,6 +119,12 @@ class Text(Kind):
 
     def show(self, columns: pa.Table) -> list[str]:
         return [text.replace("\x1f", " | ") for text in joined(columns)]
+
+    def similarities(self, made: pa.Table, real: pa.Table) -> Floats:
+        """Jaccard of character 5-grams."""
+        own, others = ([shingles(text) for text in joined(table)] for table in (made, real))
+        shares = [[len(one & other) / len(one | other) for other in others] for one in own]
+        return np.array(shares, dtype=np.float64).reshape(len(own), len(others))
 
     def diversity(self, made: pa.Table, real: pa.Table) -> dict[str, float]:
         return diversity(joined(made), joined(real))
