@@ -126,8 +126,9 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
 def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], label: str | None) -> None:
     """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
     from augmill.tasks.errors import DataError, UserError
+    from augmill.tasks.rows.names import nearest
     from augmill.tasks.sources import doubt_file, guess_columns, read_schema
-    from augmill.tasks.stages.refusals import nearest, require_header, require_rows
+    from augmill.tasks.stages.refusals import require_header, require_rows
 
     doubt = doubt_file(file, source)
     names = read_schema(file, source)

@@ -124,9 +124,8 @@ def _gate_options(**given: Any) -> Any:
 
 def _trainer(text: str) -> Any:
     """A trainer by name with its defaults, or the user's command. Raises UserError."""
-    import difflib
-
     from augmill.tasks.errors import UserError
+    from augmill.tasks.rows.names import nearest
     from augmill.tasks.trainers import TRAINERS
 
     try:
@@ -136,8 +135,8 @@ def _trainer(text: str) -> Any:
             return TRAINERS[text](TRAINERS[text].Options())
     except ValueError as error:
         raise UserError(str(error), where="--trainer", fix="see docs/recipe.md, Trainers") from error
-    close = difflib.get_close_matches(text, [name for name in TRAINERS if name != "command"], n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "a command has places such as {train} and {predictions}"
+    known = [name for name in TRAINERS if name != "command"]
+    hint = nearest(text, known, "a command has places such as {train} and {predictions}")
     raise UserError(
         f"{text!r} is no trainer and no command; {hint}", where="--trainer", fix="see docs/recipe.md, Trainers"
     )
@@ -391,8 +390,9 @@ def _columns(
     source: SourceOptions, option: str, text: list[str], label: str | None, like: Columns | None
 ) -> tuple[Columns, str]:
     """The columns and where they stem from: named, as in the real rows, or guessed."""
+    from augmill.tasks.rows.names import nearest
     from augmill.tasks.sources import doubt_file, guess_columns, list_files, read_schema
-    from augmill.tasks.stages.refusals import nearest, require_header, require_rows
+    from augmill.tasks.stages.refusals import require_header, require_rows
 
     files = list_files(source)
     names = read_schema(files[0], source)

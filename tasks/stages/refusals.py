@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,12 +11,12 @@ from augmill.tasks.errors import DataError, UnsoundSource, UserError
 from augmill.tasks.problems.labels import class_among
 from augmill.tasks.recipe.sections import Columns, Labels, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
+from augmill.tasks.rows.names import SHOWN, nearest
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 
 MAY_BE_BYTES = ("columns.id", "columns.group")  # which are compared, never read
 CONFLICT = "conflicting_label"  # refuse.conflicts: equal texts under several labels
-SHOWN = 20  # column names in a message
 
 # What to do about most refused rows, by their reason; where none is named, to mend the source.
 REMEDIES = {
@@ -42,18 +40,6 @@ REMEDIES = {
     "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
     "no_id": "check columns.id: each row needs one; without it ids are made from the texts",
 }
-
-
-def nearest(name: str, present: Sequence[str]) -> str:
-    """``did you mean 'text'?``, whatever the case; what there is, where none is near."""
-    folded = {other.casefold(): other for other in reversed(present)}
-    key = name.casefold()
-    holding = [other for other in folded if key in re.split(r"[\W_]+", other)]  # comment_text for text, not threat
-    close = holding[-1:] if key not in folded and holding else difflib.get_close_matches(key, folded, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {folded[close[0]]!r}?"
-    rest = f" and {len(present) - SHOWN:,} more" if len(present) > SHOWN else ""
-    return f"there are: {', '.join(present[:SHOWN])}{rest}"
 
 
 def require_columns(
