@@ -8,7 +8,6 @@ the table grows from call to call and a killed comparison pays for no cell twice
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from augmill.tasks.recipe.recipe import Recipe, rows_of
 from augmill.tasks.report import cut, cuts, enlarge, measured, ratio_of, totals
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import diversity
+from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.schema import ORIGIN, REAL, class_counts
 from augmill.tasks.stages.evaluate import COMPARED
 from augmill.tasks.stages.extensions import check_config, generator_config
@@ -372,9 +372,7 @@ def _entrant(recipe: Recipe, name: str) -> Recipe:
 def _choice(recipe: Recipe, part: str) -> GeneratorChoice:
     use, slash, labeller = part.partition("/")
     if use not in GENERATORS:
-        close = difflib.get_close_matches(use, [*GENERATORS, ADAPTIVE], n=1, cutoff=0.5)
-        known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join([*GENERATORS, ADAPTIVE])}"
-        raise UserError(f"there is no generator {use!r}", where=_WHERE, fix=known)
+        raise UserError(f"there is no generator {use!r}", where=_WHERE, fix=nearest(use, [*GENERATORS, ADAPTIVE]))
     if not rows_of(recipe).served_whole(GENERATORS[use]):
         fix = f"those that serve it: {', '.join(n for n, g in GENERATORS.items() if rows_of(recipe).served_whole(g))}"
         raise UserError(f"{use} does not serve rows of {rows_of(recipe)}", where=_WHERE, fix=fix)

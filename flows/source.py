@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ from augmill.tasks.stages.refusals import NoRowUpTo, require_fit
 from augmill.tasks.stages.split import prepare_split
 from augmill.tasks.stages.unlabelled import prepare_unlabelled
 from augmill.tasks.stages.user_columns import give_back
+from augmill.tasks.store.attempts import Clock, utc_now
 from augmill.tasks.store.stage import fetch, read_json
 from augmill.tasks.store.store import Store
 from augmill.tasks.validation import failed_expectations, load_suite
@@ -96,13 +97,8 @@ def user_rows(rows: pa.Table, schema: pa.Schema, recipe: Recipe, labels: Mapping
 
 POLL = 15.0  # seconds between two looks at a source that is not ready
 
-Clock = Callable[[], datetime]
 Sleep = Callable[[float], Any]  # True where the run is to stop
 Suite = list[dict[str, Any]]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def wait_until_ready(recipe: Recipe, as_of: str | None, read: Callable[[], Units], clock: Clock, sleep: Sleep) -> Units:

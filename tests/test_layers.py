@@ -44,7 +44,7 @@ SHELVES = {
     "tasks.recipe": "sections and nights are the recipe's own dataclasses, 20 of them",
     "tasks.rows.kinds": "one file a kind of field, and near-duplicates",
     "tasks.sources": "its front reads rows; options, patterns and addresses are also asked for by name",
-    "tasks.rows": "five subjects: tables, hashes, random numbers, the calendar, how texts from outside are shown",
+    "tasks.rows": "seven subjects: tables, hashes, random numbers, folds, names, the calendar, how texts from outside are shown",
     "tasks.problems": "one file each thing that is learnt, and what their extensions share",
     "tasks.stages": "one file a stage",
     "tasks.store": "the store and what stands in it: artifacts, log, attempts, bank, erasures, Delta",

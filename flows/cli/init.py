@@ -112,7 +112,10 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
         draft.document["source"]["skip_lines"] = doubt.skip
         draft.why["source.skip_lines"] = plain(doubt.problem)
         draft.notes.append(f"{doubt.problem}: source.skip_lines is {doubt.skip}")
-    _choose_columns(draft, train, source, texts, label)
+    chosen, kind, guess = choose_columns(train, source, texts, label, where=train.name, fix="correct --text or --label")
+    if not texts or not label:
+        draft.notes += guess["ask"]
+    _write_columns(draft, guess, chosen, kind)
     _choose_splits(draft, files, source, splits)
     draft.document["generators"] = [{"use": "rules"}]
     draft.why["generators"] = (
@@ -123,34 +126,36 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
     return draft
 
 
-def _choose_columns(draft: Draft, file: Any, source: Any, texts: list[str], label: str | None) -> None:
-    """Named columns, else guessed ones with the reason. Raises UserError where none can be guessed."""
+def choose_columns(
+    file: Any, source: Any, texts: list[str], label: str | None, *, where: str, fix: str
+) -> tuple[list[str], str, dict[str, Any]]:
+    """(text columns, label column, what was guessed of all): the named ones, else guessed ones.
+
+    Raises UserError where a named one is not there (``fix``: what to do then) or none can be told, DataError where the
+    header is in doubt.
+    """
     from augmill.tasks.errors import DataError, UserError
     from augmill.tasks.rows.names import nearest
     from augmill.tasks.sources import doubt_file, guess_columns, read_schema
     from augmill.tasks.stages.refusals import require_header, require_rows
 
-    doubt = doubt_file(file, source)
     names = read_schema(file, source)
     for given in [*texts, *([label] if label else [])]:
         if given not in names:
-            problem = f"there is no column {given!r}; {nearest(given, names)}"
-            raise UserError(problem, where=file.name, fix="correct --text or --label")
+            raise UserError(f"there is no column {given!r}; {nearest(given, names)}", where=where, fix=fix)
     if not (texts and label):
         require_header(file, source)
     require_rows(file, source)
     guess = guess_columns(file, source)
-    if not texts or not label:
-        draft.notes += guess["ask"]
     chosen = texts or [name for name in guess["text"] if name != label]
     label = label or next((name for name in [guess["label"]] if name not in chosen), None)
-    for found, what in ((chosen, "text"), (label, "label")):
-        if not found:
-            problem = f"no {what} column could be told among {', '.join(names[:20])}"
-            if doubt is not None:
-                raise DataError(f"{problem}: {doubt.problem}", where=file.name, fix=doubt.fix)
-            raise UserError(problem, where=file.name, fix=f"name it: --{what} COLUMN")
-    _write_columns(draft, guess, chosen, label)
+    if chosen and label:
+        return chosen, label, guess
+    what = "label" if chosen else "text"
+    problem = f"no {what} column could be told among {', '.join(names[:20])}"
+    if (doubt := doubt_file(file, source)) is not None:
+        raise DataError(f"{problem}: {doubt.problem}", where=where, fix=doubt.fix)
+    raise UserError(problem, where=where, fix=f"name it: --{what} COLUMN")
 
 
 def _write_columns(draft: Draft, guess: dict[str, Any], texts: list[str], label: str | None) -> None:

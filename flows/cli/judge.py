@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import typer
 
 from augmill.flows.terminal import say
-from augmill.tasks.contracts import STRATUM
+from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.rows.kinds import real_schema
-from augmill.tasks.rows.kinds.text import TextIndex, near_duplicate_groups, texts_of
+from augmill.tasks.rows.schema import SPLIT, class_counts
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from augmill.tasks.recipe.recipe import Recipe
     from augmill.tasks.recipe.sections import Columns
     from augmill.tasks.sources import SourceOptions
-    from augmill.tasks.stages.split import SplitConfig
+    from augmill.tasks.store.stage import Work
 
 NEXT = {
     "gain": "Train on real and synthetic rows together.",
@@ -93,7 +94,7 @@ def judge(
     _require_writable(report)
     with tempfile.TemporaryDirectory(prefix="augmill-judge-") as directory:
         read = read_all(real, synthetic, validation, directory, text=text or [], label=label)
-        rows = part_rows(read, seed=seed)
+        rows = part_rows(read, directory, seed=seed)
         evidence = _measure(rows, chosen, options, seed, Path(directory))
     result = _result(evidence, rows, {name: part.about for name, part in read.items()})
     if report is not None:
@@ -107,7 +108,6 @@ def judge(
 def _gate_options(**given: Any) -> Any:
     from typing import get_args, get_type_hints
 
-    from augmill.tasks.errors import UserError
     from augmill.tasks.gate.judge import GateOptions
 
     for name in ("rule", "metric"):
@@ -124,9 +124,7 @@ def _gate_options(**given: Any) -> Any:
 
 def _trainer(text: str) -> Any:
     """A trainer by name with its defaults, or the user's command. Raises UserError."""
-    import difflib
-
-    from augmill.tasks.errors import UserError
+    from augmill.tasks.rows.names import nearest
     from augmill.tasks.trainers import TRAINERS
 
     try:
@@ -136,16 +134,14 @@ def _trainer(text: str) -> Any:
             return TRAINERS[text](TRAINERS[text].Options())
     except ValueError as error:
         raise UserError(str(error), where="--trainer", fix="see docs/recipe.md, Trainers") from error
-    close = difflib.get_close_matches(text, [name for name in TRAINERS if name != "command"], n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "a command has places such as {train} and {predictions}"
+    known = [name for name in TRAINERS if name != "command"]
+    hint = nearest(text, known, "a command has places such as {train} and {predictions}")
     raise UserError(
         f"{text!r} is no trainer and no command; {hint}", where="--trainer", fix="see docs/recipe.md, Trainers"
     )
 
 
 def _require_writable(report: Path | None) -> None:
-    from augmill.tasks.errors import UserError
-
     if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
         raise UserError(
             "no file can be written there", where=f"--report {report}", fix="name a file in a directory that is there"
@@ -237,7 +233,6 @@ def _gain(gain: dict[str, float]) -> str:
 
 def _write_report(path: Path, evidence: Any, rows: Any, result: dict[str, Any]) -> None:
     """The page of a run's report, with the parts there are here: the gate, the classes, some synthetic rows."""
-    from augmill.tasks.errors import UserError
     from augmill.tasks.report import render_report
 
     page = render_report(_report_evidence(evidence, rows, result))
@@ -253,9 +248,7 @@ def _write_report(path: Path, evidence: Any, rows: Any, result: dict[str, Any]) 
 def _report_evidence(evidence: Any, rows: Any, result: dict[str, Any]) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
     from augmill.flows.cli.init import dataset_name
-    from augmill.tasks.contracts import STRATUM
     from augmill.tasks.rows.kinds.text import texts_of
-    from augmill.tasks.rows.schema import class_counts
     from augmill.tasks.rows.shown import count_characters
 
     train, made = class_counts(rows.train[STRATUM]), class_counts(rows.synthetic[STRATUM])
@@ -293,7 +286,7 @@ class Read:
     """One source as read: ``rows`` has ``real_schema(fields)``; ``about`` is what the user is told of it."""
 
     rows: pa.Table
-    columns: Columns
+    recipe: Recipe
     about: dict[str, Any]
 
 
@@ -312,12 +305,10 @@ def read_all(
     real: str, synthetic: str, validation: str | None, directory: str, *, text: list[str], label: str | None
 ) -> dict[str, Read]:
     """``real``, ``synthetic`` and, where it is given, ``validation``. Raises as ``read_rows``."""
-    from augmill.tasks.rows.schema import class_counts
-
     read = {"real": read_rows(real, "--real", directory, text=text, label=label)}
     for name, path in (("synthetic", synthetic), ("validation", validation)):
         if path is not None:
-            like = read["real"].columns
+            like = read["real"].recipe.columns
             part = read_rows(path, f"--{name}", directory, text=text, label=label, like=like)
             read[name] = _named_alike(part, f"--{name}", list(class_counts(read["real"].rows[STRATUM])))
     return read
@@ -329,10 +320,6 @@ def _named_alike(read: Read, option: str, classes: list[str]) -> Read:
     The sources may be of several types: what one holds as a number stands in the other as text. ``about["read_as"]``
     says which. Raises DataError where no label is one of the real rows'.
     """
-    import pyarrow as pa
-
-    from augmill.tasks.rows.schema import class_counts
-
     named = class_counts(read.rows[STRATUM])
     renamed = labels_alike(named, classes)
     if named and not renamed and not set(named) & set(classes):
@@ -343,7 +330,7 @@ def _named_alike(read: Read, option: str, classes: list[str]) -> Read:
         )
     strata = pa.array([renamed.get(name, name) for name in read.rows[STRATUM].to_pylist()], pa.string())
     rows = read.rows.set_column(read.rows.column_names.index(STRATUM), STRATUM, strata)
-    return Read(rows, read.columns, read.about | {"read_as": renamed})
+    return Read(rows, read.recipe, read.about | {"read_as": renamed})
 
 
 def _some(names: Iterable[str]) -> str:
@@ -384,43 +371,26 @@ def read_rows(
     about = {"path": path, "text": list(columns.sources), "label": columns.label, "why": why}
     about |= {name: summary[name] for name in ("read", "taken", "refused")} | ({"skip_lines": skip} if skip else {})
     rows = work.read(ingested).select(real_schema(columns.fields).names)
-    return Read(rows, columns, about)
+    return Read(rows, recipe, about)
 
 
 def _columns(
     source: SourceOptions, option: str, text: list[str], label: str | None, like: Columns | None
 ) -> tuple[Columns, str]:
     """The columns and where they stem from: named, as in the real rows, or guessed."""
-    from augmill.tasks.rows.names import nearest, require_header, require_rows
-    from augmill.tasks.sources import doubt_file, guess_columns, list_files, read_schema
+    from augmill.flows.cli.init import choose_columns
+    from augmill.tasks.sources import list_files, read_schema
 
-    files = list_files(source)
-    names = read_schema(files[0], source)
-    for given in [*text, *([label] if label else [])]:
-        if given not in names:
-            raise UserError(
-                f"there is no column {given!r}; {nearest(given, names)}",
-                where=f"{files[0].name} ({option})",
-                fix="give --real, --synthetic and --validation the same column names",
-            )
-    if like is not None and {*like.texts, like.label} <= set(names):
+    file = list_files(source)[0]
+    if like is not None and {*like.sources, like.label, *text, label or like.label} <= set(read_schema(file, source)):
         return like, "as in the real rows"
-    if not (text and label):
-        require_header(files[0], source)
-    require_rows(files[0], source)
-    guess = guess_columns(files[0], source)
-    texts = text or [name for name in guess["text"] if name != label]
-    chosen = label or guess["label"]
-    if not texts or chosen is None or chosen in texts:
-        what = "text" if not texts else "label"
-        problem, fix = f"no {what} column could be told among {', '.join(names[:20])}", f"name it: --{what} COLUMN"
-        if (doubt := doubt_file(files[0], source)) is not None:
-            problem, fix = f"{problem}: {doubt.problem}", doubt.fix
-        raise UserError(problem, where=f"{files[0].name} ({option})", fix=fix)
-    if like is not None and len(texts) != len(like.texts):
+    where = f"{file.name} ({option})"
+    fix = "give --real, --synthetic and --validation the same column names"
+    texts, chosen, _ = choose_columns(file, source, text, label, where=where, fix=fix)
+    if like is not None and len(texts) != len(like.sources):
         raise UserError(
-            f"expected {len(like.texts)} text column(s) as in the real rows, found {', '.join(texts)}",
-            where=f"{files[0].name} ({option})",
+            f"expected {len(like.sources)} text column(s) as in the real rows, found {', '.join(texts)}",
+            where=where,
             fix="name the columns alike and give --text",
         )
     return _make_columns(texts, chosen), "named" if text and label else "guessed"
@@ -435,92 +405,75 @@ def _make_columns(texts: list[str], label: str) -> Columns:
         raise UserError(str(error), where="--text, --label", fix="name each column once") from error
 
 
-def part_rows(read: dict[str, Read], *, seed: int) -> Judged:
+def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> Judged:
     """Takes out what would make the comparison worthless, and counts it. Raises DataError where nothing is left.
 
-    Held-out rows: ``validation``, else SHARE of the real rows by the split stage's hash. Train rows that stand in or near
-    them leave, and so do synthetic rows; then synthetic rows of unknown labels, copies of train rows and of each other.
-    Thresholds are the defaults of a recipe.
+    Held-out rows: ``validation``, else SHARE of the real rows. The split stage takes train rows that stand in or near them
+    out, and rows to judge by of labels that no train row has. Thresholds are the defaults of a recipe.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     from augmill.tasks.problems.classification import Labels
     from augmill.tasks.recipe.sections import Splits
-    from augmill.tasks.rows.schema import class_counts
-    from augmill.tasks.stages.split import SplitConfig, hold_back, split_names
+    from augmill.tasks.stages.split import prepare_split, split
+    from augmill.tasks.store.stage import Site, Work, commit
+    from augmill.tasks.store.store import Store
 
-    columns = read["real"].columns
     splits = Splits(validation=SHARE, test=0.0, seed=seed)
-    config = SplitConfig(splits, Labels(), columns.fields, columns.sources)
-    train = read["real"].rows
     if "validation" in read:
-        held_out = read["validation"].rows
-    else:
-        names = pa.array(split_names(train, config))
-        train, held_out = (train.filter(pc.equal(names, name)) for name in ("train", "validation"))
-    train, near = hold_back(train, held_out, held_out.slice(0, 0), config)
-    known = pa.array(sorted(class_counts(train[STRATUM])), pa.string())
-    judging = pc.is_in(held_out[STRATUM], known)
-    made, of_made = _synthetic(read["synthetic"].rows, train, held_out, known, config)
-    strange = held_out.num_rows - int(pc.sum(judging).as_py() or 0)
-    left = {"train": _counts(near), "validation": {"no_train_rows": strange} if strange else {}, "synthetic": of_made}
-    judged = Judged(train, made, held_out.filter(judging), columns.fields, left)
-    _require_sound(judged)
-    return judged
-
-
-def _require_sound(judged: Judged) -> None:
-    from augmill.tasks.rows.schema import class_counts
-
-    tables = {"train": judged.train, "validation": judged.validation, "synthetic": judged.synthetic}
-    for name, table in tables.items():
-        if not table.num_rows:
-            why = ", ".join(f"{reason} {count:,}" for reason, count in judged.left[name].items()) or "there were none"
-            option = "--real" if name == "train" else f"--{name}"
-            fix = "give more, or other, rows"
-            if 2 * judged.left[name].get("near_heldout", 0) > sum(judged.left[name].values()):
-                fix += (
-                    "; rows made from one template are near each other: give --validation rows that are of none of them"
-                )
-            raise DataError(f"no {name} row is left to judge with: {why}", where=option, fix=fix)
-    if len(class_counts(judged.train[STRATUM])) < 2:
-        found = next(iter(class_counts(judged.train[STRATUM])))
-        raise DataError(
-            f"expected two classes or more to train on, found only {found!r}", where="--real", fix="check --label"
-        )
+        splits = dataclasses.replace(splits, files={"train": "--real", "validation": "--validation"})
+    labels = Labels(min_rows=1, rare="quarantine")
+    recipe = dataclasses.replace(read["real"].recipe, splits=splits, labels=labels, seed=seed)
+    work = Work(Site(Store(directory)), Path(tempfile.mkdtemp(dir=directory)))
+    parts = [(read[name].rows, of) for name, of in (("real", "train"), ("validation", "validation")) if name in read]
+    work.write(pa.concat_tables([rows.append_column(SPLIT, pa.repeat(of, rows.num_rows)) for rows, of in parts]))
+    try:
+        parted = split(work.site, prepare_split(recipe), commit(work, "judge", "real"), [])
+    except DataError as error:
+        fix = "check --label, or give more rows, and --validation rows that are neither copies of these nor of one template"
+        raise DataError(error.problem, where="--real", fix=fix) from error
+    train, held_out = (work.read(parted, f"{name}.parquet") for name in ("train", "validation"))
+    held = work.read_json(parted, "summary.json")["held_back"]
+    strange = held.pop("rare_class", 0)
+    made, of_made = _synthetic(work, recipe, parted, read["synthetic"].rows, train)
+    if not made.num_rows:
+        why = ", ".join(f"{reason} {count:,}" for reason, count in of_made.items()) or "there were none"
+        fix = "give more, or other, rows"
+        if 2 * of_made.get("near_heldout", 0) > sum(of_made.values()):
+            fix += "; rows made from one template are near each other: give --validation rows that are of none of them"
+        raise DataError(f"no synthetic row is left to judge with: {why}", where="--synthetic", fix=fix)
+    left = {"train": held, "validation": {"no_train_rows": strange} if strange else {}, "synthetic": of_made}
+    return Judged(train, made, held_out, recipe.columns.fields, left)
 
 
 def _synthetic(
-    rows: pa.Table, train: pa.Table, held_out: pa.Table, known: pa.Array, config: SplitConfig
+    work: Work, recipe: Recipe, parted: Artifact, rows: pa.Table, train: pa.Table
 ) -> tuple[pa.Table, dict[str, int]]:
-    """The synthetic rows that may count, with empty ``parent_ids``, and how many left for which reason."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    """The synthetic rows that may count, with empty ``parent_ids``, and how many left for which reason.
 
-    from augmill.tasks.checks import RelationsOptions
+    Those of labels that no train row has leave, those that the check `relations` refuses, and those that settle would
+    call duplicates of one before them.
+    """
+    import polars as pl
+
+    from augmill.tasks.checks import CHECKS
     from augmill.tasks.recipe.sections import Settle
-    from augmill.tasks.stages.split import hold_back
+    from augmill.tasks.stages.extensions import FITTED, check_config, extension_context
+    from augmill.tasks.stages.fit import fit_check
+    from augmill.tasks.stages.settle import SettleConfig, mark_duplicates
 
-    limits, settle = RelationsOptions(), Settle()
     left: Counter[str] = Counter()
-    labelled = pc.is_in(rows[STRATUM], known)
-    left["unknown_label"] = rows.num_rows - int(pc.sum(labelled).as_py() or 0)
-    rows, near = hold_back(rows.filter(labelled), held_out, held_out.slice(0, 0), config)
-    left.update(_counts(near))
-    best, similarity = TextIndex.build(texts_of(train, config.fields), limits.train_near).nearest(
-        texts_of(rows, config.fields)
-    )
-    left["in_train"] = int(np.count_nonzero(similarity >= 1))
-    left["near_train"] = int(np.count_nonzero(best >= 0)) - left["in_train"]
-    rows = rows.filter(pa.array(best < 0))
-    kept = near_duplicate_groups(texts_of(rows, config.fields), settle.near)
-    left["repeats_another"] = int(np.count_nonzero(~kept))
-    rows = rows.filter(pa.array(kept))
-    parents = pa.array([[]] * rows.num_rows, pa.list_(pa.string()))
-    return rows.append_column("parent_ids", parents), {name: count for name, count in left.items() if count}
 
+    def keep(reasons: pa.Array | pa.ChunkedArray) -> None:
+        nonlocal rows
+        left.update(reasons.drop_null().to_pylist())
+        rows = rows.filter(pc.is_null(reasons))
 
-def _counts(held: pa.Table) -> dict[str, int]:
-    return dict(sorted(Counter(held["reason"].to_pylist()).items()))
+    keep(pc.if_else(pc.is_in(rows[STRATUM], train[STRATUM].unique()), None, "unknown_label"))
+    rows = rows.append_column("parent_ids", pa.array([[]] * rows.num_rows, pa.list_(pa.string())))
+    config = check_config("relations", CHECKS["relations"].Options(), recipe)
+    fitted = FITTED.get(work.site, fit_check(work.site, config, parted))
+    check = CHECKS[config.extension](config.options)
+    keep(check.judge(fitted, rows, extension_context(work, config, "relations"))["reason"])
+    frame = pl.DataFrame(pl.from_arrow(rows.select(list(recipe.columns.fields))))
+    twins = mark_duplicates(frame, SettleConfig(Settle(), {}, {}, recipe.columns.fields))["refused"].to_arrow()
+    keep(pc.if_else(pc.is_null(twins), None, "repeats_another"))
+    return rows, dict(left)

@@ -15,8 +15,8 @@ from augmill.flows.nights.automations import TAG, ensure_automations
 from augmill.flows.run import addresses
 from augmill.flows.signals import interruptible
 from augmill.tasks.errors import UserError
-from augmill.tasks.recipe.reader import nearest
 from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.names import nearest
 from augmill.tasks.store.rules import require_root
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def require_job_variables(pool: WorkPool, given: Mapping[str, Any]) -> None:
     from prefect.utilities.schema_tools import validate
 
     schema = _job_template(pool).get("variables", {})
-    known = list(schema.get("properties", {}))
+    known = sorted(schema.get("properties", {}))
     for name in given:
         if name not in known:
             problem = (

@@ -20,7 +20,6 @@ from augmill.flows.releases.gc import (
     delete_release,
     find_garbage,
     unnamed_objects,
-    utc_now,
 )
 from augmill.flows.releases.holding import Holdings, find_rows
 from augmill.flows.releases.retention import Attempts, named, running
@@ -28,7 +27,7 @@ from augmill.flows.run import Session, addresses, open_session
 from augmill.tasks.boundary.processes import sweep_temporary
 from augmill.tasks.errors import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.store.attempts import LEASE, read_attempts
+from augmill.tasks.store.attempts import LEASE, read_attempts, utc_now
 from augmill.tasks.store.delta import has_delta, sync_delta, vacuum_delta
 from augmill.tasks.store.erasure import read_erased, write_erased
 from augmill.tasks.store.log import Log, append

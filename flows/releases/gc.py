@@ -8,23 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from augmill.flows.releases.retention import Attempts, Limits, dropped, expired, named, running, staged
 from augmill.tasks.boundary.retries import in_threads
 from augmill.tasks.errors import AugmillError
-from augmill.tasks.store.attempts import read_attempts
+from augmill.tasks.store.attempts import Clock, read_attempts, utc_now
 from augmill.tasks.store.delta import has_delta, vacuum_delta
 from augmill.tasks.store.log import Log, append, read_log
 from augmill.tasks.store.store import READERS, Store, Stored, delta_key, object_key
 
 TOMBSTONE = "_gone.json"  # left by forget: tells whoever pinned the release what took its place
-Clock = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass

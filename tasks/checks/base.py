@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, VERDICT_SCHEMA, Context
+from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.kinds.text import equal, join_fields
 
 CHECK_FILE = "check.json"
@@ -34,14 +35,8 @@ def fold_numbers(table: pa.Table, fields: Sequence[str], folds: int) -> npt.NDAr
     A function of texts and classes alone; the order of the rows does not count.
     """
     strata = table[STRATUM].to_pylist()
-    keys = [(str(s), equal(text)) for s, text in zip(strata, joined_texts(table, fields), strict=True)]
-    ranked = sorted(set(keys), key=lambda key: (key[0], hashlib.sha256(key[1].encode("utf-8", "replace")).digest()))
-    number: dict[tuple[str, str], int] = {}
-    place = 0
-    for before, key in zip([None, *ranked], ranked, strict=False):
-        place = place + 1 if before is not None and before[0] == key[0] else 0
-        number[key] = place % folds
-    return np.fromiter((number[key] for key in keys), np.int64, len(keys))
+    points = (hashlib.sha256(equal(text).encode("utf-8", "replace")).digest() for text in joined_texts(table, fields))
+    return deal_folds(strata, list(zip(points, strata, strict=True)), folds)
 
 
 def verdicts(reasons: Sequence[str | None], scores: Sequence[float | None] | npt.NDArray[np.float64]) -> pa.Table:

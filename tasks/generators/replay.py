@@ -5,7 +5,6 @@ Row k of class c in the file answers the request for class c with ordinal k; pas
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.kinds.text import canonical
+from augmill.tasks.rows.names import nearest
 
 Row = dict[str, Any]
 
@@ -145,11 +145,10 @@ def _read_rows(path: Path, options: ReplayOptions, fields: tuple[str, ...]) -> l
     table = _read_table(path, options, list(wanted.values()))
     for column in wanted.values():
         if column not in table.column_names:
-            near = difflib.get_close_matches(column, table.column_names, n=1, cutoff=0.0)
             raise UserError(
                 f"expected a column {column!r}; found {_shorten(table.column_names)}",
                 where=path.name,
-                fix=f"did you mean {near[0]!r}?" if near else "see `columns:`, `label:` and `parent:`",
+                fix=nearest(column, table.column_names, "see `columns:`, `label:` and `parent:`"),
             )
     texts = {name: table[column] for name, column in wanted.items()}
     for name in fields:

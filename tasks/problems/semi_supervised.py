@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from augmill.tasks.contracts import Tell, tell_nobody
 from augmill.tasks.problems.classifier import Encoder, write_vocabulary
+from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.kinds.text import fold, is_unspaced
 
 Floats = npt.NDArray[np.float64]
@@ -171,10 +172,7 @@ def _some(texts: Sequence[str], most: int) -> list[str]:
 
 def _folds(labels: Ints) -> list[tuple[Ints, Ints]]:
     """(rows to learn from, rows to tell): dealt out within each class in their order."""
-    order = np.argsort(labels, kind="stable")
-    fold = np.empty(len(labels), dtype=np.int64)
-    starts = np.searchsorted(labels[order], labels[order])
-    fold[order] = (np.arange(len(labels)) - starts) % FOLDS
+    fold = deal_folds(labels, np.arange(len(labels)), FOLDS)
     return [(np.flatnonzero(fold != at), np.flatnonzero(fold == at)) for at in range(FOLDS)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import json
 import re
@@ -21,6 +20,7 @@ from augmill.tasks.contracts import ANY, Generator
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.origin import decode, read_origin, shown
+from augmill.tasks.rows.names import nearest
 from augmill.tasks.trainers import TRAINERS
 
 # --- Reads a recipe's YAML: YAML 1.2's plain scalars, no duplicate keys, no alias bombs, the line of every key for ----
@@ -210,12 +210,6 @@ class TrainerChoice:
     options: Any
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """What may have been meant by a name that is not there: the nearest of those that are, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
-
-
 def adapter(kind: Any) -> TypeAdapter[Any]:
     """Validates strictly, refusing unknown keys, in every dataclass below ``kind``."""
     hashable: Hashable = kind
@@ -322,7 +316,7 @@ class RecipeReader:
         first, at = errors[0], _place(errors[0]["loc"])
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "no_such_attribute"):
             known = _known_keys(kind, at[:-1])
-            return self.fail(f"unknown key {str(at[-1])!r}; {nearest(str(at[-1]), known)}", (*location, *at))
+            return self.fail(f"unknown key {str(at[-1])!r}; {nearest(str(at[-1]), sorted(known))}", (*location, *at))
         if first["type"].startswith("missing"):
             return self.fail(f"{at[-1]!r} is missing", (*location, *at))
         if first["type"] == "value_error":
@@ -354,7 +348,7 @@ class RecipeReader:
                 )
             rest = {key: part for key, part in entry.items() if key not in ("use", "share", "label_by")}
             if entry["use"] not in GENERATORS:
-                problem = f"there is no generator {entry['use']!r}; {nearest(entry['use'], list(GENERATORS))}"
+                problem = f"there is no generator {entry['use']!r}; {nearest(entry['use'], sorted(GENERATORS))}"
                 raise self.fail(problem, (*at, index, "use"))
             if not rows.served_whole(GENERATORS[entry["use"]]):
                 raise self.unserved(entry["use"], GENERATORS, rows.served_whole, rows, (*at, index, "use"))
@@ -379,7 +373,7 @@ class RecipeReader:
             raise self.fail("expected `use: NAME` or `command: ...`", ("trainer",), f"known: {', '.join(TRAINERS)}")
         name = value.get("use", "command" if "command" in value else "tfidf")
         if not isinstance(name, str) or name not in TRAINERS:
-            raise self.fail(f"there is no trainer {name!r}; {nearest(str(name), list(TRAINERS))}", ("trainer", "use"))
+            raise self.fail(f"there is no trainer {name!r}; {nearest(str(name), sorted(TRAINERS))}", ("trainer", "use"))
         rest = {key: part for key, part in value.items() if key != "use"}
         return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))
 
@@ -397,7 +391,7 @@ class RecipeReader:
         value = {name: _with_words(bool, part) for name, part in value.items()}
         for name in value:
             if name not in CHECKS:
-                raise self.fail(f"there is no check {name!r}; {nearest(str(name), list(CHECKS))}", ("checks", name))
+                raise self.fail(f"there is no check {name!r}; {nearest(str(name), sorted(CHECKS))}", ("checks", name))
         if value.get("relations") is False:
             problem = (
                 "`relations` cannot be switched off: it keeps held-out rows out of train, and the gate judges by them"

@@ -6,13 +6,13 @@ handed back with its place and reason, a bad file raises DataError.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from augmill.tasks.errors import DataError
+from augmill.tasks.rows.names import nearest
 
 from .batching import Tally, unify
 from .columnar import Parquet
@@ -176,8 +176,7 @@ def _require(names: Sequence[str], present: list[str], file: SourceFile, options
     missing = next((name for name in names if name not in known), None)
     if missing is None:
         return
-    close = difflib.get_close_matches(missing, present, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(present[:20])}"
+    hint = nearest(missing, present)
     fix = "correct the recipe's columns, or the file"
     if file.format == "csv" and len(present) == 1:
         used = find_dialect(file, options).delimiter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from augmill.tasks.errors import ConflictError, UserError
+from augmill.tasks.rows.names import nearest
 
 from .options import SourceFile
 from .patterns import glob_pattern
@@ -85,10 +85,7 @@ def _names_store(parts: Sequence[str]) -> bool:
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     present = sorted({other for other in names if other})
-    close = difflib.get_close_matches(name, present, n=1, cutoff=0.4)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"there are: {', '.join(present[:10])}" if present else "its directory is empty or not there"
+    return nearest(name, present) if present else "its directory is empty or not there"
 
 
 def list_local(path: str) -> Listing:

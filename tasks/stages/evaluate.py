@@ -14,6 +14,7 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import GateOptions
+from augmill.tasks.rows.folds import deal_folds, fold_of
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import diversity
 from augmill.tasks.rows.kinds.text import TextIndex, fold, texts_of
@@ -141,18 +142,11 @@ def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:
     keys = [fold_text(text) or text for text in texts_of(rows, config.fields)]
     if grouped:
         keys = [key if group is None else group for key, group in zip(keys, rows[GROUP].to_pylist(), strict=True)]
-    points = {key: hashlib.sha256(f"{config.seed}\x1ffold\x1f{key}".encode()).digest() for key in set(keys)}
+    points = [hashlib.sha256(f"{config.seed}\x1ffold\x1f{key}".encode()).digest() for key in keys]
     if grouped:
-        return [int.from_bytes(points[key][:8], "big") % config.folds for key in keys]
-    first: dict[str, str] = {}
-    for key, stratum in zip(keys, rows[STRATUM].to_pylist(), strict=True):
-        first[key] = min(first.get(key, stratum), stratum)  # equal texts stay together, whatever their labels
-    place: dict[str, int] = {}
-    seen: dict[str, int] = {}
-    for key in sorted(points, key=lambda key: (points[key], key)):
-        place[key] = seen.get(first[key], 0) % config.folds
-        seen[first[key]] = seen.get(first[key], 0) + 1
-    return [place[key] for key in keys]
+        return [fold_of(point, config.folds) for point in points]
+    found: list[int] = deal_folds(rows[STRATUM].to_pylist(), points, config.folds).tolist()
+    return found
 
 
 @stage("fold", version=3)

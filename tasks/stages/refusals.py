@@ -14,7 +14,7 @@ from augmill.tasks.problems.labels import class_among
 from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
 from augmill.tasks.rows.kinds import KINDS
-from augmill.tasks.rows.names import NAMES, nearest
+from augmill.tasks.rows.names import SHOWN, nearest
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 
@@ -200,7 +200,7 @@ def _of(files: Sequence[str]) -> str:
 def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[dict[str, str]]) -> DataError:
     """Files without a row, or with refused ones only."""
     if not refused:
-        shown = ", ".join(names[:NAMES])
+        shown = ", ".join(names[:SHOWN])
         return DataError(f"expected rows, found columns alone: {shown}", where=_of(files), fix="give files with rows")
     return DataError(
         f"with this one, all {len(refused):,} rows are refused ({counted(refused)})",

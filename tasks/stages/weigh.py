@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Tell, tell_nobody
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.recipe.sections import Plan
+from augmill.tasks.rows.folds import fold_of
 from augmill.tasks.rows.kinds.text import TextIndex, equal, texts_of
 from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
@@ -62,7 +63,7 @@ def parts_of(train: pa.Table, fields: tuple[str, ...]) -> npt.NDArray[np.int64]:
         groups = train[GROUP].to_pylist()
         keys = [key if group is None else f"group\x1f{group}" for key, group in zip(keys, groups, strict=True)]
     digests = [hashlib.sha256(b"select\x00" + key.encode("utf-8", "surrogatepass")).digest() for key in keys]
-    return np.array([int.from_bytes(digest[:8], "big") % PARTS for digest in digests], dtype=np.int64)
+    return np.array([fold_of(digest, PARTS) for digest in digests], dtype=np.int64)
 
 
 def measure(

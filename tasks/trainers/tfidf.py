@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.randomness import stream_key, uniforms
 from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
 from augmill.tasks.trainers.features import Sparse, text_features
@@ -186,11 +187,7 @@ def _choose(
 def _folds(rows: _Rows, seed: int, folds: int) -> npt.NDArray[np.int64]:
     """The fold of each real row: dealt out within its class in an order drawn from the seed and its row_id."""
     draw = uniforms(rows.ids ^ np.int64(seed), 1)[:, 0]
-    labels = rows.labels[: rows.real]
-    order = np.lexsort((draw, labels))
-    fold = np.empty(rows.real, dtype=np.int64)
-    fold[order] = np.arange(rows.real) % folds  # classes follow one another, so small ones spread over folds too
-    return fold
+    return deal_folds(rows.labels[: rows.real], draw, folds, onward=True)  # so small classes spread over folds too
 
 
 def _scores(rows: _Rows, model: Floats, columns: int) -> Floats:

@@ -118,6 +118,16 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     refused(judge(folder, "good.csv", "--report", folder / "no" / "page.html"), 2, ["--report"])
     write(folder / "one.csv", [(text, "refund") for text, _ in draw(30, 9)])
     refused(judge(folder, "good.csv", real="one.csv"), 3, ["--real", "two classes"])
+    copied = judge(folder, "good.csv", real="validation.csv")
+    refused(
+        copied, 3, ["--real", "300 of 300 train rows left it: 300 stand in validation", "--validation rows that are"]
+    )
+
+
+def test_rows_to_judge_by_of_a_label_that_no_real_row_has_leave_counted(folder: Path) -> None:
+    write(folder / "odd.csv", [*draw(60, 2), *((f"{text} strange", "odd") for text, _ in draw(5, 12))])
+    left = judge(folder, "good.csv", validation="odd.csv").last["left"]
+    assert left["validation"] == {"no_train_rows": 5} and left["train"] == {}
 
 
 def test_labels_that_are_only_spelt_otherwise_are_matched_and_told(folder: Path) -> None:

@@ -559,7 +559,7 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(
     with pytest.raises(UserError, match=where) as refused:
         tiny_recipe(source, generators=[chat])
     assert CANARY not in str(refused.value) and fix in str(refused.value)
-    assert "known here: env, file" in str(refused.value) or said != {"key": CANARY}
+    assert "there are: env, file" in str(refused.value) or said != {"key": CANARY}
     assert CANARY not in egress_problem(f"me:{CANARY}@api.example.com/v1")
 
 

@@ -82,7 +82,7 @@ def refusal(directory: Path, text: str) -> UserError:
         (RECIPE + "trainer:\n  use: tfid\n", 12, "trainer.use", "did you mean 'tfidf'?"),
         (RECIPE + "trainer:\n  use: tfidf\n  fold: 2\n", 13, "trainer.fold", "did you mean 'folds'?"),
         (RECIPE + "gate:\n  min_gains: 2\n", 12, "gate.min_gains", "did you mean 'min_gain'?"),
-        (RECIPE + "run:\n  zzz: 2\n", 12, "run.zzz", "known here: deadline, deadline_minutes, devices"),
+        (RECIPE + "run:\n  zzz: 2\n", 12, "run.zzz", "there are: deadline, deadline_minutes, devices"),
         (RECIPE + "    operations: {insrt: 1.0}\n", 11, "generators.0.operations.insrt", "'insert'"),
         (RECIPE.replace("  label: label\n", ""), 4, "columns", "'label' is missing"),
         (RECIPE.replace("dataset: tiny\n", ""), 1, "dataset", "'dataset' is missing"),

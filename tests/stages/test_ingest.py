@@ -342,12 +342,3 @@ def test_how_files_were_read_is_kept(tmp_path: Path) -> None:
     (_, *others) = read_as = Ingested(tmp_path / "in").summary["read_as"]
     assert len(read_as) == 20
     assert read_as[0]["encoding"] != others[0]["encoding"] and read_as[0]["encoding_why"]
-
-
-def test_the_nearest_column_is_one_that_holds_the_word(tmp_path: Path) -> None:
-    from augmill.tasks.stages.refusals import nearest
-
-    names = ["id", "comment_text", "toxic", "threat", "insult"]
-    assert nearest("text", names) == "did you mean 'comment_text'?"
-    assert nearest("TEXT", [*names, "Text", "next"]) == "did you mean 'Text'?"
-    assert nearest("toxik", names) == "did you mean 'toxic'?"
