@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, VERDICT_SCHEMA, Context
-from augmill.tasks.rows.kinds.text import equal, join_fields
+from augmill.tasks.rows.kinds import equal_keys, type_of
+from augmill.tasks.rows.kinds.text import join_fields
 
 CHECK_FILE = "check.json"
 
@@ -23,20 +24,26 @@ def field_values(table: pa.Table, name: str) -> list[str]:
     return [value or "" for value in table[name].to_pylist()]
 
 
+def text_fields(fields: Sequence[str]) -> list[str]:
+    """Those of a row's fields that are texts."""
+    return [name for name in fields if type_of(name) == "text"]
+
+
 def joined_texts(table: pa.Table, fields: Sequence[str]) -> list[str]:
-    """The text columns of each row as one string (text.join_fields)."""
-    return [join_fields(parts) for parts in zip(*(table[name].to_pylist() for name in fields), strict=True)]
+    """The text columns of each row as one string (text.join_fields), whatever else the row holds."""
+    texts = (table[name].to_pylist() for name in text_fields(fields))
+    return [join_fields(parts) for parts in zip(*texts, strict=True)]
 
 
 def fold_numbers(table: pa.Table, fields: Sequence[str], folds: int) -> npt.NDArray[np.int64]:
-    """The fold of each row, 0 to ``folds - 1``: balanced within each class, the same for equal texts of a class.
+    """The fold of each row, 0 to ``folds - 1``: balanced within each class, the same for equal rows of a class.
 
-    A function of texts and classes alone; the order of the rows does not count.
+    A function of fields and classes alone; the order of the rows does not count.
     """
     strata = table[STRATUM].to_pylist()
-    keys = [(str(s), equal(text)) for s, text in zip(strata, joined_texts(table, fields), strict=True)]
-    ranked = sorted(set(keys), key=lambda key: (key[0], hashlib.sha256(key[1].encode("utf-8", "replace")).digest()))
-    number: dict[tuple[str, str], int] = {}
+    keys = [(str(s), key) for s, key in zip(strata, equal_keys(table, fields), strict=True)]
+    ranked = sorted(set(keys), key=lambda key: (key[0], hashlib.sha256(key[1]).digest()))
+    number: dict[tuple[str, bytes], int] = {}
     place = 0
     for before, key in zip([None, *ranked], ranked, strict=False):
         place = place + 1 if before is not None and before[0] == key[0] else 0

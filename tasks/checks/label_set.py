@@ -9,7 +9,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from augmill.tasks.checks.base import CHECK_FILE, verdicts, write_check
-from augmill.tasks.contracts import STRATUM, Check, Context, FitInputs, Fitted
+from augmill.tasks.contracts import ANY, STRATUM, Check, Context, FitInputs, Fitted
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class LabelSet(Check):
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[LabelSetOptions]] = LabelSetOptions
+    kinds: ClassVar[tuple[str, ...]] = (ANY,)
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         strata = sorted({str(stratum) for stratum in inputs.train[STRATUM].to_pylist() if stratum is not None})
