@@ -17,10 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Floats, Ints, Kind, NearIndex
+from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 
 # By the types that a recipe names. Extend with one file or folder and its types here.
-KINDS: dict[str, Kind] = {type: kind for kind in (Text(),) for type in kind.types}
+KINDS: dict[str, Kind] = {type: kind for kind in (Text(), Table()) for type in kind.types}
 
 
 def type_of(field: str) -> str:
