@@ -4,6 +4,7 @@ from augmill.tasks.checks.garbage import Garbage
 from augmill.tasks.checks.label_consistency import LabelConsistency
 from augmill.tasks.checks.label_set import LabelSet
 from augmill.tasks.checks.length import Length
+from augmill.tasks.checks.ranges import Ranges
 from augmill.tasks.checks.relations import Relations, RelationsOptions
 from augmill.tasks.checks.teacher import TeacherCheck
 from augmill.tasks.contracts import Check
@@ -14,6 +15,7 @@ __all__ = ["CHECKS", "RelationsOptions"]
 CHECKS: dict[str, type[Check]] = {
     "teacher": TeacherCheck,  # of generators with `label_by` alone; those after it see the class that it gave
     "length": Length,
+    "ranges": Ranges,
     "label_set": LabelSet,
     "relations": Relations,
     "garbage": Garbage,

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, VERDICT_SCHEMA, Context
 from augmill.tasks.rows.folds import deal_folds
-from augmill.tasks.rows.kinds.text import equal, join_fields
+from augmill.tasks.rows.kinds import equal_keys, type_of
+from augmill.tasks.rows.kinds.text import join_fields
 
 CHECK_FILE = "check.json"
 
@@ -24,18 +25,24 @@ def field_values(table: pa.Table, name: str) -> list[str]:
     return [value or "" for value in table[name].to_pylist()]
 
 
+def text_fields(fields: Sequence[str]) -> list[str]:
+    """Those of a row's fields that are texts."""
+    return [name for name in fields if type_of(name) == "text"]
+
+
 def joined_texts(table: pa.Table, fields: Sequence[str]) -> list[str]:
-    """The text columns of each row as one string (text.join_fields)."""
-    return [join_fields(parts) for parts in zip(*(table[name].to_pylist() for name in fields), strict=True)]
+    """The text columns of each row as one string (text.join_fields), whatever else the row holds."""
+    texts = (table[name].to_pylist() for name in text_fields(fields))
+    return [join_fields(parts) for parts in zip(*texts, strict=True)]
 
 
 def fold_numbers(table: pa.Table, fields: Sequence[str], folds: int) -> npt.NDArray[np.int64]:
-    """The fold of each row, 0 to ``folds - 1``: balanced within each class, the same for equal texts of a class.
+    """The fold of each row, 0 to ``folds - 1``: balanced within each class, the same for equal rows of a class.
 
-    A function of texts and classes alone; the order of the rows does not count.
+    A function of fields and classes alone; the order of the rows does not count.
     """
     strata = table[STRATUM].to_pylist()
-    points = (hashlib.sha256(equal(text).encode("utf-8", "replace")).digest() for text in joined_texts(table, fields))
+    points = (hashlib.sha256(key).digest() for key in equal_keys(table, fields))
     return deal_folds(strata, list(zip(points, strata, strict=True)), folds)
 
 

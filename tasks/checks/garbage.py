@@ -21,7 +21,7 @@ from augmill.tasks.checks.base import (
     write_check,
     write_json,
 )
-from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
+from augmill.tasks.contracts import ANY, Check, Context, FitInputs, Fitted
 from augmill.tasks.rows.kinds.text import canonical
 from augmill.tasks.rows.shown import clusters, has_clusters
 
@@ -195,6 +195,7 @@ class Garbage(Check):
 
     VERSION: ClassVar[int] = 2
     Options: ClassVar[type[GarbageOptions]] = GarbageOptions
+    problems: ClassVar[tuple[str, ...]] = (ANY,)
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         train = _sample(inputs.train, self.options.max_rows)

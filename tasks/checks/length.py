@@ -17,10 +17,11 @@ from augmill.tasks.checks.base import (
     field_values,
     fold_numbers,
     require,
+    text_fields,
     verdicts,
     write_check,
 )
-from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
+from augmill.tasks.contracts import ANY, Check, Context, FitInputs, Fitted
 from augmill.tasks.rows.kinds.text import canonical, is_unspaced
 from augmill.tasks.rows.shown import count_characters
 
@@ -80,13 +81,14 @@ class Length(Check):
 
     VERSION: ClassVar[int] = 2
     Options: ClassVar[type[LengthOptions]] = LengthOptions
+    problems: ClassVar[tuple[str, ...]] = (ANY,)
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """check.json's ``fields``: per text column the bounds ``{"characters": [least, most], "words": ...}``."""
         folds = fold_numbers(inputs.train, ctx.fields, FOLDS)
         refused = np.zeros(inputs.train.num_rows, dtype=bool)
         learnt: dict[str, Any] = {}
-        for name in ctx.fields:
+        for name in text_fields(ctx.fields):
             texts = field_values(inputs.train, name)
             units = measure(texts, spaced=not is_unspaced(texts))
             learnt[name] = learn(units, self.options)
@@ -104,7 +106,7 @@ class Length(Check):
         learnt = fitted.read_json(CHECK_FILE)
         result: list[str | None] = [None] * candidates.num_rows
         shortest = np.full(candidates.num_rows, np.iinfo(np.int64).max)
-        for name in ctx.fields:
+        for name in text_fields(ctx.fields):
             bounds: Bounds = learnt["fields"][name]
             units = measure(field_values(candidates, name), spaced="words" in bounds)
             shortest = np.minimum(shortest, units["characters"])

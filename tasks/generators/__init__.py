@@ -6,9 +6,11 @@ from augmill.tasks.generators.chat import Chat
 from augmill.tasks.generators.interpolate import Interpolate
 from augmill.tasks.generators.masked import MaskedLM
 from augmill.tasks.generators.replay import Replay
+from augmill.tasks.generators.resample import Resample
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.generators.self_training import SelfTraining
 from augmill.tasks.generators.seq2seq import BackTranslation, Seq2Seq
+from augmill.tasks.generators.smote import Smote
 
 GENERATORS: dict[str, type[Generator]] = {
     "rules": Rules,
@@ -20,4 +22,6 @@ GENERATORS: dict[str, type[Generator]] = {
     "seq2seq": Seq2Seq,
     "back_translation": BackTranslation,
     "chat": Chat,
+    "resample": Resample,
+    "smote": Smote,
 }

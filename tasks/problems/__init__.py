@@ -2,7 +2,7 @@
 
 from augmill.tasks.contracts import Problem
 from augmill.tasks.problems.classification import Classification
-from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier
+from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier, RowClassifier
 from augmill.tasks.problems.regression import Regression
 from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
 
@@ -14,6 +14,7 @@ __all__ = [
     "WEIGHTS",
     "Classifier",
     "Learner",
+    "RowClassifier",
     "Teacher",
     "Teaching",
     "teach",
