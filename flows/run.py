@@ -29,6 +29,7 @@ from augmill.tasks.rows.shown import visible
 from augmill.tasks.store.attempts import Attempt, beating, begin, finish
 from augmill.tasks.store.bank import Bank
 from augmill.tasks.store.log import read_log
+from augmill.tasks.store.releases import read_manifest_of
 from augmill.tasks.store.stage import Event, Site
 from augmill.tasks.store.store import Store
 from augmill.tasks.workers import WorkerPool, find_devices, worker_pool
@@ -277,6 +278,8 @@ def attempt(session: Session, as_of: str | None) -> Iterator[Run]:
             ends += [started + 60 * recipe.run.deadline_minutes] if recipe.run.deadline_minutes is not None else []
             run = new_run(session, recipe, as_of, progress, deadline=min(ends, default=None), expected=expected)
             run.standing = expected or (log.newest(as_of) if as_of else None)
+            if run.standing is not None:  # a later version's format is refused here, before its work is replaced
+                read_manifest_of(store, recipe.dataset, run.standing)
             yield run
         _end(session, begun, run.result | run.source, run.events, started)
     except BaseException as error:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chain import produce_and_publish, tiny_recipe, write_rows
+from chain import WORDS, produce_and_publish, tiny_recipe, write_rows
 from commands import augmill, fingerprint, refused, write_recipe
 from fake_releases import put_fake
 
@@ -29,7 +29,7 @@ BY_DAY = {"columns": {"text": "text", "label": "label", "partition": "day"}, "pa
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe and its store, in which one release is the newest as of 2026-10-01 and of all there is."""
     folder = tmp_path_factory.mktemp("consumers")
-    recipe = tiny_recipe(write_rows(folder / "rows.csv"), mix={"synthetic_weight": WEIGHT})
+    recipe = tiny_recipe(write_rows(folder / "rows.csv", 240), mix={"synthetic_weight": WEIGHT})
     store = Store(str(folder / "store"))
     release, _ = produce_and_publish(recipe, store)
     commit_releases(store, "tiny", {"2026-10-01": (None, release)}, entry={"reason": "t"}, command="t")
@@ -126,6 +126,20 @@ def test_pytorch_takes_batches_of_them(release: str, train: pa.Table) -> None:
         for text, label, weight in zip(batch["text"], batch["label"], batch["aug_weight"].tolist(), strict=True)
     ]
     assert sorted(found) == values(train)
+
+
+def test_pytorch_is_fed_no_batch_of_one_class_or_origin_though_nobody_shuffles(release: str, train: pa.Table) -> None:
+    """The line as it stands, of a set whose classes are even."""
+    import pyarrow.parquet
+    import torch.utils.data
+
+    scope = {"torch": torch, "pyarrow": pyarrow, "release": release, "columns": ["label", "aug_origin"]}
+    whole = [batch for batch in line("torch.utils.data.DataLoader", **scope) if len(batch["label"]) == 32]
+    assert len(whole) == len(train) // 32 > 4
+    for batch in whole:
+        assert set(batch["aug_origin"]) == {"real", "synthetic"}
+        assert set(batch["label"]) == set(WORDS)
+        assert max(map(batch["label"].count, WORDS)) < 32 * 2 / 3
 
 
 def test_weights_weigh_rows_in_the_loss_and_in_what_is_drawn(release: str, train: pa.Table) -> None:

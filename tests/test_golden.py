@@ -6,6 +6,7 @@ come to is identities.json beside it. Where a VERSION counts up, MOVED names the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -16,12 +17,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from commands import Ended, augmill
+from commands import Ended, augmill, fingerprint
 
 from augmill.flows.augment import run_recipe
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
+from augmill.tasks.store import releases
 from augmill.tasks.store.attempts import read_attempts
 from augmill.tasks.store.log import read_log
+from augmill.tasks.store.releases import read_manifest_of
 from augmill.tasks.store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -49,7 +52,7 @@ MOVED = {
     "sample": "follows fit",
     "generate": "follows sample",
     "evaluate": "its words say what was proven",
-    "release": "so does its card",
+    "release": "so does its card; rows stand in no order of class",
 }
 
 pytestmark = pytest.mark.timeout(300)
@@ -261,6 +264,57 @@ def test_the_delta_table_of_before_is_continued(golden: Path) -> None:
         ).to_pylist()
     }
     assert made <= set(table.to_pyarrow_table()["aug_row_id"].to_pylist())
+
+
+def test_a_release_made_again_holds_the_rows_of_the_old_one_in_another_order(golden: Path) -> None:
+    """Formats 1 and 2 side by side: compared, verified, mirrored; and format 1 is gone back to."""
+    deltalake = pytest.importorskip("deltalake")
+    recipe, old = golden / "nights.yaml", current_of(golden, "nights")[DAYS[1]]
+    new = run(golden, "run", recipe, "--as-of", DAYS[1]).last["release"]
+    formats = [read_manifest_of(Store(str(golden / "store")), "nights", name) for name in (old, new)]
+    assert [manifest and manifest["format"] for manifest in formats] == [1, 2]
+    told = run(golden, "diff", old, new, recipe, "--json").last
+    assert told["rows"] and not any(part[kind] for part in told["rows"].values() for kind in ("added", "removed"))
+    assert not any(part["changed"] for part in told["rows"].values())
+    ids = [[row["aug_row_id"] for row in train_rows(golden, "nights", name)] for name in (old, new)]
+    assert ids[0] != ids[1] == sorted(ids[0], key=lambda name: hashlib.sha256(name.encode()).digest())
+    run(golden, "verify", recipe)
+    for at, release in ((new, 1), (old, 0)):
+        assert current_of(golden, "nights")[DAYS[1]] == at
+        table = deltalake.DeltaTable(run(golden, "path", recipe, "--delta").out.strip()).to_pyarrow_table()
+        mirrored = zip(table["aug_split"].to_pylist(), table["aug_row_id"].to_pylist(), strict=True)
+        assert [name for split, name in mirrored if split == "train"] == ids[release]
+        run(golden, "rollback", recipe, "--reason", "back")
+
+
+def test_a_version_before_this_one_refuses_its_releases_by_their_number_and_changes_nothing(
+    golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of a dated source too, which look at no other release: they would put their own in its place."""
+    recipe, old = golden / "nights.yaml", current_of(golden, "nights")[DAYS[0]]
+    new = run(golden, "run", recipe, "--as-of", DAYS[1]).last["release"]
+    row = train_rows(golden, "nights", new)[0]["aug_row_id"]
+    (golden / "ids.txt").write_text(row, encoding="utf-8")
+    before = fingerprint(golden / "store/public")
+    monkeypatch.setattr(releases, "FORMAT", 1)
+    for words in (
+        ("path", recipe, "--verify"),
+        ("show", recipe),
+        ("verify", recipe),
+        ("audit", new, recipe),
+        ("diff", old, new, recipe),
+        ("explain", row, recipe),
+        ("tag", "model", recipe, "--release", new),
+        ("forget", recipe, "--rows", golden / "ids.txt", "--reason", "asked for", "--orchestrator", "none"),
+        ("run", recipe, "--as-of", DAYS[1]),
+        ("run", recipe, "--as-of", DAYS[2]),
+    ):
+        said = run(golden, *words, code=4).err
+        assert f"{new}/manifest.json: format 2 of a later version; this one reads up to 1" in said, words
+    assert "format 2 of a later version" in run(golden, "verify", "--all", code=4).err
+    assert fingerprint(golden / "store/public") == before
+    for words in (("show", recipe, "--release", old), ("path", recipe, "--as-of", DAYS[0], "--verify")):
+        run(golden, *words)
 
 
 def test_gc_takes_nothing_that_is_current_or_named(golden: Path) -> None:

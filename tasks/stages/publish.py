@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from augmill.tasks.contracts import STRATUM, Artifact, Problem
+from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Problem
 from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Columns
@@ -109,7 +110,6 @@ def _code(name: str) -> str:
 # --- Releases ---------------------------------------------------------------------------------------------------------
 
 
-ROW_GROUP = 32_768  # rows are sorted by class and origin: groups this small let DuckDB and polars skip most of them
 # The publish protocol, step by step: a kill before any of them leaves the old release current, or the new one whole.
 # tests/flows/test_crash.py kills at every one, and fails where one is not met.
 CRASH_POINTS = (
@@ -165,7 +165,7 @@ def _check_clash(schema: pa.Schema, prefix: str) -> None:
         )
 
 
-@stage("release", version=5)
+@stage("release", version=6)
 def build_release(
     work: Work, config: ReleaseConfig, ingested: Artifact, split: Artifact, mixed: Artifact, ledger: list[Artifact]
 ) -> None:
@@ -215,22 +215,24 @@ def build_release(
     work.rows = counts["train"]["rows"]
 
 
+def order_by_hash(ids: list[str]) -> list[int]:
+    """The places of the ids in the order of their sha256, which knows neither class nor origin and is always the same."""
+    digests = [hashlib.sha256(row_id.encode()).digest() for row_id in ids]
+    return sorted(range(len(digests)), key=digests.__getitem__)
+
+
 def _write_splits(
     work: Work, config: ReleaseConfig, tables: dict[str, pa.Table], schema: pa.Schema, labels: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Writes each split that has rows, sorted by class and origin; rows and content of each file."""
+    """Writes each split that has rows, in the order of its ids' hashes; rows and content of each file."""
     files: dict[str, dict[str, Any]] = {}
     for name, rows in tables.items():
         if not rows.num_rows:
             continue  # no empty Parquet
-        order = pc.sort_indices(
-            rows.append_column("at", pa.array(range(rows.num_rows))),
-            sort_keys=[(STRATUM, "ascending"), (ORIGIN, "ascending"), ("at", "ascending")],
-        )
-        table = user_table(rows.take(order), name, config, schema, labels)
+        table = user_table(rows.take(order_by_hash(rows[ROW_ID].to_pylist())), name, config, schema, labels)
         file_name = f"{name}/part-00000.parquet"
         (work.directory / name).mkdir()
-        work.write(table, file_name, row_group_size=ROW_GROUP)
+        work.write(table, file_name)
         files[file_name] = {"rows": table.num_rows, "content": work.contents[file_name]}
     return files
 

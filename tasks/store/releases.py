@@ -10,7 +10,8 @@ from augmill.tasks.rows.hashing import canonical_json, hash_json
 from augmill.tasks.store.shapes import PROVENANCE, RELEASE, require_shape
 from augmill.tasks.store.store import Store, release_key
 
-FORMAT = 1  # of a release's manifest; counted up when an older version could not read a new one rightly
+# Of a release's manifest; counted up when an older version could not read a new one rightly.
+FORMAT = 2  # 1: rows by class and origin; 2: by the hash of their ids
 
 
 def read_manifest_of(store: Store, dataset: str, release: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from augmill.tasks.store.store import Store, manifest_key
 C = TypeVar("C")
 
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
-ROW_GROUP = 122_880  # rows; DuckDB's own size
+ROW_GROUP = 122_880  # rows; DuckDB's own size (docs/measured.md, A release's rows in order)
 
 
 def identity_of(value: Any) -> Any:
@@ -130,9 +130,9 @@ class Work:
     def read_json(self, artifact: Artifact, name: str) -> Any:
         return json.loads(self.path(artifact, name).read_text(encoding="utf-8"))
 
-    def write(self, table: pa.Table, name: str = "rows.parquet", *, row_group_size: int = ROW_GROUP) -> None:
+    def write(self, table: pa.Table, name: str = "rows.parquet") -> None:
         """Writes a table that is already in its total order, and notes its canonical content."""
-        pq.write_table(table, self.directory / name, row_group_size=row_group_size, **PARQUET)
+        pq.write_table(table, self.directory / name, row_group_size=ROW_GROUP, **PARQUET)
         self.contents[name] = hash_table(table)
 
     def write_json(self, value: Any, name: str) -> None:
