@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import Kind, Limits, NearIndex
+from augmill.tasks.contracts import Kind, ReadLimits, NearIndex
 from augmill.tasks.rows.kinds.table.cells import drift_column, encode, profile_column
 from augmill.tasks.rows.kinds.table.features import LinearFeatures, TreeFeatures, nearest_distances
 from augmill.tasks.rows.kinds.table.values import (
@@ -77,7 +77,7 @@ class Table(Kind):
             return _sniff_numbers(values, len(distinct), name)
         return _sniff_texts(values, name)
 
-    def read(self, column: pa.ChunkedArray, type: str, limits: Limits) -> tuple[pa.Array, Reasons]:
+    def read(self, column: pa.ChunkedArray, type: str, limits: ReadLimits) -> tuple[pa.Array, Reasons]:
         """Missing values are null: null, NaN, blanks, and the texts in ``values.MISSING``.
 
         Refused: ``not_a_number``, ``infinite_number``, ``not_a_timestamp``, ``too_long`` (a category).
