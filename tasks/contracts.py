@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -326,7 +326,10 @@ class Problem(ABC):
     target: ClassVar[pa.DataType | None] = None  # of the column TARGET; None: the stratum says it all
     fits_strata: ClassVar[bool] = False  # strata hang on data (bins): made with the fit, see ``fit_strata``
     metric: ClassVar[str]  # that the gate judges by unless the recipe says
-    stratum_metric: ClassVar[str]  # additive; measured in each stratum by itself
+    metrics: ClassVar[tuple[str, ...]]  # that every gate measures and reports
+    stratum_metric: ClassVar[str]  # measured on the rows of each stratum by themselves
+    focus_metric: ClassVar[str | None] = None  # that can be of some strata alone (``gate.focus``)
+    stratum_word: ClassVar[str] = "class"  # what people call a stratum
     remedies: ClassVar[Mapping[str, str]] = {}  # what to do about the reasons that ``TargetReader.read`` gives
 
     @abstractmethod
@@ -374,6 +377,10 @@ class Problem(ABC):
         """The target of rows in the user's own type. ``values``: as ``TargetReader.values``."""
         return rows[TARGET].combine_chunks().cast(kind)
 
+    def stratum_named(self, name: str, known: Iterable[str]) -> str | None:
+        """Which of the known strata the recipe means by a name; None: none of them."""
+        return name if name in known else None
+
     def units(self, rows: pa.Table) -> pa.Array:
         """What is held out and drawn together: the row, or an image or a user where several rows are one."""
         return rows[ROW_ID]
@@ -383,9 +390,9 @@ class Problem(ABC):
 class Judged:
     """Held-out rows as one training predicted them.
 
-    ``truth`` and ``predicted``: (rows,), places in ``classes`` (-1: none of them) where the problem has strata for its
-    target, else values; ``scores``: (rows, classes), where the trainer gives them; ``units``: (rows,), each row's unit;
-    ``count``: units in all.
+    ``truth`` and ``predicted``: (rows,), places in ``classes`` (-1: none of them) where the stratum says all of the
+    target, else values; ``scores``: (rows, classes), where the trainer gives them, each column ranks the rows; ``units``:
+    (rows,), each row's unit; ``count``: units in all.
     """
 
     truth: Any
@@ -396,10 +403,26 @@ class Judged:
     classes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Foresight:
+    """What is assumed of a metric before anything is trained, in its values.
+
+    ``deviation``: standard deviation of what a unit adds to the gain of one arm over another; ``step``: what a unit
+    moves the value by, times the units; ``worth``: what ``gate.folds: auto`` takes for a point; ``words``: a sentence.
+    """
+
+    deviation: float
+    step: float
+    worth: float
+    words: str
+
+
 class Metric(ABC):
     """Maps weights of held-out units to a value, so that one bootstrap serves every metric."""
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""  # as people read it; empty: the name
+    of_stratum: ClassVar[str] = ""  # what evidence calls it where it is of one stratum alone; empty: the name
     problems: ClassVar[tuple[str, ...]]
     better: ClassVar[Literal["more", "less"]] = "more"
     scale: ClassVar[float] = 100.0  # a value times this is in the unit that people read
@@ -412,11 +435,22 @@ class Metric(ABC):
 
     @abstractmethod
     def values(self, prepared: Any, weights: npt.NDArray[np.float32]) -> Floats:
-        """``weights``: (resamples, units), how often each unit stands in each; returns (resamples,), unscaled."""
+        """``weights``: (resamples, units), how often each unit stands in each; returns (resamples,), unscaled.
+
+        NaN where the units that stand in a resample say nothing of it.
+        """
 
     def one_unit(self, judged: Judged) -> float:
         """About what one unit moves the value by; the doubt of few units is made of it."""
         return 1 / max(judged.count, 1)
+
+    def only(self, strata: tuple[str, ...]) -> Metric:
+        """This metric over these of ``Judged.classes`` alone; asked of a problem's ``focus_metric``."""
+        raise NotImplementedError
+
+    def foresee(self, spread: float | None) -> Foresight | None:
+        """``spread``: standard deviation of train rows' TARGET, where the problem has one. None: nothing is known."""
+        return None
 
 
 # --- What makes rows, and what refuses them -----------------------------------------------------------------------------

@@ -27,9 +27,10 @@ from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.metrics.classification import counts
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.sources import SOURCES, Reader, SourceOptions, list_files, read_batches, read_schema
 from augmill.tasks.trainers import TRAINERS, Trainer
-from augmill.tasks.trainers.contract import Problem
+from augmill.tasks.trainers.contract import TrainerInputs
 
 ROOT = Path(__file__).parents[1]
 REGISTRIES: dict[str, tuple[dict[str, Any], type[Any]]] = {
@@ -112,14 +113,14 @@ pq.write_table(pa.table({"row": range(asked), "label": [common] * asked}), out)
 """
 
 
-def small_problem() -> Problem:
+def small_problem() -> TrainerInputs:
     def rows(prefix: str, count: int) -> pa.Table:
         strata = ["ab"[at % 3 == 0] for at in range(count)]
         texts = [f"{'left' if stratum == 'a' else 'right'} word{at % 5}" for at, stratum in enumerate(strata)]
         return pa.table({"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": strata, "text": texts})
 
     made = rows("s", 9).append_column("parent_ids", pa.array([["r0"]] * 9, pa.list_(pa.string())))
-    return Problem(rows("r", 12), made, rows("v", 20), ("text",), ("a", "b"))
+    return TrainerInputs(rows("r", 12), made, rows("v", 20), ("text",), PROBLEMS["classification"], ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -134,11 +135,11 @@ def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Pat
     together = list(trainer.predict(problem, planned, tmp_path / "all"))
     assert len(together) == len(planned)
     for prediction in together:
-        assert prediction.labels.dtype == np.int64 and prediction.labels.shape == (problem.evaluation.num_rows,)
-        assert set(prediction.labels.tolist()) <= {-1, 0, 1}
+        assert prediction.target.dtype == np.int64 and prediction.target.shape == (problem.evaluation.num_rows,)
+        assert set(prediction.target.tolist()) <= {-1, 0, 1}
         json.dumps(prediction.chosen)
     (alone,) = trainer.predict(problem, planned[-1:], tmp_path / "alone")
-    assert alone.labels.tolist() == together[-1].labels.tolist()
+    assert alone.target.tolist() == together[-1].target.tolist()
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -32,6 +32,7 @@ from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Genera
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
@@ -43,7 +44,7 @@ from augmill.tasks.stages.weigh import WeighConfig, weigh
 from augmill.tasks.store.stage import Stage, fetch, read_manifest
 from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS
-from augmill.tasks.trainers.contract import Problem
+from augmill.tasks.trainers.contract import TrainerInputs
 
 RECORDED = Path(__file__).with_name("versions.json")
 sys.path.append(str(Path(__file__).with_name("generators")))  # helpers, also where this file is run by itself
@@ -210,11 +211,13 @@ def run_check(name: str, here: Path) -> Any:
 
 def run_trainer(name: str, here: Path) -> Any:
     made = rows("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
-    problem = Problem(rows("r", 45, 1), made, rows("v", 30, 2), ("text",), tuple(sorted(WORDS)))
+    problem = TrainerInputs(
+        rows("r", 45, 1), made, rows("v", 30, 2), ("text",), PROBLEMS["classification"], tuple(sorted(WORDS))
+    )
     trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
     predictions = trainer.predict(problem, trainings(problem, 0, 1), here / "work")
     # What `command` chose names its directory, which is another one each time.
-    return [[found.labels.tolist(), {} if name == "command" else found.chosen] for found in predictions]
+    return [[found.target.tolist(), {} if name == "command" else found.chosen] for found in predictions]
 
 
 SOURCE_ROWS = {

@@ -2,88 +2,88 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.gate.interval import Floats, Interval, Replicates, interval, one_row, replicate, resample
+from augmill.tasks.contracts import STRATUM, Floats, Ints, Judged, Metric
+from augmill.tasks.gate.gauge import Gauge
+from augmill.tasks.gate.interval import Interval, Replicates, Resamples, interval, replicate, resample
 from augmill.tasks.gate.verdict import Verdict
-from augmill.tasks.metrics import counts, f1
 from augmill.tasks.rows.randomness import stream_key, uniforms
-from augmill.tasks.trainers import Problem, Training
+from augmill.tasks.trainers import TrainerInputs, Training
 
 # --- The three arms of the gate: real rows alone, the placebo (real rows repeated to the mix's counts), the mix -------
-# Each run draws anew four fifths of the added rows of each class: of the synthetic rows for the mix, of the copies for
+# Each run draws anew four fifths of the added rows of each stratum: of the synthetic rows for the mix, of the copies for
 # the placebo. So runs tell how much hangs on which rows happened to be drawn, and the placebo is dealt with exactly as
-# the mix is. The added rows' total weight per class is kept, whatever was drawn. Real rows always weigh what they
+# the mix is. The added rows' total weight per stratum is kept, whatever was drawn. Real rows always weigh what they
 # weigh: perturbing them (a Bayesian bootstrap) would judge the arms at a smaller effective sample, where a generator
 # that remembers train rows without naming them as parents wins back what the perturbation took (docs/decisions.md).
 
 
 ARMS = ("real", "placebo", "mix")
-KEPT = 0.8  # of the added rows, per run
-
-Ints = npt.NDArray[np.int64]
-Weights = npt.NDArray[np.float64]
+KEPT = 0.8  # of the added rows, per run; what is one unit is drawn together
 
 
-def trainings(problem: Problem, seed: int, runs: int) -> list[Training]:
+def trainings(inputs: TrainerInputs, seed: int, runs: int, arms: Sequence[str] = ARMS) -> list[Training]:
     """``runs`` trainings of each arm, run by run. Tables may carry a ``weight`` column (default 1)."""
-    real_strata, strata = (np.array(t["stratum"].to_pylist(), dtype=object) for t in (problem.real, problem.synthetic))
-    real_weights, weights = _weights(problem.real), _weights(problem.synthetic)
-    real_keys, keys = _keys(problem.real, seed), _keys(problem.synthetic, seed)
-    base = np.arange(problem.real.num_rows, dtype=np.int64)
+    real_strata, strata = (np.array(t[STRATUM].to_pylist(), dtype=object) for t in (inputs.real, inputs.synthetic))
+    real_weights, weights = _weights(inputs.real), _weights(inputs.synthetic)
+    real_keys, keys = _keys(inputs, inputs.real, seed), _keys(inputs, inputs.synthetic, seed)
+    base = np.arange(inputs.real.num_rows, dtype=np.int64)
     made: list[Training] = []
     for run in range(runs):
-        added: dict[str, list[tuple[Ints, Weights]]] = {"real": [], "placebo": [], "mix": []}
-        for stratum in problem.labels:
+        added: dict[str, list[tuple[Ints, Floats]]] = {arm: [] for arm in ARMS}
+        for stratum in sorted(set(strata)):
             mine, own = np.flatnonzero(strata == stratum), np.flatnonzero(real_strata == stratum)
-            if not len(mine):
-                continue
             total = float(weights[mine].sum())
-            kept = mine[_draw(uniforms(keys[mine], 1, stream=run)[:, 0], len(mine))]
+            kept = mine[_draw(uniforms(keys[mine], 1, stream=run)[:, 0])]
             added["mix"].append((kept + len(base), weights[kept] * (total / weights[kept].sum())))
             if len(own):
                 copies = own[_copies(real_keys[own], len(mine), run)]
                 added["placebo"].append((copies, np.full(len(copies), total / len(copies))))
         # torch and numpy's RandomState take seeds of 32 bits at most
         run_seed = stream_key("gate", seed, run) & 0x7FFFFFFF
-        for arm in ARMS:
+        for arm in arms:
             rows = np.concatenate([base, *(rows for rows, _ in added[arm])])
             load = np.concatenate([real_weights, *(load for _, load in added[arm])])
             made.append(Training(arm, run, run_seed, rows, load))
     return made
 
 
-def _draw(draws: Weights, count: int) -> Ints:
-    """Positions of the KEPT share with the smallest draws, at least one, in order."""
-    kept = max(1, round(KEPT * count))
-    return np.sort(np.argsort(draws, kind="stable")[:kept]).astype(np.int64)
+def _draw(draws: Floats) -> Ints:
+    """Positions of the KEPT share of the distinct draws, the smallest, at least one; in order."""
+    distinct = np.unique(draws)
+    kept = max(1, round(KEPT * len(distinct)))
+    return np.flatnonzero(draws <= distinct[kept - 1]).astype(np.int64)
 
 
 def _copies(keys: Ints, count: int, run: int) -> Ints:
-    """Positions (repeated) of a class's rows: ``count`` copies dealt out evenly, the rest drawn, then as ``_draw``."""
+    """Positions (repeated) of a stratum's rows: ``count`` copies dealt out evenly, the rest drawn, then as ``_draw``."""
     whole, rest = divmod(count, len(keys))
     draws = uniforms(keys, whole + 2, stream=run)
     copies = np.full(len(keys), whole, dtype=np.int64)
     copies[np.argsort(draws[:, -1], kind="stable")[:rest]] += 1
     rows = np.repeat(np.arange(len(keys), dtype=np.int64), copies)
     ordinal = np.arange(len(rows)) - np.repeat(np.cumsum(copies) - copies, copies)
-    return rows[_draw(draws[rows, ordinal], len(rows))]
+    return rows[_draw(draws[rows, ordinal])]
 
 
-def _weights(table: pa.Table) -> Weights:
+def _weights(table: pa.Table) -> Floats:
     if "weight" not in table.column_names:
         return np.ones(table.num_rows)
     return np.asarray(table["weight"].to_numpy(), dtype=np.float64)
 
 
-def _keys(table: pa.Table, seed: int) -> Ints:
-    """A row's draws hang on its id, not its place: tomorrow's gate draws the same rows where they are still there."""
-    return np.array([stream_key("gate", seed, row_id) >> 1 for row_id in table["row_id"].to_pylist()], dtype=np.int64)
+def _keys(inputs: TrainerInputs, table: pa.Table, seed: int) -> Ints:
+    """A unit's draws hang on its id, not its place: tomorrow's gate draws the same rows where they are still there."""
+    units = inputs.problem.units(table).to_pylist()
+    return np.array([stream_key("gate", seed, unit) >> 1 for unit in units], dtype=np.int64)
 
 
 # --- Evidence ---------------------------------------------------------------------------------------------------------
@@ -94,53 +94,83 @@ PAIRS = (("mix", "real"), ("mix", "placebo"), ("placebo", "real"))
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one split. ``truth``: (rows,); ``arms``: arm to (runs, rows). Both positions in ``labels``, -1 for none.
+    """Of one split. ``arms``: arm to (runs, rows), places in ``strata`` (-1 for none), or the values that were told.
 
-    ``chosen``: arm to what the trainer chose, run by run.
+    ``stratum``: (rows,), places in ``strata``; ``values``: (rows,), the column TARGET, None where the stratum says all of
+    it; ``units``: each row's unit, None where that is the row; ``scores``: arm to (runs, rows, strata), where the metric
+    needs them; ``chosen``: arm to what the trainer chose, run by run.
     """
 
-    labels: tuple[str, ...]
-    truth: Ints
-    arms: dict[str, Ints]
+    strata: tuple[str, ...]
+    stratum: Ints
+    arms: dict[str, npt.NDArray[Any]]
     chosen: dict[str, list[dict[str, Any]]]
+    values: Floats | None = None
+    units: tuple[str, ...] | None = None
+    scores: dict[str, Floats] | None = None
+
+    @property
+    def truth(self) -> npt.NDArray[Any]:
+        return self.stratum if self.values is None else self.values
+
+    def judged(self, arm: str) -> list[Judged]:
+        """What metrics are asked of, run by run."""
+        units, count = np.arange(len(self.stratum)), len(self.stratum)
+        if self.units is not None:
+            names, units = np.unique(np.array(self.units, dtype=object), return_inverse=True)
+            count = len(names)
+        classes = self.strata if self.values is None else ()
+        scores = self.scores[arm] if self.scores else [None] * len(self.arms[arm])
+        return [
+            Judged(self.truth, predicted, score, units, count, classes)
+            for predicted, score in zip(self.arms[arm], scores, strict=True)
+        ]
 
     def to_table(self) -> pa.Table:
         """A held-out row a line: its truth, and what each run of each arm predicted, as ``<arm>.<run>``."""
-        columns = {f"{arm}.{run}": row for arm, runs in self.arms.items() for run, row in enumerate(runs)}
-        return pa.table({"truth": self.truth, **columns})
+        columns: dict[str, Any] = {"truth": self.truth}
+        if self.values is not None:
+            columns["stratum"] = self.stratum
+        if self.units is not None:
+            columns["unit"] = self.units
+        columns |= {f"{arm}.{run}": row for arm, runs in self.arms.items() for run, row in enumerate(runs)}
+        for arm, scored in (self.scores or {}).items():
+            for run, each in enumerate(scored):
+                flat = pa.array(np.ascontiguousarray(each).ravel())
+                columns[f"{arm}.{run}.score"] = pa.FixedSizeListArray.from_arrays(flat, each.shape[1])
+        return pa.table(columns)
 
     def about(self) -> dict[str, Any]:
         """What the table does not hold."""
-        return {"labels": self.labels, "chosen": self.chosen}
+        return {"labels": self.strata, "chosen": self.chosen}
 
     @classmethod
     def from_table(cls, table: pa.Table, about: dict[str, Any]) -> Predictions:
-        runs = (len(table.column_names) - 1) // len(ARMS)
+        names = table.column_names
+        runs = sum(bool(re.fullmatch(rf"{ARMS[0]}\.\d+", name)) for name in names)
         arms = {arm: np.stack([table[f"{arm}.{run}"].to_numpy() for run in range(runs)]) for arm in ARMS}
-        return cls(tuple(about["labels"]), table["truth"].to_numpy(), arms, about["chosen"])
+        truth = table["truth"].to_numpy()
+        return cls(
+            tuple(about["labels"]),
+            table["stratum"].to_numpy() if "stratum" in names else truth,
+            arms,
+            about["chosen"],
+            values=truth if "stratum" in names else None,
+            units=tuple(table["unit"].to_pylist()) if "unit" in names else None,
+            scores={arm: np.stack([_scores(table, f"{arm}.{run}.score") for run in range(runs)]) for arm in ARMS}
+            if f"{ARMS[0]}.0.score" in names
+            else None,
+        )
 
 
-class ClassScore(TypedDict):
-    """A class in one arm; ``recall`` and ``f1`` in percent, means over seeds."""
-
-    label: str
-    n: int
-    recall: float
-    f1: float
+def _scores(table: pa.Table, name: str) -> Floats:
+    column = table[name].combine_chunks()
+    found: Floats = column.flatten().to_numpy().reshape(len(column), -1)
+    return found
 
 
-class ArmScore(TypedDict):
-    """Percent, means over seeds. ``chosen``: per seed, what the trainer chose (its hyper-parameters)."""
-
-    accuracy: float
-    macro_f1: float
-    focus_f1: float | None
-    per_class: list[ClassScore]
-    chosen: list[dict[str, Any]]
-
-
-class ClassGain(TypedDict):
-    """Gain in recall, points; null bounds and ``judged: false`` under ``min_heldout_per_class``."""
+class StratumGain(TypedDict):
+    """Gain in the problem's metric of one stratum; null bounds and ``judged: false`` under ``min_heldout_per_class``."""
 
     label: str
     n: int
@@ -151,36 +181,45 @@ class ClassGain(TypedDict):
 
 
 class Comparison(TypedDict):
-    """Gains of ``arm`` over ``reference``: metric name to ``{gain, low, high}`` in points, and per class."""
+    """Gains of ``arm`` over ``reference``: metric name to ``{gain, low, high}`` in its unit, and per stratum."""
 
     arm: str
     reference: str
-    gains: dict[str, dict[str, float]]
-    per_class: list[ClassGain]
+    gains: dict[str, dict[str, float | None]]
+    per_class: list[StratumGain]
 
 
 class SplitEvidence(TypedDict):
-    """What was measured on one split. ``comparisons``: "mix-real", "mix-placebo", "placebo-real"."""
+    """What was measured on one split. ``comparisons``: "mix-real", "mix-placebo", "placebo-real".
+
+    ``arms``: of each arm every metric by its name, means over seeds (accuracy and F1 in percent); ``per_class``: label
+    and ``n`` of each stratum, with its own metrics; ``chosen``: per seed, what the trainer chose (its
+    hyper-parameters).
+    """
 
     rows: int
-    arms: dict[str, ArmScore]
+    arms: dict[str, dict[str, Any]]
     comparisons: dict[str, Comparison]
 
 
 class Evidence(TypedDict):
     """All that the report, the log and the release say of a gate; plain JSON.
 
-    ``judged_by``: the score that decided ("accuracy", "macro_f1" or "focus_f1"). ``smallest_visible_gain``: true points
-    (below zero where ``not_worse`` lets a loss pass) that would have passed with 80 % probability here; ``rows_needed``:
-    where inconclusive, held-out rows that would show the observed gain (where there is none, a point beyond what the
-    rule asks), null where these rows suffice
-    for that. ``test`` is reported and never decides.
+    ``judged_by``: the metric that decided, such as "accuracy" or "focus_f1"; ``unit``: of its gains, "points" or the
+    target's column; ``metrics``: how the values of each metric are read (gate.gauge.Gauge); ``stratum``: what one is
+    called. ``smallest_visible_gain``: true gain (below zero where ``not_worse`` lets a loss pass) that would have passed
+    with 80 % probability here; ``rows_needed``: where inconclusive, held-out rows that would show the observed gain
+    (where there is none, a point beyond what the rule asks), null where these rows suffice for that. ``test`` is
+    reported and never decides.
     """
 
     verdict: Verdict
     reason: str
     best_real: Literal["real", "placebo"]
     judged_by: str
+    unit: str
+    metrics: dict[str, dict[str, Any]]
+    stratum: str
     options: dict[str, Any]
     seeds: int
     draws: int
@@ -191,89 +230,117 @@ class Evidence(TypedDict):
     test: SplitEvidence | None
 
 
+@dataclass(frozen=True)
+class Yardsticks:
+    """What one split is measured by. ``focus``: name to metric, of those strata that the recipe's focus names;
+
+    ``stratum``: of the rows of one stratum; ``focusing``: of which ``only`` some strata can be looked at.
+    """
+
+    overall: Mapping[str, Metric]
+    focus: Mapping[str, Metric]
+    stratum: Metric
+    focusing: Metric | None
+    target: str  # the name of its column
+
+    def gauge(self, metric: Metric) -> Gauge:
+        return Gauge.of(metric, self.target)
+
+
 def measure(
     predictions: Predictions,
+    by: Yardsticks,
     *,
-    focus: tuple[str, ...],
     confidence: float,
     min_rows_per_class: int,
     resamples: int,
     seed: int,
 ) -> SplitEvidence:
-    """Scores and gains of one split. Row resamples are shared by the arms: every comparison is paired."""
-    truth, labels = predictions.truth, predictions.labels
-    runs = len(predictions.arms["mix"])
-    wanted = tuple(c for c, label in enumerate(labels) if label in focus and c in truth)
-    drawn = resample(len(truth), runs, resamples, seed)
-    arms = {arm: replicate(truth, predictions.arms[arm], len(labels), drawn, wanted) for arm in ARMS}
-    steps = {"accuracy": one_row(truth), "macro_f1": one_row(truth, tuple(np.unique(truth).tolist()))}
-    if wanted:
-        steps["focus_f1"] = one_row(truth, wanted)
+    """Scores and gains of one split. Resamples of units are shared by the arms: every comparison is paired."""
+    judged = {arm: predictions.judged(arm) for arm in ARMS}
+    first = judged["mix"][0]
+    drawn = resample(first.count, len(judged["mix"]), resamples, seed)
+    metrics = {**by.overall, **by.focus}
+    found = {name: {arm: replicate(metric, judged[arm], drawn) for arm in ARMS} for name, metric in metrics.items()}
+    strata = [_Stratum(predictions, judged, drawn, place) for place in np.unique(predictions.stratum)]
+    inside = {each.name: {arm: each.replicate(by.stratum, arm, min_rows_per_class) for arm in ARMS} for each in strata}
+
+    def gain(metric: Metric, of: dict[str, Replicates], arm: str, reference: str, among: dict[str, Any]) -> Interval:
+        difference, runs = of[arm].values - of[reference].values, of[arm].runs - of[reference].runs
+        step = max(metric.one_unit(run) for side in (arm, reference) for run in among[side])
+        return interval(difference, runs, confidence, step, by.gauge(metric))
+
+    def stratum_gain(each: _Stratum, arm: str, reference: str) -> StratumGain:
+        here = each.count >= min_rows_per_class
+        bounds = gain(by.stratum, inside[each.name], arm, reference, each.judged).to_json() if here else {}
+        low, middle, high = (bounds.get(name) for name in ("low", "gain", "high"))
+        return {"label": each.name, "n": each.rows, "judged": here, "gain": middle, "low": low, "high": high}
+
     return {
-        "rows": len(truth),
-        "arms": {arm: _arm_score(arms[arm], predictions, arm) for arm in ARMS},
+        "rows": len(predictions.stratum),
+        "arms": {arm: _arm_score(arm, found, inside, strata, predictions, by) for arm in ARMS},
         "comparisons": {
             f"{arm}-{reference}": {
                 "arm": arm,
                 "reference": reference,
                 "gains": {
-                    name: _gain(arms[arm], arms[reference], name, confidence, step).to_json()
-                    for name, step in steps.items()
+                    name: gain(metric, found[name], arm, reference, judged).to_json()
+                    for name, metric in metrics.items()
                 },
-                "per_class": _class_gains(
-                    arms[arm], arms[reference], predictions, confidence=confidence, min_rows=min_rows_per_class
-                ),
+                "per_class": [stratum_gain(each, arm, reference) for each in strata],
             }
             for arm, reference in PAIRS
         },
     }
 
 
-def _gain(arm: Replicates, reference: Replicates, name: str, confidence: float, step: float) -> Interval:
-    runs: Floats = arm.runs[name] - reference.runs[name]
-    return interval(arm.scores[name] - reference.scores[name], runs, confidence, step)
+class _Stratum:
+    """The rows of one stratum, as if there were no others."""
+
+    def __init__(self, predictions: Predictions, judged: dict[str, list[Judged]], drawn: Resamples, place: int) -> None:
+        self.name = predictions.strata[place]
+        at = np.flatnonzero(predictions.stratum == place)
+        units, own = np.unique(judged["mix"][0].units[at], return_inverse=True)
+        self.rows, self.count, self.drawn, self.units = len(at), len(units), drawn, units
+
+        def part(run: Judged) -> Judged:
+            scores = None if run.scores is None else run.scores[at]
+            return replace(
+                run, truth=run.truth[at], predicted=run.predicted[at], scores=scores, units=own, count=len(units)
+            )
+
+        self.judged = {arm: [part(run) for run in runs] for arm, runs in judged.items()}
+
+    def replicate(self, metric: Metric, arm: str, least: int) -> Replicates:
+        """Without resamples where there are fewer than ``least`` units."""
+        drawn = self.drawn.units[:, self.units] if self.count >= least else self.drawn.units[:0]
+        return replicate(metric, self.judged[arm], Resamples(drawn, self.drawn.runs))
 
 
-def _arm_score(arm: Replicates, predictions: Predictions, name: str) -> ArmScore:
-    truth, labels = predictions.truth, predictions.labels
-    sizes = np.bincount(truth, minlength=len(labels))
-    counted = [counts(truth, run, len(labels)) for run in predictions.arms[name]]
-    per_class = np.mean([f1(*run) for run in counted], axis=0)
-    return {
-        "accuracy": _percent(arm.scores["accuracy"][0]),
-        "macro_f1": _percent(arm.scores["macro_f1"][0]),
-        "focus_f1": _percent(arm.scores["focus_f1"][0]) if "focus_f1" in arm.scores else None,
-        "per_class": [
-            {"label": labels[c], "n": int(sizes[c]), "recall": _percent(arm.recall[0, c]), "f1": _percent(per_class[c])}
-            for c in np.flatnonzero(sizes)
-        ],
-        "chosen": predictions.chosen[name],
-    }
+def _arm_score(
+    arm: str,
+    found: dict[str, dict[str, Replicates]],
+    inside: dict[str, dict[str, Replicates]],
+    strata: Sequence[_Stratum],
+    predictions: Predictions,
+    by: Yardsticks,
+) -> dict[str, Any]:
+    def score(metric: Metric, value: float) -> float | None:
+        return None if np.isnan(value) else by.gauge(metric).tidy(metric.scale * float(value))
 
+    def of_stratum(each: _Stratum) -> dict[str, Any]:
+        name = by.stratum.of_stratum or by.stratum.name
+        told = {"label": each.name, "n": each.rows, name: score(by.stratum, inside[each.name][arm].values[0])}
+        if by.focusing is not None:
+            alone = by.focusing.only((each.name,))
+            values = [alone.values(alone.prepare(run), everything)[0] for run in judged]
+            told[by.focusing.of_stratum or by.focusing.name] = score(alone, float(np.mean(values)))
+        return told
 
-def _percent(share: float) -> float:
-    return round(100 * float(share), 4)
-
-
-def _class_gains(
-    arm: Replicates, reference: Replicates, predictions: Predictions, *, confidence: float, min_rows: int
-) -> list[ClassGain]:
-    gains: list[ClassGain] = []
-    sizes = np.bincount(predictions.truth, minlength=len(predictions.labels))
-    for c in np.flatnonzero(sizes):
-        n = int(sizes[c])
-        found: Interval | None = None
-        if n >= min_rows:
-            runs = arm.run_recall[:, c] - reference.run_recall[:, c]
-            found = interval(arm.recall[:, c] - reference.recall[:, c], runs, confidence, 1 / n)
-        gains.append(
-            {
-                "label": predictions.labels[c],
-                "n": n,
-                "judged": found is not None,
-                "gain": found.gain if found else None,
-                "low": found.low if found else None,
-                "high": found.high if found else None,
-            }
-        )
-    return gains
+    judged = predictions.judged(arm)
+    everything = np.ones((1, judged[0].count), dtype=np.float32)
+    told = {name: score(metric, found[name][arm].values[0]) for name, metric in by.overall.items()}
+    if by.focusing is not None:  # the key stands there where no label is in focus, too
+        told[by.focusing.only(()).name] = None
+    told |= {name: score(metric, found[name][arm].values[0]) for name, metric in by.focus.items()}
+    return {**told, "per_class": [of_stratum(each) for each in strata], "chosen": predictions.chosen[arm]}

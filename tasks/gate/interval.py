@@ -1,150 +1,107 @@
-"""Paired bootstrap intervals over held-out rows and training runs, and what they can show beforehand."""
+"""Paired bootstrap intervals over held-out units and training runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.metrics import METRICS, Array, recall
+from augmill.tasks.contracts import Floats, Judged, Metric
+from augmill.tasks.gate.gauge import POINTS, Gauge
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-CHUNK = 250  # resamples held in memory at once
+CELLS = 1_000_000  # weights of units held in float64 at once, and a few times as many numbers that are made of them
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A gain in points (hundredths of the metric); ``low`` and ``high`` each hold with the stated confidence."""
+    """A gain in the metric's unit; ``low`` and ``high`` each hold with the stated confidence.
+
+    NaN where the metric says nothing of these rows, such as AUC where all are of one class.
+    """
 
     gain: float
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
-        return {"gain": self.gain, "low": self.low, "high": self.high}
+    def to_json(self) -> dict[str, float | None]:
+        values = {"gain": self.gain, "low": self.low, "high": self.high}
+        return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each row and each run stands in each resample: shapes (resamples, rows) and (resamples, runs)."""
+    """How often each unit and each run stands in each resample: shapes (resamples, units) and (resamples, runs)."""
 
-    rows: npt.NDArray[np.float32]
+    units: npt.NDArray[np.float32]
     runs: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Replicates:
-    """One arm's score, first the observed one, then one per resample; averaged over runs, as shares.
+    """One metric of one arm, unscaled. ``values``: the observed one, then one per resample, each the mean over runs,
 
-    ``scores[name]``: shape (1 + resamples,); ``recall``: (1 + resamples, classes). ``runs[name]`` and ``run_recall``
-    are the observed scores of each run: (runs,) and (runs, classes).
+    (1 + resamples,); ``runs``: the observed one of each run.
     """
 
-    scores: dict[str, Floats]
-    recall: Floats
-    runs: dict[str, Floats]
-    run_recall: Floats
+    values: Floats
+    runs: Floats
 
 
-def resample(rows: int, runs: int, count: int, seed: int) -> Resamples:
-    """Rows and runs are drawn independently (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 2007).
+def resample(units: int, runs: int, count: int, seed: int) -> Resamples:
+    """Units and runs are drawn independently (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 2007).
 
     Of R runs R - 1 are drawn, which makes the variance over few runs unbiased (Rao and Wu, JASA 1988): with R draws
     it would be a tenth too small at 10 runs and a third at 3.
     """
     rng = np.random.default_rng(seed)
-    of_rows = np.empty((count, rows), dtype=np.float32)
+    of_units = np.empty((count, units), dtype=np.float32)
     of_runs = np.empty((count, runs), dtype=np.float32)
     for position in range(count):
-        of_rows[position] = np.bincount(rng.integers(rows, size=rows), minlength=rows)
+        of_units[position] = np.bincount(rng.integers(units, size=units), minlength=units)
         of_runs[position] = np.bincount(rng.integers(runs, size=max(1, runs - 1)), minlength=runs)
-    return Resamples(of_rows, of_runs / of_runs.sum(axis=1, keepdims=True))
+    return Resamples(of_units, of_runs / of_runs.sum(axis=1, keepdims=True))
 
 
-def replicate(
-    truth: Ints, predictions: Ints, classes: int, resamples: Resamples, focus: tuple[int, ...] = ()
-) -> Replicates:
-    """Scores of one arm under every resample.
-
-    ``truth``: (rows,) in [0, classes); ``predictions``: (runs, rows), -1 for no class. Scores: METRICS over the
-    classes that ``truth`` holds, and ``focus_f1``, the mean F1 of ``focus``, where it is asked for.
-    """
-    groups = {name: (metric, np.unique(truth)) for name, metric in METRICS.items()}
-    if focus:
-        groups["focus_f1"] = (METRICS["macro_f1"], np.array(focus))
-    right, claimed, actual = _indicators(truth, predictions, classes)
-    runs = len(predictions)
-
-    def score(rows: npt.NDArray[np.float32]) -> tuple[dict[str, Array], Array]:
-        """Per resample and run: (resamples, runs) of each metric, (resamples, runs, classes) of recall."""
-        hit, said = (
-            np.asarray(rows @ matrix, dtype=np.float64).reshape(-1, runs, classes) for matrix in (right, claimed)
-        )
-        held = np.asarray(rows @ actual, dtype=np.float64)[:, None, :]
-        found = {name: metric(hit[..., c], said[..., c], held[..., c]) for name, (metric, c) in groups.items()}
-        return found, recall(hit, said, held)
-
-    observed, observed_recall = score(np.ones((1, len(truth)), dtype=np.float32))
-    scores = {name: [values.mean(axis=1)] for name, values in observed.items()}
-    recalls = [observed_recall.mean(axis=1)]
-    for start in range(0, len(resamples.rows), CHUNK):
-        found, found_recall = score(resamples.rows[start : start + CHUNK])
-        of_runs = resamples.runs[start : start + CHUNK]
-        for name, values in found.items():
-            scores[name].append((values * of_runs).sum(axis=1))
-        recalls.append((found_recall * of_runs[:, :, None]).sum(axis=1))
-    return Replicates(
-        {name: np.concatenate(parts) for name, parts in scores.items()},
-        np.concatenate(recalls),
-        {name: values[0] for name, values in observed.items()},
-        observed_recall[0],
-    )
+def replicate(metric: Metric, judged: Sequence[Judged], resamples: Resamples) -> Replicates:
+    """``judged``: the same held-out rows after each run of one arm."""
+    prepared = [metric.prepare(run) for run in judged]
+    runs = np.concatenate([metric.values(run, np.ones((1, judged[0].count), np.float32)) for run in prepared])
+    parts = [np.array([runs.mean()])]
+    step = max(1, CELLS // max(judged[0].count, 1))
+    for start in range(0, len(resamples.units), step):
+        weights = resamples.units[start : start + step]
+        found = np.stack([metric.values(run, weights) for run in prepared], axis=1)
+        parts.append((found * resamples.runs[start : start + step]).sum(axis=1))
+    return Replicates(np.concatenate(parts), runs)
 
 
-def _indicators(truth: Ints, predictions: Ints, classes: int) -> tuple[Any, Any, Any]:
-    """Sparse (rows, runs * classes) of right and of claimed predictions, (rows, classes) of the truth; float32."""
-    from scipy.sparse import csr_matrix
-
-    runs, rows = predictions.shape
-    row = np.broadcast_to(np.arange(rows), (runs, rows))
-    column = np.arange(runs)[:, None] * classes + predictions
-
-    def matrix(where: npt.NDArray[np.bool_]) -> Any:
-        ones = np.ones(int(where.sum()), dtype=np.float32)
-        return csr_matrix((ones, (row[where], column[where])), shape=(rows, runs * classes))
-
-    ones = np.ones(rows, dtype=np.float32)
-    held = csr_matrix((ones, (np.arange(rows), truth)), shape=(rows, classes))
-    return matrix(predictions == truth), matrix(predictions >= 0), held
-
-
-def interval(difference: Floats, runs: Floats, confidence: float, one_row: float) -> Interval:
-    """Percentile bounds of a gain, widened for few runs and for few rows that differ.
+def interval(difference: Floats, runs: Floats, confidence: float, one_unit: float, gauge: Gauge = POINTS) -> Interval:
+    """Percentile bounds of a gain, widened for few runs and for few units that differ.
 
     ``difference``: arm minus reference, observed first, then per resample; ``runs``: the observed differences run by
-    run; both as shares. ``one_row``: what one row moves the score by.
+    run; both unscaled. ``one_unit``: what one unit moves the value by.
 
     Few runs: Student's t in place of the normal, with Satterthwaite's degrees of freedom for the part of the variance
-    that stems from runs (15 % false publications at 3 runs where runs differ much, without it). Few differing rows:
-    two rows' worth of doubt, one for and one against, added in quadrature (Bonett and Price, "Adjusted Wald
+    that stems from runs (15 % false publications at 3 runs where runs differ much, without it). Few differing units:
+    two units' worth of doubt, one for and one against, added in quadrature (Bonett and Price, "Adjusted Wald
     confidence interval for a difference of binomial proportions based on paired data", JEBS 2012): three wins and no
     loss in a hundred rows would else count as proof, and no difference in a hundred rows as certain equality.
     """
-    gain, others = float(difference[0]), difference[1:]
+    found = gauge.improvement(difference)
+    gain, others = float(found[0]), found[1:]
     others = others[~np.isnan(others)]
+    if np.isnan(gain) or not len(others):
+        return Interval(np.nan, np.nan, np.nan)
     low, high = (float(value) for value in np.quantile(others, [1 - confidence, confidence]))
     wider = _wider(others, runs, confidence)
-    doubt = NormalDist().inv_cdf(confidence) * one_row * 2**0.5
-    # Rounded, so that the last bits of a sum do not change a report's bytes.
+    doubt = NormalDist().inv_cdf(confidence) * one_unit * 2**0.5
     return Interval(
-        round(100 * gain, 4),
-        round(100 * (gain - float(np.hypot(max(gain - low, 0) * wider, doubt))), 4),
-        round(100 * (gain + float(np.hypot(max(high - gain, 0) * wider, doubt))), 4),
+        gauge.tidy(gauge.scale * gain),
+        gauge.tidy(gauge.scale * (gain - float(np.hypot(max(gain - low, 0) * wider, doubt)))),
+        gauge.tidy(gauge.scale * (gain + float(np.hypot(max(high - gain, 0) * wider, doubt)))),
     )
 
 
@@ -158,16 +115,3 @@ def _wider(others: Floats, runs: Floats, confidence: float) -> float:
         return 1.0
     freedom = (len(runs) - 1) * (total / between) ** 2
     return float(t.ppf(confidence, freedom) / NormalDist().inv_cdf(confidence))
-
-
-def one_row(truth: Ints, classes: tuple[int, ...] | None = None) -> float:
-    """What one held-out row moves a score by: 1/rows for accuracy (``classes`` None), else for mean F1 of ``classes``.
-
-    A row of a class of n moves that class's F1 by about 1/n and the mean over K classes by 1/(K n); the root of the
-    mean square over rows.
-    """
-    if classes is None:
-        return 1 / len(truth)
-    sizes = np.bincount(truth, minlength=max(classes) + 1)[list(classes)]
-    sizes = sizes[sizes > 0]
-    return float(np.sqrt(np.sum(1 / sizes) / sizes.sum()) / len(classes)) if len(sizes) else 1.0

@@ -7,22 +7,26 @@ own seeds. Whether another sample of train rows would gain as much is not asked:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from augmill.tasks.contracts import ANY, ROW_ID, STRATUM, TARGET, Ints, Problem
 from augmill.tasks.errors import DataError, UserError
-from augmill.tasks.gate.evidence import ARMS, Evidence, Predictions, SplitEvidence, measure, trainings
-from augmill.tasks.gate.interval import Ints
+from augmill.tasks.gate.evidence import ARMS, Evidence, Predictions, SplitEvidence, Yardsticks, measure, trainings
+from augmill.tasks.gate.gauge import Gauge
 from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide, explain
-from augmill.tasks.problems.labels import class_among
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.rows.kinds import real_schema
+from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.randomness import stream_key
-from augmill.tasks.trainers import Problem, Trainer
+from augmill.tasks.trainers import Prediction, Trainer, TrainerInputs
+
+MARGIN = 0.5  # points
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,27 @@ class GateOptions:
             "help": "superior: both lower bounds above `min_gain`; not_worse: both above minus `margin`, which proves no gain"
         },
     )
-    margin: float = field(default=0.5, metadata={"help": "points that the rule not_worse lets the mix lose"})
-    min_gain: float = field(default=0.0, metadata={"help": "points the mix must gain at least, for the rule superior"})
-    metric: Literal["accuracy", "macro_f1"] = field(default="accuracy", metadata={"help": "what the gate judges by"})
+    margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "what the rule not_worse lets the mix lose, in the metric's unit: points (default 0.5), or of `mae` and "
+            "`rmse` the target's own, which have no default"
+        },
+    )
+    min_gain: float = field(
+        default=0.0,
+        metadata={
+            "help": "what the mix must gain at least, for the rule superior, in the metric's unit: points, or the target's"
+        },
+    )
+    metric: str | None = field(
+        default=None,
+        metadata={
+            "help": "what the gate judges by. Classification: accuracy (default), macro_f1; auc, average_precision (each the "
+            "mean over the classes, each against the others), which need a trainer that gives scores. Regression: mae "
+            "(default), rmse, r2"
+        },
+    )
     focus: tuple[str, ...] = field(
         default=(),
         metadata={
@@ -66,8 +88,8 @@ class GateOptions:
 
     def __post_init__(self) -> None:
         bounds = [
-            ("margin", 0 <= self.margin <= 100, "between 0 and 100 points"),
-            ("min_gain", 0 <= self.min_gain <= 100, "between 0 and 100 points (rule: not_worse allows a loss)"),
+            ("margin", 0 <= (self.margin or 0) < float("inf"), "0 or more"),
+            ("min_gain", 0 <= self.min_gain < float("inf"), "0 or more (rule: not_worse allows a loss)"),
             ("seeds", 3 <= self.seeds <= 1000, "3 to 1000"),
             ("confidence", 0.5 < self.confidence < 1, "above 0.5 and below 1"),
             ("min_heldout_per_class", 1 <= self.min_heldout_per_class <= 10**9, "at least 1"),
@@ -82,6 +104,39 @@ class GateOptions:
             if not holds:
                 raise ValueError(f"gate.{name}: expected {expected}, found {getattr(self, name)}")
 
+    def resolved(self, problem: Problem) -> GateOptions:
+        """With the problem's own metric, and a margin, where none is given. Raises ValueError where one does not fit."""
+        known = [name for name, metric in METRICS.items() if {problem.name, ANY} & set(metric.problems)]
+        name = self.metric or problem.metric
+        if name not in known:
+            raise ValueError(f"gate.metric: {problem.name} is judged by {', '.join(known)}; {nearest(name, known)}")
+        if self.focus and problem.focus_metric is None:
+            raise ValueError(f"gate.focus: {problem.name} has no labels to focus on")
+        if METRICS[name].unit != "points":
+            if self.margin is None and self.rule == "not_worse":
+                said = f"expected for the rule not_worse, since {name} is in the target's own unit"
+                raise ValueError(f"gate.margin: {said}, of which no number of points is a part")
+            return replace(self, metric=name)
+        margin = MARGIN if self.margin is None else self.margin
+        for key, value in (("margin", margin), ("min_gain", self.min_gain)):
+            if value > 100:
+                raise ValueError(f"gate.{key}: expected between 0 and 100 points, found {value}")
+        return replace(self, metric=name, margin=margin)
+
+    @property
+    def needs_scores(self) -> bool:
+        """Of resolved options: whether the trainer has to say how sure it is."""
+        return METRICS[str(self.metric)].needs_scores
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is learnt, from which fields, and what the column that is learnt is called, for the words."""
+
+    problem: Problem
+    fields: tuple[str, ...]
+    target: str = ""
+
 
 def evaluate(
     real: pa.Table,
@@ -89,30 +144,38 @@ def evaluate(
     heldout: pa.Table,
     trainer: Trainer,
     options: GateOptions,
+    question: Question,
     *,
     seed: int,
-    fields: tuple[str, ...],
     workdir: Path,
     test: pa.Table | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evidence:
     """Trains each arm ``options.seeds`` times, predicts ``heldout`` and ``test`` in one go, and decides by ``heldout``.
 
-    Tables hold ``row_id, stratum, *fields``; ``synthetic`` also ``parent_ids``; the first two may hold ``weight``.
-    ``progress`` hears (trainings done, trainings in all). Raises DataError where there is nothing to train on or to
-    judge by, UserError where ``focus`` names a label that no held-out row has.
+    Tables hold ``kinds.real_schema(fields, problem.target)``; ``synthetic`` also ``parent_ids``; the first two may hold
+    ``weight``. ``progress`` hears (trainings done, trainings in all). Raises DataError where there is nothing to train on
+    or to judge by, UserError where ``focus`` names a label that no held-out row has.
     """
-    require_focus(heldout, options)
+    options = options.resolved(question.problem)
+    require_focus(heldout, options, question.problem)
     splits = [heldout, *([test] if test is not None and test.num_rows else [])]
     predicted = predict(
-        real, synthetic, splits, trainer, options, seed=seed, fields=fields, workdir=workdir, progress=progress
-    )
-    return judge(predicted, options, seed, real=real.num_rows, synthetic=synthetic.num_rows)
+        real, synthetic, splits, trainer, question, runs=options.seeds, seed=seed, workdir=workdir,
+        scores=options.needs_scores, progress=progress,
+    )  # fmt: skip
+    return judge(predicted, options, question, seed, real=real.num_rows, synthetic=synthetic.num_rows)
 
 
-def judge(predicted: list[Predictions], options: GateOptions, seed: int, *, real: int, synthetic: int) -> Evidence:
-    """The evidence of what was predicted for the validation rows, which decide, and for the test rows, if any."""
-    return _conclude([_measure(part, options, seed) for part in predicted], options, real=real, synthetic=synthetic)
+def judge(
+    predicted: list[Predictions], options: GateOptions, question: Question, seed: int, *, real: int, synthetic: int
+) -> Evidence:
+    """The evidence of what was predicted for the validation rows, which decide, and for the test rows, if any.
+
+    ``options``: resolved.
+    """
+    measured = [_measure(part, options, question, seed) for part in predicted]
+    return _conclude(measured, options, question, real=real, synthetic=synthetic)
 
 
 def predict(
@@ -120,73 +183,118 @@ def predict(
     synthetic: pa.Table,
     splits: list[pa.Table],
     trainer: Trainer,
-    options: GateOptions,
+    question: Question,
     *,
+    runs: int,
     seed: int,
-    fields: tuple[str, ...],
     workdir: Path,
-    runs: int | None = None,
+    arms: Sequence[str] = ARMS,
+    scores: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Predictions]:
-    """Trains each arm ``runs`` times (None: ``options.seeds``); what each predicts for each split, its rows sorted by id.
+    """Trains each arm ``runs`` times; what each predicts for each split, its rows sorted by id. With ``scores``, those too.
 
-    Raises DataError where there is nothing to train on or to judge by.
+    Whoever judges by held-out rows does it through here: the gate, its folds, a comparison, and on parts of train what
+    weighs generators. Raises DataError where there is nothing to train on or to judge by, UserError where the trainer
+    does not do its part.
     """
-    _refuse_unsound(real, synthetic, splits[0])
-    splits = [_sorted(split) for split in splits]
-    problem = _problem(_sorted(real), _sorted(synthetic), splits, fields)
-    planned = trainings(problem, seed, runs or options.seeds)
-    predicted: dict[str, list[Ints]] = {arm: [] for arm in ARMS}
-    chosen: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for done, (training, prediction) in enumerate(
-        zip(planned, trainer.predict(problem, planned, workdir), strict=True)
-    ):
-        predicted[training.arm].append(prediction.labels)
-        chosen[training.arm].append(prediction.chosen)
+    _refuse_unsound(real, synthetic, splits[0], question.problem)
+    splits = [split.sort_by(ROW_ID) for split in splits]
+    inputs = _inputs(real.sort_by(ROW_ID), synthetic.sort_by(ROW_ID), splits, question)
+    strata = _strata(inputs, splits)
+    planned = trainings(inputs, seed, runs, arms)
+    planned = planned if trainer.weights else [training.copied() for training in planned]
+    found: dict[str, list[Prediction]] = {arm: [] for arm in arms}
+    for done, (training, prediction) in enumerate(zip(planned, trainer.predict(inputs, planned, workdir), strict=True)):
+        _refuse_unfit(prediction, inputs, scores)
+        found[training.arm].append(prediction if scores else replace(prediction, scores=None))
         progress(done + 1, len(planned))
+    told = {arm: np.stack([each.target for each in of]) for arm, of in found.items()}
+    scored = {arm: np.stack([np.asarray(each.scores) for each in of]) for arm, of in found.items()} if scores else None
+    chosen = {arm: [each.chosen for each in of] for arm, of in found.items()}
     return [
         Predictions(
-            problem.labels,
-            _positions(split, problem.labels),
-            {arm: np.stack(labels)[:, columns] for arm, labels in predicted.items()},
+            strata,
+            _places(split, strata),
+            {arm: of[:, rows] for arm, of in told.items()},
             chosen,
+            None if question.problem.target is None else split[TARGET].to_numpy(),
+            _units(split, question.problem),
+            None if scored is None else {arm: of[:, rows] for arm, of in scored.items()},
         )
-        for split, columns in _cut(splits)
+        for split, rows in _cut(splits)
     ]
 
 
 def pool(parts: list[Predictions]) -> Predictions:
     """The held-out rows of several folds as one set; run r of the whole is run r of every fold."""
-    labels = tuple(sorted({label for part in parts for label in part.labels}))
-    moves = [np.array([labels.index(label) for label in part.labels] + [-1], dtype=np.int64) for part in parts]
+    strata = tuple(sorted({label for part in parts for label in part.strata}))
+    moves = [np.array([strata.index(label) for label in part.strata] + [-1], dtype=np.int64) for part in parts]
+    moved = list(zip(parts, moves, strict=True))
+
+    def joined(arm: str) -> Any:
+        of_classes = parts[0].values is None
+        return np.concatenate([move[p.arms[arm]] if of_classes else p.arms[arm] for p, move in moved], axis=1)
+
     return Predictions(
-        labels,
-        np.concatenate([move[part.truth] for move, part in zip(moves, parts, strict=True)]),
-        {
-            arm: np.concatenate([move[part.arms[arm]] for move, part in zip(moves, parts, strict=True)], axis=1)
-            for arm in ARMS
-        },
+        strata,
+        np.concatenate([move[part.stratum] for part, move in moved]),
+        {arm: joined(arm) for arm in ARMS},
         {
             arm: [{"folds": list(of_run)} for of_run in zip(*(p.chosen[arm] for p in parts), strict=True)]
             for arm in ARMS
         },
+        None if parts[0].values is None else np.concatenate([p.values for p in parts if p.values is not None]),
+        None if parts[0].units is None else tuple(unit for part in parts for unit in part.units or ()),
+        None if parts[0].scores is None else {arm: _spread(moved, arm, len(strata)) for arm in ARMS},
     )
 
 
-def judge_pooled(parts: list[Predictions], options: GateOptions, seed: int, before: Evidence) -> Evidence:
+def _spread(moved: list[tuple[Predictions, Ints]], arm: str, width: int) -> Any:
+    """The scores of folds side by side; of a class that a fold does not know nothing is surer than anything else."""
+    found = []
+    for part, move in moved:
+        assert part.scores is not None
+        runs, rows, _ = part.scores[arm].shape
+        wide = np.full((runs, rows, width), -np.inf)
+        wide[:, :, move[:-1]] = part.scores[arm]
+        found.append(wide)
+    return np.concatenate(found, axis=1)
+
+
+def judge_pooled(
+    parts: list[Predictions], options: GateOptions, question: Question, seed: int, before: Evidence
+) -> Evidence:
     """The evidence of folds: their held-out rows together decide; what ``before`` says of the test rows is kept."""
-    measured = [_measure(pool(parts), options, seed), *([before["test"]] if before["test"] else [])]
-    return _conclude(measured, options, real=before["rows"]["real"], synthetic=before["rows"]["synthetic"])
+    measured = [_measure(pool(parts), options, question, seed), *([before["test"]] if before["test"] else [])]
+    rows = before["rows"]
+    return _conclude(measured, options, question, real=rows["real"], synthetic=rows["synthetic"])
 
 
-def _measure(predictions: Predictions, options: GateOptions, seed: int) -> SplitEvidence:
+def _measure(predictions: Predictions, options: GateOptions, question: Question, seed: int) -> SplitEvidence:
     return measure(
         predictions,
-        focus=tuple(dict.fromkeys(class_among(name, predictions.labels) or name for name in options.focus)),
+        _yardsticks(predictions, options, question),
         confidence=options.confidence,
         min_rows_per_class=options.min_heldout_per_class,
         resamples=options.resamples,
         seed=stream_key("bootstrap", seed),
+    )
+
+
+def _yardsticks(predictions: Predictions, options: GateOptions, question: Question) -> Yardsticks:
+    problem, strata = question.problem, predictions.strata
+    names = dict.fromkeys([*problem.metrics, str(options.metric)])
+    focusing = METRICS[problem.focus_metric] if problem.focus_metric else None
+    named = tuple(dict.fromkeys(problem.stratum_named(name, strata) or name for name in options.focus))
+    held = {strata[place] for place in np.unique(predictions.stratum)}
+    focus = [focusing.only(named)] if focusing and held & set(named) else []
+    return Yardsticks(
+        {name: METRICS[name] for name in names},
+        {metric.name: metric for metric in focus},
+        METRICS[problem.stratum_metric],
+        focusing,
+        question.target,
     )
 
 
@@ -196,26 +304,34 @@ def _cut(splits: list[pa.Table]) -> list[tuple[pa.Table, slice]]:
     return [(split, slice(end - split.num_rows, end)) for split, end in zip(splits, ends, strict=True)]
 
 
-def _positions(split: pa.Table, labels: tuple[str, ...]) -> Ints:
-    index = {label: position for position, label in enumerate(labels)}
-    return np.array([index[label] for label in split["stratum"].to_pylist()], dtype=np.int64)
+def _places(split: pa.Table, strata: tuple[str, ...]) -> Ints:
+    index = {label: position for position, label in enumerate(strata)}
+    return np.array([index[label] for label in split[STRATUM].to_pylist()], dtype=np.int64)
 
 
-def _sorted(table: pa.Table) -> pa.Table:
-    return table.sort_by("row_id")
+def _units(split: pa.Table, problem: Problem) -> tuple[str, ...] | None:
+    """None where each row is a unit, as most are."""
+    units = problem.units(split).to_pylist()
+    return None if len(set(units)) == len(units) else tuple(units)
 
 
-def _problem(real: pa.Table, synthetic: pa.Table, splits: list[pa.Table], fields: tuple[str, ...]) -> Problem:
-    schema = real_schema(fields)
-    evaluation = pa.concat_tables([split.select(schema.names).cast(schema) for split in splits])
-    labels = {label for table in (real, synthetic, evaluation) for label in table["stratum"].unique().to_pylist()}
-    return Problem(real, synthetic, evaluation, fields, tuple(sorted(labels)))
+def _inputs(real: pa.Table, synthetic: pa.Table, splits: list[pa.Table], question: Question) -> TrainerInputs:
+    names = [ROW_ID, *question.fields]
+    schema = pa.schema([real_schema(question.fields).field(name) for name in names])
+    evaluation = pa.concat_tables([split.select(names).cast(schema) for split in splits])
+    inputs = TrainerInputs(real, synthetic, evaluation, question.fields, question.problem)
+    return inputs if question.problem.target is not None else replace(inputs, classes=_strata(inputs, splits))
 
 
-def require_focus(heldout: pa.Table, options: GateOptions) -> None:
+def _strata(inputs: TrainerInputs, splits: list[pa.Table]) -> tuple[str, ...]:
+    tables = (inputs.real, inputs.synthetic, *splits)
+    return tuple(sorted({label for table in tables for label in table[STRATUM].unique().to_pylist()}))
+
+
+def require_focus(heldout: pa.Table, options: GateOptions, problem: Problem) -> None:
     """Raises UserError where a focus label has no held-out row. To be asked of all rows that judge, not of a fold."""
-    held = set(heldout["stratum"].unique().to_pylist())
-    if missing := [label for label in options.focus if class_among(label, held) is None]:
+    held = set(heldout[STRATUM].unique().to_pylist())
+    if missing := [label for label in options.focus if problem.stratum_named(label, held) is None]:
         raise UserError(
             f"expected held-out rows of every focus label, found none of {missing}",
             where="gate.focus",
@@ -223,29 +339,57 @@ def require_focus(heldout: pa.Table, options: GateOptions) -> None:
         )
 
 
-def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table) -> None:
+def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table, problem: Problem) -> None:
     for name, table in (("real train", real), ("synthetic", synthetic), ("held-out", heldout)):
         if not table.num_rows:
             raise DataError(
                 f"expected {name} rows to judge with, found none", where="gate", fix="check the splits' shares"
             )
-    if len(real["stratum"].unique()) < 2:
-        raise DataError("expected two or more classes in train, found one", where="gate", fix="check the label column")
+    if lacks := problem.lacks(real):
+        raise DataError(lacks[0], where="gate", fix=lacks[1])
 
 
-def _conclude(measured: list[SplitEvidence], options: GateOptions, *, real: int, synthetic: int) -> Evidence:
+def _refuse_unfit(prediction: Prediction, inputs: TrainerInputs, scores: bool) -> None:
+    if not inputs.classes and not np.isfinite(prediction.target).all():
+        raise DataError("the trainer predicted what is no number", where="trainer", fix="look at its train rows")
+    if not scores:
+        return
+    if prediction.scores is None:
+        fix = "judge by another metric (gate.metric), or let the trainer write scores (docs/recipe.md, Trainers)"
+        raise UserError("the trainer gives no scores, by which the metric ranks rows", where="gate.metric", fix=fix)
+    if np.isnan(prediction.scores).any():
+        raise DataError("the trainer gave a score that is no number", where="trainer", fix="look at its train rows")
+
+
+def _conclude(
+    measured: list[SplitEvidence], options: GateOptions, question: Question, *, real: int, synthetic: int
+) -> Evidence:
     """The verdict by the first split; a second one (test) is reported and decides nothing."""
-    validation = measured[0]
-    judged_by = "focus_f1" if options.focus else options.metric
-    gains = Gains.of(validation["comparisons"], judged_by, options.metric)
-    rule = Rule(options.rule, options.min_gain, options.margin, options.confidence)
+    validation, metric = measured[0], str(options.metric)
+    known = {name: METRICS[name] for name in dict.fromkeys([*question.problem.metrics, metric])}
+    judged_by = metric
+    if options.focus and question.problem.focus_metric:
+        focused = METRICS[question.problem.focus_metric].only(())
+        known, judged_by = known | {focused.name: focused}, focused.name
+    gauges = {name: Gauge.of(each, question.target) for name, each in known.items()}
+    found = validation["comparisons"]["mix-real"]["gains"]
+    if dumb := [gauges[name].title for name in (judged_by, metric) if found[name]["gain"] is None]:
+        problem = f"{dumb[0]} says nothing of these {validation['rows']:,} held-out rows: they are too alike"
+        raise DataError(problem, where="gate.metric", fix="hold out more rows, or judge by another metric")
+    gains = Gains.of(validation["comparisons"], judged_by, metric)
+    rule = Rule.of(options, gauges[judged_by])
     verdict, better = decide(gains, rule), best_real(gains.placebo_real)
-    summary = explain(verdict, better, gains, rule, validation["rows"])
+    score = float(validation["arms"]["real"][judged_by])
+    stratum = question.problem.stratum_word
+    summary = explain(verdict, better, gains, rule, validation["rows"], gauges[judged_by].point(score), stratum)
     return {
         "verdict": verdict,
         "reason": summary.reason,
         "best_real": better,
         "judged_by": judged_by,
+        "unit": gauges[judged_by].unit,
+        "metrics": {name: gauge.to_json() for name, gauge in gauges.items()},
+        "stratum": stratum,
         "options": asdict(options),
         "seeds": options.seeds,
         "draws": options.seeds,  # each seed draws its own placebo and its own mix

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
+from augmill.tasks.contracts import Foresight, Metric
+from augmill.tasks.gate.gauge import POINTS, Gauge
 from augmill.tasks.gate.interval import Interval
 
 Verdict = Literal["published", "harmful", "inconclusive"]
@@ -15,19 +17,15 @@ Verdict = Literal["published", "harmful", "inconclusive"]
 PLACEBO = "the placebo (real rows repeated)"
 REAL = {
     "real": "Real rows repeated (or weighted) are not proven to beat the real rows as they are.",
-    "placebo": "Real rows repeated (or weighted) to the mix's class counts are proven to beat them as they are.",
+    "placebo": "Real rows repeated (or weighted) to the mix's {} counts are proven to beat them as they are.",
 }
 UNJUDGED = {
     "not_produced": "There are no synthetic rows that could be published.",
     "unsound_source": "The source is not sound. Nothing new was released.",
 }
 FOLDS = 5
-WORTH_SHOWING = 2.0  # points; what most augmentation gains on small sets, where it gains
+WORTH_SHOWING = 2.0  # points, or what stands for them; what most augmentation gains on small sets, where it gains
 POWER = 0.8  # the probability with which a "visible" gain is proven
-# Share of held-out rows on which the mix and the real rows alone differ (over seeds, on balance) per row that the
-# trainer gets wrong. tests/benchmarks/bench_gate.py: 0.08 to 0.12 for word deletion on TREC and SNIPS, 0.10 to 0.27 for
-# mixes that balance classes.
-DIFFERING_PER_ERROR = 0.2
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Rule:
-    """Points and confidence as in gate.GateOptions. ``bar``: what both lower bounds must exceed."""
+    """As in gate.GateOptions, in the unit of the gauge. ``bar``: what both lower bounds must exceed."""
 
     kind: Literal["superior", "not_worse"]
     min_gain: float
     margin: float
     confidence: float
+    gauge: Gauge = POINTS
+
+    @classmethod
+    def of(cls, options: Any, gauge: Gauge) -> Rule:
+        """``options``: gate.GateOptions, resolved."""
+        return cls(options.rule, options.min_gain, options.margin or 0.0, options.confidence, gauge)
 
     @property
     def bar(self) -> float:
@@ -110,23 +114,23 @@ def headline(outcome: str, gate: Mapping[str, Any] | None) -> str:
         return UNJUDGED[outcome]
     if gate is None:
         return "The synthetic rows passed the gate." if outcome == "published" else "The synthetic rows were refused."
-    judged_by = gate["judged_by"]
-    metric = gate["options"]["metric"] if judged_by == "focus_f1" else judged_by
+    judged_by, metric = gate["judged_by"], gate["options"]["metric"]
     return proven(gate["verdict"], rule_of(gate), Gains.of(gate["validation"]["comparisons"], judged_by, metric))
 
 
 def rule_of(gate: Mapping[str, Any]) -> Rule:
     """Of the gate's evidence."""
     options = gate["options"]
-    return Rule(options["rule"], float(options["min_gain"]), float(options["margin"]), options["confidence"])
+    margin = float(options["margin"] or 0.0)
+    return Rule(options["rule"], float(options["min_gain"]), margin, options["confidence"], Gauge.read(gate))
 
 
 def proven(verdict: Verdict, rule: Rule, gains: Gains) -> str:
     """The sentence. That rows help is said of a gain that is proven, and under no other condition."""
     if verdict == "harmful":
         return _harm(gains)
-    shown, margin = standing(gains), f"{rule.margin:g} points"
-    above = f" of more than {rule.min_gain:g} points" if rule.kind == "superior" and rule.min_gain else ""
+    shown, margin = standing(gains), rule.gauge.amount(rule.margin)
+    above = f" of more than {rule.gauge.amount(rule.min_gain)}" if rule.kind == "superior" and rule.min_gain else ""
     if verdict == "published":
         focus = " the focus labels" if gains.guards else ""
         return {
@@ -155,96 +159,128 @@ def _baselines(gains: Gains) -> tuple[tuple[str, Interval], tuple[str, Interval]
     return ("the real rows alone", gains.mix_real), (PLACEBO, gains.mix_placebo)
 
 
-def explain(verdict: Verdict, better: Literal["real", "placebo"], gains: Gains, rule: Rule, rows: int) -> Summary:
+def explain(
+    verdict: Verdict,
+    better: Literal["real", "placebo"],
+    gains: Gains,
+    rule: Rule,
+    rows: int,
+    point: float = 1.0,
+    stratum: str = "class",
+) -> Summary:
     """The numbers of the comparison whose lower bound stands lowest, which is the one that decides; of a proven loss
-    those that prove it."""
+
+    those that prove it. ``point``: what is worth looking for where no gain was seen, in the gauge's unit.
+    """
     name, found = min(_baselines(gains), key=lambda pair: pair[1].low)
-    visible = max(found.gain - found.low, 1e-3) * _power(rule.confidence)
-    seen = round(rule.bar + visible, 4)
-    measured = f"against {name} the gain is {_points(found)} on {rows:,} held-out rows"
+    visible = max(found.gain - found.low, 1e-3 * point) * _power(rule.confidence)
+    seen = rule.gauge.tidy(rule.bar + visible)
+    measured = f"against {name} the gain is {_said(rule, found)} on {rows:,} held-out rows"
     shown = standing(gains)
     if shown == "loss":
-        lost = [f"against {name} the gain is {_points(loss)}" for name, loss in _baselines(gains) if loss.high < 0]
-        lost += [f"over all labels the gain is {_points(guard)}" for guard in gains.guards if guard.high < 0]
+        lost = [f"against {name} the gain is {_said(rule, loss)}" for name, loss in _baselines(gains) if loss.high < 0]
+        lost += [f"over all labels the gain is {_said(rule, guard)}" for guard in gains.guards if guard.high < 0]
         measured = f"{lost[0]} on {rows:,} held-out rows"
     if verdict == "published":
         return Summary(f"The mix is proven to {_asked(rule, shown)}: {measured}.", seen, None)
-    rest = REAL[better]
+    rest = REAL[better].format(stratum)
     if verdict == "harmful":
         return Summary(f"The mix is proven to lose: {measured}. {rest}", seen, None)
     # Below a tenth of a point an observed gain is no guide to what is worth looking for; a point is.
-    target = found.gain - rule.bar if found.gain - rule.bar >= 0.1 else 1.0
-    needed = math.ceil(rows * (visible / target) ** 2)
+    target = found.gain - rule.bar if found.gain - rule.bar >= 0.1 * point else point
+    needed = math.ceil(rows * (visible / target) ** 2) if target > 0 else rows
     nothing = "Too little is proven" if shown == "gain" else "Nothing is proven"
     text = f"{nothing}: {measured}, where {sight(rule, seen)}."
     if needed <= rows:
         return Summary(f"{text} {rest}", seen, None)
-    return Summary(f"{text} For {true_effect(rule.bar + target)} it takes about {needed:,}. {rest}", seen, needed)
+    effect = true_effect(rule.bar + target, rule.gauge)
+    return Summary(f"{text} For {effect} it takes about {needed:,}. {rest}", seen, needed)
 
 
 def _asked(rule: Rule, shown: Literal["gain", "loss", "nothing"]) -> str:
     """What a published mix was proven to do."""
+    margin = rule.gauge.amount(rule.margin)
     if rule.kind == "superior":
-        return f"gain more than {rule.min_gain:g} points"
+        return f"gain more than {rule.gauge.amount(rule.min_gain)}"
     if shown == "gain":
-        return f"gain more than 0 points, where the rule asks only that it lose at most {rule.margin:g}"
+        asked = f"where the rule asks only that it lose at most {rule.margin:g}"
+        return f"gain more than {rule.gauge.amount(0)}, {asked}"
     if shown == "loss":
-        return f"lose, but at most {rule.margin:g} points"
-    return f"lose at most {rule.margin:g} points, and not proven to gain"
+        return f"lose, but at most {margin}"
+    return f"lose at most {margin}, and not proven to gain"
 
 
 def sight(rule: Rule, effect: float) -> str:
-    """What the held-out rows can show; ``effect``: the true gain in points, below zero a loss, that just passes the rule.
+    """What the held-out rows can show; ``effect``: the true gain, below zero a loss, that just passes the rule.
 
     A clause, to be introduced by where, or by how often: four times in five.
     """
     if rule.kind == "superior":
-        return f"{true_effect(effect)} would show"
-    return f"a mix with {true_effect(effect)} would be proven to lose at most {rule.margin:g} points"
+        return f"{true_effect(effect, rule.gauge)} would show"
+    effects, margin = true_effect(effect, rule.gauge), rule.gauge.amount(rule.margin)
+    return f"a mix with {effects} would be proven to lose at most {margin}"
 
 
-def true_effect(points: float) -> str:
-    """Points that the mix truly gains, as a noun; below zero they are a loss."""
-    if abs(points) < 0.05:
+def true_effect(gain: float, gauge: Gauge = POINTS) -> str:
+    """What the mix truly gains, as a noun; below zero it is a loss."""
+    if (abs(gain) < 0.05) if gauge.in_points else not gain:
         return "neither a true gain nor a true loss"
-    return f"a true {'gain' if points > 0 else 'loss'} of {abs(points):.1f} points"
+    return f"a true {'gain' if gain > 0 else 'loss'} of {gauge.shown(abs(gain))} {gauge.words}"
 
 
-def _points(found: Interval) -> str:
-    return f"{found.gain:+.1f} points ({found.low:+.1f} to {found.high:+.1f})"
+def _said(rule: Rule, found: Interval) -> str:
+    return rule.gauge.said(found.gain, found.low, found.high)
 
 
-def half_width(rows: int, accuracy: float = 0.8, confidence: float = 0.95) -> float:
-    """Points between a gain and its bounds, before anything is trained, for a trainer of about that accuracy.
+# --- What a gate can see before it is run -----------------------------------------------------------------------------
 
-    The variance of a paired difference is the share of rows on which the arms differ, over the rows.
+
+def foresight(metric: Metric, spread: float | None) -> Foresight | None:
+    """What is assumed of the metric, in the unit of its gains. ``spread``: as for ``Metric.foresee``."""
+    seen = metric.foresee(spread)
+    if seen is None:
+        return None
+    deviation, step, worth = (metric.scale * value for value in (seen.deviation, seen.step, seen.worth))
+    return replace(seen, deviation=deviation, step=step, worth=worth)
+
+
+def half_width(units: int, seen: Foresight, confidence: float = 0.95) -> float:
+    """What lies between a gain and its bounds, before anything is trained: the deviation of the mean of so many units,
+
+    and two units' worth of doubt.
     """
-    differing = DIFFERING_PER_ERROR * (1 - accuracy) + 2 / rows
-    return 100 * NormalDist().inv_cdf(confidence) * math.sqrt(differing / rows)
+    variance = seen.deviation**2 + 2 * seen.step**2 / units
+    return NormalDist().inv_cdf(confidence) * math.sqrt(variance / units)
 
 
-def smallest_visible_gain(rows: int, accuracy: float = 0.8, confidence: float = 0.95, min_gain: float = 0.0) -> float:
-    """The true gain, in points, that ``rows`` held-out rows prove with probability POWER."""
-    return min_gain + half_width(rows, accuracy, confidence) * _power(confidence)
+def smallest_visible_gain(units: int, seen: Foresight, confidence: float = 0.95, min_gain: float = 0.0) -> float:
+    """The true gain that ``units`` held-out units prove with probability POWER."""
+    return min_gain + half_width(units, seen, confidence) * _power(confidence)
 
 
-def rows_needed(gain: float, accuracy: float = 0.8, confidence: float = 0.95, min_gain: float = 0.0) -> int:
-    """Held-out rows that prove a true gain of ``gain`` points with probability POWER; ``gain`` above ``min_gain``."""
+def rows_needed(gain: float, seen: Foresight, confidence: float = 0.95, min_gain: float = 0.0) -> int:
+    """Held-out units that prove a true gain of ``gain`` with probability POWER; ``gain`` above ``min_gain``."""
     if gain <= min_gain:
-        raise ValueError(f"expected a gain above min_gain ({min_gain} points), found {gain}")
-    width = 100 * NormalDist().inv_cdf(confidence) * _power(confidence)
-    per_row = (width / (gain - min_gain)) ** 2
-    # rows = per_row * (differing + 2 / rows), solved for rows
-    middle = per_row * DIFFERING_PER_ERROR * (1 - accuracy) / 2
-    return math.ceil(middle + math.sqrt(middle**2 + 2 * per_row))
+        raise ValueError(f"expected a gain above min_gain ({min_gain}), found {gain}")
+    per_unit = (NormalDist().inv_cdf(confidence) * _power(confidence) / (gain - min_gain)) ** 2
+    # units = per_unit * (deviation^2 + 2 step^2 / units), solved for units
+    middle = per_unit * seen.deviation**2 / 2
+    return math.ceil(middle + math.sqrt(middle**2 + 2 * seen.step**2 * per_unit))
 
 
-def folds_for(folds: Literal["auto"] | int, rows: int, min_gain: float, confidence: float) -> int:
-    """How many folds the gate runs: ``auto`` is FOLDS where ``rows`` validation rows cannot show what is asked."""
+def folds_for(
+    folds: Literal["auto"] | int, units: int, min_gain: float, confidence: float, seen: Foresight | None
+) -> int:
+    """How many folds the gate runs: ``auto`` is FOLDS where ``units`` of validation cannot show what is asked.
+
+    Of a metric of which nothing is known beforehand (``seen`` is None) it is none, but where there is no unit at all.
+    """
     if folds != "auto":
         return folds
-    wanted = max(min_gain, WORTH_SHOWING)
-    return FOLDS if rows == 0 or smallest_visible_gain(rows, confidence=confidence) > wanted else 0
+    if seen is None or units == 0:
+        return 0 if units else FOLDS
+    wanted = max(min_gain, WORTH_SHOWING * seen.worth)
+    return FOLDS if smallest_visible_gain(units, seen, confidence) > wanted else 0
 
 
 def _power(confidence: float) -> float:

@@ -221,7 +221,9 @@ class Classification(Problem):
     name: ClassVar[str] = "classification"
     types: ClassVar[tuple[str, ...]] = ("label",)
     metric: ClassVar[str] = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
     stratum_metric: ClassVar[str] = "accuracy"  # of one class's rows it is the class's recall
+    focus_metric: ClassVar[str | None] = "macro_f1"
     remedies: ClassVar[Mapping[str, str]] = {
         "no_label": "check columns.label, and fill the empty labels",
         "fractional_label": "check columns.label: a label is a text, a whole number, or true or false",
@@ -269,3 +271,6 @@ class Classification(Problem):
 
     def column(self, rows: pa.Table, values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:
         return label_array(rows[STRATUM].to_pylist(), values, kind)
+
+    def stratum_named(self, name: str, known: Iterable[str]) -> str | None:
+        return class_among(name, known)

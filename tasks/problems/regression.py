@@ -48,7 +48,9 @@ class Regression(Problem):
     target: ClassVar[pa.DataType | None] = pa.float64()
     fits_strata: ClassVar[bool] = True
     metric: ClassVar[str] = "mae"
+    metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2")
     stratum_metric: ClassVar[str] = "mae"
+    stratum_word: ClassVar[str] = "bin"
     remedies: ClassVar[Mapping[str, str]] = {
         "no_target": "check columns.target, and fill the empty cells",
         "not_a_number": "check columns.target: every cell has to be a number",

@@ -1,12 +1,10 @@
 """Trainers: what the gate trains to see whether rows help. Extend with one file and one line here."""
 
 from augmill.tasks.trainers.command import CommandTrainer
-from augmill.tasks.trainers.contract import Problem, Trainer, Training
-from augmill.tasks.trainers.features import text_features
-from augmill.tasks.trainers.logistic import fit
-from augmill.tasks.trainers.tfidf import TfidfTrainer
+from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
+from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
-__all__ = ["TRAINERS", "Problem", "Trainer", "Training", "fit", "text_features"]
+__all__ = ["TRAINERS", "Prediction", "TfidfOptions", "TfidfTrainer", "Trainer", "TrainerInputs", "Training"]
 
 
 TRAINERS: dict[str, type[Trainer]] = {

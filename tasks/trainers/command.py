@@ -2,12 +2,16 @@
 
 What the command gets, through the placeholders of its template:
 
-- ``{train}``: Parquet with ``row_id, origin ("real" | "synthetic"), the text columns, label (string), weight``; a
-  repeated row stands several times. The placebo has as many rows as the mix, hence as many steps per epoch; a command
-  that trains for a fixed number of steps gives the real arm as many.
-- ``{eval}``: Parquet with ``row (int64)`` and the text columns. Labels are kept back: Augmill computes the metrics.
+- ``{train}``: Parquet with ``row_id, origin ("real" | "synthetic"), the inputs, label (string), weight``; a repeated row
+  stands several times. The placebo has as many rows as the mix, hence as many steps per epoch; a command that trains
+  for a fixed number of steps gives the real arm as many. For regression ``target`` (double) stands in place of label.
+- ``{eval}``: Parquet with ``row (int64)`` and the inputs. Targets are kept back: Augmill computes the metrics.
 - ``{seed}``: an integer below 2**31, the same for the arms of one run.
-- ``{predictions}``: where to write Parquet with ``row`` and ``label``, one row per row of ``{eval}``.
+- ``{predictions}``: where to write Parquet with ``row`` and ``label``, one row per row of ``{eval}``; for regression
+  ``row`` and ``target``, a finite number. For metrics that need scores (``auc``, ``average_precision``) also a column
+  ``score.LABEL`` for each label that it knows: a number that is the larger, the surer it is, such as a probability.
+
+The inputs are called ``text`` (``text_b``, ... for further texts), or ``TYPE:COLUMN``, such as ``number:age``.
 """
 
 from __future__ import annotations
@@ -29,18 +33,22 @@ from string import Formatter
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.masking import masked
-from augmill.tasks.boundary.parquet import read_parquet
+from augmill.tasks.boundary.parquet import plain_schema, read_parquet
+from augmill.tasks.contracts import ANY, STRATUM, TARGET
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.trainers import _guard
-from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
+from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 
 PLACEHOLDERS = ("train", "eval", "seed", "predictions")
 PREDICTIONS = "predictions.parquet"
+SCORE = "score."  # before a label, of the column with its scores
 LONGEST = 604_800  # seconds, a week: what `timeout` may be, so no attempt is older and still running
 TAIL = 2000  # characters of the command's output that are kept, and shown in an error
 READ = 65536  # bytes of its end that are looked at: secrets are masked before it is cut
@@ -80,20 +88,24 @@ class CommandTrainer(Trainer):
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[Any]] = CommandOptions
+    kinds: ClassVar[tuple[str, ...]] = (ANY,)
+    problems: ClassVar[tuple[str, ...]] = (ANY,)
+    scores: ClassVar[bool] = True  # where the command writes them
 
-    def predict(self, problem: Problem, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
-        evaluation = problem.evaluation.select(list(problem.fields))
+    def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
+        evaluation = inputs.evaluation.select(list(inputs.fields))
         evaluation = evaluation.add_column(0, "row", pa.array(range(evaluation.num_rows), pa.int64()))
-        inputs = [self.VERSION, self.options.command, self.content(), _hash(evaluation)]
+        answer = _answer(inputs)
+        known = [self.VERSION, self.options.command, self.content(), _hash(evaluation)]
         for training in trainings:
-            train = _train_table(problem, training)
-            key = hashlib.sha256(json.dumps([*inputs, _hash(train), training.seed]).encode()).hexdigest()
+            train = _train_table(inputs, training)
+            key = hashlib.sha256(json.dumps([*known, _hash(train), training.seed]).encode()).hexdigest()
             finished = workdir / "runs" / key
             if not (finished / PREDICTIONS).exists():
                 attempt = _new_attempt(workdir / "attempts", key)
-                _read_predictions(self._run(attempt, train, evaluation, training), problem)
+                _read_predictions(self._run(attempt, train, evaluation, training, answer), inputs)
                 _adopt(attempt, finished)
-            yield Prediction(_read_predictions(finished / PREDICTIONS, problem), {"run": key[:16]})
+            yield Prediction(*_read_predictions(finished / PREDICTIONS, inputs), {"run": key[:16]})
 
     def content(self) -> dict[str, str]:
         """The sha256 of each file that a word of the command names, the program too: an edited one is trained again.
@@ -107,7 +119,7 @@ class CommandTrainer(Trainer):
             named[words[0]] = Path(program)
         return {word: _hash_file(path) for word, path in sorted(named.items()) if path.is_file()}
 
-    def _run(self, folder: Path, train: pa.Table, evaluation: pa.Table, training: Training) -> Path:
+    def _run(self, folder: Path, train: pa.Table, evaluation: pa.Table, training: Training, answer: str) -> Path:
         """Trains once, with ``folder`` for its files. Raises UserError where the command does not do its part."""
         paths = {"train": folder / "train.parquet", "eval": folder / "eval.parquet"}
         pq.write_table(train, paths["train"])
@@ -133,7 +145,7 @@ class CommandTrainer(Trainer):
             raise UserError(
                 f"the command ended well but wrote nothing{shown}",
                 where=str(written),
-                fix="write Parquet with columns row and label to {predictions}",
+                fix=f"write Parquet with columns row and {answer} to {{predictions}}",
             )
         return written
 
@@ -179,12 +191,20 @@ def _adopt(attempt: Path, finished: Path) -> None:
         shutil.rmtree(attempt)
 
 
-def _train_table(problem: Problem, training: Training) -> pa.Table:
-    schema = real_schema(problem.fields)
-    both = pa.concat_tables([table.select(schema.names).cast(schema) for table in (problem.real, problem.synthetic)])
-    origin = pa.array(["real"] * problem.real.num_rows + ["synthetic"] * problem.synthetic.num_rows)
+def _answer(inputs: TrainerInputs) -> str:
+    """The column that is learnt, as the command sees it."""
+    return "label" if inputs.problem.target is None else TARGET
+
+
+def _train_table(inputs: TrainerInputs, training: Training) -> pa.Table:
+    schema = real_schema(inputs.fields, inputs.problem.target)
+    both = pa.concat_tables([table.select(schema.names).cast(schema) for table in (inputs.real, inputs.synthetic)])
+    origin = pa.array(["real"] * inputs.real.num_rows + ["synthetic"] * inputs.synthetic.num_rows)
     rows = both.add_column(1, "origin", origin).take(pa.array(training.rows))
-    rows = rows.rename_columns(["label" if name == "stratum" else name for name in rows.column_names])
+    if inputs.problem.target is None:
+        rows = rows.rename_columns(["label" if name == STRATUM else name for name in rows.column_names])
+    else:
+        rows = rows.drop_columns([STRATUM])
     return rows.append_column("weight", pa.array(training.weights))
 
 
@@ -192,7 +212,7 @@ def _hash(table: pa.Table) -> str:
     """Of the rows, not of Parquet bytes, which hold the writer's version."""
     digest = hashlib.sha256(json.dumps(table.column_names).encode())
     for batch in table.to_batches(max_chunksize=10_000):
-        digest.update(json.dumps(batch.to_pylist(), ensure_ascii=False).encode())
+        digest.update(json.dumps(batch.to_pylist(), ensure_ascii=False, default=str).encode())
     return digest.hexdigest()
 
 
@@ -233,25 +253,59 @@ def _keep_end(log: Path) -> None:
     log.write_text(kept if len(kept) <= TAIL else kept[-TAIL:], encoding="utf-8", errors="replace")
 
 
-def _read_predictions(path: Path, problem: Problem) -> np.ndarray[Any, np.dtype[np.int64]]:
-    def wrong(problem_text: str) -> UserError:
+def _read_predictions(path: Path, inputs: TrainerInputs) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+    """Targets and scores as in ``Prediction``. Raises UserError, and moves the file aside, where it is not as asked."""
+    answer = _answer(inputs)
+
+    def wrong(problem: str) -> UserError:
         refused = path.replace(path.with_name("predictions.refused.parquet"))
-        return UserError(problem_text, where=str(refused), fix="one row per row of {eval}: columns row and label")
+        return UserError(problem, where=str(refused), fix=f"one row per row of {{eval}}: columns row and {answer}")
 
     try:
-        table = read_parquet(path, ["row", "label"])
-    except (DataError, OSError) as error:
+        with path.open("rb") as stream:
+            named = plain_schema(stream, str(path)).names
+        scored = [name for name in named if name.startswith(SCORE)] if inputs.classes else []
+        table = read_parquet(path, ["row", answer, *scored])
+    except (DataError, pa.ArrowException, OSError) as error:
         raise wrong(f"expected Parquet, found something else ({getattr(error, 'problem', error)})") from error
-    if missing := [name for name in ("row", "label") if name not in table.column_names]:
-        raise wrong(f"expected columns row and label, found {table.column_names} ({missing[0]} is missing)")
-    rows, labels = table["row"].to_pylist(), table["label"].to_pylist()
-    count = problem.evaluation.num_rows
+    if missing := [name for name in ("row", answer) if name not in table.column_names]:
+        raise wrong(f"expected columns row and {answer}, found {table.column_names} ({missing[0]} is missing)")
+    rows, count = table["row"].to_pylist(), inputs.evaluation.num_rows
     if sorted(rows, key=lambda row: (row is None, row)) != list(range(count)):
         raise wrong(f"expected each row 0 to {count - 1} once, found {len(rows)} rows, {len(set(rows))} distinct")
-    index = {label: position for position, label in enumerate(problem.labels)}
-    found = np.full(count, -1, dtype=np.int64)
-    for row, label in zip(rows, labels, strict=True):
+    table = table.sort_by("row")
+    try:
+        found = (
+            _numbers(table, answer) if answer == TARGET else _label_places(table[answer].to_pylist(), inputs.classes)
+        )
+        return found, _scores(table, scored, inputs.classes) if scored else None
+    except ValueError as error:
+        raise wrong(str(error)) from error
+
+
+def _label_places(labels: list[Any], classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    index = {label: position for position, label in enumerate(classes)}
+    for row, label in enumerate(labels):
         if label is None or label != label or str(label) not in index:  # noqa: PLR0124 (NaN is not itself)
-            raise wrong(f"expected one of {len(index)} labels in each row, found {label!r} in row {row}")
-        found[row] = index[str(label)]
+            raise ValueError(f"expected one of {len(index)} labels in each row, found {label!r} in row {row}")
+    return np.array([index[str(label)] for label in labels], dtype=np.int64)
+
+
+def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    try:
+        found: npt.NDArray[np.float64] = pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy()
+    except pa.ArrowException as error:
+        raise ValueError(f"expected numbers in column {name}, found {table[name].type}") from error
+    if not np.isfinite(found).all():
+        row = int(np.flatnonzero(~np.isfinite(found))[0])
+        raise ValueError(f"expected a finite number in each row of column {name}, found {found[row]:g} in row {row}")
     return found
+
+
+def _scores(table: pa.Table, names: list[str], classes: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    """(rows, classes); of a label that the command does not know nothing is surer than anything else."""
+    scores = np.full((table.num_rows, len(classes)), -np.inf)
+    for name in names:
+        if name.removeprefix(SCORE) in classes:
+            scores[:, classes.index(name.removeprefix(SCORE))] = _numbers(table, name)
+    return scores

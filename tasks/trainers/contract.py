@@ -1,10 +1,10 @@
-"""What a trainer is: rows and weights in, predicted labels out. The gate keeps metrics and interval to itself."""
+"""What a trainer is: rows and weights in, predicted targets out. The gate keeps metrics and interval to itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,20 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from augmill.tasks.contracts import Problem
+
 
 @dataclass(frozen=True)
-class Problem:
+class TrainerInputs:
     """The rows of one gate. A training names its rows by position in ``real`` followed by ``synthetic``.
 
-    Tables hold ``row_id, stratum, *fields``; ``synthetic`` also ``parent_ids``. ``labels``: every stratum of the
-    three tables, sorted. A trainer never looks at the strata of ``evaluation``.
+    ``real`` and ``synthetic`` hold ``kinds.real_schema(fields, problem.target)`` at least, ``synthetic`` also
+    ``parent_ids``; ``evaluation`` holds ``row_id`` and the fields, and no target. ``classes``: every stratum there is,
+    sorted, where a row's stratum is what is learnt; else none, and the column TARGET is.
     """
 
     real: pa.Table
     synthetic: pa.Table
     evaluation: pa.Table
     fields: tuple[str, ...]
-    labels: tuple[str, ...]
+    problem: Problem
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,30 @@ class Training:
     rows: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
 
+    def merged(self) -> Training:
+        """The same with each row once, at the weight of all its copies."""
+        loads = np.bincount(self.rows, self.weights)
+        rows = np.flatnonzero(loads)
+        return replace(self, rows=rows, weights=loads[rows])
+
+    def copied(self) -> Training:
+        """The same without weights: each entry stands as often as it weighs, what is left over going to the next."""
+        ends = np.floor(np.cumsum(self.weights) + 0.5 + 1e-9)  # a sum of tenths is a little short of its whole number
+        rows = np.repeat(self.rows, np.diff(ends, prepend=0.0).astype(np.int64))
+        return replace(self, rows=rows, weights=np.ones(len(rows)))
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """``labels[i]``: position in ``Problem.labels`` of what evaluation row i was predicted to be, -1 for none of them.
+    """``target[i]``: what evaluation row i was predicted to be. int64, a position in ``TrainerInputs.classes`` or -1
 
-    ``chosen``: what the trainer chose by itself (hyper-parameters), for the report; plain JSON.
+    for none of them; float64 where there are none. ``scores``: (rows, classes), where the trainer says so: of each class
+    a number that is the larger, the surer it is. ``chosen``: what the trainer chose by itself (hyper-parameters), for
+    the report; plain JSON.
     """
 
-    labels: npt.NDArray[np.int64]
+    target: npt.NDArray[Any]
+    scores: npt.NDArray[np.float64] | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +77,11 @@ class Trainer(ABC):
 
     VERSION: ClassVar[int]
     Options: ClassVar[type[Any]]
+    # What it serves: it learns from all fields of these kinds (ANY: whatever they are), for these problems.
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
+    weights: ClassVar[bool] = True  # whether it weighs rows; to one that does not rows come as copies, each of weight 1
+    scores: ClassVar[bool] = False  # whether its predictions have ``scores``, which some metrics need
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -67,5 +91,5 @@ class Trainer(ABC):
         return {}
 
     @abstractmethod
-    def predict(self, problem: Problem, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
+    def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
         """One prediction per training, in order. ``workdir`` is kept between attempts: finished work may rest there."""

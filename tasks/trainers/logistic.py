@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,21 @@ def fit(
 
     begin = np.zeros((inside.shape[1] + 1, len(classes)), dtype=np.float32) if start is None else start
     return minimise(loss, begin), classes
+
+
+def log_odds(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Of each class against all others, from logits of the same shape, (rows, classes): the probabilities' own order,
+
+    without the ties that these have near 0 and 1. Capped at 690, where a class is the only one.
+    """
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    share = np.exp(shifted)
+    rest = share.sum(axis=1, keepdims=True) - share
+    top = np.arange(len(scores)), scores.argmax(axis=1)
+    share[top] = 0.0
+    rest[top] = share.sum(axis=1)  # of the likeliest class the difference above would be rounded to nothing
+    odds: npt.NDArray[np.float64] = shifted - np.log(np.maximum(rest, 1e-300))
+    return odds
 
 
 def minimise(loss: Loss, start: Floats) -> Floats:

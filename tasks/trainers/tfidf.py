@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.randomness import stream_key, uniforms
-from augmill.tasks.trainers.contract import Prediction, Problem, Trainer, Training
+from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 from augmill.tasks.trainers.features import Sparse, text_features
-from augmill.tasks.trainers.logistic import Floats, fit
+from augmill.tasks.trainers.logistic import Floats, fit, log_odds
 
 # Beyond this many training rows the features are sketched to as many columns (a factor of 4,096 rows is 64 MiB
 # and takes 2 s; inner products of a sketch this wide are off by 1.6 % of the rows' lengths).
@@ -63,6 +63,7 @@ class _Rows:
     features: Sparse  # (training rows, features), or the sketch
     evaluation: Sparse
     labels: npt.NDArray[np.int64]  # of training rows
+    classes: int
     real: int
     ids: npt.NDArray[np.int64]  # one key per real row, from its row_id
     child: npt.NDArray[np.int64]  # descent: synthetic position, real position
@@ -80,14 +81,15 @@ class TfidfTrainer(Trainer):
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[Any]] = TfidfOptions
+    scores: ClassVar[bool] = True
 
-    def predict(self, problem: Problem, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
+    def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
         from threadpoolctl import threadpool_limits
 
         workers = self.options.threads or os.cpu_count() or 1
         # One BLAS thread each: sums are then taken in one order whatever the machine's cores.
         with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as pool:
-            rows = _prepare(problem)
+            rows = _prepare(inputs)
             yield from pool.map(lambda training: self._train(rows, training), trainings)
 
     def _train(self, rows: _Rows, training: Training) -> Prediction:
@@ -101,18 +103,20 @@ class TfidfTrainer(Trainer):
         model, classes = fit(rows.coordinates[used, :columns], rows.labels[used], weights[used] * scale, chosen)
         scores = _scores(rows, model, columns)
         told = {"C": chosen} | ({} if cv is None else {"cv_accuracy": round(cv, 4)})
-        return Prediction(classes[scores.argmax(axis=1)], told)
+        odds = np.full((len(scores), rows.classes), -np.inf)  # of a class that no training row has
+        odds[:, classes] = log_odds(scores)
+        return Prediction(classes[scores.argmax(axis=1)], odds, told)
 
 
-def _prepare(problem: Problem) -> _Rows:
-    train = [[*_texts(problem.real, name), *_texts(problem.synthetic, name)] for name in problem.fields]
-    held = [_texts(problem.evaluation, name) for name in problem.fields]
-    features, evaluation = text_features(train, held, problem.real.num_rows)
-    index = {label: position for position, label in enumerate(problem.labels)}
-    strata = problem.real["stratum"].to_pylist() + problem.synthetic["stratum"].to_pylist()
-    ids = problem.real["row_id"].to_pylist()
+def _prepare(inputs: TrainerInputs) -> _Rows:
+    train = [[*_texts(inputs.real, name), *_texts(inputs.synthetic, name)] for name in inputs.fields]
+    held = [_texts(inputs.evaluation, name) for name in inputs.fields]
+    features, evaluation = text_features(train, held, inputs.real.num_rows)
+    index = {label: position for position, label in enumerate(inputs.classes)}
+    strata = inputs.real["stratum"].to_pylist() + inputs.synthetic["stratum"].to_pylist()
+    ids = inputs.real["row_id"].to_pylist()
     positions = {row_id: position for position, row_id in enumerate(ids)}
-    named = [parents or [] for parents in problem.synthetic["parent_ids"].to_pylist()]
+    named = [parents or [] for parents in inputs.synthetic["parent_ids"].to_pylist()]
     descent = [
         (child, positions[parent]) for child, parents in enumerate(named) for parent in parents if parent in positions
     ]
@@ -124,6 +128,7 @@ def _prepare(problem: Problem) -> _Rows:
         features,
         evaluation,
         np.array([index[label] for label in strata], dtype=np.int64),
+        len(index),
         len(ids),
         np.array([stream_key(row_id) >> 1 for row_id in ids], dtype=np.int64),
         pairs[:, 0],

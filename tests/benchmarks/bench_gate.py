@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.gate.judge import Evidence, GateOptions, evaluate
+from augmill.tasks.gate.judge import Evidence, GateOptions, Question, evaluate
 from augmill.tasks.gate.verdict import Gains, Rule, decide
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
@@ -109,8 +110,8 @@ def judge(
             table(others[:heldout], "v"),
             TfidfTrainer(TfidfOptions(threads=1)),
             options or GateOptions(),
+            Question(PROBLEMS["classification"], ("text",)),
             seed=number,
-            fields=("text",),
             workdir=Path(workdir),
             test=table(others[heldout : heldout + test], "t"),
         )

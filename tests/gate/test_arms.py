@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.gate.evidence import KEPT, trainings
-from augmill.tasks.trainers.contract import Problem, Training
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.trainers.contract import TrainerInputs, Training
 
 SIZES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), min_size=1, max_size=4)
 
 
-def problem(sizes: list[tuple[int, int]], weight: float | None = None) -> Problem:
+def problem(sizes: list[tuple[int, int]], weight: float | None = None) -> TrainerInputs:
     """Classes of (real, synthetic) rows."""
     real = [(f"r{c}-{i}", str(c)) for c, (count, _) in enumerate(sizes) for i in range(count)]
     made = [(f"s{c}-{i}", str(c)) for c, (_, count) in enumerate(sizes) for i in range(count)]
@@ -23,10 +24,11 @@ def problem(sizes: list[tuple[int, int]], weight: float | None = None) -> Proble
     synthetic = tables[1].append_column("parent_ids", pa.array([[]] * len(made), pa.list_(pa.string())))
     if weight is not None:
         synthetic = synthetic.append_column("weight", pa.array([weight] * len(made)))
-    return Problem(tables[0], synthetic, tables[0], ("text",), tuple(str(c) for c in range(len(sizes))))
+    classes = tuple(str(c) for c in range(len(sizes)))
+    return TrainerInputs(tables[0], synthetic, tables[0], ("text",), PROBLEMS["classification"], classes)
 
 
-def added(task: Problem, training: Training, label: int) -> tuple[int, float]:
+def added(task: TrainerInputs, training: Training, label: int) -> tuple[int, float]:
     """(entries, their weight) that the arm adds to a class."""
     strata = np.array(task.real["stratum"].to_pylist() + task.synthetic["stratum"].to_pylist())
     more = np.arange(len(training.rows)) >= task.real.num_rows
@@ -77,7 +79,7 @@ def test_runs_draw_different_rows_and_the_same_seed_draws_the_same() -> None:
 def test_a_classs_draws_do_not_hang_on_the_other_classes() -> None:
     small, large = problem([(7, 20)]), problem([(7, 20), (5, 11)])
 
-    def drawn(task: Problem) -> list[list[str]]:
+    def drawn(task: TrainerInputs) -> list[list[str]]:
         ids = task.real["row_id"].to_pylist() + task.synthetic["row_id"].to_pylist()
         chosen = [[ids[row] for row in training.rows] for training in trainings(task, 5, 3)]
         return [[name for name in names if name[1] == "0"] for names in chosen]

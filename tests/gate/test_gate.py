@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmill.tasks.contracts import Judged
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.gate.evidence import Evidence
-from augmill.tasks.gate.interval import Interval, Resamples, interval, one_row, replicate, resample
-from augmill.tasks.gate.judge import GateOptions, evaluate
+from augmill.tasks.gate.interval import Interval, Resamples, interval, replicate, resample
+from augmill.tasks.gate.judge import GateOptions, Question, evaluate
 from augmill.tasks.gate.verdict import (
     Gains,
     Rule,
@@ -24,10 +25,14 @@ from augmill.tasks.gate.verdict import (
     rows_needed,
     smallest_visible_gain,
 )
+from augmill.tasks.metrics import METRICS
+from augmill.tasks.metrics.classification import foresee_rows
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
 OPTIONS = GateOptions(seeds=5, resamples=1000)
+LABELS = Question(PROBLEMS["classification"], ("text",), "label")
 
 
 def rows(prefix: str, count: int, seed: int, classes: int = 4) -> pa.Table:
@@ -59,8 +64,8 @@ def judge(synthetic: pa.Table, options: GateOptions = OPTIONS, real: pa.Table = 
         more.pop("held", HELD),
         TfidfTrainer(TfidfOptions()),
         options,
+        LABELS,
         seed=1,
-        fields=("text",),
         workdir=Path(),
         **more,
     )
@@ -129,7 +134,7 @@ def test_what_cannot_be_judged_is_said() -> None:
         judge(synthetic.slice(0, 0))
     with pytest.raises(DataError, match="held-out"):
         judge(synthetic, held=HELD.slice(0, 0))
-    with pytest.raises(DataError, match="two or more classes"):
+    with pytest.raises(DataError, match="at least two classes"):
         judge(synthetic, real=rows("r", 8, 1, classes=1))
     with pytest.raises(UserError, match="focus label"):
         judge(synthetic, GateOptions(seeds=3, resamples=200, focus=("9",)))
@@ -182,12 +187,13 @@ def test_the_placebo_must_be_proven_before_it_replaces_plain_rows() -> None:
 
 def bounds(truth: np.ndarray, arm: np.ndarray, reference: np.ndarray, drawn: Resamples) -> dict[str, Interval]:
     classes = int(truth.max()) + 1
-    a, b = (replicate(truth, predicted, classes, drawn) for predicted in (arm, reference))
-    steps = {"accuracy": one_row(truth), "macro_f1": one_row(truth, tuple(range(classes)))}
-    return {
-        metric: interval(a.scores[metric] - b.scores[metric], a.runs[metric] - b.runs[metric], 0.95, step)
-        for metric, step in steps.items()
-    }
+    names, units = tuple(map(str, range(classes))), np.arange(len(truth))
+    found = {}
+    for metric in (METRICS["accuracy"], METRICS["macro_f1"]):
+        judged = [[Judged(truth, run, None, units, len(truth), names) for run in runs] for runs in (arm, reference)]
+        a, b = (replicate(metric, runs, drawn) for runs in judged)
+        found[metric.name] = interval(a.values - b.values, a.runs - b.runs, 0.95, metric.one_unit(judged[0][0]))
+    return found
 
 
 def generators_without_effect(count: int, held: int, runs: int, spread: float, seed: int):  # type: ignore[no-untyped-def]
@@ -286,10 +292,11 @@ def test_a_second_draw_of_the_placebo_is_published_no_more_often_than_stated(nam
 def test_the_smallest_visible_gain_and_the_rows_it_needs_are_inverse(
     held: int, accuracy: float, confidence: float
 ) -> None:
-    visible = smallest_visible_gain(held, accuracy, confidence)
-    assert visible > half_width(held, accuracy, confidence)
-    assert smallest_visible_gain(2 * held, accuracy, confidence) < visible
-    assert rows_needed(visible, accuracy, confidence) == pytest.approx(held, rel=1e-6, abs=1)
+    seen = foresee_rows(accuracy)
+    visible = smallest_visible_gain(held, seen, confidence)
+    assert visible > half_width(held, seen, confidence)
+    assert smallest_visible_gain(2 * held, seen, confidence) < visible
+    assert rows_needed(visible, seen, confidence) == pytest.approx(held, rel=1e-6, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,8 @@ def test_the_two_languages_and_pairs_of_the_bench_are_told_apart(tmp_path: Path)
 @pytest.mark.parametrize("name", ["snips", "banking77"])
 def test_it_gains_on_real_sets_at_ten_rows_a_class(name: str, tmp_path: Path) -> None:
     """By the built-in trainer on test rows, against real rows alone (to repeat them changes little; the averaged loss)."""
-    from augmill.tasks.trainers.contract import Problem, Training
+    from augmill.tasks.problems import PROBLEMS
+    from augmill.tasks.trainers.contract import TrainerInputs, Training
     from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
     folder = shared_set(name)
@@ -178,10 +179,10 @@ def test_it_gains_on_real_sets_at_ten_rows_a_class(name: str, tmp_path: Path) ->
         }
     )
     labels = tuple(sorted({own for _, own, _ in whole}))
-    problem = Problem(real(train), synthetic, real(test), ("text",), labels)
+    problem = TrainerInputs(real(train), synthetic, real(test), ("text",), PROBLEMS["classification"], labels)
     counts = (len(train), len(train) + len(rows))
     trainings = [Training(arm, 0, 1, np.arange(n), np.ones(n)) for arm, n in zip(("real", "mix"), counts, strict=True)]
     predicted = TfidfTrainer(TfidfOptions(cs=(30.0,))).predict(problem, trainings, tmp_path)
     truth = np.array([labels.index(own) for _, own, _ in test])
-    alone, mix = (float((made.labels == truth).mean()) for made in predicted)
+    alone, mix = (float((made.target == truth).mean()) for made in predicted)
     assert mix > alone + 0.01

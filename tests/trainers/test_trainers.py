@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from augmill.tasks.boundary.masking import masked
 from augmill.tasks.errors import UserError
 from augmill.tasks.gate.evidence import trainings
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers import tfidf
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
-from augmill.tasks.trainers.contract import Problem, Training
+from augmill.tasks.trainers.contract import TrainerInputs, Training
 from augmill.tasks.trainers.features import text_features
 from augmill.tasks.trainers.logistic import fit
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
@@ -47,24 +48,25 @@ def table(prefix: str, texts: list[str], labels: list[str], parents: list[list[s
     return made if parents is None else made.append_column("parent_ids", pa.array(parents, pa.list_(pa.string())))
 
 
-def toy(train: int = 60, made: int = 60, held: int = 200, classes: int = 4) -> Problem:
+def toy(train: int = 60, made: int = 60, held: int = 200, classes: int = 4) -> TrainerInputs:
     rng = np.random.default_rng(0)
-    return Problem(
+    return TrainerInputs(
         table("r", *sentences(train, classes, rng)),
         table("s", *sentences(made, classes, rng), [[]] * made),
         table("v", *sentences(held, classes, rng)),
         ("text",),
+        PROBLEMS["classification"],
         tuple(str(c) for c in range(classes)),
     )
 
 
-def truth(problem: Problem) -> np.ndarray:
-    return np.array([problem.labels.index(label) for label in problem.evaluation["stratum"].to_pylist()])
+def truth(problem: TrainerInputs) -> np.ndarray:
+    return np.array([problem.classes.index(label) for label in problem.evaluation["stratum"].to_pylist()])
 
 
-def run(problem: Problem, options: TfidfOptions, runs: int = 2) -> list[list[int]]:
+def run(problem: TrainerInputs, options: TfidfOptions, runs: int = 2) -> list[list[int]]:
     planned = trainings(problem, 3, runs)
-    return [found.labels.tolist() for found in TfidfTrainer(options).predict(problem, planned, Path())]
+    return [found.target.tolist() for found in TfidfTrainer(options).predict(problem, planned, Path())]
 
 
 def test_predictions_are_those_of_scikit_learns_logistic_regression_on_the_same_features() -> None:
@@ -79,7 +81,7 @@ def test_predictions_are_those_of_scikit_learns_logistic_regression_on_the_same_
         model = LogisticRegression(C=10.0, max_iter=1000, tol=1e-6)
         model.fit(features[training.rows], labels[training.rows], weights)
         found = next(TfidfTrainer(TfidfOptions(cs=(10.0,))).predict(problem, [training], Path()))
-        agree = np.mean(model.predict(held) == np.array(problem.labels)[found.labels])
+        agree = np.mean(model.predict(held) == np.array(problem.classes)[found.target])
         assert agree >= 0.99, training.arm
 
 
@@ -113,7 +115,7 @@ def test_repeating_every_row_changes_nothing_because_the_loss_is_averaged() -> N
     once = Training("real", 0, 7, rows, np.ones(len(rows)))
     five = replace(once, rows=np.tile(rows, 5), weights=np.ones(5 * len(rows)))
     first, second = TfidfTrainer(TfidfOptions()).predict(problem, [once, five], Path())
-    assert first.labels.tolist() == second.labels.tolist() and first.chosen == second.chosen
+    assert first.target.tolist() == second.target.tolist() and first.chosen == second.chosen
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -123,11 +125,12 @@ def test_copies_of_held_rows_do_not_help_to_choose(named: bool) -> None:
     texts, _ = sentences(90, 3, rng)
     labels = rng.integers(3, size=90).astype(str).tolist()
     parents = [[f"r{position:04d}"] if named else [] for position in range(90)]
-    problem = Problem(
+    problem = TrainerInputs(
         table("r", texts, labels),
         table("s", texts, labels, parents),
         table("v", texts, labels),
         ("text",),
+        PROBLEMS["classification"],
         ("0", "1", "2"),
     )
     mix = [training for training in trainings(problem, 3, 1) if training.arm == "mix"]
@@ -166,7 +169,9 @@ def test_pairs_are_told_by_what_their_fields_share() -> None:
         made = table(prefix, texts, labels, [[]] * count)
         return made.append_column("text_b", pa.array(second))
 
-    problem = Problem(pairs("r", 60), pairs("s", 20), pairs("v", 100), ("text", "text_b"), ("0", "1"))
+    problem = TrainerInputs(
+        pairs("r", 60), pairs("s", 20), pairs("v", 100), ("text", "text_b"), PROBLEMS["classification"], ("0", "1")
+    )
     assert np.mean(np.array(run(problem, TfidfOptions(), 1)) == truth(problem)) > 0.95
 
 
@@ -233,10 +238,10 @@ def calls(tmp_path: Path) -> list[str]:
 def test_a_command_trains_each_arm_and_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     problem, trainer = toy(), command(tmp_path)
     planned = trainings(problem, 3, 1)
-    first = [found.labels.tolist() for found in trainer.predict(problem, planned, tmp_path)]
+    first = [found.target.tolist() for found in trainer.predict(problem, planned, tmp_path)]
     assert np.mean(np.array(first[2]) == truth(problem)) > 0.6
     assert calls(tmp_path) == [str(planned[0].seed)] * 3
-    again = [found.labels.tolist() for found in trainer.predict(problem, planned, tmp_path)]
+    again = [found.target.tolist() for found in trainer.predict(problem, planned, tmp_path)]
     assert again == first and len(calls(tmp_path)) == 3
     with (tmp_path / "train it.py").open("a") as script:
         script.write("# edited\n")
@@ -328,7 +333,7 @@ assert open(out).read() == "half a file"
         thread.start()
     for thread in runs:
         thread.join()
-    assert len(found) == 2 and found[0].labels.tolist() == found[1].labels.tolist()
+    assert len(found) == 2 and found[0].target.tolist() == found[1].target.tolist()
     assert found[0].chosen == found[1].chosen and not list((tmp_path / "attempts").iterdir())
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
@@ -342,7 +347,7 @@ def test_predictions_that_rotted_are_refused_and_made_again(tmp_path: Path) -> N
     with pytest.raises(UserError, match="expected Parquet"):
         list(trainer.predict(problem, planned, tmp_path))
     for _ in range(2):
-        assert next(trainer.predict(problem, planned, tmp_path)).labels.tolist() == first.labels.tolist()
+        assert next(trainer.predict(problem, planned, tmp_path)).target.tolist() == first.target.tolist()
     assert len(calls(tmp_path)) == 2
 
 
