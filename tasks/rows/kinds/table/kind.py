@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import Kind, ReadLimits, NearIndex
+from augmill.tasks.contracts import Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.table.cells import drift_column, encode, profile_column
 from augmill.tasks.rows.kinds.table.features import LinearFeatures, TreeFeatures, nearest_distances
 from augmill.tasks.rows.kinds.table.values import (
