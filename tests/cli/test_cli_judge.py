@@ -119,7 +119,9 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     write(folder / "one.csv", [(text, "refund") for text, _ in draw(30, 9)])
     refused(judge(folder, "good.csv", real="one.csv"), 3, ["--real", "two classes"])
     copied = judge(folder, "good.csv", real="validation.csv")
-    refused(copied, 3, ["--real", "300 of 300 train rows left it: 300 stand in validation", "--validation rows that are"])
+    refused(
+        copied, 3, ["--real", "300 of 300 train rows left it: 300 stand in validation", "--validation rows that are"]
+    )
 
 
 def test_rows_to_judge_by_of_a_label_that_no_real_row_has_leave_counted(folder: Path) -> None:
