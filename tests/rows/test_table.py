@@ -13,15 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from drawn_tables import tables
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Limits
 from augmill.tasks.errors import DataError
-from augmill.tasks.rows.kinds import RowIndex, equal_keys, near_groups, show, stems
+from augmill.tasks.rows.kinds import RowIndex, equal_keys, near_groups, show, stems, whole
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
-from augmill.tasks.rows.kinds.whole import drift, profile
 
 TABLE, TEXT = Table(), Text()
 UTC_MICROS = pa.timestamp("us", tz="UTC")
@@ -466,11 +465,13 @@ def one_near(fields: tuple[str, ...], asked: pa.Table, known: pa.Table, least: f
     return found
 
 
-@given(mixed(), st.sampled_from([0.5, 0.8, 1.0]))
-@settings(max_examples=60)
+@pytest.mark.parametrize("block", [3, 4096])
+@given(rows=mixed(), least=st.sampled_from([0.5, 0.8, 1.0]))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mixed_rows_are_near_if_their_texts_are_near_and_the_rest_is_equal(
-    rows: tuple[tuple[str, ...], pa.Table, pa.Table], least: float
+    block: int, rows: tuple[tuple[str, ...], pa.Table, pa.Table], least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(whole, "BLOCK", block)
     fields, known, asked = rows
     wanted = one_near(fields, asked, known, least)
     index = RowIndex.build(known, fields, least)
@@ -521,7 +522,7 @@ def test_of_near_mixed_rows_the_first_stays(rows: tuple[tuple[str, ...], pa.Tabl
 def test_whole_rows_are_profiled_by_all_their_kinds(rows: tuple[tuple[str, ...], pa.Table, pa.Table]) -> None:
     fields, known, _ = rows
     if "text" in fields and known["text"].null_count == 0:
-        found = profile(known, fields)
+        found = whole.profile(known, fields)
         assert set(found) == {"lengths", "characters", *(name for name in fields if not name.startswith("text"))}
-        assert set(drift(found, found, fields)) == set(found)
-        assert not any(drift(found, found, fields).values())
+        assert set(whole.drift(found, found, fields)) == set(found)
+        assert not any(whole.drift(found, found, fields).values())
