@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import Kind, Limits, NearIndex
+from augmill.tasks.contracts import Kind, ReadLimits, NearIndex
 
 THRESHOLDS = (0.5, 0.9)
 Law = Callable[[Kind, pa.Table], None]
@@ -202,12 +202,12 @@ def what_it_gives_it_reads_as_it_is(kind: Kind, table: pa.Table) -> None:
         type, column = type_of(name), table[name].combine_chunks()
         assert kind.takes(column.type, type), f"it does not take its own {column.type}"
         assert kind.release(column, column.type).equals(column), "released in its own type a value changes"
-        values, reasons = kind.read(table[name], type, Limits(10**9))
+        values, reasons = kind.read(table[name], type, ReadLimits(10**9))
         assert values.type == kind.arrow(type) and len(reasons) == len(values) == table.num_rows, "a value a row"
         taken = pa.array([reason is None for reason in reasons], pa.bool_())
         assert values.filter(taken).equals(column.filter(taken)), "a value that it gave it reads as another"
         assert set(reasons) <= {None, *kind.remedies}, f"no remedy for one of {set(reasons)}"
-        nothing, reasons = kind.read(pa.chunked_array([pa.nulls(2)]), type, Limits(1))
+        nothing, reasons = kind.read(pa.chunked_array([pa.nulls(2)]), type, ReadLimits(1))
         assert nothing.null_count == len(reasons) == 2, "a column without a type is nulls"
 
 

@@ -16,7 +16,7 @@ from drawn_tables import tables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from augmill.tasks.contracts import Limits
+from augmill.tasks.contracts import ReadLimits
 from augmill.tasks.errors import DataError
 from augmill.tasks.rows.kinds import RowIndex, equal_keys, near_groups, show, stems, whole
 from augmill.tasks.rows.kinds.table import Table
@@ -31,7 +31,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
 def read(column: Any, type: str, max_chars: int = 100) -> tuple[pa.Array, list[str | None]]:
     column = column if isinstance(column, pa.Array) else pa.array(column)
-    return TABLE.read(pa.chunked_array([column]), type, Limits(max_chars))
+    return TABLE.read(pa.chunked_array([column]), type, ReadLimits(max_chars))
 
 
 def there_and_back(column: pa.Array, type: str) -> pa.Array:
