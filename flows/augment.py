@@ -25,10 +25,10 @@ from augmill.flows.units import MENDS, require_over
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import CorruptObject, UnsoundSource
 from augmill.tasks.gate.verdict import folds_for
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.origin import name_of
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report import totals
-from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.stages.evaluate import EvaluateConfig, FoldConfig, JudgeConfig, can_judge, foreseen
 from augmill.tasks.stages.mix import MixConfig
 from augmill.tasks.stages.publish import ReleaseConfig
