@@ -273,7 +273,7 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
     draft.why[f"target.{key}"] = f"{len(counts):,} classes of {low:,} to {top:,} train rows"
     draft.why["target.#"] = "# or per_class, multiply, balance: one of the three"
     gate = found["gate"]
-    if gate["visible"] > 2:
+    if (gate["visible"] or 0) > 2 and gate["unit"] == "points":
         draft.notes.append(
             f"{gate['rows']:,} validation rows tell a gain of {gate['visible']:.1f} points from none; `gate.folds: auto` lets "
             "the train rows judge too, at five times the work"
