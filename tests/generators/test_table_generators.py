@@ -314,7 +314,7 @@ def test_categories_are_drawn_from_the_neighbours_or_their_commonest(tmp_path: P
         for way in ("draw", "mode")
     )
     assert set(common) == {"common"}
-    assert 0.1 < np.mean([name == "rare" for name in drawn]) < 0.4
+    assert 0.1 < np.mean([name == "rare" for name in drawn]) < 0.5  # copies of common parents are not delivered
 
 
 def test_where_one_parent_lacks_a_number_a_coin_decides(tmp_path: Path) -> None:
