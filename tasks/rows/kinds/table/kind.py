@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import Kind, NearIndex, ReadLimits
+from augmill.tasks.contracts import Floats, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.table.cells import drift_column, encode, profile_column
 from augmill.tasks.rows.kinds.table.features import LinearFeatures, TreeFeatures, nearest_distances
 from augmill.tasks.rows.kinds.table.values import (
@@ -119,10 +119,8 @@ class Table(Kind):
         if type == CATEGORY:
             return [{"type": "expect_column_value_lengths_to_be_between", "kwargs": {"column": field, "min_value": 1}}]
         if type == TIMESTAMP:
-            types = ["datetime64[us, UTC]", "datetime64[ns, UTC]"]
-            return [
-                {"type": "expect_column_values_to_be_in_type_list", "kwargs": {"column": field, "type_list": types}}
-            ]
+            of = {"column": field, "type_": "Timestamp"}  # what pandas calls moments with a zone
+            return [{"type": "expect_column_values_to_be_of_type", "kwargs": of}]
         within = {"column": field, "min_value": -LARGEST, "max_value": LARGEST}
         return [
             {"type": "expect_column_values_to_be_of_type", "kwargs": {"column": field, "type_": "float64"}},
@@ -142,6 +140,16 @@ class Table(Kind):
             for name in columns.column_names
         ]
         return [", ".join(row) for row in zip(*named, strict=True)]
+
+    def similarities(self, made: pa.Table, real: pa.Table) -> Floats:
+        """1 / (1 + d), d the Euclidean distance in standardised columns, over the root of their number."""
+        if not made.num_rows or not real.num_rows:
+            return np.zeros((made.num_rows, real.num_rows))
+        space = LinearFeatures(real)
+        ours, theirs = (np.asarray(space.transform(rows), dtype=np.float64) for rows in (made, real))
+        squared = (ours**2).sum(axis=1)[:, None] + (theirs**2).sum(axis=1) - 2 * ours @ theirs.T
+        near: Floats = 1 / (1 + np.sqrt(np.maximum(squared, 0) / made.num_columns))
+        return near
 
     def diversity(self, made: pa.Table, real: pa.Table) -> dict[str, float]:
         """``distinct_rows``: share of made rows that no other one equals; ``moved``: mean over the columns of the distance of
