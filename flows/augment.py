@@ -25,10 +25,11 @@ from augmill.flows.units import MENDS, require_over
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import CorruptObject, UnsoundSource
 from augmill.tasks.gate.verdict import folds_for
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.origin import name_of
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report import totals
-from augmill.tasks.stages.evaluate import EvaluateConfig, FoldConfig, JudgeConfig, can_judge
+from augmill.tasks.stages.evaluate import EvaluateConfig, FoldConfig, JudgeConfig, can_judge, foreseen
 from augmill.tasks.stages.mix import MixConfig
 from augmill.tasks.stages.publish import ReleaseConfig
 from augmill.tasks.store.attempts import Clock, utc_now
@@ -157,21 +158,23 @@ def evaluate(run: Run, split: Artifact, mixed: Artifact, made: Made) -> Artifact
     """The gate's evidence: by the held-out rows, and where these are too few by folds of the train rows as well."""
     recipe = run.recipe
     assert made.settled is not None  # there is a mix
-    config = EvaluateConfig(**how_to_judge(recipe), validation=recipe.validation)
-    evaluated = stages.evaluate(run, split, mixed, made.settled, config=config)
+    judging = how_to_judge(recipe)
+    evaluated = stages.evaluate(run, split, mixed, made.settled, config=EvaluateConfig(judging, recipe.validation))
     rows = read_json(run.store, split, "summary.json")["rows"]["validation"]
-    folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence)
+    seen = foreseen(run.store, split, judging)
+    folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence, seen)
     return judge_in_folds(run, split, evaluated, folds) if folds else evaluated
 
 
 def judge_in_folds(run: Run, split: Artifact, evaluated: Artifact, folds: int) -> Artifact:
     """The whole path inside each fold; their held-out rows together judge. Raises NotProduced where a fold makes none."""
     recipe = run.recipe
-    config = JudgeConfig(**how_to_judge(recipe))
+    config = how_to_judge(recipe)
     predicted = []
     for number in range(folds):
         inside = dataclasses.replace(run, place=f"fold {number + 1}")
-        fold_config = FoldConfig(number, folds, recipe.splits.seed, recipe.splits.near, recipe.columns.fields)
+        splits, fields = recipe.splits, recipe.columns.fields
+        fold_config = FoldConfig(number, folds, splits.seed, splits.near, fields, config.problem)
         part = stages.fold(run, split, number=number + 1, config=fold_config)
         if not can_judge(read_json(run.store, part, "summary.json")):
             continue
@@ -180,18 +183,20 @@ def judge_in_folds(run: Run, split: Artifact, evaluated: Artifact, folds: int) -
     return stages.judge_folds(run, evaluated, predicted, config=config)
 
 
-def how_to_judge(recipe: Recipe) -> dict[str, Any]:
+def how_to_judge(recipe: Recipe) -> JudgeConfig:
     """What evaluation and folds have in common: the gate, and the trainer with all that can change its answers."""
-    trainer = recipe.trainer
-    return {
-        "gate": recipe.gate,
-        "trainer": trainer.use,
-        "trainer_version": TRAINERS[trainer.use].VERSION,
-        "trainer_options": trainer.options,
-        "trainer_content": TRAINERS[trainer.use](trainer.options).content(),
-        "seed": recipe.seed,
-        "fields": recipe.columns.fields,
-    }
+    trainer, problem = recipe.trainer, PROBLEMS[recipe.task]
+    return JudgeConfig(
+        recipe.gate,
+        trainer.use,
+        TRAINERS[trainer.use].VERSION,
+        trainer.options,
+        TRAINERS[trainer.use](trainer.options).content(),
+        recipe.seed,
+        recipe.columns.fields,
+        problem.name,
+        "" if problem.target is None else recipe.columns.answer,
+    )
 
 
 def mix_config(recipe: Recipe) -> MixConfig:

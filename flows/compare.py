@@ -238,9 +238,9 @@ def _measure(
     run: Run, split: Artifact, settled: Artifact, *, recipe: Recipe, ratios: Sequence[float], key: str
 ) -> dict[str, Any]:
     """The cell but for its price. Arms at the recipe's own target decide by validation rows; all are measured on test."""
-    work, fields = Work(run.site, Path()), recipe.columns.fields
+    work, judging = Work(run.site, Path()), how_to_judge(recipe)
     train, validation, test = (work.read(split, f"{n}.parquet") for n in ("train", "validation", "test"))
-    gate.require_focus(validation, recipe.gate)
+    gate.require_focus(validation, recipe.gate, judging.question.problem)
     accepted = work.read(settled, "accepted.parquet")
     ledger = totals(work.read_json(settled, "ledger.json"))
     body: dict[str, Any] = {
@@ -265,19 +265,22 @@ def _measure(
         if not made.num_rows or made.num_rows in [point["synthetic"] for point in body["points"]]:
             continue  # there were no more rows than for a smaller ratio
         predicted = gate.predict(
-            real, made, [validation, test], TRAINERS[recipe.trainer.use](recipe.trainer.options), recipe.gate,
-            seed=recipe.seed, fields=fields, runs=None if ratio is None else OTHER_RUNS,
+            real, made, [validation, test], TRAINERS[recipe.trainer.use](recipe.trainer.options), judging.question,
+            runs=recipe.gate.seeds if ratio is None else OTHER_RUNS, seed=recipe.seed, scores=recipe.gate.needs_scores,
             workdir=run.store.local_scratch(run.site.place(f"trainer-{key[-21:-5]}-{ratio or 'target'}")),
         )  # fmt: skip
         body["points"].append(measured(predicted[1], ratio, made.num_rows))
         if ratio is None:
-            body |= _verdict(predicted[0], recipe, real, made)
+            body |= _verdict(predicted[0], judging.question, recipe, real, made)
     return body
 
 
-def _verdict(predicted: Predictions, recipe: Recipe, real: pa.Table, made: pa.Table) -> dict[str, Any]:
+def _verdict(
+    predicted: Predictions, question: gate.Question, recipe: Recipe, real: pa.Table, made: pa.Table
+) -> dict[str, Any]:
     """What the gate would have said and released; and how varied the rows are."""
-    evidence = gate.judge([predicted], recipe.gate, recipe.seed, real=real.num_rows, synthetic=made.num_rows)
+    counts = {"real": real.num_rows, "synthetic": made.num_rows}
+    evidence = gate.judge([predicted], recipe.gate, question, recipe.seed, **counts)
     outcome = judge_evidence(dict(evidence), recipe)
     return {
         "outcome": outcome.name,

@@ -13,10 +13,11 @@ from typing import Any
 
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Problem
+from augmill.tasks.contracts import ANY, Problem
 from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.nights import Partitions, Price, Refit, Retain, Schedule
@@ -298,9 +299,40 @@ def build_recipe(
         validation=paths.resolve(recipe.validation, "validation"),
         generators=tuple(resolved),
         checks=checks,
-        trainer=reader.trainer(document.get("trainer", {})),
         run=run,
+        **_judges(recipe, document.get("trainer", {}), reader),
     )
+
+
+def _judges(recipe: Recipe, given: Any, reader: RecipeReader) -> dict[str, Any]:
+    """``trainer`` and ``gate`` as they serve the recipe's rows, with what is not ``given`` there. Raises UserError."""
+    problem = PROBLEMS[recipe.task]
+    own = sorted({kind.name for kind, _ in kinds_of(recipe.columns.fields)})
+    rows = f"{' and '.join(own)}, {problem.name}"
+
+    def serves(trainer: Any) -> bool:
+        whole = ANY in trainer.kinds or set(own) <= set(trainer.kinds)
+        return whole and bool({ANY, problem.name} & set(trainer.problems))
+
+    known = [name for name, trainer in TRAINERS.items() if serves(trainer)]
+    if isinstance(given, dict) and not {"use", "command"} & set(given):
+        given = {"use": known[0] if known else "command", **given}  # the first that does is its default
+    choice = reader.trainer(given)
+    if choice.use not in known:
+        raise reader.fail(f"{choice.use} does not serve rows of {rows}", ("trainer",), f"known: {', '.join(known)}")
+    try:
+        gate = recipe.gate.resolved(problem)
+    except ValueError as error:
+        key, _, said = str(error).removeprefix("gate.").partition(": ")
+        raise reader.fail(said, ("gate", key)) from error
+    if gate.needs_scores and not TRAINERS[choice.use].scores:
+        able = ", ".join(name for name in known if TRAINERS[name].scores) or "none that serves these rows"
+        said = f"{gate.metric} ranks rows by scores, which the trainer {choice.use} does not give"
+        raise reader.fail(said, ("gate", "metric"), f"trainers that give them: {able}")
+    if recipe.plan.policy == "adaptive" and "tfidf" not in known:
+        said = f"adaptive measures generators by the trainer tfidf, which does not serve rows of {rows}"
+        raise reader.fail(said, ("plan", "policy"), "`policy: shares` splits the target by the generators' shares")
+    return {"trainer": choice, "gate": gate}
 
 
 def json_schema() -> dict[str, Any]:
@@ -326,6 +358,7 @@ def json_schema() -> dict[str, Any]:
         definitions |= part.pop("$defs", {})
         part["properties"] = {"use": {"const": name}, **part["properties"]}
         trainers.append(part)
+    definitions["GateOptions"]["properties"]["metric"] = {"enum": [*METRICS, None], "default": None}
     schema["properties"]["trainer"] = {"anyOf": [{"enum": list(TRAINERS)}, *trainers]}
     schema["properties"]["generators"] = {"type": "array", "minItems": 1, "items": {"anyOf": choices}}
     schema["properties"]["checks"] = {"type": "object", "properties": checks, "additionalProperties": False}

@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Tell, tell_nobody
-from augmill.tasks.gate.evidence import trainings
+from augmill.tasks.gate.evidence import Predictions
+from augmill.tasks.gate.judge import Question, predict
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Plan
 from augmill.tasks.rows.folds import fold_of
-from augmill.tasks.rows.kinds.text import TextIndex, equal, texts_of
+from augmill.tasks.rows.kinds import RowIndex, group_keys
 from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
-from augmill.tasks.trainers import Problem, Training, fit, text_features
+from augmill.tasks.trainers import TfidfOptions, TfidfTrainer
 
 PARTS = 5
 MOST = 800  # train rows that are looked at: five parts of TREC's 60 rows take 3 s a generator, of 800 rows about 20 s
 FEWEST = 20  # rows to judge by; with fewer nothing is measured
-C = 10.0
+# What measures: quick enough for hundreds of trainings, and sure to some degree of each row. Where it does not serve a
+# recipe's rows, the plan's policy is refused (tasks/recipe/recipe.py).
+TRAINER = TfidfTrainer(TfidfOptions(cs=(10.0,)))
+PROBLEM = PROBLEMS["classification"]
 TEMPERATURES = np.geomspace(0.25, 4.0, 17)
-JITTER = 1e-4  # repeated rows make the Gram matrix singular
 RATE = 0.5  # of what was measured, in standard errors
 CAREFUL = 2.0  # differences below this many times what chance makes of them count for nothing
 COST = 0.5  # a generator half of whose rows fail the checks gets 0.7 of the weight
@@ -57,12 +62,8 @@ class WeighConfig:
 
 
 def parts_of(train: pa.Table, fields: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """The part of each row, by the hash of its group or text: equal texts and rows of one group stay together."""
-    keys = [equal(text) for text in texts_of(train, fields)]
-    if GROUP in train.column_names:
-        groups = train[GROUP].to_pylist()
-        keys = [key if group is None else f"group\x1f{group}" for key, group in zip(keys, groups, strict=True)]
-    digests = [hashlib.sha256(b"select\x00" + key.encode("utf-8", "surrogatepass")).digest() for key in keys]
+    """The part of each row, by the hash of its group or its fields: equal rows and rows of one group stay together."""
+    digests = [hashlib.sha256(b"select\x00" + key).digest() for key in group_keys(train, fields)]
     return np.array([fold_of(digest, PARTS) for digest in digests], dtype=np.int64)
 
 
@@ -77,32 +78,39 @@ def measure(
     order = np.argsort([hashlib.sha256(row_id.encode()).digest() for row_id in train[ROW_ID].to_pylist()])
     train = train.take(pa.array(np.sort(order[:MOST])))
     parts, train = parts_of(train, config.fields), train.select(columns)
-    scores: dict[str, list[tuple[Floats, Floats] | None]] = {name: [] for name, rows in made.items() if rows.num_rows}
-    truth: list[npt.NDArray[np.int64]] = []
-    labels = tuple(sorted(set(train[STRATUM].to_pylist())))
+    found: dict[str, list[Predictions | None]] = {name: [] for name, rows in made.items() if rows.num_rows}
+    rows_judged: list[int] = []
     for part in range(PARTS):
         inside = train.filter(pa.array(parts != part))
         known = inside[STRATUM].unique()
         judged = train.filter(pc.and_(pa.array(parts == part), pc.is_in(train[STRATUM], known)))
         if not judged.num_rows or len(known) < 2:
             continue
-        truth.append(np.array([labels.index(label) for label in judged[STRATUM].to_pylist()], dtype=np.int64))
-        index = TextIndex.build(texts_of(judged, config.fields), config.near)
-        for at, (name, found) in enumerate(scores.items()):
-            tell(part * len(scores) + at, PARTS * len(scores), "measurements")
+        rows_judged.append(judged.num_rows)
+        index = RowIndex.build(judged, config.fields, config.near)
+        for at, (name, parts_found) in enumerate(found.items()):
+            tell(part * len(found) + at, PARTS * len(found), "measurements")
             rows = usable(made[name], inside, judged, index, config)
-            problem = Problem(inside, rows, judged, config.fields, labels)
-            found.append(_score(problem, config) if rows.num_rows else None)
-    if sum(map(len, truth)) < FEWEST:
-        return {}, sum(map(len, truth))
-    return {name: _gains(found, truth, config.plan.seeds) for name, found in scores.items()}, sum(map(len, truth))
+            parts_found.append(_predict(inside, rows, judged, config) if rows.num_rows else None)
+    if sum(rows_judged) < FEWEST:
+        return {}, sum(rows_judged)
+    return {name: _gains(of, rows_judged, config.plan.seeds) for name, of in found.items()}, sum(rows_judged)
 
 
-def usable(made: pa.Table, inside: pa.Table, judged: pa.Table, index: TextIndex, config: WeighConfig) -> pa.Table:
+def _predict(inside: pa.Table, rows: pa.Table, judged: pa.Table, config: WeighConfig) -> Predictions:
+    """What the placebo and the mix say of the rows that judge."""
+    arms, runs, question = ("placebo", "mix"), config.plan.seeds, Question(PROBLEM, config.fields)
+    (found,) = predict(
+        inside, rows, [judged], TRAINER, question, runs=runs, seed=config.seed, workdir=Path(), arms=arms, scores=True
+    )
+    return found
+
+
+def usable(made: pa.Table, inside: pa.Table, judged: pa.Table, index: RowIndex, config: WeighConfig) -> pa.Table:
     """The rows that may teach where ``judged`` judges: at most one per real row of their class, drawn by their seeds."""
     held = set(judged[ROW_ID].to_pylist())
     free = class_counts(inside[STRATUM])
-    near = index.nearest(texts_of(made, config.fields))[0] >= 0
+    near = index.nearest(made)[0] >= 0
     parents, strata = made["parent_ids"].to_pylist(), made[STRATUM].to_pylist()
     kept = []
     for at in np.lexsort((made["ordinal"].to_numpy(), made["seed"].to_numpy())).tolist():
@@ -115,62 +123,25 @@ def usable(made: pa.Table, inside: pa.Table, judged: pa.Table, index: TextIndex,
     return rows.select([STRATUM, *config.fields, "parent_ids"]).append_column(ROW_ID, ids)
 
 
-def _score(problem: Problem, config: WeighConfig) -> tuple[Floats, Floats]:
-    """Scores of the judged rows after each training, of the placebo and of the mix: (trainings, rows, labels)."""
-    from scipy.sparse import vstack
-    from threadpoolctl import threadpool_limits
-
-    texts = [[*_texts(problem.real, name), *_texts(problem.synthetic, name)] for name in problem.fields]
-    held = [_texts(problem.evaluation, name) for name in problem.fields]
-    labels = np.array(
-        [problem.labels.index(s) for t in (problem.real, problem.synthetic) for s in t[STRATUM].to_pylist()]
-    )
-    planned = trainings(problem, config.seed, config.plan.seeds)
-    with threadpool_limits(limits=1):  # sums are then taken in one order whatever the machine's cores
-        features = vstack(text_features(texts, held, problem.real.num_rows), format="csr")
-        gram = (features @ features.T).toarray().astype(np.float64)
-        coordinates = np.linalg.cholesky(gram + JITTER * np.eye(len(gram))).astype(np.float32)
-        found = {
-            arm: [_train(t, coordinates, labels, problem) for t in planned if t.arm == arm]
-            for arm in ("placebo", "mix")
-        }
-    return np.stack(found["placebo"]), np.stack(found["mix"])
-
-
-def _train(training: Training, coordinates: Any, labels: npt.NDArray[np.int64], problem: Problem) -> Floats:
-    """Scores of the judged rows, whose coordinates are the last; a label that no training row has scores lowest."""
-    rows = len(labels)
-    weights = np.bincount(training.rows, training.weights, minlength=rows)
-    used = np.flatnonzero(weights)
-    scale = problem.real.num_rows / weights.sum()
-    model, classes = fit(coordinates[used, :rows], labels[used], weights[used] * scale, C)
-    scores = np.full((len(coordinates) - rows, len(problem.labels)), -np.inf)
-    scores[:, classes] = coordinates[rows:, :rows] @ model[:-1] + model[-1]
-    return scores
-
-
-def _texts(table: pa.Table, name: str) -> list[str]:
-    return [text or "" for text in table[name].to_pylist()]
-
-
-def _gains(scores: list[tuple[Floats, Floats] | None], truth: list[npt.NDArray[np.int64]], runs: int) -> Floats:
+def _gains(parts: list[Predictions | None], rows_judged: list[int], runs: int) -> Floats:
     """Points of probability of the right label, mix less placebo; 0 in a part where the generator had no row to add."""
-    rows = [np.zeros((runs, len(part))) for part in truth]
-    measured = [(at, found) for at, found in enumerate(scores) if found is not None]
-    for arm, sign in ((0, -100.0), (1, 100.0)):
-        right = _right([found[arm] for _, found in measured], [truth[at] for at, _ in measured])
+    rows = [np.zeros((runs, count)) for count in rows_judged]
+    measured = [(at, found) for at, found in enumerate(parts) if found is not None]
+    for arm, sign in (("placebo", -100.0), ("mix", 100.0)):
+        right = _right([found for _, found in measured], arm)
         for (at, _), part in zip(measured, right, strict=True):
             rows[at] += sign * part
     return np.concatenate(rows, axis=1)
 
 
-def _right(scores: list[Floats], truth: list[npt.NDArray[np.int64]]) -> list[Floats]:
+def _right(parts: list[Predictions], arm: str) -> list[Floats]:
     """The probability of the right label at the arm's best temperature, so that no arm gains by being more cautious."""
     best: tuple[float, list[Floats]] = (-math.inf, [])
+    scored = [(-np.logaddexp(0, -part.scores[arm]), part.stratum) for part in parts if part.scores is not None]
     for temperature in TEMPERATURES:
         right = []
-        for part, labels in zip(scores, truth, strict=True):
-            scaled = part / temperature
+        for logs, labels in scored:
+            scaled = logs / temperature
             share = np.exp(scaled - scaled.max(axis=2, keepdims=True))
             right.append((share / share.sum(axis=2, keepdims=True))[:, np.arange(len(labels)), labels])
         fitting = sum(float(np.log(np.maximum(part, 1e-6)).sum()) for part in right)
