@@ -22,7 +22,9 @@ InputOption = Annotated[
 TargetOption = Annotated[
     str | None,
     typer.Option(
-        "--target", metavar="COLUMN[:TYPE]", help="The column to learn; TYPE: label or number (a regression), else guessed."
+        "--target",
+        metavar="COLUMN[:TYPE]",
+        help="The column to learn; TYPE: label or number (a regression), else guessed.",
     ),
 ]
 
@@ -43,6 +45,11 @@ class Asked:
             raise UserError("both name what is to be learnt", where="--label, --target", fix="give one of the two")
 
     @property
+    def options(self) -> str:
+        """The options by which columns of such rows are named."""
+        return "--input and --target" if self.inputs or self.target else "--text and --label"
+
+    @property
     def named(self) -> bool:
         """Whether nothing is left to be guessed but types."""
         return bool(self.text or self.inputs) and bool(self.label or self.target)
@@ -59,6 +66,7 @@ class Chosen:
     why: dict[str, str]
     notes: list[str]
     guess: dict[str, Any]
+    guessed: bool = False  # inputs: a column among them may turn out to be something else
 
 
 def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str) -> Chosen:
@@ -105,7 +113,9 @@ def _typed_name(given: str, names: list[str], types: list[str], where: str, fix:
     if type in types:
         return _require_there(name, names, where, fix), type
     if name in names:
-        raise UserError(f"there is no type {type!r}; {nearest(type, types)}", where=where, fix="give COLUMN or COLUMN:TYPE")
+        raise UserError(
+            f"there is no type {type!r}; {nearest(type, types)}", where=where, fix="give COLUMN or COLUMN:TYPE"
+        )
     return _require_there(given, names, where, fix), None
 
 
@@ -126,7 +136,10 @@ def _choose_text(file: Any, source: Any, asked: Asked, guess: dict[str, Any], *,
     texts = list(asked.text) or [name for name in guess["text"] if name != asked.label]
     label = asked.label or next((name for name in [guess["label"]] if name not in texts), None)
     if texts and label:
-        why = {key: guess["why"].get(name, "named on the command line") for key, name in (("text", texts[0]), ("label", label))}
+        why = {
+            key: guess["why"].get(name, "named on the command line")
+            for key, name in (("text", texts[0]), ("label", label))
+        }
         notes = [] if asked.text and asked.label else list(guess["ask"])
         return Chosen({"text": texts[0] if len(texts) == 1 else texts, "label": label}, why, notes, guess)
     what = "label" if texts else "text"
@@ -161,7 +174,9 @@ def _choose_general(
     if target[1] is None and found[name].type == "number" and found[name].whole:
         other = "number" if type == "label" else "label"
         told_as = "classes" if type == "label" else "amounts"
-        notes.append(f"{name}: its {found[name].distinct:,} whole numbers are taken for {told_as}; else --target {name}:{other}")
+        notes.append(
+            f"{name}: its {found[name].distinct:,} whole numbers are taken for {told_as}; else --target {name}:{other}"
+        )
     types = {column: given or found[column].type for column, given in inputs}
     if not inputs:
         able = {column: each for column, each in found.items() if column != name}
@@ -170,11 +185,15 @@ def _choose_general(
         why["inputs"] = ", ".join(f"{count} of type {kind}" for kind, count in counts.items())
         left = {column: each.left or "texts" for column, each in able.items() if column not in types}
         if left:
-            notes.append(f"left out of the inputs: {', '.join(f'{column} ({reason})' for column, reason in left.items())}")
+            notes.append(
+                f"left out of the inputs: {', '.join(f'{column} ({reason})' for column, reason in left.items())}"
+            )
     if not types:
-        raise UserError("no column to learn from could be told", where=where, fix="name them: --input COLUMN, once for each")
+        raise UserError(
+            "no column to learn from could be told", where=where, fix="name them: --input COLUMN, once for each"
+        )
     if set(types.values()) == {"text"} and type == "label":  # the short form says the same
         texts = list(types)
         columns: dict[str, Any] = {"text": texts[0] if len(texts) == 1 else texts, "label": name}
         return Chosen(columns, {"text": why["inputs"], "label": why["target"]}, notes, guess)
-    return Chosen({"inputs": types, "target": {name: type}}, why, notes, guess)
+    return Chosen({"inputs": types, "target": {name: type}}, why, notes, guess, not inputs)

@@ -56,7 +56,9 @@ def guess_columns(file: SourceFile, options: SourceOptions) -> dict[str, Any]:
     dates = [name for name in names if _is_date(name, values[name])]
     why |= dict.fromkeys(dates, "holds ISO dates")
     rest = [name for name in names if name not in dates and values[name]]
-    identifier = next((n for n in rest if IDENTIFIER.search(snaked(n)) and _distinct(values[n]) == len(values[n]) > 1), None)
+    identifier = next(
+        (n for n in rest if IDENTIFIER.search(snaked(n)) and _distinct(values[n]) == len(values[n]) > 1), None
+    )
     if identifier is not None:
         why[identifier] = "named as an id and distinct in every row"
     rest = [name for name in rest if name != identifier]
@@ -124,7 +126,14 @@ def _guess_label(names: list[str], values: dict[str, list[Any]], why: dict[str, 
     def order(name: str) -> tuple[Any, ...]:
         distinct, rank = _distinct(values[name]), _label_rank(name)
         sparse = 2 * len(values[name]) < most
-        return distinct < 2, sparse, rank, bool(IDENTIFIER.search(snaked(name))) and rank > 1, distinct, names.index(name)
+        return (
+            distinct < 2,
+            sparse,
+            rank,
+            bool(IDENTIFIER.search(snaked(name))) and rank > 1,
+            distinct,
+            names.index(name),
+        )
 
     named = [n for n in names if _label_rank(n) < 3 and (few(n) or (len(values[n]) < 20 and _label_rank(n) != 1))]
     candidates = named or [name for name in names if few(name) and not text_rank(name) < 2]

@@ -1,4 +1,4 @@
-"""Which columns of a table are inputs, of which type, and which is the target: for ``augmill init`` and ``judge``, never for a run."""
+"""Which columns of a table are inputs, of which type, and which is learnt: for ``augmill init`` and ``judge``, not for runs."""
 
 from __future__ import annotations
 
