@@ -161,7 +161,7 @@ def evaluate(run: Run, split: Artifact, mixed: Artifact, made: Made) -> Artifact
     judging = how_to_judge(recipe)
     evaluated = stages.evaluate(run, split, mixed, made.settled, config=EvaluateConfig(judging, recipe.validation))
     rows = read_json(run.store, split, "summary.json")["rows"]["validation"]
-    seen = foreseen(run.store, split, judging)
+    seen = foreseen(run.store, split, recipe.gate, PROBLEMS[recipe.task])
     folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence, seen)
     return judge_in_folds(run, split, evaluated, folds) if folds else evaluated
 

@@ -32,7 +32,9 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact
 from augmill.tasks.errors import CorruptObject, DataError, UserError
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
+from augmill.tasks.gate.gauge import Gauge
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.recipe.reader import LABEL_BY, GeneratorChoice
 from augmill.tasks.recipe.recipe import Recipe, rows_of
 from augmill.tasks.report import cut, cuts, enlarge, measured, ratio_of, totals
@@ -255,6 +257,8 @@ def _measure(
         "ledger": ledger,
         "points": [],
     }
+    if judging.target:  # which is a number
+        body["gauge"] = Gauge.of(METRICS[judging.question.problem.stratum_metric], judging.target).to_json()
     if not accepted.num_rows:
         return body
     config = mix_config(recipe)

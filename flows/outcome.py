@@ -75,7 +75,12 @@ class Outcome:
         """What to do."""
         if self.met:
             return MET
-        return CUT_SHORT if self.cut_short else NEXT[self.name]
+        said = CUT_SHORT if self.cut_short else NEXT[self.name]
+        return (
+            said
+            if self.numbers.get("unit", "points") == "points"
+            else said.replace("gate.margin points", "gate.margin")
+        )
 
     def to_json(self, recipe: Recipe, snapshot: str, report: str | None) -> dict[str, Any]:
         """The last line of stdout."""
@@ -104,7 +109,12 @@ def judge_evidence(evidence: dict[str, Any], recipe: Recipe) -> Outcome:
     comparisons = evidence["validation"]["comparisons"]
     judged_by = evidence["judged_by"]
     numbers = {name: part["gains"][judged_by] for name, part in comparisons.items()}
-    numbers |= {"judged_by": judged_by, "seeds": evidence["seeds"], "heldout_rows": evidence["rows"]["validation"]}
+    numbers |= {
+        "judged_by": judged_by,
+        "unit": evidence.get("unit", "points"),
+        "seeds": evidence["seeds"],
+        "heldout_rows": evidence["rows"]["validation"],
+    }
     proven = headline(verdict, evidence)
     if verdict == "published":
         return Outcome(verdict, "publish", evidence["reason"], "mix", numbers=numbers, proven=proven)

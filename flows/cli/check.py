@@ -157,31 +157,41 @@ def _plan(found: dict[str, Any]) -> list[str]:
 
 
 def _gate(found: dict[str, Any]) -> list[str]:
-    from augmill.flows.cli.survey import FURTHER
     from augmill.flows.cli.terminal import named, wrapped
-    from augmill.tasks.gate.verdict import true_effect
 
     gate = found["gate"]
-    who = "validation rows" if not gate["folds"] else f"rows (validation, and train in {gate['folds']} folds)"
-    told = f"{gate['rows']:,} {who} tell a true gain of {gate['visible']:.1f} points from none, four times in five"
-    lines = [f"Gate, rule {gate['rule']}, by {gate['metric']}", *wrapped(f"{told}.")]
-    if gate["rule"] == "not_worse":
-        lines += wrapped(f"As often {gate['sight']}. That it gains anything is not asked.")
-    elif gate["bar"] > 0:
-        lines += wrapped(f"To pass min_gain {gate['bar']:g}, a mix must truly gain about {gate['passes']:.1f} points.")
-    if gate["rows_for_min_gain"]:
-        lines += wrapped(
-            f"Too few for min_gain: to tell {gate['bar']:g} points from none takes about {gate['rows_for_min_gain']:,} rows."
-        )
-    if gate["rows_needed"] > gate["rows"]:
-        effect = true_effect(gate["bar"] + FURTHER)
-        lines += wrapped(f"For {effect} it takes about {gate['rows_needed']:,} rows.")
-    lines += wrapped(f"(For accuracy, if the trainer is right on about {gate['assumed_accuracy']:.0%} of them.)")
+    lines = [f"Gate, rule {gate['rule']}, by {gate['metric']}", *_sight(gate)]
     few = [row["label"] for row in found["classes"] if not row["judged"]]
     if few:
         least = gate["min_heldout_per_class"]
         lines += wrapped(f"Not judged by themselves, with fewer than {least} rows to judge by: {named(few, NAMED)}")
     return lines
+
+
+def _sight(gate: dict[str, Any]) -> list[str]:
+    """What the held-out rows can show, and what that assumes."""
+    from augmill.flows.cli.terminal import shown, wrapped
+    from augmill.tasks.gate.gauge import Gauge
+    from augmill.tasks.gate.verdict import true_effect
+
+    gauge = Gauge(gate["metric"], gate["title"], unit=shown(gate["unit"]))
+    if gate["visible"] is None:
+        return wrapped(f"What {gate['rows']:,} rows show of {gauge.title} is not known before anything is trained.")
+    who = "validation rows" if not gate["folds"] else f"rows (validation, and train in {gate['folds']} folds)"
+    visible, passes = (f"{gauge.shown(gate[name])} {gauge.words}" for name in ("visible", "passes"))
+    lines = wrapped(f"{gate['rows']:,} {who} tell a true gain of {visible} from none, four times in five.")
+    if gate["rule"] == "not_worse":
+        lines += wrapped(f"As often {gate['sight']}. That it gains anything is not asked.")
+    elif gate["bar"] > 0:
+        lines += wrapped(f"To pass min_gain {gate['bar']:g}, a mix must truly gain about {passes}.")
+    if gate["rows_for_min_gain"]:
+        lines += wrapped(
+            f"Too few for min_gain: to tell {gauge.amount(gate['bar'])} from none takes about {gate['rows_for_min_gain']:,} rows."
+        )
+    if gate["rows_needed"] > gate["rows"]:
+        effect = true_effect(gate["further"], gauge)
+        lines += wrapped(f"For {effect} it takes about {gate['rows_needed']:,} rows.")
+    return lines + wrapped(f"({shown(gate['assumed'])})")
 
 
 def _time(found: dict[str, Any]) -> list[str]:

@@ -283,7 +283,7 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
         draft.notes.append(f"left out for too few train rows: {named(splits['rare_classes'], 6)} (labels.rare)")
     _choose_target(draft, found)
     gate = found["gate"]
-    if gate["visible"] > 2:
+    if (gate["visible"] or 0) > 2 and gate["unit"] == "points":
         draft.notes.append(
             f"{gate['rows']:,} validation rows tell a gain of {gate['visible']:.1f} points from none; `gate.folds: auto` lets "
             "the train rows judge too, at five times the work"

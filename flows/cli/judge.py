@@ -55,7 +55,7 @@ TrainerOption = Annotated[str, typer.Option(help="tfidf, or your own training as
 RuleOption = Annotated[str, typer.Option(help="superior or not_worse.")]
 MinGain = Annotated[float, typer.Option(help="Points that the mix must gain, for superior.")]
 Margin = Annotated[float, typer.Option(help="Points that the mix may lose, for not_worse.")]
-Metric = Annotated[str, typer.Option(help="accuracy or macro_f1.")]
+MetricOption = Annotated[str, typer.Option(help="accuracy, macro_f1, auc or average_precision.")]
 Seeds = Annotated[int, typer.Option(help="Trainings of each arm, at least 3.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything drawn.")]
 Report = Annotated[Path | None, typer.Option(help="Writes the report, one HTML file.")]
@@ -77,7 +77,7 @@ def judge(
     rule: RuleOption = "superior",
     min_gain: MinGain = 0.0,
     margin: Margin = 0.5,
-    metric: Metric = "accuracy",
+    metric: MetricOption = "accuracy",
     seeds: Seeds = 10,
     seed: Seed = 0,
     report: Report = None,
@@ -109,13 +109,16 @@ def _gate_options(**given: Any) -> Any:
     from typing import get_args, get_type_hints
 
     from augmill.tasks.gate.judge import GateOptions
+    from augmill.tasks.metrics import METRICS
+    from augmill.tasks.problems import PROBLEMS
 
-    for name in ("rule", "metric"):
-        known = get_args(get_type_hints(GateOptions)[name])
+    problem = PROBLEMS["classification"]
+    served = tuple(name for name, metric in METRICS.items() if problem.name in metric.problems)
+    for name, known in (("rule", get_args(get_type_hints(GateOptions)["rule"])), ("metric", served)):
         if given[name] not in known:
             raise UserError(f"expected {' or '.join(known)}, found {given[name]!r}", where=f"--{name}", fix="give one")
     try:
-        return GateOptions(**given)
+        return GateOptions(**given).resolved(problem)
     except ValueError as error:
         raise UserError(
             str(error).removeprefix("gate."), where="augmill judge", fix="see augmill judge --help"
@@ -152,6 +155,7 @@ def _measure(rows: Any, trainer: Any, options: Any, seed: int, directory: Path) 
     """The gate's evidence, with a line of progress on stderr."""
     from augmill.flows.progress import Progress
     from augmill.tasks.gate import judge as gate
+    from augmill.tasks.problems import PROBLEMS
 
     with Progress() as progress, progress.stage("judge", 3 * options.seeds, "trainings") as shown:
         return gate.evaluate(
@@ -160,8 +164,8 @@ def _measure(rows: Any, trainer: Any, options: Any, seed: int, directory: Path) 
             rows.validation,
             trainer,
             options,
+            gate.Question(PROBLEMS["classification"], rows.fields),
             seed=seed,
-            fields=rows.fields,
             workdir=directory / "trainer",
             progress=lambda done, total: shown.advance(),
         )
@@ -179,6 +183,7 @@ def _result(evidence: Any, rows: Any, read: dict[str, Any]) -> dict[str, Any]:
         "headline": headline(outcome, evidence),
         "reason": evidence["reason"],
         "judged_by": judged_by,
+        "unit": evidence["unit"],
         "numbers": {pair: part["gains"][judged_by] for pair, part in comparisons.items()},
         "scores": {arm: evidence["validation"]["arms"][arm][judged_by] for arm in ARMS},
         "rows": {name: count for name, count in evidence["rows"].items() if name != "test"},

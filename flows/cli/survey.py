@@ -7,13 +7,13 @@ import math
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from augmill.flows.mirror import require_mirrors
 from augmill.tasks.boundary.processes import sweep_temporary
-from augmill.tasks.contracts import Artifact
+from augmill.tasks.contracts import Artifact, Foresight
 from augmill.tasks.errors import StoreError, StoreRefused
 from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.recipe.recipe import Recipe
@@ -22,9 +22,11 @@ from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root, require_writ
 from augmill.tasks.store.stage import Event, Site, fetch
 from augmill.tasks.store.store import LookingStore, Store
 
+if TYPE_CHECKING:
+    from augmill.tasks.gate.verdict import Rule
+
 DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
-ACCURACY = 0.8  # of the trainer that will judge, which nobody knows before it is trained; verdict.py's default
-FURTHER = 1.0  # points beyond the bar, for "how many rows would it take"
+FURTHER = 1.0  # points beyond the bar, or what stands for them, for "how many rows would it take"
 
 
 def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         names = pq.read_schema(fetch(site.store, ingested, "source.parquet")).names
         summary = _json(site, split, "summary.json")
         require_fit(recipe.publish, recipe.gate.focus, names, list(summary["classes"]["validation"]))
-        fitted = _fit_what_trains_nothing(recipe, site, split)
+        fitted, seen = _fit_what_trains_nothing(recipe, site, split), _foreseen(recipe, site.store, split)
         vain = _translated_in_vain(recipe, list(summary["classes"]["train"]))
         source |= {"warnings": [*source.get("warnings", ()), *vain]} if vain else {}
     asked = plan_facts(recipe, summary["classes"]["train"])
@@ -61,8 +63,8 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         "source_warning": warning,
         "splits": _split_facts(recipe, summary),
         "plan": {key: value for key, value in asked.items() if key != "targets"},
-        "classes": class_facts(recipe, summary["classes"], asked["targets"]),
-        "gate": gate_facts(recipe, summary["rows"]["train"], summary["rows"]["validation"]),
+        "classes": class_facts(recipe, summary["classes"], asked["targets"], seen),
+        "gate": gate_facts(recipe, summary["rows"]["train"], summary["rows"]["validation"], seen),
         "fitted": fitted,
         "measured_seconds": dict(seconds),
     }
@@ -99,6 +101,13 @@ def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Arti
     found = [unlabelled(site, prepare_unlabelled(recipe, as_of, site.store))] if recipe.unlabelled else []
     warning = told_future(recipe, units.view(), utc_now())
     return ingested, split(site, prepare_split(recipe), ingested, found), warning
+
+
+def _foreseen(recipe: Recipe, store: Store, split: Artifact) -> Foresight | None:
+    from augmill.tasks.problems import PROBLEMS
+    from augmill.tasks.stages.evaluate import foreseen
+
+    return foreseen(store, split, recipe.gate, PROBLEMS[recipe.task])
 
 
 def _translated_in_vain(recipe: Recipe, classes: list[str]) -> list[str]:
@@ -195,9 +204,11 @@ def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def class_facts(recipe: Recipe, classes: dict[str, dict[str, int]], targets: dict[str, int]) -> list[dict[str, Any]]:
+def class_facts(
+    recipe: Recipe, classes: dict[str, dict[str, int]], targets: dict[str, int], seen: Foresight | None
+) -> list[dict[str, Any]]:
     """Each class, the largest first: its rows by split, its target, and whether the gate judges it by itself."""
-    folds = gate_folds(recipe, sum(classes["validation"].values()))
+    folds = gate_folds(recipe, sum(classes["validation"].values()), seen)
     rows = []
     for name, train in sorted(classes["train"].items(), key=lambda item: (-item[1], item[0])):
         held = {split: classes[split].get(name, 0) for split in ("validation", "test")}
@@ -207,38 +218,58 @@ def class_facts(recipe: Recipe, classes: dict[str, dict[str, int]], targets: dic
     return rows
 
 
-def gate_folds(recipe: Recipe, validation: int) -> int:
+def gate_folds(recipe: Recipe, validation: int, seen: Foresight | None) -> int:
     from augmill.tasks.gate.verdict import folds_for
 
-    return folds_for(recipe.gate.folds, validation, recipe.gate.min_gain, recipe.gate.confidence)
+    return folds_for(recipe.gate.folds, validation, recipe.gate.min_gain, recipe.gate.confidence, seen)
 
 
-def gate_facts(recipe: Recipe, train: int, validation: int) -> dict[str, Any]:
-    """What the held-out rows can show. ``visible``: points of true gain that are told from none, four times in five;
+def gate_facts(recipe: Recipe, train: int, validation: int, seen: Foresight | None) -> dict[str, Any]:
+    """What the held-out rows can show, in ``unit``. ``visible``: true gain that is told from none, four times in five;
 
-    ``passes``: those that pass the rule, ``sight`` in words; ``rows_needed``: for FURTHER points beyond the rule's bar;
-    ``rows_for_min_gain``: rows that tell ``min_gain`` from none, where these do not.
+    ``passes``: what passes the rule, ``sight`` in words; ``rows_needed``: for FURTHER points beyond the rule's bar;
+    ``rows_for_min_gain``: rows that tell ``min_gain`` from none, where these do not; ``assumed``: what all of these
+    assume. They are null where nothing is known of the metric beforehand.
     """
-    from augmill.tasks.gate.verdict import Rule, rows_needed, sight, smallest_visible_gain
+    from augmill.tasks.gate.gauge import Gauge
+    from augmill.tasks.gate.verdict import Rule
+    from augmill.tasks.metrics import METRICS
+    from augmill.tasks.metrics.classification import RIGHT
 
-    gate = recipe.gate
-    folds = gate_folds(recipe, validation)
+    gate, folds = recipe.gate, gate_folds(recipe, validation, seen)
     rows = validation + (train if folds else 0)
-    rule = Rule(gate.rule, gate.min_gain, gate.margin, gate.confidence)
-    bar = rule.bar
-    visible = smallest_visible_gain(rows, ACCURACY, gate.confidence)
-    short = 0 < gate.min_gain < visible and gate.rule == "superior"
+    gauge = Gauge.of(METRICS[str(gate.metric)], recipe.columns.answer)
+    rule = Rule.of(gate, gauge)
     return {
         "rule": gate.rule,
-        "bar": bar,
+        "bar": rule.bar,
         "metric": gate.metric,
+        "unit": gauge.unit,
+        "title": gauge.title,
         "min_heldout_per_class": gate.min_heldout_per_class,
         "rows": rows,
         "folds": folds,
-        "assumed_accuracy": ACCURACY,
-        "visible": round(visible, 2),
-        "passes": round(bar + visible, 2),
-        "sight": sight(rule, bar + visible),
-        "rows_needed": rows_needed(bar + FURTHER, ACCURACY, gate.confidence, bar),
-        "rows_for_min_gain": rows_needed(gate.min_gain, ACCURACY, gate.confidence) if short else None,
+        "assumed_accuracy": RIGHT if seen and "accuracy" in seen.words else None,
+        **_sight(rule, rows, seen),
+    }
+
+
+def _sight(rule: Rule, rows: int, seen: Foresight | None) -> dict[str, Any]:
+    from augmill.tasks.gate.verdict import rows_needed, sight, smallest_visible_gain
+
+    if seen is None or not rows:
+        names = ("assumed", "visible", "passes", "sight", "rows_needed", "rows_for_min_gain", "further")
+        return dict.fromkeys(names)
+    visible = smallest_visible_gain(rows, seen, rule.confidence)
+    short = 0 < rule.min_gain < visible and rule.kind == "superior"
+    digits = (lambda value: round(value, 2)) if rule.gauge.in_points else rule.gauge.tidy
+    further = rule.bar + FURTHER * (1.0 if rule.gauge.in_points else seen.worth)
+    return {
+        "assumed": seen.words,
+        "visible": digits(visible),
+        "passes": digits(rule.bar + visible),
+        "sight": sight(rule, rule.bar + visible),
+        "further": further,
+        "rows_needed": rows_needed(further, seen, rule.confidence, rule.bar),
+        "rows_for_min_gain": rows_needed(rule.min_gain, seen, rule.confidence) if short else None,
     }

@@ -22,7 +22,7 @@ LABEL = 27  # pixels between the flow's labels, which may take two lines on a te
 
 
 class Effect(NamedTuple):
-    """One row of a forest plot: a gain with its bounds, in points; ``quiet`` where it decides nothing.
+    """One row of a forest plot: a gain with its bounds; ``quiet`` where it decides nothing.
 
     ``group``: a heading above the first row of each.
     """
@@ -35,10 +35,10 @@ class Effect(NamedTuple):
     group: str = ""
 
 
-def points(value: float) -> str:
-    """A gain in points with its sign (a true minus, so that columns align): +1.2, −0.4, 0.0."""
-    shown = f"{value:+.1f}".replace("-", "\u2212")
-    return "0.0" if shown in ("+0.0", "\u22120.0") else shown
+def points(value: float, decimals: int = 1) -> str:
+    """A gain, of points or of another unit, with its sign (a true minus, so that columns align): +1.2, −0.4, 0.0."""
+    shown = f"{value:+,.{decimals}f}".replace("-", "\u2212")
+    return shown if any(digit in shown for digit in "123456789") else shown[1:]
 
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:
@@ -47,7 +47,7 @@ def ticks(low: float, high: float, most: int = 7) -> list[float]:
     step = 10.0 ** math.floor(math.log10(span / most))
     step *= next(factor for factor in (1, 2, 5, 10, 20) if span / (step * factor) <= most - 1)
     first = math.ceil(low / step - 1e-9)
-    return [round(place * step, 6) for place in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{place * step:.6g}") for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _svg(inner: str, height: float, label: str, kind: str) -> Markup:
@@ -57,10 +57,10 @@ def _svg(inner: str, height: float, label: str, kind: str) -> Markup:
     )
 
 
-def forest(effects: Sequence[Effect], bar: float, bar_label: str) -> Markup:
+def forest(effects: Sequence[Effect], bar: float, bar_label: str, unit: str = "points", decimals: int = 1) -> Markup:
     """Gains with intervals on one axis, a line at zero and a dashed one at ``bar``, which a lower bound must pass."""
     ends = [0.0, bar, *(value for effect in effects for value in effect[1:4])]
-    margin = 0.06 * max(max(ends) - min(ends), 1.0)
+    margin = 0.06 * max(max(ends) - min(ends), 10.0 ** (1 - decimals))
     low, high = min(ends) - margin, max(ends) + margin
 
     def at(value: float) -> str:
@@ -73,21 +73,20 @@ def forest(effects: Sequence[Effect], bar: float, bar_label: str) -> Markup:
         if effect.group != group:
             group = effect.group
             rows.append(f'<p class="group">{escape(group)}</p>')
-        told = f"{points(effect.gain)} ({points(effect.low)} to {points(effect.high)})"
+        gain, least, most = (points(value, decimals) for value in (effect.gain, effect.low, effect.high))
         mark = f'<path class="range" d="M{at(effect.low)} 5H{at(effect.high)}"/>'
         mark += f'<path class="dot" d="M{at(effect.gain)} 5h0.001"/>'
         rows.append(
             f'<div class="effect{" quiet" if effect.quiet else ""}"><span class="name">{escape(effect.label)}</span>'
-            f"{_svg(lines + mark, 10, f'{group} {effect.label}: {told} points', 'track')}"
-            f'<span class="value"><b>{points(effect.gain)}</b> <small>{points(effect.low)} to '
-            f"{points(effect.high)}</small></span></div>"
+            f"{_svg(lines + mark, 10, f'{group} {effect.label}: {gain} ({least} to {most}) {unit}', 'track')}"
+            f'<span class="value"><b>{gain}</b> <small>{least} to {most}</small></span></div>'
         )
     marks = "".join(f'<i style="left:{at(value)}%">{_tick(value)}</i>' for value in ticks(low, high))
     rule = f'<b style="left:{at(bar)}%"><span>{escape(bar_label)}</span></b>'
     return Markup(
         f'<div class="forest"><div class="effect above" aria-hidden="true"><span></span><div>{rule}</div></div>'
         f'{"".join(rows)}<div class="effect axis" aria-hidden="true"><span></span><div>{marks}</div>'
-        f"<small>points</small></div></div>"
+        f"<small>{escape(unit)}</small></div></div>"
     )
 
 

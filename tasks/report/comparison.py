@@ -1,7 +1,8 @@
 """Generators compared: what a cell (a set, a generator, a seed) measures on test rows, and cells put together.
 
 A cell keeps, for every training, which test rows it got right: a bit a row, so that cells of many seeds can be pooled
-in one paired bootstrap later, without their rows, texts or labels.
+in one paired bootstrap later, without their rows, texts or labels. Where a number is learnt it keeps by how much each
+test row was missed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from markupsafe import Markup, escape
 
-from augmill.tasks.contracts import STRATUM
+from augmill.tasks.contracts import STRATUM, Floats
 from augmill.tasks.errors import DataError
 from augmill.tasks.gate.evidence import ARMS, Predictions
-from augmill.tasks.gate.interval import Floats, Interval, interval, resample
-from augmill.tasks.metrics import counts, f1
+from augmill.tasks.gate.gauge import Gauge
+from augmill.tasks.gate.interval import Interval, interval, resample
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.recipe.sections import Target
 from augmill.tasks.report.charts import apart, points, ticks
 from augmill.tasks.report.report import environment
@@ -38,6 +40,7 @@ CONFIDENCE = 0.95  # of each bound, as the gate's
 RESAMPLES = 2000
 
 Cell = Mapping[str, Any]  # plain JSON, as flows/compare.py writes it
+ACCURACY = Gauge.of(METRICS["accuracy"])
 Bits = npt.NDArray[np.bool_]
 
 
@@ -101,49 +104,70 @@ def unpack(text: str, rows: int) -> Bits:
     return np.unpackbits(np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8), count=rows).astype(np.bool_)
 
 
-def measured(test: Predictions, ratio: float | None, synthetic: int) -> dict[str, Any]:
-    """What a cell keeps of one ratio's trainings: which test rows each got right, and each arm's mean macro-F1.
+def pack_numbers(values: Floats) -> str:
+    return base64.b85encode(zlib.compress(values.astype("<f4").tobytes(), 9)).decode()
 
-    ``ratio``: what was asked for; None: the recipe's own target.
+
+def unpack_numbers(text: str) -> Floats:
+    return np.frombuffer(zlib.decompress(base64.b85decode(text)), "<f4").astype(np.float64)
+
+
+def measured(test: Predictions, ratio: float | None, synthetic: int) -> dict[str, Any]:
+    """What a cell keeps of one ratio's trainings: which test rows each got right, and each arm's mean macro-F1; or
+
+    ``missed``: by how much. ``ratio``: what was asked for; None: the recipe's own target.
     """
-    size = len(test.labels)
-    held = np.unique(test.truth)
-    scores = {arm: [f1(*counts(test.truth, run, size))[held].mean() for run in test.arms[arm]] for arm in ARMS}
-    return {
-        "ratio": ratio,
-        "synthetic": synthetic,
+    about = {"ratio": ratio, "synthetic": synthetic}
+    if test.values is not None:
+        return about | {
+            "missed": {arm: [pack_numbers(np.abs(run - test.values)) for run in test.arms[arm]] for arm in ARMS}
+        }
+    metric = METRICS["macro_f1"]
+    everything = np.ones((1, len(test.stratum)), np.float32)
+    scores = {arm: [metric.values(metric.prepare(run), everything)[0] for run in test.judged(arm)] for arm in ARMS}
+    return about | {
         "right": {arm: [pack(run == test.truth) for run in test.arms[arm]] for arm in ARMS},
         "macro_f1": {arm: round(100 * float(np.mean(scores[arm])), 4) for arm in ARMS},
     }
 
 
-def accuracies(cells: Sequence[Cell], point: Callable[[Cell], Mapping[str, Any] | None], arm: str) -> Floats:
-    """Shares of right predictions by (cell, test row): the mean over that cell's trainings."""
+def gauge_of(cell: Cell) -> Gauge:
+    """How its scores are read. ``cell["gauge"]``: where a number is learnt."""
+    return Gauge(**cell["gauge"]) if "gauge" in cell else ACCURACY
+
+
+def scores_of(cells: Sequence[Cell], point: Callable[[Cell], Mapping[str, Any] | None], arm: str) -> Floats:
+    """By (cell, test row), the mean over that cell's trainings: the share of right predictions, or by how much it was
+
+    missed.
+    """
     out = []
     for cell in cells:
         found = point(cell)
         assert found is not None
-        right = found["right"][cell["released"] if arm == "published" else arm]
-        out.append(np.mean([unpack(text, cell["rows"]["test"]) for text in right], axis=0))
+        kept = found["missed" if "gauge" in cell else "right"][cell["released"] if arm == "published" else arm]
+        rows = cell["rows"]["test"]
+        out.append(np.mean([unpack_numbers(text) if "gauge" in cell else unpack(text, rows) for text in kept], axis=0))
     return np.array(out, dtype=np.float64)
 
 
-def gain(over: Floats, under: Floats, name: str) -> Interval:
-    """Points of accuracy, by a paired bootstrap over test rows and seeds; both of shape (seeds, rows).
+def gain(over: Floats, under: Floats, name: str, gauge: Gauge) -> Interval:
+    """By a paired bootstrap over test rows and seeds; both of shape (seeds, rows).
 
     A cell is drawn as one: its trainings share their train rows and their generator. ``name`` seeds the draws.
     """
     difference = over - under
     seeds, rows = difference.shape
     drawn = resample(rows, seeds, RESAMPLES, stream_key("compare", name))
-    of_rows = (np.asarray(drawn.rows, dtype=np.float64) / rows) @ difference.T
+    of_rows = (np.asarray(drawn.units, dtype=np.float64) / rows) @ difference.T
     others = (of_rows * drawn.runs).sum(axis=1)
-    return interval(np.concatenate([[difference.mean()], others]), difference.mean(axis=1), CONFIDENCE, 1 / rows)
+    step = (1.0 if gauge.in_points else float(np.maximum(over, under).mean())) / rows
+    return interval(np.concatenate([[difference.mean()], others]), difference.mean(axis=1), CONFIDENCE, step, gauge)
 
 
 @dataclass(frozen=True)
 class ComparedGenerator:
-    """One line of the table: a generator on a set, over its seeds. Accuracies in percent, gains in points.
+    """One line of the table: a generator on a set, over its seeds; scores and gains as ``gauge`` has them.
 
     ``published``: what would have been released, against ``better``, the baseline that is the better one over all
     seeds. ``validation``: what the mix gains over real rows on validation rows, which decide, in the gate's metric;
@@ -160,7 +184,8 @@ class ComparedGenerator:
     accepted: int
     distinct_2: float | None
     new_2: float | None
-    accuracy: dict[str, float]
+    gauge: Gauge
+    scores: dict[str, float]
     gains: dict[str, Interval]
     validation: float | None
     better: str
@@ -184,19 +209,21 @@ def lines(cells: Sequence[Cell]) -> list[ComparedGenerator]:
 
 def _line(dataset: str, name: str, cells: list[Cell]) -> ComparedGenerator:
     judged = [cell for cell in cells if cell["points"]]
-    if len({(cell["rows"]["test"], cell["heldout"]) for cell in judged}) > 1:
+    gauge = gauge_of(cells[0])
+    if len({(cell["rows"]["test"], cell["heldout"], gauge_of(cell)) for cell in judged}) > 1:
         problem = f"the cells of {name} on {dataset} were measured on different test rows"
         raise DataError(problem, where="compare", fix="compare them apart, or with given splits (splits.files)")
-    accuracy: dict[str, float] = {}
+    scores: dict[str, float] = {}
     gains: dict[str, Interval] = {}
     better = "real"
     if judged:
-        by_arm = {arm: accuracies(judged, _target, arm) for arm in (*ARMS, "published")}
-        accuracy = {arm: round(100 * float(found.mean()), 2) for arm, found in by_arm.items()}
-        better = max(("real", "placebo"), key=lambda arm: accuracy[arm])
+        by_arm = {arm: scores_of(judged, _target, arm) for arm in (*ARMS, "published")}
+        scores = {arm: _rounded(gauge, float(found.mean())) for arm, found in by_arm.items()}
+        best = max if gauge.better == "more" else min
+        better = best(("real", "placebo"), key=lambda arm: scores[arm])
         for over, under in (("mix", "real"), ("mix", "placebo"), ("placebo", "real"), ("published", better)):
             pair = f"{over}-{'better' if over == 'published' else under}"
-            gains[pair] = gain(by_arm[over], by_arm[under], f"{dataset} {name}")
+            gains[pair] = gain(by_arm[over], by_arm[under], f"{dataset} {name}", gauge)
     asked, sound = (sum(cell["ledger"][key] for cell in cells) for key in ("asked", "sound"))
     return ComparedGenerator(
         dataset=dataset,
@@ -206,9 +233,10 @@ def _line(dataset: str, name: str, cells: list[Cell]) -> ComparedGenerator:
         asked=asked,
         acceptance=sound / asked if asked else 0.0,
         accepted=sum(cell["ledger"]["accepted"] for cell in cells),
-        distinct_2=_mean([cell["diversity"]["distinct_2"] for cell in judged]),
-        new_2=_mean([cell["diversity"]["new_2"] for cell in judged]),
-        accuracy=accuracy,
+        distinct_2=_mean([cell["diversity"].get("distinct_2") for cell in judged]),
+        new_2=_mean([cell["diversity"].get("new_2") for cell in judged]),
+        gauge=gauge,
+        scores=scores,
         gains=gains,
         validation=_mean([cell["validation"]["mix-real"]["gain"] for cell in judged]),
         better=better,
@@ -222,6 +250,10 @@ def _target(cell: Cell) -> Mapping[str, Any] | None:
     return next((point for point in cell["points"] if point["ratio"] is None), None)
 
 
+def _rounded(gauge: Gauge, score: float) -> float:
+    return round(100 * score, 2) if gauge.in_points else gauge.tidy(gauge.scale * score)
+
+
 def _curve(cells: list[Cell], name: str) -> tuple[tuple[float, Interval, Interval], ...]:
     """Gains by the ratio of synthetic to real rows that was reached, over the cells that have that ratio."""
     asked = dict.fromkeys(point["ratio"] for cell in cells for point in cell["points"])
@@ -233,8 +265,9 @@ def _curve(cells: list[Cell], name: str) -> tuple[tuple[float, Interval, Interva
 
         having = [cell for cell in cells if point(cell) is not None]
         reached = float(np.mean([(point(cell) or {})["synthetic"] / cell["rows"]["train"] for cell in having]))
-        by_arm = {arm: accuracies(having, point, arm) for arm in ARMS}
-        pairs = [gain(by_arm[arm], by_arm["real"], f"{name} {ratio}") for arm in ("mix", "placebo")]
+        by_arm = {arm: scores_of(having, point, arm) for arm in ARMS}
+        gauge = gauge_of(having[0])
+        pairs = [gain(by_arm[arm], by_arm["real"], f"{name} {ratio}", gauge) for arm in ("mix", "placebo")]
         found.append((round(reached, 3), pairs[0], pairs[1]))
     return tuple(sorted(found, key=lambda point: point[0]))
 
@@ -284,8 +317,16 @@ LABEL = 13.0  # pixels between two names
 LETTERS = 25  # of a name
 
 
-def told(gain: Interval | None) -> str:
-    return "" if gain is None else f"{points(gain.gain)} [{points(gain.low)}, {points(gain.high)}]"
+def told(gain: Interval | None, gauge: Gauge) -> str:
+    if gain is None:
+        return ""
+    decimals = gauge.decimals(gain.gain, gain.low, gain.high)
+    one, low, high = (points(value, decimals) for value in (gain.gain, gain.low, gain.high))
+    return f"{one} [{low}, {high}]" + ("" if gauge.in_points else f" {gauge.unit}")
+
+
+def _alone(gain: float | None, gauge: Gauge) -> str:
+    return "" if gain is None else points(gain, gauge.decimals(gain))
 
 
 def row_of(line: ComparedGenerator) -> list[str]:
@@ -293,7 +334,7 @@ def row_of(line: ComparedGenerator) -> list[str]:
     verdicts = " ".join(str(line.verdicts.get(name, 0)) for name in VERDICTS)
     if nothing := sum(line.verdicts.values()) - sum(line.verdicts.get(name, 0) for name in VERDICTS):
         verdicts += f" (no row: {nothing})"
-    placebo = line.gains.get("placebo-real")
+    placebo, gauge = line.gains.get("placebo-real"), line.gauge
     return [
         line.dataset,
         f"{line.train:,}",
@@ -301,13 +342,13 @@ def row_of(line: ComparedGenerator) -> list[str]:
         str(line.seeds),
         f"{line.acceptance:.0%}",
         "" if line.distinct_2 is None else f"{line.distinct_2:.2f}",
-        f"{line.accuracy['real']:.1f}" if line.accuracy else "",
-        points(placebo.gain) if placebo else "",
-        told(line.gains.get("mix-real")),
-        told(line.gains.get("mix-placebo")),
-        "" if line.validation is None else points(line.validation),
+        gauge.shown(line.scores["real"]) if line.scores else "",
+        _alone(placebo.gain if placebo else None, gauge),
+        told(line.gains.get("mix-real"), gauge),
+        told(line.gains.get("mix-placebo"), gauge),
+        _alone(line.validation, gauge),
         verdicts,
-        told(line.gains.get("published-better")),
+        told(line.gains.get("published-better"), gauge),
         _short(line.rows_a_second),
         _short(line.seconds_a_row),
         _short(line.cost_a_row),
@@ -371,7 +412,7 @@ class _Axes:
         ratios = [point[0] for line in lines for point in line.curve]
         gains = [end for line in lines for _, mix, placebo in line.curve for end in (mix.low, mix.high, placebo.gain)]
         self.first, self.last = math.log2(min(ratios)) - 0.15, math.log2(max(ratios)) + 0.15
-        margin = 0.06 * max(max(gains) - min(gains), 1.0)
+        margin = 0.06 * max(max(gains) - min(gains), 1.0 if lines[0].gauge.in_points else 1e-9)
         self.low, self.high = min(0.0, *gains) - margin, max(0.0, *gains) + margin
         self.ratios = [2.0**step for step in range(math.ceil(self.first), math.floor(self.last) + 1)]
 
@@ -385,7 +426,7 @@ class _Axes:
 def _panel(dataset: str, lines: Sequence[ComparedGenerator], colours: dict[str, str]) -> str:
     axes = _Axes(lines)
     drawn = f'<text x="{LEFT}" y="20" font-weight="600" fill="#191d23">{escape(dataset)}</text>'
-    drawn += _grid(axes)
+    drawn += _grid(axes, lines[0].gauge)
     names = [("placebo", "#87919e", _placebo(lines))]
     names += [(line.generator, colours[line.generator], [(r, g.gain) for r, g, _ in line.curve]) for line in lines]
     for at, line in enumerate(lines):
@@ -403,7 +444,7 @@ def _panel(dataset: str, lines: Sequence[ComparedGenerator], colours: dict[str, 
     return drawn + _names(axes, names)
 
 
-def _grid(axes: _Axes) -> str:
+def _grid(axes: _Axes, gauge: Gauge) -> str:
     end = WIDE - RIGHT
     drawn = ""
     for gain in ticks(axes.low, axes.high):
@@ -412,8 +453,9 @@ def _grid(axes: _Axes) -> str:
         drawn += f'<text x="{LEFT - 6}" y="{axes.y(gain) + 4:.1f}" text-anchor="end" fill="#5b6470">{gain:g}</text>'
     for ratio in axes.ratios:
         drawn += f'<text x="{axes.x(ratio):.1f}" y="{HIGH - BOTTOM + 16}" text-anchor="middle" fill="#5b6470">{ratio:g}</text>'
-    words = "synthetic rows per real row; points of accuracy over real rows alone"
-    return drawn + f'<text x="{LEFT}" y="{HIGH - 8}" fill="#5b6470" font-size="11">{words}</text>'
+    unit = "points of accuracy" if gauge.in_points else f"gain in {gauge.unit} ({gauge.title})"
+    words = f"synthetic rows per real row; {unit} over real rows alone"
+    return drawn + f'<text x="{LEFT}" y="{HIGH - 8}" fill="#5b6470" font-size="11">{escape(words)}</text>'
 
 
 def _placebo(lines: Sequence[ComparedGenerator]) -> list[tuple[float, float]]:

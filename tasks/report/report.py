@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
+from augmill.tasks.gate.gauge import POINTS, Gauge
 from augmill.tasks.gate.verdict import headline, rule_of, sight
 from augmill.tasks.report.charts import Effect, dumbbell, flow, forest, histogram, marked, points, stacked, streams_of
 from augmill.tasks.rows.shown import PAGE, POLICY, cut, visible
@@ -63,7 +64,8 @@ class ReportEvidence(TypedDict, total=False):
     """All that a report shows; every part but the first five may be missing, and its section is then left out.
 
     The parts are what the pipeline holds already: ``gate`` is the gate's evidence (tasks/gate/judge.py), ``ledger`` the
-    settled ledger.json, ``source`` ingest's summary.json. Numbers in ``gate`` are points and percent.
+    settled ledger.json, ``source`` ingest's summary.json. Numbers in ``gate`` are points and percent, or in the unit that
+    it names. ``stratum``: what people call what the rows are counted by; "class" where it is not said.
     """
 
     dataset: Required[str]
@@ -73,6 +75,7 @@ class ReportEvidence(TypedDict, total=False):
     next_action: Required[str]
     released: str | None  # mix | real | placebo | current (what stood before stays); None: nothing
     gate: dict[str, Any] | None
+    stratum: str
     ledger: dict[str, Any] | None
     split: list[dict[str, Any]]  # plan.policy: adaptive: round, generator, asked, passed, gain, error, weight
     spent: dict[str, dict[str, int]]  # of generators that ask an endpoint: requests, rows_sent, tokens_in, ...
@@ -105,7 +108,9 @@ RELEASED = {
     "current": "Kept: the release that was current stays current.",
     None: "Nothing was released.",
 }
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "focus_f1": "mean F1 of the focus labels"}
+KNOWN = ("accuracy", "macro_f1")  # metrics of evidence that does not say how its own are read
+OF_CLASS = {"f1": "F1", "recall": "recall"}  # what evidence calls macro-F1 and accuracy of one class alone
+FOCUS = "focus_f1"  # stands in the verdict, and in no table
 ARMS = {"real": "real rows alone", "placebo": "placebo: real rows repeated", "mix": "mix: real and synthetic rows"}
 SHOWN_CLASSES = 30  # on the page; the rest stands in a folded table
 SHOWN_SAMPLES = 12
@@ -126,15 +131,19 @@ def _told(evidence: ReportEvidence, shown: int) -> dict[str, Any]:
     """What the page and the Markdown say, by the templates' names. ``shown``: classes in a table before the others."""
     gate, ledger = evidence.get("gate"), evidence.get("ledger")
     classes, reason = class_rows(evidence), evidence["reason"]
+    stratum = str(evidence.get("stratum") or (gate or {}).get("stratum") or "class")
+    effects = _effects(gate) if gate else []
     return {
+        **(_readings(gate, effects) if gate else {"metrics": [], "gauge": POINTS, "decimals": 1}),
+        "stratum": stratum,
+        "strata": f"{stratum}es" if stratum.endswith("s") else f"{stratum}s",
         "e": _complete(evidence),
         "headline": headline(evidence["outcome"], gate),
         "released": RELEASED[evidence.get("released")],
         "reason": reason[:1].upper() + reason[1:],
         "next_action": evidence["next_action"],
         "figures": key_figures(evidence),
-        "metric": METRICS[gate["judged_by"]] if gate else "",
-        "effects": _effects(gate) if gate else [],
+        "effects": effects,
         "bar": rule_of(gate).bar if gate else 0.0,
         "bar_label": _bar_label(gate) if gate else "",
         "sight": sight(rule_of(gate), gate["smallest_visible_gain"]) if gate else "",
@@ -143,7 +152,7 @@ def _told(evidence: ReportEvidence, shown: int) -> dict[str, Any]:
         if gate
         else [],
         "classes": classes,
-        "span": _span(classes),
+        "span": _span(classes, gate),
         "most": max((max(row["train"], row["mixed"]) for row in classes), default=1),
         "streams": streams_of(_totals(ledger)) if ledger and ledger["rows"] else [],
         "generators": _by_generator(ledger) if ledger else [],
@@ -152,6 +161,41 @@ def _told(evidence: ReportEvidence, shown: int) -> dict[str, Any]:
         "path": evidence.get("release_path", ""),
         "prefix": evidence.get("prefix", "aug_"),
     }
+
+
+def _readings(gate: Mapping[str, Any], effects: Sequence[Effect]) -> dict[str, Any]:
+    """How the gate's numbers are read: over all rows, and of one stratum."""
+    gauge = Gauge.read(gate)
+    names = [name for name in gate.get("metrics", KNOWN) if name in gate["validation"]["arms"]["mix"]]
+    read = {name: Gauge.read(gate, name) for name in names}
+    shown, gained = _own_metrics(gate)
+
+    def number(name: str, value: float | None) -> str:
+        return "" if value is None else read.get(name, POINTS).shown(value)
+
+    def gain(value: float) -> str:
+        return points(value, read.get(gained, POINTS).decimals(value))
+
+    return {
+        "gauge": gauge,
+        "decimals": gauge.decimals(*(value for effect in effects for value in effect[1:4])),
+        "metrics": [
+            (name, each.title if each.in_points else each.words) for name, each in read.items() if name != FOCUS
+        ],
+        "number": number,
+        "gain": gain,
+        "own": (shown, OF_CLASS.get(shown) or read[shown].title),
+        "gained": OF_CLASS.get(gained) or read[gained].title,
+    }
+
+
+def _own_metrics(gate: Mapping[str, Any]) -> tuple[str, str]:
+    """Of one stratum the metric whose values are shown, and the one whose gains are."""
+    known = next(
+        ({*each} - {"label", "n"} for each in gate["validation"]["arms"]["mix"]["per_class"]), {"f1", "recall"}
+    )
+    only = sorted(known)[0]
+    return ("f1" if "f1" in known else only), ("recall" if "recall" in known else only)
 
 
 def _complete(evidence: ReportEvidence) -> dict[str, Any]:
@@ -179,9 +223,10 @@ def key_figures(evidence: ReportEvidence) -> list[tuple[str, str, str]]:
     figures = []
     if gate := evidence.get("gate"):
         for pair, name in (("mix-real", "over the real rows alone"), ("mix-placebo", "over the placebo")):
-            gain = gate["validation"]["comparisons"][pair]["gains"][gate["judged_by"]]
-            bounds = f"{points(gain['low'])} to {points(gain['high'])} points"
-            figures.append((points(gain["gain"]), f"gain {name}", bounds))
+            gain, gauge = gate["validation"]["comparisons"][pair]["gains"][gate["judged_by"]], Gauge.read(gate)
+            decimals = gauge.decimals(*gain.values())
+            shown = {key: points(value, decimals) for key, value in gain.items()}
+            figures.append((shown["gain"], f"gain {name}", f"{shown['low']} to {shown['high']} {gauge.words}"))
     if (ledger := evidence.get("ledger")) and ledger["rows"]:
         accepted, target = sum(ledger["accepted"].values()), sum(ledger["targets"].values())
         asked = sum(row["asked"] for row in ledger["rows"])
@@ -198,14 +243,18 @@ def _effects(gate: Mapping[str, Any]) -> list[Effect]:
     groups = {"validation": "On validation, which decides", "test": "On test, which is only reported"}
     for split, group in groups.items():
         for pair, name in names.items() if gate.get(split) else ():
-            gain = gate[split]["comparisons"][pair]["gains"][judged_by]
+            gain = gate[split]["comparisons"][pair]["gains"].get(judged_by) or {"gain": None}
+            if gain["gain"] is None:  # such as of focus labels that no test row has
+                continue
             quiet = split == "test" or pair == "placebo-real"
             effects.append(Effect(name, gain["gain"], gain["low"], gain["high"], quiet, group))
     return effects
 
 
 def _bar_label(gate: Mapping[str, Any]) -> str:
-    return f"{'min_gain' if gate['options']['rule'] == 'superior' else 'margin'} {points(rule_of(gate).bar)}"
+    rule = rule_of(gate)
+    decimals = rule.gauge.decimals(rule.bar)
+    return f"{'min_gain' if rule.kind == 'superior' else 'margin'} {points(rule.bar, decimals)}"
 
 
 def test_note(gate: Mapping[str, Any]) -> str:
@@ -213,14 +262,20 @@ def test_note(gate: Mapping[str, Any]) -> str:
     if not gate.get("test"):
         return ""
     gains = [
-        [gate[split]["comparisons"][pair]["gains"][gate["judged_by"]]["gain"] for split in ("validation", "test")]
+        [_gain(gate[split], pair, gate["judged_by"]) for split in ("validation", "test")]
         for pair in ("mix-real", "mix-placebo")
     ]
+    if any(each is None for pair in gains for each in pair):
+        return "Test, read once and never deciding, has no rows to measure this by."
     agree = [(first > 0) == (second > 0) and (first < 0) == (second < 0) for first, second in gains]
     if all(agree):
         return "Test, read once and never deciding, agrees in sign on both."
     pairs = [name for name, same in zip(("real rows", "placebo"), agree, strict=True) if not same]
     return f"Test, read once and never deciding, differs in sign against the {' and the '.join(pairs)}."
+
+
+def _gain(split: Mapping[str, Any], pair: str, name: str) -> Any:
+    return (split["comparisons"][pair]["gains"].get(name) or {"gain": None})["gain"]
 
 
 test_note.__test__ = False  # type: ignore[attr-defined]
@@ -267,9 +322,12 @@ def class_rows(evidence: ReportEvidence) -> list[dict[str, Any]]:
     return rows
 
 
-def _span(classes: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """The tens around every class's F1, so that differences show; in percent."""
-    scores = [row[arm]["f1"] for row in classes for arm in ("before", "after") if row[arm]] or [0.0, 100.0]
+def _span(classes: Sequence[Mapping[str, Any]], gate: Mapping[str, Any] | None) -> tuple[float, float]:
+    """The tens around every class's F1, so that differences show, in percent; of another metric its own range."""
+    own = _own_metrics(gate)[0] if gate else "f1"
+    scores = [row[arm][own] for row in classes for arm in ("before", "after") if row[arm]] or [0.0, 100.0]
+    if own != "f1":
+        return min(scores), max(*scores, min(scores) + 1e-9)
     low, high = 10.0 * math.floor(min(scores) / 10), 10.0 * math.ceil(max(scores) / 10)
     return low, max(high, low + 10)
 
@@ -320,12 +378,14 @@ def _lengths(lengths: Mapping[str, list[int]]) -> dict[str, Any]:
 def report_table(evidence: ReportEvidence) -> list[dict[str, Any]]:
     """One flat row per class, rarest first, for a Prefect table artifact; None where nothing was measured."""
     table = []
+    gate = evidence.get("gate")
+    own, gained = _own_metrics(gate) if gate else ("f1", "recall")
     for row in class_rows(evidence):
         scores = {
-            name: row[key]["f1"] if row[key] else None for name, key in (("f1_real", "before"), ("f1_mix", "after"))
+            f"{own}_{arm}": row[key][own] if row[key] else None for arm, key in (("real", "before"), ("mix", "after"))
         }
         gains = {
-            f"recall_{name}{over}": row[key][name] if row[key] and row[key]["judged"] else None
+            f"{gained}_{name}{over}": row[key][name] if row[key] and row[key]["judged"] else None
             for key, over in (("gain", ""), ("gain_placebo", "_over_placebo"))
             for name in ("gain", "low", "high")
         }

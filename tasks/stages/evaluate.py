@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact, Foresight
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact, Foresight, Problem
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import GateOptions, Question
@@ -55,10 +55,10 @@ class EvaluateConfig:
     validation: ValidationOptions
 
 
-def foreseen(store: Store, split: Artifact, config: JudgeConfig) -> Foresight | None:
+def foreseen(store: Store, split: Artifact, gate: GateOptions, problem: Problem) -> Foresight | None:
     """What is assumed of the gate's metric before anything is trained; of a target that is a value, from its spread."""
-    metric, spread = METRICS[str(config.gate.metric)], None
-    if config.question.problem.target is not None:
+    metric, spread = METRICS[str(gate.metric)], None
+    if problem.target is not None:
         values = pq.read_table(fetch(store, split, "train.parquet"), columns=[TARGET])[TARGET]
         spread = float(pc.stddev(values).as_py() or 0.0)
     return foresight(metric, spread)

@@ -25,7 +25,7 @@ from augmill.tasks.errors import DataError, StoreError, StoreRefused, UserError
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Target
-from augmill.tasks.report.comparison import cut, cuts, enlarge, gain, lines, pack, page, plot, ratio_of, table, unpack
+from augmill.tasks.report.comparison import ACCURACY, cut, cuts, enlarge, gain, lines, pack, page, plot, ratio_of, table, unpack
 from augmill.tasks.stages import jobs as shards
 from augmill.tasks.store.store import Store
 
@@ -71,7 +71,7 @@ def test_a_table_of_known_predictions_has_the_known_gains() -> None:
     # Two of three seeds release a mix that is 10 points over the placebo, one the real rows, 10 points below it.
     assert gains == {"mix-real": 20.0, "mix-placebo": 10.0, "placebo-real": 10.0, "published-better": 3.3333}
     assert line.validation == 2.0
-    assert line.better == "placebo" and line.accuracy["real"] == 50.0
+    assert line.better == "placebo" and line.scores["real"] == 50.0
     assert line.verdicts == {"harmful": 1, "published": 2}
     assert (line.acceptance, line.rows_a_second) == (0.8, 25.0)
     # Per seed 2 s of fit and 100 rows at 0.04 + 0.02 s, over 40 accepted rows.
@@ -90,7 +90,7 @@ def test_what_one_seed_gains_is_not_proven_and_what_all_gain_is() -> None:
     alone, together = under.copy(), under.copy()
     alone[3, :100] = 1.0  # 50 points in one seed: 5 on average
     together[:, :10] = 1.0  # 5 points in each
-    one, all_ = gain(alone, under, "a"), gain(together, under, "a")
+    one, all_ = gain(alone, under, "a", ACCURACY), gain(together, under, "a", ACCURACY)
     assert one.gain == all_.gain == 5.0
     assert one.low < 0 < all_.low
 

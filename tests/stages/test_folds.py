@@ -15,7 +15,8 @@ from chain import WORDS, produce_snapshot, tiny_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augmill.tasks.gate.verdict import FOLDS, folds_for
+from augmill.tasks.gate.verdict import FOLDS, folds_for, foresight
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.kinds.text import texts_of
 from augmill.tasks.rows.kinds.text.near import jaccard
@@ -129,10 +130,12 @@ def test_an_edited_training_judges_anew_and_an_unedited_one_is_reused(tmp_path: 
 
 
 def test_auto_runs_folds_only_where_the_validation_rows_are_too_few() -> None:
-    assert folds_for("auto", 60, 0.0, 0.95) == FOLDS
-    assert folds_for("auto", 50_000, 0.0, 0.95) == 0
-    assert folds_for("auto", 50_000, 0.0, 0.95) == folds_for(0, 60, 0.0, 0.95)
-    assert folds_for(7, 50_000, 0.0, 0.95) == 7
+    seen = foresight(METRICS["accuracy"], None)
+    assert folds_for("auto", 60, 0.0, 0.95, seen) == FOLDS
+    assert folds_for("auto", 50_000, 0.0, 0.95, seen) == 0
+    assert folds_for("auto", 50_000, 0.0, 0.95, seen) == folds_for(0, 60, 0.0, 0.95, seen)
+    assert folds_for(7, 50_000, 0.0, 0.95, seen) == 7
+    assert folds_for("auto", 60, 0.0, 0.95, None) == 0 and folds_for("auto", 0, 0.0, 0.95, None) == FOLDS
 
 
 @pytest.fixture(scope="module")
