@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from augmill.flows.cli.columns import Asked, Chosen, InputOption, LabelOption, TargetOption, TextOption
 from augmill.flows.terminal import say
 
 SPLIT_OF = {
@@ -25,6 +26,14 @@ SPLIT_COLUMN = re.compile(r"(^|_)(split|subset|fold|set)$", re.IGNORECASE)
 USUAL_SHARE, MOST_REFUSED = 0.05, 0.5  # of refused rows: the recipe's default, and where the file is not the right one
 UNBALANCED = 1.5  # largest class to smallest: below it there is nothing to balance
 MOST_ASKED = 3  # times the train rows; balancing a class of 4 up to one of 100,000 is no start
+NAMED = 8  # columns in a line
+CSV_ENDINGS = (".data", ".dat", ".txt")  # by which old sets name what is a CSV file
+BEGINNINGS = {
+    "rules": "Word edits know nothing that your rows do not say already, and the gate will often refuse them. With a "
+    "thesaurus of your own words they do.",
+    "resample": "Each row is one of yours, a little moved. Where a class is rare that may help a model that is easily "
+    "misled; often weights do as much, and the gate then refuses the rows. `smote` is worth a comparison.",
+}
 
 
 @dataclass
@@ -35,6 +44,11 @@ class Draft:
     why: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def options(self) -> str:
+        """By which columns such as these are named."""
+        return "--input and --target" if "inputs" in self.document["columns"] else "--text and --label"
+
 
 def register(app: typer.Typer) -> None:
     app.command("init")(init)
@@ -44,14 +58,17 @@ def init(
     data: Annotated[str, typer.Argument(help="A file, glob or directory of labelled rows, or an s3:// address.")],
     out: Annotated[Path | None, typer.Option("--out", help="Where to; else the data's name with .yaml, here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that stands there.")] = False,
-    text: Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="The label column.")] = None,
+    text: TextOption = None,
+    label: LabelOption = None,
+    input: InputOption = None,
+    target: TargetOption = None,
 ) -> None:
     """Writes a first recipe for a dataset, with guessed columns and every default as a comment."""
 
     from augmill.flows.cli.terminal import shown, wrapped
     from augmill.tasks.errors import UserError
 
+    asked = Asked(text or [], label, input or [], target)
     if "://" not in data and os.path.expanduser(data).startswith("~"):  # noqa: PTH111
         raise UserError("nobody knows whose home this is", where=f"DATA {data}", fix="write the path out")
     name = dataset_name(data)
@@ -62,20 +79,28 @@ def init(
         )
     if not path.absolute().parent.is_dir():
         raise UserError("its directory is not there", where=str(path), fix="make it, or give another --out")
-    draft = draft_recipe(data, name, path.absolute().parent, text or [], label)
+    draft = draft_recipe(data, name, path.absolute().parent, asked)
     shown_data = shown(Path(data).name if "://" not in data else data)
     try:
-        path.write_text(starter(draft.document, draft.why, data=shown_data, recipe=path.name), encoding="utf-8")
+        path.write_text(starter(draft, path.absolute().parent, data=shown_data, recipe=path.name), encoding="utf-8")
     except OSError as error:
         raise UserError(f"it cannot be written: {error.strerror}", where=str(path), fix="give another --out") from error
     out_lines = [f"{path} is written."]
     for key, value in draft.document["columns"].items():
-        names = ", ".join(value) if isinstance(value, list) else value
+        names = _named(value)
         out_lines += wrapped(f"{key}: {names} ({draft.why[f'columns.{key}']})")
     for note in draft.notes:
         out_lines += wrapped(note)
     out_lines += [f"Next: augmill check {path}"]
     say(*out_lines)
+
+
+def _named(columns: str | list[str] | dict[str, str]) -> str:
+    from augmill.flows.cli.terminal import named
+
+    if isinstance(columns, dict):
+        return named([f"{name} {type}" for name, type in columns.items()], NAMED)
+    return columns if isinstance(columns, str) else ", ".join(columns)
 
 
 def dataset_name(data: str) -> str:
@@ -90,13 +115,15 @@ def dataset_name(data: str) -> str:
     return "dataset"
 
 
-def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str | None) -> Draft:
+def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
     """The recipe that ``augmill check`` accepts for this data. Raises as check does where there is none."""
+    from augmill.flows.cli.columns import choose_columns
     from augmill.tasks.errors import UserError
     from augmill.tasks.sources import SourceOptions, doubt_file, list_files
 
+    as_csv = "://" not in data and data.lower().endswith(CSV_ENDINGS)
     try:
-        source = SourceOptions(path=data)
+        source = SourceOptions(path=data, **({"format": "csv"} if as_csv else {}))
     except ValueError as error:
         raise UserError(str(error), where="DATA", fix="name a file or directory") from error
     files = list_files(source)
@@ -104,6 +131,8 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
     # A path that climbs further says less than where the data is.
     path = near if not near.startswith("../../") else os.path.normpath(Path(data).expanduser().absolute())
     draft = Draft({"dataset": name, "source": {"path": path}, "columns": {}})
+    if as_csv:
+        draft.document["source"]["format"] = "csv"
     splits = split_files([file.name for file in files])
     train = next((file for file in files if file.name.startswith(splits.get("train", "").rstrip("*"))), files[0])
     doubt = doubt_file(train, source)
@@ -112,69 +141,58 @@ def draft_recipe(data: str, name: str, base: Path, texts: list[str], label: str 
         draft.document["source"]["skip_lines"] = doubt.skip
         draft.why["source.skip_lines"] = plain(doubt.problem)
         draft.notes.append(f"{doubt.problem}: source.skip_lines is {doubt.skip}")
-    chosen, kind, guess = choose_columns(train, source, texts, label, where=train.name, fix="correct --text or --label")
-    if not texts or not label:
-        draft.notes += guess["ask"]
-    _write_columns(draft, guess, chosen, kind)
-    _choose_splits(draft, files, source, splits)
-    draft.document["generators"] = [{"use": "rules"}]
-    draft.why["generators"] = (
-        "Word edits know nothing that your rows do not say already, and the gate will often refuse them. With a thesaurus "
-        "of your own words they do."
+    chosen = choose_columns(train, source, asked, where=train.name, fix=f"correct {asked.options}")
+    draft.notes += chosen.notes
+    _write_columns(draft, chosen)
+    _choose_splits(
+        draft, files, source, splits, () if chosen.guessed else tuple(draft.document["columns"].get("inputs", ()))
     )
+    _choose_generator(draft)
     _fit_to_data(draft, base)
     return draft
 
 
-def choose_columns(
-    file: Any, source: Any, texts: list[str], label: str | None, *, where: str, fix: str
-) -> tuple[list[str], str, dict[str, Any]]:
-    """(text columns, label column, what was guessed of all): the named ones, else guessed ones.
-
-    Raises UserError where a named one is not there (``fix``: what to do then) or none can be told, DataError where the
-    header is in doubt.
-    """
-    from augmill.tasks.errors import DataError, UserError
-    from augmill.tasks.rows.names import nearest
-    from augmill.tasks.sources import doubt_file, guess_columns, read_schema
-    from augmill.tasks.stages.refusals import require_header, require_rows
-
-    names = read_schema(file, source)
-    for given in [*texts, *([label] if label else [])]:
-        if given not in names:
-            raise UserError(f"there is no column {given!r}; {nearest(given, names)}", where=where, fix=fix)
-    if not (texts and label):
-        require_header(file, source)
-    require_rows(file, source)
-    guess = guess_columns(file, source)
-    chosen = texts or [name for name in guess["text"] if name != label]
-    label = label or next((name for name in [guess["label"]] if name not in chosen), None)
-    if chosen and label:
-        return chosen, label, guess
-    what = "label" if chosen else "text"
-    problem = f"no {what} column could be told among {', '.join(names[:20])}"
-    if (doubt := doubt_file(file, source)) is not None:
-        raise DataError(f"{problem}: {doubt.problem}", where=where, fix=doubt.fix)
-    raise UserError(problem, where=where, fix=f"name it: --{what} COLUMN")
-
-
-def _write_columns(draft: Draft, guess: dict[str, Any], texts: list[str], label: str | None) -> None:
+def _write_columns(draft: Draft, chosen: Chosen) -> None:
     """The chosen columns into the draft, each with why it was chosen."""
     from augmill.flows.cli.schema import yaml_text
 
-    columns = draft.document["columns"]
-    columns |= {"text": texts[0] if len(texts) == 1 else texts, "label": label}
-    if guess["id"] not in (None, label, *texts):
+    columns, guess = draft.document["columns"], chosen.guess
+    columns |= chosen.columns
+    texts = columns.get("text")
+    used = [*columns.get("inputs", ()), *columns.get("target", ()), columns.get("label")]
+    used += texts if isinstance(texts, list) else [texts]
+    if guess["id"] is not None and guess["id"] not in used:
         columns["id"] = guess["id"]
-    if len(texts) == 2:
+        draft.why["columns.id"] = plain(guess["why"][guess["id"]])
+    if isinstance(texts, list) and len(texts) == 2:
         draft.document["task"] = "pair_classification"
-    for key, value in (("text", texts[0]), ("label", label), ("id", columns.get("id"))):
-        if value is not None:
-            draft.why[f"columns.{key}"] = plain(guess["why"].get(value, "named on the command line"))
+    for key, reason in chosen.why.items():
+        draft.why[f"columns.{key}"] = plain(reason)
     if guess["date"]:
         draft.why["columns.#partition"] = "# holds ISO dates; `augmill run --as-of D` then uses the rows up to D\n" + (
             f"#partition: {yaml_text(guess['date'][0])}"
         )
+
+
+def _choose_generator(draft: Draft) -> None:
+    """The first that serves these rows, needs no options and trains no model."""
+    from augmill.flows.cli.schema import default_of
+    from augmill.tasks.errors import UserError
+    from augmill.tasks.generators import GENERATORS
+    from augmill.tasks.recipe.recipe import rows_of_document
+
+    rows = rows_of_document(draft.document)
+    for name, kind in GENERATORS.items():
+        free = all(default_of(item) is not dataclasses.MISSING for item in dataclasses.fields(kind.Options))
+        if free and not kind.libraries and rows.served_whole(kind) and not kind(kind.Options()).wants_unlabelled():
+            draft.document["generators"] = [{"use": name}]
+            draft.why["generators"] = BEGINNINGS.get(name, "The first that serves these rows.")
+            return
+    raise UserError(
+        f"no built-in generator makes rows of {rows}",
+        where="--input, --target",
+        fix="take columns of one kind: texts and a label, or numbers, categories and timestamps",
+    )
 
 
 def plain(text: str) -> str:
@@ -182,13 +200,16 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _choose_splits(draft: Draft, files: list[Any], source: Any, found: dict[str, str]) -> None:
-    """Splits that the source gives: by file, or by a column whose every value names one."""
+def _choose_splits(draft: Draft, files: list[Any], source: Any, found: dict[str, str], inputs: tuple[str, ...]) -> None:
+    """Splits that the source gives: by file, or by a column whose every value names one. ``inputs``: named as such."""
     splits: dict[str, Any] = {}
+    columns = draft.document["columns"]
+    used = [*inputs, *columns.get("target", ()), *(name for name in columns.values() if isinstance(name, str))]
     if found:
         splits = {"files": found}
-    elif (column := split_column(files, source, draft.document["columns"])) is not None:
+    elif (column := split_column(files, source, used)) is not None:
         name, values = column
+        columns.get("inputs", {}).pop(name, None)
         names = {value: split for value, split in values.items() if value != split}
         splits = {"column": name} | ({"names": names} if names else {})
         found = {split: value for value, split in values.items()}
@@ -228,11 +249,11 @@ def split_files(names: list[str]) -> dict[str, str]:
     return out
 
 
-def split_column(files: list[Any], source: Any, used: dict[str, Any]) -> tuple[str, dict[str, str]] | None:
+def split_column(files: list[Any], source: Any, used: list[str]) -> tuple[str, dict[str, str]] | None:
     """(column, {value: split}) of a column named as one whose every value names a split, train and another at least."""
     from augmill.tasks.sources import read_batches, read_schema, scan_schema
 
-    names = [n for n in read_schema(files[0], source) if SPLIT_COLUMN.search(n) and n not in used.values()]
+    names = [n for n in read_schema(files[0], source) if SPLIT_COLUMN.search(n) and n not in used]
     for name in names:
         schema = scan_schema(files, source)
         values: set[Any] = set()
@@ -260,24 +281,31 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
 
         draft.document["labels"] = {"rare": "quarantine"}
         draft.notes.append(f"left out for too few train rows: {named(splits['rare_classes'], 6)} (labels.rare)")
-    counts = [row["train"] for row in found["classes"]]
-    top, low, train = max(counts), min(counts), sum(counts)
-    missing = sum(top - count for count in counts)
-    balance = top > UNBALANCED * low and missing <= MOST_ASKED * train
-    draft.document["target"] = {"balance": "max"} if balance else {"multiply": 2.0}
-    labels = len(counts) + len(splits["rare_classes"])
-    draft.why["columns.label"] = re.sub(
-        r"\d[\d,]* distinct values? in \d+ rows", f"{labels:,} classes", draft.why["columns.label"]
-    )
-    key = next(iter(draft.document["target"]))
-    draft.why[f"target.{key}"] = f"{len(counts):,} classes of {low:,} to {top:,} train rows"
-    draft.why["target.#"] = "# or per_class, multiply, balance: one of the three"
+    _choose_target(draft, found)
     gate = found["gate"]
     if (gate["visible"] or 0) > 2 and gate["unit"] == "points":
         draft.notes.append(
             f"{gate['rows']:,} validation rows tell a gain of {gate['visible']:.1f} points from none; `gate.folds: auto` lets "
             "the train rows judge too, at five times the work"
         )
+
+
+def _choose_target(draft: Draft, found: dict[str, Any]) -> None:
+    """Rare classes are filled up where that is no flood; bins of a number, which are even, get as many rows as they have."""
+    counts = [row["train"] for row in found["classes"]]
+    top, low, train = max(counts), min(counts), sum(counts)
+    missing = sum(top - count for count in counts)
+    labels = "label" in draft.document["columns"] or "label" in draft.document["columns"]["target"].values()
+    balance = labels and top > UNBALANCED * low and missing <= MOST_ASKED * train
+    draft.document["target"] = {"balance": "max"} if balance else {"multiply": 2.0}
+    key = next(iter(draft.document["target"]))
+    kind = "classes" if labels else "bins of targets"
+    draft.why[f"target.{key}"] = f"{len(counts):,} {kind} of {low:,} to {top:,} train rows"
+    draft.why["target.#"] = "# or per_class, multiply, balance: one of the three"
+    if labels:
+        name = "columns.label" if "label" in draft.document["columns"] else "columns.target"
+        classes = f"{len(counts) + len(found['splits']['rare_classes']):,} classes"
+        draft.why[name] = re.sub(r"\d[\d,]* distinct values? in [\d,]+ rows", classes, draft.why[name])
 
 
 def _try(draft: Draft, base: Path) -> dict[str, Any]:
@@ -311,7 +339,7 @@ def _allow_refused(draft: Draft, source: dict[str, Any]) -> None:
         raise DataError(
             f"{refused:,} of {source['read']:,} rows could not be used ({counted(source['refused'])})",
             where=f"{first['file']} {first['location']} is the first",
-            fix="name other columns with --text and --label, or mend the file",
+            fix=f"name other columns with {draft.options}, or mend the file",
         )
     draft.document["refuse"] = {"max_share": math.ceil(100 * share) / 100}
     draft.notes.append(
@@ -335,10 +363,13 @@ HEAD = """\
 REST = "# Everything below is left at its default."
 
 
-def starter(document: dict[str, Any], why: dict[str, str], *, data: str, recipe: str) -> str:
-    """The recipe's text. ``document``: what is not left at its default; ``why``: dotted key to the reason, a line."""
-    from augmill.tasks.recipe.recipe import Recipe
+def starter(draft: Draft, base: Path, *, data: str, recipe: str) -> str:
+    """The recipe's text: what is not left at its default with its reasons, the defaults that serve its rows as comments."""
+    from augmill.tasks.recipe.recipe import Recipe, build_recipe, rows_of
 
+    document, why = draft.document, draft.why
+    built = build_recipe(document, base=base)
+    rows = rows_of(built)
     hints = typing.get_type_hints(Recipe)
     fields = {item.name: item for item in dataclasses.fields(Recipe)}
     order = [name for name in fields if name in document] + [name for name in fields if name not in document]
@@ -348,11 +379,11 @@ def starter(document: dict[str, Any], why: dict[str, str], *, data: str, recipe:
             lines += ["", REST]
         lines += ["", *_prose(fields[name].metadata["help"], "")]
         if name == "generators":
-            lines += _generators(document[name], why)
+            lines += _generators(document[name], why, rows)
         elif name == "checks":
-            lines += _checks()
+            lines += _checks(rows)
         elif name == "trainer":
-            lines += ["#trainer:", "  #use: tfidf"]
+            lines += ["#trainer:", f"  #use: {built.trainer.use}"]
         elif dataclasses.is_dataclass(hints[name]):
             lines += _section(name, hints[name], document.get(name), why)
         else:
@@ -385,12 +416,16 @@ def _key(indent: str, item: dataclasses.Field[Any], given: dict[str, Any], why: 
 
     if item.name not in given:
         return f"{indent}#{item.name}: {yaml_text(default_of(item))}"
-    reason = why.get(f"{above}{item.name}", "")
-    return f"{indent}{item.name}: {yaml_text(given[item.name])}" + (f"  # {reason}" if reason else "")
+    reason, value = why.get(f"{above}{item.name}", ""), given[item.name]
+    comment = f"  # {reason}" if reason else ""
+    if isinstance(value, dict) and item.name == "inputs":  # a line each, to be taken out by hand
+        parts = [f"{indent}  {yaml_text(key)}: {yaml_text(part)}" for key, part in value.items()]
+        return "\n".join([f"{indent}{item.name}:{comment}", *parts])
+    return f"{indent}{item.name}: {yaml_text(value)}{comment}"
 
 
-def _generators(chosen: list[dict[str, Any]], why: dict[str, str]) -> list[str]:
-    """The chosen generators with the options they leave at their default; the others by name."""
+def _generators(chosen: list[dict[str, Any]], why: dict[str, str], rows: Any) -> list[str]:
+    """The chosen generators with the options they leave at their default; the others that serve the rows by name."""
     from augmill.flows.cli.schema import about
     from augmill.tasks.generators import GENERATORS
 
@@ -401,17 +436,19 @@ def _generators(chosen: list[dict[str, Any]], why: dict[str, str]) -> list[str]:
             lines += _prose(item.metadata["help"], "    ")
             lines.append(_key("    ", item, entry, {}))
     for name, kind in GENERATORS.items():
-        if name not in [entry["use"] for entry in chosen]:
+        if name not in [entry["use"] for entry in chosen] and rows.served_whole(kind):
             lines += _prose(f"`- use: {name}`: {about(kind)}", "  ")
     return lines
 
 
-def _checks() -> list[str]:
+def _checks(rows: Any) -> list[str]:
     from augmill.flows.cli.schema import default_of, yaml_text
     from augmill.tasks.checks import CHECKS
 
     lines = ["#checks:"]
     for name, kind in CHECKS.items():
+        if not rows.served_in_part(kind):
+            continue
         options = {item.name: default_of(item) for item in dataclasses.fields(kind.Options)}
         lines.append(f"  #{name}: {yaml_text(options)}")
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import typing
@@ -246,7 +247,17 @@ def recipe_edited(recipe: Recipe) -> bool:
 
 def rows_of(recipe: Recipe) -> Rows:
     """What its extensions have to serve."""
-    return Rows(frozenset(kind.name for kind, _ in kinds_of(recipe.columns.fields)), recipe.problem.name)
+    return _rows(recipe.columns, recipe.problem)
+
+
+def rows_of_document(document: dict[str, Any]) -> Rows:
+    """The same of a document whose columns are sound."""
+    task = document.get("task") or _task_of(document["columns"]) or "classification"
+    return _rows(adapter(Columns).validate_json(json.dumps(document["columns"])), PROBLEMS[task])
+
+
+def _rows(columns: Columns, problem: Problem) -> Rows:
+    return Rows(frozenset(kind.name for kind, _ in kinds_of(columns.fields)), problem.name)
 
 
 def _task_of(columns: Any) -> str | None:

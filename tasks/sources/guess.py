@@ -11,15 +11,15 @@ from typing import Any
 from .options import SourceFile, SourceOptions
 
 ROWS = 2000
-_ID = re.compile(r"(^|_)(ids?|uuid|guid|key|idx|index)($|_)|^column_1$")
+IDENTIFIER = re.compile(r"(^|_)(ids?|uuid|guid|key|idx|index)($|_)|^column_1$")
 _DATE = re.compile(r"(^|_)(date|day|dt|time|timestamp|created|updated|at|month)($|_)")
 _DAY = re.compile(r"(19|20)\d\d([-/.]?W?\d{1,2}){0,2}([T ].*)?")  # not the seconds since 1970
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _SECOND = re.compile(r"_?(b|2)$")
 
 # What people call the label: such a name as a whole, a grade as a whole, the first as a part, what else sorts rows.
-_LABEL = r"labels?|gold|gold_label|class|category|intent|target|sentiment|topic|tag|y|coarse_label|emotion|stance"
-_GRADE = r"score|ratings?|stars?|star_rating|overall|polarity|spam|toxicity|class_(index|label|name)|is_\w+"
+LABEL = r"labels?|gold|gold_label|class|category|intent|target|sentiment|topic|tag|y|coarse_label|emotion|stance"
+GRADE = r"score|ratings?|stars?|star_rating|overall|polarity|spam|toxicity|class_(index|label|name)|is_\w+"
 _SORT = r"type|kind|genre|product|priority|queue|department|division|team|group|severity|reason"
 # Measures, people and places: no labels, however few values there are.
 _NO_LABEL = re.compile(
@@ -56,7 +56,9 @@ def guess_columns(file: SourceFile, options: SourceOptions) -> dict[str, Any]:
     dates = [name for name in names if _is_date(name, values[name])]
     why |= dict.fromkeys(dates, "holds ISO dates")
     rest = [name for name in names if name not in dates and values[name]]
-    identifier = next((n for n in rest if _ID.search(_snake(n)) and _distinct(values[n]) == len(values[n]) > 1), None)
+    identifier = next(
+        (n for n in rest if IDENTIFIER.search(snaked(n)) and _distinct(values[n]) == len(values[n]) > 1), None
+    )
     if identifier is not None:
         why[identifier] = "named as an id and distinct in every row"
     rest = [name for name in rest if name != identifier]
@@ -68,8 +70,8 @@ def guess_columns(file: SourceFile, options: SourceOptions) -> dict[str, Any]:
 
 def is_usual_name(name: str) -> bool:
     """Whether this is what people call a column of texts, labels, ids or dates."""
-    snake = _snake(name.strip())
-    whole = f"{_LABEL}|{_GRADE}|{_SORT}|{_OF_A_TEXT}|{_HEADLINE}|ids?|date|time|name|user|author|split|lang|language"
+    snake = snaked(name.strip())
+    whole = f"{LABEL}|{GRADE}|{_SORT}|{_OF_A_TEXT}|{_HEADLINE}|ids?|date|time|name|user|author|split|lang|language"
     return re.fullmatch(rf"({whole})(_?(\d|[ab]))?", snake) is not None or snake.endswith("_id")
 
 
@@ -80,7 +82,7 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, str | int)
 
 
-def _snake(name: str) -> str:
+def snaked(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])|[\W]+", "_", name).strip("_").lower()
 
 
@@ -95,21 +97,21 @@ def _is_date(name: str, values: list[Any]) -> bool:
     if kinds <= {"date", "datetime", "Timestamp"}:
         return True
     return bool(all(isinstance(v, str) and _ISO_DATE.fullmatch(v) for v in values)) or (
-        bool(_DATE.search(_snake(name)))
+        bool(_DATE.search(snaked(name)))
         and all(isinstance(v, str) and len(v) <= 32 and _DAY.fullmatch(v) for v in values)
     )
 
 
 def _label_rank(name: str) -> int:
     """0: named as a label; 1: as a grade; 2: as a label among other words; 3: as what sorts rows; 4: no telling name."""
-    snake = _snake(name)
-    if re.fullmatch(_LABEL, snake):
+    snake = snaked(name)
+    if re.fullmatch(LABEL, snake):
         return 0
-    if re.fullmatch(_GRADE, snake):
+    if re.fullmatch(GRADE, snake):
         return 1
     if _NO_LABEL.search(snake):
         return 5
-    if re.search(rf"(^|_)({_LABEL})\d?($|_)", snake):
+    if re.search(rf"(^|_)({LABEL})\d?($|_)", snake):
         return 2
     return 3 if re.search(rf"(^|_)({_SORT})($|_)", snake) else 4
 
@@ -124,10 +126,17 @@ def _guess_label(names: list[str], values: dict[str, list[Any]], why: dict[str, 
     def order(name: str) -> tuple[Any, ...]:
         distinct, rank = _distinct(values[name]), _label_rank(name)
         sparse = 2 * len(values[name]) < most
-        return distinct < 2, sparse, rank, bool(_ID.search(_snake(name))) and rank > 1, distinct, names.index(name)
+        return (
+            distinct < 2,
+            sparse,
+            rank,
+            bool(IDENTIFIER.search(snaked(name))) and rank > 1,
+            distinct,
+            names.index(name),
+        )
 
     named = [n for n in names if _label_rank(n) < 3 and (few(n) or (len(values[n]) < 20 and _label_rank(n) != 1))]
-    candidates = named or [name for name in names if few(name) and not _text_rank(name) < 2]
+    candidates = named or [name for name in names if few(name) and not text_rank(name) < 2]
     if not candidates:
         return None
     label = min(candidates, key=order)
@@ -149,9 +158,9 @@ def _ask_label(label: str | None, names: list[str], values: dict[str, list[Any]]
     ]
 
 
-def _text_rank(name: str) -> int:
+def text_rank(name: str) -> int:
     """0: named as a text; 1: as a text among other words; 2: as a headline; 3: no telling name; 4: as something else."""
-    snake = _snake(name)
+    snake = snaked(name)
     if re.fullmatch(rf"({_OF_A_TEXT})(_?(\d|[ab]))?", snake):
         return 0
     if _NO_TEXT.search(snake):
@@ -172,10 +181,10 @@ def _guess_texts(names: list[str], values: dict[str, list[Any]], why: dict[str, 
         return []
 
     def order(name: str) -> tuple[Any, ...]:
-        return _text_rank(name), -_length(values[name]), names.index(name)
+        return text_rank(name), -_length(values[name]), names.index(name)
 
-    best = min(map(_text_rank, strings))
-    pool = [name for name in strings if _text_rank(name) == best]
+    best = min(map(text_rank, strings))
+    pool = [name for name in strings if text_rank(name) == best]
     seconds = [name for name in pool if _is_second(name, pool)]
     text = min([name for name in pool if name not in seconds] or pool, key=order)
     pair = [name for name in seconds if name != text and 0.2 < _length(values[name]) / _length(values[text]) < 5]
@@ -187,11 +196,11 @@ def _guess_texts(names: list[str], values: dict[str, list[Any]], why: dict[str, 
 
 def _is_second(name: str, names: list[str]) -> bool:
     """Whether the name is that of the other half of a pair."""
-    snake = _snake(name)
+    snake = snaked(name)
     if snake == "hypothesis" or not _SECOND.search(snake):
         return snake == "hypothesis"
     stem = _SECOND.sub("", snake)
-    return any(re.fullmatch(rf"{re.escape(stem)}(_?[a1])?", _snake(other)) for other in names if other != name)
+    return any(re.fullmatch(rf"{re.escape(stem)}(_?[a1])?", snaked(other)) for other in names if other != name)
 
 
 def _ask_text(texts: list[str], names: list[str], values: dict[str, list[Any]]) -> list[str]:
@@ -199,9 +208,9 @@ def _ask_text(texts: list[str], names: list[str], values: dict[str, list[Any]]) 
     others = [
         name
         for name in names
-        if name not in texts and _text_rank(name) <= 2 and all(isinstance(value, str) for value in values[name])
+        if name not in texts and text_rank(name) <= 2 and all(isinstance(value, str) for value in values[name])
     ]
-    if len(texts) != 1 or not others or _text_rank(texts[0]) > 2:
+    if len(texts) != 1 or not others or text_rank(texts[0]) > 2:
         return []
     return [
         f"{others[0]!r} may be read too: --text {_quoted(others[0])} --text {_quoted(texts[0])} takes the two as a pair"

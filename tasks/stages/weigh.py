@@ -32,7 +32,7 @@ from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Plan
 from augmill.tasks.rows.folds import fold_of
 from augmill.tasks.rows.kinds import RowIndex, group_keys
-from augmill.tasks.rows.schema import class_counts
+from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.trainers import TfidfOptions, TfidfTrainer
 

@@ -1,0 +1,199 @@
+"""Which columns are inputs and which is the target: those that the command line names, else guessed ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+TextOption = Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")]
+LabelOption = Annotated[str | None, typer.Option("--label", help="The label column.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="COLUMN[:TYPE]",
+        help="A column to learn from, once for each; TYPE: text, number, category or timestamp, else guessed.",
+    ),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="COLUMN[:TYPE]",
+        help="The column to learn; TYPE: label or number (a regression), else guessed.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line names."""
+
+    text: Sequence[str] = ()
+    label: str | None = None
+    inputs: Sequence[str] = ()
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        from augmill.tasks.errors import UserError
+
+        if self.label is not None and self.target is not None:
+            raise UserError("both name what is to be learnt", where="--label, --target", fix="give one of the two")
+
+    @property
+    def options(self) -> str:
+        """The options by which columns of such rows are named."""
+        return "--input and --target" if self.inputs or self.target else "--text and --label"
+
+    @property
+    def named(self) -> bool:
+        """Whether nothing is left to be guessed but types."""
+        return bool(self.text or self.inputs) and bool(self.label or self.target)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """``columns``: of a recipe, ``text`` and ``label``, or ``inputs`` and ``target``; ``why``: by these keys.
+
+    ``notes``: what a person may want otherwise; ``guess``: of the columns beside them (``sources.guess_columns``).
+    """
+
+    columns: dict[str, Any]
+    why: dict[str, str]
+    notes: list[str]
+    guess: dict[str, Any]
+    guessed: bool = False  # inputs: a column among them may turn out to be something else
+
+
+def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str) -> Chosen:
+    """The named columns, else guessed ones: of texts by name and length, of tables as their kinds take them.
+
+    Raises UserError where a named one is not there (``fix``: what to do then) or none can be told, DataError where the
+    header is in doubt.
+    """
+    from augmill.tasks.problems import PROBLEMS
+    from augmill.tasks.rows.kinds import KINDS
+    from augmill.tasks.sources import guess_columns, read_schema
+    from augmill.tasks.sources.guess_table import reads_as_table, sniff_columns
+    from augmill.tasks.stages.refusals import require_header, require_rows
+
+    names = read_schema(file, source)
+    learnt = sorted({type for problem in PROBLEMS.values() for type in problem.types})
+    for name in [*asked.text, *([asked.label] if asked.label else [])]:
+        _require_there(name, names, where, fix)
+    inputs: list[tuple[str, str | None]] = [(name, "text") for name in asked.text]
+    inputs += [_typed_name(given, names, list(KINDS), where, fix) for given in asked.inputs]
+    target = (asked.label, "label") if asked.label else None
+    target = _typed_name(asked.target, names, learnt, where, fix) if asked.target else target
+    if not asked.named:
+        require_header(file, source)
+    require_rows(file, source)
+    guess = guess_columns(file, source)
+    found = sniff_columns(file, source, guess["id"])
+    general = bool(asked.inputs or asked.target)
+    if not general and (asked.text or not reads_as_table(guess["text"], found)):
+        return _choose_text(file, source, asked, guess, where=where)
+    if not inputs and not reads_as_table(guess["text"], found):
+        inputs = [(name, "text") for name in guess["text"] if target is None or name != target[0]]
+    return _choose_general(inputs, target, found, guess, where=where)
+
+
+def _typed_name(given: str, names: list[str], types: list[str], where: str, fix: str) -> tuple[str, str | None]:
+    """(column, type or None) of ``COLUMN[:TYPE]``; a column's name may hold colons. Raises UserError."""
+    from augmill.tasks.errors import UserError
+    from augmill.tasks.rows.names import nearest
+
+    name, colon, type = given.rpartition(":")
+    if given in names or not colon:
+        return _require_there(given, names, where, fix), None
+    if type in types:
+        return _require_there(name, names, where, fix), type
+    if name in names:
+        raise UserError(
+            f"there is no type {type!r}; {nearest(type, types)}", where=where, fix="give COLUMN or COLUMN:TYPE"
+        )
+    return _require_there(given, names, where, fix), None
+
+
+def _require_there(name: str, names: list[str], where: str, fix: str) -> str:
+    from augmill.tasks.errors import UserError
+    from augmill.tasks.rows.names import nearest
+
+    if name not in names:
+        raise UserError(f"there is no column {name!r}; {nearest(name, names)}", where=where, fix=fix)
+    return name
+
+
+def _choose_text(file: Any, source: Any, asked: Asked, guess: dict[str, Any], *, where: str) -> Chosen:
+    """Texts and a label, in a recipe's short form."""
+    from augmill.tasks.errors import DataError, UserError
+    from augmill.tasks.sources import doubt_file, read_schema
+
+    texts = list(asked.text) or [name for name in guess["text"] if name != asked.label]
+    label = asked.label or next((name for name in [guess["label"]] if name not in texts), None)
+    if texts and label:
+        why = {
+            key: guess["why"].get(name, "named on the command line")
+            for key, name in (("text", texts[0]), ("label", label))
+        }
+        notes = [] if asked.text and asked.label else list(guess["ask"])
+        return Chosen({"text": texts[0] if len(texts) == 1 else texts, "label": label}, why, notes, guess)
+    what = "label" if texts else "text"
+    problem = f"no {what} column could be told among {', '.join(read_schema(file, source)[:20])}"
+    if (doubt := doubt_file(file, source)) is not None:
+        raise DataError(f"{problem}: {doubt.problem}", where=where, fix=doubt.fix)
+    table = " (of a table: --input COLUMN, once for each, and --target COLUMN)"
+    raise UserError(problem, where=where, fix=f"name it: --{what} COLUMN{table}")
+
+
+def _choose_general(
+    inputs: Sequence[tuple[str, str | None]],
+    target: tuple[str, str | None] | None,
+    found: Mapping[str, Any],
+    guess: dict[str, Any],
+    *,
+    where: str,
+) -> Chosen:
+    """Columns with their types, in a recipe's general form."""
+    from augmill.tasks.errors import UserError
+    from augmill.tasks.sources.guess_table import guess_target, target_type
+
+    why, notes = {"inputs": "named on the command line", "target": "named on the command line"}, list[str]()
+    if target is None:
+        told = guess_target(found, [name for name, _ in inputs])
+        if told is None:
+            problem = f"no column to learn could be told among {', '.join([*found][:20])}"
+            raise UserError(problem, where=where, fix="name it: --target COLUMN")
+        target, why["target"] = (told[0], None), told[1]
+    name = target[0]
+    type = target[1] or target_type(found[name])
+    if target[1] is None and found[name].type == "number" and found[name].whole:
+        other = "number" if type == "label" else "label"
+        told_as = "classes" if type == "label" else "amounts"
+        notes.append(
+            f"{name}: its {found[name].distinct:,} whole numbers are taken for {told_as}; else --target {name}:{other}"
+        )
+    types = {column: given or found[column].type for column, given in inputs}
+    if not inputs:
+        able = {column: each for column, each in found.items() if column != name}
+        types = {column: each.type for column, each in able.items() if not each.left and each.type != "text"}
+        counts = Counter(types.values())
+        why["inputs"] = ", ".join(f"{count} of type {kind}" for kind, count in counts.items())
+        left = {column: each.left or "texts" for column, each in able.items() if column not in types}
+        if left:
+            notes.append(
+                f"left out of the inputs: {', '.join(f'{column} ({reason})' for column, reason in left.items())}"
+            )
+    if not types:
+        raise UserError(
+            "no column to learn from could be told", where=where, fix="name them: --input COLUMN, once for each"
+        )
+    if set(types.values()) == {"text"} and type == "label":  # the short form says the same
+        texts = list(types)
+        columns: dict[str, Any] = {"text": texts[0] if len(texts) == 1 else texts, "label": name}
+        return Chosen(columns, {"text": why["inputs"], "label": why["target"]}, notes, guess)
+    return Chosen({"inputs": types, "target": {name: type}}, why, notes, guess, not inputs)

@@ -1,0 +1,126 @@
+"""Which columns of a table are inputs, of which type, and which is learnt: for ``augmill init`` and ``judge``, not for runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from augmill.tasks.contracts import ReadLimits
+from augmill.tasks.rows.kinds import KINDS
+
+from .guess import GRADE, IDENTIFIER, LABEL, ROWS, snaked, text_rank
+from .options import SourceFile, SourceOptions
+
+# What people call what is to be learnt, beside a label or a grade: as the whole name, or as its last word.
+_OUTCOME = (
+    r"outcome|response|result|income|salary|wages?|prices?|rents?|costs?|value|sales|revenue|demand|charges|churn(ed)?|fraud"
+    r"|default(ed)?|survived|fail(s|ed|ure)?|diagnosis|species|variety|quality|approved|converted|clicked|medv|mpg|progression"
+)
+CLASSES = 10  # different whole numbers: up to so many are taken for classes, more for amounts
+REPEATED = 2  # times that a category's value stands on average, at least, where the column is to say anything
+MOST_CLASSES = 1000
+SHORT = 40  # characters on average: what is named as a name, an address or a place, and is no longer, is no text
+COUNTED = 20  # rows from which whole numbers in even steps count them
+
+
+@dataclass(frozen=True)
+class Sniffed:
+    """A column's first rows. ``type``: as ``columns.inputs`` has it; ``left``: why it is no input, or an empty text.
+
+    ``known``: rows with a value; ``length``: of these, characters on average; ``whole``: all are whole numbers.
+    """
+
+    type: str
+    known: int
+    distinct: int
+    whole: bool
+    length: float
+    left: str
+
+
+def sniff_columns(file: SourceFile, options: SourceOptions, identifier: str | None) -> dict[str, Sniffed]:
+    """Every column by the kind that is surest of it. ``identifier``: the column of ids, if there is one."""
+    from . import read_schema, sample_rows
+
+    rows = sample_rows(file, options, ROWS)
+    names = read_schema(file, options)
+    return {name: _sniff(name, [row.get(name) for row in rows], identifier) for name in names}
+
+
+def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
+    try:
+        column = pa.chunked_array([pa.array(values)])
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return Sniffed("text", 0, 0, False, 0.0, "its values are of several types")
+    kinds = dict.fromkeys(KINDS.values())
+    type, sure = max((kind.sniff(column, name) for kind in kinds), key=lambda found: found[1])
+    if not sure:
+        filled = any(value not in (None, "") for value in values)
+        return Sniffed(type, 0, 0, False, 0.0, "it holds no plain values" if filled else "it holds no value")
+    found, _ = KINDS[type].read(column, type, ReadLimits(10**9))
+    found = found.drop_null()
+    distinct = len(found.unique())
+    numbers = found.to_numpy(zero_copy_only=False) if pa.types.is_floating(found.type) else np.empty(0)
+    whole = len(numbers) > 0 and bool((numbers == np.rint(numbers)).all())
+    length = sum(len(str(value)) for value in values if value is not None) / max(1, len(found))
+    left = _left(name, type, found, numbers if whole else np.empty(0), distinct, identifier)
+    return Sniffed(type, len(found), distinct, whole, length, left)
+
+
+def _left(name: str, type: str, found: pa.Array, whole: Any, distinct: int, identifier: str | None) -> str:
+    if name == identifier or IDENTIFIER.search(snaked(name)):
+        return "named as an id"
+    if distinct < 2:
+        return "one value alone" if distinct else "it holds no value"
+    if len(whole) >= COUNTED and len(np.unique(np.diff(whole))) == 1:
+        return "it counts the rows"
+    if type == "category" and REPEATED * distinct > max(len(found), 2 * REPEATED):
+        return "hardly a value stands twice"
+    return ""
+
+
+def reads_as_table(texts: Sequence[str], columns: Mapping[str, Sniffed]) -> bool:
+    """Whether the rows are better read as a table than by ``texts``, which are the best that there are for texts."""
+    others = [name for name, found in columns.items() if name not in texts and not found.left and found.type != "text"]
+    return len(others) >= 2 and not any(_is_text(name, columns[name]) for name in texts)
+
+
+def _is_text(name: str, found: Sniffed) -> bool:
+    rank = text_rank(name)
+    return rank < 3 or (found.type == "text" and (rank == 3 or found.length > SHORT))
+
+
+def target_type(found: Sniffed) -> str:
+    """``label`` or ``number``."""
+    return "number" if found.type == "number" and not (found.whole and found.distinct <= CLASSES) else "label"
+
+
+def guess_target(columns: Mapping[str, Sniffed], taken: Sequence[str]) -> tuple[str, str] | None:
+    """(the column to learn, why), by name or as the last one that can be learnt; None where none can. ``taken``: inputs."""
+    able = [name for name, found in columns.items() if name not in taken and not found.left and _is_learnable(found)]
+    if not able:
+        return None
+    best = min(able, key=lambda name: (_target_rank(name), -able.index(name)))
+    named = "named as a target" if _target_rank(best) < 3 else ""
+    last = "the last column" if best == [*columns][-1] else "the last column that can be learnt"
+    return best, f"{named or last}, {columns[best].distinct:,} distinct values in {columns[best].known:,} rows"
+
+
+def _is_learnable(found: Sniffed) -> bool:
+    few = found.distinct <= min(MOST_CLASSES, max(2, found.known // 2))
+    return found.type != "timestamp" and (target_type(found) == "number" or few)
+
+
+def _target_rank(name: str) -> int:
+    """0: named as a label; 1: as a grade or an outcome; 2: with such a last word; 3: no telling name."""
+    whole = snaked(name)
+    if re.fullmatch(LABEL, whole):
+        return 0
+    if re.fullmatch(f"{GRADE}|{_OUTCOME}", whole):
+        return 1
+    return 2 if re.search(rf"_({LABEL}|{_OUTCOME})$", whole) else 3
