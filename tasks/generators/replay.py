@@ -18,7 +18,18 @@ import pyarrow as pa
 import pyarrow.csv
 
 from augmill.tasks.boundary.parquet import read_parquet
-from augmill.tasks.contracts import ANY, ROW_ID, STRATUM, TARGET, Context, FitInputs, Fitted, Generator, Limits, Request
+from augmill.tasks.contracts import (
+    ANY,
+    ROW_ID,
+    STRATUM,
+    TARGET,
+    Context,
+    FitInputs,
+    Fitted,
+    Generator,
+    ReadLimits,
+    Request,
+)
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.rows.kinds import KINDS, candidate_schema, type_of
@@ -27,7 +38,7 @@ from augmill.tasks.rows.names import nearest
 
 Row = dict[str, Any]
 REFUSED = "refused"  # why a kind refuses what the row holds, or None
-LIMITS = Limits(max_chars=10**9)  # a length is the recipe's business, and a check's
+LIMITS = ReadLimits(max_chars=10**9)  # a length is the recipe's business, and a check's
 
 
 @dataclass(frozen=True)
