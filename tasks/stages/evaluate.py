@@ -19,7 +19,7 @@ from augmill.tasks.gate.verdict import foresight
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds import KINDS, RowIndex, diversity, equal_keys, type_of
+from augmill.tasks.rows.kinds import KINDS, RowIndex, diversity, equal_keys, group_keys, type_of
 from augmill.tasks.rows.schema import GROUP, ORIGIN, REAL, class_counts
 from augmill.tasks.store.stage import Work, fetch, identity_of, stage
 from augmill.tasks.store.store import Store
@@ -166,10 +166,7 @@ def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:
     by itself.
     """
     grouped = GROUP in rows.column_names
-    keys = equal_keys(rows, config.fields)
-    if grouped:
-        groups = rows[GROUP].to_pylist()
-        keys = [key if group is None else group.encode() for key, group in zip(keys, groups, strict=True)]
+    keys = group_keys(rows, config.fields, rows[GROUP].to_pylist() if grouped else None)
     salt = f"{config.seed}\x1ffold\x1f".encode()
     points = {key: hashlib.sha256(salt + key).digest() for key in set(keys)}
     if grouped:

@@ -30,7 +30,7 @@ from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import Question, predict
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Plan
-from augmill.tasks.rows.kinds import RowIndex, equal_keys
+from augmill.tasks.rows.kinds import RowIndex, group_keys
 from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.trainers import TfidfOptions, TfidfTrainer
@@ -62,11 +62,9 @@ class WeighConfig:
 
 def parts_of(train: pa.Table, fields: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """The part of each row, by the hash of its group or its fields: equal rows and rows of one group stay together."""
-    keys = equal_keys(train, fields)
-    if GROUP in train.column_names:
-        groups = train[GROUP].to_pylist()
-        keys = [key if group is None else f"group\x1f{group}".encode() for key, group in zip(keys, groups, strict=True)]
-    digests = [hashlib.sha256(b"select\x00" + key).digest() for key in keys]
+    grouped = GROUP in train.column_names
+    groups = [None if group is None else f"group\x1f{group}" for group in train[GROUP].to_pylist()] if grouped else None
+    digests = [hashlib.sha256(b"select\x00" + key).digest() for key in group_keys(train, fields, groups)]
     return np.array([int.from_bytes(digest[:8], "big") % PARTS for digest in digests], dtype=np.int64)
 
 

@@ -23,8 +23,9 @@ from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers import tfidf
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
 from augmill.tasks.trainers.contract import TrainerInputs, Training
+from augmill.tasks.trainers.features import text_features
 from augmill.tasks.trainers.logistic import fit
-from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer, text_features
+from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
 
