@@ -20,6 +20,7 @@ from augmill.flows.provenance import spent_on
 from augmill.flows.rounds import ASIDE, Made, split_table
 from augmill.flows.run import Run
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact
+from augmill.tasks.recipe.recipe import rows_of
 from augmill.tasks.recipe.sections import report_link
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_json
@@ -139,6 +140,7 @@ def gather(run: Run, outcome: Outcome, found: Found) -> ReportEvidence:
             _finding(name, read_json(store, artifact, "files/check.json"))
             for name, artifact in found.made.checks.items()
         ]
+        evidence["aside"] = rows_of(run.recipe).asides()
     if found.made.weighed:
         evidence["split"] = split_table(store, run.recipe, found.made)
     if found.made.settled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,7 +51,7 @@ def check(
         say(json.dumps(found | nested(entries), ensure_ascii=False, sort_keys=True))
         return
     out = [f"{found['dataset']}, as of {found['snapshot']}" if as_of else str(found["dataset"])]
-    for part in (_source, _splits, _classes, _plan, _gate, _time, _store):
+    for part in (_source, _rows, _splits, _classes, _plan, _gate, _time, _store):
         out += ["", *part(found)]
     out += ["", "Recipe, as it will be used", *(f"  {line}" for line in recipe_lines(entries))]
     say(*out)
@@ -78,11 +79,41 @@ def _source(found: dict[str, Any]) -> list[str]:
     for example in source["examples"][:3]:
         detail = f" ({example['detail']})" if example["detail"] else ""
         lines += wrapped(f"{example['file']} {example['location']}: {example['reason']}{detail}", "      ", "    ")
-    if source["labels_coerced_from_float"]:
+    if source["labels_coerced_from_float"] and found["rows"]["learnt"]["type"] == "label":
         lines.append(f"  {source['labels_coerced_from_float']:,} labels are numbers like 3.0 and were read as 3")
     for warning in source.get("warnings", ()):
         lines += wrapped(f"Warning: {shown(warning, 400)}")
     return lines + (wrapped(f"{found['source_warning']}.") if found["source_warning"] else [])
+
+
+def _rows(found: dict[str, Any]) -> list[str]:
+    """What they are made of, what serves them, and what stands aside."""
+    from augmill.flows.cli.terminal import counted, named, shown, wrapped
+
+    rows = found["rows"]
+    learnt = rows["learnt"]
+    lines = [f"Rows of {' and '.join(rows['kinds'])}, {rows['problem']}"]
+    lines += wrapped(
+        f"inputs: {counted(dict(Counter(rows['inputs'].values())))}; learnt: {learnt['column']}, a {learnt['type']}"
+    )
+    if missing := rows["missing"]:
+        cells = list(dict.fromkeys(cell or "empty" for of in missing.values() for cell in of["cells"]))
+        of = {name: column["rows"] for name, column in missing.items()}
+        lines += wrapped(shown(f"missing values: {counted(of)} (cells: {named(cells, NAMED)})"))
+    if rows["exact"]:
+        lines += wrapped(f"rows of {' and '.join(rows['exact'])} are equal or they are not: nothing is near")
+    serve = "; ".join(f"{what} {', '.join(names)}" for what, names in rows["serve"].items() if what != "checks")
+    lines += wrapped(f"they are served by the {serve}")
+    lines += wrapped(f"checks: {', '.join(rows['serve']['checks'])}{_aside(rows['aside'])}")
+    return lines
+
+
+def _aside(checks: dict[str, str]) -> str:
+    of: dict[str, list[str]] = {}
+    for name, why in checks.items():
+        of.setdefault(why, []).append(name)
+    told = "; ".join(f"{', '.join(names)} ({why})" for why, names in of.items())
+    return f"; stand aside: {told}" if told else ""
 
 
 def _splits(found: dict[str, Any]) -> list[str]:
@@ -123,8 +154,13 @@ def _classes(found: dict[str, Any]) -> list[str]:
     rows = [(row["label"], *(f"{row[name]:,}" for name in columns), "" if row["judged"] else "*") for row in classes]
     total = ("all", *(f"{sum(row[name] for row in classes):,}" for name in columns), "")
     longest = max(len(shown(row["label"])) for row in classes)
-    lines = [f"Classes ({len(classes):,})"]
-    body = table(("class", *columns, ""), [*rows, total], min(40, max(12, 2 * longest)))
+    bins = found["rows"]["learnt"]["type"] != "label"
+    lines = [
+        f"Bins of {shown(found['rows']['learnt']['column'])} ({len(classes):,})"
+        if bins
+        else f"Classes ({len(classes):,})"
+    ]
+    body = table(("bin" if bins else "class", *columns, ""), [*rows, total], min(40, max(12, 2 * longest)))
     if len(classes) > SHOWN:
         half = SHOWN // 2
         body[1 + half : 1 + len(classes) - half] = [f"  ... {len(classes) - SHOWN:,} between; --json lists all"]
@@ -305,7 +341,8 @@ def _generate(recipe: Recipe, plan: dict[str, Any]) -> Part:
 def _evaluate(recipe: Recipe, train: int, target: int, held_out: int, classes: int) -> Part:
     trainings = 3 * recipe.gate.seeds
     if recipe.trainer.use != "tfidf":
-        return ("evaluate", None, f"{trainings} trainings by your command")
+        who = "your command" if recipe.trainer.use == "command" else recipe.trainer.use
+        return ("evaluate", None, f"{trainings} trainings by {who}")
     options = recipe.trainer.options
     fits = 1 + (len(options.cs) * options.folds * (1 - 1 / options.folds) if len(options.cs) > 1 else 0)
     mixed = train + target

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+
+MANY = 50  # different whole numbers: more are amounts beyond doubt
 
 TextOption = Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")]
 LabelOption = Annotated[str | None, typer.Option("--label", help="The label column.")]
@@ -150,6 +151,14 @@ def _choose_text(file: Any, source: Any, asked: Asked, guess: dict[str, Any], *,
     raise UserError(problem, where=where, fix=f"name it: --{what} COLUMN{table}")
 
 
+def _ask_type(name: str, type: str, found: Any) -> list[str]:
+    """Whether few whole numbers are meant as classes or as amounts."""
+    if found.type != "number" or not found.whole or not 2 < found.distinct <= MANY:
+        return []
+    told, other = ("classes", "number") if type == "label" else ("amounts", "label")
+    return [f"{name}: its {found.distinct:,} whole numbers are taken for {told}; else --target {name}:{other}"]
+
+
 def _choose_general(
     inputs: Sequence[tuple[str, str | None]],
     target: tuple[str, str | None] | None,
@@ -171,19 +180,14 @@ def _choose_general(
         target, why["target"] = (told[0], None), told[1]
     name = target[0]
     type = target[1] or target_type(found[name])
-    if target[1] is None and found[name].type == "number" and found[name].whole:
-        other = "number" if type == "label" else "label"
-        told_as = "classes" if type == "label" else "amounts"
-        notes.append(
-            f"{name}: its {found[name].distinct:,} whole numbers are taken for {told_as}; else --target {name}:{other}"
-        )
+    if target[1] is None:
+        notes += _ask_type(name, type, found[name])
     types = {column: given or found[column].type for column, given in inputs}
     if not inputs:
         able = {column: each for column, each in found.items() if column != name}
-        types = {column: each.type for column, each in able.items() if not each.left and each.type != "text"}
-        counts = Counter(types.values())
-        why["inputs"] = ", ".join(f"{count} of type {kind}" for kind, count in counts.items())
-        left = {column: each.left or "texts" for column, each in able.items() if column not in types}
+        types = {column: each.type for column, each in able.items() if not each.left}
+        why["inputs"] = "each with the type that its values speak for"
+        left = {column: each.left for column, each in able.items() if column not in (*types, guess["id"])}
         if left:
             notes.append(
                 f"left out of the inputs: {', '.join(f'{column} ({reason})' for column, reason in left.items())}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from augmill.flows.mirror import require_mirrors
 from augmill.tasks.boundary.processes import sweep_temporary
-from augmill.tasks.contracts import Artifact, Foresight
+from augmill.tasks.contracts import ANY, USER_PREFIX, Artifact, Foresight
 from augmill.tasks.errors import StoreError, StoreRefused
 from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.recipe.recipe import Recipe
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from augmill.tasks.gate.verdict import Rule
 
 DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
+CELLS = 3  # that were read as no value, of a column
 FURTHER = 1.0  # points beyond the bar, or what stands for them, for "how many rows would it take"
 
 
@@ -48,6 +49,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         names = pq.read_schema(fetch(site.store, ingested, "source.parquet")).names
         summary = _json(site, split, "summary.json")
         require_fit(recipe.publish, recipe.gate.focus, names, list(summary["classes"]["validation"]))
+        rows = row_facts(recipe, site, ingested)
         fitted, seen = _fit_what_trains_nothing(recipe, site, split), _foreseen(recipe, site.store, split)
         vain = _translated_in_vain(recipe, list(summary["classes"]["train"]))
         source |= {"warnings": [*source.get("warnings", ()), *vain]} if vain else {}
@@ -61,6 +63,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         "files": files,
         "source": source,
         "source_warning": warning,
+        "rows": rows,
         "splits": _split_facts(recipe, summary),
         "plan": {key: value for key, value in asked.items() if key != "targets"},
         "classes": class_facts(recipe, summary["classes"], asked["targets"], seen),
@@ -108,6 +111,53 @@ def _foreseen(recipe: Recipe, store: Store, split: Artifact) -> Foresight | None
     from augmill.tasks.stages.evaluate import foreseen
 
     return foreseen(store, split, recipe.gate, PROBLEMS[recipe.task])
+
+
+def row_facts(recipe: Recipe, site: Site, ingested: Artifact) -> dict[str, Any]:
+    """What rows are made of, and what serves them. ``exact``: kinds of which nothing is near; ``missing``: of each column
+
+    the rows without a value, and the commonest cells that were read as such; ``aside``: checks, and for what rows they are.
+    """
+    from augmill.tasks.checks import CHECKS
+    from augmill.tasks.generators import GENERATORS
+    from augmill.tasks.metrics import METRICS
+    from augmill.tasks.recipe.recipe import rows_of
+    from augmill.tasks.rows.kinds import is_exact
+    from augmill.tasks.trainers import TRAINERS
+
+    rows, columns = rows_of(recipe), recipe.columns
+    metrics = [name for name, metric in METRICS.items() if {ANY, rows.problem} & {*metric.problems}]
+    return {
+        "inputs": columns.types,
+        "learnt": {"column": columns.answer, "type": (columns.target or {}).get(columns.answer, "label")},
+        "problem": rows.problem,
+        "kinds": sorted(rows.kinds),
+        "exact": is_exact(columns.fields),
+        "missing": _missing(recipe, fetch(site.store, ingested, "rows.parquet")),
+        "serve": {
+            "generators": [name for name, each in GENERATORS.items() if rows.served_whole(each)],
+            "checks": [name for name, each in CHECKS.items() if rows.served_in_part(each)],
+            "trainers": [name for name, each in TRAINERS.items() if rows.served_whole(each)],
+            "metrics": metrics,
+        },
+        "aside": rows.asides(),
+    }
+
+
+def _missing(recipe: Recipe, path: Path) -> dict[str, dict[str, Any]]:
+    """By column, where a cell of the source was read as no value."""
+    import pyarrow.compute as pc
+
+    known, found = set(pq.read_schema(path).names), {}
+    for name, field in zip(recipe.columns.sources, recipe.columns.fields, strict=True):
+        if (own := f"{USER_PREFIX}{name}") not in known:
+            continue
+        table = pq.read_table(path, columns=[field, own])
+        cells = table[own].filter(pc.is_null(table[field]))
+        if len(cells):
+            counts = Counter("" if cell is None else str(cell).strip() for cell in cells.to_pylist())
+            found[name] = {"rows": len(cells), "cells": [cell for cell, _ in counts.most_common(CELLS)]}
+    return found
 
 
 def _translated_in_vain(recipe: Recipe, classes: list[str]) -> list[str]:
@@ -166,7 +216,8 @@ def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
 
 def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
     splits = recipe.splits
-    how = f"column {splits.column!r}" if splits.column else "files" if splits.files else "hash of the text"
+    what = "the text" if recipe.columns.inputs is None else "the inputs"
+    how = f"column {splits.column!r}" if splits.column else "files" if splits.files else f"hash of {what}"
     how = f"hash of column {recipe.columns.group!r}" if recipe.columns.group and not splits.given else how
     kept = ("rows", "train_before_leaving", "held_back", "rare_classes", "excluded_texts", "unlabelled")
     return {"by": how, **{name: summary[name] for name in kept}}
@@ -207,10 +258,11 @@ def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
 def class_facts(
     recipe: Recipe, classes: dict[str, dict[str, int]], targets: dict[str, int], seen: Foresight | None
 ) -> list[dict[str, Any]]:
-    """Each class, the largest first: its rows by split, its target, and whether the gate judges it by itself."""
+    """Each class, the largest first, or each bin in its order: rows by split, target, whether the gate judges it alone."""
     folds = gate_folds(recipe, sum(classes["validation"].values()), seen)
     rows = []
-    for name, train in sorted(classes["train"].items(), key=lambda item: (-item[1], item[0])):
+    ordered = recipe.problem.fits_strata
+    for name, train in sorted(classes["train"].items(), key=lambda item: (0 if ordered else -item[1], item[0])):
         held = {split: classes[split].get(name, 0) for split in ("validation", "test")}
         judging = held["validation"] + (train if folds else 0)
         judged = judging >= recipe.gate.min_heldout_per_class

@@ -276,6 +276,18 @@ class Rows:
         """By what judges them: one of their kinds at least."""
         return self._learnt(extension) and bool({ANY, *self.kinds} & set(extension.kinds))
 
+    def why_aside(self, check: Any) -> str:
+        """For what rows a check is that has nothing to judge in these; an empty text where it has."""
+        if self.served_in_part(check):
+            return ""
+        return (
+            f"for {' and '.join(check.problems if self.kinds & {*check.kinds} or ANY in check.kinds else check.kinds)}"
+        )
+
+    def asides(self) -> dict[str, str]:
+        """The checks that stand aside, each with for what rows it is."""
+        return {name: why for name, check in CHECKS.items() if (why := self.why_aside(check))}
+
     def _learnt(self, extension: Any) -> bool:
         return bool({ANY, self.problem} & set(extension.problems))
 

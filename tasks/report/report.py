@@ -84,6 +84,7 @@ class ReportEvidence(TypedDict, total=False):
     lengths: dict[str, list[int]]  # "real", "synthetic": how much of what ``counted`` names each row has
     counted: str  # such as characters, which is also what counts where nothing else is said
     checks: list[CheckFinding]
+    aside: dict[str, str]  # checks that have nothing to judge in these rows, with what they are for: "for text"
     validation: Validation
     samples: dict[str, list[Sample]]  # "accepted", "refused"
     source: dict[str, Any] | None

@@ -15,6 +15,7 @@ from typing import Any
 from .guess import is_usual_name
 
 MOST_SKIPPED = 30  # lines of titles and notes above a header
+SENTENCE = 4  # words of a cell that is no name and no category, at least
 SAME_WIDTH = 0.8  # of the rows from the header on, at least, have as many cells
 _NUMBER = re.compile(r"[+-]?(\d[\d,. ]*|\d*\.\d+)([eE][+-]?\d+)?%?")
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ].*)?")
@@ -68,14 +69,15 @@ def doubt_header(tables: list[list[Row]], skipped: int) -> Doubt | None:
     if len(body) > 1 and _is_data(header, body):
         return Doubt(
             f"line {line} looks like a row, not like the names of columns: {', '.join(header[:6])[:120]}",
-            f"write a line of {len(header)} names above it, such as {_names(len(header))}"
+            f"write a line of {len(header)} names above it, such as {_names(header)}"
             + (", or correct source.skip_lines" if skipped else ""),
         )
     return None
 
 
-def _names(count: int) -> str:
-    return ",".join(["text", "label", *(f"column_{at}" for at in range(3, count + 1))][:count][:5])
+def _names(row: list[str]) -> str:
+    names = ["text", "label"] if any(len(cell.split()) >= SENTENCE for cell in row) else []
+    return ",".join([*names, *(f"column_{at}" for at in range(len(names) + 1, len(row) + 1))][: len(row)][:5])
 
 
 def _find_header(rows: list[Row]) -> int:
@@ -124,7 +126,7 @@ def _is_data(header: list[str], body: list[list[str]]) -> bool:
         elif is_usual_name(cell):
             return False
         numbers |= _is_value(cell) and len(column) > 1 and all(map(_is_value, column))
-    return again or (numbers and any(len(cell.split()) >= 4 for cell in cells))
+    return again or (numbers and any(len(cell.split()) >= SENTENCE for cell in cells))
 
 
 def doubt_json(text: str) -> Doubt | None:

@@ -57,11 +57,12 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
         column = pa.chunked_array([pa.array(values)])
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         return Sniffed("text", 0, 0, False, 0.0, "its values are of several types")
+    if pa.types.is_nested(column.type):
+        return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
     kinds = dict.fromkeys(KINDS.values())
     type, sure = max((kind.sniff(column, name) for kind in kinds), key=lambda found: found[1])
     if not sure:
-        filled = any(value not in (None, "") for value in values)
-        return Sniffed(type, 0, 0, False, 0.0, "it holds no plain values" if filled else "it holds no value")
+        return Sniffed(type, 0, 0, False, 0.0, "it holds no value")
     found, _ = KINDS[type].read(column, type, ReadLimits(10**9))
     found = found.drop_null()
     distinct = len(found.unique())
@@ -69,6 +70,8 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
     whole = len(numbers) > 0 and bool((numbers == np.rint(numbers)).all())
     length = sum(len(str(value)) for value in values if value is not None) / max(1, len(found))
     left = _left(name, type, found, numbers if whole else np.empty(0), distinct, identifier)
+    if not left and type == "text":
+        left = "it holds texts" if length > SHORT else "hardly a value stands twice"
     return Sniffed(type, len(found), distinct, whole, length, left)
 
 
@@ -86,7 +89,7 @@ def _left(name: str, type: str, found: pa.Array, whole: Any, distinct: int, iden
 
 def reads_as_table(texts: Sequence[str], columns: Mapping[str, Sniffed]) -> bool:
     """Whether the rows are better read as a table than by ``texts``, which are the best that there are for texts."""
-    others = [name for name, found in columns.items() if name not in texts and not found.left and found.type != "text"]
+    others = [name for name, found in columns.items() if name not in texts and not found.left]
     return len(others) >= 2 and not any(_is_text(name, columns[name]) for name in texts)
 
 

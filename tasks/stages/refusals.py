@@ -81,7 +81,7 @@ def require_header(file: SourceFile, how: SourceOptions) -> None:
     """Raises DataError where a CSV's header is in doubt: for who is about to guess by names."""
     doubt = doubt_file(file, how) if file.format == "csv" else None
     if doubt is not None:
-        fix = f"{doubt.fix}; where they are names, give --text and --label"
+        fix = f"{doubt.fix}; where they are names, give --text and --label, or --input and --target"
         raise DataError(doubt.problem, where=file.name, fix=fix)
 
 

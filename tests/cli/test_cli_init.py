@@ -124,7 +124,7 @@ def test_a_title_above_the_header_is_skipped_and_check_says_it_where_it_is_not(
     ended = augmill("init", "tickets.csv")
     assert ended.code == 0 and "the header seems to stand on line 3" in ended.out
     recipe = load_recipe(tmp_path / "tickets.yaml")
-    assert recipe.source.skip_lines == 2 and recipe.columns.texts == ("body",)
+    assert recipe.source.skip_lines == 2 and recipe.columns.sources == ("body",)
     checked = augmill("check", "tickets.yaml")
     assert checked.code == 0 and "120 rows read, 120 taken, 0 refused" in checked.out
     text = (tmp_path / "tickets.yaml").read_text()
