@@ -296,7 +296,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Parted:
     """``train``, ``synthetic``, ``validation``: what the gate sees. ``left``: part to reason to rows that left it."""
 
     train: pa.Table
@@ -410,7 +410,7 @@ def _make_columns(texts: list[str], label: str) -> Columns:
         raise UserError(str(error), where="--text, --label", fix="name each column once") from error
 
 
-def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> Judged:
+def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> Parted:
     """Takes out what would make the comparison worthless, and counts it. Raises DataError where nothing is left.
 
     Held-out rows: ``validation``, else SHARE of the real rows. The split stage takes train rows that stand in or near them
@@ -446,7 +446,7 @@ def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> Judged:
             fix += "; rows made from one template are near each other: give --validation rows that are of none of them"
         raise DataError(f"no synthetic row is left to judge with: {why}", where="--synthetic", fix=fix)
     left = {"train": held, "validation": {"no_train_rows": strange} if strange else {}, "synthetic": of_made}
-    return Judged(train, made, held_out, recipe.columns.fields, left)
+    return Parted(train, made, held_out, recipe.columns.fields, left)
 
 
 def _synthetic(
