@@ -288,11 +288,6 @@ def _serves(extension: Any) -> str:
     return f"{kinds}, {problems}"
 
 
-def default_trainer(rows: Rows) -> str:
-    """The first of TRAINERS that serves these rows; ``command``, which serves any, where no built-in one does."""
-    return next(name for name, trainer in TRAINERS.items() if rows.served_whole(trainer))
-
-
 class RecipeReader:
     """Validates parts of one document and turns every pydantic error into a sentence with its line."""
 
@@ -371,17 +366,14 @@ class RecipeReader:
             raise self.fail("a generator stands twice", at, "give each once, with a share")
         return tuple(chosen)
 
-    def trainer(self, value: Any, rows: Rows) -> TrainerChoice:
-        """The one that is named, or the first of TRAINERS that serves these rows."""
+    def trainer(self, value: Any) -> TrainerChoice:
         if isinstance(value, str):
             value = {"use": value}
         if not isinstance(value, dict):
             raise self.fail("expected `use: NAME` or `command: ...`", ("trainer",), f"known: {', '.join(TRAINERS)}")
-        name = value.get("use", "command" if "command" in value else default_trainer(rows))
+        name = value.get("use", "command" if "command" in value else "tfidf")
         if not isinstance(name, str) or name not in TRAINERS:
             raise self.fail(f"there is no trainer {name!r}; {nearest(str(name), sorted(TRAINERS))}", ("trainer", "use"))
-        if not rows.served_whole(TRAINERS[name]):
-            raise self.unserved(name, TRAINERS, rows.served_whole, rows, ("trainer", "use"))
         rest = {key: part for key, part in value.items() if key != "use"}
         return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))
 

@@ -17,7 +17,6 @@ from augmill.tasks.contracts import Problem
 from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.nights import Partitions, Price, Refit, Retain, Schedule
@@ -261,17 +260,6 @@ def _task_of(columns: Any) -> str | None:
     return next((name for name, problem in PROBLEMS.items() if {*target.values()} <= {*problem.types}), None)
 
 
-def _require_scores(recipe: Recipe, trainer: str, reader: RecipeReader) -> None:
-    """Raises UserError where the gate's metric ranks rows by scores and the trainer gives none."""
-    metric = METRICS.get(recipe.gate.metric or recipe.problem.metric)
-    if metric is None or not metric.needs_scores or TRAINERS[trainer].scores:
-        return
-    rows = rows_of(recipe)
-    others = [name for name, other in TRAINERS.items() if other.scores and rows.served_whole(other)]
-    problem = f"{metric.name} ranks rows by scores, and the trainer {trainer} gives none"
-    raise reader.fail(problem, ("gate", "metric"), f"trainers that give scores: {', '.join(others)}")
-
-
 def build_recipe(
     document: Any, *, base: Folder, reader: RecipeReader | None = None, store: str | None = None
 ) -> Recipe:
@@ -297,8 +285,6 @@ def build_recipe(
                 raise reader.unserved("teacher", CHECKS, rows.served_in_part, rows, ("generators", index, "label_by"))
             problem = f"{choice.label_by!r} needs the check `teacher`, which is off"
             raise reader.fail(problem, ("generators", index, "label_by"), "take `teacher: off` out of `checks`")
-    trainer = reader.trainer(document.get("trainer", {}), rows)
-    _require_scores(recipe, trainer.use, reader)
     run = recipe.run if store is None else dataclasses.replace(recipe.run, store=store)
     paths = _Paths(base, reader)
     if store is None and not isinstance(base, Path) and is_relative(run.store):
@@ -316,7 +302,7 @@ def build_recipe(
         validation=paths.resolve(recipe.validation, "validation"),
         generators=tuple(resolved),
         checks=checks,
-        trainer=trainer,
+        trainer=reader.trainer(document.get("trainer", {})),
         run=run,
     )
 
