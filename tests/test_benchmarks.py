@@ -34,6 +34,7 @@ TINIEST = {
         ["--runs", "2", "--session", "1", "--nights", "1", "--served", "1"],
         "| night | augmill serve: MB |",
     ),
+    "bench_tables.py": (["--rows", "200", "--asked", "100"], "| generator | train rows |"),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
 WITHOUT_SHARED = {
@@ -42,6 +43,7 @@ WITHOUT_SHARED = {
     "bench_nights.py",
     "bench_overhead.py",
     "bench_prefect.py",
+    "bench_tables.py",
     "flip_files.py",
 }
 
