@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import pyarrow as pa
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Floats, Ints, Kind, NearIndex
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
+
+BLOCK = 1 << 12  # rows looked for at once
 
 # By the types that a recipe names. Extend with one file or folder and its types here.
 KINDS: dict[str, Kind] = {type: kind for kind in (Text(), Table()) for type in kind.types}
@@ -210,12 +212,9 @@ def _index(kind: Kind, columns: pa.Table, threshold: float) -> tuple[NearIndex, 
     return (EqualIndex(kind, _first_of(kind.equal(columns))), False) if found is None else (found, True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Part:
-    """The fields of one kind: an index of the distinct ones, and in which rows each of these stands.
-
-    ``place``: row to distinct part; ``order``, ``start``: the rows of part p are ``order[start[p]:start[p + 1]]``.
-    """
+    """The fields of one kind: an index of the distinct ones, and which of these each row has."""
 
     kind: Kind
     fields: list[str]
@@ -223,10 +222,34 @@ class _Part:
     near: bool
     place: Ints
 
-    def __post_init__(self) -> None:
-        self.order = np.argsort(self.place, kind="stable")
-        count = int(self.place.max()) + 1 if len(self.place) else 0
-        self.start = np.concatenate([[0], np.cumsum(np.bincount(self.place, minlength=count))]).astype(np.int64)
+
+@dataclass(frozen=True)
+class _Step:
+    """From what the parts before are in one to what they are with the next part: ``known``, ascending, of all rows.
+
+    A pair is a number: the place among what was before, times ``width``, and the place of the next part.
+    """
+
+    width: int
+    known: Ints
+
+    def take(self, before: Ints, part: Ints) -> tuple[npt.NDArray[np.bool_], Ints]:
+        """(whether some row has the pair, its place among those known)."""
+        wanted = before * self.width + part
+        at = np.searchsorted(self.known, wanted)
+        hit = at < len(self.known)
+        hit[hit] = self.known[at[hit]] == wanted[hit]
+        return hit, at
+
+
+def _steps(parts: Sequence[_Part]) -> tuple[list[_Step], Ints]:
+    """(a step for each part but the first, the row of each place after the last one)."""
+    code, steps = parts[0].place, []
+    for part in parts[1:]:
+        width = int(part.place.max(initial=0)) + 1
+        known, code = np.unique(code * width + part.place, return_inverse=True)
+        steps.append(_Step(width, known))
+    return steps, np.argsort(code, kind="stable")
 
 
 class RowIndex:
@@ -235,6 +258,7 @@ class RowIndex:
     def __init__(self, fields: Sequence[str], parts: list[_Part], first: Ints) -> None:
         self.fields, self._parts = tuple(fields), parts
         self._first = first  # of several kinds: position of each distinct row
+        self._steps, self._rows = _steps(parts)
 
     @classmethod
     def build(cls, table: pa.Table, fields: Sequence[str], threshold: float) -> RowIndex:
@@ -261,33 +285,37 @@ class RowIndex:
         """All pairs that are near: (query, position, similarity), by query, then position."""
         if len(self._parts) == 1:
             return self._parts[0].index.matches(table.select(self._parts[0].fields))
-        found = [(part, *part.index.matches(table.select(part.fields))) for part in self._parts]
-        # The kind with the fewest pairs of rows leads; the others are looked up.
-        found.sort(key=lambda each: int(np.diff(each[0].start)[each[2]].sum()))
-        lead, query, part, similarity = found[0]
-        counts = np.diff(lead.start)[part]
-        rows = lead.order[np.repeat(lead.start[part] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())]
-        query, similarity = np.repeat(query, counts), np.repeat(similarity, counts)
-        for other, other_query, other_part, other_similarity in found[1:]:
-            width = len(other.start)
-            known = other_query * width + other_part  # ascending
-            wanted = query * width + other.place[rows]
-            at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
-            hit = known[at] == wanted if len(known) else np.zeros(len(wanted), np.bool_)
-            query, rows, similarity = query[hit], rows[hit], np.minimum(similarity[hit], other_similarity[at[hit]])
-        position = self._first[rows]
-        order = np.lexsort((position, query))
-        return query[order], position[order], similarity[order]
+        found = list(self._matches(table)) or [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+        query, position, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
+        return query, position, similarity
+
+    def _matches(self, table: pa.Table) -> Iterator[tuple[Ints, Ints, Floats]]:
+        """The pairs of ``BLOCK`` queries each: of texts from one template all are near, until the other parts are asked."""
+        for start in range(0, table.num_rows, BLOCK):
+            rows = table.slice(start, BLOCK)
+            first, *others = self._parts
+            query, code, similarity = first.index.matches(rows.select(first.fields))
+            for part, step in zip(others, self._steps, strict=True):
+                of, place, near = part.index.matches(rows.select(part.fields))
+                low = np.searchsorted(of, query)
+                counts = np.searchsorted(of, query, "right") - low
+                at = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+                hit, code = step.take(np.repeat(code, counts), place[at])
+                query, code = np.repeat(query, counts)[hit], code[hit]
+                similarity = np.minimum(np.repeat(similarity, counts), near[at])[hit]
+            position = self._first[self._rows[code]]
+            order = np.lexsort((position, query))
+            yield query[order] + start, position[order], similarity[order]
 
     def nearest(self, table: pa.Table) -> tuple[Ints, Floats]:
         """Best match of each row: (position, similarity), the first of equally similar ones; (-1, 0.0) for none."""
         if len(self._parts) == 1:
             return self._parts[0].index.nearest(table.select(self._parts[0].fields))
-        query, position, similarity = self.matches(table)
         best, value = np.full(table.num_rows, -1, np.int64), np.zeros(table.num_rows)
-        order = np.lexsort((position, -similarity, query))
-        hit, at = np.unique(query[order], return_index=True)
-        best[hit], value[hit] = position[order][at], similarity[order][at]
+        for query, position, similarity in self._matches(table):
+            order = np.lexsort((position, -similarity, query))
+            hit, at = np.unique(query[order], return_index=True)
+            best[hit], value[hit] = position[order][at], similarity[order][at]
         return best, value
 
     def save(self, directory: Path, name: str) -> dict[str, Path]:

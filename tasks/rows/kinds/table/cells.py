@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -94,7 +93,7 @@ def profile_column(column: pa.Array) -> dict[str, Any]:
         return {"nulls": column.null_count, "values": dict(sorted(ranked[:COMMON])), "rest": rest}
     if pa.types.is_timestamp(column.type):
         since, missing = micros(column)
-        return {"nulls": int(missing.sum()), "months": _counted(since[~missing].astype("M8[us]").astype("M8[M]"), str)}
+        return {"nulls": int(missing.sum()), "months": _months(since[~missing])}
     numbers, missing = known(column)
     missing |= np.isinf(numbers)
     return {"nulls": int(missing.sum()), **_number_profile(numbers[~missing] + 0.0)}
@@ -119,9 +118,10 @@ def _number_profile(numbers: Floats) -> dict[str, Any]:
     }
 
 
-def _counted(values: npt.NDArray[Any], name: Callable[[Any], str]) -> dict[str, int]:
-    distinct, counts = np.unique(values, return_counts=True)
-    return {name(value): count for value, count in zip(distinct.tolist(), counts.tolist(), strict=True)}
+def _months(since: Ints) -> dict[str, int]:
+    """Rows by month, such as 2026-10."""
+    months, counts = np.unique(since.astype("M8[us]").astype("M8[M]"), return_counts=True)
+    return dict(zip(np.datetime_as_string(months).tolist(), counts.tolist(), strict=True))
 
 
 def _bins(numbers: Floats) -> tuple[int, dict[str, int]]:

@@ -20,6 +20,7 @@ Matrix = npt.NDArray[np.float32]
 CLIP = 5.0  # robust standard deviations; a number further out weighs no more
 NORMAL = 1.349  # standard deviations between the quartiles of a normal distribution
 EVEN = 12**0.5  # a rank in [-1/2, 1/2] times this has standard deviation 1
+HUGE = 1e150  # numbers further out are taken for this one, so that their squares are numbers
 RANKED = 1000  # train values that a rank is told by, at most
 NAMED = 100  # categories that have a place of their own in the view for weights, at most
 RARE = 3  # rows of a category with a place of its own, at least
@@ -53,13 +54,14 @@ class _Scale:
 
     @classmethod
     def fit(cls, numbers: Floats, gaps: bool) -> _Scale:
-        ranked = np.sort(numbers)
+        ranked = np.sort(np.clip(numbers, -HUGE, HUGE))
+        if not len(ranked):
+            return cls(0.0, 1.0, ranked, gaps)
+        low, middle, high = np.quantile(ranked, [0.25, 0.5, 0.75]).tolist()
+        spread = (high - low) / NORMAL or float(np.std(ranked)) or 1.0
         if len(ranked) > RANKED:
             ranked = ranked[np.linspace(0, len(ranked) - 1, RANKED).astype(np.int64)]
-        low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75]) if len(numbers) else (0.0, 0.0, 0.0)
-        # Halved first: the span of two huge numbers is none that a float holds.
-        spread = float(high / 2 - low / 2) * 2 / NORMAL or (float(np.std(numbers)) if len(numbers) else 0.0)
-        return cls(float(middle), spread if 0 < spread < np.inf else 1.0, ranked, gaps)
+        return cls(middle, spread, ranked, gaps)
 
     @property
     def width(self) -> int:

@@ -119,10 +119,8 @@ class Table(Kind):
         if type == CATEGORY:
             return [{"type": "expect_column_value_lengths_to_be_between", "kwargs": {"column": field, "min_value": 1}}]
         if type == TIMESTAMP:
-            types = ["datetime64[us, UTC]", "datetime64[ns, UTC]"]
-            return [
-                {"type": "expect_column_values_to_be_in_type_list", "kwargs": {"column": field, "type_list": types}}
-            ]
+            of = {"column": field, "type_": "Timestamp"}  # what pandas calls moments with a zone
+            return [{"type": "expect_column_values_to_be_of_type", "kwargs": of}]
         within = {"column": field, "min_value": -LARGEST, "max_value": LARGEST}
         return [
             {"type": "expect_column_values_to_be_of_type", "kwargs": {"column": field, "type_": "float64"}},

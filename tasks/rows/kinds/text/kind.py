@@ -179,8 +179,10 @@ class TextFeatures(Featurizer):
     def transform(self, columns: pa.Table) -> Any:
         from scipy import sparse
 
-        made = [block.transform(_texts(columns[name])) for name, block in self.blocks]
-        return sparse.hstack(made, format="csr") if made else sparse.csr_matrix((columns.num_rows, 1), dtype=np.float32)
+        if not columns.num_rows or not self.blocks:  # scikit-learn takes no table without rows
+            width = sum(len(block.vocabulary_) for _, block in self.blocks)
+            return sparse.csr_matrix((columns.num_rows, max(1, width)), dtype=np.float32)
+        return sparse.hstack([block.transform(_texts(columns[name])) for name, block in self.blocks], format="csr")
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:

@@ -1,0 +1,90 @@
+"""Every kind keeps the laws of kinds; a kind that breaks one is told which."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from drawn_tables import tables
+from hypothesis import given, settings
+from kind_suite import LAWS, Law, kind_laws
+
+from augmill.tasks.contracts import Kind
+from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.kinds.table import Table
+from augmill.tasks.rows.kinds.text import Text
+
+TEXTS = [
+    "where is my new card",
+    "Where is my new card?",
+    "where is my new card now",
+    "my card was lost",
+    "!!",
+    "",
+    "カードはどこですか",
+    "where is my new card",
+]
+PAIRS = {"text": TEXTS, "text_b": [*TEXTS[1:4], *TEXTS[1:4], "b", "where is my new card now"]}
+NUMBERS = pa.array([39.0, 39.0000001, None, -0.0, 0.0, 1e308, -2.5, 39.0])
+JOBS = pa.array(["Sales", "sales", None, "Tech-support", "Sales", "?!", "Ｓales", "Sales"])
+MOMENTS = pa.array([0, 999_999, None, -1, 1_700_000_000_000_000, 0, 1, 0], pa.int64()).view(
+    pa.timestamp("us", tz="UTC")
+)
+EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
+    "text": (Text(), [pa.table({"text": TEXTS}), pa.table(PAIRS)]),
+    "table": (
+        Table(),
+        [
+            pa.table({"number:age": NUMBERS, "category:job": JOBS, "timestamp:hired": MOMENTS}),
+            pa.table({"number:age": pa.nulls(8, pa.float64())}),
+            pa.table({"category:job": JOBS}),
+        ],
+    ),
+}
+
+
+def test_every_kind_has_examples() -> None:
+    assert {kind.name for kind in KINDS.values()} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_kind_keeps_the_law(name: str, law: Law) -> None:
+    kind, examples = EXAMPLES[name]
+    for table in examples:
+        for part in (table, table.slice(0, 1), table.slice(0, 0)):
+            law(kind, part)
+
+
+@given(tables())
+@settings(max_examples=60)
+def test_tables_keep_all_laws_whatever_stands_in_them(table: pa.Table) -> None:
+    kind_laws(Table(), [_as_read(table)])
+
+
+@given(tables(names=("text", "text_b"), most=8))
+@settings(max_examples=25)
+def test_texts_keep_all_laws_whatever_stands_in_them(table: pa.Table) -> None:
+    kind_laws(Text(), [table])
+
+
+def _as_read(table: pa.Table) -> pa.Table:
+    """Blanks at the ends of categories are gone once they are read."""
+    stripped = {
+        name: pa.array([text and text.strip() for text in table[name].to_pylist()], pa.string())
+        for name in table.column_names
+        if name.startswith("category:")
+    }
+    return pa.table({name: stripped.get(name, table[name]) for name in table.column_names})
+
+
+class Forgetful(Table):
+    """Rows are equal by their first column alone in ``id``, by all in ``equal``."""
+
+    def id(self, columns: pa.Table) -> list[bytes]:
+        return super().id(columns.select(columns.column_names[:1]))
+
+
+def test_a_broken_kind_is_told_which_law_it_breaks() -> None:
+    rows = pa.table({"number:a": [1.0, 1.0], "number:b": [1.0, 2.0]})
+    with pytest.raises(AssertionError, match="table: what_has_one_id_is_equal: rows with one id are not equal"):
+        kind_laws(Forgetful(), [rows])
