@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from generating import ask
 
 from augmill.tasks.contracts import TARGET, Context, FitInputs, Fitted, Request
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.generators._tables import grain
+from augmill.tasks.generators._tables import TableRows, grain
+from augmill.tasks.generators.resample import _masses
+from augmill.tasks.generators.smote import _points
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.rows.kinds import candidate_schema, equal_keys, real_schema
 
@@ -208,6 +209,47 @@ def test_a_resampled_row_keeps_masses_and_gaps_of_its_parent_and_most_categories
     assert 0.8 < kept / len(rows) < 0.97  # some flips draw the same again
 
 
+def test_no_number_moves_onto_a_mass_nor_off_it(tmp_path: Path) -> None:
+    """Half of the hours are 40, the others lie around it."""
+    fields = ("number:hours", "category:shift")
+    rng = np.random.default_rng(0)
+    hours = np.where(rng.random(300) < 0.5, 40.0, rng.choice([*range(33, 40), *range(41, 48)], 300))
+    columns = {"row_id": [f"r{at}" for at in range(300)], "stratum": ["s"] * 300, "number:hours": hours}
+    table = pa.table(columns | {"category:shift": rng.choice(["day", "night"], 300).tolist()}, real_schema(fields))
+    bench = Bench("resample", tmp_path, table, fields, smoothing=2.0)
+    pairs = [(row["number:hours"], bench.real[row["parent_ids"][0]]["number:hours"]) for row in bench.rows(600)]
+    assert all((made == 40) == (real == 40) for made, real in pairs)
+    assert sum(made != real for made, real in pairs) > 200
+
+
+def test_a_value_is_a_mass_where_it_stands_out_among_the_others() -> None:
+    assert _masses(np.array([900, 5, 8, 3])).tolist() == [True, False, False, False]
+    assert not _masses(np.full(10, 30)).any()  # marks from 1 to 10
+    assert not _masses(np.array([70, 60])).any()
+    assert not _masses(np.ones(3, np.int64)).any()
+    assert _masses(np.array([800, 2, 30, 1, 2])).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]  # the second, of the rest
+
+
+def test_categories_are_drawn_from_the_rows_of_the_class_alone(tmp_path: Path) -> None:
+    fields = ("number:x", "category:c")
+    columns = {
+        "row_id": [f"r{at}" for at in range(40)],
+        "stratum": ["a", "b"] * 20,
+        "number:x": [float(at) for at in range(40)],
+    }
+    own = [f"{'ab'[at % 2]}{at % 3}" for at in range(40)]
+    bench = Bench("resample", tmp_path, pa.table(columns | {"category:c": own}, real_schema(fields)), fields, flip=1.0)
+    rows = bench.rows(100)
+    assert all(row["category:c"].startswith(row["stratum"]) for row in rows)
+    assert len({row["category:c"] for row in rows}) == 6
+
+
 def test_smoothing_and_flip_say_how_far_a_row_moves(tmp_path: Path) -> None:
     train = people(400)
 
@@ -353,12 +395,17 @@ def test_options_of_smote_out_of_bounds_name_themselves(options: dict[str, int])
         GENERATORS["smote"].Options(**options)
 
 
-def test_numbers_so_many_that_float32_would_round_are_searched_as_well(tmp_path: Path) -> None:
-    """Beyond 60 columns sums of squares may pass 2^24."""
+def test_distances_are_sums_of_whole_numbers_however_many_columns_there_are(tmp_path: Path) -> None:
+    """Beyond 60 columns they may pass 2^24, to which float32 is exact."""
     rng = np.random.default_rng(0)
-    fields = tuple(f"number:x{at}" for at in range(70))
-    columns = {"row_id": [f"r{at}" for at in range(30)], "stratum": ["s"] * 30}
-    table = pa.table(columns | {name: rng.normal(size=30) for name in fields}, real_schema(fields))
+    fields = tuple(f"number:x{at}" for at in range(400))
+    far = np.concatenate([np.zeros(198), [1, 1]])  # two rows far from all others, in every column
+    columns = {"row_id": [f"r{at:03d}" for at in range(200)], "stratum": ["s"] * 200}
+    table = pa.table(columns | {name: rng.normal(size=200) + 9 * far for name in fields}, real_schema(fields))
     bench = Bench("smote", tmp_path, table, fields)
+    every = np.arange(200)
+    left, right = _points(TableRows(Fitted(bench.context.workdir, "")), every, every)
+    found, exact = left @ right.T, left.astype(np.int64) @ right.T.astype(np.int64)
+    assert np.abs(exact).max() > 2**24
+    assert np.array_equal(found, exact)
     assert len(bench.rows(20)) == 20
-    assert pc.all(pc.is_valid(bench.sample(ask(["s"] * 5))["number:x0"])).as_py()
