@@ -285,8 +285,7 @@ def gate_facts(recipe: Recipe, train: int, validation: int, seen: Foresight | No
     """
     from augmill.tasks.gate.gauge import Gauge
     from augmill.tasks.gate.verdict import Rule
-    from augmill.tasks.metrics import METRICS
-    from augmill.tasks.metrics.classification import RIGHT
+    from augmill.tasks.metrics import METRICS, RIGHT
 
     gate, folds = recipe.gate, gate_folds(recipe, validation, seen)
     rows = validation + (train if folds else 0)

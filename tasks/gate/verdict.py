@@ -114,7 +114,8 @@ def headline(outcome: str, gate: Mapping[str, Any] | None) -> str:
         return UNJUDGED[outcome]
     if gate is None:
         return "The synthetic rows passed the gate." if outcome == "published" else "The synthetic rows were refused."
-    judged_by, metric = gate["judged_by"], gate["options"]["metric"]
+    judged_by, options = gate["judged_by"], gate["options"]
+    metric = options["metric"] if options["focus"] else judged_by
     return proven(gate["verdict"], rule_of(gate), Gains.of(gate["validation"]["comparisons"], judged_by, metric))
 
 

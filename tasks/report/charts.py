@@ -47,7 +47,8 @@ def ticks(low: float, high: float, most: int = 7) -> list[float]:
     step = 10.0 ** math.floor(math.log10(span / most))
     step *= next(factor for factor in (1, 2, 5, 10, 20) if span / (step * factor) <= most - 1)
     first = math.ceil(low / step - 1e-9)
-    return [float(f"{place * step:.6g}") for place in range(first, math.floor(high / step + 1e-9) + 1)]
+    digits = max(6, 2 - math.floor(math.log10(step)))
+    return [round(place * step, digits) for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _svg(inner: str, height: float, label: str, kind: str) -> Markup:

@@ -47,7 +47,7 @@ class Training:
 
     def merged(self) -> Training:
         """The same with each row once, at the weight of all its copies."""
-        loads = np.bincount(self.rows, self.weights)
+        loads: npt.NDArray[np.float64] = np.bincount(self.rows, self.weights).astype(np.float64)
         rows = np.flatnonzero(loads)
         return replace(self, rows=rows, weights=loads[rows])
 

@@ -25,7 +25,20 @@ from augmill.tasks.errors import DataError, StoreError, StoreRefused, UserError
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Target
-from augmill.tasks.report.comparison import ACCURACY, cut, cuts, enlarge, gain, lines, pack, page, plot, ratio_of, table, unpack
+from augmill.tasks.report.comparison import (
+    ACCURACY,
+    cut,
+    cuts,
+    enlarge,
+    gain,
+    lines,
+    pack,
+    page,
+    plot,
+    ratio_of,
+    table,
+    unpack,
+)
 from augmill.tasks.stages import jobs as shards
 from augmill.tasks.store.store import Store
 
