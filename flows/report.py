@@ -204,7 +204,12 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[S
     for at, (shown, row) in enumerate(
         zip(show(rows, fields), rows.drop_columns(list(fields)).to_pylist(), strict=True)
     ):
-        sample: Sample = {"text": shown, "label": _told(row), "generator": row["generator"], "row_id": row[ROW_ID]}
+        sample: Sample = {
+            "text": shown,
+            "label": told_target(row),
+            "generator": row["generator"],
+            "row_id": row[ROW_ID],
+        }
         if row.get("why"):
             sample["reason"] = row["why"]
         if train.num_rows:
@@ -213,7 +218,7 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[S
             (other,) = near.drop_columns(list(fields)).to_pylist()
             sample["nearest"] = {
                 "text": show(near, fields)[0],
-                "label": _told(other),
+                "label": told_target(other),
                 "row_id": other[ROW_ID],
                 "similarity": round(float(alike[at, best]), 3),
             }
@@ -221,6 +226,6 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[S
     return samples
 
 
-def _told(row: dict[str, Any]) -> str:
+def told_target(row: dict[str, Any]) -> str:
     """What is learnt of a row: its class, or its number."""
     return f"{row[TARGET]:.6g}" if row.get(TARGET) is not None else str(row[STRATUM])

@@ -88,7 +88,7 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
         _require_there(name, names, where, fix)
     inputs: list[tuple[str, str | None]] = [(name, "text") for name in asked.text]
     inputs += [_typed_name(given, names, list(KINDS), where, fix) for given in asked.inputs]
-    target = (asked.label, "label") if asked.label else None
+    target: tuple[str, str | None] | None = (asked.label, "label") if asked.label else None
     target = _typed_name(asked.target, names, learnt, where, fix) if asked.target else target
     if not asked.named:
         require_header(file, source)

@@ -123,7 +123,7 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
 
     as_csv = "://" not in data and data.lower().endswith(CSV_ENDINGS)
     try:
-        source = SourceOptions(path=data, **({"format": "csv"} if as_csv else {}))
+        source = SourceOptions(path=data, format="csv" if as_csv else "auto")
     except ValueError as error:
         raise UserError(str(error), where="DATA", fix="name a file or directory") from error
     files = list_files(source)

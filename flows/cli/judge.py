@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
+from augmill.flows.cli.columns import Asked, InputOption, LabelOption, TargetOption, TextOption
 from augmill.flows.terminal import say
 from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.errors import DataError, UserError
@@ -36,6 +37,7 @@ NEXT = {
     "inconclusive": "Leave the synthetic rows out, or give more rows to --validation.",
 }
 ARMS = {"real": "real rows alone", "placebo": "the same, repeated", "mix": "with synthetic rows"}
+AS_REAL = "as in the real rows"
 SHOWN = 8  # labels in a sentence
 SAMPLES = 12  # synthetic rows in the report
 SEEN = (
@@ -49,13 +51,28 @@ Made = Annotated[str, typer.Option("--synthetic", help="Labelled rows that someb
 Held = Annotated[
     str | None, typer.Option(help="Real rows to judge by, which the maker never saw; else a part of --real.")
 ]
-Text = Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")]
-Label = Annotated[str | None, typer.Option(help="The label column.")]
-TrainerOption = Annotated[str, typer.Option(help="tfidf, or your own training as a command; see docs/recipe.md.")]
+TrainerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What trains: tfidf for texts, boosting or linear for tables, or your own training as a command; by default "
+        "the first that serves the rows. See docs/recipe.md.",
+        show_default=False,
+    ),
+]
 RuleOption = Annotated[str, typer.Option(help="superior or not_worse.")]
-MinGain = Annotated[float, typer.Option(help="Points that the mix must gain, for superior.")]
-Margin = Annotated[float, typer.Option(help="Points that the mix may lose, for not_worse.")]
-MetricOption = Annotated[str, typer.Option(help="accuracy, macro_f1, auc or average_precision.")]
+MinGain = Annotated[
+    float, typer.Option(help="What the mix must gain, for superior: points, or for mae and rmse the target's own unit.")
+]
+Margin = Annotated[
+    float | None, typer.Option(help="What the mix may lose, for not_worse, in the same unit. Default: 0.5 points.")
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        help="accuracy (default), macro_f1, auc or average_precision; of a regression mae (default), rmse or r2.",
+        show_default=False,
+    ),
+]
 Seeds = Annotated[int, typer.Option(help="Trainings of each arm, at least 3.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything drawn.")]
 Report = Annotated[Path | None, typer.Option(help="Writes the report, one HTML file.")]
@@ -71,13 +88,15 @@ def judge(
     real: Paths,
     synthetic: Made,
     validation: Held = None,
-    text: Text = None,
-    label: Label = None,
-    trainer: TrainerOption = "tfidf",
+    text: TextOption = None,
+    label: LabelOption = None,
+    input: InputOption = None,
+    target: TargetOption = None,
+    trainer: TrainerOption = None,
     rule: RuleOption = "superior",
     min_gain: MinGain = 0.0,
-    margin: Margin = 0.5,
-    metric: MetricOption = "accuracy",
+    margin: Margin = None,
+    metric: MetricOption = None,
     seeds: Seeds = 10,
     seed: Seed = 0,
     report: Report = None,
@@ -90,12 +109,15 @@ def judge(
 
     codes = parse_exit_codes(exit_code)
     options = _gate_options(rule=rule, min_gain=min_gain, margin=margin, metric=metric, seeds=seeds)
-    chosen = _trainer(trainer)
+    asked = Asked(text or [], label, input or [], target)
+    chosen = _trainer(trainer) if trainer is not None else None
     _require_writable(report)
     with tempfile.TemporaryDirectory(prefix="augmill-judge-") as directory:
-        read = read_all(real, synthetic, validation, directory, text=text or [], label=label)
+        first = read_rows(real, "--real", directory, asked)
+        chosen, options = _serving(chosen, options, first.recipe)
+        read = read_others(first, synthetic, validation, directory, asked)
         rows = part_rows(read, directory, seed=seed)
-        evidence = _measure(rows, chosen, options, seed, Path(directory))
+        evidence = _measure(rows, chosen, options, first.recipe, seed, Path(directory))
     result = _result(evidence, rows, {name: part.about for name, part in read.items()})
     if report is not None:
         _write_report(report, evidence, rows, result)
@@ -110,15 +132,13 @@ def _gate_options(**given: Any) -> Any:
 
     from augmill.tasks.gate.judge import GateOptions
     from augmill.tasks.metrics import METRICS
-    from augmill.tasks.problems import PROBLEMS
 
-    problem = PROBLEMS["classification"]
-    served = tuple(name for name, metric in METRICS.items() if problem.name in metric.problems)
-    for name, known in (("rule", get_args(get_type_hints(GateOptions)["rule"])), ("metric", served)):
+    for name, known in (("rule", get_args(get_type_hints(GateOptions)["rule"])), ("metric", (*METRICS, None))):
         if given[name] not in known:
-            raise UserError(f"expected {' or '.join(known)}, found {given[name]!r}", where=f"--{name}", fix="give one")
+            names = " or ".join(filter(None, known))
+            raise UserError(f"expected {names}, found {given[name]!r}", where=f"--{name}", fix="give one")
     try:
-        return GateOptions(**given).resolved(problem)
+        return GateOptions(**given)
     except ValueError as error:
         raise UserError(
             str(error).removeprefix("gate."), where="augmill judge", fix="see augmill judge --help"
@@ -144,6 +164,34 @@ def _trainer(text: str) -> Any:
     )
 
 
+def _serving(trainer: Any, options: Any, recipe: Recipe) -> tuple[Any, Any]:
+    """(the trainer, by default the first that serves the rows; the options with what the problem says). Raises UserError."""
+    from augmill.tasks.recipe.recipe import rows_of
+    from augmill.tasks.trainers import TRAINERS
+
+    rows = rows_of(recipe)
+    able = {name: kind for name, kind in TRAINERS.items() if rows.served_whole(kind)}
+    if trainer is None:
+        name = next(name for name in able)  # `command` serves any rows, so there is one
+        if name == "command":
+            raise UserError(
+                f"no built-in trainer serves rows of {rows}", where="--trainer", fix="give your own, as a command"
+            )
+        trainer = able[name](able[name].Options())
+    if not rows.served_whole(trainer):
+        fix = f"those that do: {', '.join(able)}"
+        raise UserError(f"this trainer does not serve rows of {rows}", where="--trainer", fix=fix)
+    try:
+        options = options.resolved(recipe.problem)
+    except ValueError as error:
+        key, _, problem = str(error).removeprefix("gate.").partition(": ")
+        raise UserError(problem, where=f"--{key.replace('_', '-')}", fix="see augmill judge --help") from error
+    if options.needs_scores and not trainer.scores:
+        fix = f"those that do: {', '.join(name for name, kind in able.items() if kind.scores) or 'none'}"
+        raise UserError(f"{options.metric} needs scores, which this trainer does not give", where="--trainer", fix=fix)
+    return trainer, options
+
+
 def _require_writable(report: Path | None) -> None:
     if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
         raise UserError(
@@ -151,12 +199,12 @@ def _require_writable(report: Path | None) -> None:
         )
 
 
-def _measure(rows: Any, trainer: Any, options: Any, seed: int, directory: Path) -> Any:
+def _measure(rows: Any, trainer: Any, options: Any, recipe: Recipe, seed: int, directory: Path) -> Any:
     """The gate's evidence, with a line of progress on stderr."""
     from augmill.flows.progress import Progress
     from augmill.tasks.gate import judge as gate
-    from augmill.tasks.problems import PROBLEMS
 
+    target = "" if recipe.problem.target is None else recipe.columns.answer
     with Progress() as progress, progress.stage("judge", 3 * options.seeds, "trainings") as shown:
         return gate.evaluate(
             rows.train,
@@ -164,7 +212,7 @@ def _measure(rows: Any, trainer: Any, options: Any, seed: int, directory: Path) 
             rows.validation,
             trainer,
             options,
-            gate.Question(PROBLEMS["classification"], rows.fields),
+            gate.Question(recipe.problem, rows.fields, target),
             seed=seed,
             workdir=directory / "trainer",
             progress=lambda done, total: shown.advance(),
@@ -184,6 +232,7 @@ def _result(evidence: Any, rows: Any, read: dict[str, Any]) -> dict[str, Any]:
         "reason": evidence["reason"],
         "judged_by": judged_by,
         "unit": evidence["unit"],
+        "metrics": evidence["metrics"],
         "numbers": {pair: part["gains"][judged_by] for pair, part in comparisons.items()},
         "scores": {arm: evidence["validation"]["arms"][arm][judged_by] for arm in ARMS},
         "rows": {name: count for name, count in evidence["rows"].items() if name != "test"},
@@ -199,12 +248,11 @@ def _result(evidence: Any, rows: Any, read: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(result: dict[str, Any]) -> list[str]:
-    from augmill.flows.cli.terminal import counted, padded, wrapped
+    from augmill.flows.cli.terminal import counted, wrapped
 
     lines = []
     for name, about in result["read"].items():
-        columns = f"text {', '.join(about['text'])}, label {about['label']}, {about['why']}"
-        lines += wrapped(f"{name}: {about['taken']:,} rows of {about['path']} ({columns})", "    ", "")
+        lines += wrapped(f"{name}: {about['taken']:,} rows of {about['path']} ({_columns_told(about)})", "    ", "")
         if about.get("skip_lines"):
             lines += wrapped(f"its header was found below {about['skip_lines']:,} line(s) of a title or notes")
         if about["refused"]:
@@ -220,11 +268,7 @@ def _text(result: dict[str, Any]) -> list[str]:
     lines.append(
         f"  {rows['real']:,} real and {rows['synthetic']:,} synthetic rows, {rows['validation']:,} to judge by"
     )
-    lines.append(f"  {'trained on':<20}{result['judged_by']:>9}  {'over real rows alone':<24}over the placebo")
-    for arm, name in ARMS.items():
-        gains = [result["numbers"].get(f"{arm}-{other}") for other in ("real", "placebo")]
-        cells = [(_gain(gain) if gain else "").ljust(24) for gain in gains]
-        lines.append(f"  {padded(name, 20)}{result['scores'][arm]:>9.1f}  {''.join(cells)}".rstrip())
+    lines += _table(result)
     if result["caveat"]:
         lines += ["", *wrapped(result["caveat"])]
     if result["report"]:
@@ -232,8 +276,38 @@ def _text(result: dict[str, Any]) -> list[str]:
     return [*lines, *wrapped(result["next"], "           ", "  Next     ")]
 
 
-def _gain(gain: dict[str, float]) -> str:
-    return f"{gain['gain']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})"
+def _columns_told(about: dict[str, Any]) -> str:
+    from augmill.flows.cli.terminal import named
+
+    if "text" in about:
+        return f"text {', '.join(about['text'])}, label {about['label']}, {about['why']}"
+    if about["why"] == AS_REAL:
+        return AS_REAL
+    inputs = named([f"{name} {type}" for name, type in about["inputs"].items()], NAMED)
+    target = ", ".join(f"{name} {type}" for name, type in about["target"].items())
+    return f"inputs {inputs}; target {target}; {about['why']}"
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """The three arms: score, and gain over the other two, in the metric's unit."""
+    from augmill.flows.cli.terminal import padded
+    from augmill.tasks.gate.gauge import Gauge
+
+    gauge = Gauge(**result["metrics"][result["judged_by"]])
+    gains = result["numbers"].values()
+    decimals = gauge.decimals(*(value for gain in gains for value in (gain["gain"], gain["low"], gain["high"])))
+
+    def told(gain: dict[str, float] | None) -> str:
+        if not gain:
+            return ""
+        one, low, high = (f"{gain[name]:+,.{decimals}f}" for name in ("gain", "low", "high"))
+        return f"{one} ({low} to {high})"
+
+    lines = [f"  {'trained on':<20}{result['judged_by']:>9}  {'over real rows alone':<24}over the placebo"]
+    for arm, name in ARMS.items():
+        cells = [told(result["numbers"].get(f"{arm}-{other}")).ljust(24) for other in ("real", "placebo")]
+        lines.append(f"  {padded(name, 20)}{result['scores'][arm]:>9,.{decimals}f}  {''.join(cells)}".rstrip())
+    return lines
 
 
 def _write_report(path: Path, evidence: Any, rows: Any, result: dict[str, Any]) -> None:
@@ -253,16 +327,18 @@ def _write_report(path: Path, evidence: Any, rows: Any, result: dict[str, Any]) 
 def _report_evidence(evidence: Any, rows: Any, result: dict[str, Any]) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
     from augmill.flows.cli.init import dataset_name
-    from augmill.tasks.rows.kinds.text import texts_of
-    from augmill.tasks.rows.shown import count_characters
+    from augmill.flows.report import told_target
+    from augmill.tasks.rows.kinds import show, sizes
 
     train, made = class_counts(rows.train[STRATUM]), class_counts(rows.synthetic[STRATUM])
-    real, synthetic = texts_of(rows.train, rows.fields), texts_of(rows.synthetic, rows.fields)
-    spread = range(0, len(synthetic), max(1, len(synthetic) // SAMPLES))[:SAMPLES]
-    labels = rows.synthetic[STRATUM].to_pylist()
+    spread = range(0, rows.synthetic.num_rows, max(1, rows.synthetic.num_rows // SAMPLES))[:SAMPLES]
+    picked = rows.synthetic.take(pa.array(spread, pa.int64()))
     samples = [
-        {"text": synthetic[at].replace("\x1f", " | "), "label": labels[at], "generator": "given"} for at in spread
+        {"text": text, "label": told_target(row), "generator": "given"}
+        for text, row in zip(show(picked, rows.fields), picked.to_pylist(), strict=True)
     ]
+    counted = [sizes(part, rows.fields) for part in (rows.train, rows.synthetic)]
+    lengths = {"real": counted[0][1], "synthetic": counted[1][1]} if counted[0] and counted[1] else {}
     return {
         "dataset": dataset_name(result["read"]["synthetic"]["path"]),
         "snapshot": "judge",
@@ -274,8 +350,8 @@ def _report_evidence(evidence: Any, rows: Any, result: dict[str, Any]) -> Any:
         "train": train,
         "mixed": {name: count + made.get(name, 0) for name, count in train.items()},
         "splits": {"train": rows.train.num_rows, "validation": rows.validation.num_rows, "test": 0},
-        "lengths": {"real": [*map(count_characters, real)], "synthetic": [*map(count_characters, synthetic)]},
         "samples": {"accepted": samples},
+        **({"lengths": lengths} if lengths else {}),
     }
 
 
@@ -288,7 +364,7 @@ SHARE = 0.3  # of the real rows judges where no validation file is given: what a
 
 @dataclass(frozen=True)
 class Read:
-    """One source as read: ``rows`` has ``real_schema(fields)``; ``about`` is what the user is told of it."""
+    """One source as read: ``rows`` has ``real_schema(fields, target)``; ``about`` is what the user is told of it."""
 
     rows: pa.Table
     recipe: Recipe
@@ -296,7 +372,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Parted:
+class JudgedRows:
     """``train``, ``synthetic``, ``validation``: what the gate sees. ``left``: part to reason to rows that left it."""
 
     train: pa.Table
@@ -306,16 +382,14 @@ class Parted:
     left: dict[str, dict[str, int]]
 
 
-def read_all(
-    real: str, synthetic: str, validation: str | None, directory: str, *, text: list[str], label: str | None
-) -> dict[str, Read]:
+def read_others(real: Read, synthetic: str, validation: str | None, directory: str, asked: Asked) -> dict[str, Read]:
     """``real``, ``synthetic`` and, where it is given, ``validation``. Raises as ``read_rows``."""
-    read = {"real": read_rows(real, "--real", directory, text=text, label=label)}
+    read = {"real": real}
     for name, path in (("synthetic", synthetic), ("validation", validation)):
         if path is not None:
-            like = read["real"].recipe.columns
-            part = read_rows(path, f"--{name}", directory, text=text, label=label, like=like)
-            read[name] = _named_alike(part, f"--{name}", list(class_counts(read["real"].rows[STRATUM])))
+            part = read_rows(path, f"--{name}", directory, asked, like=real.recipe)
+            labelled = real.recipe.problem.target is None
+            read[name] = _named_alike(part, f"--{name}", list(class_counts(real.rows[STRATUM]))) if labelled else part
     return read
 
 
@@ -344,13 +418,11 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(map(repr, listed[:NAMED])) + more
 
 
-def read_rows(
-    path: str, option: str, directory: str, *, text: list[str], label: str | None, like: Columns | None = None
-) -> Read:
+def read_rows(path: str, option: str, directory: str, asked: Asked, *, like: Recipe | None = None) -> Read:
     """Reads a file, glob or directory through the ingest stage; ``directory``: a store that is thrown away.
 
-    ``like``: the columns of the real rows, taken where this source has them too. Raises UserError where a column is not
-    there or cannot be guessed, DataError as ingest does.
+    ``like``: how the real rows were read; their columns are taken where this source has them too. Raises UserError where
+    a column is not there or cannot be guessed, DataError as ingest does.
     """
     from augmill.flows.units import gather_source
     from augmill.tasks.recipe.recipe import Recipe
@@ -366,51 +438,68 @@ def read_rows(
     doubt = doubt_file(list_files(source)[0], source)
     skip = doubt.skip if doubt is not None else 0  # as `augmill init` reads it
     source = dataclasses.replace(source, skip_lines=skip)
-    columns, why = _columns(source, option, text, label, like)
+    columns, why = _columns(source, option, asked, like.columns if like is not None else None)
+    task = like.task if like is not None else _task(columns)
     # No share of refused rows stops it: they are counted and shown, and nothing is published.
-    recipe = Recipe("judge", source, columns, Target(per_class=1), (), refuse=Refuse(max_share=1.0))
+    recipe = Recipe("judge", source, columns, Target(per_class=1), (), task=task, refuse=Refuse(max_share=1.0))
     site = Site(Store(directory))
     ingested = gather_source(site, recipe)
     work = Work(site, site.store.local_scratch("judge"))
     summary = work.read_json(ingested, "summary.json")
-    about = {"path": path, "text": list(columns.sources), "label": columns.label, "why": why}
+    short = columns.inputs is None and columns.label is not None
+    told = {"text": list(columns.sources), "label": columns.label}
+    about = {
+        "path": path,
+        "why": why,
+        **(told if short else {"inputs": columns.types, "target": columns.target or {columns.answer: "label"}}),
+    }
     about |= {name: summary[name] for name in ("read", "taken", "refused")} | ({"skip_lines": skip} if skip else {})
-    rows = work.read(ingested).select(real_schema(columns.fields).names)
+    rows = work.read(ingested).select(real_schema(columns.fields, recipe.problem.target).names)
     return Read(rows, recipe, about)
 
 
-def _columns(
-    source: SourceOptions, option: str, text: list[str], label: str | None, like: Columns | None
-) -> tuple[Columns, str]:
+def _task(columns: Columns) -> str:
+    """The first that learns a target of this type."""
+    from augmill.tasks.problems import PROBLEMS
+
+    type = "label" if columns.target is None else columns.target[columns.answer]
+    return next(name for name, problem in PROBLEMS.items() if type in problem.types)
+
+
+def _columns(source: SourceOptions, option: str, asked: Asked, like: Columns | None) -> tuple[Columns, str]:
     """The columns and where they stem from: named, as in the real rows, or guessed."""
-    from augmill.flows.cli.init import choose_columns
+    from augmill.flows.cli.columns import choose_columns
+    from augmill.tasks.recipe.sections import Columns
     from augmill.tasks.sources import list_files, read_schema
 
     file = list_files(source)[0]
-    if like is not None and {*like.sources, like.label, *text, label or like.label} <= set(read_schema(file, source)):
-        return like, "as in the real rows"
+    names = set(read_schema(file, source))
+    named = {*asked.text, *([asked.label] if asked.label else [])}
+    if like is not None and {*like.sources, like.answer, *named} <= names:
+        return like, AS_REAL
     where = f"{file.name} ({option})"
     fix = "give --real, --synthetic and --validation the same column names"
-    texts, chosen, _ = choose_columns(file, source, text, label, where=where, fix=fix)
-    if like is not None and len(texts) != len(like.sources):
+    if like is not None and (like.inputs is not None or like.label is None):
+        lacking = ", ".join(sorted({*like.sources, like.answer} - names))
+        raise UserError(f"it lacks columns of the real rows: {lacking}", where=where, fix=fix)
+    chosen = choose_columns(file, source, asked, where=where, fix=fix).columns
+    try:
+        parts: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
+        }
+        columns = Columns(**parts)
+    except ValueError as error:
+        raise UserError(str(error), where=asked.options, fix="name each column once") from error
+    if like is not None and (columns.inputs is not None or len(columns.sources) != len(like.sources)):
         raise UserError(
-            f"expected {len(like.sources)} text column(s) as in the real rows, found {', '.join(texts)}",
+            f"expected {len(like.sources)} text column(s) as in the real rows, found {', '.join(columns.sources)}",
             where=where,
             fix="name the columns alike and give --text",
         )
-    return _make_columns(texts, chosen), "named" if text and label else "guessed"
+    return columns, "named" if asked.named else "guessed"
 
 
-def _make_columns(texts: list[str], label: str) -> Columns:
-    from augmill.tasks.recipe.sections import Columns
-
-    try:
-        return Columns(text=texts[0] if len(texts) == 1 else tuple(texts), label=label)
-    except ValueError as error:
-        raise UserError(str(error), where="--text, --label", fix="name each column once") from error
-
-
-def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> Parted:
+def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> JudgedRows:
     """Takes out what would make the comparison worthless, and counts it. Raises DataError where nothing is left.
 
     Held-out rows: ``validation``, else SHARE of the real rows. The split stage takes train rows that stand in or near them
@@ -433,7 +522,7 @@ def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> Parted:
     try:
         parted = split(work.site, prepare_split(recipe), commit(work, "judge", "real"), [])
     except DataError as error:
-        fix = "check --label, or give more rows, and --validation rows that are neither copies of these nor of one template"
+        fix = "check what is learnt, or give more rows, and --validation rows that are no copies of these, nor of one template"
         raise DataError(error.problem, where="--real", fix=fix) from error
     train, held_out = (work.read(parted, f"{name}.parquet") for name in ("train", "validation"))
     held = work.read_json(parted, "summary.json")["held_back"]
@@ -446,7 +535,7 @@ def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> Parted:
             fix += "; rows made from one template are near each other: give --validation rows that are of none of them"
         raise DataError(f"no synthetic row is left to judge with: {why}", where="--synthetic", fix=fix)
     left = {"train": held, "validation": {"no_train_rows": strange} if strange else {}, "synthetic": of_made}
-    return Parted(train, made, held_out, recipe.columns.fields, left)
+    return JudgedRows(train, made, held_out, recipe.columns.fields, left)
 
 
 def _synthetic(
@@ -460,6 +549,7 @@ def _synthetic(
     import polars as pl
 
     from augmill.tasks.checks import CHECKS
+    from augmill.tasks.problems.strata import STRATA, restratify
     from augmill.tasks.recipe.sections import Settle
     from augmill.tasks.stages.extensions import FITTED, check_config, extension_context
     from augmill.tasks.stages.fit import fit_check
@@ -472,7 +562,10 @@ def _synthetic(
         left.update(reasons.drop_null().to_pylist())
         rows = rows.filter(pc.is_null(reasons))
 
-    keep(pc.if_else(pc.is_in(rows[STRATUM], train[STRATUM].unique()), None, "unknown_label"))
+    if recipe.problem.fits_strata:  # by their targets they fall into the bins of train rows
+        rows = restratify(rows, recipe.problem, work.read_json(parted, STRATA))
+    else:
+        keep(pc.if_else(pc.is_in(rows[STRATUM], train[STRATUM].unique()), None, "unknown_label"))
     rows = rows.append_column("parent_ids", pa.array([[]] * rows.num_rows, pa.list_(pa.string())))
     config = check_config("relations", CHECKS["relations"].Options(), recipe)
     fitted = FITTED.get(work.site, fit_check(work.site, config, parted))
