@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,8 +246,11 @@ DEFAULT_FITS = 7.0  # 3 C x 3 folds of two thirds of the rows, and the last one 
 TREE = 5e-4  # seconds of a tree, however few its rows
 TREE_CELL = 1.5e-8  # and per row and column
 LINEAR_CELL, LINEAR_CLASS = 7e-8, 1.5e-8  # seconds per row and feature of a fit, and more for each class
-RIDGE_CELL = 1.5e-8  # the same of ridge regression
-TERMS, SPARSE_CLASS = 180, 3e-7  # terms of a text on BANKING77; seconds per row and term of a fit for each class
+RIDGE_CELL, RIDGE_TERM = 1.5e-8, 1.2e-7  # the same of ridge regression; and per row and term of its texts
+TERMS, TERM_CLASS = (
+    180,
+    3e-7,
+)  # terms of a text of BANKING77; seconds per row, term and class of logistic regression on them
 FEATURES = {"number": 2, "timestamp": 8, "category": 11}  # of a column; a category's hang on its values, adult's are 11
 CELL_BYTES = 48  # two trainings at a time, each with its copies in float64
 MODEL_MINUTES = 1.5  # the small model's steps are bounded (causal_lm, `model: scratch`)
@@ -304,13 +307,14 @@ def _generate(recipe: Recipe, plan: dict[str, Any]) -> Part:
 
 def _evaluate(recipe: Recipe, train: int, target: int, held_out: int, classes: int) -> Part:
     trainings = 3 * recipe.gate.seeds
+    known: dict[str, Callable[[Recipe, float, int, int], float]]
     known = {"tfidf": _tfidf_seconds, "boosting": _boosting_seconds, "linear": _linear_seconds}
     if recipe.trainer.use not in known:
         who = "your command" if recipe.trainer.use == "command" else recipe.trainer.use
         return ("evaluate", None, f"{trainings} trainings by {who}")
     # Real alone and placebo train on the real rows, the mix on four fifths of the synthetic ones too.
     seconds = known[recipe.trainer.use]
-    real, mix = (seconds(recipe, *rows, classes) for rows in ((train, train), (train + 0.8 * target, train + target)))
+    real, mix = seconds(recipe, train, train, classes), seconds(recipe, train + 0.8 * target, train + target, classes)
     return (
         "evaluate",
         TRAINING_BASE * trainings + recipe.gate.seeds * (2 * real + mix),
@@ -336,13 +340,12 @@ def _boosting_seconds(recipe: Recipe, rows: float, factor: int, classes: int) ->
 
 
 def _linear_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> float:
-    table, texts = _linear_features(recipe)
-    cell = RIDGE_CELL if recipe.problem.target is not None else LINEAR_CELL + LINEAR_CLASS * classes
-    if texts and factor > EXACT:  # no factor is made: sparse features, more of them read
-        return (
-            _fits_of(recipe.trainer.options) * rows * (table + texts * TERMS) * max(cell, SPARSE_CLASS * (classes - 1))
-        )
-    return _fits_of(recipe.trainer.options) * rows * (table + (factor if texts else 0)) * cell
+    (table, texts), fits = _linear_features(recipe), _fits_of(recipe.trainer.options)
+    if recipe.problem.target is not None:
+        return fits * rows * (table * RIDGE_CELL + texts * TERMS * RIDGE_TERM)
+    if texts and factor > EXACT:  # then there is no factor
+        return fits * rows * (table + texts * TERMS) * TERM_CLASS * max(classes - 1, 1)
+    return fits * rows * (table + (factor if texts else 0)) * (LINEAR_CELL + LINEAR_CLASS * classes)
 
 
 def _linear_features(recipe: Recipe) -> tuple[int, int]:
@@ -362,7 +365,8 @@ def trainer_bytes(recipe: Recipe, found: dict[str, Any]) -> int:
         return int(rows * len(recipe.columns.fields) * CELL_BYTES)
     if recipe.trainer.use == "linear":
         table, texts = _linear_features(recipe)
-        return int(rows * (table + (min(rows, EXACT) if texts else 0)) * CELL_BYTES)
+        factor = recipe.problem.target is None and rows <= EXACT
+        return int(rows * (table + (rows if texts and factor else texts * TERMS)) * CELL_BYTES)
     return 0
 
 
