@@ -144,7 +144,7 @@ def choose_columns(
         if given not in names:
             raise UserError(f"there is no column {given!r}; {nearest(given, names)}", where=where, fix=fix)
     if not (texts and label):
-        require_header(file, source)
+        require_header(file, source, "give --text and --label")
     require_rows(file, source)
     guess = guess_columns(file, source)
     chosen = texts or [name for name in guess["text"] if name != label]
