@@ -51,6 +51,7 @@ class Regression(Problem):
     metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2")
     stratum_metric: ClassVar[str] = "mae"
     stratum_word: ClassVar[str] = "bin"
+    hub: ClassVar[str] = "regression"
     remedies: ClassVar[Mapping[str, str]] = {
         "no_target": "check columns.target, and fill the empty cells",
         "target_not_a_number": "check columns.target: every cell has to be a number",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Context, Fitted, Problem, Request
+from augmill.tasks.contracts import FIRST_PROBLEM, Artifact, Context, Fitted, Problem, Request
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.reader import GeneratorChoice
@@ -36,7 +36,7 @@ class FitConfig:
     fields: tuple[str, ...]
     threads: int
     libraries: dict[str, str] = field(default_factory=dict)
-    problem: str = field(default="classification", metadata={"later": True})  # its name
+    problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
     versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # as ingest's
 
     @property

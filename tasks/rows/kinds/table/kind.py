@@ -44,6 +44,7 @@ class Table(Kind):
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "table"
     types: ClassVar[tuple[str, ...]] = (NUMBER, CATEGORY, TIMESTAMP)
+    hub: ClassVar[str] = "tabular"
 
     remedies: ClassVar[Mapping[str, str]] = {
         "not_a_number": "correct those cells, or give the column as a category (columns.inputs)",
