@@ -35,6 +35,7 @@ TINIEST = {
         "| night | augmill serve: MB |",
     ),
     "bench_row_order.py": (["--rows", "900", "--repeats", "1"], "| rows | order | row group |"),
+    "bench_tables.py": (["--rows", "200", "--asked", "100"], "| generator | train rows |"),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
 WITHOUT_SHARED = {
@@ -44,6 +45,7 @@ WITHOUT_SHARED = {
     "bench_overhead.py",
     "bench_prefect.py",
     "bench_row_order.py",
+    "bench_tables.py",
     "flip_files.py",
 }
 

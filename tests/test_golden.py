@@ -51,6 +51,8 @@ MOVED = {
     "fit_check": "length and garbage count characters as readers do",
     "sample": "follows fit",
     "generate": "follows sample",
+    "split": "equal has one definition: of a row with a field that is punctuation alone what is near may differ",
+    "settle": "so may what is a duplicate",
     "evaluate": "its words say what was proven",
     "release": "so does its card; rows stand in no order of class",
 }

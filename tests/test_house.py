@@ -22,6 +22,8 @@ FILE_LINES, FUNCTION_LINES = 600, 60
 SMALL = 100
 FILES_OF_THEIR_OWN = {
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
+    "tasks/problems/regression.py": "one file a problem",
+    "tasks/rows/kinds/text/diversity.py": "a subject of its own: how varied texts are",
     "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",
     "tasks/trainers/_guard.py": "a process of its own, run by its path with the standard library alone",
     "tasks/validation/user_suite.py": "the user's own suite; it stands apart from those that Augmill writes",

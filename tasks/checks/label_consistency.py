@@ -32,7 +32,7 @@ from augmill.tasks.rows.kinds.text import fold
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Rows = list[str] | pa.Table  # what a classifier reads: folded texts, or the rows themselves
+Rows = Any  # what a classifier reads: a list of folded texts, or the rows themselves as a table
 Model = Classifier | RowClassifier
 Learn = Callable[[Any, list[str]], Model]  # from rows and their classes
 

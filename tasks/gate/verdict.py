@@ -115,7 +115,7 @@ def headline(outcome: str, gate: Mapping[str, Any] | None) -> str:
     if gate is None:
         return "The synthetic rows passed the gate." if outcome == "published" else "The synthetic rows were refused."
     judged_by, options = gate["judged_by"], gate["options"]
-    metric = options["metric"] if options["focus"] else judged_by
+    metric = options["metric"] if options.get("focus") else judged_by
     return proven(gate["verdict"], rule_of(gate), Gains.of(gate["validation"]["comparisons"], judged_by, metric))
 
 

@@ -6,19 +6,19 @@ A column of numbers is a field ``number:...`` or ``timestamp:...`` (microseconds
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import STRATUM, TARGET, Context, Fitted, Floats, Ints, Request
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Context, Fitted, Floats, Ints, Request
 from augmill.tasks.generators._parents import PARENTS, Parents, count_classes, sort_parents, write_parents
 from augmill.tasks.rows.kinds import candidate_schema, equal_keys, type_of
-from augmill.tasks.rows.randomness import uniforms
+from augmill.tasks.rows.randomness import stream_key, uniforms
 
 COLUMNS = "columns.json"
 DIGITS = 6  # decimals up to which a column of numbers counts as one that somebody rounded
@@ -57,8 +57,8 @@ def _type(name: str) -> str:
     return "number" if name == TARGET else type_of(name)
 
 
-def keep_rows(train: pa.Table, ctx: Context, **about: Any) -> dict[str, Path]:
-    """Writes ``parents.arrow`` and ``columns.json``, which ``TableRows`` reads. ``about``: what else the latter is to say."""
+def keep_rows(train: pa.Table, ctx: Context, most: int | None = None) -> dict[str, Path]:
+    """Writes ``parents.arrow`` and ``columns.json``, which ``TableRows`` reads. ``most``: rows of a stratum, if not all."""
     names = (TARGET, *ctx.fields) if ctx.target is not None else ctx.fields
     rows = sort_parents(train, names)
     grains = {
@@ -67,9 +67,22 @@ def keep_rows(train: pa.Table, ctx: Context, **about: Any) -> dict[str, Path]:
         if _type(name) != "category"
         for values in [_floats(rows[name])]
     }
-    text = json.dumps({"rows": count_classes(rows), "grains": grains, **about}, sort_keys=True, ensure_ascii=False)
+    rows = rows if most is None else _some(rows, most)
+    text = json.dumps({"rows": count_classes(rows), "grains": grains}, sort_keys=True, ensure_ascii=False)
     (ctx.workdir / COLUMNS).write_text(text + "\n", encoding="utf-8")
     return {PARENTS: write_parents(rows, ctx), COLUMNS: ctx.workdir / COLUMNS}
+
+
+def _some(rows: pa.Table, most: int) -> pa.Table:
+    """At most ``most`` rows of each stratum, by the hash of their ids: mostly the same ones as rows come and go."""
+    place: Counter[str] = Counter()
+    points = [stream_key("kept", name) for name in rows[ROW_ID].to_pylist()]
+    kept = np.zeros(rows.num_rows, np.bool_)
+    strata = rows[STRATUM].to_pylist()
+    for row in sorted(range(rows.num_rows), key=points.__getitem__):
+        place[strata[row]] += 1
+        kept[row] = place[strata[row]] <= most
+    return rows.filter(pa.array(kept))
 
 
 class TableRows(Parents):
@@ -118,7 +131,7 @@ class TableRows(Parents):
         inputs = [at for at, name in enumerate(self.names) if name != TARGET]
         ours, theirs = cells.numbers[:, inputs], self.cells.numbers[parents][:, inputs]
         # No kind calls numbers equal that differ by a thousandth: only the others' keys are made, which are dear.
-        near = np.isclose(ours, theirs, rtol=1e-3, atol=0, equal_nan=True).all(axis=1)
+        near = np.asarray(np.isclose(ours, theirs, rtol=1e-3, atol=0, equal_nan=True).all(axis=1))
         at = np.flatnonzero(near)
         nothing = np.zeros(len(at), np.bool_)
         keys = [
@@ -143,8 +156,10 @@ class TableRows(Parents):
         wanted = np.flatnonzero(ranges[:, 1] > 0)
         for attempt in range(TRIES):
             found, parents = make(ranges[wanted], uniforms(request.seeds[wanted], draws, stream=attempt))
-            alone = (parents < 0).any(axis=1)
-            same = alone | np.any([self.equal_parent(found, one, ctx) for one in parents.T], axis=0)
+            alone = np.asarray((parents < 0).any(axis=1))
+            same = alone
+            for one in parents.T:
+                same = same | self.equal_parent(found, one, ctx)
             cells.numbers[wanted], cells.codes[wanted] = found.numbers, found.codes
             names = self.ids.take(pa.array(parents.ravel(), mask=parents.ravel() < 0)).to_pylist()
             width = parents.shape[1]

@@ -1,12 +1,15 @@
 """Rows that somebody else generated, from a file, put through the same checks and the same gate.
 
-Row k of class c in the file answers the request for class c with ordinal k; past the last one nothing is delivered.
+Row k of class c in the file answers the request for class c with ordinal k; past the last one nothing is delivered. In a
+regression a row is of the bin that its target lies in.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,14 +18,27 @@ import pyarrow as pa
 import pyarrow.csv
 
 from augmill.tasks.boundary.parquet import read_parquet
-from augmill.tasks.contracts import ROW_ID, STRATUM, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.contracts import (
+    ANY,
+    ROW_ID,
+    STRATUM,
+    TARGET,
+    Context,
+    FitInputs,
+    Fitted,
+    Generator,
+    ReadLimits,
+    Request,
+)
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
-from augmill.tasks.rows.kinds import candidate_schema
+from augmill.tasks.rows.kinds import KINDS, candidate_schema, type_of
 from augmill.tasks.rows.kinds.text import canonical
 from augmill.tasks.rows.names import nearest
 
 Row = dict[str, Any]
+REFUSED = "refused"  # why a kind refuses what the row holds, or None
+LIMITS = ReadLimits(max_chars=10**9)  # a length is the recipe's business, and a check's
 
 
 @dataclass(frozen=True)
@@ -30,11 +46,14 @@ class ReplayOptions:
     """Which file, and what its columns mean."""
 
     path: str = field(metadata={"file": True, "help": "The file: .csv, .tsv, .jsonl or .parquet, in UTF-8."})
-    columns: dict[Literal["text", "text_b", "text_c", "text_d"], str] = field(
+    columns: dict[str, str] = field(
         default_factory=dict,
-        metadata={"help": "The file's column for each text column; those not named here have the same name there."},
+        metadata={
+            "help": "The file's column for each column of the rows: texts are called `text`, `text_b`, `text_c`, `text_d`, "
+            "others as the recipe calls them; those not named here have the same name there."
+        },
     )
-    label: str = field(default="label", metadata={"help": "The file's column that holds the label."})
+    label: str = field(default="label", metadata={"help": "The file's column that holds the label, or the target."})
     labels: dict[str, str] = field(
         default_factory=dict,
         metadata={"help": "The file's labels in the dataset's words, where they differ (`{'4': joint_pain}`)."},
@@ -65,6 +84,19 @@ class Replay(Generator):
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = True
     labels: ClassVar[Literal["asked", "own"]] = "asked"
+    kinds: ClassVar[tuple[str, ...]] = (ANY,)
+    problems: ClassVar[tuple[str, ...]] = ("classification", "regression")
+
+    def preflight(self, fields: tuple[str, ...]) -> None:
+        """Raises UserError where `columns` names a column that the rows do not have."""
+        present = [_column_of(name) for name in fields]
+        for name in self.options.columns:
+            if name not in present:
+                raise UserError(
+                    f"`columns: {name}` names no column of the rows; found {_shorten(present)}",
+                    where="replay",
+                    fix="use one of these, or leave it out",
+                )
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """Writes ``rows.arrow`` (by class, then file order) and ``summary.json`` (what the file held, by reason).
@@ -79,16 +111,11 @@ class Replay(Generator):
         kept: defaultdict[str, list[Row]] = defaultdict(list)
         skipped: Counter[str] = Counter()
         unknown: Counter[str] = Counter()
-        said = {str(row["label"]) for row in rows}
-        translated = {name: options.labels[key] for name, key in labels_alike(said, options.labels).items()}
-        translated |= options.labels
-        named = {name: translated.get(name, name) for name in said}
-        alike = labels_alike(named.values(), strata)
+        told = _told(rows, strata, options) if ctx.target is None else _binned(rows, inputs.train)
         for row in rows:
-            stratum = named[str(row["label"])]
-            stratum = alike.get(stratum, stratum)
-            if any(not canonical(row[name] or "") for name in ctx.fields):
-                skipped["empty_text"] += 1
+            stratum = told(row)
+            if row[REFUSED]:
+                skipped[row[REFUSED]] += 1
             elif stratum not in strata:
                 skipped["unknown_label"] += 1
                 unknown[stratum] += 1
@@ -104,12 +131,15 @@ class Replay(Generator):
             )
         summary = {
             "read": len(rows),
-            "empty_text": skipped["empty_text"],
+            "empty_text": skipped["no_text"],
             "unknown_label": skipped["unknown_label"],
             "unknown_labels": dict(sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:20]),
             "unknown_parent": skipped["unknown_parent"],
             "rows": {stratum: len(kept[stratum]) for stratum in sorted(kept)},
         }
+        others = {name: count for name, count in sorted(skipped.items()) if name not in (*summary, "no_text")}
+        if others:
+            summary[REFUSED] = others
         return _write(ctx, [row for stratum in sorted(kept) for row in kept[stratum]], summary)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
@@ -128,18 +158,57 @@ class Replay(Generator):
             "ordinal": request.ordinals,
             "asked": request.strata,
             STRATUM: request.strata,
-            **{name: taken[name].combine_chunks() for name in ctx.fields},
+            **{name: taken[name].combine_chunks() for name in _held(ctx)},
             "parent_ids": [ids or [] for ids in taken["parent_ids"].to_pylist()],
             "seed": request.seeds,
             "reason": ["exhausted" if row is None else None for row in rows],
         }
-        return pa.table(columns, schema=candidate_schema(ctx.fields))
+        return pa.table(columns, schema=candidate_schema(ctx.fields, ctx.target))
+
+
+def _held(ctx: Context) -> list[str]:
+    """The columns of a row that the file gives."""
+    return [*([TARGET] if ctx.target is not None else []), *ctx.fields]
+
+
+def _column_of(name: str) -> str:
+    """What the recipe calls a field: ``age`` of ``number:age``, ``text_b`` of ``text_b``."""
+    return name.partition(":")[2] or name
+
+
+def _told(rows: list[Row], strata: set[str], options: ReplayOptions) -> Callable[[Row], str]:
+    """The class of a row, by its label translated and in the dataset's spelling; it may be none of ``strata``."""
+    said = {str(row["label"]) for row in rows}
+    translated = {name: options.labels[key] for name, key in labels_alike(said, options.labels).items()}
+    translated |= options.labels
+    named = {name: translated.get(name, name) for name in said}
+    alike = labels_alike(named.values(), strata)
+    return lambda row: alike.get(named[str(row["label"])], named[str(row["label"])])
+
+
+def _binned(rows: list[Row], train: pa.Table) -> Callable[[Row], str]:
+    """The stratum of a row by its target, which it gets: the last one whose least train target is not above it."""
+    least: dict[str, float] = {}
+    for stratum, target in zip(train[STRATUM].to_pylist(), train[TARGET].to_pylist(), strict=True):
+        least[stratum] = min(target, least.get(stratum, target))
+    names = sorted(least, key=lambda name: least[name])
+    edges = [least[name] for name in names]
+    said = pa.chunked_array([pa.array([row["label"] for row in rows])])
+    values, reasons = KINDS["number"].read(said, "number", LIMITS)
+    for row, value, reason in zip(rows, values.to_pylist(), reasons, strict=True):
+        row[TARGET] = None if reason else value
+
+    def told(row: Row) -> str:
+        at = row[TARGET]
+        return str(row["label"]) if at is None else names[max(0, bisect_right(edges, at) - 1)]
+
+    return told
 
 
 def _read_rows(path: Path, options: ReplayOptions, fields: tuple[str, ...]) -> list[Row]:
-    """The file's rows as ``{field: text, ..., "label": value, "parent": value}``, in order."""
-    named: dict[str, str] = {str(name): column for name, column in options.columns.items()}
-    wanted = {**{name: named.get(name, name) for name in fields}, "label": options.label}
+    """The file's rows as ``{field: value, ..., "label": value, "parent": value, REFUSED: reason}``, in order."""
+    named = {name: options.columns.get(_column_of(name), _column_of(name)) for name in fields}
+    wanted = {**named, "label": options.label}
     if options.parent:
         wanted["parent"] = options.parent
     table = _read_table(path, options, list(wanted.values()))
@@ -150,12 +219,16 @@ def _read_rows(path: Path, options: ReplayOptions, fields: tuple[str, ...]) -> l
                 where=path.name,
                 fix=nearest(column, table.column_names, "see `columns:`, `label:` and `parent:`"),
             )
-    texts = {name: table[column] for name, column in wanted.items()}
+    columns = {name: table[column] for name, column in wanted.items()}
+    refused: list[str | None] = [None] * table.num_rows
     for name in fields:
-        if not pa.types.is_string(texts[name].type) and not pa.types.is_large_string(texts[name].type):
-            raise DataError(f"expected texts in column {wanted[name]!r}; found {texts[name].type}", where=path.name)
-    columns = {name: values.to_pylist() for name, values in texts.items()}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        type, column = type_of(name), columns[name]
+        if not KINDS[type].takes(column.type, type):
+            raise DataError(f"expected a {type} in column {wanted[name]!r}; found {column.type}", where=path.name)
+        columns[name], reasons = KINDS[type].read(column, type, LIMITS)
+        refused = [before or now for before, now in zip(refused, reasons, strict=True)]
+    values = {name: column.to_pylist() for name, column in columns.items()} | {REFUSED: refused}
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
 def _read_table(path: Path, options: ReplayOptions, columns: list[str]) -> pa.Table:
@@ -212,6 +285,8 @@ def _parents_of(train: pa.Table, options: ReplayOptions) -> dict[str, str]:
     ids: list[str] = sorted(train[ROW_ID].to_pylist(), reverse=True)
     if options.parent_by == "id":
         return {row_id: row_id for row_id in ids}
+    if "text" not in train.column_names:
+        raise UserError("`parent_by: text` is for rows with a text", where="replay", fix="name parents by their ids")
     texts = dict(zip(train[ROW_ID].to_pylist(), train["text"].to_pylist(), strict=True))
     return {canonical(texts[row_id] or ""): row_id for row_id in ids}
 
@@ -225,7 +300,8 @@ def _shorten(names: list[str]) -> str:
 
 
 def _write(ctx: Context, rows: list[Row], summary: dict[str, Any]) -> dict[str, Path]:
-    schema = pa.schema([(name, pa.string()) for name in ctx.fields] + [("parent_ids", pa.list_(pa.string()))])
+    types = {item.name: item.type for item in candidate_schema(ctx.fields, ctx.target)}
+    schema = pa.schema([(name, types[name]) for name in (*_held(ctx), "parent_ids")])
     table = pa.Table.from_pylist(rows, schema=schema)
     paths = {name: ctx.workdir / name for name in ("rows.arrow", "summary.json")}
     with pa.OSFile(str(paths["rows.arrow"]), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:

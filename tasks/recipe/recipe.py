@@ -69,7 +69,11 @@ class Recipe:
     columns: Columns = required("which column is what")
     target: Target = required("how many accepted rows each class is to get")
     generators: tuple[Any, ...] = required("what makes rows: a list of `use: NAME` with that generator's options")
-    trainer: Any = option(None, "what judges the rows: `use: tfidf` (default), or `command: ...` for your own training")
+    trainer: Any = option(
+        None,
+        "what judges the rows: `use: NAME`, or `command: ...` for your own training. Without it `tfidf` for texts with "
+        "labels, `boosting` for tables, `linear` for other rows",
+    )
     task: str = option(
         "classification",
         "what is learnt from the rows: classification, pair_classification (of two texts), regression; without it the "

@@ -167,9 +167,8 @@ def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:
     by itself.
     """
     grouped = GROUP in rows.column_names
-    keys = group_keys(rows, config.fields)
     salt = f"{config.seed}\x1ffold\x1f".encode()
-    points = [hashlib.sha256(salt + key).digest() for key in keys]
+    points = [hashlib.sha256(salt + key).digest() for key in group_keys(rows, config.fields)]
     if grouped:
         return [fold_of(point, config.folds) for point in points]
     found: list[int] = deal_folds(rows[STRATUM].to_pylist(), points, config.folds).tolist()

@@ -32,7 +32,7 @@ from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Plan
 from augmill.tasks.rows.folds import fold_of
 from augmill.tasks.rows.kinds import RowIndex, group_keys
-from augmill.tasks.rows.schema import class_counts
+from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.trainers import TfidfOptions, TfidfTrainer
 
@@ -63,7 +63,11 @@ class WeighConfig:
 
 def parts_of(train: pa.Table, fields: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """The part of each row, by the hash of its group or its fields: equal rows and rows of one group stay together."""
-    digests = [hashlib.sha256(b"select\x00" + key).digest() for key in group_keys(train, fields)]
+    named = train[GROUP].is_valid().to_pylist() if GROUP in train.column_names else [False] * train.num_rows
+    keys = zip(group_keys(train, fields), named, strict=True)
+    digests = [
+        hashlib.sha256(b"select\x00" + (b"group\x1f" if grouped else b"") + key).digest() for key, grouped in keys
+    ]
     return np.array([fold_of(digest, PARTS) for digest in digests], dtype=np.int64)
 
 

@@ -1,8 +1,9 @@
 """Trainers: what the gate trains to see whether rows help. Extend with one file and one line here."""
 
+from augmill.tasks.trainers.boosting import BoostingTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.features import text_features
+from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 __all__ = [
@@ -17,7 +18,10 @@ __all__ = [
 ]
 
 
+# The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, others `linear`.
 TRAINERS: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
+    "boosting": BoostingTrainer,
+    "linear": LinearTrainer,
     "command": CommandTrainer,
 }

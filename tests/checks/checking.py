@@ -6,14 +6,17 @@ import json
 import os
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
+from augmill.tasks.rows.kinds import real_schema
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 
@@ -67,6 +70,34 @@ def candidates(rows: Sequence[tuple[str | None, str | None]], parents: Sequence[
     )
 
 
+TABLE_FIELDS = ("number:age", "number:rate", "category:town", "timestamp:hired")
+
+
+def people(count: int, seed: int = 0, target: bool = False) -> pa.Table:
+    """Real rows of a table: whole ages without gaps, rates with some, towns, days; the class follows from age and town."""
+    rng = np.random.default_rng(seed)
+    age, town = rng.integers(20, 60, count).astype(float), rng.choice(["Ulm", "Köln", "Bonn"], count)
+    days = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in rng.integers(0, 300, count).tolist()]
+    columns = {
+        "row_id": [f"r{seed}-{at}" for at in range(count)],
+        "stratum": np.where(age + 15 * (town == "Ulm") > 48, "old", "young").tolist(),
+        **({"target": 10 * age + rng.normal(0, 1, count)} if target else {}),
+        "number:age": age,
+        "number:rate": pa.array(rng.normal(0, 1, count), mask=rng.random(count) < 0.2),
+        "category:town": pa.array(town.tolist(), mask=rng.random(count) < 0.2),
+        "timestamp:hired": days,
+    }
+    return pa.table(columns, real_schema(TABLE_FIELDS, pa.float64() if target else None))
+
+
+def with_cells(rows: pa.Table, **cells: Any) -> pa.Table:
+    """Rows with other values in some columns, which are named without their type."""
+    for at, name in enumerate(rows.column_names):
+        if (short := name.partition(":")[2] or name) in cells:
+            rows = rows.set_column(at, name, pa.array([cells[short]] * rows.num_rows, rows.schema.field(name).type))
+    return rows
+
+
 class Bench:
     """One fitted check: its files, what check.json says, and its verdicts."""
 
@@ -78,13 +109,15 @@ class Bench:
         *,
         held_out: pa.Table | None = None,
         unlabelled: pa.Table | None = None,
-        fields: tuple[str, ...] = ("text",),
+        fields: tuple[str, ...] | None = None,
         **options: Any,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         none = train.slice(0, 0)
         self.check: Check = CHECKS[name](CHECKS[name].Options(**options))
-        self.context = Context(seed=0, fields=fields, workdir=directory)
+        fields = fields or (TABLE_FIELDS if TABLE_FIELDS[0] in train.column_names else ("text",))
+        target = train.schema.field("target").type if "target" in train.column_names else None
+        self.context = Context(seed=0, fields=fields, workdir=directory, target=target)
         held_out, unlabelled = (none if rows is None else rows for rows in (held_out, unlabelled))
         inputs = FitInputs(train, none, held_out, none, unlabelled)
         self.files = self.check.fit(inputs, self.context)

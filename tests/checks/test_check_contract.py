@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from checking import Bench, candidates, real, sentences
+from checking import TABLE_FIELDS, Bench, candidates, people, real, sentences, with_cells
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import VERDICT_SCHEMA
+from augmill.tasks.contracts import ANY, VERDICT_SCHEMA
 
 NAMES = list(CHECKS)
+OF_TEXTS, OF_TABLES = ([name for name in NAMES if {kind, ANY} & set(CHECKS[name].kinds)] for kind in ("text", "table"))
 STRANGE = [
     ("card", ""),
     ("card", None),
@@ -26,7 +28,7 @@ STRANGE = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TEXTS)
 def test_any_row_gets_one_verdict_of_the_schema(name: str, tmp_path: Path) -> None:
     bench = Bench(name, tmp_path, real(sentences(12)), held_out=real(sentences(4, seed=9), prefix="h"))
     answer = bench.judge(candidates(STRANGE))
@@ -35,7 +37,7 @@ def test_any_row_gets_one_verdict_of_the_schema(name: str, tmp_path: Path) -> No
     assert bench.judge(candidates([])).schema == VERDICT_SCHEMA
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TEXTS)
 def test_a_verdict_depends_on_its_own_row_alone(name: str, tmp_path: Path) -> None:
     bench = Bench(name, tmp_path, real(sentences(12)), held_out=real(sentences(4, seed=9), prefix="h"))
     rows = [*STRANGE, *sentences(6, seed=5), *sentences(3)]
@@ -44,7 +46,7 @@ def test_a_verdict_depends_on_its_own_row_alone(name: str, tmp_path: Path) -> No
     assert together[::-1] == bench.judge(candidates(rows[::-1])).to_pylist()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TEXTS)
 def test_the_same_rows_give_the_same_files_and_all_of_them_are_named(name: str, tmp_path: Path) -> None:
     first, second = (Bench(name, tmp_path / part, real(sentences(12))) for part in ("a", "b"))
     assert sorted(first.files) == sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -53,7 +55,7 @@ def test_the_same_rows_give_the_same_files_and_all_of_them_are_named(name: str, 
         assert path.suffix in {".json", ".arrow", ".safetensors"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TEXTS)
 def test_check_json_tells_what_the_check_measured_on_real_rows(name: str, tmp_path: Path) -> None:
     learnt = Bench(name, tmp_path, real(sentences(12))).learnt
     assert isinstance(learnt["abstains"], bool)
@@ -61,13 +63,13 @@ def test_check_json_tells_what_the_check_measured_on_real_rows(name: str, tmp_pa
     assert learnt["why"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TEXTS)
 @pytest.mark.parametrize("rows", [[("card", "one")], [("card", "one"), ("fee", "two")], [("card", "one")] * 9])
 def test_a_tiny_train_set_is_no_error(name: str, rows: list[tuple[str, str]], tmp_path: Path) -> None:
     assert Bench(name, tmp_path, real(rows)).judge(candidates(STRANGE)).num_rows == len(STRANGE)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_TEXTS)
 def test_pairs_are_judged_by_both_fields(name: str, tmp_path: Path) -> None:
     rows = sentences(10)
     pairs = real(rows, second=[text for _, text in rows[::-1]])
@@ -76,9 +78,42 @@ def test_pairs_are_judged_by_both_fields(name: str, tmp_path: Path) -> None:
     assert bench.judge(table).num_rows == 5
 
 
+@pytest.mark.parametrize("name", OF_TABLES)
+def test_rows_of_a_table_get_a_verdict_each_that_depends_on_the_row_alone(name: str, tmp_path: Path) -> None:
+    bench = Bench(name, tmp_path / "a", people(60), held_out=people(9, seed=2))
+    drawn = people(20, seed=1)
+    empty = with_cells(drawn.slice(0, 1), **dict.fromkeys(("age", "rate", "town", "hired")))
+    far = with_cells(drawn.slice(0, 1), age=1e300, town="nowhere", stratum="nobody")
+    rows = pa.concat_tables([drawn, people(60).slice(0, 9), people(9, seed=2), empty, far])
+    rows = rows.append_column("parent_ids", pa.array([["r0-0"]] * rows.num_rows, pa.list_(pa.string())))
+    together = bench.judge(rows)
+    assert together.schema == VERDICT_SCHEMA
+    alone = [bench.judge(rows.slice(at, 1)).to_pylist()[0] for at in range(rows.num_rows)]
+    assert together.to_pylist() == alone
+    assert bench.judge(rows.slice(0, 0)).num_rows == 0
+    assert 0 <= bench.learnt["real_refused"] <= 1 and bench.learnt["why"]
+    again = Bench(name, tmp_path / "b", people(60), held_out=people(9, seed=2))
+    assert {file: path.read_bytes() for file, path in bench.files.items()} == {
+        file: path.read_bytes() for file, path in again.files.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_texts_and_numbers_are_judged_by_what_a_check_serves(name: str, tmp_path: Path) -> None:
+    rows = sentences(20)
+    mixed = real(rows)
+    for column in TABLE_FIELDS:
+        mixed = mixed.append_column(column, people(len(rows))[column])
+    bench = Bench(name, tmp_path, mixed, fields=("text", *TABLE_FIELDS))
+    asked = mixed.append_column("parent_ids", pa.array([[]] * len(rows), pa.list_(pa.string())))
+    assert bench.judge(asked).num_rows == len(rows)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_frozen_and_explained(name: str) -> None:
-    options = CHECKS[name].Options()
+    kind = CHECKS[name]
+    assert kind.kinds and kind.problems and isinstance(kind.kinds, tuple) and isinstance(kind.problems, tuple)
+    options = kind.Options()
     assert options.__dataclass_params__.frozen
     assert all(item.metadata["help"] for item in dataclasses.fields(options))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import numpy as np
-from checking import Bench, candidates, real, sentences, shared_rows
+import pyarrow as pa
+from checking import Bench, candidates, people, real, sentences, shared_rows, with_cells
 
 from augmill.tasks.checks.base import fold_numbers
-from augmill.tasks.problems.classifier import Classifier
+from augmill.tasks.problems.classifier import Classifier, RowClassifier
 from augmill.tasks.rows.kinds.text import fold
 
 NEXT = {"card": "fee", "fee": "pin", "pin": "card"}
@@ -77,6 +79,33 @@ def test_two_classes_give_probabilities_that_add_up_and_point_the_right_way(tmp_
     card, fee = bench.judge(candidates([("card", text), ("fee", text)]))["score"].to_pylist()
     assert abs(card + fee - 1) < 1e-9
     assert card > 0.9
+
+
+def test_rows_of_a_table_are_doubted_by_what_their_kinds_make_of_them(tmp_path: Path) -> None:
+    bench = Bench("label_consistency", tmp_path, people(400))
+    assert not bench.learnt["abstains"] and bench.learnt["accuracy"] > 0.9
+    fresh = people(200, seed=1)
+    wrong = ["young" if name == "old" else "old" for name in fresh["stratum"].to_pylist()]
+    assert sum(reason is None for reason in bench.reasons(fresh)) > 180
+    turned = bench.reasons(fresh.set_column(1, "stratum", pa.array(wrong)))
+    assert turned.count("inconsistent_label") > 120
+    both = [bench.judge(with_cells(fresh, stratum=name))["score"].to_numpy() for name in ("old", "young")]
+    assert np.allclose(sum(both), 1)
+
+
+def test_a_saved_classifier_of_rows_answers_as_the_fitted_one(tmp_path: Path) -> None:
+    train = people(100)
+    fields = tuple(name for name in train.column_names if ":" in name)
+    fitted = RowClassifier.fit(train, fields, train["stratum"].to_pylist())
+    fitted.save(tmp_path)
+    loaded = RowClassifier.load(tmp_path, json.loads((tmp_path / "vocabulary.json").read_text(encoding="utf-8")))
+    assert np.array_equal(fitted.probabilities(people(30, seed=1)), loaded.probabilities(people(30, seed=1)))
+
+
+def test_it_abstains_where_labels_have_nothing_to_do_with_the_rows(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = people(300).set_column(1, "stratum", pa.array([draw.choice(["old", "young"]) for _ in range(300)]))
+    assert Bench("label_consistency", tmp_path, rows).learnt["abstains"]
 
 
 def test_folds_are_balanced_in_each_class_and_agree_for_equal_texts() -> None:

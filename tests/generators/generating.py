@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Request
+from augmill.tasks.contracts import ANY, Context, FitInputs, Fitted, Request
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
 from augmill.tasks.rows.kinds import real_schema
@@ -25,6 +26,20 @@ ROWS = [
     )
     for number in range(12)
 ]
+# The same rows as tables: numbers, one in four of them missing, a name and a day.
+TABLE_FIELDS = ("number:amount", "number:parts", "category:place", "timestamp:day")
+TABLE_ROWS: list[tuple[Any, ...]] = [
+    (
+        row_id,
+        stratum,
+        None if number % 4 == 3 else round(1.7**number + at, 2),
+        float(number % 5 + at),
+        (None, "Köln", "Ulm", "Bonn")[(number + at) % 4],
+        datetime(2026, 1 + at, 1 + number, tzinfo=UTC),
+    )
+    for at, stratum in enumerate(("refund", "track", "中文"))
+    for number, (row_id, *_) in enumerate(row for row in ROWS if row[1] == stratum)
+]
 # The same kinds of row without a class, for generators that want such.
 UNLABELLED = [
     (f"free-{row_id}-{turn}", "", *(f"{part} {turn}" for part in texts))
@@ -35,7 +50,16 @@ UNLABELLED = [
 TINY_LM: dict[str, Any] = {"layers": 1, "hidden": 32, "heads": 2, "vocabulary": 400, "epochs": 40, "batch_size": 8}
 
 
-def table(rows: list[tuple[str, ...]], fields: tuple[str, ...]) -> pa.Table:
+def fields_of(name: str) -> tuple[str, ...]:
+    """Such that the generator serves them."""
+    return ("text",) if {"text", ANY} & set(GENERATORS[name].kinds) else TABLE_FIELDS
+
+
+def rows_of(fields: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    return TABLE_ROWS if fields == TABLE_FIELDS else ROWS
+
+
+def table(rows: list[tuple[Any, ...]], fields: tuple[str, ...]) -> pa.Table:
     columns = list(zip(*rows, strict=True))[: 2 + len(fields)]
     return pa.table(dict(zip(("row_id", "stratum", *fields), map(list, columns), strict=True)), real_schema(fields))
 
@@ -73,18 +97,19 @@ class Bench:
         name: str,
         folder: Path,
         *,
-        rows: list[tuple[str, ...]] = ROWS,
-        fields: tuple[str, ...] = ("text",),
+        rows: list[tuple[Any, ...]] | None = None,
+        fields: tuple[str, ...] | None = None,
         seed: int = 0,
         threads: int = 1,
         **options: Any,
     ) -> None:
+        fields = fields or fields_of(name)
         self.directory = folder / "fitted"
         self.directory.mkdir(parents=True)
         kind = GENERATORS[name]
         self.generator = kind(kind.Options(**(options_of(name, folder) | options)))
         self.context = Context(seed=seed, fields=fields, workdir=self.directory, threads=threads)
-        train = table(rows, fields)
+        train = table(rows or rows_of(fields), fields)
         empty = train.slice(0, 0)
         free = table(UNLABELLED, fields) if self.generator.wants_unlabelled() else empty
         self.files = self.generator.fit(FitInputs(train, empty, empty, empty, free), self.context)

@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_used_says_what_is_wrong(
 
 def test_numbers_are_no_texts(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table({"text": [1.5], "label": ["4"]}), tmp_path / "made.parquet")
-    with pytest.raises(DataError, match="expected texts"):
+    with pytest.raises(DataError, match="expected a text"):
         fit(tmp_path, path=str(tmp_path / "made.parquet"))
 
 

@@ -149,7 +149,9 @@ def test_errors_are_scikit_learns_with_weights(rows: Judged, seed: int) -> None:
 
 
 def test_known_values() -> None:
-    rows = judged([0, 0, 1, 1, 2], [0, 1, 1, -1, 2], np.array([[3, 0, 0], [1, 2, 0], [0, 3, 1], [2, 1, 0], [0, 0, 9.0]]))
+    rows = judged(
+        [0, 0, 1, 1, 2], [0, 1, 1, -1, 2], np.array([[3, 0, 0], [1, 2, 0], [0, 3, 1], [2, 1, 0], [0, 0, 9.0]])
+    )
     assert whole("accuracy", rows) == pytest.approx(3 / 5)
     assert whole("macro_f1", rows) == pytest.approx((2 / 3 + 2 / 4 + 1) / 3)
     assert whole("focus_f1", rows) == pytest.approx((2 / 3 + 1) / 2)

@@ -17,15 +17,27 @@ MOMENTS = st.sampled_from([None, 0, 1, 999_999, 1_000_000, -1, 1_700_000_000_000
 WORDS = st.sampled_from(
     ["", "where is my new card", "Where is my new card?", "where is my new card now", "my card is lost", "?", "a"]
 )
+# Each near the one before and the one after it from 0.8 up, and none else.
+CHAIN = st.sampled_from(
+    ["where is my new card", "where is my new card now", "where is my new card now tell", "Where is my new card?"]
+)
 VALUES = {"number": NUMBERS, "category": CATEGORIES, "timestamp": MOMENTS, "text": WORDS}
+# Of so few that rows of all columns are often near and not equal.
+FEW = {
+    "number": st.sampled_from([None, 1.0, 1.0000001]),
+    "category": st.sampled_from([None, "Sales", "sales"]),
+    "text": CHAIN,
+}
 COLUMNS = ("number:n", "category:c", "timestamp:t", "number:m")
 
 
 @st.composite
-def tables(draw: Any, names: tuple[str, ...] | None = None, most: int = 14) -> pa.Table:
+def tables(
+    draw: Any, names: tuple[str, ...] | None = None, values: dict[str, st.SearchStrategy[Any]] = VALUES, most: int = 14
+) -> pa.Table:
     """Rows of the given columns, or of some of a table's."""
     names = names or tuple(draw(st.lists(st.sampled_from(COLUMNS), min_size=1, unique=True)))
-    rows = draw(st.lists(st.tuples(*(VALUES[type_of(name)] for name in names)), max_size=most))
+    rows = draw(st.lists(st.tuples(*(values[type_of(name)] for name in names)), max_size=most))
     arrays = {}
     for at, name in enumerate(names):
         kind = KINDS[type_of(name)].arrow(type_of(name))

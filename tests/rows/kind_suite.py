@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import Kind, ReadLimits, NearIndex
+from augmill.tasks.contracts import Kind, NearIndex, ReadLimits
 
 THRESHOLDS = (0.5, 0.9)
 Law = Callable[[Kind, pa.Table], None]

@@ -6,13 +6,14 @@ import math
 import tempfile
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from drawn_tables import tables
+from drawn_tables import FEW, tables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -135,8 +136,8 @@ def test_what_a_type_cannot_hold_is_given_as_the_nearest_that_it_can() -> None:
     assert TABLE.release(values, pa.uint64()).to_pylist()[2:4] == [300, 0]
     assert TABLE.release(pa.array([1e300]), pa.int64()).to_pylist()[0] > 2**63 - 2**11
     assert TABLE.release(values, pa.float32()).to_pylist()[3] == -float(np.finfo(np.float32).max)
-    money = TABLE.release(pa.array([2.005, 1e300, -1234.567]), pa.decimal128(5, 2))
-    assert money.to_pylist() == [Decimal("2.00"), Decimal("999.99"), Decimal("-999.99")]
+    money = TABLE.release(pa.array([2.005, 2.006, 1e300, -1234.567]), pa.decimal128(5, 2))
+    assert money.to_pylist() == [Decimal("2.00"), Decimal("2.01"), Decimal("999.99"), Decimal("-999.99")]
     far = pa.array([datetime(9000, 1, 1, tzinfo=UTC)], UTC_MICROS)
     assert TABLE.release(far, pa.timestamp("ns")).view(pa.int64()).to_pylist()[0] > 2**63 - 2**11
     before = pa.array([-1], pa.int64()).view(UTC_MICROS)
@@ -293,6 +294,9 @@ def test_drift_sees_what_moved_and_little_else() -> None:
     assert moved(years, years + 10, "number:a") > 0.3  # in one power of two
     assert moved(normal, normal + 1, "number:a") > 0.3
     assert moved(normal, 3 * normal, "number:a") > 0.3
+    coarse, fine = [16 + step / 4 for step in range(64)], [16.5 + step for step in range(16)]
+    assert TABLE.profile(pa.table({"number:a": coarse}))["number:a"]["bits"] == 4
+    assert moved(coarse, fine, "number:a") == 0  # as far as both tell
     gaps = pa.array(normal, mask=np.arange(4000) % 2 == 0)
     assert moved(pa.array(normal), gaps, "number:a") == pytest.approx(0.5, abs=0.02)
 
@@ -323,6 +327,21 @@ def test_linear_features_are_finite_whatever_train_and_rows_are(train: pa.Table,
     if names:
         assert np.isfinite(TABLE.features(train.select(names)).transform(rows.select(names))).all()
         assert not np.isinf(TABLE.tree_features(train.select(names)).transform(rows.select(names))).any()
+
+
+def test_a_missing_number_is_in_the_middle_and_says_that_it_is_missing() -> None:
+    train = pa.table({"number:a": pa.array([5.0, 6.0, 7.0, None])})
+    made = TABLE.features(train).transform(train)
+    assert made[1].tolist() == [*made[3].tolist()[:2], 0] == [0, 0, 0]
+    assert made[3].tolist() == [0, 0, 1]
+    assert np.isnan(TABLE.tree_features(train).transform(train)[3]).all()
+
+
+def test_a_number_far_away_weighs_as_much_as_one_that_is_far() -> None:
+    train = pa.table({"number:a": [0.0, 0.0, 0.0, 0.0, 1e300], "number:b": [-1.7e308, 1.7e308, 0.0, 1.0, 2.0]})
+    made = TABLE.features(train).transform(train)
+    assert np.abs(made).max() <= 5
+    assert made[4, 0] > 1
 
 
 def test_a_category_that_train_does_not_have_is_none_of_its_own() -> None:
@@ -445,7 +464,14 @@ ORDERS = st.sampled_from(
 @st.composite
 def mixed(draw: Any) -> tuple[tuple[str, ...], pa.Table, pa.Table]:
     fields = draw(ORDERS)
-    return fields, draw(tables(names=fields)), draw(tables(names=fields))
+    return fields, draw(tables(fields, FEW)), draw(tables(fields, FEW))
+
+
+@cache
+def similarity_of(one: tuple[str | None, ...], other: tuple[str | None, ...], least: float) -> float:
+    """Of the texts of two rows; 0 below ``least``."""
+    row, known = (pa.table({str(at): [text] for at, text in enumerate(texts)}) for texts in (one, other))
+    return float(TEXT.near(known, least).nearest(row)[1][0])
 
 
 def one_near(fields: tuple[str, ...], asked: pa.Table, known: pa.Table, least: float) -> dict[tuple[int, int], float]:
@@ -459,9 +485,9 @@ def one_near(fields: tuple[str, ...], asked: pa.Table, known: pa.Table, least: f
         for position in firsts:
             other = known.slice(position, 1)
             if TABLE.equal(row.select(others)) == TABLE.equal(other.select(others)):
-                similarity = TEXT.near(other.select(texts), least).nearest(row.select(texts))[1][0]
-                if similarity >= least:
-                    found[query, position] = float(similarity)
+                said = [tuple(column[0].as_py() for column in part.select(texts).columns) for part in (row, other)]
+                if similarity := similarity_of(said[0], said[1], least):
+                    found[query, position] = similarity
     return found
 
 
@@ -515,6 +541,12 @@ def test_of_near_mixed_rows_the_first_stays(rows: tuple[tuple[str, ...], pa.Tabl
         if not any((row, keys.index(keys[other])) in near for other in kept):
             kept.append(row)
     assert np.flatnonzero(near_groups(known, fields, least)).tolist() == kept
+
+
+def test_a_mixed_row_that_left_takes_none_with_it() -> None:
+    chain = ["where is my new card", "where is my new card now", "where is my new card now tell"]
+    rows = pa.table({"text": [*chain, chain[1]], "number:n": [1.0, 1.0, 1.0, 2.0]})
+    assert near_groups(rows, ("text", "number:n"), 0.8).tolist() == [True, False, True, True]
 
 
 @given(mixed())
