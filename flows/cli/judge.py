@@ -522,7 +522,8 @@ def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> JudgedRows
     try:
         parted = split(work.site, prepare_split(recipe), commit(work, "judge", "real"), [])
     except DataError as error:
-        fix = "check what is learnt, or give more rows, and --validation rows that are no copies of these, nor of one template"
+        fix = "check what is learnt, or give more rows, and --validation rows that are no copies of these; rows made from "
+        fix += "one template are near each other"
         raise DataError(error.problem, where="--real", fix=fix) from error
     train, held_out = (work.read(parted, f"{name}.parquet") for name in ("train", "validation"))
     held = work.read_json(parted, "summary.json")["held_back"]

@@ -182,7 +182,7 @@ def test_texts_from_one_template_are_named_as_the_cause(tmp_path: Path) -> None:
     for command in (["check", recipe], ["run", recipe], ["init", tmp_path / "rows.csv", "--out", tmp_path / "i.yaml"]):
         refused(augmill(*command), 3, ["are near a row there (splits.near 0.8)", "columns.group", "splits.near"])
     judged = augmill("judge", "--real", tmp_path / "rows.csv", "--synthetic", tmp_path / "rows.csv")
-    refused(judged, 3, ["near_heldout", "made from one template"])
+    refused(judged, 3, ["are near a row there", "made from one template"])
     some = [f"{line}" for line in lines[:80]] + [
         f"row {at} says {'abcdefghij'[at % 10] * 9} and {at * 7919} then {at * 104729},{('late', 'lost')[at % 2]}"
         for at in range(100)

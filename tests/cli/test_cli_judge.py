@@ -10,6 +10,7 @@ import pytest
 from chain import WORDS
 from commands import augmill, fingerprint, refused
 
+from augmill.flows.cli.columns import Asked
 from augmill.flows.cli.judge import read_rows
 
 FILLER = [f"word{at}" for at in range(400)]
@@ -157,7 +158,7 @@ def test_a_title_above_the_header_is_passed_over_and_told(folder: Path, tmp_path
     """There is no recipe to set source.skip_lines in."""
     path = tmp_path / "titled.csv"
     path.write_text(f"Export of October\n\n{(folder / 'real.csv').read_text()}")
-    titled = read_rows(str(path), "--real", str(tmp_path / "a"), text=[], label=None)
-    plain = read_rows(str(folder / "real.csv"), "--real", str(tmp_path / "b"), text=[], label=None)
+    titled = read_rows(str(path), "--real", str(tmp_path / "a"), Asked())
+    plain = read_rows(str(folder / "real.csv"), "--real", str(tmp_path / "b"), Asked())
     assert titled.rows.equals(plain.rows) and plain.rows.num_rows == 30
     assert titled.about["skip_lines"] == 2 and "skip_lines" not in plain.about
