@@ -21,12 +21,11 @@ from hypothesis import strategies as st
 from augmill.tasks import errors
 from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Check, Generator
+from augmill.tasks.contracts import ANY, Artifact, Check, Generator, Judged
 from augmill.tasks.errors import AugmillError, DataError, UserError, WorldError
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
-from augmill.tasks.metrics.classification import counts
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.sources import SOURCES, Reader, SourceOptions, list_files, read_batches, read_schema
 from augmill.tasks.trainers import TRAINERS, Trainer
@@ -113,14 +112,18 @@ pq.write_table(pa.table({"row": range(asked), "label": [common] * asked}), out)
 """
 
 
-def small_problem() -> TrainerInputs:
+def small_problem(trainer: type[Trainer]) -> TrainerInputs:
+    """Of texts, or of numbers for a trainer that serves none."""
+    field = "text" if {"text", ANY} & set(trainer.kinds) else "number:x"
+
     def rows(prefix: str, count: int) -> pa.Table:
         strata = ["ab"[at % 3 == 0] for at in range(count)]
         texts = [f"{'left' if stratum == 'a' else 'right'} word{at % 5}" for at, stratum in enumerate(strata)]
-        return pa.table({"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": strata, "text": texts})
+        cells = texts if field == "text" else [at % 5 + 3.0 * (stratum == "a") for at, stratum in enumerate(strata)]
+        return pa.table({"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": strata, field: cells})
 
     made = rows("s", 9).append_column("parent_ids", pa.array([["r0"]] * 9, pa.list_(pa.string())))
-    return TrainerInputs(rows("r", 12), made, rows("v", 20), ("text",), PROBLEMS["classification"], ("a", "b"))
+    return TrainerInputs(rows("r", 12), made, rows("v", 20), (field,), PROBLEMS["classification"], ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Pat
     (tmp_path / "train.py").write_text(MAJORITY)
     command = f"{sys.executable} {tmp_path / 'train.py'} {{train}} {{eval}} {{seed}} {{predictions}}"
     trainer = TRAINERS[name](TRAINERS[name].Options(**({"command": command} if name == "command" else {})))
-    problem = small_problem()
+    problem = small_problem(TRAINERS[name])
     planned = trainings(problem, 0, 1)
     together = list(trainer.predict(problem, planned, tmp_path / "all"))
     assert len(together) == len(planned)
@@ -138,17 +141,25 @@ def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Pat
         assert prediction.target.dtype == np.int64 and prediction.target.shape == (problem.evaluation.num_rows,)
         assert set(prediction.target.tolist()) <= {-1, 0, 1}
         json.dumps(prediction.chosen)
+        assert (prediction.scores is not None) == (trainer.scores and name != "command")  # it may leave them out
+        shape = (problem.evaluation.num_rows, 2)
+        assert prediction.scores is None or (prediction.scores.shape == shape and not np.isnan(prediction.scores).any())
     (alone,) = trainer.predict(problem, planned[-1:], tmp_path / "alone")
     assert alone.target.tolist() == together[-1].target.tolist()
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if "classification" in metric.problems])
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
-def test_a_metric_is_a_share_and_one_where_all_is_right(name: str, pairs: list[tuple[int, int]]) -> None:
+def test_a_metric_of_classes_is_a_share_and_one_where_all_is_right(name: str, pairs: list[tuple[int, int]]) -> None:
     predicted, actual = np.array(pairs).T
-    held = np.unique(actual)  # a metric is handed the classes that have held-out rows
-    some, all_right = (METRICS[name](*(n[held] for n in counts(actual, found, 4))) for found in (predicted, actual))
-    assert 0 <= some <= 1 and np.isclose(all_right, 1)
+    units, metric = np.arange(len(pairs)), METRICS[name]
+    some, all_right = (
+        float(metric.values(metric.prepare(held), np.ones((1, len(pairs)), np.float32))[0])
+        for found in (predicted, actual)
+        for held in (Judged(actual, found, np.eye(4)[found], units, len(pairs), tuple("abcd")),)
+    )
+    one_class = len(set(actual.tolist())) == 1  # in which nothing can be ranked
+    assert (metric.needs_scores and one_class) or (0 <= some <= 1 and np.isclose(all_right, 1))
 
 
 WRITERS: dict[str, Any] = {

@@ -15,8 +15,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from safetensors.numpy import load_file
 
 from augmill.flows.augment import make_snapshot
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.contracts import ANY, Artifact, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
@@ -160,6 +162,28 @@ def rows(prefix: str, count: int, seed: int) -> pa.Table:
     return pa.table(columns, schema=real_schema(("text",)))
 
 
+TABLE_FIELDS = ("number:price", "number:parts", "category:place", "timestamp:day")
+
+
+def cells(prefix: str, count: int, seed: int) -> pa.Table:
+    """Rows of a table for extensions that serve no texts: prices with gaps, whole parts, places and days."""
+    drawn = Random(seed)
+    names = [drawn.choice(sorted(WORDS)) for _ in range(count)]
+    columns = {
+        "row_id": [f"{prefix}{at}" for at in range(count)],
+        "stratum": names,
+        "number:price": [None if drawn.random() < 0.2 else round(drawn.expovariate(0.1), 2) for _ in names],
+        "number:parts": [float(drawn.randrange(8) + len(name)) for name in names],
+        "category:place": [drawn.choice(["Ulm", "Bonn", "Rom", None]) for _ in names],
+        "timestamp:day": [datetime(2026, 1 + drawn.randrange(9), 1 + drawn.randrange(28), tzinfo=UTC) for _ in names],
+    }
+    return pa.table(columns, schema=real_schema(TABLE_FIELDS))
+
+
+def serves_texts(extension: Any) -> bool:
+    return bool({"text", ANY} & set(extension.kinds))
+
+
 def options_of(name: str, kind: Any, here: Path) -> Any:
     """The extension's options for this test, with the files they name."""
     (here / "thesaurus.csv").write_text("money,cash\nparcel,box,post\npassword,code\n", encoding="utf-8")
@@ -177,11 +201,13 @@ def fitted(extension: Any, here: Path) -> tuple[Fitted, Context, dict[str, Any]]
     """The extension fitted to fixed rows: its files, and what they say."""
     work = here / "files"
     work.mkdir()
-    ctx = Context(seed=3, fields=("text",), workdir=work)
-    none = rows("n", 0, 0)
+    texts = serves_texts(extension)
+    ctx = Context(seed=3, fields=("text",) if texts else TABLE_FIELDS, workdir=work)
+    made = rows if texts else cells
+    none = made("n", 0, 0)
     wants = isinstance(extension, Generator) and extension.wants_unlabelled()
     free = rows("u", 40, 6).set_column(1, "stratum", pa.array([""] * 40)) if wants else none
-    files = extension.fit(FitInputs(rows("r", 45, 1), rows("v", 9, 2), rows("t", 9, 3), none, free), ctx)
+    files = extension.fit(FitInputs(made("r", 45, 1), made("v", 9, 2), made("t", 9, 3), none, free), ctx)
     # An option that is a path stands in no artifact: what it names does.
     return Fitted(work, "content"), ctx, {name: portable(name, path) for name, path in files.items()}
 
@@ -198,6 +224,8 @@ def run_generator(name: str, here: Path) -> Any:
 def run_check(name: str, here: Path) -> Any:
     check = CHECKS[name](options_of(name, CHECKS[name], here))
     model, ctx, files = fitted(check, here)
+    if not serves_texts(check):
+        return [files, check.judge(model, cells("c", 40, 4), ctx).to_pylist()]
     strange = [("refund", ""), ("refund", "!!! ??"), ("nobody", "money back"), ("login", "x" * 400), ("track", "退款")]
     drawn = [*texts(20, 4), *texts(9, 1), *texts(3, 2), *strange]
     columns = {"stratum": [s for s, _ in drawn], "text": [t for _, t in drawn], "parent_ids": [["r0"]] * len(drawn)}
@@ -210,9 +238,11 @@ def run_check(name: str, here: Path) -> Any:
 
 
 def run_trainer(name: str, here: Path) -> Any:
-    made = rows("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
+    texts = serves_texts(TRAINERS[name])
+    draw, fields = (rows, ("text",)) if texts else (cells, TABLE_FIELDS)
+    made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
     problem = TrainerInputs(
-        rows("r", 45, 1), made, rows("v", 30, 2), ("text",), PROBLEMS["classification"], tuple(sorted(WORDS))
+        draw("r", 45, 1), made, draw("v", 30, 2), fields, PROBLEMS["classification"], tuple(sorted(WORDS))
     )
     trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
     predictions = trainer.predict(problem, trainings(problem, 0, 1), here / "work")
