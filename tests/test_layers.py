@@ -324,7 +324,7 @@ ASKED = {
     "augmill.tasks.generators": {"GENERATORS"},
     "augmill.tasks.checks": {"CHECKS"},
     "augmill.tasks.metrics": {"METRICS"},
-    "augmill.tasks.trainers": {"TRAINERS", "Prediction", "Trainer", "TrainerInputs", "Training"},
+    "augmill.tasks.trainers": {"TRAINERS", "QUICK", "Prediction", "Trainer", "TrainerInputs", "Training"},
 }
 BY_NAME = {
     "augmill.tasks.problems.classification.Labels": "the recipe's section `labels`, which configs hold and problems read",
