@@ -18,10 +18,10 @@ from test_ingest import Ingested
 from augmill.tasks.errors import DataError
 from augmill.tasks.problems.classification import LabelReader, Labels, label_array, label_warnings, named_in_vain
 from augmill.tasks.problems.labels import class_among, labels_alike, spelling
-from augmill.tasks.rows.names import name_meant
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.recipe.sections import Refuse
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.names import name_meant
 from augmill.tasks.stages.ingest import ingest, prepare_ingest
 from augmill.tasks.store.stage import identity_of
 
