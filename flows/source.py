@@ -233,7 +233,7 @@ def read_source(run: Run, *, clock: Clock = utc_now, sleep: Sleep | None = None)
     yield split
     classes = read_json(run.store, split, "summary.json")["classes"]
     names = pq.read_schema(fetch(run.store, ingested, "source.parquet")).names
-    require_fit(recipe.publish, recipe.gate.focus, names, list(classes["validation"]))
+    require_fit(recipe.publish, recipe.gate.focus, recipe.problem, names, list(classes["validation"]))
     if run.expected is not None and not (is_partitioned(recipe) and as_of is not None):
         require_like_current(recipe, run.store, split, run.expected)
 

@@ -64,6 +64,7 @@ TARGET = "target"  # what is learnt, where that is no class; its type is the pro
 USER_PREFIX = "user."
 FIELD_NAMES = ("text", "text_b", "text_c", "text_d")
 ANY = "*"  # in ``kinds`` and ``problems`` of an extension: whatever they are
+FIRST_PROBLEM = "classification"  # what is learnt where an identity names no problem: there was one alone once
 
 
 # What ``Check.judge`` returns. ``reason``: null where a row passes. ``stratum`` may follow: its class from then on.
@@ -212,6 +213,13 @@ class Kind(ABC):
     # Versions of these packages (major.minor) are part of the identity of what equal, near, profile and features give.
     libraries: ClassVar[tuple[str, ...]] = ()
     remedies: ClassVar[Mapping[str, str]] = {}  # what to do about the reasons that ``read`` gives
+    verbatim: ClassVar[bool] = (
+        False  # fields hold the user's values as they came: a release gives real ones back from them
+    )
+    hub: ClassVar[str] = (
+        ""  # what the Hub calls rows of this kind alone in its task categories: text, tabular, image, ...
+    )
+    unsaid: ClassVar[int] = 0  # the version that no identity holds: rows were read by it before identities had versions
 
     @abstractmethod
     def arrow(self, type: str) -> pa.DataType:
@@ -235,7 +243,10 @@ class Kind(ABC):
 
     @abstractmethod
     def id(self, columns: pa.Table) -> list[bytes]:
-        """What copies of one row share, for row ids and erasure: library-free, and frozen for ever."""
+        """What copies of one row share, for row ids and erasure: library-free, and frozen for ever.
+
+        Asked of refused rows too, whose values are what ``read`` gave, perhaps null: erased ones are not shown again.
+        """
 
     @abstractmethod
     def equal(self, columns: pa.Table) -> list[bytes]:
@@ -331,6 +342,8 @@ class Problem(ABC):
     focus_metric: ClassVar[str | None] = None  # that can be of some strata alone (``gate.focus``)
     stratum_word: ClassVar[str] = "class"  # what people call a stratum
     remedies: ClassVar[Mapping[str, str]] = {}  # what to do about the reasons that ``TargetReader.read`` gives
+    hub: ClassVar[str] = ""  # as the Hub's task categories end: classification, regression, ...
+    unsaid: ClassVar[int] = 0  # as ``Kind.unsaid``
 
     @abstractmethod
     def reader(self, rules: Any) -> TargetReader:
@@ -340,8 +353,12 @@ class Problem(ABC):
     def lacks(self, train: pa.Table) -> tuple[str, str] | None:
         """(what train rows lack for anything to be learnt, what to look at); None where they lack nothing."""
 
+    def named(self, rules: Any) -> list[Any]:
+        """Every name that the rules have for a target. ``rules``: as for ``reader``."""
+        return []
+
     def least(self, rules: Any) -> int:
-        """Train rows that each stratum needs. ``rules``: as for ``reader``."""
+        """Train rows that each stratum needs."""
         return 0
 
     def stops(self, rules: Any) -> bool:
@@ -370,7 +387,7 @@ class Problem(ABC):
         return {}
 
     def stratum(self, target: pa.Array, fitted: Mapping[str, Any]) -> pa.Array:
-        """The strata of real or made rows by their TARGET."""
+        """The strata of real or made rows by their TARGET. ``fitted``: of ``fit_strata``; empty where none are fitted."""
         raise NotImplementedError
 
     def column(self, rows: pa.Table, values: Mapping[str, Any], kind: pa.DataType) -> pa.Array:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from augmill.tasks import errors
 from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Check, Generator, Judged
+from augmill.tasks.contracts import ANY, Artifact, Check, Generator, Judged
 from augmill.tasks.errors import AugmillError, DataError, UserError, WorldError
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
@@ -112,14 +112,18 @@ pq.write_table(pa.table({"row": range(asked), "label": [common] * asked}), out)
 """
 
 
-def small_problem() -> TrainerInputs:
+def small_problem(trainer: type[Trainer]) -> TrainerInputs:
+    """Of texts, or of numbers for a trainer that serves none."""
+    field = "text" if {"text", ANY} & set(trainer.kinds) else "number:x"
+
     def rows(prefix: str, count: int) -> pa.Table:
         strata = ["ab"[at % 3 == 0] for at in range(count)]
         texts = [f"{'left' if stratum == 'a' else 'right'} word{at % 5}" for at, stratum in enumerate(strata)]
-        return pa.table({"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": strata, "text": texts})
+        cells = texts if field == "text" else [at % 5 + 3.0 * (stratum == "a") for at, stratum in enumerate(strata)]
+        return pa.table({"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": strata, field: cells})
 
     made = rows("s", 9).append_column("parent_ids", pa.array([["r0"]] * 9, pa.list_(pa.string())))
-    return TrainerInputs(rows("r", 12), made, rows("v", 20), ("text",), PROBLEMS["classification"], ("a", "b"))
+    return TrainerInputs(rows("r", 12), made, rows("v", 20), (field,), PROBLEMS["classification"], ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Pat
     (tmp_path / "train.py").write_text(MAJORITY)
     command = f"{sys.executable} {tmp_path / 'train.py'} {{train}} {{eval}} {{seed}} {{predictions}}"
     trainer = TRAINERS[name](TRAINERS[name].Options(**({"command": command} if name == "command" else {})))
-    problem = small_problem()
+    problem = small_problem(TRAINERS[name])
     planned = trainings(problem, 0, 1)
     together = list(trainer.predict(problem, planned, tmp_path / "all"))
     assert len(together) == len(planned)
@@ -137,6 +141,9 @@ def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Pat
         assert prediction.target.dtype == np.int64 and prediction.target.shape == (problem.evaluation.num_rows,)
         assert set(prediction.target.tolist()) <= {-1, 0, 1}
         json.dumps(prediction.chosen)
+        assert (prediction.scores is not None) == (trainer.scores and name != "command")  # it may leave them out
+        shape = (problem.evaluation.num_rows, 2)
+        assert prediction.scores is None or (prediction.scores.shape == shape and not np.isnan(prediction.scores).any())
     (alone,) = trainer.predict(problem, planned[-1:], tmp_path / "alone")
     assert alone.target.tolist() == together[-1].target.tolist()
 

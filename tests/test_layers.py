@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -310,6 +311,123 @@ def test_what_is_imported_is_a_declared_dependency() -> None:
     )
     found = {name.split(".")[0]: relative(path) for path in modules() for name, _, typed in imports(path) if not typed}
     assert not {name: where for name, where in found.items() if name not in known}
+
+
+# --- Law 17: stages, gate, store and workers do not know what a row is made of ------------------------------------------
+
+SPINE = ("tasks/stages", "tasks/gate", "tasks/store", "tasks/workers")
+# What the spine may take of those who do know: what is asked of whole rows, the registries, the nouns of their contracts.
+ASKED = {
+    "augmill.tasks.rows.kinds": {"*"},  # its front
+    "augmill.tasks.problems": {"PROBLEMS"},
+    "augmill.tasks.problems.strata": {"*"},  # of whichever problem
+    "augmill.tasks.generators": {"GENERATORS"},
+    "augmill.tasks.checks": {"CHECKS"},
+    "augmill.tasks.metrics": {"METRICS"},
+    "augmill.tasks.trainers": {"TRAINERS", "QUICK", "Prediction", "Trainer", "TrainerInputs", "Training"},
+}
+BY_NAME = {
+    "augmill.tasks.problems.classification.Labels": "the recipe's section `labels`, which configs hold and problems read",
+}
+# Whatever holds `text` but `context`, and the words of those who work on texts.
+SAYS_TEXT = re.compile(r"text|^(casefold|jaccard|ngrams?|shingles?|tfidf|tokeni[sz]er?|unicodedata)$")
+SPOKEN = {tokenize.NAME, tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+MEANS_NO_ROW = {
+    "text_columns": "an identity's name for the fields' sources, pinned",
+    "excluded_texts": "a key of summary.json, which stores hold",
+    "null_texts": "a key of evidence.json, which stores hold, and of recipes' `validation.release`",
+}
+
+
+def spine() -> list[Path]:
+    found = [path for path in modules() if relative(path).startswith(SPINE)]
+    assert len(found) > 35
+    return found
+
+
+def taken(path: Path) -> Iterator[str]:
+    """Every name that a file takes of our packages, where it is defined or offered; whole modules too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bound = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package_of(dotted(path)).rsplit(".", node.level - 1)[0] if node.level else ""
+            origin = ".".join(filter(None, (base, node.module)))
+            for alias in node.names:
+                whole = f"{origin}.{alias.name}"
+                if whole in names() and alias.name not in offered(origin):
+                    bound[alias.asname or alias.name] = whole
+                else:
+                    yield whole
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    yield from (f"{bound[node.value.id]}.{node.attr}" for node in used if node.value.id in bound)
+    bare = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {node.value.id for node in used}
+    yield from (whole for name, whole in bound.items() if name in bare)  # handed on as a whole
+
+
+def may_ask(name: str) -> bool:
+    knowing = [home for home in ASKED if f"{name}.".startswith(f"{home}.")]
+    if not knowing or name in BY_NAME:
+        return True
+    home, _, own = name.rpartition(".")
+    return own in ASKED.get(home, ()) or ("*" in ASKED.get(home, ()) and own in (offered(home) or {own}))
+
+
+def test_the_spine_asks_kinds_problems_and_extensions_and_names_none() -> None:
+    every = [(relative(path), name) for path in spine() for name in taken(path)]
+    assert not {name for _, name in every if name in BY_NAME} ^ set(BY_NAME), "BY_NAME lists what nobody takes"
+    wrong = [f"{where} takes {name}" for where, name in every if not may_ask(name)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_spine_does_not_tell_kinds_or_problems_apart() -> None:
+    """No comparison with the name of one, no look-up of one in its registry, and no default that is one."""
+    from augmill.tasks.problems import PROBLEMS
+    from augmill.tasks.rows.kinds import KINDS
+
+    problems = {*PROBLEMS, *(problem.name for problem in PROBLEMS.values())}
+    kinds = {*KINDS, *(kind.name for kind in KINDS.values())}
+    wrong = []
+    for path in spine():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            told = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+            apart = isinstance(node, ast.Compare | ast.MatchValue) or _looks_up(node, {"KINDS", "PROBLEMS"})
+            named = isinstance(node, ast.Constant) and node.value in problems
+            if named or (apart and told & kinds):
+                wrong.append(f"{relative(path)}:{getattr(node, 'lineno', 0)} {ast.unparse(node)[:80]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _looks_up(node: ast.AST, registries: set[str]) -> bool:
+    """``KINDS["number"]``, ``KINDS.get("number")``."""
+    of = node.value if isinstance(node, ast.Subscript) else node.func if isinstance(node, ast.Call) else None
+    of = of.value if isinstance(of, ast.Attribute) else of
+    return isinstance(of, ast.Name) and of.id in registries
+
+
+def test_the_spine_says_nothing_of_texts() -> None:
+    """In no name, no message, no comment: what a row is made of is for its kinds to say."""
+    wrong, met = [], set()
+    for path in spine():
+        with path.open("rb") as stream:
+            tokens = list(tokenize.tokenize(stream.readline))
+        for token in tokens:
+            if token.type not in SPOKEN or token.string in ("read_text", "write_text"):  # pathlib's
+                continue
+            for name in re.findall(r"[A-Za-z_]+", token.string):
+                parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+                says = [part for part in map(str.lower, parts) if SAYS_TEXT.search(part.replace("context", ""))]
+                if says and name in MEANS_NO_ROW:
+                    met.add(name)
+                elif says:
+                    wrong.append(f"{relative(path)}:{token.start[0]} {name}: {token.line.strip()[:100]}")
+    assert not wrong, "\n".join(dict.fromkeys(wrong))
+    assert met == set(MEANS_NO_ROW), "MEANS_NO_ROW lists what nobody says"
+
+
+# --- What importing costs ---------------------------------------------------------------------------------------------
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

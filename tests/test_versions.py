@@ -238,9 +238,11 @@ def run_check(name: str, here: Path) -> Any:
 
 
 def run_trainer(name: str, here: Path) -> Any:
-    made = rows("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
+    texts = serves_texts(TRAINERS[name])
+    draw, fields = (rows, ("text",)) if texts else (cells, TABLE_FIELDS)
+    made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
     problem = TrainerInputs(
-        rows("r", 45, 1), made, rows("v", 30, 2), ("text",), PROBLEMS["classification"], tuple(sorted(WORDS))
+        draw("r", 45, 1), made, draw("v", 30, 2), fields, PROBLEMS["classification"], tuple(sorted(WORDS))
     )
     trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
     predictions = trainer.predict(problem, trainings(problem, 0, 1), here / "work")

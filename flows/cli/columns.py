@@ -91,7 +91,7 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     target: tuple[str, str | None] | None = (asked.label, "label") if asked.label else None
     target = _typed_name(asked.target, names, learnt, where, fix) if asked.target else target
     if not asked.named:
-        require_header(file, source)
+        require_header(file, source, "give --text and --label, or --input and --target")
     require_rows(file, source)
     guess = guess_columns(file, source)
     found = sniff_columns(file, source, guess["id"])

@@ -10,7 +10,7 @@ import typer
 from augmill.flows.terminal import say
 from augmill.tasks.errors import CorruptObject, StoreRefused, UserError
 from augmill.tasks.store.log import released_in
-from augmill.tasks.store.shapes import TEXT
+from augmill.tasks.store.shapes import LINES
 
 Dataset = Annotated[
     str | None, typer.Argument(help="The dataset, or its recipe; may be left out where the store holds one.")
@@ -66,7 +66,7 @@ def _open(store: str | None, dataset: str | None, *, write: bool = False) -> tup
 
 def require_reason(reason: str) -> None:
     """Raises UserError for a blank one, or one with control characters: the log is to say why, to whoever asks later."""
-    if not TEXT.fits(reason):
+    if not LINES.fits(reason):
         fix = "write it without escape sequences; whoever lists the releases reads it on a terminal"
         raise UserError(f"it holds control characters: {reason[:80]!a}", where="--reason", fix=fix)
     if not reason.strip():

@@ -48,7 +48,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
         source = _json(site, ingested, "summary.json")
         names = pq.read_schema(fetch(site.store, ingested, "source.parquet")).names
         summary = _json(site, split, "summary.json")
-        require_fit(recipe.publish, recipe.gate.focus, names, list(summary["classes"]["validation"]))
+        require_fit(recipe.publish, recipe.gate.focus, recipe.problem, names, list(summary["classes"]["validation"]))
         rows = row_facts(recipe, site, ingested)
         fitted, seen = _fit_what_trains_nothing(recipe, site, split), _foreseen(recipe, site.store, split)
         vain = _translated_in_vain(recipe, list(summary["classes"]["train"]))

@@ -68,8 +68,8 @@ class Gauge:
     def shown(self, value: float, decimals: int | None = None, signed: bool = False) -> str:
         """The number alone, about SHOWN digits of it; none of noughts alone with a sign."""
         decimals = self.decimals(value) if decimals is None else decimals
-        text = f"{value:{'+' if signed else ''},.{decimals}f}"
-        return text if any(digit in text for digit in "123456789") else text.lstrip("+-")
+        shown = f"{value:{'+' if signed else ''},.{decimals}f}"
+        return shown if any(digit in shown for digit in "123456789") else shown.lstrip("+-")
 
     def amount(self, value: float) -> str:
         """Of what a recipe asks for, as it is written there: ``0.5 points``, ``0.5 price (MAE)``."""

@@ -191,11 +191,11 @@ def explain(
     target = found.gain - rule.bar if found.gain - rule.bar >= 0.1 * point else point
     needed = math.ceil(rows * (visible / target) ** 2) if target > 0 else rows
     nothing = "Too little is proven" if shown == "gain" else "Nothing is proven"
-    text = f"{nothing}: {measured}, where {sight(rule, seen)}."
+    told = f"{nothing}: {measured}, where {sight(rule, seen)}."
     if needed <= rows:
-        return Summary(f"{text} {rest}", seen, None)
+        return Summary(f"{told} {rest}", seen, None)
     effect = true_effect(rule.bar + target, rule.gauge)
-    return Summary(f"{text} For {effect} it takes about {needed:,}. {rest}", seen, needed)
+    return Summary(f"{told} For {effect} it takes about {needed:,}. {rest}", seen, needed)
 
 
 def _asked(rule: Rule, shown: Literal["gain", "loss", "nothing"]) -> str:

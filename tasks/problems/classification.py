@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Problem, ReadTarget, TargetReader
 from augmill.tasks.errors import DataError
-from augmill.tasks.problems.labels import class_among, class_of, fold_label, label_text, spelling
-from augmill.tasks.rows.names import nearest
+from augmill.tasks.problems.labels import class_among, fold_label, spelling
+from augmill.tasks.rows.names import name_meant, name_of, nearest
 
 SHOWN = 5  # names in a sentence
 
@@ -67,11 +67,11 @@ def _rules_for(rules: Labels, like: Any) -> _Rules:
     fold = rules.fold and isinstance(like, str)
 
     def key(label: Any) -> str:
-        name = class_of(label, like)
+        name = name_meant(label, like)
         return fold_label(name) if fold else name
 
-    new = [(old, class_of(label, like), label) for old, label in rules.aliases.items()]
-    spelt = {fold_label(name): name for name in [name for _, name, _ in new] + [label_text(d) for d in rules.declared]}
+    new = [(old, name_meant(label, like), label) for old, label in rules.aliases.items()]
+    spelt = {fold_label(name): name for name in [name for _, name, _ in new] + [name_of(d) for d in rules.declared]}
     first: dict[str, Any] = {}  # of names that are one class, the first one's label
     for _, name, label in new:
         first.setdefault(name, _typed(label, name, like))
@@ -117,7 +117,7 @@ class LabelReader(TargetReader):
             return ReadTarget(None, None, reason, None)
         rules = self.by_type.get(type(value)) or self.by_type.setdefault(type(value), _rules_for(self.rules, value))
         folds = self.rules.fold and isinstance(value, str)
-        said = name = label_text(value)
+        said = name = name_of(value)
         key = fold_label(name) if folds else name
         if key in rules.aliases:
             name, value = rules.aliases[key]
@@ -151,15 +151,6 @@ def label_array(names: Sequence[str], values: Mapping[str, Any], kind: pa.DataTy
         ) from error
 
 
-def has_other_spellings(labels: Labels, splits: Iterable[str]) -> bool:
-    """Whether a name in the recipe is found by its value alone, as 1.0 and True are: version 1 of ingest found none.
-
-    ``splits``: what the recipe calls splits.
-    """
-    named = [*labels.declared, *labels.retired, *labels.aliases, *labels.aliases.values(), *splits]
-    return any(class_of(name, like) != label_text(name) for name in named for like in (0, True))
-
-
 def named_in_vain(rules: Labels, said: Iterable[str], kind: pa.DataType) -> list[tuple[str, str]]:
     """(recipe key, name) of each declared, renamed or retired label that no row has.
 
@@ -170,10 +161,12 @@ def named_in_vain(rules: Labels, said: Iterable[str], kind: pa.DataType) -> list
     spelt = fold_label if rules.fold and texts else str
     known = {spelt(name) for name in said}
     old = [("labels.aliases", name) for name in rules.aliases]
-    known |= {spelt(class_of(new, like)) for name, new in rules.aliases.items() if spelt(class_of(name, like)) in known}
-    named = [("labels.declared", label_text(label)) for label in rules.declared]
-    named += [*old, *(("labels.retired", label_text(label)) for label in rules.retired)]
-    return [(key, name) for key, name in named if spelt(class_of(name, like)) not in known]
+    known |= {
+        spelt(name_meant(new, like)) for name, new in rules.aliases.items() if spelt(name_meant(name, like)) in known
+    }
+    named = [("labels.declared", name_of(label)) for label in rules.declared]
+    named += [*old, *(("labels.retired", name_of(label)) for label in rules.retired)]
+    return [(key, name) for key, name in named if spelt(name_meant(name, like)) not in known]
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -184,7 +177,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 def label_warnings(vain: Sequence[tuple[str, str]], counts: Mapping[str, int], several: tuple[int, int]) -> list[str]:
     """What is likely wrong with the labels, a sentence each with what to do: names in the recipe that no row has;
 
-    classes that are likely one (``counts``: rows by class); and ``several``: texts under several labels, their rows.
+    classes that are likely one (``counts``: rows by class); and ``several``: equal rows under several labels, all of them.
     """
     found = []
     for key in dict.fromkeys(key for key, _ in vain):
@@ -208,8 +201,8 @@ def label_warnings(vain: Sequence[tuple[str, str]], counts: Mapping[str, int], s
         )
     if several[0]:
         found.append(
-            f"{several[0]:,} equal text(s) in {several[1]:,} rows stand under several labels; refuse.conflicts: majority keeps "
-            "the commonest label of each, drop none"
+            f"{several[1]:,} rows that are equal to others ({several[0]:,} different ones) stand under several labels; "
+            "refuse.conflicts: majority keeps the commonest label of each, drop none"
         )
     return found
 
@@ -224,6 +217,8 @@ class Classification(Problem):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
     stratum_metric: ClassVar[str] = "accuracy"  # of one class's rows it is the class's recall
     focus_metric: ClassVar[str | None] = "macro_f1"
+    hub: ClassVar[str] = "classification"
+    unsaid: ClassVar[int] = 1
     remedies: ClassVar[Mapping[str, str]] = {
         "no_label": "check columns.label, and fill the empty labels",
         "fractional_label": "check columns.label: a label is a text, a whole number, or true or false",
@@ -241,6 +236,9 @@ class Classification(Problem):
         found = f"only {classes[0]!r}" if classes else "no rows at all"
         return f"train needs at least two classes; found {found}", "check columns.label and the splits section"
 
+    def named(self, rules: Labels) -> list[Any]:
+        return [*rules.declared, *rules.retired, *rules.aliases, *rules.aliases.values()]
+
     def least(self, rules: Labels) -> int:
         return rules.min_rows
 
@@ -250,7 +248,7 @@ class Classification(Problem):
     def vanished(self, rules: Labels, before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
         """Not those that the recipe retires or renames."""
         spelt = fold_label if rules.fold else str
-        named = [label_text(label) for label in [*rules.retired, *rules.aliases]]
+        named = [name_of(label) for label in [*rules.retired, *rules.aliases]]
         left = {spelt(class_among(name, before) or name) for name in named}
         left |= {spelt(name) for name, rows in now.items() if rows}
         enough = 2 * rules.min_rows

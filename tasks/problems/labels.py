@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from augmill.tasks.rows.kinds.text import canonical
-
-_WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,99})(?:\.0*)?")  # not 010: a code's zeros are its own
-
-
-def label_text(value: Any) -> str:
-    """A label as the string by which classes are counted: true and false in lower case, integers plainly."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def class_of(label: Any, like: Any) -> str:
-    """The class that a name for a label means among labels of the type of ``like``.
-
-    Among texts the one that is written so (010 is no 10), among truth values any spelling of true and false, among
-    whole numbers any of the number (1.0 is 1).
-    """
-    text = label_text(label)
-    if isinstance(like, bool):
-        return text.lower() if text.lower() in ("true", "false") else text
-    number = _WHOLE.fullmatch(text) if isinstance(like, int) else None
-    return number[1] if number else text
+from augmill.tasks.rows.names import name_meant
 
 
 def class_among(label: Any, classes: Iterable[str]) -> str | None:
     """The class of ``classes``, of whatever type, that a name for a label means; None where there is none."""
     known = set(classes)
-    return next((name for name in (class_of(label, like) for like in ("", 0, True)) if name in known), None)
+    return next((name for name in (name_meant(label, like) for like in ("", 0, True)) if name in known), None)
 
 
 def fold_label(name: str) -> str:
@@ -42,9 +22,7 @@ def fold_label(name: str) -> str:
 
 def spelling(name: str) -> str:
     """The same for labels that are likely one: also 1 and 1.0, and what differs in case or blanks alone."""
-    folded = fold_label(name)
-    number = _WHOLE.fullmatch(folded)
-    return number[1] if number else folded
+    return name_meant(fold_label(name), 0)
 
 
 def labels_alike(names: Iterable[str], classes: Iterable[str]) -> dict[str, str]:

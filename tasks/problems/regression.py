@@ -18,7 +18,7 @@ ROWS_PER_BIN = 20  # at least, so that each bin can be asked for and judged
 
 
 class NumberReader(TargetReader):
-    """Refused: ``no_target`` (null, blank), ``not_a_number`` (words, NaN, infinity). Truth values are no numbers."""
+    """Refused: ``no_target`` (null, blank), ``target_not_a_number`` (words, NaN, infinity). Truth values are no numbers."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -28,13 +28,13 @@ class NumberReader(TargetReader):
         if value is None or (isinstance(value, str) and not value.strip()):
             return ReadTarget(None, None, "no_target", None)
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
-            return ReadTarget(None, None, "not_a_number", None)
+            return ReadTarget(None, None, "target_not_a_number", None)
         try:
             number = float(value)
         except (ValueError, OverflowError):
-            return ReadTarget(None, None, "not_a_number", None)
+            return ReadTarget(None, None, "target_not_a_number", None)
         if not math.isfinite(number):
-            return ReadTarget(None, None, "not_a_number", None)
+            return ReadTarget(None, None, "target_not_a_number", None)
         self.coerced += isinstance(value, str)
         return ReadTarget("", number, "", None)
 
@@ -51,9 +51,10 @@ class Regression(Problem):
     metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2")
     stratum_metric: ClassVar[str] = "mae"
     stratum_word: ClassVar[str] = "bin"
+    hub: ClassVar[str] = "regression"
     remedies: ClassVar[Mapping[str, str]] = {
         "no_target": "check columns.target, and fill the empty cells",
-        "not_a_number": "check columns.target: every cell has to be a number",
+        "target_not_a_number": "check columns.target: every cell has to be a number",
     }
 
     def reader(self, rules: Any) -> NumberReader:

@@ -121,7 +121,7 @@ class Recipe:
         pair = self.task == "pair_classification"
         two = self.columns.inputs is None and len(self.columns.sources) == 2
         check(not pair or two, "task: pair_classification needs two text columns")
-        type = "label" if self.columns.target is None else self.columns.target[self.columns.answer]
+        type = self.columns.answer_type
         served = ", ".join(self.problem.types)
         check(type in self.problem.types, f"task: {self.task} learns a {served}; columns.target is a {type}")
         check(0 <= self.seed < 2**63, "seed: between 0 and 2**63 - 1")

@@ -111,6 +111,11 @@ class Columns:
         return self.label if self.label is not None else next(iter(self.target or {"": ""}))
 
     @property
+    def answer_type(self) -> str:
+        """What the recipe calls that column: ``label``, ``number``, ..."""
+        return "label" if self.target is None else self.target[self.answer]
+
+    @property
     def named(self) -> dict[str, str | None]:
         """Recipe key: the source's column that it names."""
         if self.inputs is not None:
@@ -130,7 +135,7 @@ class Refuse:
     max_chars: int = option(20_000, "a text longer than this is refused")
     conflicts: Literal["keep", "majority", "drop"] = option(
         "keep",
-        "equal texts under several labels: keep them all; those of the label that most of them have (none, where two "
+        "equal rows under several labels: keep them all; those of the label that most of them have (none, where two "
         "have as many); or drop them all",
         later=True,
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact, Foresight, Problem
+from augmill.tasks.contracts import FIRST_PROBLEM, ROW_ID, STRATUM, TARGET, Artifact, Foresight, Problem
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import GateOptions, Question
@@ -41,7 +41,7 @@ class JudgeConfig:
     trainer_content: dict[str, str]  # Trainer.content(), when the run began to judge
     seed: int
     fields: tuple[str, ...]
-    problem: str = field(default="classification", metadata={"later": True})  # its name
+    problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
     target: str = field(default="", metadata={"later": True})  # of a target with a unit, what its column is called
 
     @property
@@ -157,7 +157,7 @@ class FoldConfig:
     seed: int
     near: float
     fields: tuple[str, ...]
-    problem: str = field(default="classification", metadata={"later": True})  # its name
+    problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
 
 
 def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:

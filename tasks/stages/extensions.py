@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Artifact, Context, Fitted, Problem, Request
+from augmill.tasks.contracts import FIRST_PROBLEM, Artifact, Context, Fitted, Problem, Request
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.reader import GeneratorChoice
@@ -36,7 +36,7 @@ class FitConfig:
     fields: tuple[str, ...]
     threads: int
     libraries: dict[str, str] = field(default_factory=dict)
-    problem: str = field(default="classification", metadata={"later": True})  # its name
+    problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
     versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # as ingest's
 
     @property
@@ -88,7 +88,7 @@ def checks_of(choice: GeneratorChoice, checks: dict[str, FitConfig]) -> tuple[Fi
             if choice.label_by == "generator":
                 continue
             options = dataclasses.replace(options, label_by=choice.label_by)
-        if name == "relations" and choice.label_by == "teacher":
+        if name == "relations" and (choice.label_by == "teacher" or config.learnt.fits_strata):
             options = dataclasses.replace(options, parent_class="any")
         made.append(dataclasses.replace(config, options=options))
     return tuple(made)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.retries import in_threads
-from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, USER_PREFIX, Artifact, Problem
+from augmill.tasks.contracts import FIRST_PROBLEM, ROW_ID, STRATUM, TARGET, USER_PREFIX, Artifact, Problem
 from augmill.tasks.errors import AugmillError, DataError, UnsoundSource
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
@@ -55,13 +55,13 @@ from augmill.tasks.store.store import READERS
 
 
 def unify_units(
-    window: Sequence[pa.Schema], every: Sequence[pa.Schema], where: Sequence[str], *, as_text: bool
+    window: Sequence[pa.Schema], every: Sequence[pa.Schema], where: Sequence[str], *, as_strings: bool
 ) -> pa.Schema:
     """The columns of ``every`` unit in order of first appearance, typed as those of the ``window`` ask.
 
     Columns and types that only units outside of the window have count too, where they do not clash: a release's schema
     only grows (DESIGN, "The row"), and what was written years ago stops no night. ``where``: names the window's units;
-    ``as_text``: numbers give way to texts, as in one file of JSON Lines.
+    ``as_strings``: numbers give way to strings, as in one file of JSON Lines.
     Raises DataError naming the column, its units and both types.
     """
     types: dict[str, pa.Field] = {}
@@ -69,7 +69,7 @@ def unify_units(
     for schema, place in zip(window, where, strict=True):
         for field in schema:
             known = types.get(field.name)
-            found = field if known is None else _wider(known, field, as_text)
+            found = field if known is None else _wider(known, field, as_strings)
             if found is None:
                 assert known is not None
                 raise DataError(
@@ -83,17 +83,17 @@ def unify_units(
     for schema in every:
         for field in schema:
             known = types.get(field.name)
-            types[field.name] = field if known is None else _wider(known, field, as_text) or known
+            types[field.name] = field if known is None else _wider(known, field, as_strings) or known
     names = dict.fromkeys(field.name for schema in every for field in schema)
     return pa.schema([types[name] for name in names])
 
 
-def _wider(one: pa.Field, other: pa.Field, as_text: bool) -> pa.Field | None:
+def _wider(one: pa.Field, other: pa.Field, as_strings: bool) -> pa.Field | None:
     """A field that holds the values of both; None where their types clash."""
     if one.type.equals(other.type):
         return one if one.metadata == other.metadata else one.remove_metadata()
     for narrow, wide in ((one, other), (other, one)):
-        if pa.types.is_null(narrow.type) or (as_text and _is_plain(narrow.type) and pa.types.is_string(wide.type)):
+        if pa.types.is_null(narrow.type) or (as_strings and _is_plain(narrow.type) and pa.types.is_string(wide.type)):
             return wide
     try:
         return pa.unify_schemas([pa.schema([one]), pa.schema([other])], promote_options="permissive").field(0)
@@ -109,7 +109,7 @@ def cast_column(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.Chun
     """In the field's type. Raises DataError where a value does not fit (an integer past 2**53 among floats)."""
     try:
         return pc.cast(column, field.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # the latter: texts where all others are null
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # the latter: strings where all others are null
         problem = f"column {field.name!r} does not fit {field.type}, its type in other partitions: {error}"
         raise DataError(problem, where=where, fix="write all partitions with the same types") from error
 
@@ -133,7 +133,7 @@ class GatherConfig:
     dated: bool
     first: str | None  # the window's first partition (None: all before as_of)
     as_of: str | None  # the window's last partition (None: all there is)
-    problem: str = dataclasses.field(default="classification", metadata={"later": True})  # its name
+    problem: str = dataclasses.field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
     versions: dict[str, int] | None = dataclasses.field(default=None, metadata={"later": True})  # as ingest's
 
     @property
@@ -170,7 +170,7 @@ class _Window:
     def __init__(self, config: GatherConfig, units: Sequence[_Unit]) -> None:
         self.config = config
         names = {name for unit in units for name in unit.names}
-        # Without a last partition as texts: the ids of labels that such releases have go by that order.
+        # Without a last partition letter by letter: the ids of labels that such releases have go by that order.
         self.names = sorted(names, key=None if config.as_of is None else rank)
         if config.as_of is not None and not config.dated:
             for name in self.names:
@@ -231,9 +231,11 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
 
 def _unify(window: _Window, units: Sequence[_Unit]) -> pa.Schema:
     """The source's columns with their types."""
-    as_text = any(unit.about["read_as"][0]["format"] == "jsonl" for unit in window.units)
+    as_strings = any(unit.about["read_as"][0]["format"] == "jsonl" for unit in window.units)
     where = [_where(unit) for unit in window.units]
-    return unify_units([unit.schema for unit in window.units], [unit.schema for unit in units], where, as_text=as_text)
+    return unify_units(
+        [unit.schema for unit in window.units], [unit.schema for unit in units], where, as_strings=as_strings
+    )
 
 
 def _where(unit: _Unit) -> str:

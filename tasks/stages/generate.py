@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import STRATUM, TARGET, Artifact, Problem
+from augmill.tasks.contracts import FIRST_PROBLEM, STRATUM, TARGET, Artifact, Problem
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.problems import PROBLEMS
@@ -136,7 +136,7 @@ def _as_judged(delivered: pa.Table, verdicts: pa.Table, problem: Problem, strata
         if name in verdicts.column_names and name in delivered.column_names:
             given = pc.coalesce(verdicts[name], delivered[name])
             delivered = delivered.set_column(delivered.column_names.index(name), delivered.schema.field(name), given)
-    return restratify(delivered, problem, strata) if problem.fits_strata else delivered
+    return delivered if problem.target is None else restratify(delivered, problem, strata)
 
 
 def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
@@ -164,7 +164,7 @@ def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Art
     fields, problem = config.generator.fields, config.generator.learnt
     rows = sampled_rows(work, config, fitted.content)
     strata: dict[str, Any] = work.read_json(fitted, STRATA) if problem.fits_strata else {}
-    if problem.fits_strata:
+    if problem.target is not None:
         rows = restratify(rows, problem, strata)
     delivered_at = [index for index, reason in enumerate(rows["reason"].to_pylist()) if reason is None]
     verdicts = judge(work, config, rows.take(pa.array(delivered_at, pa.int64())), checks, strata)
@@ -217,7 +217,7 @@ class SetAsideConfig:
     fields: tuple[str, ...]
     segments: tuple[dict[str, Any], ...]
     reason: str
-    problem: str = field(default="classification", metadata={"later": True})  # its name
+    problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
 
 
 @stage("set_aside", version=1)

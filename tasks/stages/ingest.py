@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.errors import NoRows
 from augmill.tasks.problems import PROBLEMS
-from augmill.tasks.problems.classification import has_other_spellings
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import FORMS
 from augmill.tasks.rows.hashing import TableHasher
+from augmill.tasks.rows.names import spelt_otherwise
 from augmill.tasks.rows.schema import PLACES, UNIT_REFUSED
 from augmill.tasks.sources import SOURCES, SourceFile, describe_file, list_files, read_batches, scan_schema
 from augmill.tasks.stages.partitions import Cut, cut_source, cuts_upto, hash_files
@@ -80,7 +80,7 @@ def _config(recipe: Recipe, cut: Cut, hashes: dict[str, str]) -> IngestConfig:
         places=recipe.refuse.conflicts != "keep",
         problem=PROBLEMS[recipe.task].name,
         versions=versions_of(recipe.columns, PROBLEMS[recipe.task]),
-        reading=2 if has_other_spellings(recipe.labels, recipe.splits.names) else 1,
+        reading=2 if spelt_otherwise([*recipe.problem.named(recipe.labels), *recipe.splits.names]) else 1,
     )
 
 

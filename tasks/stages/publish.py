@@ -19,6 +19,7 @@ from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
 from augmill.tasks.rows.shown import visible
 from augmill.tasks.stages.user_columns import give_back
@@ -51,7 +52,7 @@ def dataset_card(
     splits = {name: part for name, part in counts.items() if part["rows"]}
     front = {
         "pretty_name": dataset,
-        "task_categories": [_category(task, columns)],
+        "task_categories": [_category(PROBLEMS[task], columns)],
         "configs": [
             {
                 "config_name": "default",
@@ -60,10 +61,10 @@ def dataset_card(
         ],
     }
     table = "\n".join(f"| {name} | {part['rows']:,} | {part['synthetic']:,} |" for name, part in splits.items())
-    target = f"number to predict: {_code(columns.answer)}"
-    if columns.label is not None:
+    target = f"{columns.answer_type} to predict: {_code(columns.answer)}"
+    if PROBLEMS[task].target is None:
         shown = ", ".join(map(_code, labels[:50])) + (" ..." if len(labels) > 50 else "")
-        target = f"label: {_code(columns.label)} with {len(labels)} values: {shown}"
+        target = f"{columns.answer_type}: {_code(columns.answer)} with {len(labels)} values: {shown}"
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
 ---
@@ -78,20 +79,21 @@ def dataset_card(
 {_inputs(columns)}; {target}.
 
 Added columns: `{prefix}row_id`, `{prefix}split`, `{prefix}origin` (`real`, `synthetic`, or `pseudo_labelled`: a real
-text that got its label from a model), `{prefix}generator`, `{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`,
+row that got its label from a model), `{prefix}generator`, `{prefix}parent_ids`, `{prefix}seed`, `{prefix}weight`,
 `{prefix}scores`. `order.parquet` holds a reading order,
 `manifest.json` the checksums and the ledger of every candidate row.
 """
 
 
-def _category(task: str, columns: Columns) -> str:
-    """As the Hub calls it."""
-    kind = "text" if set(columns.types.values()) == {"text"} else "tabular"
-    return f"{kind}-{'regression' if task == 'regression' else 'classification'}"
+def _category(problem: Problem, columns: Columns) -> str:
+    """As the Hub calls it; rows of several kinds are tables there."""
+    kinds = {kind.hub for kind, _ in kinds_of(columns.fields)}
+    rows = kinds.pop() if len(kinds) == 1 else "tabular"
+    return f"{rows}-{problem.hub}" if rows and problem.hub else "other"
 
 
 def _inputs(columns: Columns) -> str:
-    """The columns that are learnt from, by type: ``Text: `a`, `b```."""
+    """The columns that are learnt from, by type: ``Number: `a`, `b```."""
     found: dict[str, list[str]] = {}
     for name in columns.sources:
         found.setdefault(columns.types[name], []).append(_code(name))
@@ -270,8 +272,8 @@ def put_release(store: Store, dataset: str, built: Artifact, provenance: dict[st
     for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
         if name == "manifest.json" and not (done and store.size(release_key(dataset, release, "provenance.json"))):
             passing("provenance")
-            text = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
-            store.put(release_key(dataset, release, "provenance.json"), text.encode())
+            told = json.dumps(provenance, indent=1, sort_keys=True, ensure_ascii=False)
+            store.put(release_key(dataset, release, "provenance.json"), told.encode())
         key, entry = release_key(dataset, release, name), files[name]
         if not store.holds(key, entry["sha256"], entry["size"]):
             passing("manifest" if name == "manifest.json" else "file")

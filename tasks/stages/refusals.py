@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from augmill.tasks.contracts import Problem
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
-from augmill.tasks.problems.labels import class_among
 from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
 from augmill.tasks.rows.kinds import KINDS
@@ -19,24 +19,24 @@ from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doub
 from augmill.tasks.sources.delimited import DELIMITERS
 
 MAY_BE_BYTES = ("columns.id", "columns.group")  # which are compared, never read
-CONFLICT = "conflicting_label"  # refuse.conflicts: equal texts under several labels
+CONFLICT = "conflicting_label"  # refuse.conflicts: equal rows under several labels
 
 # What to do about most refused rows, by their reason; where none is named, to mend the source. Kinds and problems know
 # what to do about the reasons that they give themselves.
 REMEDIES = {
     "ragged": "quote cells that hold the delimiter, or correct source.delimiter; where every row ends in a delimiter more, "
     "let the header do so too",
-    "bad_quoting": "pair the quotes, or set source.quote: none where they are plain text",
+    "bad_quoting": "pair the quotes, or set source.quote: none where they mean themselves",
     "bad_json": "write one JSON object a line, or correct source.format",
     "not_an_object": "write one JSON object a line",
     "invalid_encoding": "set source.encoding to what the file is written in, or auto",
     "cell_too_long": "shorten those cells, or raise source.max_cell_bytes",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
-    CONFLICT: "give equal texts one label; what happens to them is refuse.conflicts",
-    "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the texts",
+    CONFLICT: "give equal rows one label; what happens to them is refuse.conflicts",
+    "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the inputs",
     "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
     "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
-    "no_id": "check columns.id: each row needs one; without it ids are made from the texts",
+    "no_id": "check columns.id: each row needs one; without it ids are made from the inputs",
 }
 
 
@@ -77,11 +77,14 @@ def require_rows(file: SourceFile, how: SourceOptions) -> None:
     raise DataError(problem, where=f"{file.name} {first.location}", fix=remedy(first.reason, "mend the file"))
 
 
-def require_header(file: SourceFile, how: SourceOptions) -> None:
-    """Raises DataError where a CSV's header is in doubt: for who is about to guess by names."""
+def require_header(file: SourceFile, how: SourceOptions, otherwise: str) -> None:
+    """Raises DataError where a CSV's header is in doubt: for who is about to guess by names.
+
+    ``otherwise``: what to do where the first row holds names after all.
+    """
     doubt = doubt_file(file, how) if file.format == "csv" else None
     if doubt is not None:
-        fix = f"{doubt.fix}; where they are names, give --text and --label, or --input and --target"
+        fix = f"{doubt.fix}; where they are names, {otherwise}"
         raise DataError(doubt.problem, where=file.name, fix=fix)
 
 
@@ -92,12 +95,12 @@ def _shape(name: str) -> str:
 def require_alike(name: str, as_of: str) -> None:
     """Raises UserError unless both are numbers, or ``as_of`` is written as the partition ``name``: only then is the order
 
-    of texts theirs.
+    of strings theirs.
     """
     if _shape(name) == _shape(as_of) or (is_number(name) and is_number(as_of)):
         return
-    problem = f"{as_of!r} is not written as the column's {name!r} is; they are compared as texts"
-    fix = f"write it as {name!r}; numbers within texts have to be written equally long in the source, as v007"
+    problem = f"{as_of!r} is not written as the column's {name!r} is; they are compared letter by letter"
+    fix = f"write it as {name!r}; numbers within names have to be written equally long in the source, as v007"
     raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
 
 
@@ -141,15 +144,17 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
             )
 
 
-def require_fit(publish: Publish, focus: Sequence[str], names: Sequence[str], held_out: Sequence[str]) -> None:
+def require_fit(
+    publish: Publish, focus: Sequence[str], problem: Problem, names: Sequence[str], held_out: Sequence[str]
+) -> None:
     """Raises UserError for what would fail only hours later: a copied column or focus label that is not there, a
 
-    prefix that is taken. ``names``: the source's columns; ``held_out``: the classes of validation rows.
+    prefix that is taken. ``names``: the source's columns; ``held_out``: the strata of validation rows.
     """
     for at, name in enumerate(publish.copy):
         if name not in names:
-            problem = f"there is no column {name!r}; {nearest(name, names)}"
-            raise UserError(problem, where=f"publish.copy[{at}]", fix=f"correct publish.copy[{at}]")
+            found = f"there is no column {name!r}; {nearest(name, names)}"
+            raise UserError(found, where=f"publish.copy[{at}]", fix=f"correct publish.copy[{at}]")
     if clash := next((name for name in names if name.startswith(publish.prefix)), None):
         raise UserError(
             f"the source's column {clash!r} begins with the prefix {publish.prefix!r} of the added columns",
@@ -157,9 +162,9 @@ def require_fit(publish: Publish, focus: Sequence[str], names: Sequence[str], he
             fix="choose another prefix, such as `syn_`",
         )
     for label in focus:
-        if class_among(label, held_out) is None:
-            problem = f"no validation row is labelled {label!r}; {nearest(label, held_out)}"
-            raise UserError(problem, where="gate.focus", fix="correct gate.focus, or hold out rows of that class")
+        if problem.stratum_named(label, held_out) is None:
+            found = f"no validation row is labelled {label!r}; {nearest(label, held_out)}"
+            raise UserError(found, where="gate.focus", fix="correct gate.focus, or hold out rows of that class")
 
 
 def counted(refused: Sequence[dict[str, str]]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact, Problem, ReadLimits
+from augmill.tasks.contracts import FIRST_PROBLEM, ROW_ID, STRATUM, TARGET, Artifact, Problem, ReadLimits
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
@@ -41,7 +41,7 @@ class SplitConfig:
     exclude: tuple[tuple[SourceOptions, tuple[SourceFile, ...]], ...] = field(
         default=(), metadata={"identity": False, "why": "where the same bytes are read from"}
     )
-    problem: str = field(default="classification", metadata={"later": True})  # its name
+    problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
     versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # as ingest's
 
     @property

@@ -10,14 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, USER_PREFIX, ReadLimits, ReadTarget
+from augmill.tasks.contracts import FIRST_PROBLEM, ROW_ID, STRATUM, TARGET, USER_PREFIX, ReadLimits, ReadTarget
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
-from augmill.tasks.problems.labels import class_of, label_text
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar
 from augmill.tasks.rows.hashing import TableHasher
 from augmill.tasks.rows.kinds import stems
+from augmill.tasks.rows.names import name_meant, name_of
 from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within
 from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions
 from augmill.tasks.stages.partitions import MOST, file_value
@@ -26,6 +26,14 @@ from augmill.tasks.stages.user_columns import read_fields, taken_over
 from augmill.tasks.store.erasure import ERASED, Erased
 
 BAD_PARTITION = "bad_partition"  # why a row is refused whose partition is said, and is none
+# Reasons that are neither of a row's inputs nor of its target, with what they are about.
+OF_THE_ROW = {
+    "unknown_split": "split",
+    "no_partition": "partition",
+    BAD_PARTITION: "partition",
+    "no_id": "",
+    ERASED: "",
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ class IngestConfig:
     erased: Erased = Erased()
     places: bool = field(default=False, metadata={"later": True})  # whether places.parquet is written without ids too
     reading: int = field(default=1, metadata={"later": True})  # 2: names such as 1.0 and True are found by their value
-    problem: str = field(default="classification", metadata={"later": True})  # its name
-    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # of kinds beside text, and problem
+    problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
+    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # of kinds and problem
 
 
 @dataclass
@@ -140,9 +148,9 @@ class UnitRows:
             return hits[0] if hits else None
         if config.split_column is None:
             return None
-        said = (type(value), label_text(value))
+        said = (type(value), name_of(value))
         if value is not None and said not in self.split_names:
-            named = (split for name, split in config.split_names.items() if class_of(name, value) == said[1])
+            named = (split for name, split in config.split_names.items() if name_meant(name, value) == said[1])
             self.split_names[said] = next(named, said[1])
         name = self.split_names.get(said)
         return name if name in ("train", "validation", "test") else None
@@ -190,8 +198,9 @@ class OpenBatch:
     calendar: Calendar
 
     def refused(self, index: int, reason: str) -> dict[str, str]:
-        about = next((name for name in ("label", "split", "partition") if name in reason), "")
-        value = {"label": self.targets, "split": self.splits, "partition": self.said}[about][index] if about else None
+        about = OF_THE_ROW.get(reason, "" if self.unread[index] else self.columns.answer_type)
+        values = {"": None, "split": self.splits, "partition": self.said}.get(about, self.targets)
+        value = values and values[index]
         why = f": {self.calendar.why_not(value)}" if reason == BAD_PARTITION else ""
         inputs = [self.table[name][index].as_py() for name in self.columns.sources]
         return {
@@ -247,14 +256,14 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
     return _assemble(rows, batch, kept, out), kept, refused
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values as texts that differ where the values do; bytes that are no UTF-8 (a hash, a UUID) escaped."""
+def _as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values as strings that differ where the values do; bytes that are no UTF-8 (a hash, a UUID) escaped."""
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.cast(column.type.storage_type)
     if not pa.types.is_binary(column.type) and not pa.types.is_fixed_size_binary(column.type):
         return column.cast(pa.string())
-    texts = [None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]
-    return pa.chunked_array([pa.array(texts, pa.string())])
+    strings = [None if value is None else value.decode("utf-8", "backslashreplace") for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(strings, pa.string())])
 
 
 def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, list[Any]]) -> pa.Table:
@@ -269,7 +278,7 @@ def _assemble(rows: UnitRows, batch: OpenBatch, kept: list[int], out: dict[str, 
         SPLIT: pa.array(out[SPLIT], pa.string()),
     }
     if columns.group is not None:
-        arrays[GROUP] = _as_text(picked[columns.group])
+        arrays[GROUP] = _as_strings(picked[columns.group])
     if rows.partitioned:
         arrays[PARTITION] = pa.array([batch.names[index] for index in kept], pa.string())
     for name in picked.column_names:

@@ -116,7 +116,7 @@ def _by_id(found: dict[str, int], tables: list[pa.Table], columns: Columns) -> p
 
 
 def _refusal(config: UnlabelledConfig, rows: UnitRows, row_id: Any, name: str | None, stem: str) -> str:
-    """Why a row is left out; an empty text where it is taken."""
+    """Why a row is left out; empty where it is taken."""
     if config.columns.id and row_id in (None, ""):
         return "no_id"
     if rows.partitioned and name is None:

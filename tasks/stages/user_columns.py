@@ -8,15 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import USER_PREFIX, Problem, ReadLimits
+from augmill.tasks.contracts import USER_PREFIX, Kind, Problem, ReadLimits
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.kinds import KINDS, kinds_of
 
 
 def versions_of(columns: Columns, problem: Problem) -> dict[str, int] | None:
-    """What reads the rows beside text and labels, which were read before anything else could be."""
-    found = {kind.name: kind.VERSION for kind, _ in kinds_of(columns.fields)} | {problem.name: problem.VERSION}
-    return None if found == {"text": 1, "classification": 1} else found
+    """What reads the rows: the kinds and the problem, but for the versions that identities do not hold (``unsaid``)."""
+    readers: list[Kind | Problem] = [*(kind for kind, _ in kinds_of(columns.fields)), problem]
+    return {each.name: each.VERSION for each in readers if each.unsaid != each.VERSION} or None
 
 
 def read_fields(table: pa.Table, columns: Columns, limits: ReadLimits) -> tuple[pa.Table, list[str | None]]:
@@ -35,7 +35,7 @@ def taken_over(columns: Columns, problem: Problem) -> set[str]:
 
     A number of any type is a field of float64, so its column is kept too, for the release to give real values back.
     """
-    own = {name for name, type in columns.types.items() if type == "text"}
+    own = {name for name, type in columns.types.items() if KINDS[type].verbatim}
     return own if problem.target is not None else own | {columns.answer}
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Tell, tell_nobody
+from augmill.tasks.contracts import FIRST_PROBLEM, ROW_ID, STRATUM, Artifact, Tell, tell_nobody
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import Question, predict
 from augmill.tasks.problems import PROBLEMS
@@ -34,15 +34,12 @@ from augmill.tasks.rows.folds import fold_of
 from augmill.tasks.rows.kinds import RowIndex, group_keys
 from augmill.tasks.rows.schema import GROUP, class_counts
 from augmill.tasks.store.stage import Work, stage
-from augmill.tasks.trainers import TfidfOptions, TfidfTrainer
+from augmill.tasks.trainers import QUICK
 
 PARTS = 5
 MOST = 800  # train rows that are looked at: five parts of TREC's 60 rows take 3 s a generator, of 800 rows about 20 s
 FEWEST = 20  # rows to judge by; with fewer nothing is measured
-# What measures: quick enough for hundreds of trainings, and sure to some degree of each row. Where it does not serve a
-# recipe's rows, the plan's policy is refused (tasks/recipe/recipe.py).
-TRAINER = TfidfTrainer(TfidfOptions(cs=(10.0,)))
-PROBLEM = PROBLEMS["classification"]
+PROBLEM = PROBLEMS[FIRST_PROBLEM]
 TEMPERATURES = np.geomspace(0.25, 4.0, 17)
 RATE = 0.5  # of what was measured, in standard errors
 CAREFUL = 2.0  # differences below this many times what chance makes of them count for nothing
@@ -105,7 +102,7 @@ def _predict(inside: pa.Table, rows: pa.Table, judged: pa.Table, config: WeighCo
     """What the placebo and the mix say of the rows that judge."""
     arms, runs, question = ("placebo", "mix"), config.plan.seeds, Question(PROBLEM, config.fields)
     (found,) = predict(
-        inside, rows, [judged], TRAINER, question, runs=runs, seed=config.seed, workdir=Path(), arms=arms, scores=True
+        inside, rows, [judged], QUICK, question, runs=runs, seed=config.seed, workdir=Path(), arms=arms, scores=True
     )
     return found
 

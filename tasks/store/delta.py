@@ -6,7 +6,7 @@ entry, with the entry's number as Delta's transaction version, so that a second 
 another snapshot than the newest is a commit without files. Readers go back in time by version; ``history()`` says which
 release and snapshot each version is.
 
-The texts' least and greatest values, which Delta notes of each file by default, are left out: they would outlive erased
+The least and greatest values of columns, which Delta notes of each file by default, are left out: they would outlive erased
 rows in the table's log.
 """
 
@@ -78,7 +78,7 @@ def _delta_type(name: str, kind: pa.DataType) -> pa.DataType:
         raise DataError(
             f"the column {name!r} is {kind}, for which Delta has no type",
             where="publish.format",
-            fix="give it as text or as a number in the source, or set publish.format to parquet",
+            fix="give it as a string or as a number in the source, or set publish.format to parquet",
         )
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return pa.list_(_delta_type(name, kind.value_type))
@@ -95,8 +95,8 @@ def _fit(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
     """The column in the table's type; None where that is another kind of value, or a value would change."""
     own = column.type
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    alike = any(any(test(own) for test in group) and any(test(kind) for test in group) for group in (numbers, texts))
+    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    alike = any(any(test(own) for test in group) and any(test(kind) for test in group) for group in (numbers, strings))
     if not alike and own.id != kind.id and not (pa.types.is_nested(own) and pa.types.is_nested(kind)):
         return None
     try:

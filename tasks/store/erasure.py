@@ -45,7 +45,7 @@ def hash_id(dataset: str, row_id: str) -> str:
 
 
 def plain_id(row_id: str, *, with_id: bool) -> str:
-    """Without an id column an id is the hash of a text, and ``-2`` marks its second row: all of that text's rows go."""
+    """Without an id column an id is the hash of the inputs, and ``-2`` marks the second row of them: all such rows go."""
     return row_id if with_id else re.sub(r"-\d+$", "", row_id)
 
 

@@ -41,15 +41,15 @@ def explain(error: Exception, where: str) -> StoreError:
     """obstore's or the system's error in our words. ``where`` names the object."""
     if where.startswith(REMOTE_SCHEMES) and (refused := refusal(error, where)) is not None:
         return refused
-    text = plainly(str(error))
+    said = plainly(str(error))
     for sign, fix in _HOPELESS.items():
-        if sign in text:
+        if sign in said:
             return StoreRefused(sign.lower(), where=where, fix=fix)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | InvalidPathError | PermissionError):
-        return StoreRefused(text, where=where, fix="check the credentials and the bucket's policy")
+        return StoreRefused(said, where=where, fix="check the credentials and the bucket's policy")
     if isinstance(error, BaseError) and not can_pass(str(error)):  # the body, which is not repeated, may say a cause
-        return StoreRefused(text, where=where, fix="check the store's address, its region and the account's settings")
-    return StoreError(text, where=where, fix="run it again; what is done is kept")
+        return StoreRefused(said, where=where, fix="check the store's address, its region and the account's settings")
+    return StoreError(said, where=where, fix="run it again; what is done is kept")
 
 
 def put_remote(backend: ObjectStore, key: str, value: bytes | Path, *, overwrite: bool) -> None:

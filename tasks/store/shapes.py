@@ -19,7 +19,7 @@ _SPOKEN = frozenset({"reason", "where", "next"})  # sentences, which may have se
 
 @dataclass(frozen=True)
 class Word:
-    """A text that ``fits``; ``what`` it is, for the message."""
+    """A string that ``fits``; ``what`` it is, for the message."""
 
     what: str
     fits: Callable[[str], object]
@@ -33,24 +33,24 @@ class Every:
     value: Any
 
 
-def _is_time(text: str) -> bool:
+def _is_time(value: str) -> bool:
     try:
-        return datetime.fromisoformat(text).tzinfo is not None
+        return datetime.fromisoformat(value).tzinfo is not None
     except ValueError:
         return False
 
 
-def _stays_inside(text: str) -> bool:
-    parts = text.split("/")
-    return not (_CONTROL.search(text) or "\\" in text or ":" in parts[0] or {"", ".", ".."} & set(parts))
+def _stays_inside(value: str) -> bool:
+    parts = value.split("/")
+    return not (_CONTROL.search(value) or "\\" in value or ":" in parts[0] or {"", ".", ".."} & set(parts))
 
 
 ID = Word("a release's id (16 of 0-9 and a-f)", re.compile(r"[0-9a-f]{16}").fullmatch)
 HASH = Word("a sha256 (64 of 0-9 and a-f)", re.compile(r"[0-9a-f]{64}").fullmatch)
 TIME = Word("a time with its offset from UTC", _is_time)
-LINE = Word("a text without control characters", lambda text: not _CONTROL.search(text))
-TEXT = Word("a text without control characters", lambda text: not _CONTROL.search(re.sub(r"[\n\t]", "", text)))
-NAME = Word("a name without control characters", lambda text: text and not _CONTROL.search(text))
+LINE = Word("a line without control characters", lambda value: not _CONTROL.search(value))
+LINES = Word("lines without control characters", lambda value: not _CONTROL.search(re.sub(r"[\n\t]", "", value)))
+NAME = Word("a name without control characters", lambda value: value and not _CONTROL.search(value))
 PLAIN = Word("letters, digits, `.`, `_` and `-`", re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}").fullmatch)
 FILE = Word("a file's name that stays in its directory", _stays_inside)
 ARTIFACT = Word("an artifact's key (stage/identity)", re.compile(r"[a-z_]+/[A-Za-z0-9_-]+").fullmatch)
@@ -64,10 +64,10 @@ _ABOUT = {
 }
 LOG_ENTRY: dict[str, Any] = {
     **dict.fromkeys(("actor", "command", "commit"), LINE),
-    **{"number": int, "previous": HASH, "time": TIME, "kind": KIND, "reason": TEXT},
+    **{"number": int, "previous": HASH, "time": TIME, "kind": KIND, "reason": LINES},
     "current": Every(NAME, (ID, None)),
     **_ABOUT,
-    "snapshots?": Every(NAME, {"reason": TEXT, **_ABOUT}),
+    "snapshots?": Every(NAME, {"reason": LINES, **_ABOUT}),
     **{"forced?": bool, "request?": LINE, "counts?": Every(LINE, int), "tag?": PLAIN, "release?": (ID, None)},
     **{"withdraws?": [ID], "expired?": [ID], "erased?": [ID], "replaced?": Every(ID, ID), "made?": Every(NAME, ID)},
 }
@@ -77,10 +77,10 @@ _START: dict[str, Any] = {
     **dict.fromkeys(("command?", "recipe?", "code?", "backfill?"), LINE),
     "owner?": ({"machine": LINE, "pid": int, "began": int}, {"!": True}),
 }
-_PENDING = {"snapshot": NAME, "release": ID, "expected": (ID, None), "entry": {"reason": TEXT, **_ABOUT}}
+_PENDING = {"snapshot": NAME, "release": ID, "expected": (ID, None), "entry": {"reason": LINES, **_ABOUT}}
 _END: dict[str, Any] = {
     **{"time": TIME, "outcome": LINE, "start?": _START},
-    **dict.fromkeys(("reason?", "where?", "next?"), TEXT),
+    **dict.fromkeys(("reason?", "where?", "next?"), LINES),
     **dict.fromkeys(("kind?", "action?"), LINE),
     **dict.fromkeys(("arrangement?", "report?", "location?"), (LINE, None)),
     **{"release?": (ID, None), "artifacts?": [ARTIFACT], "pending?": (_PENDING, None), "source?": Every(str, str)},
@@ -88,12 +88,12 @@ _END: dict[str, Any] = {
 }
 _FILES = Every(FILE, {"sha256": HASH, "size": int})
 _ESTIMATE = {"!": True, **dict.fromkeys(("seconds", "gpu_seconds", "tokens", "cost"), (float, None))}
-_LINE = {"!": True, "snapshot": NAME, "state": LINE, "reason": TEXT, "known": int, "estimate": _ESTIMATE}
+_LINE = {"!": True, "snapshot": NAME, "state": LINE, "reason": LINES, "known": int, "estimate": _ESTIMATE}
 _REQUEST = {"reprocess": LINE, **dict.fromkeys(("first", "last", "order", "publish"), (LINE, None))}
 _PLAN: dict[str, Any] = {
     "!": True,
     **{"id": PLAIN, "kind": LINE, "dataset": PLAIN, "time": TIME, "recipe": LINE, "code": LINE, "publish": LINE},
-    **{"request": _REQUEST, "lines": [_LINE], "left_out": Every(NAME, TEXT)},
+    **{"request": _REQUEST, "lines": [_LINE], "left_out": Every(NAME, LINES)},
 }
 _SEGMENT = {"stratum": str, "start": int, "count": int}
 
@@ -214,7 +214,7 @@ def _fault_of_one(value: Any, shape: Any, at: str) -> str | None:
     kinds: dict[type, tuple[str, tuple[type, ...]]] = {
         int: ("a whole number", (int,)),
         float: ("a number", (int, float)),
-        str: ("a text", (str,)),
+        str: ("a string", (str,)),
         bool: ("true or false", (bool,)),
         dict: ("an object", (dict,)),
         list: ("a list", (list,)),
@@ -237,7 +237,7 @@ def _told(at: str, what: str, value: Any) -> str:
 def _unclean(value: Any, at: str = "", name: str = "") -> str | None:
     """Where in a document that commands print a control character stands; keys of the source's partitions are data."""
     if isinstance(value, str):
-        shape = TEXT if name in _SPOKEN else LINE
+        shape = LINES if name in _SPOKEN else LINE
         return None if shape.fits(value) else at
     if isinstance(value, dict):
         for key, part in value.items():

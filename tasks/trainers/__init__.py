@@ -7,6 +7,7 @@ from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 __all__ = [
+    "QUICK",
     "TRAINERS",
     "Prediction",
     "TfidfOptions",
@@ -14,7 +15,6 @@ __all__ = [
     "Trainer",
     "TrainerInputs",
     "Training",
-    "text_features",
 ]
 
 
@@ -25,3 +25,7 @@ TRAINERS: dict[str, type[Trainer]] = {
     "linear": LinearTrainer,
     "command": CommandTrainer,
 }
+
+# What measures between the rounds of an adaptive plan: quick enough for hundreds of trainings, and sure to some degree of each
+# row. Where it does not serve a recipe's rows, the plan's policy is refused (tasks/recipe/recipe.py).
+QUICK: Trainer = TfidfTrainer(TfidfOptions(cs=(10.0,)))

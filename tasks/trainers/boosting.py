@@ -176,7 +176,11 @@ def _fit(
         random_state=seed,
     )
     scale = np.count_nonzero(used < rows.descent.real) / weights[used].sum()
-    model.fit(rows.train[used], rows.truth[used], weights[used] * scale)
+    cells = rows.train[used]
+    cells[:, np.isnan(cells).all(axis=0)] = (
+        0  # scikit-learn 1.9 fails on a column without any value; so it tells nothing
+    )
+    model.fit(cells, rows.truth[used], weights[used] * scale)
     return model, model.classes_ if rows.classes else np.empty(0, np.int64)
 
 

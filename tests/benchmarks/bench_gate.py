@@ -1,34 +1,51 @@
-"""How often the gate publishes what does not help, measured on real sets. Prints a table.
+"""How often the gate publishes what does not help, on real sets and simulated. Prints tables.
 
     python tests/benchmarks/bench_gate.py [--gates 100] [--out gates.jsonl] [--kinds aa aa-imbalanced deletion]
+        [--sets trec snips diabetes adult] [--metrics accuracy macro_f1 auc average_precision mae rmse r2]
+        [--simulate 1000]
 
 aa: the "mix" is a second draw of the placebo, 10 rows per class, 2.5 copies of each: nothing true to find.
 aa-imbalanced: the same with classes of 40 rows down to 4, copied up to balance; here the placebo itself may help, and
 the share of gates that find the mix better than the placebo is the gate's own error.
-deletion: rows with a tenth of their words deleted, the gain on 2,000 further rows standing for the truth.
+deletion: rows with a tenth of their words deleted, the gain on 2,000 further rows standing for the truth. Of tables:
+rows whose numbers are shaken by a third of their standard deviation.
+diabetes (scikit-learn's) and adult (age, from its other numbers) are regressions: 100 real rows, their strata the bins
+of their targets; the trainer is a ridge regression on random features, so that its runs differ.
+--simulate: gates over made predictions of two arms that are equally good on the population of rows; no training.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.gate.judge import Evidence, GateOptions, Question, evaluate
+from augmill.tasks.contracts import Judged
+from augmill.tasks.gate import judge as gate
+from augmill.tasks.gate.evidence import Predictions
+from augmill.tasks.gate.gauge import Gauge
+from augmill.tasks.gate.interval import interval, replicate, resample
+from augmill.tasks.gate.judge import Evidence, GateOptions, Question
 from augmill.tasks.gate.verdict import Gains, Rule, decide
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
-from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
+from augmill.tasks.trainers import Prediction, TfidfOptions, TfidfTrainer, Trainer, TrainerInputs, Training
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 SETS = {"trec": "trec_kumar", "snips": "snips"}
+TABLES = ("diabetes", "adult")
+LABELS = ("accuracy", "macro_f1", "auc", "average_precision")
+NUMBERS = ("mae", "rmse", "r2")
 Row = dict[str, Any]
 
 
@@ -74,7 +91,7 @@ def copies(real: list[Row], kind: str, rng: np.random.Generator) -> tuple[list[R
     sizes = Counter(str(row["label"]) for row in real)
     for label, size in sorted(sizes.items()):
         own = [position for position, row in enumerate(real) if str(row["label"]) == label]
-        count = int(2.5 * size) if kind == "aa" else max(sizes.values()) * 3 // 2 - size
+        count = max(sizes.values()) * 3 // 2 - size if kind == "aa-imbalanced" else int(2.5 * size)
         chosen = own * (count // size) + rng.permutation(own)[: count % size].tolist()
         made += [real[position] for position in chosen]
         parents += [[f"r{position:05d}"] for position in chosen]
@@ -92,10 +109,10 @@ def deleted(real: list[Row], rng: np.random.Generator) -> tuple[list[Row], list[
     return made, parents
 
 
-def judge(
-    rows: list[Row], kind: str, number: int, heldout: int, options: GateOptions | None = None, test: int = 2000
-) -> Evidence:
-    """One gate over rows drawn for ``number``; ``test`` further rows stand for the truth."""
+def predict_texts(
+    rows: list[Row], kind: str, number: int, heldout: int, options: GateOptions, test: int
+) -> tuple[list[Predictions], Question]:
+    """What the arms of one gate predict, over rows drawn for ``number``; ``test`` further rows stand for the truth."""
     rng = np.random.default_rng([number, len(rows)])
     classes = len({str(row["label"]) for row in rows})
     sizes = [10] * classes
@@ -103,18 +120,156 @@ def judge(
         sizes = rng.permutation(np.geomspace(40, 4, classes).astype(int)).tolist()
     real, others = take(rows, sizes, rng)
     made, parents = deleted(real, rng) if kind == "deletion" else copies(real, kind, rng)
+    question, trainer = Question(PROBLEMS["classification"], ("text",)), TfidfTrainer(TfidfOptions(threads=1))
+    tables = [table(others[:heldout], "v"), table(others[heldout : heldout + test], "t")]
     with tempfile.TemporaryDirectory() as workdir:
-        return evaluate(
-            table(real, "r"),
-            table(made, "s", parents),
-            table(others[:heldout], "v"),
-            TfidfTrainer(TfidfOptions(threads=1)),
-            options or GateOptions(),
-            Question(PROBLEMS["classification"], ("text",)),
-            seed=number,
-            workdir=Path(workdir),
-            test=table(others[heldout : heldout + test], "t"),
+        found = gate.predict(
+            table(real, "r"), table(made, "s", parents), [part for part in tables if part.num_rows], trainer, question,
+            runs=options.seeds, seed=number, workdir=Path(workdir), scores=True,
+        )  # fmt: skip
+    return found, question
+
+
+def judge(
+    rows: list[Row], kind: str, number: int, heldout: int, options: GateOptions | None = None, test: int = 2000
+) -> Evidence:
+    """The evidence of one gate over texts."""
+    options = (options or GateOptions()).resolved(PROBLEMS["classification"])
+    found, question = predict_texts(rows, kind, number, heldout, options, test)
+    return gate.judge(found, options, question, number, real=0, synthetic=0)
+
+
+# --- Regression on real tables ----------------------------------------------------------------------------------------
+
+
+class RandomFeatures(Trainer):
+    """Ridge regression on 60 random waves of the standardised numbers; which waves hangs on the training's seed."""
+
+    VERSION: ClassVar[int] = 1
+    Options: ClassVar[type[Any]] = type(None)
+    kinds: ClassVar[tuple[str, ...]] = ("table",)
+    problems: ClassVar[tuple[str, ...]] = ("regression",)
+
+    def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
+        tables = (inputs.real, inputs.synthetic, inputs.evaluation)
+        real, made, held = (np.stack([part[name].to_numpy() for name in inputs.fields], axis=1) for part in tables)
+        middle, width = real.mean(axis=0), real.std(axis=0) + 1e-9
+        train, held = (np.concatenate([real, made]) - middle) / width, (held - middle) / width
+        target = np.concatenate([part["target"].to_numpy() for part in tables[:2]])
+        for training in trainings:
+            merged = training.merged()
+            rng = np.random.default_rng(training.seed)
+            waves, phase = rng.normal(0, 0.3, (train.shape[1], 60)), rng.uniform(0, 2 * np.pi, 60)
+            inside, outside = (np.c_[np.ones(len(x)), x, np.cos(x @ waves + phase)] for x in (train[merged.rows], held))
+            weights = merged.weights * len(real) / merged.weights.sum()
+            gram = inside.T @ (inside * weights[:, None]) + np.diag([1e-6] + [3.0] * (inside.shape[1] - 1))
+            yield Prediction(outside @ np.linalg.solve(gram, inside.T @ (weights * target[merged.rows])))
+
+
+def read_numbers(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, columns) and the target."""
+    if name == "diabetes":
+        from sklearn.datasets import load_diabetes
+
+        found = load_diabetes()
+        return found.data, found.target
+    with (SHARED / "data" / "adult" / "adult.data").open(encoding="utf-8") as stream:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if len(row) == 15]
+    numbers = np.array([[float(row[at]) for at in (0, 4, 10, 11, 12)] for row in rows])
+    flags = np.array([[row[5] == "Never-married", row[9] == "Male", row[14] == ">50K"] for row in rows], dtype=float)
+    return np.c_[numbers[:, 1], np.log1p(numbers[:, 2:4]), numbers[:, 4], flags], numbers[:, 0]
+
+
+def predict_numbers(
+    rows: tuple[np.ndarray, np.ndarray], kind: str, number: int, heldout: int, options: GateOptions, test: int
+) -> tuple[list[Predictions], Question]:
+    rng = np.random.default_rng([number, len(rows[1])])
+    order, problem = rng.permutation(len(rows[1])), PROBLEMS["regression"]
+    fields = tuple(f"number:{at}" for at in range(rows[0].shape[1]))
+
+    def part(at: np.ndarray, prefix: str, shaken: float = 0.0) -> pa.Table:
+        numbers = rows[0][at] + shaken * rows[0].std(axis=0) * rng.normal(size=(len(at), len(fields)))
+        columns = {"row_id": [f"{prefix}{row:05d}" for row in range(len(at))], "target": rows[1][at]}
+        made = pa.table(columns | {name: numbers[:, place] for place, name in enumerate(fields)})
+        strata = problem.stratum(made["target"].combine_chunks(), fitted)
+        return made.append_column("stratum", strata).append_column(
+            "parent_ids", pa.array([[]] * len(at), pa.list_(pa.string()))
         )
+
+    fitted = problem.fit_strata(pa.table({"target": rows[1][order[:100]]}))
+    real, held, further = order[:100], order[100 : 100 + heldout], order[100 + heldout :][:test]
+    if kind == "deletion":
+        made = part(np.repeat(real, 2), "s", shaken=1 / 3)
+    else:
+        labels = part(real, "r")["stratum"].to_pylist()
+        twins, _ = copies([{"label": label, "at": at} for label, at in zip(labels, real, strict=True)], kind, rng)
+        made = part(np.array([row["at"] for row in twins]), "s")
+    splits = [part(at, prefix) for at, prefix in ((held, "v"), (further, "t")) if len(at)]
+    question = Question(problem, fields, "target")
+    found = gate.predict(
+        part(real, "r"), made, splits, RandomFeatures(None), question, runs=options.seeds, seed=number, workdir=Path()
+    )
+    return found, question
+
+
+# --- Simulated: no training, so that thousands of gates take minutes ----------------------------------------------------
+
+
+def arms_without_effect(
+    metric: str, held: int, runs: int, spread: float, rng: np.random.Generator
+) -> list[list[Judged]]:
+    """Two arms that are equally good on the population of rows, ``runs`` trainings of each.
+
+    A row is hard or easy, an arm has luck with a row whatever the run (0.3), a run with all rows (``spread``) and with one
+    row (0.3).
+    """
+    units = np.arange(held)
+    if metric in NUMBERS:
+        truth, base = 3 * rng.normal(size=held), rng.standard_t(4, size=held)
+        return [
+            [
+                Judged(
+                    truth, truth + base + luck + spread * rng.normal() + 0.3 * rng.normal(size=held), None, units, held
+                )
+                for _ in range(runs)
+            ]
+            for luck in 0.3 * rng.normal(size=(2, held))
+        ]
+    truth, names = rng.integers(4, size=held), tuple("0123")
+    own, base = np.eye(4)[truth], 1.2 * rng.normal(size=(held, 4))
+    arms = []
+    for _ in range(2):
+        luck, arm = 0.3 * rng.normal(size=(held, 4)), []
+        for _ in range(runs):
+            scores = base + luck + (1.5 + spread * rng.normal()) * own + 0.3 * rng.normal(size=(held, 4))
+            arm.append(Judged(truth, scores.argmax(axis=1), scores, units, held, names))
+        arms.append(arm)
+    return arms
+
+
+def simulate(name: str, gates: int, held: int, runs: int, spread: float, resamples: int = 200, seed: int = 1) -> int:
+    """How many of the gates find the first arm better than the second by its lower bound: 5 % of them is stated."""
+    metric, gauge, proven = METRICS[name], Gauge.of(METRICS[name]), 0
+    drawn, rng = resample(held, runs, resamples, 0), np.random.default_rng([seed, held, runs])
+    for _ in range(gates):
+        arms = arms_without_effect(name, held, runs, spread, rng)
+        one, other = (replicate(metric, arm, drawn) for arm in arms)
+        step = max(metric.one_unit(run) for arm in arms for run in arm)
+        proven += interval(one.values - other.values, one.runs - other.runs, 0.95, step, gauge).low > 0
+    return proven
+
+
+def simulations(gates: int, metrics: list[str]) -> None:
+    print(
+        "| metric | held-out | runs | spread of runs | gates | found better (5 % stated) |\n|---|---|---|---|---|---|"
+    )
+    for name in metrics:
+        for held, runs, spread in ((150, 6, 0.2), (400, 5, 0.15), (60, 10, 0.1)):
+            found = simulate(name, gates, held, runs, spread)
+            print(f"| {name} | {held} | {runs} | {spread} | {gates} | {found} ({found / gates:.1%}) |", flush=True)
+
+
+# --- The table of real gates --------------------------------------------------------------------------------------------
 
 
 def summary(evidence: Evidence, metric: str) -> Row:
@@ -132,7 +287,17 @@ def summary(evidence: Evidence, metric: str) -> Row:
         "true_gain": true["mix-real"]["gains"][metric]["gain"],
         "true_gain_placebo": true["mix-placebo"]["gains"][metric]["gain"],
         "true_placebo": true["placebo-real"]["gains"][metric]["gain"],
+        "score": evidence["validation"]["arms"]["real"][metric],
     }
+
+
+def judge_by(found: list[Predictions], question: Question, number: int, names: list[str]) -> dict[str, Row]:
+    """One gate by each metric, over the same trainings."""
+    judged = {}
+    for name in names:
+        options = GateOptions(metric=name).resolved(question.problem)
+        judged[name] = summary(gate.judge(found, options, question, number, real=0, synthetic=0), name)
+    return judged
 
 
 def main() -> None:
@@ -140,28 +305,36 @@ def main() -> None:
     parser.add_argument("--gates", type=int, default=100, help="gates per set, kind and number of held-out rows")
     parser.add_argument("--heldout", type=int, nargs="+", default=[100, 300])
     parser.add_argument("--kinds", nargs="+", default=["aa", "aa-imbalanced", "deletion"])
+    parser.add_argument("--sets", nargs="+", default=[*SETS], help=f"among {', '.join([*SETS, *TABLES])}")
+    parser.add_argument("--metrics", nargs="+", default=["accuracy", "macro_f1", *NUMBERS])
     parser.add_argument("--out", type=Path, default=None, help="a JSON line per gate, as each finishes")
+    parser.add_argument("--simulate", type=int, default=0, help="simulated gates per metric, instead of real ones")
     options = parser.parse_args()
+    if options.simulate:
+        return simulations(options.simulate, options.metrics)
     print(
         "| set | kind | held-out | metric | gates | published | of these harmful | over placebo | half width | s/gate |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name in SETS:
-        rows = read(name)
+    for name in options.sets:
+        rows: Any = read_numbers(name) if name in TABLES else read(name)
+        predict: Any = predict_numbers if name in TABLES else predict_texts
+        names = [metric for metric in options.metrics if metric in (NUMBERS if name in TABLES else LABELS)]
         for kind in options.kinds:
             for heldout in options.heldout:
                 start = time.monotonic()
-                found: dict[str, list[Row]] = {"accuracy": [], "macro_f1": []}
+                found: dict[str, list[Row]] = {metric: [] for metric in names}
                 for number in range(options.gates):
-                    evidence = judge(rows, kind, number, heldout)
-                    for metric, kept in found.items():
-                        kept.append(summary(evidence, metric))
+                    for metric, kept in judge_by(
+                        *predict(rows, kind, number, heldout, GateOptions(), 2000), number, names
+                    ).items():
+                        found[metric].append(kept)
                         if options.out is not None:
-                            accuracy = evidence["validation"]["arms"]["real"]["accuracy"]
                             about = {"set": name, "kind": kind, "heldout": heldout, "metric": metric, "n": number}
                             with options.out.open("a", encoding="utf-8") as sink:
-                                sink.write(json.dumps({**about, "accuracy": accuracy, **kept[-1]}) + "\n")
+                                sink.write(json.dumps({**about, **kept}) + "\n")
                 report(name, kind, heldout, found, (time.monotonic() - start) / options.gates)
+    return None
 
 
 def report(name: str, kind: str, heldout: int, found: dict[str, list[Row]], seconds: float) -> None:
@@ -172,7 +345,7 @@ def report(name: str, kind: str, heldout: int, found: dict[str, list[Row]], seco
         width = float(np.mean([gate["half_width"] for gate in gates]))
         print(
             f"| {name} | {kind} | {heldout} | {metric} | {len(gates)} | {len(published)} | {harmful} | {over} "
-            f"| {width:.2f} | {seconds:.2f} |",
+            f"| {width:.3g} | {seconds:.2f} |",
             flush=True,
         )
 

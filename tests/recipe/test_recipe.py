@@ -15,19 +15,20 @@ import yaml
 from chain import write_rows
 
 from augmill.tasks.checks import CHECKS
+from augmill.tasks.contracts import ANY
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.causal.options import Adapter
 from augmill.tasks.generators.chat.options import Egress, Secret
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
 from augmill.tasks.recipe.nights import Partitions, Price, Reopen, Retain, Schedule
-from augmill.tasks.recipe.reader import GeneratorChoice, TrainerChoice
+from augmill.tasks.recipe.reader import GeneratorChoice, Rows, TrainerChoice
 from augmill.tasks.recipe.recipe import Recipe, build_recipe, json_schema, load_recipe, not_identity
 from augmill.tasks.recipe.sections import Report, report_link
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.sources.options import Ready
-from augmill.tasks.stages.evaluate import EvaluateConfig
+from augmill.tasks.stages.evaluate import EvaluateConfig, JudgeConfig
 from augmill.tasks.stages.extensions import check_config, generator_config
 from augmill.tasks.stages.ingest import prepare_ingest
 from augmill.tasks.stages.mix import MixConfig
@@ -36,7 +37,7 @@ from augmill.tasks.stages.settle import SettleConfig
 from augmill.tasks.stages.split import prepare_split
 from augmill.tasks.stages.targets import targets_for
 from augmill.tasks.store.stage import identity_of
-from augmill.tasks.trainers import TRAINERS
+from augmill.tasks.trainers import TRAINERS, Trainer
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "infra" / "examples").rglob("*.yaml"))
 RECIPE = """\
@@ -203,9 +204,23 @@ def numbers(kind: Any) -> Iterator[tuple[str, bool]]:
             yield name, float in kinds
 
 
+# Of rows that are tables: what else a recipe has then.
+TABLE = {
+    "columns": {"inputs": {"text": "category", "lang": "category"}, "target": {"label": "label"}},
+    "generators": [{"use": "resample"}],
+}
+
+
+def serves_texts(place: str) -> bool:
+    """Whether what stands there serves texts, as all but some extensions do."""
+    where, *name = place.split(".")
+    registry: Any = {"generators": GENERATORS, "checks": CHECKS, "trainer": TRAINERS}.get(where)
+    return not (registry and name) or bool({"text", ANY} & set(registry[name[0]].kinds))
+
+
 def with_value(place: str, name: str, value: str) -> str:
     """The recipe with one value set, ``value`` as YAML."""
-    document = yaml.safe_load(RECIPE)
+    document = yaml.safe_load(RECIPE) | ({} if serves_texts(place) else TABLE)
     where, *extension = place.split(".")
     needed = {
         "trainer.command": {"command": "x {train} {eval} {seed} {predictions}"},
@@ -383,7 +398,7 @@ ANOTHER: dict[str, Any] = {
     "schedule.freshness": "36h",
     "schedule.webhook": "PAGER",
     **dict.fromkeys(("schedule.look_back", "retain.releases", "retain.rejected", "retain.requests"), "3d"),
-    "trainer.tfidf.cs": (3.0,),
+    **dict.fromkeys(("trainer.tfidf.cs", "trainer.linear.cs"), (3.0,)),
     "trainer.command.command": "y {train} {eval} {seed} {predictions}",
 }
 
@@ -436,19 +451,24 @@ def put(recipe: Recipe, place: str, section: Any) -> Recipe:
     return dataclasses.replace(recipe, **{where: section}) if where else section
 
 
-def whole_recipe(directory: Path, trainer: str) -> Recipe:
-    """A recipe with every generator and check; its trainer is the one named."""
+def whole_recipe(directory: Path, trainer: str, texts: bool = True) -> Recipe:
+    """A recipe with every generator and check that serves texts, or else tables; its trainer is the one named."""
     write_rows(directory / "rows.csv")
+    kind = "text" if texts else "table"
     options = {
         "replay": {"path": str(directory / "rows.csv")},
         "back_translation": {"pivots": [{"there": "a", "back": "b"}]},
         "chat": {"model": "a model", "backend": "endpoint", "base_url": "http://127.0.0.1:1/v1"},
     }
     document = yaml.safe_load(RECIPE) | {
-        "generators": [{"use": name, **options.get(name, {})} for name in GENERATORS],
+        "generators": [
+            {"use": name, **options.get(name, {})}
+            for name, generator in GENERATORS.items()
+            if {kind, ANY} & set(generator.kinds)
+        ],
         "trainer": {"use": trainer}
         | ({"command": "x {train} {eval} {seed} {predictions}"} if trainer == "command" else {}),
-        "columns": {"text": ["text", "lang"], "label": "label"},
+        "columns": {"text": ["text", "lang"], "label": "label"} if texts else TABLE["columns"],
         "splits": {"column": "lang"},
         "partitions": {"pattern": "(.*)", "every": "day"},
         "unlabelled": {"path": str(directory / "rows.csv")},
@@ -469,7 +489,10 @@ def stages(recipe: Recipe) -> dict[str, Any]:
         SettleConfig(recipe.settle, targets, shares, columns),
         MixConfig(recipe.mix, recipe.publish.copy, columns, recipe.seed),
         EvaluateConfig(
-            recipe.gate, recipe.trainer.use, 1, recipe.trainer.options, {}, recipe.seed, columns, recipe.validation
+            JudgeConfig(
+                recipe.gate, recipe.trainer.use, 1, recipe.trainer.options, {}, recipe.seed, columns, recipe.task
+            ),
+            recipe.validation,
         ),
     ]
     return {f"{at} {type(config).__name__}": identity_of(config) for at, config in enumerate(configs)}
@@ -477,7 +500,9 @@ def stages(recipe: Recipe) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("place", "kind"), list(sections()))
 def test_a_field_changes_the_identity_unless_it_is_listed_with_a_reason(tmp_path: Path, place: str, kind: Any) -> None:
-    recipe = whole_recipe(tmp_path, "command" if place == "trainer.command" else "tfidf")
+    texts = serves_texts(place)
+    named = place.partition(".")[2] if place.startswith("trainer.") else "tfidf" if texts else "boosting"
+    recipe = whole_recipe(tmp_path, named, texts)
     hints, known = typing.get_type_hints(kind), stages(recipe)
     plain = [name for name in hints if place or not dataclasses.is_dataclass(hints[name])]
     for name in set(plain) - ({"generators", "checks", "trainer"} if not place else set()):
@@ -525,7 +550,7 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
         "validation.data_docs",
     }
     expected |= {f"outcomes.{name}" for name in ("harmful", "inconclusive", "not_produced", "unsound_source")}
-    expected |= {"trainer.tfidf.threads", "trainer.command.timeout"}
+    expected |= {*(f"trainer.{name}.threads" for name in ("tfidf", "boosting", "linear")), "trainer.command.timeout"}
     models = {"causal_lm", "masked_lm", "seq2seq", "back_translation"} & set(GENERATORS)
     expected |= {f"generators.{name}.decode_batch" for name in models}
     asking = ("decode_batch", "base_url", "api_key", "price_in", "price_out", "timeout", "tries", "max_parallel")
@@ -537,6 +562,59 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
         expected |= {f"{section.__name__.lower()}.{item.name}" for item in dataclasses.fields(section)}
     table = not_identity()
     assert set(table) == expected and all(len(why) > 10 for why in table.values())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "target", "generator", "trainer"),
+    [
+        ({"text": "text"}, "label", "rules", "tfidf"),
+        ({"text": "text", "lang": "text"}, "label", "rules", "tfidf"),
+        ({"text": "category", "lang": "category"}, "label", "resample", "boosting"),
+        ({"text": "category"}, "number", "resample", "boosting"),
+    ],
+)
+def test_the_first_trainer_that_serves_the_rows_is_the_default(
+    tmp_path: Path, inputs: dict[str, str], target: str, generator: str, trainer: str
+) -> None:
+    columns = {"inputs": inputs, "target": {"label": target}}
+    document = yaml.safe_load(RECIPE) | {"columns": columns, "generators": [{"use": generator}]}
+    recipe = build_recipe(document, base=tmp_path)
+    assert recipe.trainer == TrainerChoice(trainer, TRAINERS[trainer].Options())
+    # An option of the default trainer needs no name of it.
+    assert build_recipe(document | {"trainer": {"folds": 4}}, base=tmp_path).trainer.options.folds == 4
+
+
+def test_rows_of_several_kinds_and_numbers_of_texts_are_for_linear() -> None:
+    for kinds, problem in ((("table", "text"), "classification"), (("text",), "regression")):
+        rows = Rows(frozenset(kinds), problem)
+        assert [name for name, trainer in TRAINERS.items() if rows.served_whole(trainer)] == ["linear", "command"]
+
+
+def test_a_trainer_that_does_not_serve_the_rows_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    document = yaml.safe_load(RECIPE) | TABLE | {"trainer": "tfidf"}
+    for given, others in ((document, "boosting, linear, command"), (yaml.safe_load(RECIPE), "tfidf, linear, command")):
+        name = given.get("trainer", "boosting")
+        with pytest.raises(UserError) as caught:
+            build_recipe(given | {"trainer": name}, base=tmp_path)
+        assert name in caught.value.problem and caught.value.fix.endswith(others)
+
+
+class Scoreless(Trainer):
+    """A trainer that cannot say how sure it is."""
+
+    VERSION = 1
+    Options = CHECKS["label_set"].Options
+
+    def predict(self, inputs: Any, trainings: Any, workdir: Path) -> Any:
+        yield from ()
+
+
+def test_a_metric_that_ranks_needs_a_trainer_that_gives_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRAINERS, "scoreless", Scoreless)
+    assert load(tmp_path, RECIPE + "gate: {metric: auc}\n").trainer.use == "tfidf"
+    error = refusal(tmp_path, RECIPE + "gate: {metric: auc}\ntrainer: scoreless\n")
+    assert "(gate.metric)" in error.where and "auc" in error.problem and "scoreless" in error.problem
+    assert "tfidf, linear, command" in error.fix
 
 
 def test_a_share_or_another_generator_changes_the_identity(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ FIELDS = st.sampled_from([pa.null(), pa.int64(), pa.float64(), pa.string(), pa.b
 def test_one_schema_holds_every_units_and_hangs_on_what_is_in_the_window_first(units: list[dict[str, Any]]) -> None:
     schemas = [pa.schema(list(unit.items())) for unit in units]
     try:
-        found = unify_units(schemas, schemas, ["x"] * len(schemas), as_text=True)
+        found = unify_units(schemas, schemas, ["x"] * len(schemas), as_strings=True)
     except DataError:
         types = {name: {unit[name] for unit in units if name in unit} - {pa.null()} for name in "abc"}
         assert any(len(of) > 1 and of != {pa.int64(), pa.float64()} for of in types.values())
@@ -228,7 +228,7 @@ def test_one_schema_holds_every_units_and_hangs_on_what_is_in_the_window_first(u
     for unit in schemas:
         for field in unit:
             pa.nulls(1, field.type).cast(found.field(field.name).type)
-    assert unify_units(schemas[-1:], schemas, ["x"], as_text=True).names == found.names
+    assert unify_units(schemas[-1:], schemas, ["x"], as_strings=True).names == found.names
 
 
 def test_refused_rows_count_over_the_window_alone(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from test_ingest import Ingested
 
 from augmill.tasks.errors import DataError
 from augmill.tasks.problems.classification import LabelReader, Labels, label_array, label_warnings, named_in_vain
-from augmill.tasks.problems.labels import class_among, class_of, labels_alike, spelling
+from augmill.tasks.problems.labels import class_among, labels_alike, spelling
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.recipe.sections import Refuse
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.names import name_meant
 from augmill.tasks.stages.ingest import ingest, prepare_ingest
 from augmill.tasks.store.stage import identity_of
 
@@ -136,7 +137,7 @@ def test_a_name_meets_the_datas_own_type(
 
 
 def test_a_code_with_zeros_is_no_number() -> None:
-    assert [class_of("010", like) for like in ("", 0, True)] == ["010"] * 3
+    assert [name_meant("010", like) for like in ("", 0, True)] == ["010"] * 3
     assert spelling("010") != spelling("10") and class_among("010", ["10", "8"]) is None
 
 
@@ -229,7 +230,7 @@ TWICE = [("same text", "a"), ("Same text!", "b"), ("same  text", "a"), ("tie", "
 def test_equal_texts_under_several_labels_are_counted_and_the_fix_named(tmp_path: Path) -> None:
     made = ingested(tmp_path, TWICE)
     (warning,) = made.summary["warnings"]
-    assert warning.startswith("2 equal text(s) in 5 rows stand under several labels; refuse.conflicts")
+    assert warning.startswith("5 rows that are equal to others (2 different ones) stand under several labels; refuse")
     assert made.rows.num_rows == 6
 
 

@@ -20,7 +20,7 @@ from augmill.tasks.stages.publish import commit_releases
 from augmill.tasks.store import log as logs
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.releases import FORMAT, read_manifest_of, require_whole, verify_release
-from augmill.tasks.store.shapes import LINE, TEXT, cleaned, require_document
+from augmill.tasks.store.shapes import LINE, LINES, cleaned, require_document
 from augmill.tasks.store.store import Store, log_key, release_key
 
 LAST = log_key("tiny", 0)
@@ -245,9 +245,9 @@ def test_an_odd_value_anywhere_in_an_entry_is_refused_or_harmless(name: str, odd
         try:
             require_document(LAST, ENTRY | {name: value})
         except StoreRefused as error:
-            assert error.where == LAST and TEXT.fits(str(error))
+            assert error.where == LAST and LINES.fits(str(error))
         else:  # then it is what the entry may hold
-            assert type(value) is type(ENTRY[name]) and TEXT.fits(json.dumps(value, ensure_ascii=False))
+            assert type(value) is type(ENTRY[name]) and LINES.fits(json.dumps(value, ensure_ascii=False))
 
 
 @given(st.recursive(st.text(), lambda part: st.lists(part) | st.dictionaries(st.just("verdict"), part)))

@@ -38,6 +38,9 @@ class Text(Kind):
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "text"
     types: ClassVar[tuple[str, ...]] = ("text",)
+    verbatim: ClassVar[bool] = True
+    hub: ClassVar[str] = "text"
+    unsaid: ClassVar[int] = 1
 
     remedies: ClassVar[Mapping[str, str]] = {
         "too_long": "shorten those texts, or raise refuse.max_chars",
