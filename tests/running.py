@@ -159,7 +159,7 @@ def nearest_similarity(texts: Sequence[str], others: Sequence[str]) -> np.ndarra
 
 def check_no_leak(ran: Run) -> None:
     """No train row, real or made, stands in validation or test: exactly when folded, or nearly."""
-    columns = ran.recipe.columns.texts
+    columns = ran.recipe.columns.sources
 
     def texts(split: str) -> list[str]:
         return [" ".join(row[name] for name in columns) for row in ran.rows(split)]

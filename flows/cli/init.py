@@ -384,6 +384,8 @@ def starter(draft: Draft, base: Path, *, data: str, recipe: str) -> str:
             lines += _checks(rows)
         elif name == "trainer":
             lines += ["#trainer:", f"  #use: {built.trainer.use}"]
+        elif name == "task" and name not in document:
+            lines.append(f"#task: {built.task}")  # which follows from what is learnt
         elif dataclasses.is_dataclass(hints[name]):
             lines += _section(name, hints[name], document.get(name), why)
         else:
