@@ -63,7 +63,7 @@ def write_table(path: Path, count: int = 240, days: int = 3) -> pa.Table:
     first = int(count * 0.75)
     later = (count - first) // (days - 1)
     columns = {
-        "flat": pa.array([f"F{at}" for at in range(count)]),
+        "flat": pa.array([f"flat-{at:04d}" for at in range(count)]),
         "rooms": some([EXACT, *rng.integers(1, 7, count - 1).tolist()], pa.int64()),
         "area": some(area, pa.float64()),
         "ratio": some(rng.random(count).astype(np.float32), pa.float32()),
