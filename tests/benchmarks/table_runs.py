@@ -45,14 +45,14 @@ ADULT_NUMBERS = ("age", "fnlwgt", "education_num", "capital_gain", "capital_loss
 Rows = list[list[str]]
 
 
-def adult(count: int, seed: int = 0) -> tuple[dict[str, str], Rows]:
-    """(type of each input, rows with the target last). An unknown cell is empty."""
+def adult(count: int | None = None, seed: int = 0) -> tuple[dict[str, str], Rows]:
+    """(type of each input, so many rows with the target last; all of them without a count). An unknown cell is empty."""
     with (SHARED / "data" / "adult" / "adult.data").open(encoding="utf-8", newline="") as stream:
         rows = [
             [("" if cell == "?" else cell) for cell in row] for row in csv.reader(stream, skipinitialspace=True) if row
         ]
     types = {name: "number" if name in ADULT_NUMBERS else "category" for name in ADULT[:-1]}
-    return types, random.Random(seed).sample(rows, count)
+    return types, rows if count is None else random.Random(seed).sample(rows, count)
 
 
 def shipped(name: str) -> tuple[dict[str, str], Rows]:
