@@ -88,7 +88,7 @@ def checks_of(choice: GeneratorChoice, checks: dict[str, FitConfig]) -> tuple[Fi
             if choice.label_by == "generator":
                 continue
             options = dataclasses.replace(options, label_by=choice.label_by)
-        if name == "relations" and choice.label_by == "teacher":
+        if name == "relations" and (choice.label_by == "teacher" or config.learnt.fits_strata):
             options = dataclasses.replace(options, parent_class="any")
         made.append(dataclasses.replace(config, options=options))
     return tuple(made)
