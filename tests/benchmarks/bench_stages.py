@@ -9,7 +9,8 @@ and checks, are summed. Memory is the most that was resident while a stage ran; 
 
 ``--rows``: text beside a table of as many rows, two classes each, eight tenths of them train rows, which the run is to
 double. Text: halves of two lines of one class of BANKING77, whose classes are put together in two; `rules`. Table: rows of
-adult with other weights, ages and hours; `resample`. rows/s: of all rows.
+adult with other weights, ages and hours; `resample`. Their seconds are processor time of all processes; rows/s: of all
+rows.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def by_stage(readings: list[Reading]) -> list[Reading]:
             before.seconds + reading.seconds,
             max(before.driver, reading.driver),
             max(before.workers, reading.workers),
+            before.processor + reading.processor,
         )
     return list(together.values())
 
@@ -157,15 +159,16 @@ def report(found: dict[str, tuple[int | None, list[Reading]]]) -> str:
         lines.append(line)
     total = ["**all**"]
     for rows, readings in found.values():
-        seconds = sum(reading.seconds for reading in readings)
-        most = Reading("all", seconds, max(r.driver for r in readings), max(r.workers for r in readings))
-        total += _cells(rows, most)
+        seconds, processor = (sum(getattr(r, of) for r in readings) for of in ("seconds", "processor"))
+        most = (max(r.driver for r in readings), max(r.workers for r in readings))
+        total += _cells(rows, Reading("all", seconds, *most, processor))
     return markdown(header, [*lines, total])
 
 
 def _cells(rows: int | None, reading: Reading) -> list[str]:
+    seconds = reading.seconds if rows is None else reading.processor
     memory = [f"{1024 * part / GIB:,.0f}" for part in (reading.driver, reading.workers)]
-    return [f"{reading.seconds:,.1f}", *([f"{rows / max(reading.seconds, 0.01):,.0f}"] if rows else []), *memory]
+    return [f"{seconds:,.1f}", *([f"{rows / max(seconds, 0.01):,.0f}"] if rows else []), *memory]
 
 
 def main() -> None:
