@@ -6,8 +6,8 @@ adult (rows drawn by a seed; left out where shared/ is not there) and scikit-lea
 and a column `day` of the last three days, by a hash of the row; half stand on the first day. Four tenths of the rows
 train. The first table has the cells of `augmill compare`: the verdict by validation rows with its gains (95 % bounds),
 and the same gains on as many test rows, which decide nothing; in points of accuracy, or the target's own unit of mean
-absolute error. The second table has the other commands. Seconds are wall time, memory is of all processes of a command
-together.
+absolute error. The second table has the other commands. Seconds are processor time of all processes of a command, and
+memory is of all together.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ ADULT_NUMBERS = ("age", "fnlwgt", "education_num", "capital_gain", "capital_loss
 Rows = list[list[str]]
 
 
-def adult(count: int, seed: int = 0) -> tuple[dict[str, str], Rows]:
-    """(type of each input, rows with the target last). An unknown cell is empty."""
+def adult(count: int | None = None, seed: int = 0) -> tuple[dict[str, str], Rows]:
+    """(type of each input, so many rows with the target last; all of them without a count). An unknown cell is empty."""
     with (SHARED / "data" / "adult" / "adult.data").open(encoding="utf-8", newline="") as stream:
         rows = [
             [("" if cell == "?" else cell) for cell in row] for row in csv.reader(stream, skipinitialspace=True) if row
         ]
     types = {name: "number" if name in ADULT_NUMBERS else "category" for name in ADULT[:-1]}
-    return types, random.Random(seed).sample(rows, count)
+    return types, rows if count is None else random.Random(seed).sample(rows, count)
 
 
 def shipped(name: str) -> tuple[dict[str, str], Rows]:
@@ -110,7 +110,7 @@ class Bench:
             raise RuntimeError(f"{self.name}: {verb} ended with {done.returncode}: {done.stdout}{done.stderr[-2000:]}")
         reading = self.meter.readings[-1]
         said = done.stdout.strip().splitlines()[-1]
-        spent = [f"{reading.seconds:,.0f}", f"{1024 * reading.workers / GIB:,.0f}"]
+        spent = [f"{reading.processor:,.0f}", f"{1024 * reading.workers / GIB:,.0f}"]
         return (json.loads(said) if said.startswith("{") else {"said": said}), spent
 
     def current(self) -> dict[str, str]:
@@ -164,7 +164,7 @@ class Bench:
 
         said, spent = self.call("run")
         note("run", said["outcome"], spent)
-        note("forget a row, and run", *self.forget())
+        note("forget a row", *self.forget())
         said, spent = self.call("backfill", "--to", self.days[1])
         note("backfill of two days", f"{said['outcome']}: {len(said['released'])} released", spent)
         said, spent = self.call("nightly")
