@@ -3,10 +3,20 @@
 from augmill.tasks.trainers.boosting import BoostingTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
+from augmill.tasks.trainers.features import text_features
 from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
-__all__ = ["TRAINERS", "Prediction", "TfidfOptions", "TfidfTrainer", "Trainer", "TrainerInputs", "Training"]
+__all__ = [
+    "TRAINERS",
+    "Prediction",
+    "TfidfOptions",
+    "TfidfTrainer",
+    "Trainer",
+    "TrainerInputs",
+    "Training",
+    "text_features",
+]
 
 
 # The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, others `linear`.

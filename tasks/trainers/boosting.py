@@ -177,7 +177,9 @@ def _fit(
     )
     scale = np.count_nonzero(used < rows.descent.real) / weights[used].sum()
     cells = rows.train[used]
-    cells[:, np.isnan(cells).all(axis=0)] = 0  # scikit-learn 1.9 fails on a column without any value; so it tells nothing
+    cells[:, np.isnan(cells).all(axis=0)] = (
+        0  # scikit-learn 1.9 fails on a column without any value; so it tells nothing
+    )
     model.fit(cells, rows.truth[used], weights[used] * scale)
     return model, model.classes_ if rows.classes else np.empty(0, np.int64)
 
