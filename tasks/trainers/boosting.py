@@ -177,9 +177,8 @@ def _fit(
     )
     scale = np.count_nonzero(used < rows.descent.real) / weights[used].sum()
     cells = rows.train[used]
-    cells[:, np.isnan(cells).all(axis=0)] = (
-        0  # scikit-learn 1.9 fails on a column without any value; so it tells nothing
-    )
+    # scikit-learn 1.9 fails on a column of numbers without any value; of one value it tells nothing.
+    cells[:, np.isnan(cells).all(axis=0)] = 0
     model.fit(cells, rows.truth[used], weights[used] * scale)
     return model, model.classes_ if rows.classes else np.empty(0, np.int64)
 
