@@ -59,7 +59,7 @@ class BoostingTrainer(Trainer):
     """Boosted trees of scikit-learn (``HistGradientBoostingClassifier``, ``-Regressor``), which take tables as they are.
 
     How many trees is chosen inside each training by cross-validation over real rows: by log loss, or squared error. On
-    200 rows of adult 25 are best and 200 lose 5 points of AUC, on 10,000 rows 200 are.
+    200 rows of adult about 25 are best, and 200 lose 4 points of AUC; on 10,000 rows 100 to 200 are best.
     """
 
     VERSION: ClassVar[int] = 1
@@ -112,8 +112,8 @@ def _prepare(inputs: TrainerInputs) -> _Cells:
 def _edges(values: npt.NDArray[np.float32]) -> Floats:
     """Of at most BINS bins, by quantiles of real rows, halfway between two of their values.
 
-    scikit-learn would bin each training's rows anew, by weighted quantiles (1.9): three quarters of the time on 400 rows of
-    30 numbers.
+    scikit-learn would bin each training's rows anew, by weighted quantiles (1.9): with 400 rows of 30 numbers a training
+    then takes 2.9 s instead of 0.4.
     """
     known = values[~np.isnan(values)].astype(np.float64)
     kept = np.unique(known)
@@ -177,9 +177,8 @@ def _fit(
     )
     scale = np.count_nonzero(used < rows.descent.real) / weights[used].sum()
     cells = rows.train[used]
-    cells[:, np.isnan(cells).all(axis=0)] = (
-        0  # scikit-learn 1.9 fails on a column without any value; so it tells nothing
-    )
+    # scikit-learn 1.9 fails on a column of numbers without any value; of one value it tells nothing.
+    cells[:, np.isnan(cells).all(axis=0)] = 0
     model.fit(cells, rows.truth[used], weights[used] * scale)
     return model, model.classes_ if rows.classes else np.empty(0, np.int64)
 

@@ -98,6 +98,7 @@ def test_no_byte_hangs_on_how_many_trainings_run_at_a_time_or_in_which_order(nam
     alone = [said(found) for found in predict(name, given, planned, threads=1)]
     assert alone == [said(found) for found in predict(name, given, planned, threads=3)]
     assert alone[::-1] == [said(found) for found in predict(name, given, planned[::-1], threads=2)]
+    assert alone[2:4] == [said(predict(name, given, [training])[0]) for training in planned[2:4]]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -175,7 +176,10 @@ def test_few_rows_get_few_trees_and_without_folds_there_is_no_choice() -> None:
     given = inputs(train=60)
     planned = trainings(given, 3, 1)[:1]
     (chosen,), (all_of_them,) = predict("boosting", given, planned), predict("boosting", given, planned, folds=0)
-    assert chosen.chosen["trees"] < 200 and all_of_them.chosen == {"trees": 200}
+    trees = chosen.chosen["trees"]
+    assert trees < 200 and all_of_them.chosen == {"trees": 200}
+    (as_many,) = predict("boosting", given, planned, folds=0, iterations=trees)
+    assert said(as_many)[:2] == said(chosen)[:2] != said(all_of_them)[:2]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
