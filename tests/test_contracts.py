@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from augmill.tasks import errors
 from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import ANY, Artifact, Check, Generator
+from augmill.tasks.contracts import Artifact, Check, Generator
 from augmill.tasks.errors import AugmillError, DataError, UserError, WorldError
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
+from augmill.tasks.metrics.classification import counts
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.sources import SOURCES, Reader, SourceOptions, list_files, read_batches, read_schema
 from augmill.tasks.trainers import TRAINERS, Trainer
@@ -141,15 +142,13 @@ def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Pat
     assert alone.target.tolist() == together[-1].target.tolist()
 
 
-@pytest.mark.parametrize("problem", sorted({problem.name: problem for problem in PROBLEMS.values()}))
-def test_a_problem_names_metrics_that_serve_it(problem: str) -> None:
-    found = PROBLEMS[problem]
-    named = {found.metric, found.stratum_metric, *found.metrics, *filter(None, [found.focus_metric])}
-    assert found.metric in found.metrics and found.stratum_metric in found.metrics
-    for name in named:
-        assert {problem, ANY} & set(METRICS[name].problems), name
-    if found.focus_metric is not None:
-        assert METRICS[found.focus_metric].only(("a",)).name not in METRICS, "it is asked for by gate.focus alone"
+@pytest.mark.parametrize("name", METRICS)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
+def test_a_metric_is_a_share_and_one_where_all_is_right(name: str, pairs: list[tuple[int, int]]) -> None:
+    predicted, actual = np.array(pairs).T
+    held = np.unique(actual)  # a metric is handed the classes that have held-out rows
+    some, all_right = (METRICS[name](*(n[held] for n in counts(actual, found, 4))) for found in (predicted, actual))
+    assert 0 <= some <= 1 and np.isclose(all_right, 1)
 
 
 WRITERS: dict[str, Any] = {
