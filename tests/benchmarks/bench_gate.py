@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -291,12 +292,16 @@ def summary(evidence: Evidence, metric: str) -> Row:
     }
 
 
-def judge_by(found: list[Predictions], question: Question, number: int, names: list[str]) -> dict[str, Row]:
+def judge_by(
+    found: list[Predictions], question: Question, number: int, names: list[str], how: GateOptions
+) -> dict[str, Row]:
     """One gate by each metric, over the same trainings."""
-    judged = {}
-    for name in names:
-        options = GateOptions(metric=name).resolved(question.problem)
-        judged[name] = summary(gate.judge(found, options, question, number, real=0, synthetic=0), name)
+    judged: dict[str, Row] = {}
+    for metric in names:
+        if metric not in judged:  # a gate measures several, whichever decides
+            options = replace(how, metric=metric).resolved(question.problem)
+            evidence = gate.judge(found, options, question, number, real=0, synthetic=0)
+            judged |= {name: summary(evidence, name) for name in names if name in evidence["metrics"]}
     return judged
 
 
@@ -307,11 +312,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["aa", "aa-imbalanced", "deletion"])
     parser.add_argument("--sets", nargs="+", default=[*SETS], help=f"among {', '.join([*SETS, *TABLES])}")
     parser.add_argument("--metrics", nargs="+", default=["accuracy", "macro_f1", *NUMBERS])
+    parser.add_argument("--seeds", type=int, default=10, help="trainings of each arm")
+    parser.add_argument("--test", type=int, default=2000, help="further rows that stand for the truth")
     parser.add_argument("--out", type=Path, default=None, help="a JSON line per gate, as each finishes")
     parser.add_argument("--simulate", type=int, default=0, help="simulated gates per metric, instead of real ones")
     options = parser.parse_args()
     if options.simulate:
         return simulations(options.simulate, options.metrics)
+    how = GateOptions(seeds=options.seeds)
     print(
         "| set | kind | held-out | metric | gates | published | of these harmful | over placebo | half width | s/gate |"
     )
@@ -326,7 +334,7 @@ def main() -> None:
                 found: dict[str, list[Row]] = {metric: [] for metric in names}
                 for number in range(options.gates):
                     for metric, kept in judge_by(
-                        *predict(rows, kind, number, heldout, GateOptions(), 2000), number, names
+                        *predict(rows, kind, number, heldout, how, options.test), number, names, how
                     ).items():
                         found[metric].append(kept)
                         if options.out is not None:

@@ -11,8 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from augmill.tasks.contracts import Judged, Metric
+from augmill.tasks.contracts import ANY, Judged, Metric
 from augmill.tasks.metrics import METRICS
+from augmill.tasks.problems import PROBLEMS
 
 CLASSES = tuple("abc")
 NAMES = [*METRICS, "focus_f1"]
@@ -202,3 +203,14 @@ def test_each_class_alone_is_the_metric_over_that_class_only(rows: Judged) -> No
     for place in np.unique(rows.truth):
         alone = METRICS["macro_f1"].only((CLASSES[place],))
         assert each[place] == pytest.approx(alone.values(alone.prepare(rows), np.ones((1, rows.count), np.float32))[0])
+
+
+@pytest.mark.parametrize("problem", sorted({problem.name: problem for problem in PROBLEMS.values()}))
+def test_a_problem_names_metrics_that_serve_it(problem: str) -> None:
+    found = PROBLEMS[problem]
+    named = {found.metric, found.stratum_metric, *found.metrics, *filter(None, [found.focus_metric])}
+    assert {found.metric, found.stratum_metric} <= set(found.metrics)
+    for name in named & set(METRICS):  # a problem from outside, which another test registered, brings its own
+        assert {problem, ANY} & set(METRICS[name].problems), name
+    if found.focus_metric is not None:
+        assert METRICS[found.focus_metric].only(("a",)).name not in METRICS, "it is asked for by gate.focus alone"

@@ -24,7 +24,7 @@ from augmill.tasks.trainers import tfidf
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
 from augmill.tasks.trainers.contract import TrainerInputs, Training
 from augmill.tasks.trainers.features import text_features
-from augmill.tasks.trainers.logistic import fit
+from augmill.tasks.trainers.logistic import fit, log_odds
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
@@ -267,6 +267,87 @@ def test_what_a_command_does_wrong_is_said_with_the_file_and_not_kept(tmp_path: 
         list(command(tmp_path, mode).predict(problem, trainings(problem, 3, 1), tmp_path))
     assert said in str(error.value) and (mode == "fail" or ".parquet" in error.value.where)
     assert len(calls(tmp_path)) == 1 and not list(tmp_path.rglob("predictions.parquet"))
+
+
+NUMBERS = """
+import sys
+import pyarrow as pa, pyarrow.parquet as pq
+train, evaluation, seed, out, mode = sys.argv[1:]
+rows, asked = pq.read_table(train), pq.read_table(evaluation)
+assert rows.column_names == ["row_id", "origin", "target", "text", "weight"], rows.column_names
+assert asked.column_names == ["row", "text"], asked.column_names
+mean = sum(rows["target"].to_pylist()) / rows.num_rows
+told = [mean + len(text) for text in asked["text"].to_pylist()]
+if mode == "nan":
+    told[2] = float("nan")
+if mode == "words":
+    told = [str(value) + " or so" for value in told]
+numbers = list(range(asked.num_rows))
+pq.write_table(pa.table({"row": numbers[::-1], "target": told[::-1]}), out)
+"""
+
+
+def numbers_command(tmp_path: Path, mode: str) -> tuple[CommandTrainer, TrainerInputs]:
+    def rows(prefix: str, count: int) -> pa.Table:
+        columns = {"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": ["1: all"] * count}
+        made = pa.table(
+            {**columns, "target": [float(at) for at in range(count)], "text": ["x" * at for at in range(count)]}
+        )
+        return made.append_column("parent_ids", pa.array([[]] * count, pa.list_(pa.string())))
+
+    script = tmp_path / "train numbers.py"
+    script.write_text(NUMBERS)
+    words = f"{sys.executable} '{script}' {{train}} {{eval}} {{seed}} {{predictions}} {mode}"
+    held = rows("v", 5).select(["row_id", "text"])
+    inputs = TrainerInputs(rows("r", 8), rows("s", 4), held, ("text",), PROBLEMS["regression"])
+    return CommandTrainer(CommandOptions(words)), inputs
+
+
+def test_a_command_predicts_numbers(tmp_path: Path) -> None:
+    trainer, inputs = numbers_command(tmp_path, "good")
+    (real, *_) = trainer.predict(inputs, trainings(inputs, 1, 1), tmp_path)
+    assert real.target.tolist() == [3.5 + at for at in range(5)] and real.scores is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [("nan", "found nan in row 2"), ("words", "expected numbers in column target")]
+)
+def test_what_is_no_number_is_refused(tmp_path: Path, mode: str, said: str) -> None:
+    trainer, inputs = numbers_command(tmp_path, mode)
+    with pytest.raises(UserError, match=said) as error:
+        list(trainer.predict(inputs, trainings(inputs, 1, 1), tmp_path))
+    assert "columns row and target" in str(error.value)
+
+
+def test_scores_of_a_command_stand_under_its_labels_and_others_score_lowest(tmp_path: Path) -> None:
+    problem, trainer = toy(), command(tmp_path)
+    script = tmp_path / "train it.py"
+    scored = '"score.1": [0.5 + at for at in numbers], "score.x": [1.0] * len(numbers), "label": found}), out)'
+    script.write_text(script.read_text().replace('"label": found}), out)', scored))
+    (real, *_) = trainer.predict(problem, trainings(problem, 3, 1), tmp_path)
+    assert real.scores is not None and real.scores[:, 1].tolist() == [0.5 + at for at in range(200)]
+    assert np.isneginf(real.scores[:, [0, 2, 3]]).all()
+
+
+def test_log_odds_keep_the_order_of_the_probabilities_and_tell_sure_rows_apart() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32) * 5
+    share = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    odds = log_odds(logits)
+    assert 1 / (1 + np.exp(-odds)) == pytest.approx(share, abs=1e-6)
+    sure = log_odds(np.array([[60.0, 0.0], [70.0, 0.0], [0.0, 80.0]]))
+    assert sure == pytest.approx(np.array([[60, -60], [70, -70], [-80, 80]]))
+    assert (
+        np.isfinite(log_odds(np.array([[3.0], [4.0]]))).all() and np.isfinite(log_odds(np.array([[0.0, 5000.0]]))).all()
+    )
+
+
+def test_a_class_that_no_training_row_has_scores_lowest() -> None:
+    problem = toy()
+    problem = replace(problem, classes=(*problem.classes, "none such"))
+    (found,) = TfidfTrainer(TfidfOptions(cs=(1.0,))).predict(problem, trainings(problem, 3, 1, ("mix",)), Path())
+    assert found.scores is not None and found.scores.shape == (200, 5)
+    assert np.isneginf(found.scores[:, 4]).all() and (found.scores.argmax(axis=1) == found.target).all()
 
 
 def test_a_command_is_stopped_when_its_time_is_up(tmp_path: Path) -> None:
