@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -457,12 +457,20 @@ class Metric(ABC):
         NaN where the units that stand in a resample say nothing of it.
         """
 
+    def over_runs(self, prepared: Sequence[Any], weights: npt.NDArray[np.float32]) -> Floats:
+        """``values`` of several trainings, (resamples, trainings); to be replaced where all at once are quicker."""
+        return np.stack([self.values(each, weights) for each in prepared], axis=1)
+
     def one_unit(self, judged: Judged) -> float:
         """About what one unit moves the value by; the doubt of few units is made of it."""
         return 1 / max(judged.count, 1)
 
     def only(self, strata: tuple[str, ...]) -> Metric:
-        """This metric over these of ``Judged.classes`` alone; asked of a problem's ``focus_metric``."""
+        """This metric over these of ``Judged.classes`` alone; asked of a problem's ``focus_metric``, as ``each`` is."""
+        raise NotImplementedError
+
+    def each(self, judged: Judged) -> Floats:
+        """Of every class alone, (classes,)."""
         raise NotImplementedError
 
     def foresee(self, spread: float | None) -> Foresight | None:

@@ -298,7 +298,7 @@ class _Stratum:
     """The rows of one stratum, as if there were no others."""
 
     def __init__(self, predictions: Predictions, judged: dict[str, list[Judged]], drawn: Resamples, place: int) -> None:
-        self.name = predictions.strata[place]
+        self.name, self.place = predictions.strata[place], place
         at = np.flatnonzero(predictions.stratum == place)
         units, own = np.unique(judged["mix"][0].units[at], return_inverse=True)
         self.rows, self.count, self.drawn, self.units = len(at), len(units), drawn, units
@@ -332,13 +332,11 @@ def _arm_score(
         name = by.stratum.of_stratum or by.stratum.name
         told = {"label": each.name, "n": each.rows, name: score(by.stratum, inside[each.name][arm].values[0])}
         if by.focusing is not None:
-            alone = by.focusing.only((each.name,))
-            values = [alone.values(alone.prepare(run), everything)[0] for run in judged]
-            told[by.focusing.of_stratum or by.focusing.name] = score(alone, float(np.mean(values)))
+            told[by.focusing.of_stratum or by.focusing.name] = score(by.focusing, alone[each.place])
         return told
 
-    judged = predictions.judged(arm)
-    everything = np.ones((1, judged[0].count), dtype=np.float32)
+    runs = [by.focusing.each(run) for run in predictions.judged(arm)] if by.focusing is not None else []
+    alone = np.mean(runs, axis=0) if runs else np.empty(0)
     told = {name: score(metric, found[name][arm].values[0]) for name, metric in by.overall.items()}
     if by.focusing is not None:  # the key stands there where no label is in focus, too
         told[by.focusing.only(()).name] = None

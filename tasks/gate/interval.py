@@ -68,12 +68,12 @@ def resample(units: int, runs: int, count: int, seed: int) -> Resamples:
 def replicate(metric: Metric, judged: Sequence[Judged], resamples: Resamples) -> Replicates:
     """``judged``: the same held-out rows after each run of one arm."""
     prepared = [metric.prepare(run) for run in judged]
-    runs = np.concatenate([metric.values(run, np.ones((1, judged[0].count), np.float32)) for run in prepared])
+    runs = metric.over_runs(prepared, np.ones((1, judged[0].count), np.float32))[0]
     parts = [np.array([runs.mean()])]
     step = max(1, CELLS // max(judged[0].count, 1))
     for start in range(0, len(resamples.units), step):
         weights = resamples.units[start : start + step]
-        found = np.stack([metric.values(run, weights) for run in prepared], axis=1)
+        found = metric.over_runs(prepared, weights)
         parts.append((found * resamples.runs[start : start + step]).sum(axis=1))
     return Replicates(np.concatenate(parts), runs)
 

@@ -272,14 +272,17 @@ def judge_pooled(
 
 
 def _measure(predictions: Predictions, options: GateOptions, question: Question, seed: int) -> SplitEvidence:
-    return measure(
-        predictions,
-        _yardsticks(predictions, options, question),
-        confidence=options.confidence,
-        min_rows_per_class=options.min_heldout_per_class,
-        resamples=options.resamples,
-        seed=stream_key("bootstrap", seed),
-    )
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):  # sums are then taken in one order whatever the cores; the products are small
+        return measure(
+            predictions,
+            _yardsticks(predictions, options, question),
+            confidence=options.confidence,
+            min_rows_per_class=options.min_heldout_per_class,
+            resamples=options.resamples,
+            seed=stream_key("bootstrap", seed),
+        )
 
 
 def _yardsticks(predictions: Predictions, options: GateOptions, question: Question) -> Yardsticks:

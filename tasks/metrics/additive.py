@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,13 @@ class Additive(Metric):
 
     def values(self, prepared: Any, weights: npt.NDArray[np.float32]) -> Floats:
         return self.reduce(np.asarray(weights @ prepared, dtype=np.float64))
+
+    def over_runs(self, prepared: Sequence[Any], weights: npt.NDArray[np.float32]) -> Floats:
+        from scipy.sparse import hstack, issparse
+
+        side = hstack(prepared, format="csr") if issparse(prepared[0]) else np.hstack(prepared)
+        sums = np.asarray(weights @ side, dtype=np.float64)
+        return self.reduce(sums.reshape(len(weights), len(prepared), -1))
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

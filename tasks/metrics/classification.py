@@ -91,6 +91,12 @@ class MacroF1(MeanF1):
     def only(self, strata: tuple[str, ...]) -> FocusF1:
         return FocusF1(strata)
 
+    def each(self, judged: Judged) -> Floats:
+        width, said = len(judged.classes), judged.predicted[judged.predicted >= 0]
+        right = np.bincount(judged.truth[judged.truth == judged.predicted], minlength=width)
+        both = np.bincount(said, minlength=width) + np.bincount(judged.truth, minlength=width)
+        return np.asarray(2 * right / np.maximum(both, 1e-12))
+
     def foresee(self, spread: float | None) -> Foresight:
         return foresee_rows()
 

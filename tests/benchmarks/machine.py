@@ -68,12 +68,16 @@ def plain_run(
 
 @dataclass
 class Reading:
-    """One stage: seconds of wall time; the most bytes that were resident while it ran."""
+    """One stage: seconds of wall time; the most bytes that were resident while it ran; seconds of processor time, of all
+
+    processes together, which a busy machine does not stretch.
+    """
 
     name: str
     seconds: float
     driver: int
     workers: int
+    processor: float = 0.0
 
 
 class Meter:
@@ -111,13 +115,23 @@ class Meter:
         while not self._end.wait(EVERY):
             self._sample()
 
+    def _processor(self) -> float:
+        """Seconds so far, of this process and of those below it, whether they ended or not."""
+        spent = 0.0
+        for process in [self._me, *self._me.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                spent += times.user + times.system + times.children_user + times.children_system
+        return spent
+
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
         self._peak = (0, 0)
-        started = time.monotonic()
+        started, spent = time.monotonic(), self._processor()
         yield
         self._sample()
-        self.readings.append(Reading(name, time.monotonic() - started, *self._peak))
+        seconds, processor = time.monotonic() - started, self._processor() - spent
+        self.readings.append(Reading(name, seconds, *self._peak, processor))
 
     def driver_peak(self) -> int:
         return max(reading.driver for reading in self.readings)

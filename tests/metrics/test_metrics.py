@@ -194,3 +194,11 @@ def test_what_one_unit_moves_a_metric_by_is_about_what_it_says(name: str, data: 
     moved = float(np.sqrt(np.nanmean((values(name, rows, twice) - whole(name, rows)) ** 2)))
     step = metric(name).one_unit(rows)
     assert moved <= 4 * step
+
+
+@given(predictions("macro_f1"))
+def test_each_class_alone_is_the_metric_over_that_class_only(rows: Judged) -> None:
+    each = METRICS["macro_f1"].each(rows)
+    for place in np.unique(rows.truth):
+        alone = METRICS["macro_f1"].only((CLASSES[place],))
+        assert each[place] == pytest.approx(alone.values(alone.prepare(rows), np.ones((1, rows.count), np.float32))[0])

@@ -276,6 +276,7 @@ class TintOptions:
     """How a paint is tinted."""
 
     step: int = field(default=24, metadata={"help": "how far each channel is moved at most"})
+    grades: int = field(default=0, metadata={"help": "so many grades brighter than its parent a row is called"})
 
 
 class Tint(Generator):
@@ -303,7 +304,8 @@ class Tint(Generator):
             moved = iter(np.rint((2 * draws[at, 1:] - 1) * self.options.step).astype(int).tolist())
             made = {name: _moved(parent[name], moved) for name in ctx.fields}
             known = {"ordinal": int(request.ordinals[at]), "asked": stratum, "seed": int(request.seeds[at])}
-            told = {"stratum": stratum, TARGET: parent[TARGET], "parent_ids": [parent["row_id"]], "reason": None}
+            grade = min(parent[TARGET] + self.options.grades, max(GRADES))
+            told = {"stratum": stratum, TARGET: grade, "parent_ids": [parent["row_id"]], "reason": None}
             rows.append(known | told | made)
         return pa.Table.from_pylist(rows, candidate_schema(ctx.fields, ctx.target))
 
