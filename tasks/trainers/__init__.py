@@ -3,7 +3,6 @@
 from augmill.tasks.trainers.boosting import BoostingTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.features import text_features
 from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
