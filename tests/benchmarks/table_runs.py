@@ -189,7 +189,8 @@ def gains(cell: dict[str, Any]) -> list[str]:
 
 
 def _bounds(gain: float, low: float, high: float) -> str:
-    return f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
+    shown, least, most = (f"{round(value, 1) + 0.0:+.1f}" for value in (gain, low, high))
+    return f"{shown} ({least} to {most})"
 
 
 def main() -> None:
