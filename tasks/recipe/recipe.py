@@ -14,7 +14,7 @@ from typing import Any
 
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import ANY, Problem
+from augmill.tasks.contracts import Problem
 from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
@@ -46,7 +46,7 @@ from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.rows.names import nearest
 from augmill.tasks.sources import SourceOptions
 from augmill.tasks.store.stage import identity_of
-from augmill.tasks.trainers import TRAINERS
+from augmill.tasks.trainers import QUICK, TRAINERS
 from augmill.tasks.validation import ValidationOptions
 
 # Where a recipe names labels: read as they are written. True where it takes numbers and truth values too.
@@ -315,28 +315,20 @@ def build_recipe(
         generators=tuple(resolved),
         checks=checks,
         run=run,
-        **_judges(recipe, document.get("trainer", {}), reader),
+        **_judges(recipe, document.get("trainer", {}), rows, reader),
     )
 
 
-def _judges(recipe: Recipe, given: Any, reader: RecipeReader) -> dict[str, Any]:
+def _judges(recipe: Recipe, given: Any, rows: Rows, reader: RecipeReader) -> dict[str, Any]:
     """``trainer`` and ``gate`` as they serve the recipe's rows, with what is not ``given`` there. Raises UserError."""
-    problem = PROBLEMS[recipe.task]
-    own = sorted({kind.name for kind, _ in kinds_of(recipe.columns.fields)})
-    rows = f"{' and '.join(own)}, {problem.name}"
-
-    def serves(trainer: Any) -> bool:
-        whole = ANY in trainer.kinds or set(own) <= set(trainer.kinds)
-        return whole and bool({ANY, problem.name} & set(trainer.problems))
-
-    known = [name for name, trainer in TRAINERS.items() if serves(trainer)]
+    known = [name for name, trainer in TRAINERS.items() if rows.served_whole(trainer)]
     if isinstance(given, dict) and not {"use", "command"} & set(given):
         given = {"use": known[0] if known else "command", **given}  # the first that does is its default
     choice = reader.trainer(given)
     if choice.use not in known:
-        raise reader.fail(f"{choice.use} does not serve rows of {rows}", ("trainer",), f"known: {', '.join(known)}")
+        raise reader.unserved(choice.use, TRAINERS, rows.served_whole, rows, ("trainer",))
     try:
-        gate = recipe.gate.resolved(problem)
+        gate = recipe.gate.resolved(recipe.problem)
     except ValueError as error:
         key, _, said = str(error).removeprefix("gate.").partition(": ")
         raise reader.fail(said, ("gate", key)) from error
@@ -344,8 +336,8 @@ def _judges(recipe: Recipe, given: Any, reader: RecipeReader) -> dict[str, Any]:
         able = ", ".join(name for name in known if TRAINERS[name].scores) or "none that serves these rows"
         said = f"{gate.metric} ranks rows by scores, which the trainer {choice.use} does not give"
         raise reader.fail(said, ("gate", "metric"), f"trainers that give them: {able}")
-    if recipe.plan.policy == "adaptive" and "tfidf" not in known:
-        said = f"adaptive measures generators by the trainer tfidf, which does not serve rows of {rows}"
+    if recipe.plan.policy == "adaptive" and not rows.served_whole(QUICK):
+        said = f"adaptive measures generators by a quick trainer that does not serve rows of {rows}"
         raise reader.fail(said, ("plan", "policy"), "`policy: shares` splits the target by the generators' shares")
     return {"trainer": choice, "gate": gate}
 
