@@ -31,8 +31,8 @@ CSV_ENDINGS = (".data", ".dat", ".txt")  # by which old sets name what is a CSV 
 BEGINNINGS = {
     "rules": "Word edits know nothing that your rows do not say already, and the gate will often refuse them. With a "
     "thesaurus of your own words they do.",
-    "resample": "Each row is one of yours, a little moved. Where a class is rare that may help a model that is easily "
-    "misled; often weights do as much, and the gate then refuses the rows. `smote` is worth a comparison.",
+    "resample": "Each row is one of yours, a little moved. Whether that does more than weights is what the gate asks; `smote` "
+    "is the other one for tables.",
 }
 
 

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from commands import augmill, refused
 
+from augmill.flows.cli.columns import Asked
+from augmill.flows.cli.judge import part_rows, read_others, read_rows
 from augmill.tasks.recipe.recipe import load_recipe
 
 EXAMPLES = Path(__file__).parents[2] / "infra/examples"
@@ -157,6 +159,17 @@ def test_tables_are_judged_in_the_metrics_unit(tmp_path: Path, target: str, unit
     assert found["numbers"]["mix-real"]["high"] < 0
     assert found["read"]["real"]["inputs"] == {"size": "number", "colour": "category"}
     assert "as in the real rows" in ended.out and "size=" in page.read_text()
+
+
+def test_judged_rows_of_a_regression_fall_into_the_bins_of_train_rows(tmp_path: Path) -> None:
+    write_table(tmp_path / "real.csv", 150, 1)
+    write_table(tmp_path / "made.csv", 150, 3)
+    asked = Asked(inputs=["size", "colour"], target="price")
+    first = read_rows(str(tmp_path / "real.csv"), "--real", str(tmp_path / "a"), asked)
+    read = read_others(first, str(tmp_path / "made.csv"), None, str(tmp_path / "a"), asked)
+    rows = part_rows(read, str(tmp_path / "a"), seed=0)
+    bins = {*rows.train["stratum"].to_pylist()}
+    assert len(bins) > 2 and {*rows.synthetic["stratum"].to_pylist()} <= bins
 
 
 def test_judge_refuses_what_does_not_serve_the_rows(tmp_path: Path) -> None:
