@@ -108,7 +108,7 @@ def judge(
         verdicts = CHECKS[check_config.extension](options).judge(FITTED.get(work.site, artifact), delivered, context)
         if verdicts.num_rows != delivered.num_rows:
             raise LedgerError(f"check {check_config.extension} judged {verdicts.num_rows} of {delivered.num_rows} rows")
-        delivered = _as_judged(delivered, verdicts, config.generator.learnt, strata)
+        delivered = as_judged(delivered, verdicts, config.generator.learnt, strata)
         for index, (reason, score) in enumerate(
             zip(verdicts["reason"].to_pylist(), verdicts["score"].to_pylist(), strict=True)
         ):
@@ -130,7 +130,7 @@ def judge(
     )
 
 
-def _as_judged(delivered: pa.Table, verdicts: pa.Table, problem: Problem, strata: dict[str, Any]) -> pa.Table:
+def as_judged(delivered: pa.Table, verdicts: pa.Table, problem: Problem, strata: dict[str, Any]) -> pa.Table:
     """The rows with the class, or the target and the stratum that follows from it, that a check gave them."""
     for name in (STRATUM, TARGET):
         if name in verdicts.column_names and name in delivered.column_names:
