@@ -2,7 +2,6 @@
 
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.features import text_features
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "Trainer",
     "TrainerInputs",
     "Training",
-    "text_features",
 ]
 
 
