@@ -24,7 +24,6 @@ FILES_OF_THEIR_OWN = {
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
     "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",
     "tasks/trainers/_guard.py": "a process of its own, run by its path with the standard library alone",
-    "tasks/trainers/features.py": "one map of texts for all arms, held against scikit-learn by itself",
     "tasks/validation/user_suite.py": "the user's own suite; it stands apart from those that Augmill writes",
 }
 # A command, or an extension, is a file however small: what imports it is the list of its kind.

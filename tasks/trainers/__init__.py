@@ -2,6 +2,7 @@
 
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
+from augmill.tasks.trainers.features import text_features
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Trainer",
     "TrainerInputs",
     "Training",
+    "text_features",
 ]
 
 
