@@ -174,14 +174,17 @@ def _readings(gate: Mapping[str, Any], effects: Sequence[Effect]) -> dict[str, A
     def number(name: str, value: float | None) -> str:
         return "" if value is None else read.get(name, POINTS).shown(value)
 
-    def gain(value: float) -> str:
-        return points(value, read.get(gained, POINTS).decimals(value))
+    def gain(found: Mapping[str, float]) -> list[str]:
+        values = [found[name] for name in ("gain", "low", "high")]
+        return [points(value, read.get(gained, POINTS).decimals(*values)) for value in values]
 
     return {
         "gauge": gauge,
         "decimals": gauge.decimals(*(value for effect in effects for value in effect[1:4])),
         "metrics": [
-            (name, each.title if each.in_points else each.words) for name, each in read.items() if name != FOCUS
+            (name, each.title if each.in_points else f"{each.title} ({each.unit})")
+            for name, each in read.items()
+            if name != FOCUS
         ],
         "number": number,
         "gain": gain,
@@ -227,7 +230,7 @@ def key_figures(evidence: ReportEvidence) -> list[tuple[str, str, str]]:
             gain, gauge = gate["validation"]["comparisons"][pair]["gains"][gate["judged_by"]], Gauge.read(gate)
             decimals = gauge.decimals(*gain.values())
             shown = {key: points(value, decimals) for key, value in gain.items()}
-            figures.append((shown["gain"], f"gain {name}", f"{shown['low']} to {shown['high']} {gauge.words}"))
+            figures.append((shown["gain"], f"gain {name}", f"{shown['low']} to {shown['high']} {gauge.unit}"))
     if (ledger := evidence.get("ledger")) and ledger["rows"]:
         accepted, target = sum(ledger["accepted"].values()), sum(ledger["targets"].values())
         asked = sum(row["asked"] for row in ledger["rows"])

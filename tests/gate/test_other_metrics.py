@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from augmill.tasks.gate.verdict import Gains, Rule, decide, explain, headline, p
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Classification
+from augmill.tasks.report import render_report, report_markdown, report_table
 from augmill.tasks.trainers import Prediction, TfidfOptions, TfidfTrainer, Trainer, TrainerInputs, Training
 
 NUMBERS, LABELS = PROBLEMS["regression"], PROBLEMS["classification"]
@@ -362,6 +364,23 @@ def test_numbers_have_three_digits(value: float, shown: str) -> None:
 def test_json_has_six_digits_of_a_unit_and_four_places_of_points() -> None:
     assert MAE.tidy(1234567.8) == 1234570.0 and MAE.tidy(0.000123456789) == 0.000123457
     assert POINTS.tidy(1.23456789) == 1.2346
+
+
+def test_the_report_speaks_the_unit_and_the_word_of_the_problem() -> None:
+    found = judge_numbers(numbers("s", 60, 7), test=numbers("t", 60, 3))
+    evidence: Any = {
+        "dataset": "flats", "snapshot": "all", "outcome": found["verdict"], "reason": found["reason"], "gate": found,
+        "released": "mix", "next_action": "Train.", "train": {row["label"]: 2 for row in found["validation"]["arms"]["mix"]["per_class"]},
+    }  # fmt: skip
+    page, text, (row, *_) = render_report(evidence), report_markdown(evidence), report_table(evidence)
+    gain = found["validation"]["comparisons"]["mix-real"]["gains"]["mae"]["gain"]
+    for said in (page, text):
+        assert "Gains in MAE, in the unit of price, on real rows" in said and "test MAE (price)" in said
+        assert "Bin by bin" in said and "rarest bin first" in said and "gain in MAE" in said and "R²" in said
+        assert f"{gain:+.2f}" in said and not re.search(
+            r"points|classes|recall|F1", re.sub(r"(?s)<style>.*</style>", "", said)
+        )
+    assert {"mae_real", "mae_mix", "mae_gain", "mae_low", "mae_high_over_placebo"} <= set(row)
 
 
 # --- How often what does not help is found to ------------------------------------------------------------------------------
