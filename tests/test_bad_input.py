@@ -147,7 +147,7 @@ CASES: dict[str, Case] = {
         lambda lines, at: cells(lines, lambda index, row: ["the same words", row[1], row[2]]),
         {},
         3,
-        ["all train rows hold the same text", "columns.text"],
+        ["all train rows are equal", "(columns)"],
     ),
     "all rows of each class duplicates": (
         "bad.csv",
