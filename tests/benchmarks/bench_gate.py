@@ -1,7 +1,7 @@
 """How often the gate publishes what does not help, on real sets and simulated. Prints tables.
 
     python tests/benchmarks/bench_gate.py [--gates 100] [--out gates.jsonl] [--kinds aa aa-imbalanced deletion]
-        [--sets trec snips diabetes adult] [--metrics accuracy macro_f1 auc average_precision mae rmse r2]
+        [--sets trec snips income diabetes adult] [--metrics accuracy macro_f1 auc average_precision mae rmse r2]
         [--simulate 1000]
 
 aa: the "mix" is a second draw of the placebo, 10 rows per class, 2.5 copies of each: nothing true to find.
@@ -9,8 +9,8 @@ aa-imbalanced: the same with classes of 40 rows down to 4, copied up to balance;
 the share of gates that find the mix better than the placebo is the gate's own error.
 deletion: rows with a tenth of their words deleted, the gain on 2,000 further rows standing for the truth. Of tables:
 rows whose numbers are shaken by a third of their standard deviation.
-diabetes (scikit-learn's) and adult (age, from its other numbers) are regressions: 100 real rows, their strata the bins
-of their targets; the trainer is a ridge regression on random features, so that its runs differ.
+diabetes (scikit-learn's) and adult (age, from its other numbers) are regressions, income (adult's) are two labels: 100
+real rows; the trainer is a ridge or a logistic regression on random features, so that its runs differ.
 --simulate: gates over made predictions of two arms that are equally good on the population of rows; no training.
 """
 
@@ -41,10 +41,11 @@ from augmill.tasks.gate.verdict import Gains, Rule, decide
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers import Prediction, TfidfOptions, TfidfTrainer, Trainer, TrainerInputs, Training
+from augmill.tasks.trainers.logistic import fit, log_odds
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 SETS = {"trec": "trec_kumar", "snips": "snips"}
-TABLES = ("diabetes", "adult")
+TABLES = {"diabetes": "regression", "adult": "regression", "income": "classification"}
 LABELS = ("accuracy", "macro_f1", "auc", "average_precision")
 NUMBERS = ("mae", "rmse", "r2")
 Row = dict[str, Any]
@@ -140,29 +141,37 @@ def judge(
     return gate.judge(found, options, question, number, real=0, synthetic=0)
 
 
-# --- Regression on real tables ----------------------------------------------------------------------------------------
+# --- Real tables --------------------------------------------------------------------------------------------------------
 
 
 class RandomFeatures(Trainer):
-    """Ridge regression on 60 random waves of the standardised numbers; which waves hangs on the training's seed."""
+    """A regression on 60 random waves of the standardised numbers; which waves hangs on the training's seed."""
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[Any]] = type(None)
     kinds: ClassVar[tuple[str, ...]] = ("table",)
-    problems: ClassVar[tuple[str, ...]] = ("regression",)
+    problems: ClassVar[tuple[str, ...]] = ("regression", "classification")
+    scores: ClassVar[bool] = True
 
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
         tables = (inputs.real, inputs.synthetic, inputs.evaluation)
         real, made, held = (np.stack([part[name].to_numpy() for name in inputs.fields], axis=1) for part in tables)
         middle, width = real.mean(axis=0), real.std(axis=0) + 1e-9
         train, held = (np.concatenate([real, made]) - middle) / width, (held - middle) / width
-        target = np.concatenate([part["target"].to_numpy() for part in tables[:2]])
+        learnt = "target" if inputs.problem.target is not None else "stratum"
+        target = np.concatenate([part[learnt].to_pylist() for part in tables[:2]])
         for training in trainings:
             merged = training.merged()
             rng = np.random.default_rng(training.seed)
             waves, phase = rng.normal(0, 0.3, (train.shape[1], 60)), rng.uniform(0, 2 * np.pi, 60)
             inside, outside = (np.c_[np.ones(len(x)), x, np.cos(x @ waves + phase)] for x in (train[merged.rows], held))
             weights = merged.weights * len(real) / merged.weights.sum()
+            if learnt == "stratum":
+                labels = np.array([inputs.classes.index(name) for name in target[merged.rows]])
+                model, classes = fit(inside[:, 1:].astype(np.float32), labels, weights, 1.0)
+                odds = log_odds(outside[:, 1:] @ model[:-1] + model[-1])
+                yield Prediction(classes[odds.argmax(axis=1)], odds)
+                continue
             gram = inside.T @ (inside * weights[:, None]) + np.diag([1e-6] + [3.0] * (inside.shape[1] - 1))
             yield Prediction(outside @ np.linalg.solve(gram, inside.T @ (weights * target[merged.rows])))
 
@@ -177,27 +186,32 @@ def read_numbers(name: str) -> tuple[np.ndarray, np.ndarray]:
     with (SHARED / "data" / "adult" / "adult.data").open(encoding="utf-8") as stream:
         rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if len(row) == 15]
     numbers = np.array([[float(row[at]) for at in (0, 4, 10, 11, 12)] for row in rows])
-    flags = np.array([[row[5] == "Never-married", row[9] == "Male", row[14] == ">50K"] for row in rows], dtype=float)
-    return np.c_[numbers[:, 1], np.log1p(numbers[:, 2:4]), numbers[:, 4], flags], numbers[:, 0]
+    flags = np.array([[row[5] == "Never-married", row[9] == "Male"] for row in rows], dtype=float)
+    rich = np.array([row[14] for row in rows])
+    known = np.c_[numbers[:, 1], np.log1p(numbers[:, 2:4]), numbers[:, 4], flags]
+    return (np.c_[known, rich == ">50K"], numbers[:, 0]) if name == "adult" else (np.c_[known, numbers[:, 0]], rich)
 
 
-def predict_numbers(
+def predict_table(
     rows: tuple[np.ndarray, np.ndarray], kind: str, number: int, heldout: int, options: GateOptions, test: int
 ) -> tuple[list[Predictions], Question]:
+    """As ``predict_texts``."""
     rng = np.random.default_rng([number, len(rows[1])])
-    order, problem = rng.permutation(len(rows[1])), PROBLEMS["regression"]
+    order, labelled = rng.permutation(len(rows[1])), rows[1].dtype.kind == "U"
+    problem = PROBLEMS["classification" if labelled else "regression"]
     fields = tuple(f"number:{at}" for at in range(rows[0].shape[1]))
 
     def part(at: np.ndarray, prefix: str, shaken: float = 0.0) -> pa.Table:
         numbers = rows[0][at] + shaken * rows[0].std(axis=0) * rng.normal(size=(len(at), len(fields)))
-        columns = {"row_id": [f"{prefix}{row:05d}" for row in range(len(at))], "target": rows[1][at]}
+        columns = {"row_id": [f"{prefix}{row:05d}" for row in range(len(at))]} | {learnt: rows[1][at].tolist()}
         made = pa.table(columns | {name: numbers[:, place] for place, name in enumerate(fields)})
-        strata = problem.stratum(made["target"].combine_chunks(), fitted)
-        return made.append_column("stratum", strata).append_column(
-            "parent_ids", pa.array([[]] * len(at), pa.list_(pa.string()))
-        )
+        made = made.append_column("parent_ids", pa.array([[]] * len(at), pa.list_(pa.string())))
+        if labelled:
+            return made
+        return made.append_column("stratum", problem.stratum(made["target"].combine_chunks(), fitted))
 
-    fitted = problem.fit_strata(pa.table({"target": rows[1][order[:100]]}))
+    learnt = "stratum" if labelled else "target"
+    fitted = {} if labelled else problem.fit_strata(pa.table({"target": rows[1][order[:100]]}))
     real, held, further = order[:100], order[100 : 100 + heldout], order[100 + heldout :][:test]
     if kind == "deletion":
         made = part(np.repeat(real, 2), "s", shaken=1 / 3)
@@ -208,8 +222,9 @@ def predict_numbers(
     splits = [part(at, prefix) for at, prefix in ((held, "v"), (further, "t")) if len(at)]
     question = Question(problem, fields, "target")
     found = gate.predict(
-        part(real, "r"), made, splits, RandomFeatures(None), question, runs=options.seeds, seed=number, workdir=Path()
-    )
+        part(real, "r"), made, splits, RandomFeatures(None), question,
+        runs=options.seeds, seed=number, workdir=Path(), scores=labelled,
+    )  # fmt: skip
     return found, question
 
 
@@ -326,8 +341,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in options.sets:
         rows: Any = read_numbers(name) if name in TABLES else read(name)
-        predict: Any = predict_numbers if name in TABLES else predict_texts
-        names = [metric for metric in options.metrics if metric in (NUMBERS if name in TABLES else LABELS)]
+        predict: Any = predict_table if name in TABLES else predict_texts
+        served = NUMBERS if TABLES.get(name) == "regression" else LABELS
+        names = [metric for metric in options.metrics if metric in served]
         for kind in options.kinds:
             for heldout in options.heldout:
                 start = time.monotonic()
