@@ -30,11 +30,23 @@ from safetensors.numpy import load_file
 
 from augmill.flows.augment import make_snapshot
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import ANY, Artifact, Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.contracts import (
+    ANY,
+    ROW_ID,
+    STRATUM,
+    TARGET,
+    Artifact,
+    Context,
+    FitInputs,
+    Fitted,
+    Generator,
+    Request,
+)
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
 from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.strata import STRATA
 from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
@@ -42,8 +54,9 @@ from augmill.tasks.stages.drift import DriftConfig, profile
 from augmill.tasks.stages.generate import SetAsideConfig, set_aside
 from augmill.tasks.stages.mix import MixConfig, arrange_real
 from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, plan_adaptive
+from augmill.tasks.stages.stratify import StratifyConfig, stratify
 from augmill.tasks.stages.weigh import WeighConfig, weigh
-from augmill.tasks.store.stage import Stage, fetch, read_manifest
+from augmill.tasks.store.stage import Site, Stage, Work, commit, fetch, read_manifest
 from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.trainers.contract import TrainerInputs
@@ -296,6 +309,19 @@ def artifact_says(store: Store, artifact: Artifact) -> dict[str, Any]:
     return said
 
 
+def numbered_split(site: Site, directory: Path, step: int) -> Artifact:
+    """A split of a regression, whose targets are ``step`` apart."""
+    directory.mkdir()
+    work, names = Work(site, directory), ("train", "validation", "test", "exclude", "unlabelled", "held_back")
+    targets = pa.array([float(step * at) for at in range(40)])
+    rows = pa.table({ROW_ID: [f"r{at}" for at in range(40)], STRATUM: ["1: all"] * 40, TARGET: targets})
+    for name in names:
+        work.write(rows, f"{name}.parquet")
+    work.write_json(PROBLEMS["regression"].fit_strata(rows), STRATA)
+    work.write_json({"rows": dict.fromkeys(names, 40), "classes": {}}, "summary.json")
+    return commit(work, "split", f"{step:064d}")
+
+
 def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
     """Every stage with what it made: a run with folds, and what only failures or several generators reach."""
     loaded = [module for name, module in sys.modules.items() if name.startswith("augmill.tasks.")]
@@ -325,6 +351,9 @@ def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
         plan_adaptive(site, AdaptiveConfig(recipe.plan, base, 2), split, [settled], [weighed])
         segment = {"generator": "rules", "stratum": "refund", "start": 0, "count": 3}
         set_aside(site, SetAsideConfig("rules", recipe.columns.fields, (segment,), "deadline"))
+        stratify(
+            site, StratifyConfig("regression", 1), *(numbered_split(site, here / str(step), step) for step in (1, 3))
+        )
         for event in run.events:
             yield stages[event.stage], artifact_says(store, Artifact(event.key, 0, "", ""))
 
