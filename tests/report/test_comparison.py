@@ -22,7 +22,10 @@ from augmill.flows.outcome import NotProduced, judge_evidence
 from augmill.flows.progress import Progress, ShownStage
 from augmill.flows.run import Session
 from augmill.tasks.errors import DataError, StoreError, StoreRefused, UserError
+from augmill.tasks.gate.evidence import ARMS, Predictions
+from augmill.tasks.gate.gauge import Gauge
 from augmill.tasks.generators.rules import Rules
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Target
 from augmill.tasks.report.comparison import (
@@ -32,6 +35,7 @@ from augmill.tasks.report.comparison import (
     enlarge,
     gain,
     lines,
+    measured,
     pack,
     page,
     plot,
@@ -76,6 +80,34 @@ def cell(seed: int = 0, *, generator: str = "rules", released: str = "mix", **ar
             "fit_seconds": 2.0, "sampled": 100, "sample_seconds": 4.0, "checked": 100, "check_seconds": 2.0, "cost": 0.4,
         },
     }  # fmt: skip
+
+
+def number_cell(seed: int, errors: dict[str, float]) -> dict[str, Any]:
+    """A cell of numbers, each arm off by as much on average."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=ROWS)
+    arms = {arm: truth + np.array([rng.exponential(errors[arm], ROWS) for _ in range(2)]) for arm in ARMS}
+    test = Predictions(("a",), np.zeros(ROWS, dtype=np.int64), arms, {arm: [{}] * 2 for arm in ARMS}, truth)
+    made = cell(seed) | {"gauge": Gauge.of(METRICS["mae"], "price").to_json(), "diversity": {}}
+    return made | {"points": [measured(test, ratio, 40) for ratio in (None, 2.0)]}
+
+
+def test_cells_of_numbers_compare_by_how_much_rows_are_missed() -> None:
+    (line,) = lines([number_cell(seed, {"real": 2.0, "placebo": 3.0, "mix": 1.0}) for seed in range(5)])
+    assert line.better == "real" and line.scores["real"] == pytest.approx(2.0, abs=0.3)
+    over = line.gains["mix-real"]
+    assert over.gain == pytest.approx(line.scores["real"] - line.scores["mix"], abs=1e-3) and 0 < over.low < over.gain
+    assert line.gains["placebo-real"].high < 0
+    shown = table([line])
+    assert f"+{over.gain:.2f} [" in shown and "] price |" in shown and "distinct-2" not in shown
+    assert "gain in price (MAE) over real rows alone" in plot([line]) and "<p>Gains on test rows" in page(
+        [line], {"title": "", "command": "", "left": []}
+    )
+
+
+def test_cells_of_numbers_and_of_labels_make_no_line_together() -> None:
+    with pytest.raises(DataError, match="different test rows"):
+        lines([cell(0), number_cell(1, {"real": 2.0, "placebo": 3.0, "mix": 1.0})])
 
 
 def test_a_table_of_known_predictions_has_the_known_gains() -> None:
