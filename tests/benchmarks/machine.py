@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -152,3 +153,5 @@ class MeteredProgress(progress.Progress):
     def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[progress.ShownStage]:
         with self.meter.measure(name), super().stage(name, total, unit) as shown:
             yield shown
+        # At once, for a run that is killed later has no table.
+        print(f"{name}: {self.meter.readings[-1]}", file=sys.stderr, flush=True)
