@@ -23,7 +23,7 @@ TINIEST = {
         ["--models", "scratch", "--rows", "4", "--alone", "2", "--steps", "3", "--repeats", "1"],
         "| scratch |",
     ),
-    "bench_minhash.py": (["--shared", str(SHARED), "--rows", "60"], "NearIndex, verified"),
+    "bench_minhash.py": (["--shared", str(SHARED), "--rows", "60"], "TextIndex, verified"),
     "bench_nights.py": (
         ["--nights", "2", "--rows", "300", "--windows", "all", "--refits", "7d"],
         "| night | fitted as of |",
