@@ -218,7 +218,7 @@ def predict_fold(work: Work, config: JudgeConfig, split: Artifact, mixed: Artifa
     work.write_json(found.about(), "predictions.json")
 
 
-@stage("judge_folds", version=2)
+@stage("judge_folds", version=3)
 def judge_folds(work: Work, config: JudgeConfig, evaluated: Artifact, predicted: list[Artifact]) -> None:
     """evidence.json as the evaluate stage writes it, the folds' held-out rows judging beside validation.
 

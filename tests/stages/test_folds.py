@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from augmill.tasks.gate.verdict import FOLDS, folds_for, foresight
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.recipe.recipe import Recipe
-from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.kinds.text import joined
 from augmill.tasks.rows.kinds.text.near import jaccard
 from augmill.tasks.rows.schema import GROUP
 from augmill.tasks.stages.evaluate import FoldConfig, fold_numbers
@@ -170,7 +170,9 @@ def test_every_train_row_judges_once_beside_validation(folded: tuple[Path, dict,
 
 def test_no_train_row_of_a_fold_stands_near_what_judges_it(folded: tuple[Path, dict, int]) -> None:
     for files in fold_artifacts(folded[0]):
-        train, held = (texts_of(pq.read_table(files[f"{name}.parquet"]), ("text",)) for name in ("train", "validation"))
+        train, held = (
+            joined(pq.read_table(files[f"{name}.parquet"], columns=["text"])) for name in ("train", "validation")
+        )
         assert max(jaccard(a, b) for a in train for b in held) < 0.8
 
 

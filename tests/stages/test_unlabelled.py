@@ -14,7 +14,7 @@ from chain import WORDS, make_run, recipe_document, write_rows
 from augmill.flows.source import read_source
 from augmill.tasks.errors import DataError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
-from augmill.tasks.rows.kinds.text import texts_of
+from augmill.tasks.rows.kinds.text import joined
 from augmill.tasks.rows.kinds.text.near import TextIndex
 from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
 from augmill.tasks.store.erasure import write_erased
@@ -73,7 +73,7 @@ def test_no_unlabelled_row_stands_in_or_near_a_held_out_one(tmp_path: Path) -> N
         known = [row["text"] for row in csv.DictReader(stream)]
     rows = [{"text": text} for text in known] + [{"text": text + "!"} for text in known] + [{"text": "not yet seen"}]
     read = Read(recipe_of(tmp_path, rows, source=source), tmp_path)
-    held = [text for name in ("validation", "test") for text in texts_of(read.tables[name], ("text",))]
+    held = [text for name in ("validation", "test") for text in joined(read.tables[name].select(["text"]))]
     index = TextIndex.build(held, 0.8)
     found = read.tables["unlabelled"]["text"].to_pylist()
     assert (index.nearest(found)[0] < 0).all()

@@ -10,7 +10,6 @@ from augmill.tasks.rows.kinds.text.normal import (
     is_unspaced,
     join_fields,
     shingles,
-    texts_of,
 )
 
 __all__ = [
@@ -26,5 +25,4 @@ __all__ = [
     "joined",
     "near_duplicate_groups",
     "shingles",
-    "texts_of",
 ]

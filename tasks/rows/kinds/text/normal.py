@@ -6,8 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-import pyarrow as pa
-
 _NOT_WORD = re.compile(r"[\W_]+")
 _PLAIN = "".join(mark.lower() if mark.isalnum() else " " for mark in map(chr, range(128)))
 
@@ -59,9 +57,3 @@ def is_unspaced(texts: Iterable[str]) -> bool:
     joined = "".join(texts)
     letters = sum(character.isalnum() for character in joined)
     return letters > 0 and len(_UNSPACED.findall(joined)) > letters / 2
-
-
-def texts_of(table: pa.Table | pa.RecordBatch, fields: tuple[str, ...]) -> list[str]:
-    """The texts of each row as one string."""
-    columns = [table[name].to_pylist() for name in fields]
-    return [join_fields(parts) for parts in zip(*columns, strict=True)]
