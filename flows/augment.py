@@ -30,8 +30,10 @@ from augmill.tasks.recipe.origin import name_of
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.report import totals
 from augmill.tasks.stages.evaluate import EvaluateConfig, FoldConfig, JudgeConfig, can_judge, foreseen
+from augmill.tasks.stages.extensions import judging_code
 from augmill.tasks.stages.mix import MixConfig
 from augmill.tasks.stages.publish import ReleaseConfig
+from augmill.tasks.stages.user_columns import codes_of
 from augmill.tasks.store.attempts import Clock, utc_now
 from augmill.tasks.store.stage import read_json
 from augmill.tasks.store.store import release_key
@@ -174,7 +176,7 @@ def judge_in_folds(run: Run, split: Artifact, evaluated: Artifact, folds: int) -
     for number in range(folds):
         inside = dataclasses.replace(run, place=f"fold {number + 1}")
         splits, fields = recipe.splits, recipe.columns.fields
-        fold_config = FoldConfig(number, folds, splits.seed, splits.near, fields, config.problem)
+        fold_config = FoldConfig(number, folds, splits.seed, splits.near, fields, config.problem, config.codes)
         part = stages.fold(run, split, number=number + 1, config=fold_config)
         if not can_judge(read_json(run.store, part, "summary.json")):
             continue
@@ -194,8 +196,9 @@ def how_to_judge(recipe: Recipe) -> JudgeConfig:
         TRAINERS[trainer.use](trainer.options).content(),
         recipe.seed,
         recipe.columns.fields,
-        problem.name,
+        recipe.learnt,
         "" if problem.target is None else recipe.columns.answer,
+        judging_code(recipe),
     )
 
 
@@ -257,6 +260,7 @@ def build_release(run: Run, found: Found, outcome: Outcome) -> Artifact:
         recipe.hash(),
         recipe.task,
         outcome.proven if outcome.arrangement == "mix" else "",
+        codes_of(recipe.columns, recipe.learnt),
     )
     mixed = found.mixed or stages.real(run, found.split, config=mix_config(recipe))
     settled = [found.made.settled] if found.made.settled else []

@@ -378,8 +378,9 @@ def _entrant(recipe: Recipe, name: str) -> Recipe:
 
 def _choice(recipe: Recipe, part: str) -> GeneratorChoice:
     use, slash, labeller = part.partition("/")
-    if use not in GENERATORS:
-        raise UserError(f"there is no generator {use!r}", where=_WHERE, fix=nearest(use, [*GENERATORS, ADAPTIVE]))
+    if problem := GENERATORS.problem_of(use):
+        fix = problem if problem.startswith("the generator") else nearest(use, [*GENERATORS.names(), ADAPTIVE])
+        raise UserError(f"there is no generator {use!r}", where=_WHERE, fix=fix)
     if not rows_of(recipe).served_whole(GENERATORS[use]):
         fix = f"those that serve it: {', '.join(n for n, g in GENERATORS.items() if rows_of(recipe).served_whole(g))}"
         raise UserError(f"{use} does not serve rows of {rows_of(recipe)}", where=_WHERE, fix=fix)

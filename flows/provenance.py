@@ -14,7 +14,7 @@ from augmill.tasks.contracts import Artifact
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.stages.extensions import library_versions
+from augmill.tasks.stages.extensions import library_versions, outside_code
 from augmill.tasks.store.stage import STAGE_VERSIONS, Event, Site, read_manifest
 from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS
@@ -36,6 +36,7 @@ def provenance(
         "recipe": dataclasses.asdict(recipe),
         "generators": {choice.use: GENERATORS[choice.use].VERSION for choice in recipe.generators},
         "repeatable": {choice.use: repeatable(choice.use, site.device) for choice in recipe.generators},
+        **({"outside": outside} if (outside := outside_code(recipe)) else {}),
         "stages": [dataclasses.asdict(event) for event in events],
         "failures": failures,
         **more,
@@ -84,7 +85,7 @@ def code_version(recipe: Recipe) -> str:
     import augmill.flows.stages  # noqa: F401 - so that every stage has been imported
 
     taught = any(choice.label_by != "generator" for choice in recipe.generators)
-    versions: dict[str, dict[str, int]] = {
+    versions: dict[str, Any] = {
         "generators": {choice.use: GENERATORS[choice.use].VERSION for choice in recipe.generators},
         "checks": {name: CHECKS[name].VERSION for name in recipe.checks if name != "teacher" or taught},
         "trainer": {recipe.trainer.use: TRAINERS[recipe.trainer.use].VERSION},
@@ -92,4 +93,5 @@ def code_version(recipe: Recipe) -> str:
             name: version for name, version in STAGE_VERSIONS.items() if name not in _REACHED or _REACHED[name](recipe)
         },
     }
-    return hash_json(versions)[:16]
+    outside = outside_code(recipe)
+    return hash_json(versions | ({"outside": outside} if outside else {}))[:16]

@@ -16,6 +16,7 @@ from augmill.flows.source import read_night
 from augmill.flows.step import OutOfTime, map_bounded
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import AugmillError, DataError, DeadlineExceeded, UserError
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.nights import Refit
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar, parse_days
@@ -26,6 +27,7 @@ from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards
 from augmill.tasks.stages.settle import SettleConfig
 from augmill.tasks.stages.stratify import StratifyConfig
 from augmill.tasks.stages.targets import nothing_to_make, targets_for
+from augmill.tasks.stages.user_columns import codes_of
 from augmill.tasks.stages.weigh import WeighConfig
 from augmill.tasks.store.stage import Event, read_json
 from augmill.tasks.store.store import Store
@@ -71,7 +73,7 @@ def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Ma
         learnt, found = split_to_fit(run, split, ingested)
     made = replace(made, drift=found)
     if recipe.problem.fits_strata and learnt != split:
-        config = StratifyConfig(recipe.problem.name, recipe.problem.VERSION)
+        config = StratifyConfig(recipe.learnt, recipe.problem.VERSION, PROBLEMS.codes(recipe.learnt))
         split = stages.stratify(run, split, learnt, config=config)
         made = replace(made, split=split)
     yield made
@@ -98,7 +100,8 @@ def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Ma
         for part in segments:
             asked[part["generator"]][part["stratum"]] = part["start"] + part["count"]
         settled_by = policy.shares
-        settle = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked))
+        rows = codes_of(recipe.columns, recipe.learnt)
+        settle = SettleConfig(recipe.settle, targets, settled_by, recipe.columns.fields, copy.deepcopy(asked), rows)
         before = [made.settled] if made.settled else []
         made = replace(made, settled=stages.settle(run, list(made.shards), before, number=number, config=settle))
         yield made
@@ -389,6 +392,8 @@ class _Windows:
         window = self.read(night)
         if window is None:
             return None
-        made = stages.profile(self.run, window[0], night=night, config=DriftConfig(self.run.recipe.columns.fields))
+        recipe = self.run.recipe
+        config = DriftConfig(recipe.columns.fields, codes_of(recipe.columns, recipe.learnt))
+        made = stages.profile(self.run, window[0], night=night, config=config)
         found: Profile = read_json(self.run.store, made, "profile.json")
         return found

@@ -1,4 +1,4 @@
-"""The checks, in the order in which they own a refused row: the first that refuses it."""
+"""The checks, in the order in which they own a refused row: the first that refuses it. Those from outside come last."""
 
 from augmill.tasks.checks.garbage import Garbage
 from augmill.tasks.checks.label_consistency import LabelConsistency
@@ -8,11 +8,12 @@ from augmill.tasks.checks.ranges import Ranges
 from augmill.tasks.checks.relations import Relations, RelationsOptions
 from augmill.tasks.checks.teacher import TeacherCheck
 from augmill.tasks.contracts import Check
+from augmill.tasks.registry import Registry
 
 __all__ = ["CHECKS", "RelationsOptions"]
 
 
-CHECKS: dict[str, type[Check]] = {
+_SHIPPED: dict[str, type[Check]] = {
     "teacher": TeacherCheck,  # of generators with `label_by` alone; those after it see the class that it gave
     "length": Length,
     "ranges": Ranges,
@@ -21,3 +22,5 @@ CHECKS: dict[str, type[Check]] = {
     "garbage": Garbage,
     "label_consistency": LabelConsistency,
 }
+
+CHECKS = Registry("check", Check, _SHIPPED)

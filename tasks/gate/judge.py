@@ -106,10 +106,13 @@ class GateOptions:
 
     def resolved(self, problem: Problem) -> GateOptions:
         """With the problem's own metric, and a margin, where none is given. Raises ValueError where one does not fit."""
-        known = [name for name, metric in METRICS.items() if {problem.name, ANY} & set(metric.problems)]
         name = self.metric or problem.metric
-        if name not in known:
-            raise ValueError(f"gate.metric: {problem.name} is judged by {', '.join(known)}; {nearest(name, known)}")
+        missing = METRICS.problem_of(name)
+        if missing or not {problem.name, ANY} & set(METRICS[name].problems):
+            fit = (known for known, metric in METRICS.items() if {problem.name, ANY} & set(metric.problems))
+            known = list(dict.fromkeys([*problem.metrics, *fit]))
+            hint = missing if missing.startswith("the metric") else nearest(name, known)
+            raise ValueError(f"gate.metric: {problem.name} is judged by {', '.join(known)}; {hint}")
         if self.focus and problem.focus_metric is None:
             raise ValueError(f"gate.focus: {problem.name} has no labels to focus on")
         if METRICS[name].unit != "points":

@@ -1,4 +1,4 @@
-"""Generators: what makes rows. Extend with one file and one line here."""
+"""Generators: what makes rows. Extend with one file and one line here, or from outside (tasks/registry.py)."""
 
 from augmill.tasks.contracts import Generator
 from augmill.tasks.generators.causal import CausalLM
@@ -11,8 +11,9 @@ from augmill.tasks.generators.rules import Rules
 from augmill.tasks.generators.self_training import SelfTraining
 from augmill.tasks.generators.seq2seq import BackTranslation, Seq2Seq
 from augmill.tasks.generators.smote import Smote
+from augmill.tasks.registry import Registry
 
-GENERATORS: dict[str, type[Generator]] = {
+_SHIPPED: dict[str, type[Generator]] = {
     "rules": Rules,
     "causal_lm": CausalLM,
     "replay": Replay,
@@ -25,3 +26,5 @@ GENERATORS: dict[str, type[Generator]] = {
     "resample": Resample,
     "smote": Smote,
 }
+
+GENERATORS = Registry("generator", Generator, _SHIPPED)

@@ -1,12 +1,12 @@
-"""Metrics: what a gate judges by. Extend with one file, and one entry here."""
+"""Metrics: what a gate judges by. Extend with one file and one entry here, or from outside."""
 
 from augmill.tasks.contracts import Metric
 from augmill.tasks.metrics.classification import RIGHT, Accuracy, MacroF1
 from augmill.tasks.metrics.ranking import Auc, AveragePrecision
 from augmill.tasks.metrics.regression import R2, Mae, Rmse
+from augmill.tasks.registry import Registry
 
 __all__ = ["METRICS", "RIGHT"]
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (Accuracy(), MacroF1(), Auc(), AveragePrecision(), Mae(), Rmse(), R2())
-}
+_SHIPPED = (Accuracy(), MacroF1(), Auc(), AveragePrecision(), Mae(), Rmse(), R2())
+METRICS: Registry[Metric] = Registry("metric", Metric, {metric.name: metric for metric in _SHIPPED}, made=True)

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +20,9 @@ from augmill.tasks.contracts import ANY, Generator
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.origin import decode, read_origin, shown
+from augmill.tasks.registry import Registry
 from augmill.tasks.rows.names import nearest
+from augmill.tasks.sources import SOURCES
 from augmill.tasks.trainers import TRAINERS
 
 # --- Reads a recipe's YAML: YAML 1.2's plain scalars, no duplicate keys, no alias bombs, the line of every key for ----
@@ -181,6 +183,7 @@ def parse_yaml(raw: bytes, where: str, labels: Mapping[Place, bool] | None = Non
 # --- Sections ---------------------------------------------------------------------------------------------------------
 
 
+T = TypeVar("T")
 LABEL_BY = ("generator", "teacher", "agree")
 # Texts in YAML 1.2; recipes written for 1.1 have them where only true or false can be meant, and there they stay that.
 _WORDS = {"yes": True, "on": True, "no": False, "off": False}
@@ -359,10 +362,8 @@ class RecipeReader:
                     "each generator is a section with `use: NAME`", (*at, index), f"known: {', '.join(GENERATORS)}"
                 )
             rest = {key: part for key, part in entry.items() if key not in ("use", "share", "label_by")}
-            if entry["use"] not in GENERATORS:
-                problem = f"there is no generator {entry['use']!r}; {nearest(entry['use'], sorted(GENERATORS))}"
-                raise self.fail(problem, (*at, index, "use"))
-            if not rows.served_whole(GENERATORS[entry["use"]]):
+            kind = self.find(GENERATORS, entry["use"], (*at, index, "use"))
+            if not rows.served_whole(kind):
                 raise self.unserved(entry["use"], GENERATORS, rows.served_whole, rows, (*at, index, "use"))
             share = entry.get("share", 1.0)
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1e6:
@@ -371,7 +372,7 @@ class RecipeReader:
             if label_by not in LABEL_BY:
                 problem = f"expected {' or '.join(map(repr, LABEL_BY))}; found {str(label_by)[:80]!r}"
                 raise self.fail(problem, (*at, index, "label_by"))
-            options = self.read(GENERATORS[entry["use"]].Options, rest, (*at, index))
+            options = self.read(kind.Options, rest, (*at, index))
             chosen.append(GeneratorChoice(entry["use"], float(share), options, label_by))
         names = [choice.use for choice in chosen]
         if len(set(names)) < len(names):
@@ -384,37 +385,51 @@ class RecipeReader:
         if not isinstance(value, dict):
             raise self.fail("expected `use: NAME` or `command: ...`", ("trainer",), f"known: {', '.join(TRAINERS)}")
         name = value.get("use", "command" if "command" in value else "tfidf")
-        if not isinstance(name, str) or name not in TRAINERS:
-            raise self.fail(f"there is no trainer {name!r}; {nearest(str(name), sorted(TRAINERS))}", ("trainer", "use"))
+        kind = self.find(TRAINERS, name, ("trainer", "use"))
         rest = {key: part for key, part in value.items() if key != "use"}
-        return TrainerChoice(name, self.read(TRAINERS[name].Options, rest, ("trainer",)))
+        return TrainerChoice(name, self.read(kind.Options, rest, ("trainer",)))
+
+    def format(self, name: str, at: tuple[str | int, ...]) -> None:
+        """Raises UserError where nothing reads files of that format."""
+        if name != "auto":
+            self.find(SOURCES, name, at)
+
+    def find(self, registry: Registry[T], name: Any, at: tuple[str | int, ...]) -> T:
+        """What has the name, imported where it comes from outside. Raises UserError with its line."""
+        try:
+            return registry[str(name)]
+        except UserError as error:
+            raise self.fail(
+                f"{error.where}: {error.problem}" if error.where else error.problem, at, error.fix
+            ) from error
 
     def unserved(
         self, name: str, known: Mapping[str, Any], serves: Callable[[Any], bool], rows: Rows, at: tuple[str | int, ...]
     ) -> UserError:
         problem = f"{name} is for rows of {_serves(known[name])}; this recipe's are {rows}"
-        others = ", ".join(other for other, extension in known.items() if serves(extension)) or "none yet"
-        return self.fail(problem, at, f"those that serve it: {others}")
+        others = ", ".join(other for other, extension in known.items() if serves(extension)) or "none of Augmill's own"
+        return self.fail(
+            problem, at, f"those that serve it: {others}; `augmill extensions` lists those of other packages"
+        )
 
     def checks(self, value: Any, rows: Rows) -> dict[str, Any]:
         """The options of every check that serves these rows; one that does not stands aside, unless it was named."""
         if not isinstance(value, dict):
             raise self.fail("expected a section of checks by name", ("checks",), f"known: {', '.join(CHECKS)}")
         value = {name: _with_words(bool, part) for name, part in value.items()}
-        for name in value:
-            if name not in CHECKS:
-                raise self.fail(f"there is no check {name!r}; {nearest(str(name), sorted(CHECKS))}", ("checks", name))
+        named = {str(name): self.find(CHECKS, name, ("checks", name)) for name in value}
         if value.get("relations") is False:
             problem = (
                 "`relations` cannot be switched off: it keeps held-out rows out of train, and the gate judges by them"
             )
             raise self.fail(problem, ("checks", "relations"), "set its thresholds instead")
         for name, part in value.items():
-            if part is not False and not rows.served_in_part(CHECKS[name]):
+            if part is not False and not rows.served_in_part(named[name]):
                 raise self.unserved(name, CHECKS, rows.served_in_part, rows, ("checks", name))
-        given = {name: value.get(name, {}) for name, check in CHECKS.items() if rows.served_in_part(check)}
+        known = {**CHECKS, **named}  # those from outside judge after all others, in the recipe's order
+        given = {name: value.get(name, {}) for name, check in known.items() if rows.served_in_part(check)}
         return {
-            name: self.read(CHECKS[name].Options, part or {}, ("checks", name))
+            name: self.read(known[name].Options, part or {}, ("checks", name))
             for name, part in given.items()
             if part is not False
         }

@@ -41,10 +41,10 @@ from augmill.tasks.recipe.sections import (
     option,
     required,
 )
+from augmill.tasks.registry import PATH, Registry
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import kinds_of
-from augmill.tasks.rows.names import nearest
-from augmill.tasks.sources import SourceOptions
+from augmill.tasks.sources import SOURCES, SourceOptions
 from augmill.tasks.store.stage import identity_of
 from augmill.tasks.trainers import QUICK, TRAINERS
 from augmill.tasks.validation import ValidationOptions
@@ -117,7 +117,8 @@ class Recipe:
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", self.dataset)
         check(bool(plain), "dataset: expected 1 to 64 lower-case letters, digits, `-` and `_`, and no name of a device")
-        check(self.task in PROBLEMS, f"task: {self.task!r} is not known; {nearest(self.task, list(PROBLEMS))}")
+        problem = PROBLEMS.problem_of(self.task)
+        check(not problem, f"task: {self.task!r} is not known; {problem}")
         pair = self.task == "pair_classification"
         two = self.columns.inputs is None and len(self.columns.sources) == 2
         check(not pair or two, "task: pair_classification needs two text columns")
@@ -144,6 +145,11 @@ class Recipe:
     @property
     def problem(self) -> Problem:
         return PROBLEMS[self.task]
+
+    @property
+    def learnt(self) -> str:
+        """The problem's name in identities, by which PROBLEMS has it too."""
+        return self.problem.name if self.task in PROBLEMS else self.task
 
     def hash(self) -> str:
         """sha256 of what the recipe says about rows and their publication; ``run`` is left out."""
@@ -287,6 +293,8 @@ def build_recipe(
     if "generators" not in document:
         raise reader.fail("'generators' is missing", (), f"known generators: {', '.join(GENERATORS)}")
     rows = rows_of(recipe)
+    for name, options in (("source", recipe.source), ("unlabelled", recipe.unlabelled or recipe.source)):
+        reader.format(options.format, (name, "format"))
     chosen, checks = reader.generators(document["generators"], rows), reader.checks(document.get("checks", {}), rows)
     for index, choice in enumerate(chosen):
         if recipe.unlabelled is None and choice.build().wants_unlabelled():
@@ -325,7 +333,7 @@ def _judges(recipe: Recipe, given: Any, rows: Rows, reader: RecipeReader) -> dic
     if isinstance(given, dict) and not {"use", "command"} & set(given):
         given = {"use": known[0] if known else "command", **given}  # the first that does is its default
     choice = reader.trainer(given)
-    if choice.use not in known:
+    if not rows.served_whole(TRAINERS[choice.use]):
         raise reader.unserved(choice.use, TRAINERS, rows.served_whole, rows, ("trainer",))
     try:
         gate = recipe.gate.resolved(recipe.problem)
@@ -365,11 +373,32 @@ def json_schema() -> dict[str, Any]:
         definitions |= part.pop("$defs", {})
         part["properties"] = {"use": {"const": name}, **part["properties"]}
         trainers.append(part)
-    definitions["GateOptions"]["properties"]["metric"] = {"enum": [*METRICS, None], "default": None}
-    schema["properties"]["trainer"] = {"anyOf": [{"enum": list(TRAINERS)}, *trainers]}
+    metrics = {"anyOf": [{"enum": [*METRICS, None]}, _from_outside(METRICS)], "default": None}
+    definitions["GateOptions"]["properties"]["metric"] = metrics
+    definitions["SourceOptions"]["properties"]["format"] |= {
+        "anyOf": [{"enum": ["auto", *SOURCES]}, _from_outside(SOURCES)]
+    }
+    trainers.append(_section_from_outside(TRAINERS))
+    choices.append(_section_from_outside(GENERATORS))
+    schema["properties"]["trainer"] = {"anyOf": [{"enum": list(TRAINERS)}, _from_outside(TRAINERS), *trainers]}
     schema["properties"]["generators"] = {"type": "array", "minItems": 1, "items": {"anyOf": choices}}
-    schema["properties"]["checks"] = {"type": "object", "properties": checks, "additionalProperties": False}
+    schema["properties"]["checks"] = {
+        "type": "object",
+        "properties": checks,
+        "patternProperties": {_from_outside(CHECKS)["pattern"]: {}},
+        "additionalProperties": False,
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Augmill recipe", **schema}
+
+
+def _from_outside(registry: Registry[Any]) -> dict[str, Any]:
+    """A name of what comes from outside: a path, or what installed packages offer. Their options are not looked at."""
+    names = [re.escape(offer.name) for offer in registry.offers()]
+    return {"type": "string", "pattern": f"^({'|'.join([*names, PATH])})$"}
+
+
+def _section_from_outside(registry: Registry[Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"use": _from_outside(registry)}, "required": ["use"]}
 
 
 def not_identity() -> dict[str, str]:

@@ -15,8 +15,7 @@ from augmill.tasks.boundary.hosts import is_address
 from augmill.tasks.boundary.retries import PATIENCE_SECONDS
 from augmill.tasks.contracts import FIELD_NAMES
 from augmill.tasks.rows.calendar import parse_clock
-from augmill.tasks.rows.kinds import KINDS
-from augmill.tasks.rows.names import nearest
+from augmill.tasks.rows.kinds import KINDS, field_of
 
 Action = Literal["best_real", "keep_current", "fail"]
 
@@ -67,7 +66,10 @@ class Columns:
         self._shorten()
         names = [*self.sources, self.answer]
         for name, type in (self.inputs or {}).items():
-            check(type in KINDS, f"inputs: {name!r} is of no known type {type!r}; {nearest(type, list(KINDS))}")
+            problem = KINDS.problem_of(type)
+            check(not problem, f"inputs: {name!r} is of no known type {type!r}; {problem}")
+            several = ":" in type and len(KINDS[type].types) > 1
+            check(not several, f"inputs: {type} has several types; name one by its package's entry point")
         texts = [type for type in self.types.values() if type == "text"]
         check(bool(self.sources), "inputs: at least one column")
         check(len(texts) <= len(FIELD_NAMES), f"text: between 1 and {len(FIELD_NAMES)} columns")
@@ -100,7 +102,7 @@ class Columns:
     def fields(self) -> tuple[str, ...]:
         """The names of the inputs inside the pipeline, in the order of ``sources``."""
         names = iter(FIELD_NAMES)
-        return tuple(next(names) if type == "text" else f"{type}:{name}" for name, type in self._typed())
+        return tuple(next(names) if type == "text" else field_of(type, name) for name, type in self._typed())
 
     def _typed(self) -> list[tuple[str, str]]:
         return [(name, self.types[name]) for name in self.sources]

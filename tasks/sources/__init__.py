@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from augmill.tasks.errors import DataError
+from augmill.tasks.registry import Registry
 from augmill.tasks.rows.names import nearest
 
 from .batching import Tally, unify
@@ -28,12 +29,13 @@ from .listing import is_settled, require_unchanged
 from .options import REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
 from .storage import exists, hash_file, open_bytes
 
-SOURCES: dict[str, type[Reader]] = {
+_SHIPPED: dict[str, type[Reader]] = {
     "csv": Delimited,
     "jsonl": JsonLines,
     "parquet": Parquet,
     "delta": Delta,
 }
+SOURCES = Registry("source", Reader, _SHIPPED)
 
 __all__ = [
     "REASONS",
@@ -98,7 +100,7 @@ def scan_schema(files: Sequence[SourceFile], options: SourceOptions) -> pa.Schem
     CSV and Parquet: from headers and footers. JSON Lines: from every row (a first pass). Raises DataError where
     types clash between files.
     """
-    groups = {kind: [file for file in files if file.format == kind] for kind in SOURCES}
+    groups = {kind: [file for file in files if file.format == kind] for kind in _formats(files)}
     parts = [(group, SOURCES[kind]().schema(group, options)) for kind, group in groups.items() if group]
     own = unify([schema for _, schema in parts], [group[0] for group, _ in parts])
     return _with_partition(own, {key: "" for file in files for key in file.partition})
@@ -148,6 +150,11 @@ def _read(
         last = batch.refused[-1] if batch.refused else None
         tally.add(len(batch.locations), len(batch.refused), f"{last.location} ({last.reason})" if last else "")
         yield Batch(_complete(batch, wanted, file), batch.locations, batch.refused, batch.repaired)
+
+
+def _formats(files: Sequence[SourceFile]) -> list[str]:
+    """In the order in which their columns come: those that ship first."""
+    return list(dict.fromkeys([*SOURCES, *(file.format for file in files)]))
 
 
 def _with_partition(schema: pa.Schema, partition: dict[str, str]) -> pa.Schema:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-Format = Literal["csv", "jsonl", "parquet", "delta"]
+Format = str  # csv, jsonl, parquet, delta, or one of a reader from outside
 Compression = Literal["none", "gzip", "zstd"]
 
 # Why a row can be refused here; labels and texts are judged later, by the ingest stage.
@@ -81,8 +81,10 @@ class SourceOptions:
             "why": "the content of the files counts, not where they lie",
         }
     )
-    format: Literal["auto", "csv", "jsonl", "parquet", "delta"] = _option(
-        "auto", "by the file name, or as given; delta: the table whose directory the path is (extra `delta`)"
+    format: str = _option(
+        "auto",
+        "auto: by the file name; or csv, jsonl, parquet; delta: the table whose directory the path is (extra `delta`); or a "
+        "reader of your own",
     )
     version: int | None = field(
         default=None,
@@ -166,7 +168,7 @@ class Batch:
 
 
 class Reader(ABC):
-    """Reads one format. A new format is a subclass and a line in ``SOURCES``, ``Format`` and ``files.FORMATS``."""
+    """Reads one format. A new one is a subclass, a line in ``SOURCES`` and its endings in ``files.FORMATS``; or from outside."""
 
     VERSION: ClassVar[int]  # counts up whenever the same file gives other rows
     noun: ClassVar[str]  # "line" or "row"

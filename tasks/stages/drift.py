@@ -8,7 +8,7 @@ between two profiles is, for each way, the total variation distance of the two s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -52,6 +52,7 @@ def reference(
 @dataclass(frozen=True)
 class DriftConfig:
     fields: tuple[str, ...]
+    codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
 
 
 @stage("profile", version=1)

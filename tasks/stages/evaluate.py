@@ -43,6 +43,7 @@ class JudgeConfig:
     fields: tuple[str, ...]
     problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
     target: str = field(default="", metadata={"later": True})  # of a target with a unit, what its column is called
+    codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
 
     @property
     def question(self) -> Question:
@@ -158,6 +159,7 @@ class FoldConfig:
     near: float
     fields: tuple[str, ...]
     problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
+    codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
 
 
 def fold_numbers(rows: pa.Table, config: FoldConfig) -> list[int]:

@@ -17,12 +17,15 @@ import numpy as np
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import FIRST_PROBLEM, Artifact, Context, Fitted, Problem, Request
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.reader import GeneratorChoice
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.randomness import row_seeds, stream_key
-from augmill.tasks.stages.user_columns import versions_of
+from augmill.tasks.sources import SOURCES
+from augmill.tasks.stages.user_columns import codes_of, versions_of
 from augmill.tasks.store.stage import Site, Work, fetch_directory
+from augmill.tasks.trainers import TRAINERS
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class FitConfig:
     threads: int
     libraries: dict[str, str] = field(default_factory=dict)
     problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
-    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # as ingest's
+    versions: dict[str, int | str] | None = field(default=None, metadata={"later": True})  # as ingest's
+    code: str = field(default="", metadata={"later": True})  # of an extension from outside
 
     @property
     def learnt(self) -> Problem:
@@ -62,17 +66,48 @@ def generator_config(choice: GeneratorChoice, recipe: Recipe) -> FitConfig:
         recipe.columns.fields,
         threads,
         libraries,
+        code=GENERATORS.code(choice.use),
         **_rows(recipe),
     )
 
 
 def check_config(name: str, options: Any, recipe: Recipe) -> FitConfig:
-    return FitConfig(name, CHECKS[name].VERSION, options, recipe.seed, recipe.columns.fields, 0, **_rows(recipe))
+    fields, version, code = recipe.columns.fields, CHECKS[name].VERSION, CHECKS.code(name)
+    return FitConfig(name, version, options, recipe.seed, fields, 0, code=code, **_rows(recipe))
 
 
 def _rows(recipe: Recipe) -> dict[str, Any]:
     """What decides what rows are made of, beside their fields' names."""
-    return {"problem": recipe.problem.name, "versions": versions_of(recipe.columns, recipe.problem)}
+    return {"problem": recipe.learnt, "versions": versions_of(recipe.columns, recipe.learnt)}
+
+
+def outside_code(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """The code of every extension from outside that the recipe uses, by what it is and its name (``Registry.code``)."""
+    found = {
+        "generators": GENERATORS.codes(*(choice.use for choice in recipe.generators)),
+        "checks": CHECKS.codes(*recipe.checks),
+        "judges": judging_code(recipe),
+        "rows": codes_of(recipe.columns, recipe.learnt),
+        "sources": SOURCES.codes(*_formats(recipe)),
+    }
+    return {what: codes for what, codes in found.items() if codes}
+
+
+def judging_code(recipe: Recipe) -> dict[str, str] | None:
+    """The code from outside that takes part in the gate's numbers: the trainer's, metrics', and what they learn from."""
+    problem = recipe.problem
+    metrics = {str(recipe.gate.metric), *problem.metrics, problem.stratum_metric, problem.focus_metric or "accuracy"}
+    parts = (
+        TRAINERS.codes(recipe.trainer.use),
+        METRICS.codes(*sorted(metrics)),
+        codes_of(recipe.columns, recipe.learnt),
+    )
+    return {name: code for part in parts for name, code in (part or {}).items()} or None
+
+
+def _formats(recipe: Recipe) -> list[str]:
+    options = [recipe.source, *([recipe.unlabelled] if recipe.unlabelled else [])]
+    return [each.format for each in options if each.format != "auto"]
 
 
 def checks_of(choice: GeneratorChoice, checks: dict[str, FitConfig]) -> tuple[FitConfig, ...]:

@@ -134,7 +134,7 @@ class GatherConfig:
     first: str | None  # the window's first partition (None: all before as_of)
     as_of: str | None  # the window's last partition (None: all there is)
     problem: str = dataclasses.field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
-    versions: dict[str, int] | None = dataclasses.field(default=None, metadata={"later": True})  # as ingest's
+    versions: dict[str, int | str] | None = dataclasses.field(default=None, metadata={"later": True})  # as ingest's
 
     @property
     def learnt(self) -> Problem:
@@ -150,8 +150,8 @@ def prepare_gather(recipe: Recipe, as_of: str | None) -> GatherConfig:
         dated=recipe.partitions.calendar.dated,
         first=window_start(recipe, as_of),
         as_of=as_of,
-        problem=PROBLEMS[recipe.task].name,
-        versions=versions_of(recipe.columns, PROBLEMS[recipe.task]),
+        problem=recipe.learnt,
+        versions=versions_of(recipe.columns, recipe.learnt),
     )
 
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augmill.tasks.errors import NoRows
-from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import FORMS
@@ -61,6 +60,7 @@ def _config(recipe: Recipe, cut: Cut, hashes: dict[str, str]) -> IngestConfig:
             "sha256": hashes[item.uri],
             "partition": item.partition,
             "reader": SOURCES[item.format].VERSION,
+            **({"code": code} if (code := SOURCES.code(item.format)) else {}),
         }
         for item in cut.files
     )
@@ -78,8 +78,8 @@ def _config(recipe: Recipe, cut: Cut, hashes: dict[str, str]) -> IngestConfig:
         partition=cut.partition,
         handles=cut.files,
         places=recipe.refuse.conflicts != "keep",
-        problem=PROBLEMS[recipe.task].name,
-        versions=versions_of(recipe.columns, PROBLEMS[recipe.task]),
+        problem=recipe.learnt,
+        versions=versions_of(recipe.columns, recipe.learnt),
         reading=2 if spelt_otherwise([*recipe.problem.named(recipe.labels), *recipe.splits.names]) else 1,
     )
 

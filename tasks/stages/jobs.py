@@ -10,8 +10,9 @@ from typing import Any
 
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact, Tell, tell_nobody
-from augmill.tasks.errors import CorruptObject
+from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.generators import GENERATORS
+from augmill.tasks.registry import Registry
 from augmill.tasks.stages.extensions import FitConfig
 from augmill.tasks.stages.fit import fit, fit_check
 from augmill.tasks.stages.generate import SampleConfig, ShardConfig, bank_of, generate, sample
@@ -53,8 +54,17 @@ def _section_kind(hint: Any) -> Any:
     return next((kind for part in typing.get_args(hint) if (kind := _section_kind(part)) is not None), None)
 
 
-def _fit_config(part: dict[str, Any], kinds: dict[str, Any]) -> FitConfig:
-    return FitConfig(**(part | {"options": _options(kinds[part["extension"]].Options, part["options"])}))
+def _fit_config(part: dict[str, Any], kinds: Registry[Any]) -> FitConfig:
+    """Raises UserError where another code of the extension would run than the one whose name the rows will bear."""
+    name = part["extension"]
+    options, here = _options(kinds[name].Options, part["options"]), kinds.code(name)
+    if here != part["code"]:
+        raise UserError(
+            f"this worker has another version of it ({here or 'Augmill itself'}) than the run ({part['code']})",
+            where=f"the {kinds.what} {name}",
+            fix="install the same version for all; if it was edited during the run, run again",
+        )
+    return FitConfig(**(part | {"options": options}))
 
 
 def _shard_config(value: dict[str, Any]) -> ShardConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,7 @@ class ReleaseConfig:
     recipe_hash: str
     task: str
     proven: str = ""
+    codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
 
     @property
     def learnt(self) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class SettleConfig:
     shares: dict[str, float]
     fields: tuple[str, ...]
     asked: dict[str, dict[str, int]] | None = None  # generator, class: rows planned so far; None: not compared
+    codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
 
 
 def priority(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:

@@ -42,7 +42,7 @@ class SplitConfig:
         default=(), metadata={"identity": False, "why": "where the same bytes are read from"}
     )
     problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
-    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # as ingest's
+    versions: dict[str, int | str] | None = field(default=None, metadata={"later": True})  # as ingest's
 
     @property
     def learnt(self) -> Problem:
@@ -64,10 +64,9 @@ def prepare_split(recipe: Recipe) -> SplitConfig:
         for options, files in exclude
         for file in files
     )
-    problem = PROBLEMS[recipe.task]
-    versions = versions_of(columns, problem)
+    versions = versions_of(columns, recipe.learnt)
     named = (columns.fields, columns.sources)
-    return SplitConfig(recipe.splits, recipe.labels, *named, excluded, tuple(exclude), problem.name, versions)
+    return SplitConfig(recipe.splits, recipe.labels, *named, excluded, tuple(exclude), recipe.learnt, versions)
 
 
 def split_names(table: pa.Table, config: SplitConfig) -> list[str]:

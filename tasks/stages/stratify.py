@@ -5,7 +5,7 @@ Where generators are fitted on an earlier window, that window's bins are what th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from augmill.tasks.contracts import STRATUM, TARGET, Artifact
 from augmill.tasks.problems import PROBLEMS
@@ -20,6 +20,7 @@ TABLES = ("train", "validation", "test")
 class StratifyConfig:
     problem: str  # its name
     version: int
+    codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
 
 
 @stage("stratify", version=1)

@@ -56,7 +56,7 @@ class IngestConfig:
     places: bool = field(default=False, metadata={"later": True})  # whether places.parquet is written without ids too
     reading: int = field(default=1, metadata={"later": True})  # 2: names such as 1.0 and True are found by their value
     problem: str = field(default=FIRST_PROBLEM, metadata={"later": True})  # its name
-    versions: dict[str, int] | None = field(default=None, metadata={"later": True})  # of kinds and problem
+    versions: dict[str, int | str] | None = field(default=None, metadata={"later": True})  # of kinds and problem
 
 
 @dataclass

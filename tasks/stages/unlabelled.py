@@ -53,6 +53,7 @@ def prepare_unlabelled(recipe: Recipe, as_of: str | None, store: Store) -> Unlab
     handles = tuple((cut.partition, file) for cut in cuts for file in cut.files)
     files = [
         {"name": f.name, "sha256": hashes[f.uri], "partition": f.partition, "reader": SOURCES[f.format].VERSION}
+        | ({"code": code} if (code := SOURCES.code(f.format)) else {})
         for _, file in handles
         for f in (file,)
     ]

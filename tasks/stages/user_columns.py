@@ -9,14 +9,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.contracts import USER_PREFIX, Kind, Problem, ReadLimits
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.kinds import KINDS, kinds_of
 
 
-def versions_of(columns: Columns, problem: Problem) -> dict[str, int] | None:
-    """What reads the rows: the kinds and the problem, but for the versions that identities do not hold (``unsaid``)."""
-    readers: list[Kind | Problem] = [*(kind for kind, _ in kinds_of(columns.fields)), problem]
-    return {each.name: each.VERSION for each in readers if each.unsaid != each.VERSION} or None
+def versions_of(columns: Columns, problem: str) -> dict[str, int | str] | None:
+    """What reads the rows: the kinds and the problem, but for the versions that identities do not hold (``unsaid``).
+
+    ``problem``: as ``Recipe.learnt``.
+    """
+    readers: list[Kind | Problem] = [*(kind for kind, _ in kinds_of(columns.fields)), PROBLEMS[problem]]
+    shipped = {each.name: each.VERSION for each in readers if each.unsaid != each.VERSION}
+    return {**shipped, **(codes_of(columns, problem) or {})} or None
+
+
+def codes_of(columns: Columns, problem: str) -> dict[str, str] | None:
+    """The code from outside that says what these rows are, by name, for identities; None where all of it ships."""
+    return {**(KINDS.codes(*columns.types.values()) or {}), **(PROBLEMS.codes(problem) or {})} or None
 
 
 def read_fields(table: pa.Table, columns: Columns, limits: ReadLimits) -> tuple[pa.Table, list[str | None]]:

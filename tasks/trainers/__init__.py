@@ -1,5 +1,6 @@
-"""Trainers: what the gate trains to see whether rows help. Extend with one file and one line here."""
+"""Trainers: what the gate trains to see whether rows help. Extend with one file and one line here, or from outside."""
 
+from augmill.tasks.registry import Registry
 from augmill.tasks.trainers.boosting import BoostingTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
@@ -19,12 +20,13 @@ __all__ = [
 
 
 # The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, others `linear`.
-TRAINERS: dict[str, type[Trainer]] = {
+_SHIPPED: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
     "boosting": BoostingTrainer,
     "linear": LinearTrainer,
     "command": CommandTrainer,
 }
+TRAINERS = Registry("trainer", Trainer, _SHIPPED)
 
 # What measures between the rounds of an adaptive plan: quick enough for hundreds of trainings, and sure to some degree of each
 # row. Where it does not serve a recipe's rows, the plan's policy is refused (tasks/recipe/recipe.py).

@@ -17,19 +17,26 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Floats, Ints, Kind, NearIndex
+from augmill.tasks.registry import Registry
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 from augmill.tasks.rows.schema import GROUP
 
 BLOCK = 1 << 12  # rows looked for at once
 
-# By the types that a recipe names. Extend with one file or folder and its types here.
-KINDS: dict[str, Kind] = {type: kind for kind in (Text(), Table()) for type in kind.types}
+# By the types that a recipe names. Extend with one file or folder and its types here, or from outside.
+_SHIPPED: dict[str, Kind] = {type: kind for kind in (Text(), Table()) for type in kind.types}
+KINDS = Registry("kind", Kind, _SHIPPED, made=True)
 
 
 def type_of(field: str) -> str:
-    """Of a field inside the pipeline: ``number`` of ``number:age``, ``text`` of ``text_b``."""
-    return field.partition(":")[0] if ":" in field else "text"
+    """Of a field inside the pipeline: ``number`` of ``number:age``, ``text`` of ``text_b``; by which KINDS has its kind."""
+    return field.partition(":")[0].replace("/", ":") if ":" in field else "text"
+
+
+def field_of(type: str, column: str) -> str:
+    """The name of a field inside the pipeline. A path's colon becomes a slash: what follows the first colon is the column."""
+    return f"{type.replace(':', '/')}:{column}"
 
 
 def kinds_of(fields: Sequence[str]) -> list[tuple[Kind, list[str]]]:

@@ -1,4 +1,4 @@
-"""A kind of field, a problem, a metric, a generator and a trainer that the product knows nothing of.
+"""A kind of field, a problem, a metric, a generator, a check, a trainer and a reader, as a package of their own.
 
 Paints, each a colour such as ``#1E90FF``, and how bright people call it, a grade from 1 to 5. Nothing here is text, a
 class or a sum over rows: a colour is near another by its distance in RGB, a grade is a whole number with an order, and
@@ -8,15 +8,11 @@ the metric is a median.
 from __future__ import annotations
 
 import colorsys
-import contextlib
-import csv
 import json
-import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import (
+    ANY,
     TARGET,
+    VERDICT_SCHEMA,
+    Check,
     Context,
     Featurizer,
     FitInputs,
@@ -43,13 +42,11 @@ from augmill.tasks.contracts import (
     Request,
     TargetReader,
 )
-from augmill.tasks.generators import GENERATORS
-from augmill.tasks.metrics import METRICS
-from augmill.tasks.problems import PROBLEMS
-from augmill.tasks.rows.kinds import KINDS, candidate_schema
+from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.randomness import uniforms
 from augmill.tasks.rows.schema import distance
-from augmill.tasks.trainers import TRAINERS, Prediction, Trainer, TrainerInputs, Training
+from augmill.tasks.sources import Batch, Reader, RefusedRow, SourceFile, SourceOptions, open_bytes
+from augmill.tasks.trainers import Prediction, Trainer, TrainerInputs, Training
 
 # --- The kind ---------------------------------------------------------------------------------------------------------
 
@@ -88,6 +85,7 @@ def hue(colour: str) -> int:
 class Colour(Kind):
     """``id``: as it is written. ``equal``: whatever the case, and however short."""
 
+    contract: ClassVar[int] = 1
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "colour"
     types: ClassVar[tuple[str, ...]] = ("colour",)
@@ -222,6 +220,7 @@ def _stratum(grade: int) -> str:
 class Grading(Problem):
     """Whole numbers with an order. The stratum is the grade, whatever the rows: nothing is fitted."""
 
+    contract: ClassVar[int] = 1
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "grading"
     types: ClassVar[tuple[str, ...]] = ("grade",)
@@ -246,6 +245,7 @@ class Grading(Problem):
 class MedianError(Metric):
     """The median of the absolute errors: no sum over rows holds it."""
 
+    contract: ClassVar[int] = 1
     name: ClassVar[str] = "median_error"
     title: ClassVar[str] = "median error"
     problems: ClassVar[tuple[str, ...]] = ("grading",)
@@ -282,6 +282,7 @@ class TintOptions:
 class Tint(Generator):
     """A train row of the asked grade, each channel moved a little."""
 
+    contract: ClassVar[int] = 1
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[TintOptions]] = TintOptions
     normalisation: ClassVar[str] = "fold"
@@ -324,6 +325,7 @@ class NeighboursOptions:
 class Neighbours(Trainer):
     """The mean grade of the nearest paints, by what they weigh."""
 
+    contract: ClassVar[int] = 1
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[NeighboursOptions]] = NeighboursOptions
     kinds: ClassVar[tuple[str, ...]] = ("colour",)
@@ -342,73 +344,77 @@ class Neighbours(Trainer):
             yield Prediction(np.average(grades[own.rows[near]], axis=1, weights=own.weights[near]))
 
 
-# --- How it is told to the product ------------------------------------------------------------------------------------
-
-_ADDED: list[tuple[dict[str, Any], str, Any]] = [
-    (KINDS, "colour", Colour()),
-    (PROBLEMS, "grading", Grading()),
-    (METRICS, "median_error", MedianError()),
-    (GENERATORS, "tint", Tint),
-    (TRAINERS, "neighbours", Neighbours),
-]
+# --- What refuses paints ------------------------------------------------------------------------------------------------
 
 
-def register() -> None:
-    """Until there are plug-ins: an entry of each registry, as ``__init__`` of each package makes them."""
-    for registry, name, extension in _ADDED:
-        registry[name] = extension
+@dataclass(frozen=True)
+class VividOptions:
+    """How grey is too grey."""
+
+    slack: float = field(
+        default=0.05, metadata={"help": "how far below the greyest train row a made one may be, 0 to 1"}
+    )
 
 
-@contextlib.contextmanager
-def registered() -> Iterator[None]:
-    register()
-    try:
-        yield
-    finally:
-        for registry, name, _ in _ADDED:
-            del registry[name]
+class Vivid(Check):
+    """Made paints that are greyer than any real one."""
+
+    contract: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 1
+    Options: ClassVar[type[VividOptions]] = VividOptions
+    kinds: ClassVar[tuple[str, ...]] = ("colour",)
+    problems: ClassVar[tuple[str, ...]] = (ANY,)
+
+    def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+        least = float(saturation(inputs.train.select(list(ctx.fields))).min()) if inputs.train.num_rows else 0.0
+        path = ctx.workdir / "check.json"
+        learnt = {"abstains": False, "real_refused": 0.0, "why": "", "least": least}
+        path.write_text(json.dumps(learnt), encoding="utf-8")
+        return {path.name: path}
+
+    def judge(self, fitted: Fitted, candidates: pa.Table, ctx: Context) -> pa.Table:
+        least = fitted.read_json("check.json")["least"] - self.options.slack
+        found = saturation(candidates.select(list(ctx.fields)))
+        reasons = ["too_grey" if value < least else None for value in found.tolist()]
+        return pa.table({"reason": reasons, "score": found}, VERDICT_SCHEMA)
 
 
-# --- Rows and a recipe ------------------------------------------------------------------------------------------------
-
-FIRST = date(2026, 10, 1)
-
-
-def day(number: int) -> str:
-    return (FIRST + timedelta(days=number)).isoformat()
+def saturation(columns: pa.Table) -> Floats:
+    """(rows,): of the greyest colour of each, 0 to 1."""
+    parts = rgb(columns)
+    return ((parts.max(axis=2) - parts.min(axis=2)) / np.maximum(parts.max(axis=2), 1)).min(axis=1)
 
 
-def write_paints(path: Path, days: int = 4, *, first: int = 140, each: int = 12) -> Path:
-    """Brightness as a grade, with some noise; a name and a maker beside it; a few rows that are none, on the first day."""
-    rng = random.Random(3)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["name", "paint", "brightness", "maker", "day"])
-        for at in range(first + each * (days - 1)):
-            parts = [rng.randrange(256) for _ in range(3)]
-            bright = (0.3 * parts[0] + 0.59 * parts[1] + 0.11 * parts[2]) / 255
-            grade = min(max(round(1 + 4 * bright + rng.gauss(0, 0.3)), 1), 5)
-            colour = "#" + "".join(f"{part:02x}" for part in parts)
-            shown = colour.upper() if at % 3 == 0 else colour
-            writer.writerow(
-                [f"paint {at}", shown, grade, rng.choice("AB"), day(0 if at < first else 1 + (at - first) // each)]
-            )
-        writer.writerow(["red herring", "crimson", 3, "A", day(0)])
-        writer.writerow(["bare wall", "", 3, "A", day(0)])
-        writer.writerow(["beyond", "#ffffff", 9, "A", day(0)])
-    return path
+# --- What reads paints --------------------------------------------------------------------------------------------------
 
 
-def paint_document(source: Path, store: Path, **changes: Any) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "dataset": "paints",
-        "source": {"path": str(source)},
-        "columns": {"inputs": {"paint": "colour"}, "target": {"brightness": "grade"}},
-        "splits": {"validation": 0.25, "test": 0.15},
-        "target": {"per_class": 20},
-        "generators": [{"use": "tint"}],
-        "trainer": {"use": "neighbours", "count": 3},
-        "gate": {"seeds": 3, "resamples": 200, "rule": "not_worse", "margin": 3.0},
-        "run": {"orchestrator": "none", "shard_rows": 50, "store": str(store)},
-    }
-    return document | changes
+class Swatches(Reader):
+    """Lines of cells between bars, the first of which names the columns. Cells are texts."""
+
+    contract: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 1
+    noun: ClassVar[str] = "line"
+
+    def columns(self, file: SourceFile, options: SourceOptions) -> list[str]:
+        return _cells(file)[0]
+
+    def schema(self, files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
+        names = dict.fromkeys(name for file in files for name in _cells(file)[0])
+        return pa.schema([pa.field(name, pa.string()) for name in names])
+
+    def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
+        names, *rows = _cells(file)
+        whole = [(at, row) for at, row in enumerate(rows, 2) if len(row) == len(names)]
+        refused = [RefusedRow(f"line {at}", "ragged", "") for at, row in enumerate(rows, 2) if len(row) != len(names)]
+        wanted = [field for field in schema if field.name in names]
+        columns = [[row[names.index(each.name)] for _, row in whole] for each in wanted]
+        yield Batch(pa.table(columns, pa.schema(wanted)), pa.array([f"line {at}" for at, _ in whole]), refused)
+
+    def sample(self, file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
+        return next(self.batches(file, options, self.schema([file], options))).table.slice(0, count).to_pylist()
+
+
+def _cells(file: SourceFile) -> list[list[str]]:
+    with open_bytes(file.uri) as stream:
+        lines = stream.read().decode("utf-8").splitlines()
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
