@@ -35,10 +35,10 @@ format: .venv/installed-dev
 	@touch .venv/installed $@
 
 # mypy does not follow editable installs; it sees the packages under their installed names here.
-build/types/augmill:
-	mkdir -p $@
-	ln -sfn ../../../flows $@/flows
-	ln -sfn ../../../tasks $@/tasks
+build/types/augmill: flows/api
+	rm -rf $@ && mkdir -p $@
+	for file in flows/api/[!_]* flows/api/__init__.py flows tasks; do ln -sfn ../../../$$file $@/; done
+	@touch $@
 
 lock: .venv/installed-dev
 	@(sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//') > constraints.new

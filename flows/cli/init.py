@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from augmill.flows.cli.columns import Asked, Chosen, InputOption, LabelOption, TargetOption, TextOption
+from augmill.flows.cli.judge import InputOption, LabelOption, TargetOption, TextOption
+from augmill.flows.columns import Asked, Chosen
 from augmill.flows.terminal import say
 
 SPLIT_OF = {
@@ -117,7 +118,7 @@ def dataset_name(data: str) -> str:
 
 def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
     """The recipe that ``augmill check`` accepts for this data. Raises as check does where there is none."""
-    from augmill.flows.cli.columns import choose_columns
+    from augmill.flows.columns import choose_columns
     from augmill.tasks.errors import UserError
     from augmill.tasks.sources import SourceOptions, doubt_file, list_files
 

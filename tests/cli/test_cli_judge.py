@@ -10,8 +10,8 @@ import pytest
 from chain import WORDS
 from commands import augmill, fingerprint, refused
 
-from augmill.flows.cli.columns import Asked
-from augmill.flows.cli.judge import read_rows
+from augmill.flows.columns import Asked
+from augmill.flows.judge import read_rows
 
 FILLER = [f"word{at}" for at in range(400)]
 

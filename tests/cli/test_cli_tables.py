@@ -12,8 +12,8 @@ import pytest
 import yaml
 from commands import augmill, refused
 
-from augmill.flows.cli.columns import Asked
-from augmill.flows.cli.judge import part_rows, read_others, read_rows
+from augmill.flows.columns import Asked
+from augmill.flows.judge import part_rows, read_others, read_rows
 from augmill.tasks.recipe.recipe import load_recipe
 
 EXAMPLES = Path(__file__).parents[2] / "infra/examples"

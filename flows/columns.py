@@ -4,30 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 MANY = 50  # different whole numbers: more are amounts beyond doubt
-
-TextOption = Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")]
-LabelOption = Annotated[str | None, typer.Option("--label", help="The label column.")]
-InputOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        metavar="COLUMN[:TYPE]",
-        help="A column to learn from, once for each; TYPE: text, number, category or timestamp, else guessed.",
-    ),
-]
-TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="COLUMN[:TYPE]",
-        help="The column to learn; TYPE: label or number (a regression), else guessed.",
-    ),
-]
 
 
 @dataclass(frozen=True)
