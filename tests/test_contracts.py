@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from hypothesis import strategies as st
 from augmill.tasks import errors
 from augmill.tasks.boundary.retries import may_retry
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import ANY, Artifact, Check, Generator, Judged
+from augmill.tasks.contracts import Artifact, Check, Generator, Judged
 from augmill.tasks.errors import AugmillError, DataError, UserError, WorldError
-from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
-from augmill.tasks.sources import SOURCES, Reader, SourceOptions, list_files, read_batches, read_schema
+from augmill.tasks.problems.classification import Labels
+from augmill.tasks.sources import SOURCES, Reader, SourceOptions, list_files
 from augmill.tasks.trainers import TRAINERS, Trainer
-from augmill.tasks.trainers.contract import TrainerInputs
+from augmill.testing import PROBLEM_LAWS, SOURCE_LAWS, TRAINER_LAWS, SourceBench, TrainerBench
 
 ROOT = Path(__file__).parents[1]
 REGISTRIES: dict[str, tuple[dict[str, Any], type[Any]]] = {
@@ -112,40 +113,34 @@ pq.write_table(pa.table({"row": range(asked), "label": [common] * asked}), out)
 """
 
 
-def small_problem(trainer: type[Trainer]) -> TrainerInputs:
-    """Of texts, or of numbers for a trainer that serves none."""
-    field = "text" if {"text", ANY} & set(trainer.kinds) else "number:x"
-
-    def rows(prefix: str, count: int) -> pa.Table:
-        strata = ["ab"[at % 3 == 0] for at in range(count)]
-        texts = [f"{'left' if stratum == 'a' else 'right'} word{at % 5}" for at, stratum in enumerate(strata)]
-        cells = texts if field == "text" else [at % 5 + 3.0 * (stratum == "a") for at, stratum in enumerate(strata)]
-        return pa.table({"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": strata, field: cells})
-
-    made = rows("s", 9).append_column("parent_ids", pa.array([["r0"]] * 9, pa.list_(pa.string())))
-    return TrainerInputs(rows("r", 12), made, rows("v", 20), (field,), PROBLEMS["classification"], ("a", "b"))
-
-
+@pytest.mark.parametrize("law", TRAINER_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name == "command" else name for name in TRAINERS]
 )
-def test_a_prediction_depends_on_its_own_training_alone(name: str, tmp_path: Path) -> None:
+def test_it_keeps_the_laws_of_trainers(law: Callable[[TrainerBench], None], name: str, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(MAJORITY)
     command = f"{sys.executable} {tmp_path / 'train.py'} {{train}} {{eval}} {{seed}} {{predictions}}"
-    trainer = TRAINERS[name](TRAINERS[name].Options(**({"command": command} if name == "command" else {})))
-    problem = small_problem(TRAINERS[name])
-    planned = trainings(problem, 0, 1)
-    together = list(trainer.predict(problem, planned, tmp_path / "all"))
-    assert len(together) == len(planned)
-    for prediction in together:
-        assert prediction.target.dtype == np.int64 and prediction.target.shape == (problem.evaluation.num_rows,)
-        assert set(prediction.target.tolist()) <= {-1, 0, 1}
-        json.dumps(prediction.chosen)
-        assert (prediction.scores is not None) == (trainer.scores and name != "command")  # it may leave them out
-        shape = (problem.evaluation.num_rows, 2)
-        assert prediction.scores is None or (prediction.scores.shape == shape and not np.isnan(prediction.scores).any())
-    (alone,) = trainer.predict(problem, planned[-1:], tmp_path / "alone")
-    assert alone.target.tolist() == together[-1].target.tolist()
+    options = TRAINERS[name].Options(**({"command": command} if name == "command" else {}))
+    law(TrainerBench(TRAINERS[name](options), tmp_path))
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_trainer_that_says_it_gives_scores_gives_them(name: str, tmp_path: Path) -> None:
+    if name != "command":  # it may leave them out
+        bench = TrainerBench(TRAINERS[name](TRAINERS[name].Options()), tmp_path)
+        assert all((prediction.scores is not None) == bench.trainer.scores for prediction in bench.predict("all"))
+
+
+@pytest.mark.parametrize("law", PROBLEM_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("classification", ["a", "b", "", None, 3, True, "a"]),
+        ("regression", [1, 2.5, "3", "x", None, float("nan"), "", *range(30)]),
+    ],
+)
+def test_it_keeps_the_laws_of_problems(law: Callable[..., None], name: str, values: list[Any]) -> None:
+    law(PROBLEMS[name], values, Labels())
 
 
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if "classification" in metric.problems])
@@ -170,14 +165,11 @@ WRITERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("law", SOURCE_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_reader_gives_back_what_stands_in_the_file(name: str, tmp_path: Path) -> None:
+def test_it_keeps_the_laws_of_readers(law: Callable[[SourceBench], None], name: str, tmp_path: Path) -> None:
     rows = [{"text": f"row {at}, “quoted”", "label": "ab"[at % 2]} for at in range(50)]
-    WRITERS[name](pa.Table.from_pylist(rows), tmp_path / f"rows.{name}")
-    options = SourceOptions(path=str(tmp_path / "rows.delta" if name == "delta" else tmp_path))
-    (file,) = list_files(options)
-    assert file.format == name and read_schema(file, options) == ["text", "label"]
-    batches = list(read_batches(file, options))
-    assert [row for batch in batches for row in batch.table.to_pylist()] == rows
-    assert len({place for batch in batches for place in batch.locations.to_pylist()}) == len(rows)
-    assert not [row for batch in batches for row in batch.refused]
+    path = tmp_path / f"rows.{name}"
+    WRITERS[name](pa.Table.from_pylist(rows), path)
+    assert [file.format for file in list_files(SourceOptions(path=str(path)))] == [name]
+    law(SourceBench(name, path, rows))

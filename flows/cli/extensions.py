@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from augmill.tasks.registry import Registry
 
 SHIPS = "Augmill"
+LONG = 90  # characters of a line about one
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -61,7 +63,7 @@ def registries() -> tuple[Registry[Any], ...]:
 def _listed(load: bool) -> Iterator[dict[str, Any]]:
     for registry in registries():
         for name, shipped in registry.items():
-            yield {"what": registry.what, "name": name, "from": SHIPS, "about": _summary(shipped)}
+            yield {"what": registry.what, "name": name, "from": SHIPS, "about": _summary(registry.what, shipped)}
         for offer in registry.offers():
             found = {"what": registry.what, "name": offer.name, "from": f"{offer.distribution} {offer.version}"}
             hidden = "Augmill has one of that name; a recipe gets that" if offer.name in registry else ""
@@ -77,10 +79,13 @@ def _why_broken(registry: Registry[Any], name: str) -> str:
     return ""
 
 
-def _summary(extension: Any) -> str:
-    """The first sentence of what it says of itself."""
-    said = " ".join((extension.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
-    return re.split(r"(?<=[.:;]) ", said)[0].rstrip(".:;")
+def _summary(what: str, extension: Any) -> str:
+    """In a few words: as its file begins, which for metrics is about several."""
+    kind = extension if isinstance(extension, type) else type(extension)
+    doc = kind.__doc__ if what == "metric" else sys.modules[kind.__module__].__doc__
+    said = " ".join((doc or "").split("\n\n")[0].split()).replace("``", "`")
+    first = re.split(r"(?<=\.) ", said)[0].rstrip(".")
+    return first if len(first) <= LONG else first.partition(": ")[0]
 
 
 def _list(found: list[dict[str, Any]]) -> list[str]:
@@ -111,14 +116,14 @@ def _holding(name: str) -> list[Registry[Any]]:
         known = [known for registry in registries() for known in registry.names()]
         fix = "`augmill extensions` lists what there is"
         raise UserError(f"there is no extension {name!r}; {nearest(name, known)}", where="augmill extensions", fix=fix)
-    errors = {}
+    errors = []
     for registry in registries():
         try:
             registry[name]
             return [registry]
         except UserError as error:
-            errors[error.problem] = error
-    raise next((error for said, error in errors.items() if "expected a subclass" not in said), error)
+            errors.append(error)
+    raise next((error for error in errors if "expected a subclass" not in error.problem), errors[0])
 
 
 def _described(registry: Registry[Any], name: str) -> dict[str, Any]:
@@ -203,7 +208,7 @@ def write_package(name: str, into: Path) -> Path:
             "something stands there already", where=str(folder), fix="give another name, or --into elsewhere"
         )
     for template in sorted(TEMPLATES.rglob("*.txt")):
-        file = folder / Template(template.relative_to(TEMPLATES).as_posix().removesuffix(".txt")).substitute(words)
+        file = folder / str(template.relative_to(TEMPLATES)).removesuffix(".txt").replace("MODULE", words["module"])
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(Template(template.read_text(encoding="utf-8")).substitute(words), encoding="utf-8")
     return folder

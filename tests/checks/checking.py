@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import Check, Context, FitInputs, Fitted
 from augmill.tasks.rows.kinds import real_schema
+from augmill.testing import CheckBench
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 
@@ -98,8 +98,8 @@ def with_cells(rows: pa.Table, **cells: Any) -> pa.Table:
     return rows
 
 
-class Bench:
-    """One fitted check: its files, what check.json says, and its verdicts."""
+class Bench(CheckBench):
+    """One fitted check of the registry."""
 
     def __init__(
         self,
@@ -112,24 +112,9 @@ class Bench:
         fields: tuple[str, ...] | None = None,
         **options: Any,
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        none = train.slice(0, 0)
-        self.check: Check = CHECKS[name](CHECKS[name].Options(**options))
+        check = CHECKS[name](CHECKS[name].Options(**options))
         fields = fields or (TABLE_FIELDS if TABLE_FIELDS[0] in train.column_names else ("text",))
-        target = train.schema.field("target").type if "target" in train.column_names else None
-        self.context = Context(seed=0, fields=fields, workdir=directory, target=target)
-        held_out, unlabelled = (none if rows is None else rows for rows in (held_out, unlabelled))
-        inputs = FitInputs(train, none, held_out, none, unlabelled)
-        self.files = self.check.fit(inputs, self.context)
-        self.fitted = Fitted(directory, "content")
-        self.learnt: dict[str, Any] = json.loads((directory / "check.json").read_text(encoding="utf-8"))
-
-    def judge(self, table: pa.Table) -> pa.Table:
-        return self.check.judge(self.fitted, table, self.context)
-
-    def reasons(self, table: pa.Table) -> list[str | None]:
-        found: list[str | None] = self.judge(table)["reason"].to_pylist()
-        return found
+        super().__init__(check, directory, rows=train, held_out=held_out, unlabelled=unlabelled, fields=fields)
 
 
 def shared_rows(name: str, file: str, per_class: int | None, seed: int = 0) -> list[tuple[str, str]]:

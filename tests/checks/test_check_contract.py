@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,62 +12,16 @@ from checking import TABLE_FIELDS, Bench, candidates, people, real, sentences, w
 
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import ANY, VERDICT_SCHEMA
+from augmill.testing import CHECK_LAWS
 
 NAMES = list(CHECKS)
 OF_TEXTS, OF_TABLES = ([name for name in NAMES if {kind, ANY} & set(CHECKS[name].kinds)] for kind in ("text", "table"))
-STRANGE = [
-    ("card", ""),
-    ("card", None),
-    (None, "why a fee was charged today"),
-    ("unheard of", "how to change my pin today"),
-    ("fee", "\ufeff\u200b"),
-    ("fee", "!!!"),
-    ("pin", "x" * 5000),
-    ("pin", "为何农民工每天日夜加班"),
-    ("pin", "hello how to change my pin today"),
-    ("fee", "hello\x00\x1f who pays"),
-]
 
 
+@pytest.mark.parametrize("law", CHECK_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", OF_TEXTS)
-def test_any_row_gets_one_verdict_of_the_schema(name: str, tmp_path: Path) -> None:
-    bench = Bench(name, tmp_path, real(sentences(12)), held_out=real(sentences(4, seed=9), prefix="h"))
-    answer = bench.judge(candidates(STRANGE))
-    assert answer.schema == VERDICT_SCHEMA
-    assert answer.num_rows == len(STRANGE)
-    assert bench.judge(candidates([])).schema == VERDICT_SCHEMA
-
-
-@pytest.mark.parametrize("name", OF_TEXTS)
-def test_a_verdict_depends_on_its_own_row_alone(name: str, tmp_path: Path) -> None:
-    bench = Bench(name, tmp_path, real(sentences(12)), held_out=real(sentences(4, seed=9), prefix="h"))
-    rows = [*STRANGE, *sentences(6, seed=5), *sentences(3)]
-    together = bench.judge(candidates(rows)).to_pylist()
-    assert together == [bench.judge(candidates([row])).to_pylist()[0] for row in rows]
-    assert together[::-1] == bench.judge(candidates(rows[::-1])).to_pylist()
-
-
-@pytest.mark.parametrize("name", OF_TEXTS)
-def test_the_same_rows_give_the_same_files_and_all_of_them_are_named(name: str, tmp_path: Path) -> None:
-    first, second = (Bench(name, tmp_path / part, real(sentences(12))) for part in ("a", "b"))
-    assert sorted(first.files) == sorted(path.name for path in (tmp_path / "a").iterdir())
-    for file, path in first.files.items():
-        assert path.read_bytes() == second.files[file].read_bytes()
-        assert path.suffix in {".json", ".arrow", ".safetensors"}
-
-
-@pytest.mark.parametrize("name", OF_TEXTS)
-def test_check_json_tells_what_the_check_measured_on_real_rows(name: str, tmp_path: Path) -> None:
-    learnt = Bench(name, tmp_path, real(sentences(12))).learnt
-    assert isinstance(learnt["abstains"], bool)
-    assert 0 <= learnt["real_refused"] <= 1
-    assert learnt["why"]
-
-
-@pytest.mark.parametrize("name", OF_TEXTS)
-@pytest.mark.parametrize("rows", [[("card", "one")], [("card", "one"), ("fee", "two")], [("card", "one")] * 9])
-def test_a_tiny_train_set_is_no_error(name: str, rows: list[tuple[str, str]], tmp_path: Path) -> None:
-    assert Bench(name, tmp_path, real(rows)).judge(candidates(STRANGE)).num_rows == len(STRANGE)
+def test_it_keeps_the_laws_of_checks(law: Callable[[Bench], None], name: str, tmp_path: Path) -> None:
+    law(Bench(name, tmp_path / "fitted", real(sentences(12)), held_out=real(sentences(4, seed=9), prefix="h")))
 
 
 @pytest.mark.parametrize("name", OF_TEXTS)

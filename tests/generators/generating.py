@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import csv
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from augmill.tasks.contracts import ANY, Context, FitInputs, Fitted, Request
+from augmill.tasks.contracts import ANY
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.generators.seq2seq.back_translation import Pivot
-from augmill.tasks.rows.kinds import real_schema
-from augmill.tasks.rows.randomness import row_seeds
+from augmill.testing import GeneratorBench
+from augmill.testing.generators import ask, part
+from augmill.testing.rows import ROWS, TABLE_FIELDS, TABLE_ROWS, UNLABELLED, table
 
-ROWS = [
-    # Two numbers, so that parts of two rows make a third.
-    (f"{stratum}-{number}", stratum, text.format(number, 30 - number), f"{second} {number}")
-    for stratum, text, second in (
-        ("refund", "please pay the money for order {} back to me by day {}", "the refund of order"),
-        ("track", "where is the parcel number {} that you sent on day {}", "the status of parcel"),
-        ("中文", "请问第{}个包裹{}天后在哪里，谢谢", "包裹查询"),
-    )
-    for number in range(12)
-]
-# The same rows as tables: numbers, one in four of them missing, a name and a day.
-TABLE_FIELDS = ("number:amount", "number:parts", "category:place", "timestamp:day")
-TABLE_ROWS: list[tuple[Any, ...]] = [
-    (
-        row_id,
-        stratum,
-        None if number % 4 == 3 else round(1.7**number + at, 2),
-        float(number % 5 + at),
-        (None, "Köln", "Ulm", "Bonn")[(number + at) % 4],
-        datetime(2026, 1 + at, 1 + number, tzinfo=UTC),
-    )
-    for at, stratum in enumerate(("refund", "track", "中文"))
-    for number, (row_id, *_) in enumerate(row for row in ROWS if row[1] == stratum)
-]
-# The same kinds of row without a class, for generators that want such.
-UNLABELLED = [
-    (f"free-{row_id}-{turn}", "", *(f"{part} {turn}" for part in texts))
-    for row_id, _, *texts in ROWS
-    for turn in (1, 2, 3)
-]
+__all__ = ["ROWS", "UNLABELLED", "Bench", "agreement", "ask", "fields_of", "options_of", "part", "rows_of", "table"]
+
 # The smallest that still learns something; a fit takes about a second.
 TINY_LM: dict[str, Any] = {"layers": 1, "hidden": 32, "heads": 2, "vocabulary": 400, "epochs": 40, "batch_size": 8}
 
@@ -57,11 +28,6 @@ def fields_of(name: str) -> tuple[str, ...]:
 
 def rows_of(fields: tuple[str, ...]) -> list[tuple[Any, ...]]:
     return TABLE_ROWS if fields == TABLE_FIELDS else ROWS
-
-
-def table(rows: list[tuple[Any, ...]], fields: tuple[str, ...]) -> pa.Table:
-    columns = list(zip(*rows, strict=True))[: 2 + len(fields)]
-    return pa.table(dict(zip(("row_id", "stratum", *fields), map(list, columns), strict=True)), real_schema(fields))
 
 
 def options_of(name: str, folder: Path) -> dict[str, Any]:
@@ -89,8 +55,8 @@ def options_of(name: str, folder: Path) -> dict[str, Any]:
     return TINY_LM if name == "causal_lm" else {}
 
 
-class Bench:
-    """One fitted generator: its files and its rows."""
+class Bench(GeneratorBench):
+    """One fitted generator of the registry, with options that make it quick."""
 
     def __init__(
         self,
@@ -104,31 +70,10 @@ class Bench:
         **options: Any,
     ) -> None:
         fields = fields or fields_of(name)
-        self.directory = folder / "fitted"
-        self.directory.mkdir(parents=True)
-        kind = GENERATORS[name]
-        self.generator = kind(kind.Options(**(options_of(name, folder) | options)))
-        self.context = Context(seed=seed, fields=fields, workdir=self.directory, threads=threads)
         train = table(rows or rows_of(fields), fields)
-        empty = train.slice(0, 0)
-        free = table(UNLABELLED, fields) if self.generator.wants_unlabelled() else empty
-        self.files = self.generator.fit(FitInputs(train, empty, empty, empty, free), self.context)
-        self.fitted = Fitted(self.directory, "content")
-
-    def sample(self, request: Request, threads: int = 1, seed: int = 0, **options: Any) -> pa.Table:
-        """Through a generator object and a cache of its own, as another worker would."""
-        changed = type(self.generator)(type(self.generator.options)(**(vars(self.generator.options) | options)))
-        context = Context(seed=seed, fields=self.context.fields, workdir=self.directory, threads=threads)
-        return changed.sample(self.fitted, request, context)
-
-
-def ask(strata: list[str], start: int = 0, key: int = 7) -> Request:
-    ordinals = np.arange(start, start + len(strata), dtype=np.int64)
-    return Request(strata, ordinals, row_seeds(key, ordinals))
-
-
-def part(request: Request, at: list[int]) -> Request:
-    return Request([request.strata[index] for index in at], request.ordinals[at], request.seeds[at])
+        kind = GENERATORS[name]
+        made = kind(kind.Options(**(options_of(name, folder) | options)))
+        super().__init__(made, folder, rows=train, seed=seed, threads=threads)
 
 
 def agreement(known: list[tuple[str, str]], made: list[dict[str, Any]]) -> float:

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 from drawn_tables import tables
 from hypothesis import given, settings
-from kind_suite import LAWS, Law, kind_laws
 
 from augmill.tasks.contracts import Kind
 from augmill.tasks.rows.kinds import KINDS
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
+from augmill.testing.kinds import KIND_LAWS, Law, kind_laws
 
 TEXTS = [
     "where is my new card",
@@ -46,7 +46,7 @@ def test_every_kind_has_examples() -> None:
     assert {kind.name for kind in KINDS.values()} == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", KIND_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_kind_keeps_the_law(name: str, law: Law) -> None:
     kind, examples = EXAMPLES[name]

@@ -161,7 +161,7 @@ class Channels(Featurizer):
     """Red, green and blue of each field, 0 to 1."""
 
     def transform(self, columns: pa.Table) -> Any:
-        return (rgb(columns).reshape(columns.num_rows, -1) / 255).astype(np.float32)
+        return (rgb(columns).reshape(columns.num_rows, 3 * columns.num_columns) / 255).astype(np.float32)
 
 
 class Palette(NearIndex):
@@ -368,7 +368,7 @@ class Vivid(Check):
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         least = float(saturation(inputs.train.select(list(ctx.fields))).min()) if inputs.train.num_rows else 0.0
         path = ctx.workdir / "check.json"
-        learnt = {"abstains": False, "real_refused": 0.0, "why": "", "least": least}
+        learnt = {"abstains": False, "real_refused": 0.0, "why": "refuses no train row", "least": least}
         path.write_text(json.dumps(learnt), encoding="utf-8")
         return {path.name: path}
 

@@ -27,7 +27,7 @@ def kind_laws(kind: Kind, tables: Sequence[pa.Table]) -> None:
     ``tables``: of this kind's fields alone, each column of type ``kind.arrow(type)`` with values as ``kind.read`` gives
     them. They should hold rows that are equal, nearly equal and not, and nulls where the kind has them.
     """
-    for law in LAWS:
+    for law in KIND_LAWS:
         for table in tables:
             for part in (table, table.slice(0, 0)):
                 try:
@@ -223,7 +223,7 @@ def diversity_is_numbers(kind: Kind, table: pa.Table) -> None:
     assert all(isinstance(value, float) and math.isfinite(value) for value in found.values()), "finite floats"
 
 
-LAWS: tuple[Law, ...] = (
+KIND_LAWS: tuple[Law, ...] = (
     it_says_what_it_is,
     keys_are_of_the_row_alone,
     what_has_one_id_is_equal,
