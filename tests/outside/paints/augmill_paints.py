@@ -301,10 +301,13 @@ class Tint(Generator):
         rows = []
         for at, stratum in enumerate(request.strata):
             own = [paint for paint in paints if paint["stratum"] == stratum]
+            known = {"ordinal": int(request.ordinals[at]), "asked": stratum, "seed": int(request.seeds[at])}
+            if not own:
+                rows.append({**known, "parent_ids": [], "reason": "no_paint_of_the_grade"})
+                continue
             parent = own[int(draws[at, 0] * len(own))]
             moved = iter(np.rint((2 * draws[at, 1:] - 1) * self.options.step).astype(int).tolist())
             made = {name: _moved(parent[name], moved) for name in ctx.fields}
-            known = {"ordinal": int(request.ordinals[at]), "asked": stratum, "seed": int(request.seeds[at])}
             grade = min(parent[TARGET] + self.options.grades, max(GRADES))
             told = {"stratum": stratum, TARGET: grade, "parent_ids": [parent["row_id"]], "reason": None}
             rows.append(known | told | made)
