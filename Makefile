@@ -15,13 +15,13 @@ test: check
 
 # Format, lint, strict types; layers, docs and contracts are tests.
 check: .venv/installed-dev build/types/augmill
-	$(BIN)/ruff format --check flows tasks tests
-	$(BIN)/ruff check flows tasks tests
+	$(BIN)/ruff format --check flows tasks tests setup.py
+	$(BIN)/ruff check flows tasks tests setup.py
 	$(BIN)/mypy
 
 format: .venv/installed-dev
-	$(BIN)/ruff format flows tasks tests
-	$(BIN)/ruff check --fix flows tasks tests
+	$(BIN)/ruff format flows tasks tests setup.py
+	$(BIN)/ruff check --fix flows tasks tests setup.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
