@@ -5,12 +5,17 @@ RECIPE ?= infra/examples/support/recipe.yaml
 STORE ?= augmill-store
 TEST_PROCESSES ?= 2
 
-.PHONY: run test check format lock clean
+.PHONY: run test test-all check format lock clean
 
 run: .venv/installed
 	$(BIN)/augmill run $(RECIPE) --store $(STORE)
 
+# Everything that can break, in some minutes.
 test: check
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow'
+
+# And what is slow by nature: kills, nights on real rows, studies by simulation, installations.
+test-all: check
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Format, lint, strict types; layers, docs and contracts are tests.

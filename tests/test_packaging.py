@@ -33,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def run(*words: object, cwd: Path | None = None) -> str:
-    done = subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
