@@ -5,23 +5,28 @@ RECIPE ?= infra/examples/support/recipe.yaml
 STORE ?= augmill-store
 TEST_PROCESSES ?= 2
 
-.PHONY: run test check format lock clean
+.PHONY: run test test-all check format lock clean
 
 run: .venv/installed
 	$(BIN)/augmill run $(RECIPE) --store $(STORE)
 
+# Everything that can break, in some minutes.
 test: check
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow'
+
+# And what is slow by nature: kills, nights on real rows, studies by simulation, installations.
+test-all: check
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Format, lint, strict types; layers, docs and contracts are tests.
 check: .venv/installed-dev build/types/augmill
-	$(BIN)/ruff format --check flows tasks tests
-	$(BIN)/ruff check flows tasks tests
+	$(BIN)/ruff format --check flows tasks tests setup.py
+	$(BIN)/ruff check flows tasks tests setup.py
 	$(BIN)/mypy
 
 format: .venv/installed-dev
-	$(BIN)/ruff format flows tasks tests
-	$(BIN)/ruff check --fix flows tasks tests
+	$(BIN)/ruff format flows tasks tests setup.py
+	$(BIN)/ruff check --fix flows tasks tests setup.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

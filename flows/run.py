@@ -19,7 +19,7 @@ from augmill.flows.orchestration.logs import quiet_logging
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.signals import Stop, held_back, interruptible
-from augmill.tasks.boundary.processes import own_temporary, sweep_temporary, this_process
+from augmill.tasks.boundary.processes import own_temporary, require_posix, sweep_temporary, this_process
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.errors import AugmillError, exit_code_of
 from augmill.tasks.recipe.origin import dataset_of
@@ -118,6 +118,7 @@ def open_session(
     """
     from prefect.context import FlowRunContext
 
+    require_posix()
     PATIENCE.renew(recipe.run.store_patience)
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None

@@ -281,7 +281,7 @@ def test_bad_data_is_one_message_and_changes_nothing(tmp_path: Path, released: P
     checked = augmill("check", recipe, "--store", released)
     refused(checked, 3 if code == 33 else code, words)
     ended = augmill("run", recipe, "--store", released)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     if code == 33:
         assert ended.code == 0 and ended.last["outcome"] == "unsound_source"
         reason = ended.last["reason"].lower()
@@ -304,7 +304,7 @@ def test_ten_megabytes_in_one_cell_are_one_refused_row(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("\n".join([*lines, "x" * 10_000_000 + ",refund,en"]) + "\n")
     before, started = peak(), time.monotonic()
     found = json.loads(augmill("check", write_recipe(tmp_path), "--json").out)
-    assert time.monotonic() - started < 20 and peak() - before < 300e6
+    assert time.monotonic() - started < 60 and peak() - before < 300e6
     assert found["source"]["read"] == 61 and found["source"]["refused"] == {"cell_too_long": 1}
     assert found["source"]["examples"][0]["location"] == "line 62"
     assert "10,000,000 bytes, at most 1,000,000" in found["source"]["examples"][0]["detail"]

@@ -253,7 +253,7 @@ def test_a_second_sigterm_changes_nothing_about_a_clean_end(
         errors.seek(0)
         said = errors.read().decode()
     assert "Traceback" not in said and "goes on from there" in said
-    _, alive = psutil.wait_procs(processes_of(mark), timeout=10)
+    _, alive = psutil.wait_procs(processes_of(mark), timeout=120)
     assert not alive and not public_bytes(store)
     command.run(store)
     assert public_bytes(store) == expected

@@ -57,8 +57,6 @@ MOVED = {
     "release": "so does its card; rows stand in no order of class",
 }
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def unpack(target: Path) -> Path:
     with tarfile.open(GOLDEN / "golden.tar.xz") as archive:

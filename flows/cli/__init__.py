@@ -30,7 +30,7 @@ from augmill.flows.cli import (
     status,
 )
 from augmill.flows.terminal import flush, say, say_text, take_over
-from augmill.tasks.boundary.processes import own_temporary
+from augmill.tasks.boundary.processes import own_temporary, require_posix
 from augmill.tasks.boundary.retries import PATIENCE, PATIENCE_SECONDS
 from augmill.tasks.errors import AugmillError, UserError, world_error
 
@@ -89,6 +89,7 @@ def main() -> NoReturn:
     debug = len(arguments) < len(sys.argv) - 1
     take_over()
     try:
+        require_posix()
         PATIENCE.renew(PATIENCE_SECONDS)
         with own_temporary(), interruptible():
             prepare_prefect()

@@ -11,16 +11,26 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from augmill.tasks.errors import UserError
+
 _PROC = Path("/proc")
 # augmill-<this boot>-<this process namespace>-<process>-<when it began>
 _OWN = re.compile(r"augmill-([0-9a-f]{12})-([0-9a-f]{12})-(\d+)-(-?\d+)")
 _UNKNOWN = 7 * 86_400.0  # seconds without a change after which a directory of another boot or container counts as left
+
+
+def require_posix() -> None:
+    """Raises UserError on Windows: workers inherit sockets, and processes are ended by signals, that it does not have."""
+    if sys.platform == "win32":
+        fix = "run it in WSL (Windows Subsystem for Linux) or in a Linux container"
+        raise UserError("Augmill does not run on Windows", fix=fix)
 
 
 def this_process() -> dict[str, Any]:

@@ -75,8 +75,11 @@ def _descendants(root: int) -> list[int]:
 
 
 def _bury(command: int) -> None:
-    """Takes the exit codes of orphans that fell to this process; that of ``command`` is left to who waits for it."""
-    while True:
+    """Takes the exit codes of orphans that fell to this process; that of ``command`` is left to who waits for it.
+
+    None fall to it but on Linux; Python on macOS has no ``waitid`` before 3.13.
+    """
+    while hasattr(os, "waitid"):
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

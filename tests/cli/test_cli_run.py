@@ -218,11 +218,11 @@ def test_an_interrupt_leaves_nothing_behind_and_the_next_run_goes_on(
     process = start(recipe, store, orchestrator, clean_environment)
     children = wait_for_worker(process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == code and "Traceback" not in err, err
     assert "goes on from there" in err and f"--store '{store}'" in err
     assert json.loads(out.splitlines()[-1])["outcome"] == "interrupted"
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive, alive
     assert not public_bytes(store)
     ended = augmill("run", recipe, "--store", store)

@@ -42,7 +42,6 @@ def run_kills(directory: Path, *arguments: object) -> list[dict]:
         [sys.executable, str(HERE / "crash_zygote.py"), str(directory), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=1200,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )

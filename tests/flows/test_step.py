@@ -216,10 +216,10 @@ def test_an_interrupt_stops_workers_and_retries_and_is_raised(run: Run) -> None:
     def work(item: int) -> int:
         tried.append(item)
         if item == 0:
-            assert working.wait(20)
+            assert working.wait(120)
             raise KeyboardInterrupt
         working.set()
-        assert killed.wait(20), "nobody killed the workers"
+        assert killed.wait(120), "nobody killed the workers"
         raise WorkerDied("killed")
 
     shard = step_of(work)
@@ -305,10 +305,10 @@ def test_an_interrupt_is_recorded_as_cancelled_in_the_flow_and_each_of_its_tasks
 
     def work(item: int) -> int:
         if item == 0:
-            assert working.wait(20)
+            assert working.wait(120)
             raise KeyboardInterrupt
         working.set()
-        assert run.stop.wait(20)
+        assert run.stop.wait(120)
         raise WorkerDied("killed")
 
     shard = step_of(work, name="generate")

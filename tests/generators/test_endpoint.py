@@ -409,12 +409,12 @@ def test_where_no_request_is_ever_answered_it_is_not_the_requests(
 
 
 def test_the_deadline_ends_the_wait_and_keeps_what_came(tmp_path: Path) -> None:
-    with chat_server(lambda seen, number: Act(wait=0.0 if number < 2 else 5.0)) as server:
+    with chat_server(lambda seen, number: Act(wait=0.0 if number < 2 else 60.0)) as server:
         client = Client(tmp_path, server, max_parallel=1)
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            client.ask(make_calls(4), deadline=started + 0.7)
-        assert time.monotonic() - started < 3
+            client.ask(make_calls(4), deadline=started + 3.0)
+        assert time.monotonic() - started < 40
         server.script = in_turn()
         client.ask(make_calls(4))
         assert client.spent["cached"] == 2

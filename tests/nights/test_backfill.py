@@ -806,7 +806,7 @@ def kill_after(
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.01)
     process.send_signal(sign)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

@@ -243,7 +243,7 @@ def test_serve_runs_what_is_due_and_ends_cleanly_while_a_night_runs(prefect_api:
             store = Store(str(tmp_path / "store-served"))
             wait_until(lambda: bool(read_attempts(store, "served")), 60)
             process.send_signal(signal.SIGTERM)
-            out, errors = process.communicate(timeout=45)
+            out, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
         assert json.loads(out.splitlines()[-1])["outcome"] == "stopped"
         assert "Traceback" not in errors

@@ -130,12 +130,12 @@ def test_two_runs_that_start_at_once_on_a_fresh_home_are_both_recorded_in_full_a
 def test_an_interrupted_run_ends_soon_is_recorded_as_cancelled_and_leaves_no_server(
     home: Path, clean_environment: dict[str, str], number: signal.Signals
 ) -> None:
-    process = start(home, clean_environment, seconds=60)
+    process = start(home, clean_environment, seconds=600)
     servers = first_line(process)["servers"]
     os.killpg(process.pid, number)  # as a terminal does
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=240)
     assert (process.returncode, errors) == (130, "interrupted\n")
-    assert gone(servers, within=1)
+    assert gone(servers, within=60)
     flows, tasks = states(home)
     assert flows[-1] == "Cancelled"
     assert set(tasks) == {"Completed"}
@@ -148,14 +148,14 @@ def test_the_server_does_not_outlive_a_killed_run(home: Path, clean_environment:
     assert len(servers) == 1
     process.kill()
     process.communicate()
-    assert gone(servers, within=20)
+    assert gone(servers, within=60)
 
 
 @pytest.mark.slow
 def test_a_server_that_dies_costs_its_records_only(home: Path, clean_environment: dict[str, str]) -> None:
     process = start(home, clean_environment, seconds=1)
     os.kill(first_line(process)["servers"][0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 0
     assert errors.count("\n") == 1
     assert errors.startswith("Warning: Prefect's API does not answer")
@@ -223,7 +223,7 @@ def test_an_address_that_is_no_api_of_prefects_costs_one_warning(
     with stranger(answer) as plain:
         url = plain.replace("//", "//me:hunter2@")
         environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-        done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"servers": [], "done": [0, 1, 4]}
     assert said in done.stderr and done.stderr.count("Warning: ") == 1 and "hunter2" not in done.stderr
@@ -233,7 +233,7 @@ def test_a_refused_connection_costs_one_warning(home: Path, clean_environment: d
     with stranger(b"") as url:
         pass
     environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-    done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["done"] == [0, 1, 4]
     assert done.stderr.count("Warning: ") == 1 and "cannot be used" in done.stderr
 

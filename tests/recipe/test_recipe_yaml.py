@@ -51,7 +51,7 @@ def test_what_is_no_plain_document_is_refused_at_once(
     started = time.monotonic()
     with pytest.raises(UserError) as caught:
         read_yaml(path)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     message = str(caught.value)
     assert all(word in message for word in ("recipe.yaml", "What to do: ", *words)), message
     assert caught.value.exit_code == 2 and "\n" not in caught.value.problem

@@ -104,7 +104,7 @@ def test_a_run_killed_in_its_shards_leaves_no_rows_to_the_next_and_does_not_hold
     for process in (run.pid, *(worker.pid for worker in workers)):
         os.kill(process, signal.SIGKILL)
     run.wait()
-    psutil.wait_procs(workers, timeout=10)
+    psutil.wait_procs(workers, timeout=120)
     (left := [path for path in top.iterdir() if _OWN.fullmatch(path.name)]).sort()
     assert left
     (attempt,) = [a for a in read_attempts(Store(str(tmp_path / "store")), "tiny")["all"] if a.end is None]

@@ -247,7 +247,7 @@ def test_a_killed_worker_can_be_retried_and_the_pool_goes_on(bench: Bench) -> No
     future = run_endless(bench)
     os.kill(bench.pid, signal.SIGKILL)
     with pytest.raises(WorkerDied, match=r"a worker died during its shard \(signal 9; .*memory") as told:
-        future.result(10)
+        future.result(120)
     assert may_retry(told.value)
     dead = bench.pid
     assert not bench.run(bench.job())[1]
@@ -261,9 +261,9 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline_and_the_pool_goes_on(benc
     future = run_endless(bench, seconds=1.5)
     pid = bench.pid
     with pytest.raises(DeadlineExceeded, match=r"killed after 2 s\n  What to do: raise run\.shard_minutes") as told:
-        future.result(10)
+        future.result(120)
     assert may_retry(told.value)
-    assert 1.5 <= time.monotonic() - started < 10
+    assert 1.5 <= time.monotonic() - started < 60
     assert not psutil.pid_exists(pid)
     bench.run(bench.job())
 
@@ -272,7 +272,7 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline_and_the_pool_goes_on(benc
 def test_a_worker_that_died_between_two_shards_costs_nothing(bench: Bench) -> None:
     bench.run(bench.job())
     os.kill(bench.pid, signal.SIGKILL)
-    bench.pool.started[-1].process.wait(10)
+    bench.pool.started[-1].process.wait(60)
     bench.run(bench.job())
 
 
