@@ -102,6 +102,7 @@ RUN = {
     "augmill backfill recipe.yaml --reprocess all --order newest --max-hours 6": "the same",
     "augmill schema --markdown > docs/recipe.md": "test_generated_pages_are_up_to_date",
     "augmill run infra/examples/support/recipe_word_deletion.yaml": "test_the_examples_print_what_readme_quotes",
+    "make docs": "tests/test_site.py",
     "make run": "test_the_examples_print_what_readme_quotes, but for the install",
 }
 NOT_RUN = {
