@@ -46,7 +46,7 @@ from augmill.tasks.trainers import TRAINERS
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HOUSE, EXTENDING, RELEASES = (ROOT / "docs" / name for name in ("house.md", "extending.md", "releases.md"))
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "infra").rglob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "infra/examples").rglob("*.md"))]
 BY_HAND = [page for page in PAGES if page.name not in ("recipe.md", "commands.md")]
 
 # Every shell command of the pages. Those run by a test here or elsewhere, with where; those that are not, with why.
