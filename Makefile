@@ -5,7 +5,7 @@ RECIPE ?= infra/examples/support/recipe.yaml
 STORE ?= augmill-store
 TEST_PROCESSES ?= 2
 
-.PHONY: run test test-all check format lock clean
+.PHONY: run test test-all check docs format lock clean
 
 run: .venv/installed
 	$(BIN)/augmill run $(RECIPE) --store $(STORE)
@@ -24,6 +24,9 @@ check: .venv/installed-dev build/types/augmill
 	$(BIN)/ruff check flows tasks tests setup.py
 	$(BIN)/mypy
 
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file infra/mkdocs.yml
+
 format: .venv/installed-dev
 	$(BIN)/ruff format flows tasks tests setup.py
 	$(BIN)/ruff check --fix flows tasks tests setup.py
@@ -36,7 +39,7 @@ format: .venv/installed-dev
 	@touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev,docs]'
 	@touch .venv/installed $@
 
 # mypy does not follow editable installs; it sees the packages under their installed names here.

@@ -46,7 +46,7 @@ from augmill.tasks.trainers import TRAINERS
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HOUSE, EXTENDING, RELEASES = (ROOT / "docs" / name for name in ("house.md", "extending.md", "releases.md"))
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "infra").rglob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "infra/examples").rglob("*.md"))]
 BY_HAND = [page for page in PAGES if page.name not in ("recipe.md", "commands.md")]
 
 # Every shell command of the pages. Those run by a test here or elsewhere, with where; those that are not, with why.
@@ -102,6 +102,7 @@ RUN = {
     "augmill backfill recipe.yaml --reprocess all --order newest --max-hours 6": "the same",
     "augmill schema --markdown > docs/recipe.md": "test_generated_pages_are_up_to_date",
     "augmill run infra/examples/support/recipe_word_deletion.yaml": "test_the_examples_print_what_readme_quotes",
+    "make docs": "tests/test_site.py",
     "make run": "test_the_examples_print_what_readme_quotes, but for the install",
 }
 NOT_RUN = {

@@ -18,40 +18,40 @@ from augmill.flows.terminal import say_text
 INTRODUCTION = """\
 # The recipe
 
-A recipe is one YAML file that says what to augment, how, and when it is good enough. `augmill init DATA` writes a
-first one, `augmill check RECIPE` shows what it means for your data, with every default, and `augmill schema` prints
+A recipe is one YAML file that says what to augment, how, and when the result is good enough. `augmill init DATA` writes
+a first one, `augmill check RECIPE` shows what it means for your data, with every default, and `augmill schema` prints
 its JSON Schema for editors. An unknown key is an error that names the nearest known one.
 
-YAML is read as its version 1.2 reads it: `NO`, `on`, `1_000`, `12:30` and dates are texts, `010` is 10. Keys, and
-labels wherever a recipe names them, are what is written, quoted or not: `010` is the label `010`. Among labels that are
-numbers or truth values `1.0` names 1 and `True` names true. A name that no row has is said by `augmill check`, the run
-and its report, and with `labels.unknown: stop` it is refused, unless the snapshot is as of a partition (`--as-of`).
+Recipes are read as YAML 1.2: `NO`, `on`, `1_000`, `12:30` and dates are texts, `010` is 10. Keys and labels count as you
+write them, quoted or not: `010` is the label `010`. If the labels are numbers or truth values, `1.0` names 1 and `True`
+names true. If no row has a label that the recipe names, `augmill check`, the run and its report say so; with
+`labels.unknown: stop` it is refused, unless the snapshot is as of a partition (`--as-of`).
 
-Paths are relative to the recipe. A recipe that stands in a bucket (s3://, gs://, az://) finds the rows it names beside
-it; its other paths are absolute, and so are all of a recipe that a deployment holds as text. "Rows" says whether a key
-can change a row of a release: what cannot may be changed between nights, and everything that stands in the store is
-still reused.
+Paths are relative to the recipe. If the recipe is in a bucket (s3://, gs://, az://), the rows it names may be beside it;
+its other paths must be absolute, and so must all paths of a recipe that a deployment holds as text. "Rows" says whether
+a key can change a row of a release. Keys that cannot may change between nights, and everything in the store is still
+reused.
 
 This page is generated: `augmill schema --markdown > docs/recipe.md`.
 """
 GENERATORS_HEAD = """\
 ## Generators
 
-Each entry of `generators` names one and takes its options beside these two:
+Each entry of `generators` names a generator and takes its options beside these two:
 """
 CHECKS_HEAD = """\
 ## Checks
 
-`checks: {NAME: {...}}` sets options, `checks: {NAME: off}` leaves one out; a check that is not named runs with its
-defaults. The first that refuses a row, in this order, owns it in the ledger.
+`checks: {NAME: {...}}` sets options, `checks: {NAME: off}` turns a check off; a check that is not named runs with its
+defaults. The first check that refuses a row, in this order, owns it in the ledger.
 """
 TRAINERS_HEAD = """\
 ## Trainers
 
-What the gate trains to see whether the rows help: `trainer: NAME`, or a section.
+What the gate trains to see whether the rows help: `trainer: NAME`, or a section with its options.
 """
 USE = ("use", "text", "required", "yes", "which generator")
-SHARE = ("share", "number", "`1.0`", "yes", "its part of each class's target, relative to the other generators'")
+SHARE = ("share", "number", "`1.0`", "yes", "its part of each class's target, relative to the other generators")
 SPECIAL = {
     "generators": "list of sections, see [Generators](#generators)",
     "checks": "sections by name, see [Checks](#checks)",

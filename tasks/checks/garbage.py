@@ -1,4 +1,4 @@
-"""Refuses rows whose characters are unlike the train rows': noise, wrong script, mojibake, loops of a stuck model."""
+"""Refuses rows whose characters are unlike those of train: noise, wrong script, mojibake, loops of a stuck model."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ class GarbageOptions:
     )
     slack: float = field(default=0.5, metadata={"help": "slack, in distances between the median and the quantile"})
     max_real_refused: float = field(
-        default=0.1, metadata={"help": "abstain where more than this share of real rows would be refused"}
+        default=0.1, metadata={"help": "abstain if more than this share of real rows would be refused"}
     )
-    max_rows: int = field(default=20_000, metadata={"help": "train rows the statistics are learnt from, at most"})
+    max_rows: int = field(
+        default=20_000, metadata={"help": "maximum number of train rows the statistics are learnt from"}
+    )
 
     def __post_init__(self) -> None:
         require("quantile", self.quantile, 0, 0.2)
@@ -191,7 +193,10 @@ def cross_fitted(texts: Sequence[str], folds: Ints, mean_bits: float) -> dict[st
 
 
 class Garbage(Check):
-    """Reasons as in ``STATISTICS``. Score: the largest statistic relative to its bound; above 1 the row is refused."""
+    """Reasons: ``improbable_characters``, ``unseen_characters``, ``repeated_character``, ``repetition``, ``symbols``.
+
+    Score: the largest statistic relative to its bound; above 1 the row is refused.
+    """
 
     VERSION: ClassVar[int] = 2
     Options: ClassVar[type[GarbageOptions]] = GarbageOptions

@@ -46,20 +46,24 @@ class LabelConsistencyOptions:
 
     keep: Literal["threshold", "best_share"] = field(
         default="threshold",
-        metadata={"help": "`best_share`: refuse nothing here, settle keeps the best scored; `threshold`: refuse"},
+        metadata={"help": "`best_share`: refuse nothing here; settle keeps the best scored; `threshold`: refuse"},
     )
     threshold: float = field(
         default=0.1,
-        metadata={"help": "refuse where the claimed class has less than this times the likeliest class's probability"},
+        metadata={
+            "help": "refuse if the claimed class has less than this times the probability of the likeliest class"
+        },
     )
     max_real_refused: float = field(
-        default=0.1, metadata={"help": "abstain (for a class: at twice this) where more real rows would be refused"}
+        default=0.1, metadata={"help": "abstain (for a class: at twice this) if more real rows would be refused"}
     )
     min_power: float = field(
         default=3.0, metadata={"help": "abstain unless wrong labels are refused this many times as often as real ones"}
     )
-    max_rows: int = field(default=10_000, metadata={"help": "train rows the classifier is fitted on, at most"})
-    max_measured: int = field(default=4_000, metadata={"help": "train rows the self-measurement uses, at most"})
+    max_rows: int = field(default=10_000, metadata={"help": "maximum number of train rows the classifier is fitted on"})
+    max_measured: int = field(
+        default=4_000, metadata={"help": "maximum number of train rows the self-measurement uses"}
+    )
 
     def __post_init__(self) -> None:
         require("threshold", self.threshold, 0, 1)
@@ -126,7 +130,7 @@ class Measurement:
 
 
 class LabelConsistency(Check):
-    """Reason: ``inconsistent_label``. Score: probability of the claimed class, also where the check abstains."""
+    """Reason: ``inconsistent_label``. Score: probability of the claimed class, even if the check abstains."""
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[LabelConsistencyOptions]] = LabelConsistencyOptions

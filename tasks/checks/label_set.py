@@ -18,7 +18,7 @@ class LabelSetOptions:
 
 
 class LabelSet(Check):
-    """Reason: ``unknown_label``. It never abstains: by construction no train row's class is outside the set."""
+    """Reason: ``unknown_label``. It never abstains, because every train row's class is in the set."""
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[LabelSetOptions]] = LabelSetOptions

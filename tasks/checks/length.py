@@ -34,13 +34,13 @@ class LengthOptions:
     """The bounds: the quantiles of the train rows' lengths, widened by ``slack``."""
 
     quantile: float = field(
-        default=0.005, metadata={"help": "share of train rows left out at either end when the bounds are learnt"}
+        default=0.005, metadata={"help": "share of train rows left out at each end when the bounds are learnt"}
     )
     slack: float = field(
         default=1.5, metadata={"help": "the upper bound is the quantile times this, the lower one divided by it"}
     )
     max_real_refused: float = field(
-        default=0.1, metadata={"help": "abstain where more than this share of real rows would be refused"}
+        default=0.1, metadata={"help": "abstain if more than this share of real rows would be refused"}
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Refuses cells that no train row could hold: numbers and moments outside what train rows span, categories none has.
+"""Refuses cells that no train row could have: numbers and moments outside their range, categories that none has.
 
 Of a whole-number column fractions too, and of one without missing values those that are. What a column's bounds would
 refuse of real rows is measured first: a small train set does not span its columns, and one that grows with time (ids,
@@ -35,13 +35,14 @@ class RangesOptions:
     leeway: float = field(
         default=0.0,
         metadata={
-            "help": "how far a number may lie beyond the least and greatest of the train rows, as a share of their "
-            "interquartile range"
+            "help": "how far a number may be outside the range of the train rows, as a share of their interquartile range"
         },
     )
     max_real_refused: float = field(
         default=0.1,
-        metadata={"help": "judge no column, or not as many, where more than this share of real rows would be refused"},
+        metadata={
+            "help": "leave out columns, or fewer of them, until at most this share of real rows would be refused"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -89,9 +90,9 @@ def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 
 
 class Ranges(Check):
-    """Reasons: ``missing``, ``unknown_category``, ``out_of_range``, ``fraction``; of a target, which is looked at last,
+    """Reasons: ``missing``, ``unknown_category``, ``out_of_range``, ``fraction``; for a target, which is checked last,
 
-    ``target_out_of_range``. Score: the share of the judged columns in which the row's cell is in order.
+    ``target_out_of_range``. Score: the share of the judged columns in which the row's cell passes.
     """
 
     VERSION: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Refuses a row for what it stands too near to: held-out rows, its own parents, other train rows (three thresholds).
+"""Refuses rows too near to held-out rows, their own parents or other train rows (three thresholds).
 
 To held-out rows: never, exact or near. To its own parents: not equal under the generator's declared normalisation; near
 they may be, for word-level edits stand at 0.8 or more from their parent in 37-62 % of cases. To other train rows: no
@@ -29,20 +29,22 @@ class RelationsOptions:
     """Similarities are those of the rows' kinds, the least of them; 1 means equal (``Kind.equal``)."""
 
     heldout_near: float = field(
-        default=0.8, metadata={"help": "refuse from this similarity to a validation, test or excluded row up"}
+        default=0.8, metadata={"help": "refuse rows at least this similar to a validation, test or excluded row"}
     )
     train_near: float = field(
-        default=0.95, metadata={"help": "refuse from this similarity to a train row other than a parent up"}
+        default=0.95, metadata={"help": "refuse rows at least this similar to a train row other than a parent"}
     )
     parent_normalisation: Literal["canonical", "fold"] = field(
         default="canonical",
-        metadata={"help": "a row must differ from its parents under this; set to what the generator declares"},
+        metadata={
+            "help": "a row must differ from its parents under this normalisation; set to what the generator declares"
+        },
     )
     parent_class: Literal["same", "any"] = field(
         default="same",
         metadata={
-            "help": "same: a row leaves when a parent's class is no longer its own (a corrected label); any: for rows "
-            "that are meant to be of another class than what they were made from"
+            "help": "same: a row leaves if a parent's class is no longer its own (a corrected label); any: for rows that "
+            "are meant to have another class than their parents"
         },
     )
 
@@ -63,9 +65,9 @@ class _Train:
 class Relations(Check):
     """Reasons, the first that holds: ``in_heldout``, ``near_heldout``, ``parent_left``, ``equals_parent``, ``in_train``,
 
-    ``near_train``. ``parent_left``: made from a row that is no train row of this snapshot any more, or one of another
-    class: it left the window, was corrected, held back or erased since the generator was fitted (law 5). A row that was
-    unlabelled has that row for its parent, and may equal it.
+    ``near_train``. ``parent_left``: its parent is no longer a train row of this snapshot, or has another class: it left
+    the window, was corrected, held back or erased since the generator was fitted. A pseudo-labelled row has the
+    unlabelled row as its parent, and may equal it.
     Score: 1 minus the greatest similarity found, at or above a threshold, to a row that is no parent. Never abstains:
     a leak is a leak however many real rows repeat each other.
     """

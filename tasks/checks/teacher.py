@@ -1,4 +1,4 @@
-"""The class of a row by a teacher: for generators whose recipe says ``label_by: teacher`` or ``label_by: agree``.
+"""Lets a teacher decide a row's class, for generators with ``label_by: teacher`` or ``label_by: agree``.
 
 A model that was asked for a class writes rows of others; so do edits that change a meaning. The teacher learns from the
 snapshot's own train rows and its unlabelled ones (tasks/problems/semi_supervised.py). ``teacher``: a row is of the class that
@@ -26,13 +26,13 @@ class TeacherOptions:
 
     label_by: Literal["teacher", "agree"] = field(
         default="agree",
-        metadata={"help": "set to what the generator's own `label_by` says"},
+        metadata={"help": "set to the generator's own `label_by`"},
     )
     keep: float = field(
         default=0.7,
         metadata={
-            "help": "teacher: refuse a row as `unsure` where the teacher is less sure than of this part of the unlabelled "
-            "rows (without such, of the train rows) that it tells to be of the class"
+            "help": "teacher: refuse a row as `unsure` if the teacher is less sure of it than of this part of the "
+            "unlabelled rows (or else of the train rows) that it assigns to the class"
         },
     )
     confidence: float = field(
@@ -40,14 +40,18 @@ class TeacherOptions:
     )
     members: dict[Learner, float] = field(
         default_factory=lambda: dict(MEMBERS),
-        metadata={"help": "the weight of each learner's vote, as in self_training; those not named here have none"},
+        metadata={"help": "the weight of each learner's vote, as in self_training; learners not named here have none"},
     )
     rounds: int = field(default=6, metadata={"help": "rounds in which `bayes` learns from the unlabelled rows (EM)"})
     balance: float = field(
         default=0.0,
-        metadata={"help": "how far the classes' shares among the unlabelled rows are drawn to those in train (0 to 1)"},
+        metadata={
+            "help": "how far the classes' shares among the unlabelled rows are pulled towards those in train (0 to 1)"
+        },
     )
-    max_rows: int = field(default=20_000, metadata={"help": "unlabelled rows the teacher learns from, at most"})
+    max_rows: int = field(
+        default=20_000, metadata={"help": "maximum number of unlabelled rows the teacher learns from"}
+    )
 
     def __post_init__(self) -> None:
         require("keep", self.keep, 0, 1)
@@ -56,7 +60,7 @@ class TeacherOptions:
 
 
 class TeacherCheck(Check):
-    """Reasons: ``other_class`` (agree), ``unsure`` (teacher). Score: the probability of the class the row then has.
+    """Reasons: ``other_class`` (agree), ``unsure`` (teacher). Score: the probability of the class that the row ends up with.
 
     It is asked for by name, so it does not abstain for refusing many; only where it is right no more often than always
     telling the largest class would be, or there is one class, does every row keep its class. Where there are no

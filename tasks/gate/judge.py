@@ -34,44 +34,46 @@ class GateOptions:
     rule: Literal["superior", "not_worse"] = field(
         default="superior",
         metadata={
-            "help": "superior: both lower bounds above `min_gain`; not_worse: both above minus `margin`, which proves no gain"
+            "help": "superior: both lower bounds are above `min_gain`; not_worse: both are above minus `margin`, which "
+            "proves no gain"
         },
     )
     margin: float | None = field(
         default=None,
         metadata={
-            "help": "what the rule not_worse lets the mix lose, in the metric's unit: points (default 0.5), or of `mae` and "
-            "`rmse` the target's own, which have no default"
+            "help": "what the rule not_worse lets the mix lose, in the metric's unit: points (default 0.5); for `mae` and"
+            " `rmse` the target's own unit, without a default"
         },
     )
     min_gain: float = field(
         default=0.0,
         metadata={
-            "help": "what the mix must gain at least, for the rule superior, in the metric's unit: points, or the target's"
+            "help": "what the mix must gain at least under the rule superior, in the metric's unit: points, or the "
+            "target's"
         },
     )
     metric: str | None = field(
         default=None,
         metadata={
-            "help": "what the gate judges by. Classification: accuracy (default), macro_f1; auc, average_precision (each the "
-            "mean over the classes, each against the others), which need a trainer that gives scores. Regression: mae "
+            "help": "what the gate judges by. Classification: accuracy (default), macro_f1; auc and average_precision "
+            "(each class against the others, averaged), which need a trainer that gives scores. Regression: mae "
             "(default), rmse, r2"
         },
     )
     focus: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "labels that matter: the gate then judges the mean F1 of these (recall alone would reward "
-            "predicting them everywhere), and still refuses a mix proven to lose in `metric` over all labels"
+            "help": "labels that matter: the gate then judges by their mean F1 (recall alone would reward predicting them"
+            " everywhere), and still refuses a mix proven to lose in `metric` over all labels"
         },
     )
     seeds: int = field(
         default=10,
-        metadata={"help": "trainings of each arm; each has its own seed and draws its own placebo and mix. At least 3"},
+        metadata={"help": "trainings of each arm, at least 3; each has its own seed and draws its own placebo and mix"},
     )
     confidence: float = field(
         default=0.95,
-        metadata={"help": "that the true gain lies above the lower bound, and likewise below the upper one"},
+        metadata={"help": "confidence that the true gain is above the lower bound, and likewise below the upper one"},
     )
     min_heldout_per_class: int = field(
         default=20, metadata={"help": "classes with fewer held-out rows are reported as not judged"}
@@ -79,9 +81,9 @@ class GateOptions:
     folds: Literal["auto"] | int = field(
         default=0,
         metadata={
-            "help": "let the train rows judge too: this many times the whole path runs without one part of them, and that "
-            "part, with the validation rows, decides. `auto`: 5 where the validation rows alone cannot show a gain of "
-            "`min_gain`, or of 2 points; 0: never"
+            "help": "let the train rows judge too: the whole path runs this many times, each time without one part of "
+            "them; these parts and the validation rows decide. `auto`: 5 if the validation rows alone cannot show"
+            " a gain of `min_gain`, or of 2 points; 0: never"
         },
     )
     resamples: int = field(default=2000, metadata={"help": "bootstrap resamples of held-out rows and seeds"})

@@ -1,4 +1,4 @@
-"""Rows put together from parts of two real rows of one class; of pairs, the two texts swapped.
+"""Rows combined from parts of two real rows of one class; for pairs also the two texts swapped.
 
 Halves of two texts of one class are Luque's instance crossover ("Atalaya at TASS 2019", IberLEF 2019), a span of one
 inside the other is text substitution after Shi, Livescu and Gimpel ("Substructure Substitution: Structured Data
@@ -136,24 +136,26 @@ class InterpolateOptions:
         default_factory=lambda: {"halves": 1.0, "clauses": 1.0, "phrases": 1.0},
         metadata={
             "help": "Weight of each way: `halves`: the start of one row and the end of the other; `clauses`: the same, "
-            "cut after a punctuation mark; `phrases`: a span of one row inside the other. A row gets one of those its "
-            "parents allow."
+            "cut after a punctuation mark; `phrases`: a span of one row inside the other. Each row gets one way "
+            "that its parents allow."
         },
     )
     spread: float = field(
-        default=0.2, metadata={"help": "How far from a text's middle it may be cut, as a share of its words."}
+        default=0.2, metadata={"help": "How far from its middle a text may be cut, as a share of its words."}
     )
     relation: Literal["between", "each"] = field(
         default="between",
         metadata={
-            "help": "With several text columns: `between`: the label says how the texts relate (paraphrase, "
-            "entailment), so rows are recombined only where they share all texts but one; `each`: every text speaks "
-            "for the label by itself (title and body), so each column is recombined."
+            "help": "With several text columns: `between`: the label says how the texts relate (paraphrase, entailment), "
+            "so rows are recombined only if they share all texts but one; `each`: every text supports the label "
+            "by itself (title and body), so each column is recombined."
         },
     )
     symmetric: bool = field(
         default=False,
-        metadata={"help": "Pairs: the label holds both ways (paraphrase, duplicate), so the two texts may be swapped."},
+        metadata={
+            "help": "Pairs: the label holds in both directions (paraphrase, duplicate), so the two texts may be swapped."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -167,9 +169,9 @@ class InterpolateOptions:
 
 
 class Interpolate(Generator):
-    """Parents are both rows. Of pairs that may be swapped each is, once, in an order drawn by the recipe's seed:
+    """Both rows are parents. Every pair that may be swapped is swapped once, in an order drawn by the recipe's seed.
 
-    ordinals count them, and what is asked beyond is recombined where rows share a text, or ``exhausted``.
+    Ordinals count these pairs; further rows are recombined if rows share a text, otherwise they are ``exhausted``.
     """
 
     VERSION = 2

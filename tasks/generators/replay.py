@@ -1,4 +1,4 @@
-"""Rows that somebody else generated, from a file, put through the same checks and the same gate.
+"""Rows from a file that somebody else generated, put through the same checks and the same gate.
 
 Row k of class c in the file answers the request for class c with ordinal k; past the last one nothing is delivered. In a
 regression a row is of the bin that its target lies in.
@@ -49,23 +49,23 @@ class ReplayOptions:
     columns: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "The file's column for each column of the rows: texts are called `text`, `text_b`, `text_c`, `text_d`, "
-            "others as the recipe calls them; those not named here have the same name there."
+            "help": "The file's column for each column of the rows: texts are called `text`, `text_b`, `text_c`, "
+            "`text_d`, others as in the recipe; columns not named here have the same name in the file."
         },
     )
     label: str = field(default="label", metadata={"help": "The file's column that holds the label, or the target."})
     labels: dict[str, str] = field(
         default_factory=dict,
-        metadata={"help": "The file's labels in the dataset's words, where they differ (`{'4': joint_pain}`)."},
+        metadata={"help": "The file's labels translated to the dataset's, if they differ (`{'4': joint_pain}`)."},
     )
     parent: str | None = field(
-        default=None, metadata={"help": "The file's column that names the real row each row was made from."}
+        default=None, metadata={"help": "The file's column that names the real row from which each row was made."}
     )
     parent_by: Literal["id", "text"] = field(
-        default="id", metadata={"help": "Whether that column holds the real row's id, or its (first) text."}
+        default="id", metadata={"help": "Whether that column holds the real row's id or its (first) text."}
     )
     delimiter: str | None = field(
-        default=None, metadata={"help": "The character between columns; by default a tab in .tsv, else a comma."}
+        default=None, metadata={"help": "The character between columns; by default a tab in .tsv, otherwise a comma."}
     )
 
     def __post_init__(self) -> None:

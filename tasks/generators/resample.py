@@ -1,8 +1,8 @@
-"""Real rows of the asked stratum, each a little moved: the smoothed bootstrap (Efron, Annals of Statistics 1979;
+"""Real rows of the asked stratum, each moved a little: the smoothed bootstrap (Efron, Annals of Statistics 1979;
 
 Silverman, "Density Estimation for Statistics and Data Analysis", 1986; for rare classes ROSE: Menardi and Torelli, DMKD
-2014). A row is a train row whose numbers a kernel moves, with a bandwidth by Silverman's rule, and some of whose
-categories are drawn anew from its stratum.
+2014). A new row is a train row whose numbers are moved by a kernel, with a bandwidth by Silverman's rule; some of its
+categories are redrawn from its stratum.
 
 Numbers are moved on the scale of their normal scores (van der Waerden) within the stratum: there every column, however
 skewed, has mean 0 and variance 1, a step is wide where values lie far apart and narrow where they lie close, and what
@@ -41,7 +41,7 @@ class ResampleOptions:
     )
     flip: float = field(
         default=0.1,
-        metadata={"help": "The chance that a category is drawn anew from the rows of its class (or bin of targets)."},
+        metadata={"help": "The chance that a category is redrawn from the rows of its class (or bin of targets)."},
     )
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class _NormalScores:
 
 
 class Resample(Generator):
-    """The parent is the row that a made row starts from. In a regression the target is moved too, within its bin."""
+    """The parent is the row that a new row starts from. In a regression the target is moved too, within its bin."""
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[ResampleOptions]] = ResampleOptions

@@ -1,4 +1,4 @@
-"""Rows by small edits of real ones: EDA and AEDA.
+"""Small edits of real rows: EDA and AEDA.
 
 EDA (Wei and Zou, "EDA: Easy Data Augmentation Techniques for Boosting Performance on Text Classification Tasks",
 EMNLP 2019): synonym replacement, random insertion of a synonym, random swap, random deletion; one kind of edit a row.
@@ -53,15 +53,15 @@ class RulesOptions:
         default=None,
         metadata={
             "file": True,
-            "help": "CSV file, one group of interchangeable words or phrases a line (`parcel,package,delivery`); "
+            "help": "CSV file with one group of interchangeable words or phrases per line (`parcel,package,delivery`); "
             "`#` starts a comment line. `synonym` and `insert` need it.",
         },
     )
     operations: dict[Operation, float] = field(
         default_factory=lambda: {"synonym": 1.0, "insert": 1.0, "swap": 1.0, "delete": 1.0},
         metadata={
-            "help": "Weight of each kind of edit; a row gets one kind, drawn from those its parent allows. "
-            "`punctuation` is AEDA, whose rows the parent check refuses as copies unless told otherwise."
+            "help": "Weight of each kind of edit; each row gets one kind, drawn from those that its parent allows. "
+            "`punctuation` is AEDA; the parent check refuses its rows as copies unless told otherwise."
         },
     )
     strength: float = field(
@@ -70,7 +70,7 @@ class RulesOptions:
     )
     change: Literal["one", "all", "text", "text_b", "text_c", "text_d"] = field(
         default="one",
-        metadata={"help": "Which text columns of a row are edited: one of them, drawn; all; or the one named."},
+        metadata={"help": "Which text columns of a row are edited: one, drawn at random; all; or the named one."},
     )
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class _Editable:
 
 
 class Rules(Generator):
-    """Edits real rows of the asked class; the parent is drawn by the row's seed from those that can be edited."""
+    """Edits real rows of the asked class; the row's seed draws the parent from the rows that can be edited."""
 
     VERSION = 2
     Options = RulesOptions

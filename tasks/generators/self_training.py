@@ -1,4 +1,4 @@
-"""Unlabelled real rows, labelled by a teacher that learnt from the train rows and from all the unlabelled text.
+"""Unlabelled real rows, labelled by a teacher that learnt from the train rows and from all unlabelled text.
 
 Self-training (Scudder, IEEE Trans. Information Theory 1965; Yarowsky, ACL 1995), one pass of it: the teacher is an
 ensemble (tasks/problems/semi_supervised.py), for a learner taught by its own guesses alone learns little. Row k of class c
@@ -34,38 +34,40 @@ class SelfTrainingOptions:
     keep: float | None = field(
         default=None,
         metadata={
-            "help": "The part of the rows told to be of a class that is handed out, the most confident ones; by default "
-            "as large a part as the teacher is right on, of train rows that it had not learnt from."
+            "help": "The part of the rows assigned to a class that is handed out, the most confident ones; by default the"
+            " share of rows on which the teacher is right, measured on train rows that it had not learnt from."
         },
     )
     confidence: float = field(
         default=0.0,
-        metadata={"help": "Hand out no row whose class has less than this probability, whatever `keep` is."},
+        metadata={"help": "Hand out no row whose class has a lower probability, whatever `keep` is."},
     )
     order: Literal["spread", "confident"] = field(
         default="spread",
         metadata={
-            "help": "spread: the first rows asked for come from all of that part evenly; confident: the most confident "
+            "help": "spread: the first rows asked for come evenly from all of that part; confident: the most confident "
             "first. The most confident rows are those most like the labelled ones, which teach the least."
         },
     )
     members: dict[Learner, float] = field(
         default_factory=lambda: dict(MEMBERS),
         metadata={
-            "help": "The weight of each learner's vote; those not named here have none. logistic: regression on TF-IDF; "
-            "latent: on its leading directions; bayes: naive Bayes that learns from the unlabelled rows too."
+            "help": "The weight of each learner's vote; learners not named here have none. logistic: regression on "
+            "TF-IDF; latent: on its leading directions; bayes: naive Bayes that also learns from the unlabelled "
+            "rows."
         },
     )
     rounds: int = field(default=6, metadata={"help": "Rounds in which `bayes` learns from the unlabelled rows (EM)."})
     balance: float = field(
         default=0.0,
         metadata={
-            "help": "How far the classes' shares among the unlabelled rows are drawn towards those in train: 0, not at "
-            "all; 1, altogether."
+            "help": "How far the classes' shares among the unlabelled rows are pulled towards those in train: 0, not at "
+            "all; 1, completely."
         },
     )
     max_rows: int = field(
-        default=20_000, metadata={"help": "Unlabelled rows the teacher learns from, at most; it labels all of them."}
+        default=20_000,
+        metadata={"help": "Maximum number of unlabelled rows the teacher learns from; it labels all of them."},
     )
 
     def __post_init__(self) -> None:

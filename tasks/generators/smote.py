@@ -1,4 +1,4 @@
-"""Rows between two real rows of a stratum that stand near each other: SMOTE (Chawla et al., JAIR 2002).
+"""Rows between two real rows of a stratum that are near each other: SMOTE (Chawla et al., JAIR 2002).
 
 Categories as in its SMOTENC: two that differ stand as far apart as a standard deviation of a number (the median of the
 numbers', which in standardised columns is 1), and a made row takes that of a neighbour of its parent, or the commonest
@@ -38,17 +38,20 @@ Points = npt.NDArray[Any]
 class SmoteOptions:
     """Between which rows a row is made, and what becomes of its categories."""
 
-    neighbours: int = field(default=5, metadata={"help": "How many of a row's nearest rows may be the other parent."})
+    neighbours: int = field(default=5, metadata={"help": "How many of a row's nearest rows may be its other parent."})
     categories: Literal["draw", "mode"] = field(
         default="draw",
         metadata={
-            "help": "Of a made row: that of one of its parent's neighbours, drawn column by column; or, as SMOTENC has it, "
-            "the commonest among them."
+            "help": "How a new row gets its categories: from one of its parent's neighbours, drawn for each column; or, "
+            "as in SMOTENC, the commonest among them."
         },
     )
     max_rows: int = field(
         default=20_000,
-        metadata={"help": "Rows of a class (or bin of targets) that are parents, at most; a fit's time is its square."},
+        metadata={
+            "help": "Maximum number of rows of a class (or bin of targets) that are parents; the time of a fit grows with"
+            " its square."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -59,7 +62,7 @@ class SmoteOptions:
 
 
 class Smote(Generator):
-    """Parents are both rows between which a made one lies. A number that one of them lacks is the other's, or lacking too."""
+    """The parents are the two rows. If one of them lacks a number, the new row has the other's number, or lacks it too."""
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[SmoteOptions]] = SmoteOptions

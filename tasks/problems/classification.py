@@ -23,25 +23,29 @@ class Labels:
     """What labels may be."""
 
     declared: tuple[str | int | bool, ...] = field(
-        default=(), metadata={"help": "the labels there are; empty: whatever the source holds"}
+        default=(), metadata={"help": "the known labels; empty: whatever the source holds"}
     )
     aliases: dict[str, str | int | bool] = field(
         default_factory=dict, metadata={"help": "old name: new name, for labels that were renamed or misspelt"}
     )
-    retired: tuple[str | int | bool, ...] = field(default=(), metadata={"help": "labels whose rows leave, counted"})
+    retired: tuple[str | int | bool, ...] = field(
+        default=(), metadata={"help": "labels whose rows are left out and counted"}
+    )
     unknown: Literal["admit", "quarantine", "stop"] = field(
         default="admit",
-        metadata={"help": "what a label outside `declared` does: join, go to the refused rows, or stop the run"},
+        metadata={
+            "help": "what happens to a label outside `declared`: it joins, goes to the refused rows, or stops the run"
+        },
     )
-    min_rows: int = field(default=2, metadata={"help": "train rows that a class needs"})
+    min_rows: int = field(default=2, metadata={"help": "train rows that each class needs"})
     rare: Literal["stop", "quarantine"] = field(
-        default="stop", metadata={"help": "what a class with fewer does: stop the run, or leave"}
+        default="stop", metadata={"help": "what happens to a class with fewer: it stops the run, or leaves"}
     )
     fold: bool = field(
         default=False,
         metadata={
-            "help": "labels that differ only in case or blanks are one class, spelt as `declared` or an alias spells it, "
-            "else in lower case",
+            "help": "labels that differ only in case or blanks are one class, spelt as in `declared` or an alias, "
+            "otherwise in lower case",
             "later": True,
         },
     )

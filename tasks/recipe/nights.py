@@ -42,19 +42,24 @@ class Reopen:
 
 @dataclass(frozen=True)
 class Partitions:
-    """How the source is cut by date or by another ordered key, and which of it a snapshot holds."""
+    """How the source is cut by date or by another ordered key, and which part of it a snapshot holds."""
 
     every: Every = option(
-        "key", "key: each value as it is, numbers in their order, others as text; or its day, week or month"
+        "key", "key: each value is a partition, numbers in numeric order, others as text; or by day, week or month"
     )
-    timezone: str = option("UTC", "where days begin and end; an instant without an offset is taken as local there")
+    timezone: str = option(
+        "UTC", "the time zone in which days begin and end, and in which an instant without an offset is local"
+    )
     pattern: str | None = option(
-        None, r"where no column holds it: an expression (RE2) over file names with one group: `(\d{4}-\d{2}-\d{2})`"
+        None,
+        "if no column holds the partition: an expression (RE2) over file names with one group: "
+        "`(\\d{4}-\\d{2}-\\d{2})`",
     )
     window: str = option("all", "what a snapshot holds: all rows up to its partition, or those of its last days: 30d")
     late: Literal["fold_into_next"] | Reopen = option(
         "fold_into_next",
-        "what rows that came late do: enter the next snapshot, or `{reopen: 3d}`: snapshots so near are made again",
+        "what happens to late rows: they enter the next snapshot, or, with `{reopen: 3d}`, snapshots up to "
+        "that long after a late row's partition are made again",
         why_no_identity=_POLICY,
     )
 
@@ -77,13 +82,13 @@ class Partitions:
 
 @dataclass(frozen=True)
 class Refit:
-    """When a generator is fitted anew; between refits its candidates are used again. Nothing given: every snapshot."""
+    """When a generator is fitted anew; between refits its candidates are reused. By default: for every snapshot."""
 
-    every: str | None = option(None, "on a fixed grid of so many days, such as 7d")
+    every: str | None = option(None, "on a fixed grid of this many days, such as 7d")
     when_drifted: float | None = option(
-        None, "where label mix or text statistics moved by more than this since the last fit (0 to 1; needs max_age)"
+        None, "if the label mix or text statistics moved by more than this since the last fit (0 to 1; needs max_age)"
     )
-    max_age: str | None = option(None, "with when_drifted: at the latest after so many days")
+    max_age: str | None = option(None, "with when_drifted: at the latest after this many days")
 
     def __post_init__(self) -> None:
         check(self.every is None or self.when_drifted is None, "give every, or when_drifted with max_age, not both")
@@ -107,22 +112,23 @@ class Schedule:
     timezone: str = option("UTC", "the time zone of `cron` and of `run.deadline`", why_no_identity=_WHEN)
     look_back: str = option(
         "7d",
-        "how far back a night looks for snapshots that failed, or are missing (schedule.catch_up)",
+        "how far back a night looks for snapshots that failed or are missing (schedule.catch_up)",
         why_no_identity=_WHEN,
     )
     catch_up: Literal["all", "latest", "none"] = option(
         "latest",
-        "after an outage: every missed snapshot in look_back, the newest alone, or none: a start an hour late does nothing",
+        "after an outage: make every missed snapshot in look_back, only the newest, or none (a start an hour "
+        "late does nothing)",
         why_no_identity=_WHEN,
     )
     freshness: str | None = option(
-        None, "`augmill status --check` fails where the current release is older, such as 36h", why_no_identity=_WHEN
+        None, "`augmill status --check` fails if the current release is older, such as 36h", why_no_identity=_WHEN
     )
     webhook: str | None = option(
-        None, "name of an environment variable with the address that pages and notes go to", why_no_identity=_WHEN
+        None, "name of an environment variable that holds the address for pages and notes", why_no_identity=_WHEN
     )
     webhook_private: bool = option(
-        False, "whether that address may lie in a private network; this machine always may", why_no_identity=_WHEN
+        False, "whether that address may be in a private network; this machine is always allowed", why_no_identity=_WHEN
     )
 
     def __post_init__(self) -> None:
@@ -136,13 +142,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Retain:
-    """How long what is no longer current is kept (`augmill gc`). What is tagged is always kept."""
+    """How long things are kept that are no longer current (`augmill gc`). Tagged releases are always kept."""
 
     releases: str = option(
-        "90d", "releases that are no longer current, and what `augmill compare` measured", why_no_identity=_KEPT
+        "90d", "releases that are no longer current, and the results of `augmill compare`", why_no_identity=_KEPT
     )
-    min: int = option(10, "the newest so many releases are kept whatever their age", why_no_identity=_KEPT)
-    rejected: str = option("30d", "rejected candidates and refused rows, reports that show rows", why_no_identity=_KEPT)
+    min: int = option(10, "this many of the newest releases are kept whatever their age", why_no_identity=_KEPT)
+    rejected: str = option(
+        "30d", "rejected candidates, refused rows, and reports that show rows", why_no_identity=_KEPT
+    )
     requests: str = option("30d", "requests and answers of endpoints", why_no_identity=_KEPT)
 
     def __post_init__(self) -> None:
@@ -153,7 +161,7 @@ class Retain:
 
 @dataclass(frozen=True)
 class Price:
-    """What things cost, for estimates and limits. In one currency, whichever."""
+    """What things cost, for estimates and limits, in one currency of your choice."""
 
     gpu_hour: float | None = option(None, "an hour of one GPU", why_no_identity="what it costs, not what it does")
     cpu_hour: float | None = option(
@@ -161,7 +169,7 @@ class Price:
     )
     million_tokens: float | None = option(
         None,
-        "a million tokens of models, endpoints with prices of their own aside",
+        "a million tokens of models, except endpoints with prices of their own",
         why_no_identity="what it costs, not what it does",
     )
 

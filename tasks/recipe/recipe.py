@@ -66,47 +66,50 @@ class Recipe:
 
     dataset: str = required("name of the dataset: lower-case letters, digits, `-` and `_`")
     source: SourceOptions = required("where the labelled rows are")
-    columns: Columns = required("which column is what")
-    target: Target = required("how many accepted rows each class is to get")
+    columns: Columns = required("what each column holds")
+    target: Target = required("how many accepted rows each class should get")
     generators: tuple[Any, ...] = required("what makes rows: a list of `use: NAME` with that generator's options")
     trainer: Any = option(
         None,
-        "what judges the rows: `use: NAME`, or `command: ...` for your own training. Without it `tfidf` for texts with "
-        "labels, `boosting` for tables, `linear` for other rows",
+        "what judges the rows: `use: NAME`, or `command: ...` for your own training. By default `tfidf` for "
+        "texts with labels, `boosting` for tables, `linear` for other rows",
     )
     task: str = option(
         "classification",
-        "what is learnt from the rows: classification, pair_classification (of two texts), regression; without it the "
-        "target's type says it",
+        "what is learnt from the rows: classification, pair_classification (of two texts), regression; by "
+        "default the target's type decides",
     )
-    seed: int = option(0, "the seed of everything drawn")
+    seed: int = option(0, "the seed of all random draws")
     labels: Labels = field(default_factory=Labels, metadata={"help": "what labels may be"})
     refuse: Refuse = field(default_factory=Refuse, metadata={"help": "when the source itself is refused"})
-    splits: Splits = field(default_factory=Splits, metadata={"help": "which rows train, which judge"})
+    splits: Splits = field(default_factory=Splits, metadata={"help": "which rows train and which judge"})
     unlabelled: SourceOptions | None = option(
-        None, "where rows of the same shape without labels are, for generators that can use such; `path`, as in source"
+        None, "where unlabelled rows of the same shape are, for generators that use them; `path`, as in source"
     )
     partitions: Partitions = field(
-        default_factory=Partitions, metadata={"help": "how the source is cut by date, and which of it a snapshot holds"}
+        default_factory=Partitions,
+        metadata={"help": "how the source is cut by date, and which part of it a snapshot holds"},
     )
     refit: Refit = field(default_factory=Refit, metadata={"help": "when a generator is fitted anew"})
     checks: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "options by check; `off` leaves one out; what is not named has defaults"},
+        metadata={"help": "options by check; `off` turns one off; checks that are not named run with their defaults"},
     )
     plan: Plan = field(default_factory=Plan, metadata={"help": "how a class's target is split over several generators"})
     refill: Refill = field(default_factory=Refill, metadata={"help": "rounds of generation and their bounds"})
-    settle: Settle = field(default_factory=Settle, metadata={"help": "which of the rows that passed are accepted"})
+    settle: Settle = field(
+        default_factory=Settle, metadata={"help": "which of the rows that passed the checks are accepted"}
+    )
     validation: ValidationOptions = field(
         default_factory=ValidationOptions, metadata={"help": "Great Expectations suites and Data Docs"}
     )
-    mix: Mix = field(default_factory=Mix, metadata={"help": "how accepted and real rows are put together"})
+    mix: Mix = field(default_factory=Mix, metadata={"help": "how accepted and real rows are combined"})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"help": "when the mix is good enough"})
-    outcomes: Outcomes = field(default_factory=Outcomes, metadata={"help": "what is released otherwise"})
+    outcomes: Outcomes = field(default_factory=Outcomes, metadata={"help": "what is released if it is not"})
     publish: Publish = field(default_factory=Publish, metadata={"help": "what a release looks like"})
-    run: RunOptions = field(default_factory=RunOptions, metadata={"help": "where it runs and how fast; changes no row"})
+    run: RunOptions = field(default_factory=RunOptions, metadata={"help": "where and how fast it runs; changes no row"})
     schedule: Schedule = field(default_factory=Schedule, metadata={"help": "when it runs by itself; changes no row"})
-    retain: Retain = field(default_factory=Retain, metadata={"help": "how long what is made is kept; changes no row"})
+    retain: Retain = field(default_factory=Retain, metadata={"help": "how long results are kept; changes no row"})
     price: Price = field(default_factory=Price, metadata={"help": "what things cost, for estimates; changes no row"})
     # The empty sections above count in every hash that there is by their names; one that came later must not.
     report: Report = field(

@@ -44,13 +44,15 @@ def check(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what: `text` and `label`, or `inputs` and `target`, of which the former are the short form."""
+    """What each column holds: `inputs` and `target`, or their short form `text` and `label`."""
 
     text: str | tuple[str, ...] | None = option(None, "the text column; a list of columns for tasks on several texts")
     label: str | None = option(None, "the label column: strings, integers or booleans; it comes back in its own type")
     id: str | None = option(None, "a column of unique ids; without it a row's id is a hash of its inputs")
-    group: str | None = option(None, "rows of one group never stand in different splits (a customer, a document)")
-    partition: str | None = option(None, "an ordered key, such as a date; `--as-of D` uses the rows up to and with D")
+    group: str | None = option(None, "rows of one group are always in the same split (a customer, a document)")
+    partition: str | None = option(
+        None, "an ordered key, such as a date; `--as-of D` uses the rows up to and including D"
+    )
     inputs: dict[str, str] | None = option(
         None, "the columns to learn from, each with its type: text, number, category, timestamp", later=True
     )
@@ -133,12 +135,12 @@ class Columns:
 class Refuse:
     """When the source itself is refused."""
 
-    max_share: float = option(0.05, "more refused source rows than this share stop the run before any generation")
+    max_share: float = option(0.05, "a larger share of refused source rows stops the run before any generation")
     max_chars: int = option(20_000, "a text longer than this is refused")
     conflicts: Literal["keep", "majority", "drop"] = option(
         "keep",
-        "equal rows under several labels: keep them all; those of the label that most of them have (none, where two "
-        "have as many); or drop them all",
+        "equal rows under several labels: keep them all; keep those of the label that most of them have (none"
+        " in a tie); or drop them all",
         later=True,
     )
 
@@ -149,15 +151,15 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Splits:
-    """Which rows train, which judge. By hash of the text unless the source says."""
+    """Which rows train and which judge: by a hash of the text, unless the source says."""
 
     column: str | None = option(None, "a column that names each row's split")
     files: dict[str, str] = field(
-        default_factory=dict, metadata={"help": "split: file name pattern, where each split has its own files"}
+        default_factory=dict, metadata={"help": "split: file name pattern, if each split has its own files"}
     )
     names: dict[str, str] = field(
         default_factory=dict,
-        metadata={"help": "value in `column`: split, where the values are not train, validation and test"},
+        metadata={"help": "value in `column`: split, if the values are not train, validation and test"},
     )
     validation: float = option(0.15, "share of rows that judge the mix (read once, by the gate)")
     test: float = option(0.15, "share of rows that are only reported")
@@ -183,9 +185,9 @@ class Splits:
 
 @dataclass(frozen=True)
 class Target:
-    """How many *accepted* rows each class is to get. Give one of the three."""
+    """How many *accepted* rows each class should get. Give one of the three."""
 
-    per_class: int | None = option(None, "this many accepted rows in every class")
+    per_class: int | None = option(None, "this many accepted rows in each class")
     multiply: float | None = option(None, "real and accepted rows together are this many times the real ones")
     balance: Literal["max"] | int | None = option(None, "fill every class up to the largest one, or to this number")
 
@@ -205,8 +207,8 @@ class Refill:
     have given three by its share before.
     """
 
-    max_rounds: int = option(6, "rounds at most")
-    max_asked: float = option(20.0, "asked rows per class at most, as a multiple of its target")
+    max_rounds: int = option(6, "maximum number of rounds")
+    max_asked: float = option(20.0, "maximum number of rows asked for per class, as a multiple of its target")
     on_shortfall: Literal["publish", "refuse"] = option("publish", "what happens when a class cannot be filled")
 
     def __post_init__(self) -> None:
@@ -220,7 +222,7 @@ class Settle:
 
     near: float = option(0.95, "two accepted rows this similar are duplicates; the better one is kept")
     prefer: Literal["score", "first"] = option(
-        "score", "where more pass than are needed: those the label check is surest of, or the first ones"
+        "score", "if more rows pass than are needed: keep those the label check is surest of, or the first ones"
     )
 
     def __post_init__(self) -> None:
@@ -229,14 +231,14 @@ class Settle:
 
 @dataclass(frozen=True)
 class Mix:
-    """How accepted and real rows are put together."""
+    """How accepted and real rows are combined."""
 
-    max_ratio: float | None = option(None, "synthetic rows per real row at most, over all classes")
+    max_ratio: float | None = option(None, "maximum number of synthetic rows per real row, over all classes")
     synthetic_weight: float = option(1.0, "weight of a synthetic row; a real row weighs 1")
     # At 10 rows a class and 4 times as many added, a weight of 0.3 gained on 1 (points on test rows, 5 seeds, 2 of the last
     # two): TREC 0.7, SST-2 0.1, TNEWS 0.7, phrasebank 0.8, BANKING77 0.8, CLINC150 0.2; SNIPS lost 0.2.
     pseudo_labelled_weight: float = option(
-        0.3, "weight of a real row whose label a teacher found (`self_training`), which is wrong more often"
+        0.3, "weight of a real row whose label a teacher found (`self_training`); such labels are wrong more often"
     )
     order: Literal["shuffled", "alternating"] = option(
         "shuffled", "reading order: all rows shuffled in each epoch, or epochs of part real, part synthetic rows"
@@ -254,7 +256,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is released when the mix is not (DESIGN, law 9)."""
+    """What is released if the mix is not (DESIGN, law 9)."""
 
     harmful: Action = option("best_real", "the mix is measurably worse", why_no_identity="decides what is published")
     inconclusive: Action = option("best_real", "no proof either way", why_no_identity="decides what is published")
@@ -273,10 +275,12 @@ _COPY = "the same rows, in another table as well"
 class Publish:
     """What a release looks like."""
 
-    prefix: str = option("aug_", "prefix of the columns Augmill adds; one that clashes with the user's is refused")
-    copy: tuple[str, ...] = option((), "columns a synthetic row takes from its first parent; the others are null")
+    prefix: str = option(
+        "aug_", "prefix of the columns Augmill adds; a prefix that clashes with your columns is refused"
+    )
+    copy: tuple[str, ...] = option((), "columns that a synthetic row copies from its first parent; the others are null")
     format: Literal["parquet", "delta"] = option(
-        "parquet", "delta: each release is a version of a Delta table as well (extra `delta`)", why_no_identity=_COPY
+        "parquet", "delta: each release is also a version of a Delta table (extra `delta`)", why_no_identity=_COPY
     )
 
     def __post_init__(self) -> None:
@@ -286,12 +290,12 @@ class Publish:
 
 @dataclass(frozen=True)
 class Report:
-    """Where people read the reports. They show rows, so Augmill serves them to nobody by itself."""
+    """Where people read the reports. They show rows, so Augmill itself serves them to nobody."""
 
     url: str | None = option(
         None,
-        "an address under which the store's private/reports are served, such as https://reports.example.org/augmill; "
-        "the Prefect artifact links to it",
+        "the address under which the store's private/reports are served, such as "
+        "https://reports.example.org/augmill; the Prefect artifact links to it",
         why_no_identity="where the report is read, not what it says",
     )
 
@@ -312,44 +316,42 @@ def report_link(url: str, prefix: str) -> str:
     return path.replace("(", "%28").replace(")", "%29")
 
 
-_RUN = "where and how fast, not what"
+_RUN = "where and how fast, not what is made"
 _WEEK = 10_080.0  # minutes
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where it runs and how fast. Nothing here changes a row."""
+    """Where and how fast it runs. Nothing here changes a row."""
 
     store: str = option("augmill-store", "a directory, or s3://, gs:// or az://", why_no_identity=_RUN)
     orchestrator: Literal["prefect", "none"] = option(
         "prefect", "none: the same tasks without Prefect, for other schedulers", why_no_identity=_RUN
     )
-    shard_rows: int = option(2_000, "rows per shard at most; a shard should be minutes of work", why_no_identity=_RUN)
+    shard_rows: int = option(2_000, "maximum rows per shard; a shard should take minutes", why_no_identity=_RUN)
     devices: tuple[str, ...] = option(
         (), "cpu, cuda:0, ...; empty: every CUDA device, or the CPU", why_no_identity=_RUN
     )
     workers: int = option(0, "worker processes; 0: one per device", why_no_identity=_RUN)
-    threads: int = option(2, "threads a fit is pinned to; part of a trained model's identity")
+    threads: int = option(2, "threads that a fit is pinned to; part of a trained model's identity")
     shard_minutes: float = option(30.0, "a shard that takes longer is killed and tried again", why_no_identity=_RUN)
-    shard_retries: int = option(
-        2, "how often a shard that failed for a cause that can pass is tried again", why_no_identity=_RUN
-    )
+    shard_retries: int = option(2, "how often a shard is tried again after a cause that can pass", why_no_identity=_RUN)
     stage_minutes: float = option(
-        360.0, "a fit, an evaluation or any other stage that takes longer is stopped", why_no_identity=_RUN
+        360.0, "a fit, an evaluation or any other stage is stopped if it takes longer", why_no_identity=_RUN
     )
     deadline_minutes: float | None = option(
         None, "a run that is still generating after this long ends as not_produced", why_no_identity=_RUN
     )
     deadline: str | None = option(
-        None, 'a time of day, such as "05:30", in schedule.timezone: the same', why_no_identity=_RUN
+        None, 'the same as a time of day, such as "05:30", in schedule.timezone', why_no_identity=_RUN
     )
     max_failed_shards: float = option(
-        0.1, "more failed shards than this share of a round's end generation", why_no_identity=_RUN
+        0.1, "a larger share of failed shards in a round ends generation", why_no_identity=_RUN
     )
 
     store_patience: float = option(
         PATIENCE_SECONDS,
-        "seconds for which a store, or a source, that does not answer is asked again",
+        "how many seconds to keep asking a store or a source that does not answer",
         why_no_identity=_RUN,
     )
 
@@ -382,17 +384,17 @@ class Plan:
 
     policy: Literal["shares", "adaptive"] = option(
         "shares",
-        "shares: by each generator's `share`; adaptive: round by round, by what passed the checks and by what helped on "
-        "parts of train that the measuring classifier did not see",
+        "shares: by each generator's `share`; adaptive: round by round, by what passed the checks and what "
+        "helped on parts of train that the measuring classifier did not see",
     )
     explore: float = option(
         0.25, "adaptive: the part of each target that the first round asks for, split by `share`, to learn from"
     )
     rounds: int = option(
-        3, "adaptive: rounds until the whole target is asked for; weights are measured between them, then stay"
+        3, "adaptive: rounds until the whole target is asked for; weights are measured between them and then stay"
     )
     floor: float = option(
-        0.1, "adaptive: the part of each target that is split by `share` whatever was measured, so that none is starved"
+        0.1, "adaptive: the part of each target that is always split by `share`, so that no generator is starved"
     )
     seeds: int = option(3, "adaptive: trainings per generator and part of train, each with its own draw of rows")
 

@@ -83,25 +83,29 @@ class SourceOptions:
     )
     format: str = _option(
         "auto",
-        "auto: by the file name; or csv, jsonl, parquet; delta: the table whose directory the path is (extra `delta`); or a "
-        "reader of your own",
+        "auto: decided by the file name; or csv, jsonl, parquet; delta: the path is the directory of a Delta table (extra "
+        "`delta`); or a reader of your own",
     )
     version: int | None = field(
         default=None,
         metadata={
-            "help": "of a Delta table; the newest where not given, and provenance.json says which that was",
+            "help": "version of a Delta table, by default the newest; provenance.json says which one was read",
             "identity": False,
             "why": "the files that the version names count",
         },
     )
-    delimiter: str | None = _option(None, "between the cells of a CSV; found from the first rows where not given")
-    quote: Literal['"', "'", "none"] = _option('"', "the quote around cells of a CSV; `none`: quotes are plain text")
+    delimiter: str | None = _option(None, "separates the cells of a CSV; by default found from the first rows")
+    quote: Literal['"', "'", "none"] = _option('"', "the quote around cells of a CSV; `none`: quotes are ordinary text")
     encoding: str = _option("auto", "auto, or a codec such as utf-8, gb18030, cp1252")
-    compression: Literal["auto", "none", "gzip", "zstd"] = _option("auto", "by file name and first bytes, or as given")
-    bom: Literal["strip", "keep", "refuse"] = _option("strip", "a stray U+FEFF inside a text: refuse means the row")
-    nul: Literal["strip", "refuse_row"] = _option("strip", "a NUL character inside a text")
+    compression: Literal["auto", "none", "gzip", "zstd"] = _option(
+        "auto", "decided by file name and first bytes, or as given"
+    )
+    bom: Literal["strip", "keep", "refuse"] = _option(
+        "strip", "what to do with a stray U+FEFF inside a text; `refuse` refuses the row"
+    )
+    nul: Literal["strip", "refuse_row"] = _option("strip", "what to do with a NUL character inside a text")
     hive: bool | Literal["auto"] = _option(
-        "auto", "whether key=value directories become columns; true: they must be there"
+        "auto", "whether key=value directories become columns; true: there must be some"
     )
     ready: Ready = field(
         default_factory=Ready,

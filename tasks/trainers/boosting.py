@@ -27,17 +27,19 @@ class BoostingOptions:
     iterations: int = field(
         default=200,
         metadata={
-            "help": "trees at most (of each class, where there are more than two); how many is chosen per training"
+            "help": "maximum number of trees (of each class, if there are more than two); each training chooses how many"
         },
     )
     learning_rate: float = field(default=0.1, metadata={"help": "how much of each tree counts"})
-    leaves: int = field(default=15, metadata={"help": "leaves of a tree at most"})
+    leaves: int = field(default=15, metadata={"help": "maximum number of leaves of a tree"})
     l2: float = field(
         default=1.0, metadata={"help": "ridge penalty of the leaves; the loss is scaled to the number of real rows"}
     )
     folds: int = field(
         default=3,
-        metadata={"help": "folds of the real train rows that choose how many trees; 0: all of `iterations`, no choice"},
+        metadata={
+            "help": "folds of the real train rows that choose the number of trees; 0: always `iterations`, no choice"
+        },
     )
     threads: int = field(default=0, metadata=THREADS)
 
@@ -56,7 +58,7 @@ class BoostingOptions:
 
 
 class BoostingTrainer(Trainer):
-    """Boosted trees of scikit-learn (``HistGradientBoostingClassifier``, ``-Regressor``), which take tables as they are.
+    """Boosted trees of scikit-learn (``HistGradientBoostingClassifier``, ``-Regressor``), which read tables as they are.
 
     How many trees is chosen inside each training by cross-validation over real rows: by log loss, or squared error. On
     200 rows of adult about 25 are best, and 200 lose 4 points of AUC; on 10,000 rows 100 to 200 are best.

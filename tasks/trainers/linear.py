@@ -61,7 +61,7 @@ class LinearOptions:
         metadata={"help": "inverse ridge strengths to choose from; the loss is scaled to the number of real rows"},
     )
     folds: int = field(
-        default=3, metadata={"help": "folds of the real train rows that choose among `cs`, per training"}
+        default=3, metadata={"help": "folds of the real train rows, by which each training chooses among `cs`"}
     )
     threads: int = field(default=0, metadata=THREADS)
 
@@ -70,7 +70,7 @@ class LinearOptions:
 
 
 class LinearTrainer(Trainer):
-    """Logistic regression where a label is learnt, ridge regression where a number is (scikit-learn's), on rows of any kind.
+    """Logistic regression for labels, ridge regression for numbers (both scikit-learn's), on rows of any kind.
 
     Features are each kind's own (``Kind.features``), learnt from the real train rows. Chooses its strength inside each
     training by cross-validation over real rows.

@@ -1,4 +1,4 @@
-"""The built-in trainer of texts: TF-IDF and multinomial logistic regression, fast enough to be trained hundreds of times.
+"""The built-in trainer for texts: TF-IDF and multinomial logistic regression, fast enough to be trained hundreds of times.
 
 It is fitted on the Cholesky factor of the rows' Gram matrix, see linear.py.
 """
@@ -27,7 +27,7 @@ class TfidfOptions:
         metadata={"help": "inverse ridge strengths to choose from; the loss is scaled to the number of real rows"},
     )
     folds: int = field(
-        default=3, metadata={"help": "folds of the real train rows that choose among `cs`, per training"}
+        default=3, metadata={"help": "folds of the real train rows, by which each training chooses among `cs`"}
     )
     threads: int = field(default=0, metadata=THREADS)
 

@@ -17,7 +17,7 @@ from augmill.tasks.rows.randomness import stream_key, uniforms
 from augmill.tasks.trainers.contract import Prediction, TrainerInputs, Training
 
 THREADS: dict[str, Any] = {
-    "help": "trainings at a time; 0: one a core",
+    "help": "number of parallel trainings; 0: one per core",
     "identity": False,
     "why": "each is computed alone",
 }

@@ -1,4 +1,4 @@
-"""Rows from a language model that was told the class: Kumar et al., "Data Augmentation using Pre-trained Transformer
+"""Rows from a language model that is told the class: Kumar et al., "Data Augmentation using Pre-trained Transformer
 
 Models", LifeLongNLP 2020 ("prepend"), and LAMBADA (Anaby-Tavor et al., "Do Not Have Enough Data? Deep Learning to the
 Rescue!", AAAI 2020), whose filter is the check `label_consistency`. A row is `[start] <label> text <end>`, with a second

@@ -60,19 +60,22 @@ class CausalLMOptions:
     revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
     allow_pickle: bool = field(
-        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+        default=False, metadata={"help": "Reads weights from pickle files if there are no safetensors."}
     )
     max_length: int = field(
         default=128,
-        metadata={"help": "Longer train rows (in tokens, label and ends included) are left out of the training."},
+        metadata={"help": "Train rows longer than this (in tokens, with label and ends) are left out of the training."},
     )
     epochs: int = field(default=25, metadata={"help": "Passes over the train rows."})
-    max_steps: int = field(default=1200, metadata={"help": "Bound of the training steps, however many rows there are."})
+    max_steps: int = field(
+        default=1200, metadata={"help": "Maximum number of training steps, however many rows there are."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Rows per training step, or per part of one (`accumulate`)."})
     accumulate: int = field(
         default=1,
         metadata={
-            "help": "Parts of `batch_size` rows per training step: the gradient of so many more rows in the memory of one part."
+            "help": "Parts of `batch_size` rows per training step: the gradient of that many rows in the memory of one "
+            "part."
         },
     )
     learning_rate: float | None = field(
@@ -82,60 +85,61 @@ class CausalLMOptions:
     patience: int = field(
         default=0,
         metadata={
-            "help": "Epochs without a better loss on `select` (a tenth of train, by hash, then not learnt from) that end "
-            "the training; 0: all steps, on all rows. Without effect where `select` has fewer than 20 rows."
+            "help": "End the training after this many epochs without a better loss on `select` (a tenth of train, by "
+            "hash, which is then not learnt from); 0: all steps, on all rows. No effect if `select` has fewer "
+            "than 20 rows."
         },
     )
     weight_decay: float = field(default=0.1, metadata={"help": "Decoupled weight decay of matrices."})
     precision: Literal["float32", "bfloat16", "float16"] = field(
         default="float32",
         metadata={
-            "help": "What a training step multiplies in: the weights stay float32, and so does the sampling. `float16` "
-            "needs a GPU, `bfloat16` pays on a CPU or GPU that has it."
+            "help": "The precision of multiplications in a training step; the weights and the sampling stay float32. "
+            "`float16` needs a GPU; `bfloat16` pays on a CPU or GPU that supports it."
         },
     )
     adapter: Adapter | None = field(
         default=None,
-        metadata={
-            "help": "Trains an adapter and the labels' vectors in place of the whole model (extra `[adapters]`)."
-        },
+        metadata={"help": "Trains an adapter and the labels' vectors instead of the whole model (extra `[adapters]`)."},
     )
     pretrain_on: Literal["none", "unlabelled"] = field(
         default="none",
         metadata={
-            "help": "`unlabelled`: first trains on the recipe's unlabelled rows, without labels (Gururangan 2020), then "
+            "help": "`unlabelled`: trains first on the recipe's unlabelled rows, without labels (Gururangan 2020), then "
             "on the train rows. The tokenizer of `scratch` learns from both."
         },
     )
     pretrain_epochs: int = field(default=10, metadata={"help": "Passes over the unlabelled rows."})
-    pretrain_steps: int = field(default=1200, metadata={"help": "Bound of the training steps on unlabelled rows."})
-    vocabulary: int = field(default=1000, metadata={"help": "`scratch` only: size of the byte-level BPE at most."})
+    pretrain_steps: int = field(default=1200, metadata={"help": "Maximum number of training steps on unlabelled rows."})
+    vocabulary: int = field(default=1000, metadata={"help": "`scratch` only: maximum size of the byte-level BPE."})
     layers: int = field(default=2, metadata={"help": "`scratch` only."})
     hidden: int = field(default=128, metadata={"help": "`scratch` only: width; a multiple of `heads`."})
     heads: int = field(default=4, metadata={"help": "`scratch` only: attention heads."})
-    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier, more alike rows."})
-    top_k: int = field(default=50, metadata={"help": "Tokens to draw from at each step."})
+    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier rows that are more alike."})
+    top_k: int = field(default=50, metadata={"help": "Number of tokens to draw from at each step."})
     top_p: float = field(default=0.95, metadata={"help": "Smallest set of the top k with this probability."})
     min_p: float = field(default=0.0, metadata={"help": "Drops tokens less likely than this share of the likeliest."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1: against tokens the row has already."})
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Above 1: penalises tokens that the row already has."}
+    )
     decode_batch: int = field(
         default=256,
-        metadata={"help": "Rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
+        metadata={"help": "Number of rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
     )
     checkpoint_minutes: float = field(
         default=10.0,
         metadata={
-            "help": "A training that takes longer notes its state in the store so often, and goes on from there after "
-            "a kill; 0: never. The last two states are kept, each up to three times as large as what is trained.",
+            "help": "How often a training saves its state in the store, to continue from there after a kill; 0: never. "
+            "The last two states are kept, each up to three times as large as what is trained.",
             "identity": False,
-            "why": "a training that went on from a checkpoint ends with the same weights",
+            "why": "a training that continued from a checkpoint ends with the same weights",
         },
     )
     log_to: Literal["none", "tensorboard", "wandb"] = field(
         default="none",
         metadata={
-            "help": "Who gets the losses of each epoch (extra `[loggers]`); `wandb` sends them away unless "
-            "WANDB_MODE=offline is set, and finds its key itself. No text of a row is among them.",
+            "help": "Where the losses of each epoch go (extra `[loggers]`). `wandb` sends them away unless "
+            "WANDB_MODE=offline is set, and finds its key itself. They contain no text of a row.",
             "identity": False,
             "why": "losses are looked at, and change no row",
         },
@@ -144,7 +148,7 @@ class CausalLMOptions:
         default="logs",
         metadata={
             "file": True,
-            "help": "Directory of `log_to`; each training has one of its own below.",
+            "help": "Directory of `log_to`; each training has its own subdirectory.",
             "identity": False,
             "why": "where losses are looked at",
         },

@@ -1,4 +1,4 @@
-"""Rows that an instruct model writes: told the task, the label's definition and a few real rows, several rows a call.
+"""Rows that an instruct model writes, several per call: it is told the task, the label's definition and some real rows.
 
 In-context data generation (Ye et al., "ZeroGen", EMNLP 2022; Yoo et al., "GPT3Mix", EMNLP Findings 2021), with axes
 such as length, style and topic drawn for every call: AttrPrompt (Yu et al., "Large Language Model as Attributed Training
@@ -45,10 +45,10 @@ Block = tuple[str, int]  # a class and the number of a call in it
 
 
 class Chat(Generator):
-    """The real rows that a prompt shows are the parents of its rows: a row leaves with any of them (law 5, erasure), and
+    """The real rows that a prompt shows are the parents of its rows: a row leaves with any of them, erased ones included.
 
-    is none that differs from one in case or punctuation alone. Not repeatable, as the weakest of its backends: an
-    endpoint promises nothing, and of an answer that is kept the first is the truth. `local` on a CPU repeats all the same.
+    It must differ from each in more than case and punctuation. Rows do not repeat, because an endpoint promises nothing:
+    the first kept answer counts. `local` on a CPU repeats all the same.
     """
 
     VERSION = 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 REDACTIONS = ("email", "phone", "card", "cn_id", "ip", "iban", "url")
-_WHERE = "which model answers counts, not where it is served"
+_WHERE = "what counts is which model answers, not where it is served"
 Redaction = Literal["email", "phone", "card", "cn_id", "ip", "iban", "url"]
 
 
@@ -59,8 +59,8 @@ class ChatOptions:
         metadata={
             "file": True,
             "hub": True,
-            "help": "An instruct model: a local directory or a hub id (with `revision`) for `local` and `vllm`; the name "
-            "that the server knows for `endpoint`.",
+            "help": "An instruct model: a local directory or a hub id (with `revision`) for `local` and `vllm`; the "
+            "server's name for the model for `endpoint`.",
         }
     )
     backend: Literal["local", "vllm", "endpoint"] = field(
@@ -73,10 +73,10 @@ class ChatOptions:
     revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
     allow_pickle: bool = field(
-        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+        default=False, metadata={"help": "Reads weights from pickle files if there are no safetensors."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "Of the weights while they are used; without effect at an endpoint."}
+        default="float32", metadata={"help": "Precision of the weights while they are used; no effect at an endpoint."}
     )
     task: str = field(
         default="",
@@ -85,34 +85,37 @@ class ChatOptions:
         },
     )
     definitions: dict[str, str] = field(
-        default_factory=dict, metadata={"help": "What a label means; one not named here stands for itself."}
+        default_factory=dict, metadata={"help": "What each label means; a label not named here stands for itself."}
     )
-    examples: int = field(default=5, metadata={"help": "Real rows of the class in a prompt; they become its parents."})
+    examples: int = field(
+        default=5, metadata={"help": "Real rows of the class in a prompt; they become the parents of its rows."}
+    )
     choice: Literal["random", "nearest", "diverse", "hardest"] = field(
         default="random",
         metadata={
-            "help": "Which: drawn; a drawn row and those nearest to it by TF-IDF; a drawn row and those farthest from it "
-            "and from each other (k-centre); drawn from the quarter that a cross-fitted classifier knows least well."
+            "help": "Which rows: random ones; a drawn row and those nearest to it by TF-IDF; a drawn row and those "
+            "farthest from it and from each other (k-centre); or rows from the quarter that a cross-fitted "
+            "classifier knows least well."
         },
     )
     rows_per_call: int = field(default=5, metadata={"help": "Rows that one call asks for."})
     attributes: dict[str, tuple[str, ...]] = field(
         default_factory=dict,
         metadata={
-            "help": "Axes and their values, of which a call gets one each (AttrPrompt): "
-            "`{length: [a few words, two sentences], style: [formal, angry], topic: [travel, fees]}`."
+            "help": "Axes and their values; each call gets one value of each (AttrPrompt): `{length: [a few words, two "
+            "sentences], style: [formal, angry], topic: [travel, fees]}`."
         },
     )
-    temperature: float = field(default=1.0, metadata={"help": "Below 1: likelier, more alike rows."})
+    temperature: float = field(default=1.0, metadata={"help": "Below 1: likelier rows that are more alike."})
     top_p: float = field(default=0.95, metadata={"help": "Tokens are drawn from the smallest set of this probability."})
     top_k: int = field(default=50, metadata={"help": "`local` and `vllm`: tokens to draw from at each step."})
-    max_new_tokens: int = field(default=1024, metadata={"help": "Bound of one answer, all of its rows together."})
+    max_new_tokens: int = field(default=1024, metadata={"help": "Maximum length of one answer, with all its rows."})
     max_chars: int = field(
         default=2000, metadata={"help": "A longer text is not accepted, and a real row with one is never shown."}
     )
     decode_batch: int = field(
         default=32,
-        metadata={"help": "Calls that are decoded at a time.", "identity": False, "why": "a call has its own noise"},
+        metadata={"help": "Number of calls decoded at a time.", "identity": False, "why": "a call has its own noise"},
     )
     base_url: str = field(
         default="",
@@ -133,34 +136,36 @@ class ChatOptions:
     egress: Egress | None = field(
         default=None,
         metadata={
-            "help": "`endpoint`: `{hosts: [...], columns: [...], redact: [...]}`: what may be sent, and to whom. Needed "
-            "for every host that is not this machine."
+            "help": "`endpoint`: `{hosts: [...], columns: [...], redact: [...]}`: what may be sent, and to which hosts. "
+            "Required for every host other than this machine."
         },
     )
     parameters: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "`endpoint`: what a server calls `max_tokens`, `temperature`, `top_p` and `seed`; an empty name leaves "
-            "it out: `{max_tokens: max_completion_tokens, seed: ''}`."
+            "help": "`endpoint`: the server's names for `max_tokens`, `temperature`, `top_p` and `seed`; an empty name "
+            "leaves the parameter out: `{max_tokens: max_completion_tokens, seed: ''}`."
         },
     )
     keep_placeholders: bool = field(
-        default=False, metadata={"help": "`endpoint`: accepts rows with a placeholder such as `[EMAIL_1]` in them."}
+        default=False, metadata={"help": "`endpoint`: accepts rows that contain a placeholder such as `[EMAIL_1]`."}
     )
     max_requests: int | None = field(
-        default=None, metadata={"help": "`endpoint`: most requests sent, over all shards and attempts."}
+        default=None, metadata={"help": "`endpoint`: maximum number of requests, over all shards and attempts."}
     )
-    max_tokens: int | None = field(default=None, metadata={"help": "`endpoint`: most tokens, in and out together."})
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "`endpoint`: maximum number of tokens, in and out together."}
+    )
     max_cost: float | None = field(
-        default=None, metadata={"help": "`endpoint`: most money, by `price_in` and `price_out`."}
+        default=None, metadata={"help": "`endpoint`: maximum cost, by `price_in` and `price_out`."}
     )
     price_in: float = field(
         default=0.0,
-        metadata={"help": "Of a million tokens sent.", "identity": False, "why": "a price changes no row"},
+        metadata={"help": "Price of a million tokens sent.", "identity": False, "why": "a price changes no row"},
     )
     price_out: float = field(
         default=0.0,
-        metadata={"help": "Of a million tokens received.", "identity": False, "why": "a price changes no row"},
+        metadata={"help": "Price of a million tokens received.", "identity": False, "why": "a price changes no row"},
     )
     timeout: float = field(
         default=120.0,
@@ -168,12 +173,16 @@ class ChatOptions:
     )
     tries: int = field(
         default=6,
-        metadata={"help": "Of one request, at most.", "identity": False, "why": "a failed request is asked again"},
+        metadata={
+            "help": "Maximum number of tries for one request.",
+            "identity": False,
+            "why": "a failed request is asked again",
+        },
     )
     max_parallel: int = field(
         default=16,
         metadata={
-            "help": "Most requests under way at once; how many there are adapts to what the server takes.",
+            "help": "Maximum number of requests under way at once; the actual number adapts to what the server takes.",
             "identity": False,
             "why": "a request has its own seed",
         },

@@ -1,4 +1,4 @@
-"""Rows from a masked language model: words of a real row replaced by others that fit its text and its label.
+"""Words of a real row replaced by others that fit its text and its label.
 
 Wu et al., "Conditional BERT Contextual Augmentation", ICCS 2019 (CBERT); Kumar et al., "Data Augmentation using
 Pre-trained Transformer Models", LifeLongNLP 2020 (BERT-prepend, the label before the text). Fine-tuned on the train
@@ -35,7 +35,7 @@ PREPARED = 1 << 14  # rows kept taken apart per process
 
 
 class MaskedLM(Generator):
-    """A masked language model, told the label, that replaces words of real rows.
+    """A masked language model that is told the label chooses the words.
 
     Repeatable on a CPU in float32, with the same libraries and the same kind of CPU: the fit for a given thread count
     (part of its identity), the rows at any thread count and batch. Not promised on a GPU.

@@ -24,43 +24,47 @@ class MaskedLMOptions:
     revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
     allow_pickle: bool = field(
-        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+        default=False, metadata={"help": "Reads weights from pickle files if there are no safetensors."}
     )
     change: Literal["one", "all", "text", "text_b", "text_c", "text_d"] = field(
         default="one",
-        metadata={"help": "Which text columns of a row are changed: one of them, drawn; all; or the one named."},
+        metadata={"help": "Which text columns of a row are changed: one, drawn at random; all; or the named one."},
     )
     mask_share: float = field(
         default=0.2,
-        metadata={"help": "Share of a text's words that are replaced (of its characters in Chinese), one at least."},
+        metadata={"help": "Share of a text's words that are replaced (of its characters in Chinese), at least one."},
     )
     protect_names: bool = field(
         default=True,
         metadata={
-            "help": "Keeps words with a capital that begin no sentence, unless most words of the text have one, and such as "
-            "iPhone."
+            "help": "Keeps capitalised words that begin no sentence, unless most words of the text are capitalised, and "
+            "words such as iPhone."
         },
     )
-    protect_numbers: bool = field(default=True, metadata={"help": "Keeps words that hold a digit."})
+    protect_numbers: bool = field(default=True, metadata={"help": "Keeps words that contain a digit."})
     protect_words: tuple[str, ...] = field(
         default=(), metadata={"help": "Words and phrases that are kept, in any case: `[not, New York]`."}
     )
     protect_file: str | None = field(
         default=None,
-        metadata={"file": True, "help": "Text file of more such, one a line; `#` starts a comment line."},
+        metadata={"file": True, "help": "Text file with more such words, one per line; `#` starts a comment line."},
     )
     may_stay: bool = field(
         default=False,
-        metadata={"help": "Whether a masked word may be drawn again: likelier texts, more of them `unchanged`."},
+        metadata={
+            "help": "Whether a masked word may be drawn again: texts are likelier, and more of them `unchanged`."
+        },
     )
     max_length: int = field(
         default=128,
-        metadata={"help": "Longest row in tokens; rows beyond are left out of the training and no parents."},
+        metadata={"help": "Longest row in tokens; longer rows are neither trained on nor used as parents."},
     )
     epochs: int | None = field(
         default=None, metadata={"help": "Passes over the train rows; when null, 60 for `scratch` and 10 otherwise."}
     )
-    max_steps: int = field(default=600, metadata={"help": "Bound of the training steps, however many rows there are."})
+    max_steps: int = field(
+        default=600, metadata={"help": "Maximum number of training steps, however many rows there are."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Rows per training step."})
     learning_rate: float | None = field(
         default=None, metadata={"help": "Peak rate of AdamW; when null, 2e-3 for `scratch` and 5e-5 otherwise."}
@@ -68,17 +72,17 @@ class MaskedLMOptions:
     weight_decay: float = field(default=0.1, metadata={"help": "Decoupled weight decay of matrices."})
     vocabulary: int = field(
         default=5000,
-        metadata={"help": "`scratch` only: characters and most frequent words; rare characters may exceed it."},
+        metadata={"help": "`scratch` only: characters and the most frequent words; rare characters may exceed it."},
     )
     layers: int = field(default=2, metadata={"help": "`scratch` only: transformer layers."})
     hidden: int = field(default=128, metadata={"help": "`scratch` only: width; a multiple of `heads`."})
     heads: int = field(default=4, metadata={"help": "`scratch` only: attention heads."})
-    temperature: float = field(default=1.0, metadata={"help": "Below 1: likelier, more alike rows."})
-    top_k: int = field(default=50, metadata={"help": "Tokens to draw from at each place."})
+    temperature: float = field(default=1.0, metadata={"help": "Below 1: likelier rows that are more alike."})
+    top_k: int = field(default=50, metadata={"help": "Number of tokens to draw from at each place."})
     top_p: float = field(default=0.95, metadata={"help": "Smallest set of the top k with this probability."})
     decode_batch: int = field(
         default=256,
-        metadata={"help": "Rows filled at a time.", "identity": False, "why": "a row has its own noise"},
+        metadata={"help": "Number of rows filled at a time.", "identity": False, "why": "a row has its own noise"},
     )
 
     def __post_init__(self) -> None:

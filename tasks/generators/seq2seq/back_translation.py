@@ -1,7 +1,7 @@
-"""Rows by translation into another language and back: Sennrich et al., "Improving Neural Machine Translation Models with
+"""Real rows translated into another language and back: Sennrich et al., "Improving Neural Machine Translation Models with
 
 Monolingual Data", ACL 2016; as augmentation Yu et al. (QANet), ICLR 2018, and Xie et al. (UDA), NeurIPS 2020. Nothing is
-trained. A parent is a train row of the asked class; it and the pivot language are drawn by the row's seed.
+trained. The parent is a train row of the asked class; the row's seed draws it and the pivot language.
 """
 
 from __future__ import annotations
@@ -72,43 +72,52 @@ class BackTranslationOptions:
     """Over which languages, by which models, and how like its parent a row may be."""
 
     pivots: tuple[Pivot, ...] = field(
-        metadata={"help": "The ways there and back, such as `{there: MODEL, back: MODEL}`; a row takes one, drawn."}
+        metadata={"help": "The models there and back, such as `{there: MODEL, back: MODEL}`; each row draws one pair."}
     )
     language: str = field(
-        default="", metadata={"help": "The rows' code, where a model knows several languages, as it spells them."}
+        default="",
+        metadata={"help": "The rows' language code, as the model spells it, if a model knows several languages."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with a model."})
     allow_pickle: bool = field(
-        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+        default=False, metadata={"help": "Reads weights from pickle files if there are no safetensors."}
     )
     change: Literal["one", "all", "text", "text_b", "text_c", "text_d"] = field(
         default="one",
-        metadata={"help": "Which text columns of a row are translated: one of them, drawn; all; or the one named."},
+        metadata={"help": "Which text columns of a row are translated: one, drawn at random; all; or the named one."},
     )
     least_similar: float = field(
         default=0.1,
         metadata={
             "help": "Share of character n-grams (3; 2 in Chinese and Japanese) that a text must have in common with its "
-            "parent's; less is `too_far`, a translation that lost the meaning."
+            "parent; a lower share is `too_far`, a translation that lost the meaning."
         },
     )
     most_similar: float = field(
         default=0.95,
-        metadata={"help": "And that it may have; more is `too_near`, nothing new. 1 allows all but copies."},
+        metadata={
+            "help": "The share that it may have at most; a higher share is `too_near`, nothing new. 1 allows everything "
+            "but copies."
+        },
     )
     max_length: int = field(default=256, metadata={"help": "Longest text in tokens, in either language."})
     beams: int = field(
         default=0,
-        metadata={"help": "0: translations are sampled. Above: searched by so many beams, and the seed picks one."},
+        metadata={
+            "help": "0: translations are sampled. Above 0: they are searched with this many beams, and the seed picks "
+            "one."
+        },
     )
-    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier, more alike rows."})
-    top_k: int = field(default=50, metadata={"help": "Tokens to draw from at each step."})
+    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier rows that are more alike."})
+    top_k: int = field(default=50, metadata={"help": "Number of tokens to draw from at each step."})
     top_p: float = field(default=0.95, metadata={"help": "Smallest set of the top k with this probability."})
     min_p: float = field(default=0.05, metadata={"help": "Drops tokens less likely than this share of the likeliest."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1: against tokens the text has already."})
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Above 1: penalises tokens that the text already has."}
+    )
     decode_batch: int = field(
         default=256,
-        metadata={"help": "Rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
+        metadata={"help": "Number of rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
     )
 
     def __post_init__(self) -> None:
@@ -121,7 +130,7 @@ class BackTranslationOptions:
 
 
 class BackTranslation(Generator):
-    """Real rows through another language and back.
+    """Every row takes one way there and back.
 
     Repeatable on a CPU in float32, with the same libraries and the same kind of CPU, at any thread count and batch,
     sampled or by beams. Not promised on a GPU.

@@ -1,4 +1,4 @@
-"""Rows from an encoder-decoder model: spans of a real row filled anew, or a real row said in other words.
+"""Spans of a real row refilled, or a real row paraphrased.
 
 `infill`: Kumar et al., "Data Augmentation using Pre-trained Transformer Models", LifeLongNLP 2020 (BART-span, the label
 prepended), and the spans of T5 (Raffel et al., JMLR 2020); fine-tuned on the train rows. `paraphrase`: any model that
@@ -46,7 +46,7 @@ from augmill.tasks.generators.seq2seq.options import SCRATCH, Seq2SeqOptions
 
 
 class Seq2Seq(Generator):
-    """An encoder-decoder model that fills spans of real rows, or rewrites them.
+    """An encoder-decoder model fills the spans or rewrites the row.
 
     Repeatable on a CPU in float32, with the same libraries and the same kind of CPU: the fit for a given thread count
     (part of its identity), the rows at any thread count and batch, sampled or by beams. Not promised on a GPU.

@@ -22,7 +22,7 @@ class Seq2SeqOptions:
     mode: Literal["infill", "paraphrase"] = field(
         default="infill",
         metadata={
-            "help": "`infill` fills spans of a real row, told the class, after fine-tuning on the train rows; "
+            "help": "`infill` fills spans of a real row, given its class, after fine-tuning on the train rows; "
             "`paraphrase` asks a pretrained model to rewrite a real row."
         },
     )
@@ -38,23 +38,23 @@ class Seq2SeqOptions:
     revision: str = field(default="", metadata={"help": "40-digit commit of a hub model; needed for hub ids."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Runs code that comes with the model."})
     allow_pickle: bool = field(
-        default=False, metadata={"help": "Reads weights from pickle files where there are no safetensors."}
+        default=False, metadata={"help": "Reads weights from pickle files if there are no safetensors."}
     )
     prefix: str = field(
-        default="", metadata={"help": "`paraphrase` only: stands before each text, such as `paraphrase: `."}
+        default="", metadata={"help": "`paraphrase` only: text put before each row, such as `paraphrase: `."}
     )
     change: Change = field(
         default="one",
-        metadata={"help": "Which text columns of a row are made anew: one of them, drawn; all; or the one named."},
+        metadata={"help": "Which text columns of a row are rewritten: one, drawn at random; all; or the named one."},
     )
     mask_share: float = field(
-        default=0.3, metadata={"help": "`infill` only: share of a text's words that is filled anew."}
+        default=0.3, metadata={"help": "`infill` only: share of a text's words that is refilled."}
     )
-    span_words: int = field(default=3, metadata={"help": "`infill` only: words of a span at most."})
+    span_words: int = field(default=3, metadata={"help": "`infill` only: maximum number of words in a span."})
     max_length: int = field(
         default=128,
         metadata={
-            "help": "Longest source and target in tokens; rows beyond are left out of the training and no parents."
+            "help": "Longest source and target in tokens; longer rows are neither trained on nor used as parents."
         },
     )
     epochs: int | None = field(
@@ -64,7 +64,9 @@ class Seq2SeqOptions:
             "learns to rewrite a row as another one of its class."
         },
     )
-    max_steps: int = field(default=600, metadata={"help": "Bound of the training steps, however many rows there are."})
+    max_steps: int = field(
+        default=600, metadata={"help": "Maximum number of training steps, however many rows there are."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Rows per training step."})
     learning_rate: float | None = field(
         default=None, metadata={"help": "Peak rate of AdamW; when null, 3e-3 for `scratch` and 1e-4 otherwise."}
@@ -73,23 +75,27 @@ class Seq2SeqOptions:
     vocabulary: int = field(
         default=1000, metadata={"help": "`scratch` only: size of the BPE, which rare characters may exceed."}
     )
-    layers: int = field(default=2, metadata={"help": "`scratch` only: of the encoder, and as many of the decoder."})
+    layers: int = field(
+        default=2, metadata={"help": "`scratch` only: layers of the encoder, and as many of the decoder."}
+    )
     hidden: int = field(default=128, metadata={"help": "`scratch` only: width; a multiple of `heads`."})
     heads: int = field(default=4, metadata={"help": "`scratch` only: attention heads."})
     beams: int = field(
         default=0,
         metadata={
-            "help": "0: a row is sampled. Above: its source is searched by so many beams, and the seed picks one."
+            "help": "0: a row is sampled. Above 0: its source is searched with this many beams, and the seed picks one."
         },
     )
-    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier, more alike rows."})
-    top_k: int = field(default=50, metadata={"help": "Tokens to draw from at each step."})
+    temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier rows that are more alike."})
+    top_k: int = field(default=50, metadata={"help": "Number of tokens to draw from at each step."})
     top_p: float = field(default=0.95, metadata={"help": "Smallest set of the top k with this probability."})
     min_p: float = field(default=0.0, metadata={"help": "Drops tokens less likely than this share of the likeliest."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1: against tokens the target has already."})
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Above 1: penalises tokens that the target already has."}
+    )
     decode_batch: int = field(
         default=256,
-        metadata={"help": "Rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
+        metadata={"help": "Number of rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
     )
 
     def __post_init__(self) -> None:
