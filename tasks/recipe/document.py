@@ -65,13 +65,16 @@ class FromVariables(yaml.ScalarNode):
     def forms(self) -> dict[str, str]:
         """What an error might show of them, each with what is shown in its stead."""
         found = {}
-        for name, value in self.values.items():
-            for form in (repr(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], value):
-                found[form] = f"${{{name}}}"
-        if self.tag != f"{_TAG}str" and self.values:  # a number, in another spelling perhaps
+        for value, name in (
+            (self.value, self.written),
+            *((value, f"${{{name}}}") for name, value in self.values.items()),
+        ):
+            for form in (value, repr(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
+                found.setdefault(form, name)
+        if self.tag != f"{_TAG}str":  # a number, in another spelling perhaps
             value = _Loader("").construct_document(self)
             found |= dict.fromkeys((str(value), json.dumps(value)), self.written)
-        return {form: name for form, name in found.items() if form}
+        return {form: name for form, name in found.items() if form} if self.values else {}
 
 
 SET = "--set "  # what a node's file is called that the command line gave
@@ -136,8 +139,8 @@ class Lines:
             for form, name in sorted(node.forms().items(), key=lambda pair: -len(pair[0])):
                 if len(form) >= _LONG:
                     ends = range(min(len(form), len(text)), _CUT, -1)
-                    cut = form if form in text else next((form[:end] for end in ends if form[:end] in text), form)
-                    text = text.replace(cut, name)
+                    cut = next((form[:end] for end in ends if form[:end] in text.replace(form, "")), form)
+                    text = text.replace(form, name).replace(cut, name)
                 elif id(node) in at:
                     text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", lambda _, name=name: name, text)  # type: ignore[misc]
         return text

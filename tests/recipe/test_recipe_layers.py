@@ -9,7 +9,6 @@ from typing import Any
 
 import obstore
 import pytest
-import yaml
 from buckets import s3_server
 from chain import write_rows
 from commands import augmill, refused
@@ -153,7 +152,7 @@ def test_the_identity_counts_what_a_variable_holds(tmp_path: Path, monkeypatch: 
         ("splits: ['${V}', 1]", "splits"),
         ("splits:\n  near: ${V}", "splits.near"),
         ("mix: {order: 'x${V}'}", "mix.order"),
-        ("checks: {length: {max_ratio: '${V}'}}", "checks"),
+        ("checks: {length: {slack: '${V}'}}", "checks"),
         ("plan: {policy: '${V}'}", "plan.policy"),
         ("labels: {rare: '${V}'}", "labels.rare"),
         ("unlabelled: {path: '~${V}/x'}", "unlabelled.path"),
@@ -171,11 +170,9 @@ def test_no_error_shows_what_a_variable_holds(
     except UserError as error:
         said = str(error).replace(str(path), "")
         assert key in error.where
-        for form in {value, value[:20], str(yaml.safe_load(f"'{value[:2]}'") if len(value) < 4 else value[:20])}:
-            assert form not in said.replace("2**63", ""), said
-        assert "${V}" in said or value in ("16", "0x10", "-3.50"), said
-    else:  # a number may be what was asked for, or a name anything
-        assert value in ("16", "0x10", "-3.50") or key == "labels.rare"
+        assert value[:20] not in said and "${V}" in said, said
+    else:
+        assert key == "seed" and value in ("16", "0x10")
 
 
 @pytest.mark.parametrize("held", ["a\x1bb", "a\udcffb"])
@@ -234,12 +231,12 @@ def test_merge_keys_and_labels_hold_in_each_file(tmp_path: Path) -> None:
 
 
 def test_an_error_names_the_file_in_which_the_key_stands(tmp_path: Path) -> None:
-    write(tmp_path / "team", f"{RECIPE}splits:\n  test: 7\n", "base.yaml")
+    write(tmp_path / "team", f"{RECIPE}splits:\n  near: 7\n", "base.yaml")
     path = write(tmp_path, "# mine\nextends: team/base.yaml\nsplits:\n  validation: 0.2\n")
-    assert refusal(path).where == f"{tmp_path}/team/base.yaml line 13 (splits.test)"
-    write(tmp_path, "# mine\nextends: team/base.yaml\nsplits:\n  test: 8\n")
-    assert refusal(path).where == f"{path} line 4 (splits.test)"
-    write(tmp_path, "extends: team/base.yaml\nsplits: {test: 0.1}\ngenerators:\n- use: ruls\n")
+    assert refusal(path).where == f"{tmp_path}/team/base.yaml line 13 (splits.near)"
+    write(tmp_path, "# mine\nextends: team/base.yaml\nsplits:\n  near: 8\n")
+    assert refusal(path).where == f"{path} line 4 (splits.near)"
+    write(tmp_path, "extends: team/base.yaml\nsplits: {near: 0.9}\ngenerators:\n- use: ruls\n")
     assert refusal(path).where == f"{path} line 4 (generators.0.use)"
 
 
@@ -380,6 +377,7 @@ def changed(directory: Path, *changes: str) -> Recipe:
 
 
 def test_a_value_that_is_set_is_what_it_would_be_in_the_recipe(tmp_path: Path) -> None:
+    write(tmp_path, f"{RECIPE}seed: 7\n", "seven.yaml")
     found = changed(
         tmp_path, "seed=7", "generators.0.share=0.5", "splits.near=0.7", "labels.declared.1=010", "checks.teacher=off",
         "trainer={use: tfidf, folds: 4}", "gate.focus=[NO, 1_000]", "run.devices=[cpu]", "target.per_class=",
@@ -390,7 +388,9 @@ def test_a_value_that_is_set_is_what_it_would_be_in_the_recipe(tmp_path: Path) -
     assert "teacher" not in found.checks and found.trainer.options.folds == 4
     assert found.gate.focus == ("NO", "1_000") and found.run.devices == ("cpu",)
     assert (found.target.per_class, found.target.multiply, found.price.cpu_hour) == (None, 2, 0.1)
-    assert changed(tmp_path, "seed=7").hash() == load_recipe(write(tmp_path, f"{RECIPE}seed: 7\n")).hash()
+    assert (
+        load_recipe(write(tmp_path, RECIPE), changes=["seed=7"]).hash() == load_recipe(f"{tmp_path}/seven.yaml").hash()
+    )
 
 
 def test_what_is_set_wins_over_file_and_base_and_may_hold_variables(
@@ -419,7 +419,7 @@ def test_what_is_set_wins_over_file_and_base_and_may_hold_variables(
         ("generators.1.share=2", "--set generators.1.share", "a list of 1"),
         ("generators.-1.share=2", "--set generators.-1.share", "a list of 1"),
         ("generators.rules.share=2", "--set generators.rules.share", "number them from 0"),
-        ("generators.0.shar=2", "--set generators.0.shar", "did you mean"),
+        ("generators.0.strenght=2", "--set generators.0.strenght", "did you mean 'strength'"),
         ("dataset.x=2", "--set dataset.x", "one value"),
         ("seed=[", "--set seed", "not valid YAML"),
         ("seed=a: b", "--set seed", "one value on one line"),
