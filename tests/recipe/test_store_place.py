@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,12 +68,21 @@ def test_a_store_where_earlier_versions_put_it_is_never_chosen_silently(
     assert load_recipe(write_recipe(tmp_path / "mine", "another")).run.store == str(new)  # which has nothing there
     again = augmill("run", path, "--store", old)
     assert again.code == 0 and not again.last["new"]
-    shutil.copytree(old, new)
-    told = augmill("path", path)
-    assert told.out.startswith(str(new)) and f"{new}, beside the recipe, is used; {old} is not" in told.err
-    shutil.rmtree(old)
-    told = augmill("path", path)
-    assert told.out.startswith(str(new)) and not told.err
+    shutil.move(old, new)
+    assert augmill("path", path).out.startswith(str(new))
+
+
+def test_of_two_stores_the_one_beside_the_recipe_is_used_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own: who shows a warning is up to whatever configured logging in this one."""
+    path, old, new = write_recipe(tmp_path / "mine"), tmp_path / "augmill-store", tmp_path / "mine" / "augmill-store"
+    for store in (old, new):
+        (store / "public" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    command = [Path(sys.executable).with_name("augmill"), "path", path]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert f"{new}, beside the recipe, is used; {old} is not" in told and "'tiny' has no release" in told
 
 
 def test_what_is_printed_of_a_store_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
