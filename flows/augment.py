@@ -57,19 +57,20 @@ def run_recipe(
     with running.open_session(
         recipe, command=command, orchestrator=orchestrator, verbose=verbose, republish=republish
     ) as session:
-        return call_flow(session, augment, *running.addresses(recipe), as_of)
+        return call_flow(session, augment, **running.parameters_of(recipe), as_of=as_of)
 
 
 @flow(flow_run_name=running.name_of_flow_run, persist_result=False)
 @ending
-def augment(recipe: str, store: str | None = None, as_of: str | None = None) -> Result:
+def augment(recipe: str, store: str | None = None, as_of: str | None = None, set: list[str] | None = None) -> Result:
     """One snapshot, source to release. Returns what the last line of ``augmill run`` says.
 
     ``recipe``: a YAML file, its address in an object store, or its text; ``store``: instead of the recipe's; ``as_of``:
-    the last partition whose rows count, all without it. Parameters hold no secrets.
+    the last partition whose rows count, all without it; ``set``: values for the recipe, as ``--set`` takes them. Parameters
+    hold no secrets.
     """
     by_command = running.current() is not None  # which has looked at what it asks for
-    with running.session_of(recipe, store, command=f"deployment {name_of(recipe)}") as session:
+    with running.session_of(recipe, store, set, command=f"deployment {name_of(recipe, set)}") as session:
         if not by_command:
             require_over(session.recipe, as_of, "as_of", now=utc_now())
         with running.attempt(session, as_of) as run:

@@ -81,9 +81,10 @@ def compare(
     seeds: int = 10,
     ratios: tuple[float, ...] = (),
     as_of: str | None = None,
+    set: list[str] | None = None,
 ) -> Result:
     """``augmill compare`` with the same options; every finished cell is kept in the store."""
-    with running.session_of(recipe, store, command="deployment compare", by_morning=False) as session:
+    with running.session_of(recipe, store, set, command="deployment compare", by_morning=False) as session:
         own, found = session.recipe, running.handed(Compared) or Compared()
         numbers = range(own.seed, own.seed + seeds)
         with Progress() as progress:
@@ -111,7 +112,7 @@ def run_compare(
             recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False
         ) as session,
     ):
-        return call_flow(session, compare, *running.addresses(recipe), **parameters)
+        return call_flow(session, compare, **running.parameters_of(recipe), **parameters)
 
 
 def compare_all(

@@ -23,7 +23,7 @@ from augmill.tasks.boundary.processes import own_temporary, require_posix, sweep
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.errors import AugmillError, exit_code_of
 from augmill.tasks.recipe.origin import dataset_of
-from augmill.tasks.recipe.recipe import Recipe, load_recipe
+from augmill.tasks.recipe.recipe import Recipe, load_recipe, whole_store
 from augmill.tasks.rows.calendar import next_clock, parse_clock
 from augmill.tasks.rows.shown import visible
 from augmill.tasks.store.attempts import Attempt, beating, begin, finish
@@ -150,10 +150,10 @@ def name_of_flow_run(what: str | None = None) -> str:
     return visible(f"{what or parameters.get('as_of') or 'all'} {of}")
 
 
-def addresses(recipe: Recipe) -> tuple[str, str]:
-    """(where the recipe came from, its store): what a flow's parameters say of them."""
-    store = recipe.run.store
-    return recipe.origin or recipe.dataset, store if "://" in store else str(Path(store).expanduser().absolute())
+def parameters_of(recipe: Recipe) -> dict[str, Any]:
+    """What a flow's parameters say of a recipe: where it came from, its store, and what ``--set`` changed, if anything."""
+    found = {"recipe": recipe.origin or recipe.dataset, "store": whole_store(recipe.run.store, Path())}
+    return found | ({"set": [*recipe.changes]} if recipe.changes else {})
 
 
 @contextmanager
@@ -169,12 +169,14 @@ def _waited_for(kind: str) -> Iterator[Api]:
 
 
 @contextmanager
-def session_of(recipe: str, store: str | None, *, command: str, by_morning: bool = True) -> Iterator[Session]:
+def session_of(
+    recipe: str, store: str | None, changes: list[str] | None, *, command: str, by_morning: bool = True
+) -> Iterator[Session]:
     """The command's own session; one for this flow run where Prefect began it: of a deployment, or by somebody's flow."""
     if (session := current()) is not None:
         yield session
         return
-    loaded = load_recipe(recipe, store=store)
+    loaded = load_recipe(recipe, store=store, changes=changes)
     with open_session(loaded, command=command, orchestrator="prefect", by_morning=by_morning) as opened:
         yield opened
 

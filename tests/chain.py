@@ -11,7 +11,7 @@ from typing import Any
 from augmill.flows.orchestration.api import Api
 from augmill.flows.progress import Progress
 from augmill.flows.rounds import Made, produce
-from augmill.flows.run import Run, Session, addresses, new_run, shared
+from augmill.flows.run import Run, Session, new_run, parameters_of, shared
 from augmill.flows.signals import Stop
 from augmill.flows.source import read_source
 from augmill.tasks.contracts import Artifact, Tell, tell_nobody
@@ -131,7 +131,7 @@ def make_snapshot(session: Session, as_of: str | None = None) -> dict[str, Any]:
 
     own = replace(session, quiet=True)
     with shared(own):
-        return call_flow(own, augment, *addresses(session.recipe), as_of)
+        return call_flow(own, augment, **parameters_of(session.recipe), as_of=as_of)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def backfill(
     max_cost: MaxCost = None,
     max_hours: MaxHours = None,
     dry_run: DryRun = False,
+    changes: SetOption = None,
     store: StoreOption = None,
     orchestrator: Orchestrator = None,
     as_json: AsJson = False,
@@ -70,9 +71,9 @@ def backfill(
         max_active, max_failures, max_cost, max_hours, dry_run,
     )  # fmt: skip
     result = runs.run_backfill(
-        load_recipe(recipe, store=store),
+        load_recipe(recipe, store=store, changes=changes),
         request,
-        command=f"augmill backfill {name_of(recipe)} --reprocess {reprocess}",
+        command=f"augmill backfill {name_of(recipe, changes)} --reprocess {reprocess}",
         orchestrator=_known(orchestrator),
         verbose=verbose,
         show=_shower(as_json, max_active),
@@ -84,6 +85,7 @@ def nightly(
     recipe: RecipePath,
     max_active: MaxActive = 1,
     dry_run: DryRun = False,
+    changes: SetOption = None,
     store: StoreOption = None,
     orchestrator: Orchestrator = None,
     as_json: AsJson = False,
@@ -95,11 +97,11 @@ def nightly(
     from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
-    loaded, known = load_recipe(recipe, store=store), _known(orchestrator)
+    loaded, known = load_recipe(recipe, store=store, changes=changes), _known(orchestrator)
     with nullcontext() if dry_run else watched(loaded, datetime.now(UTC)):  # its webhook is told of what went wrong
         result = run_nightly(
             loaded,
-            command=f"augmill nightly {name_of(recipe)}",
+            command=f"augmill nightly {name_of(recipe, changes)}",
             max_active=max_active,
             dry_run=dry_run,
             orchestrator=known,

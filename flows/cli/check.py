@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def check(
     recipe: RecipePath,
+    changes: SetOption = None,
     store: StoreOption = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")
@@ -40,13 +41,13 @@ def check(
     """Shows what a recipe means for its data: rows, classes, plan, the gain the gate can see. Touches nothing."""
 
     from augmill.flows.cli.survey import store_facts, survey
-    from augmill.tasks.recipe.reader import read_yaml
+    from augmill.tasks.recipe.layers import read_document
     from augmill.tasks.recipe.recipe import load_recipe
 
-    loaded = load_recipe(recipe, store=store)
+    loaded = load_recipe(recipe, store=store, changes=changes)
     found = survey(loaded, as_of=as_of) | {"store": store_facts(loaded, as_of)}
     found |= {"time": estimate(loaded, found), "trainer_bytes": trainer_bytes(loaded, found)}
-    entries = resolved(loaded, read_yaml(recipe)[0], store=store)
+    entries = resolved(loaded, read_document(recipe, changes or ()).value, store=store)
     if as_json:
         say(json.dumps(found | nested(entries), ensure_ascii=False, sort_keys=True))
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def compare(
     seeds: SeedsOption = 10,
     ratios: RatiosOption = "0.5,1,2",
     out: OutOption = Path("comparison"),
+    changes: SetOption = None,
     store: StoreOption = None,
     as_of: AsOfOption = None,
     orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
@@ -56,13 +57,11 @@ def compare(
     from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
 
-    loaded = load_recipe(recipe, store=store)
+    loaded = load_recipe(recipe, store=store, changes=changes)
     _require_orchestrator(orchestrator)
     _require_folder(out)
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
-    command = (
-        f"augmill compare {name_of(recipe)} --generators {','.join(named)} --seeds {_seeds(seeds)} --ratios {ratios}"
-    )
+    command = f"augmill compare {name_of(recipe, changes)} --generators {','.join(named)} --seeds {_seeds(seeds)} --ratios {ratios}"
     found = Compared()
     write = functools.partial(_write, out, loaded, seeds, command, found)
     with _written_when_stopped(found, write):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import flush, say
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 def deploy(
     recipe: RecipePath,
     pool: Annotated[str, typer.Option("--pool", help="The Prefect work pool whose workers run it.")],
+    changes: SetOption = None,
     store: StoreOption = None,
     inline: Annotated[
         bool,
@@ -45,11 +46,11 @@ def deploy(
     from augmill.flows.orchestration.deployments import deploy as deploy_recipe
     from augmill.flows.orchestration.deployments import standing_api
     from augmill.flows.orchestration.logs import quiet_logging
-    from augmill.tasks.recipe.origin import text_of
+    from augmill.tasks.recipe.layers import text_of
     from augmill.tasks.recipe.recipe import load_recipe
 
     variables = parse_job_variables(job_variable or [], image)
-    loaded = load_recipe(text_of(recipe) if inline else recipe, store=store)
+    loaded = load_recipe(text_of(recipe) if inline else recipe, store=store, changes=changes)
     with quiet_logging(), standing_api(own=False):
         deployed = deploy_recipe(loaded, pool, variables)
     _say(loaded, deployed, f"by workers of the pool {pool}")
@@ -108,6 +109,7 @@ def variable_names(variables: dict[str, Any]) -> list[str]:
 
 def serve(
     recipe: RecipePath,
+    changes: SetOption = None,
     store: StoreOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
 ) -> None:
@@ -120,7 +122,7 @@ def serve(
     from augmill.flows.orchestration.logs import quiet_logging
     from augmill.tasks.recipe.recipe import load_recipe
 
-    loaded = load_recipe(recipe, store=store)
+    loaded = load_recipe(recipe, store=store, changes=changes)
     stood: list[Deployed] = []
 
     def ready(deployed: Deployed) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from augmill.flows.cli.run import StoreOption
+from augmill.flows.cli.run import SetOption, StoreOption, require_recipe
 from augmill.flows.terminal import flush, say
 
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     recipe: Annotated[str | None, typer.Argument(help="A recipe, for its store, devices and webhook.")] = None,
+    changes: SetOption = None,
     store: StoreOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the scheduled run.")] = False,
 ) -> None:
@@ -27,9 +28,10 @@ def doctor(
     from augmill.tasks.recipe.recipe import load_recipe
     from augmill.tasks.store.rules import require_root
 
+    require_recipe(recipe, changes)
     if store is not None:
         require_root(store)
-    loaded = load_recipe(recipe, store=store) if recipe is not None else None
+    loaded = load_recipe(recipe, store=store, changes=changes) if recipe is not None else None
     found = []
     with quiet_logging():
         for line in examine(loaded, store, quick):

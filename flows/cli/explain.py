@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from augmill.flows.cli.releases import Dataset, ReleaseOption, StoreOption, _find, _open
+from augmill.flows.cli.run import SetOption
 from augmill.flows.terminal import say
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
 def explain(
     row_id: Annotated[str, typer.Argument(help="aug_row_id of a row; FILE:LOCATION of a refused one.")],
     dataset: Dataset = None,
+    changes: SetOption = None,
     store: StoreOption = None,
     release: ReleaseOption = None,
     as_json: JsonOption = False,
@@ -32,7 +34,7 @@ def explain(
     from augmill.flows.releases import explain as look
     from augmill.tasks.store.log import read_log
 
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, changes)
     found = look(opened, name, _find(read_log(opened, name), release), row_id)
     if as_json:
         say(_line(found))
@@ -66,13 +68,17 @@ def _line(found: dict[str, Any]) -> str:
 
 
 def audit(
-    release: ReleaseArgument, dataset: Dataset = None, store: StoreOption = None, as_json: JsonOption = False
+    release: ReleaseArgument,
+    dataset: Dataset = None,
+    changes: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Shows who or what approved a release, with which numbers, and all that is on record of it."""
     from augmill.flows.releases import audit as look
     from augmill.tasks.store.log import read_log
 
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, changes)
     log = read_log(opened, name)
     found = look(opened, log, _find(log, release))
     if as_json:
@@ -107,6 +113,7 @@ def diff(
     left: ReleaseArgument,
     right: ReleaseArgument,
     dataset: Dataset = None,
+    changes: SetOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,7 +121,7 @@ def diff(
     from augmill.flows.releases import diff as look
     from augmill.tasks.store.log import read_log
 
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, changes)
     log = read_log(opened, name)
     found = look(opened, log, _find(log, left), _find(log, right))
     if as_json:

@@ -11,7 +11,7 @@ import typer
 
 from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.releases import require_reason
-from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import say
 from augmill.tasks.errors import UserError
 
@@ -37,6 +37,7 @@ def forget(
     no_rebuild: Annotated[
         bool, typer.Option("--no-rebuild", help="Take releases away without making others in their place.")
     ] = False,
+    changes: SetOption = None,
     store: StoreOption = None,
     orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
@@ -49,7 +50,7 @@ def forget(
     from augmill.tasks.recipe.recipe import load_recipe
 
     require_reason(reason)
-    loaded = load_recipe(recipe, store=store)
+    loaded = load_recipe(recipe, store=store, changes=changes)
     ids = read_ids(rows, column)
     opened = open_store(loaded.run.store)
     found = find_rows(opened, loaded, ids)
@@ -60,7 +61,7 @@ def forget(
         say(f"{path}: left by a run that was killed; it may hold the rows and goes as a whole")
     result: dict[str, Any] = {"outcome": "listed", **plan, "temporary": left}
     if not dry_run:
-        command = f"augmill forget {name_of(recipe)}"
+        command = f"augmill forget {name_of(recipe, changes)}"
         how = {"rebuild": not no_rebuild, "verbose": verbose}
         result = carry_out(loaded, ids, reason=reason, command=command, orchestrator=orchestrator, **how)
         removed = ", ".join(f"{count:,} {kind}" for kind, count in result["removed"].items())

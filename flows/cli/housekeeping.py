@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from augmill.flows.cli.releases import DEFAULT_STORE, Dataset, ReleaseOption, StoreOption, _find, _open
+from augmill.flows.cli.run import SetOption, require_recipe
 from augmill.flows.terminal import say
 
 SHOWN = 10
@@ -23,6 +24,7 @@ def gc(
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe: its retain section applies to its dataset, its store is used.")
     ] = None,
+    changes: SetOption = None,
     store: Annotated[str | None, typer.Option("--store", help="The store, where no recipe names it.")] = None,
     grace: Annotated[str, typer.Option("--grace", help="What is younger is left alone, such as 24h.")] = "24h",
     delete: Annotated[
@@ -39,7 +41,8 @@ def gc(
         span = parse_duration(grace)
     except ValueError as error:
         raise UserError(str(error), where="--grace", fix="give it as 24h or 7d") from error
-    loaded = load_recipe(recipe, store=store) if recipe is not None else None
+    require_recipe(recipe, changes)
+    loaded = load_recipe(recipe, store=store, changes=changes) if recipe is not None else None
     opened = open_store(loaded.run.store if loaded is not None else store or DEFAULT_STORE, write=delete)
     limits = {loaded.dataset: Limits.of(loaded.retain)} if loaded is not None else {}
     sweep = find_garbage(opened, grace=span, limits=limits)
@@ -83,6 +86,7 @@ def open_store(
 
 def verify(
     dataset: Dataset = None,
+    changes: SetOption = None,
     store: StoreOption = None,
     release: ReleaseOption = None,
     everything: Annotated[
@@ -99,7 +103,7 @@ def verify(
             raise UserError("--all takes no dataset and no release", where="verify", fix="leave one of the two out")
         _verify_all(store or DEFAULT_STORE)
         return
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, changes)
     log = read_log(opened, name)
     chosen = [_find(log, release)] if release else sorted(set(log.current().values()))
     wrong = [f"{found}/{file}" for found in chosen for file in verify_release(opened, name, found)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import say
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
 def path(
     recipe: RecipePath,
     as_of: AsOf = None,
+    changes: SetOption = None,
     store: StoreOption = None,
     delta: DeltaOption = False,
     verify: VerifyOption = False,
@@ -42,7 +43,7 @@ def path(
         raise UserError(problem, where="--as-of", fix="its history() says which snapshot each version is")
     if delta and verify:
         raise UserError("it verifies a release, not a table", where="--verify", fix="leave one of the two out")
-    loaded = load_recipe(recipe, store=store)
+    loaded = load_recipe(recipe, store=store, changes=changes)
     say(_table(loaded) if delta else _release(loaded, as_of, verify))
 
 
@@ -65,7 +66,7 @@ def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
         )
     if verify:
         require_whole(store, recipe.dataset, found)
-    return _place(store, release_key(recipe.dataset, found))
+    return f"{store.root.rstrip('/')}/{release_key(recipe.dataset, found)}"
 
 
 def _table(recipe: Recipe) -> str:
@@ -91,8 +92,3 @@ def _open(recipe: Recipe) -> Store | None:
     require_root(root)
     there = root.startswith(REMOTE_SCHEMES) or Path(root).expanduser().is_dir()
     return LookingStore(root) if there else None
-
-
-def _place(store: Store, key: str) -> str:
-    """Absolute on a local disk: a script may be anywhere."""
-    return f"{store.root.rstrip('/') if store.local is None else store.local}/{key}"

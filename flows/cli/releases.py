@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from augmill.flows.cli.run import SetOption, require_recipe
 from augmill.flows.terminal import say
 from augmill.tasks.errors import CorruptObject, StoreRefused, UserError
 from augmill.tasks.store.log import released_in
@@ -32,17 +33,21 @@ def register(app: typer.Typer) -> None:
     app.command("tag")(tag)
 
 
-def _open(store: str | None, dataset: str | None, *, write: bool = False) -> tuple[Any, str]:
+def _open(
+    store: str | None, dataset: str | None, changes: list[str] | None = None, *, write: bool = False
+) -> tuple[Any, str]:
     """The store, to look at unless ``write``, and the dataset meant, by its name or its recipe. Raises UserError."""
     from pathlib import Path
 
     from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
     from augmill.tasks.store.store import LookingStore, Store
 
-    if dataset is not None and (dataset.endswith((".yaml", ".yml")) or "://" in dataset):
+    recipe = dataset if dataset is not None and (dataset.endswith((".yaml", ".yml")) or "://" in dataset) else None
+    require_recipe(recipe, changes)
+    if recipe is not None:
         from augmill.tasks.recipe.recipe import load_recipe
 
-        loaded = load_recipe(dataset, store=store)
+        loaded = load_recipe(recipe, store=store, changes=changes)
         store, dataset = loaded.run.store, loaded.dataset
     store = store or DEFAULT_STORE
     require_root(store)
@@ -92,11 +97,11 @@ def _find(log: Any, prefix: str | None) -> str:
     return str(hits[0])
 
 
-def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
+def releases(dataset: Dataset = None, changes: SetOption = None, store: StoreOption = None) -> None:
     """Lists what was published, newest last; `*` marks what is current."""
     from augmill.tasks.store.log import entry_of, read_log
 
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, changes)
     log = read_log(opened, name)
     current, gone = set(log.current().values()), log.withdrawn()
     say(f"{name}")
@@ -119,14 +124,16 @@ def releases(dataset: Dataset = None, store: StoreOption = None) -> None:
         say(f"tag {tag_name:<16} {release}")
 
 
-def show(dataset: Dataset = None, store: StoreOption = None, release: ReleaseOption = None) -> None:
+def show(
+    dataset: Dataset = None, changes: SetOption = None, store: StoreOption = None, release: ReleaseOption = None
+) -> None:
     """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
     from augmill.flows.releases import taken_away
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import read_manifest_of
     from augmill.tasks.store.store import release_key
 
-    opened, name = _open(store, dataset)
+    opened, name = _open(store, dataset, changes)
     log = read_log(opened, name)
     found = _find(log, release)
     key = release_key(name, found, "manifest.json")
@@ -178,6 +185,7 @@ def _show_ledger(ledger: dict[str, Any]) -> None:
 def rollback(
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")],
     dataset: Dataset = None,
+    changes: SetOption = None,
     store: StoreOption = None,
     to: Annotated[
         str | None, typer.Option("--to", help="The release to go back to; else the newest publication is undone.")
@@ -200,7 +208,7 @@ def rollback(
     if (to is not None and backfill is not None) or (dry_run and backfill is None):
         problem = "--dry-run is of --backfill" if dry_run else "it goes back to one release, --backfill undoes many"
         raise UserError(problem, where="--dry-run" if dry_run else "--to", fix="leave one of the two out")
-    opened, name = _open(store, dataset, write=not dry_run)
+    opened, name = _open(store, dataset, changes, write=not dry_run)
     if backfill is not None:
         _undo_backfill(opened, name, backfill, reason, dry_run=dry_run)
         return
@@ -258,6 +266,7 @@ def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: 
 def tag(
     tag_name: Annotated[str, typer.Argument(metavar="NAME", help="The tag, such as the name of a trained model.")],
     dataset: Dataset = None,
+    changes: SetOption = None,
     store: StoreOption = None,
     release: ReleaseOption = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")] = "",
@@ -268,7 +277,7 @@ def tag(
 
     if reason:
         require_reason(reason)
-    opened, name = _open(store, dataset, write=True)
+    opened, name = _open(store, dataset, changes, write=True)
     if delete and release is not None:
         raise UserError("--delete takes the tag from whatever it names", where="--release", fix="leave --release out")
     standing = log.read_log(opened, name)

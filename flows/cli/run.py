@@ -13,6 +13,24 @@ RecipePath = Annotated[
     str, typer.Argument(help="The recipe: a YAML file, or the s3://, gs:// or az:// address of one.")
 ]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Instead of run.store in the recipe.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Put a value into the recipe, such as seed=7 or generators.0.share=0.5. May be repeated.",
+    ),
+]
+
+
+def require_recipe(recipe: str | None, changes: list[str] | None) -> None:
+    """Raises UserError for a change of no recipe."""
+    from augmill.tasks.errors import UserError
+
+    if changes and recipe is None:
+        raise UserError(
+            "it changes a recipe, and none is given", where="--set", fix="name the recipe, or leave --set out"
+        )
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +39,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     recipe: RecipePath,
+    changes: SetOption = None,
     store: StoreOption = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one, which is over.")
@@ -43,8 +62,8 @@ def run(
     if orchestrator not in (None, "prefect", "none"):
         problem = f"an orchestrator is prefect or none; found {orchestrator!r}"
         raise UserError(problem, where="--orchestrator", fix="give one of the two")
-    loaded = load_recipe(recipe, store=store)
-    command, kind = f"augmill run {name_of(recipe)}", orchestrator or loaded.run.orchestrator
+    loaded = load_recipe(recipe, store=store, changes=changes)
+    command, kind = f"augmill run {name_of(recipe, changes)}", orchestrator or loaded.run.orchestrator
     command += f" --as-of {as_of}" if as_of else ""
     with early_server(kind):
         with Progress() as shown, shown.waiting("Prefect"):

@@ -198,7 +198,7 @@ def yaml_text(value: Any) -> str:
         return yaml_text({item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
     import yaml
 
-    from augmill.tasks.recipe.reader import Dumper
+    from augmill.tasks.recipe.document import Dumper
 
     # As PyYAML would write it inside a flow collection: a number, a null or a `:` in a text is then quoted.
     written: str = yaml.dump([value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1 << 20)

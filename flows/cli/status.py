@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from augmill.flows.cli.housekeeping import open_store
-from augmill.flows.cli.run import RecipePath, StoreOption
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
 from augmill.flows.terminal import Line, print_lines, say
 
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     recipe: RecipePath,
+    changes: SetOption = None,
     store: StoreOption = None,
     first: Annotated[str | None, typer.Option("--from", help="The first snapshot to show.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="The last snapshot to show.")] = None,
@@ -68,7 +69,7 @@ def status(
     from augmill.tasks.store.erasure import pending_requests, told_pending
     from augmill.tasks.store.log import read_log
 
-    loaded = load_recipe(recipe, store=store)
+    loaded = load_recipe(recipe, store=store, changes=changes)
     require_partition(loaded, first, "--from")
     require_partition(loaded, last, "--to")
     opened, now = open_store(loaded.run.store, where="run.store", fix="augmill run makes one"), utc_now()
@@ -83,7 +84,9 @@ def status(
     if as_json:
         summary |= {"snapshots": [state.to_json() for state in states]}
     else:
-        print_lines(page(loaded, log, states, problem, name_of(recipe), left_to_do(opened, loaded, states, now)))
+        print_lines(
+            page(loaded, log, states, problem, name_of(recipe, changes), left_to_do(opened, loaded, states, now))
+        )
         print_lines([[(line, "yellow")] for line in wrapped(f"{seen.warning}.", first="")] if seen.warning else [])
         print_lines([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
     say(json.dumps(summary, ensure_ascii=False))

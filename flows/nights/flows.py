@@ -87,11 +87,12 @@ def backfill(
     max_failures: int | None = None,
     max_cost: float | None = None,
     max_hours: float | None = None,
+    set: list[str] | None = None,
 ) -> Result:
     """``augmill backfill`` with the same options: from ``first`` up to and with ``last``; each snapshot is a sub-flow."""
     if (planned := running.handed(Planned)) is not None:
         return carry_out(planned)
-    with running.session_of(recipe, store, command="deployment backfill", by_morning=False) as session:
+    with running.session_of(recipe, store, set, command="deployment backfill", by_morning=False) as session:
         request = BackfillRequest(
             first, last, reprocess, order, publish, max_active, max_failures, max_cost, max_hours
         )  # fmt: skip
@@ -100,14 +101,14 @@ def backfill(
 
 @flow(flow_run_name=functools.partial(running.name_of_flow_run, "nightly"), persist_result=False)
 @ending
-def nightly(recipe: str, store: str | None = None, max_active: int = 1) -> Result:
+def nightly(recipe: str, store: str | None = None, max_active: int = 1, set: list[str] | None = None) -> Result:
     """What is due in the look-back window; then pages and notes, where the recipe names a webhook.
 
     After an outage the server starts every run that it missed, late: each knows when it should have begun.
     """
     if (planned := running.handed(Planned)) is not None:
         return carry_out(planned)
-    since, loaded = datetime.now(UTC), load_recipe(recipe, store=store)
+    since, loaded = datetime.now(UTC), load_recipe(recipe, store=store, changes=set)
     with watched(loaded, since):
         if (late := too_late(loaded, flow_run.scheduled_start_time, since)) is not None:
             return late
@@ -194,7 +195,7 @@ def _call(recipe: Recipe, planned: Planned, how: dict[str, Any], flow: Any, **pa
     if not planned.plan.lines:
         return nothing_due(planned)
     with running.handing(planned), running.open_session(recipe, **how) as session:
-        return call_flow(session, flow, *running.addresses(recipe), **parameters)
+        return call_flow(session, flow, **running.parameters_of(recipe), **parameters)
 
 
 # --- Planning ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from augmill.flows.flow import call_flow
 from augmill.flows.mirror import mirror_delta
 from augmill.flows.nights.plan import LIMITS, BackfillPlan, BackfillRequest, PlannedSnapshot, exit_code_for, next_step
 from augmill.flows.nights.record import answered, is_own
-from augmill.flows.run import Session, addresses
+from augmill.flows.run import Session, parameters_of
 from augmill.flows.signals import STOP_GRACE
 from augmill.tasks.boundary.retries import COMMIT, call_with_retries
 from augmill.tasks.errors import ConflictError, exit_code_of
@@ -84,7 +84,7 @@ class BackfillRun:
 
     def _one(self, line: PlannedSnapshot) -> dict[str, Any]:
         as_of = None if line.snapshot == "all" else line.snapshot
-        return call_flow(self._session, augment, *addresses(self._session.recipe), as_of)
+        return call_flow(self._session, augment, **parameters_of(self._session.recipe), as_of=as_of)
 
     def _next(self, running: list[PlannedSnapshot]) -> PlannedSnapshot | None:
         """The next line that is due. What others did meanwhile is not done again; what they do now is looked at last."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from augmill.flows.nights.automations import TAG, ensure_automations
-from augmill.flows.run import addresses
+from augmill.flows.run import parameters_of
 from augmill.flows.signals import interruptible
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe
@@ -43,7 +43,8 @@ def recipe_deployments(
     """``nightly/<dataset>`` and ``backfill/<dataset>``, one run of each at once; ``job_variables``: see ``deploy``.
 
     Parameters mean the same on every machine, and to a run that is made again from Prefect's pages: where the recipe
-    stands, or its text, and its store, both absolute. A worker runs in a directory of its own.
+    stands, or its text, and its store, both absolute; and ``set``, where values were set. A worker runs in a directory of
+    its own.
 
     A night that begins while the last one still runs waits for it, and then makes what is due by then; where
     ``catch_up`` is none it is dropped, as it would do nothing. Raises UserError for what can be no store.
@@ -74,7 +75,7 @@ def _deployment(
     deployment = RunnerDeployment.from_flow(
         flow,
         name=recipe.dataset,
-        parameters=dict(zip(("recipe", "store"), addresses(recipe), strict=True)),
+        parameters=parameters_of(recipe),
         tags=[TAG, recipe.dataset],
         version=recipe.hash()[:16],
         version_type=simple,

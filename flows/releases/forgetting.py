@@ -23,7 +23,7 @@ from augmill.flows.releases.gc import (
 )
 from augmill.flows.releases.holding import Holdings, find_rows
 from augmill.flows.releases.retention import Attempts, named, running
-from augmill.flows.run import Session, addresses, open_session
+from augmill.flows.run import Session, open_session, parameters_of
 from augmill.tasks.boundary.processes import sweep_temporary
 from augmill.tasks.errors import AugmillError, ConflictError, DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe
@@ -131,7 +131,7 @@ def _make_again(session: Session, as_of: str | None) -> dict[str, Any]:
     from augmill.flows.flow import call_flow
 
     try:
-        result = call_flow(session, augment, *addresses(session.recipe), as_of)
+        result = call_flow(session, augment, **parameters_of(session.recipe), as_of=as_of)
     except AugmillError as error:
         raise _stopped(type(error), as_of, error.problem, error.where, error.fix) from error
     if "pending" not in result:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TypeGuard
 
@@ -48,8 +50,16 @@ def shown(where: str | Path) -> str:
     return TEXT if is_text(where) else str(where)
 
 
-def name_of(where: str | Path) -> str:
-    """What a noted command calls it: the file by its name, an object by its address, a text by its dataset."""
+def name_of(where: str | Path, changes: Sequence[str] | None = ()) -> str:
+    """What a noted command calls it: the file by its name, an object by its address, a text by its dataset.
+
+    With its ``changes``, so that the command can be given again.
+    """
+    said = "".join(f" --set {shlex.quote(change)}" for change in changes or ())
+    return _name_of(where) + said
+
+
+def _name_of(where: str | Path) -> str:
     if is_text(where):
         found = _DATASET.search(where)
         return found.group(1) if found else "recipe"
@@ -78,13 +88,15 @@ def read_origin(where: str | Path) -> bytes:
         raw = where.encode("utf-8", "surrogateescape")
     else:
         raw = _read_object(str(where)) if is_address(where) else _read_file(Path(where))
-    if len(raw) > MAX_BYTES:
-        raise UserError(
-            f"a recipe is at most {MAX_BYTES:,} bytes; this is larger",
-            where=shown(where),
-            fix="give a recipe: is this the data?",
-        )
+    require_size(len(raw), shown(where))
     return raw
+
+
+def require_size(size: int, where: str) -> None:
+    """Raises UserError for more bytes than a recipe has, what it extends and what its variables hold included."""
+    if size > MAX_BYTES:
+        problem = f"a recipe is at most {MAX_BYTES:,} bytes; this is larger"
+        raise UserError(problem, where=where, fix="give a recipe: is this the data?")
 
 
 def _read_object(address: str) -> bytes:
@@ -113,11 +125,6 @@ def decode(raw: bytes, where: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 at byte {error.start}", where=where, fix="save the recipe as UTF-8") from error
-
-
-def text_of(where: str | Path) -> str:
-    """The recipe as text, for a deployment's parameter. Raises what ``read_origin`` raises."""
-    return decode(read_origin(where), shown(where)).rstrip("\n") + "\n"
 
 
 def is_relative(path: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import logging
 import os
 import re
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
+from augmill.tasks.recipe.document import Lines
+from augmill.tasks.recipe.layers import EXTENDS, Document, read_document
 from augmill.tasks.recipe.nights import Partitions, Price, Refit, Retain, Schedule
-from augmill.tasks.recipe.origin import Folder, beside, folder_of, is_relative, place_of, read_origin, shown
-from augmill.tasks.recipe.reader import LABEL_BY, Lines, RecipeReader, Rows, adapter, parse_yaml
+from augmill.tasks.recipe.origin import Folder, beside, folder_of, is_relative, place_of, shown
+from augmill.tasks.recipe.reader import LABEL_BY, RecipeReader, Rows, adapter
 from augmill.tasks.recipe.sections import (
     Columns,
     Mix,
@@ -45,9 +48,12 @@ from augmill.tasks.registry import PATH, Registry
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.sources import SOURCES, SourceOptions
+from augmill.tasks.store.rules import holds
 from augmill.tasks.store.stage import identity_of
 from augmill.tasks.trainers import QUICK, TRAINERS
 from augmill.tasks.validation import ValidationOptions
+
+_log = logging.getLogger("augmill")
 
 # Where a recipe names labels: read as they are written. True where it takes numbers and truth values too.
 LABELS = {
@@ -140,10 +146,12 @@ class Recipe:
         clash = set(self.publish.copy) & {*self.columns.sources, self.columns.answer}
         check(not clash, f"publish.copy: {', '.join(sorted(clash))} is made by the generator, not copied")
 
-    # Where it was read, and the sha256 of what was read there. ``load_recipe`` sets them on the recipe it gives, to whom
-    # they are lost by ``dataclasses.replace``: no fields, since they are neither keys of the document nor identity.
+    # Where it was read, the sha256 of what was read there, and what ``--set`` changed. ``load_recipe`` sets them on the
+    # recipe it gives, to whom they are lost by ``dataclasses.replace``: no fields, since they are neither keys of the
+    # document nor identity.
     origin = ""  # the absolute path, the address, or the text itself
     digest = ""
+    changes = tuple[str, ...]()
 
     @property
     def problem(self) -> Problem:
@@ -160,26 +168,30 @@ class Recipe:
         return hash_json(identity_of({name: getattr(self, name) for name in counted} | {"run": None}))
 
 
-def _located(value: str, base: Path, where: str) -> Path:
-    """Where a path of the recipe leads. ``os.path``: Path raises at an unknown user, and at links that go round."""
+def _located(value: str, base: Path) -> Path:
+    """Where a path of the recipe leads. ``os.path``: Path raises at an unknown user, and at links that go round.
+
+    Raises ValueError(what is wrong, what to do).
+    """
     expanded = os.path.expanduser(value)  # noqa: PTH111
     if expanded.startswith("~"):
-        raise UserError("nobody knows whose home this is", where=where, fix="write it out")
+        raise ValueError("nobody knows whose home this is", "write it out")
     resolved = (base / expanded).absolute()
     if "\0" in value:
-        raise UserError("a NUL character is in no file's name", where=where, fix="correct the path")
+        raise ValueError("a NUL character is in no file's name", "correct the path")
     if max(len(part.encode("utf-8", "replace")) for part in resolved.parts) > LONGEST_NAME:
-        raise UserError("file name too long", where=where, fix="give the path of what is there")
+        raise ValueError("file name too long", "give the path of what is there")
     if os.path.realpath(resolved) == resolved.anchor:  # to hash them, or to list them, would take minutes
-        raise UserError("this is all of the machine's files", where=where, fix="name a file or a directory")
+        raise ValueError("this is all of the machine's files", "name a file or a directory")
     return resolved
 
 
 @dataclass(frozen=True)
 class _Paths:
-    """Paths in a recipe are relative to the recipe. One that stands in a bucket has addresses beside it and no local
+    """Paths in a recipe are relative to the file in which they stand: the recipe, or one that it extends. One that stands
 
-    files, one that was given as text has nothing: what would mean another place on every machine is refused by name.
+    in a bucket has addresses beside it and no local files, one that was given as text has nothing: what would mean
+    another place on every machine is refused by name.
     """
 
     folder: Folder
@@ -198,62 +210,109 @@ class _Paths:
                 changes[item.name] = tuple(
                     self._placed(part, (*place, number), source) for number, part in enumerate(value)
                 )
-            elif "://" not in value and (isinstance(self.folder, Path) or value != item.default):
+            elif "://" not in value and (isinstance(self.folder_at(place), Path) or value != item.default):
                 changes[item.name] = self._placed(value, place, source, hub=bool(item.metadata.get("hub")))
         return dataclasses.replace(options, **changes) if changes else options
+
+    def folder_at(self, at: tuple[str | int, ...]) -> Folder:
+        """Where the paths begin that stand at a key; where it is not written, or only on the command line, the recipe's."""
+        file = self.reader.lines.file_of(at)
+        return self.folder if file in (None, self.reader.path) else folder_of(str(file))
 
     def _placed(self, value: str, at: tuple[str | int, ...], source: bool, hub: bool = False) -> str:
         if "://" in value:
             return value
-        if isinstance(self.folder, Path) or not is_relative(value):
-            folder = self.folder if isinstance(self.folder, Path) else Path("/")
-            resolved = str(_located(value, folder, f"{at[-1]}: {value[:200]}"))
+        base = self.folder_at(at)
+        if isinstance(base, Path) or not is_relative(value):
+            try:
+                resolved = str(_located(value, base if isinstance(base, Path) else Path("/")))
+            except ValueError as error:
+                raise self.reader.fail(f"{value[:200]!r}: {error.args[0]}", at, error.args[1]) from error
             # A name that is no local path may be a hub id; the generator says what it found.
             return resolved if os.path.exists(resolved) or not hub else value  # noqa: PTH110
         if hub and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", value):
             return value  # as a hub id is written
-        if source and self.folder is not None and (address := beside(self.folder, value)):
+        if source and base is not None and (address := beside(base, value)):
             return address
-        raise self.relative(value, at, "an address (s3://, gs://, az://)" if source else "")
+        raise self._relative(value, at, "an address (s3://, gs://, az://)" if source else "")
 
-    def relative(self, value: str, at: tuple[str | int, ...], otherwise: str) -> UserError:
-        where = "is given as text" if self.folder is None else "stands in a bucket"
+    def store(self, value: str) -> str:
+        """Where ``run.store`` leads; what can be no store is left to whoever opens it."""
+        at = ("run", "store")
+        base = self.folder_at(at)
+        if not isinstance(base, Path) and is_relative(value):
+            raise self._relative(value, at, "an address (s3://, gs://, az://), or give --store")
+        return whole_store(value, base if isinstance(base, Path) else Path("/"))
+
+    def _relative(self, value: str, at: tuple[str | int, ...], otherwise: str) -> UserError:
+        where = "is given as text" if self.folder_at(at) is None else "stands in a bucket"
         problem = f"{value[:200]!r} is a relative path, and a recipe that {where} lies in no directory"
         return self.reader.fail(problem, at, f"write an absolute path{' or ' * bool(otherwise)}{otherwise}")
 
 
-def load_recipe(where: str | Path, *, store: str | None = None) -> Recipe:
+def whole_store(value: str, folder: Path) -> str:
+    """A store's address, or its absolute path; what is neither stays as it is."""
+    path = os.path.expanduser(value)  # noqa: PTH111 - Path raises at an unknown user
+    if "://" in value or path.startswith("~") or not value.strip():
+        return value
+    return str((folder / path).absolute())
+
+
+def load_recipe(where: str | Path, *, store: str | None = None, changes: Sequence[str] | None = ()) -> Recipe:
     """Reads and validates a recipe: a file's path, an object's address (s3://, gs://, az://), or the YAML text itself,
 
-    which a line break tells from both. ``store`` overrides ``run.store``. Raises UserError; of a bucket that does not
-    answer StoreRefused or StoreSilent.
+    which a line break tells from both. ``store`` overrides ``run.store``, relative to the working directory. ``changes``:
+    values by dotted keys, such as ``generators.0.share=0.5``, as if they stood in the recipe. Raises UserError; of a
+    bucket that does not answer StoreRefused or StoreSilent.
     """
-    recipe = _read(where, read_origin(where), store)
+    changes = tuple(changes or ())
+    document = read_document(where, changes, LABELS)
+    recipe = _built(where, document, store)
+    if store is None:
+        _require_store_beside(recipe, (document.value.get("run") or {}).get("store", RunOptions.store))
+    for name, value in (("origin", place_of(where)), ("digest", document.digest), ("changes", changes)):
+        object.__setattr__(recipe, name, value)
     PATIENCE.seconds = recipe.run.store_patience  # of the process: what only looks at the store honours it too
     return recipe
 
 
-def _read(where: str | Path, raw: bytes, store: str | None) -> Recipe:
-    document, lines = parse_yaml(raw, shown(where), LABELS)
-    reader = RecipeReader(shown(where), lines)
-    recipe = build_recipe(document, base=folder_of(where), reader=reader, store=store)
-    object.__setattr__(recipe, "origin", place_of(where))
-    object.__setattr__(recipe, "digest", hashlib.sha256(raw).hexdigest())
-    return recipe
+def _built(where: str | Path, document: Document, store: str | None) -> Recipe:
+    reader = RecipeReader(shown(where), document.lines)
+    return build_recipe(document.value, base=folder_of(where), reader=reader, store=store)
+
+
+def _require_store_beside(recipe: Recipe, written: str) -> None:
+    """Up to 0.1.0 a relative ``run.store`` began in the working directory. Raises UserError where this dataset stands
+
+    there and not beside the recipe; where it stands in both, says which one is used.
+    """
+    new, old = recipe.run.store, str(Path(written).absolute())
+    if not is_relative(written) or "://" in new or os.path.realpath(old) == os.path.realpath(new):
+        return
+    if not holds(old, recipe.dataset):
+        return
+    if holds(new, recipe.dataset):
+        _log.warning("There are two stores of %s. %s, beside the recipe, is used; %s is not.", recipe.dataset, new, old)
+        return
+    raise UserError(
+        f"a relative run.store begins at the recipe, so it is {new}; {recipe.dataset!r} is not in it, but in {old}, "
+        "which earlier versions took, since they began at the working directory",
+        where="run.store",
+        fix=f"go on with that one by --store {old}, or move it to {new}; to begin anew, give --store {new}",
+    )
 
 
 def recipe_edited(recipe: Recipe) -> bool:
-    """Whether what stands at the recipe's origin now makes other rows than what was read; so does one that is gone.
+    """Whether what stands at the recipe's origin now, or in what it extends, makes other rows than what was read; so does
 
-    Comments, and where and how fast it runs, change no row. False for a recipe that was given as text. Raises
-    StoreRefused or StoreSilent where a bucket does not answer.
+    one that is gone. Comments, and where and how fast it runs, change no row. Raises StoreRefused or StoreSilent where a
+    bucket does not answer.
     """
     if not recipe.origin:
         return False
     try:
-        raw = read_origin(recipe.origin)
-        unchanged = hashlib.sha256(raw).hexdigest() == recipe.digest
-        return not unchanged and _read(recipe.origin, raw, recipe.run.store).hash() != recipe.hash()
+        now = read_document(recipe.origin, recipe.changes, LABELS)
+        return now.digest != recipe.digest and _built(recipe.origin, now, recipe.run.store).hash() != recipe.hash()
     except UserError:
         return True
 
@@ -308,10 +367,8 @@ def build_recipe(
                 raise reader.unserved("teacher", CHECKS, rows.served_in_part, rows, ("generators", index, "label_by"))
             problem = f"{choice.label_by!r} needs the check `teacher`, which is off"
             raise reader.fail(problem, ("generators", index, "label_by"), "take `teacher: off` out of `checks`")
-    run = recipe.run if store is None else dataclasses.replace(recipe.run, store=store)
     paths = _Paths(base, reader)
-    if store is None and not isinstance(base, Path) and is_relative(run.store):
-        raise paths.relative(run.store, ("run", "store"), "an address (s3://, gs://, az://), or give --store")
+    placed = paths.store(recipe.run.store) if store is None else whole_store(store, Path())
     resolved = [
         dataclasses.replace(choice, options=paths.resolve(choice.options, "generators", index))
         for index, choice in enumerate(chosen)
@@ -325,7 +382,7 @@ def build_recipe(
         validation=paths.resolve(recipe.validation, "validation"),
         generators=tuple(resolved),
         checks=checks,
-        run=run,
+        run=dataclasses.replace(recipe.run, store=placed),
         **_judges(recipe, document.get("trainer", {}), rows, reader),
     )
 
@@ -384,6 +441,9 @@ def json_schema() -> dict[str, Any]:
     trainers.append(_section_from_outside(TRAINERS))
     choices.append(_section_from_outside(GENERATORS))
     schema["properties"]["trainer"] = {"anyOf": [{"enum": list(TRAINERS)}, _from_outside(TRAINERS), *trainers]}
+    paths = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    schema["properties"][EXTENDS] = paths | {"description": "recipes whose keys this one takes over"}
+    schema["anyOf"] = [{"required": [EXTENDS]}, {"required": schema.pop("required")}]
     schema["properties"]["generators"] = {"type": "array", "minItems": 1, "items": {"anyOf": choices}}
     schema["properties"]["checks"] = {
         "type": "object",

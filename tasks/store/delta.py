@@ -126,7 +126,7 @@ def require_deltalake() -> None:
 
 def delta_uri(store: Store, dataset: str) -> str:
     """Where readers find the table."""
-    return f"{store.root.rstrip('/') if store.local is None else store.local}/{delta_key(dataset)}"
+    return f"{store.root.rstrip('/')}/{delta_key(dataset)}"
 
 
 def has_delta(store: Store, dataset: str) -> bool:

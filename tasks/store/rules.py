@@ -120,6 +120,11 @@ def _probe(directory: Path) -> None:
             raise
 
 
+def holds(root: str, dataset: str) -> bool:
+    """Whether something of the dataset stands at a local root."""
+    return any((Path(root) / part / dataset).is_dir() for part in ("public", "private/attempts"))
+
+
 def require_root(root: str) -> None:
     """Raises UserError for what can be no store's root; looks at nothing."""
     if root.startswith(REMOTE_SCHEMES):

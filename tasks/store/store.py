@@ -166,6 +166,9 @@ class Store:
         self._lock = threading.Lock()
         self._downloads: Path | None = None
         self.backend = backend or self._open()
+        self.root = (
+            root if self.local is None else str(self.local)
+        )  # what is printed is whole: a script may be anywhere
         self._writer = None if self.local is None else DurableWriter(self.local, self.backend)
 
     def _open(self) -> ObjectStore:

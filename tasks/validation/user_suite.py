@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from augmill.tasks.errors import UnsoundSource, UserError
-from augmill.tasks.recipe.reader import read_yaml
+from augmill.tasks.recipe.document import read_yaml
 from augmill.tasks.validation.suites import Expectation, great_expectations_context, run_suite
 
 KEY = "validation.source"

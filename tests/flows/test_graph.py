@@ -14,7 +14,7 @@ from recorded import asking, flow_runs, graph, recording_session, task_runs
 
 from augmill.flows.augment import augment
 from augmill.flows.flow import call_flow
-from augmill.flows.run import addresses, shared
+from augmill.flows.run import parameters_of, shared
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def record(recipe: Recipe, as_of: str | None = None) -> tuple[Any, dict[str, Any
     """(the newest flow run of that snapshot, its task runs by name)."""
     session = recording_session(recipe)
     with shared(session):
-        call_flow(session, augment, *addresses(recipe), as_of)
+        call_flow(session, augment, **parameters_of(recipe), as_of=as_of)
     with asking() as client:
         run = flow_runs(client, f"{as_of or 'all'} {recipe.dataset}")[-1]
         return run, task_runs(client, run, last="publish")
@@ -181,4 +181,9 @@ def test_parameters_are_whole_addresses(prefect_api: str, tmp_path: Path, monkey
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document | {"run": {"store": "beside"}}))
     monkeypatch.chdir(tmp_path)
     run, _ = record(load_recipe("recipe.yaml", store="stored"))
-    assert run.parameters == {"recipe": f"{tmp_path}/recipe.yaml", "store": f"{tmp_path}/stored", "as_of": None}
+    assert run.parameters == {
+        "recipe": f"{tmp_path}/recipe.yaml",
+        "store": f"{tmp_path}/stored",
+        "as_of": None,
+        "set": None,
+    }

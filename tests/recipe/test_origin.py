@@ -16,7 +16,8 @@ from commands import augmill, refused, write_recipe
 from obstore.store import from_url
 
 from augmill.tasks.errors import AugmillError, StoreSilent, UserError
-from augmill.tasks.recipe.origin import MAX_BYTES, name_of, text_of
+from augmill.tasks.recipe.layers import text_of
+from augmill.tasks.recipe.origin import MAX_BYTES, name_of
 from augmill.tasks.recipe.recipe import load_recipe, recipe_edited
 
 ADDRESS = "s3://recipes/team/nights/recipe.yaml"
@@ -137,7 +138,7 @@ def test_a_given_store_and_absolute_paths_and_hub_names_are_taken(tmp_path: Path
         {"use": "causal_lm", "model": "someone/model-1.5", "revision": "0" * 40},
     ]
     recipe = load_recipe(written(str(tmp_path / "rows.csv"), store=None, generators=generators), store="here")
-    assert recipe.run.store == "here"
+    assert recipe.run.store == str(Path("here").absolute())
     assert recipe.generators[0].options.thesaurus == str(words)
     assert recipe.generators[1].options.model == "someone/model-1.5"
 

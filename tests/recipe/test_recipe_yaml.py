@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from augmill.flows.cli.schema import yaml_text
 from augmill.tasks.errors import UserError
+from augmill.tasks.recipe.document import Lines, read_yaml
 from augmill.tasks.recipe.origin import MAX_BYTES
-from augmill.tasks.recipe.reader import Lines, read_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(14)
