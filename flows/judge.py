@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,7 +47,7 @@ NAMED = 8  # labels in a message
 SHARE = 0.3  # of the real rows judges where no validation file is given: what a recipe holds out by default, in all
 IN_MEMORY = "a table in memory"
 
-Given = str | pa.Table  # rows: a file, glob, directory or address, or a table
+Given: TypeAlias = str | pa.Table  # rows: a file, glob, directory or address, or a table
 
 
 @dataclass(frozen=True)
@@ -218,25 +218,17 @@ def arm_rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Of each arm of a result: its name, its score, and its gain over real rows alone and over the placebo."""
     from augmill.tasks.gate.gauge import Gauge
 
-    gauge = Gauge(**result["metrics"][result["judged_by"]])
-    gains = result["numbers"].values()
-    decimals = gauge.decimals(*(value for gain in gains for value in (gain["gain"], gain["low"], gain["high"])))
+    gauge, numbers = Gauge(**result["metrics"][result["judged_by"]]), result["numbers"]
+    decimals = gauge.decimals(*(gain[name] for gain in numbers.values() for name in ("gain", "low", "high")))
 
-    def told(gain: dict[str, float] | None) -> str:
-        if not gain:
+    def told(arm: str, other: str) -> str:
+        if not (gain := numbers.get(f"{arm}-{other}")):
             return ""
         one, low, high = (f"{gain[name]:+,.{decimals}f}" for name in ("gain", "low", "high"))
         return f"{one} ({low} to {high})"
 
-    numbers = result["numbers"]
-    return [
-        (
-            name,
-            f"{result['scores'][arm]:,.{decimals}f}",
-            *(told(numbers.get(f"{arm}-{o}")) for o in ("real", "placebo")),
-        )
-        for arm, name in ARMS.items()
-    ]  # type: ignore[misc]
+    scores = {arm: f"{result['scores'][arm]:,.{decimals}f}" for arm in ARMS}
+    return [(name, scores[arm], told(arm, "real"), told(arm, "placebo")) for arm, name in ARMS.items()]
 
 
 def _write_report(path: Path, judged: Judged, dataset: str) -> None:
