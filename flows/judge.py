@@ -51,7 +51,7 @@ Given: TypeAlias = str | pa.Table  # rows: a file, glob, directory or address, o
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedEvidence:
     """``evidence``: the gate's; ``rows``: what it saw; ``result``: what the last line of ``augmill judge`` says."""
 
     evidence: Any
@@ -71,7 +71,7 @@ def judge_rows(
     dataset: str = "rows",
     quiet: bool = False,
     **gate: Any,
-) -> Judged:
+) -> JudgedEvidence:
     """Whether the synthetic rows help, measured on real ones; writes nothing but ``report``, which names ``dataset``.
 
     ``asked``: the columns; ``gate``: options of ``GateOptions``; ``quiet``: no progress on stderr. Raises UserError for
@@ -86,7 +86,7 @@ def judge_rows(
         read = read_others(first, synthetic, validation, directory, asked)
         rows = part_rows(read, directory, seed=seed)
         evidence = _measure(rows, chosen, options, first.recipe, seed, Path(directory), quiet)
-    judged = Judged(evidence, rows, _result(evidence, rows, {name: part.about for name, part in read.items()}))
+    judged = JudgedEvidence(evidence, rows, _result(evidence, rows, {name: part.about for name, part in read.items()}))
     if report is not None:
         _write_report(report, judged, dataset)
     return judged
@@ -231,7 +231,7 @@ def arm_rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return [(name, scores[arm], told(arm, "real"), told(arm, "placebo")) for arm, name in ARMS.items()]
 
 
-def _write_report(path: Path, judged: Judged, dataset: str) -> None:
+def _write_report(path: Path, judged: JudgedEvidence, dataset: str) -> None:
     """The page of a run's report, with the parts there are here: the gate, the classes, some synthetic rows."""
     from augmill.tasks.report import render_report
 
@@ -245,7 +245,7 @@ def _write_report(path: Path, judged: Judged, dataset: str) -> None:
     judged.result["report"] = str(path)
 
 
-def _report_evidence(judged: Judged, dataset: str) -> Any:
+def _report_evidence(judged: JudgedEvidence, dataset: str) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
     from augmill.flows.report import told_target
     from augmill.tasks.rows.kinds import show, sizes

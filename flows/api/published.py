@@ -132,7 +132,7 @@ class Release:
 
     def to_torch(
         self, split: str = "train", *, columns: Sequence[str] | None = None, epoch: int | None = None
-    ) -> torch.utils.data.Dataset[dict[str, Any]]:
+    ) -> torch.utils.data.StackDataset[dict[str, Any]]:
         """The rows of a split as a map-style torch Dataset, each a dict by column, ready for a DataLoader.
 
         Numbers are tensors, everything else is as Python has it. ``dataset.datasets["aug_weight"]`` is a whole column.
