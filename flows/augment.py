@@ -51,11 +51,15 @@ def run_recipe(
     republish: bool = False,
     verbose: bool = False,
     now: Clock = utc_now,
+    **how: Any,
 ) -> Result:
-    """The whole main job; returns what the last line of stdout says. Raises AugmillError."""
+    """The whole main job; returns what the last line of stdout says. ``how``: as ``open_session`` takes it.
+
+    Raises AugmillError.
+    """
     require_over(recipe, as_of, "--as-of", now=now())
     with running.open_session(
-        recipe, command=command, orchestrator=orchestrator, verbose=verbose, republish=republish
+        recipe, command=command, orchestrator=orchestrator, verbose=verbose, republish=republish, **how
     ) as session:
         return call_flow(session, augment, **running.parameters_of(recipe), as_of=as_of)
 

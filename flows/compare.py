@@ -87,7 +87,7 @@ def compare(
     with running.session_of(recipe, store, set, command="deployment compare", by_morning=False) as session:
         own, found = session.recipe, running.handed(Compared) or Compared()
         numbers = range(own.seed, own.seed + seeds)
-        with Progress() as progress:
+        with Progress(quiet=session.quiet) as progress:
             compare_all(
                 session, entrants(own, generators), seeds=numbers, ratios=ratios, as_of=as_of,
                 progress=progress, found=found,
@@ -103,14 +103,22 @@ def run_compare(
     command: str,
     orchestrator: str | None = None,
     verbose: bool = False,
+    quiet: bool = False,
+    embedded: bool = False,
     **parameters: Any,
 ) -> Result:
     """The flow ``compare``; its cells go into ``found``, also those of one that is stopped. Raises AugmillError."""
     with (
         running.handing(found),
         running.open_session(
-            recipe, command=command, orchestrator=orchestrator, verbose=verbose, by_morning=False
-        ) as session,
+            recipe,
+            command=command,
+            orchestrator=orchestrator,
+            verbose=verbose,
+            by_morning=False,
+            quiet=quiet,
+            embedded=embedded,
+        ) as session,  # fmt: skip
     ):
         return call_flow(session, compare, **running.parameters_of(recipe), **parameters)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,11 +47,11 @@ NAMED = 8  # labels in a message
 SHARE = 0.3  # of the real rows judges where no validation file is given: what a recipe holds out by default, in all
 IN_MEMORY = "a table in memory"
 
-Given = str | pa.Table  # rows: a file, glob, directory or address, or a table
+Given: TypeAlias = str | pa.Table  # rows: a file, glob, directory or address, or a table
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedEvidence:
     """``evidence``: the gate's; ``rows``: what it saw; ``result``: what the last line of ``augmill judge`` says."""
 
     evidence: Any
@@ -71,7 +71,7 @@ def judge_rows(
     dataset: str = "rows",
     quiet: bool = False,
     **gate: Any,
-) -> Judged:
+) -> JudgedEvidence:
     """Whether the synthetic rows help, measured on real ones; writes nothing but ``report``, which names ``dataset``.
 
     ``asked``: the columns; ``gate``: options of ``GateOptions``; ``quiet``: no progress on stderr. Raises UserError for
@@ -86,7 +86,7 @@ def judge_rows(
         read = read_others(first, synthetic, validation, directory, asked)
         rows = part_rows(read, directory, seed=seed)
         evidence = _measure(rows, chosen, options, first.recipe, seed, Path(directory), quiet)
-    judged = Judged(evidence, rows, _result(evidence, rows, {name: part.about for name, part in read.items()}))
+    judged = JudgedEvidence(evidence, rows, _result(evidence, rows, {name: part.about for name, part in read.items()}))
     if report is not None:
         _write_report(report, judged, dataset)
     return judged
@@ -218,28 +218,20 @@ def arm_rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Of each arm of a result: its name, its score, and its gain over real rows alone and over the placebo."""
     from augmill.tasks.gate.gauge import Gauge
 
-    gauge = Gauge(**result["metrics"][result["judged_by"]])
-    gains = result["numbers"].values()
-    decimals = gauge.decimals(*(value for gain in gains for value in (gain["gain"], gain["low"], gain["high"])))
+    gauge, numbers = Gauge(**result["metrics"][result["judged_by"]]), result["numbers"]
+    decimals = gauge.decimals(*(gain[name] for gain in numbers.values() for name in ("gain", "low", "high")))
 
-    def told(gain: dict[str, float] | None) -> str:
-        if not gain:
+    def told(arm: str, other: str) -> str:
+        if not (gain := numbers.get(f"{arm}-{other}")):
             return ""
         one, low, high = (f"{gain[name]:+,.{decimals}f}" for name in ("gain", "low", "high"))
         return f"{one} ({low} to {high})"
 
-    numbers = result["numbers"]
-    return [
-        (
-            name,
-            f"{result['scores'][arm]:,.{decimals}f}",
-            *(told(numbers.get(f"{arm}-{o}")) for o in ("real", "placebo")),
-        )
-        for arm, name in ARMS.items()
-    ]  # type: ignore[misc]
+    scores = {arm: f"{result['scores'][arm]:,.{decimals}f}" for arm in ARMS}
+    return [(name, scores[arm], told(arm, "real"), told(arm, "placebo")) for arm, name in ARMS.items()]
 
 
-def _write_report(path: Path, judged: Judged, dataset: str) -> None:
+def _write_report(path: Path, judged: JudgedEvidence, dataset: str) -> None:
     """The page of a run's report, with the parts there are here: the gate, the classes, some synthetic rows."""
     from augmill.tasks.report import render_report
 
@@ -253,7 +245,7 @@ def _write_report(path: Path, judged: Judged, dataset: str) -> None:
     judged.result["report"] = str(path)
 
 
-def _report_evidence(judged: Judged, dataset: str) -> Any:
+def _report_evidence(judged: JudgedEvidence, dataset: str) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
     from augmill.flows.report import told_target
     from augmill.tasks.rows.kinds import show, sizes

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -110,11 +110,13 @@ def open_session(
     orchestrator: str | None = None,
     verbose: bool = False,
     by_morning: bool = True,
+    embedded: bool = False,
     **how: Any,
 ) -> Iterator[Session]:
     """Raises AugmillError where the store cannot be opened. ``by_morning``: whether ``run.deadline`` counts.
 
-    ``how``: further fields of the session.
+    ``embedded``: the process is somebody else's, whose logging and directory for temporary files stay theirs. ``how``:
+    further fields of the session.
     """
     from prefect.context import FlowRunContext
 
@@ -128,8 +130,8 @@ def open_session(
     try:
         with (
             interruptible(stop, hosted=hosted),
-            own_temporary(),
-            quiet_logging(verbose, prefect_too=kind == "prefect"),
+            nullcontext() if embedded else own_temporary(),
+            quiet_logging(verbose, prefect_too=kind == "prefect", embedded=embedded),
             _waited_for(kind) as api,
             worker_pool(devices, recipe.run.threads) as pool,
         ):

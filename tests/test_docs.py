@@ -23,7 +23,7 @@ import yaml
 from chain import produce_and_publish, tiny_recipe, write_rows
 from commands import Ended, augmill
 from dated import dated_document, day, write_days
-from test_layers import LAYERS, SHELVES, packages
+from test_layers import LAYERS, SHELVES, packages, place
 
 from augmill.flows.cli import app
 from augmill.flows.cli.backfill import EXIT_CODES
@@ -222,7 +222,7 @@ def test_the_house_page_says_how_each_package_is_entered() -> None:
     """As tests/test_layers.py holds it: a shelf there; kin, whose __init__ offers nothing; else its front."""
     found = {}
     for package in packages():
-        name = package.removeprefix("augmill.")
+        name = place(package)
         front = ast.parse(read(ROOT / name.replace(".", "/") / "__init__.py")).body[1:]
         shelf = name in SHELVES or name == "tasks"
         found[name.replace(".", "/")] = "shelf" if shelf else "front" if front else "kin"

@@ -61,7 +61,8 @@ def compare(
     _require_orchestrator(orchestrator)
     _require_folder(out)
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
-    command = f"augmill compare {name_of(recipe, changes)} --generators {','.join(named)} --seeds {_seeds(seeds)} --ratios {ratios}"
+    told = f"--generators {','.join(named)} --seeds {require_seeds(seeds)} --ratios {ratios}"
+    command = f"augmill compare {name_of(recipe, changes)} {told}"
     found = Compared()
     write = functools.partial(_write, out, loaded, seeds, command, found)
     with _written_when_stopped(found, write):
@@ -138,7 +139,8 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _seeds(seeds: int) -> int:
+def require_seeds(seeds: int) -> int:
+    """Raises UserError."""
     from augmill.tasks.errors import UserError
 
     if not 1 <= seeds <= MOST_SEEDS:

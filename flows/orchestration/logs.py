@@ -95,14 +95,23 @@ def _may_write(home: Path) -> bool:
 
 
 @contextlib.contextmanager
-def quiet_logging(verbose: bool = False, *, prefect_too: bool = True) -> Iterator[None]:
+def importing_prefect() -> Iterator[None]:
+    """The first import of Prefect, inside, gives the root logger a handler of Prefect's; afterwards it is as it was."""
+    prepare_prefect()
+    with _kept(logging.getLogger()):
+        yield
+
+
+@contextlib.contextmanager
+def quiet_logging(verbose: bool = False, *, prefect_too: bool = True, embedded: bool = False) -> Iterator[None]:
     """Inside: the logger ``augmill`` writes plain lines to stderr; all of logging is afterwards as it was before.
 
     Warnings of other libraries go to stderr as one line each. In a run of Prefect's our records go to its page too, and
     so do those of ``augmill.progress``, which no terminal shows: whoever logs a line there has shown it in another way.
     Prefect is heard only if ``verbose``; where somebody else imported it first, and inside somebody else's run, its
     loggers stay as they are. Must surround the first import of Prefect (1.1 s), which configures logging;
-    ``prefect_too=False`` spares it where the orchestrator is ``none``.
+    ``prefect_too=False`` spares it where the orchestrator is ``none``. ``embedded``: in somebody else's process, whose
+    logging goes on as it is: other loggers are left alone, and where it has handlers our lines go to those.
     """
     if prefect_too:
         prepare_prefect()
@@ -111,9 +120,12 @@ def quiet_logging(verbose: bool = False, *, prefect_too: bool = True) -> Iterato
     terminal = TerminalHandler()
     terminal.setFormatter(logging.Formatter("%(name)s: %(message)s") if verbose else _Plain())
     to_page = [_page_handler()] if prefect_too else []
+    theirs = embedded and bool(root.handlers)
     with _kept(root), _kept(ours), _kept(progress), contextlib.ExitStack() as stack:
-        _set(root, [terminal], logging.WARNING, propagate=True)
-        _set(ours, [terminal, *to_page], logging.DEBUG if verbose else logging.INFO, propagate=False)
+        if not embedded:
+            _set(root, [terminal], logging.WARNING, propagate=True)
+        ours_to = to_page if theirs else [terminal, *to_page]
+        _set(ours, ours_to, logging.DEBUG if verbose else logging.INFO, propagate=theirs)
         # A null handler, because warnings of a logger that finds no handler go to stderr.
         _set(progress, to_page or [logging.NullHandler()], logging.INFO, propagate=False)
         if prefect_too and _Prepared.hushes and not _in_a_run():

@@ -180,7 +180,7 @@ class StratumGain(TypedDict):
     high: float | None
 
 
-class Comparison(TypedDict):
+class PairEvidence(TypedDict):
     """Gains of ``arm`` over ``reference``: metric name to ``{gain, low, high}`` in its unit, and per stratum."""
 
     arm: str
@@ -199,7 +199,7 @@ class SplitEvidence(TypedDict):
 
     rows: int
     arms: dict[str, dict[str, Any]]
-    comparisons: dict[str, Comparison]
+    comparisons: dict[str, PairEvidence]
 
 
 class Evidence(TypedDict):
