@@ -10,14 +10,17 @@ import typer
 
 MANY = 50  # different whole numbers: more are amounts beyond doubt
 
-TextOption = Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")]
-LabelOption = Annotated[str | None, typer.Option("--label", help="The label column.")]
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option("--text", metavar="COLUMN", help="The text column. Give it twice for pairs of texts."),
+]
+LabelOption = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="The label column.")]
 InputOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
         metavar="COLUMN[:TYPE]",
-        help="A column to learn from, once for each; TYPE: text, number, category or timestamp, else guessed.",
+        help="A column to learn from; may be repeated. TYPE: text, number, category or timestamp.  [default: guessed]",
     ),
 ]
 TargetOption = Annotated[
@@ -25,7 +28,7 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         metavar="COLUMN[:TYPE]",
-        help="The column to learn; TYPE: label or number (a regression), else guessed.",
+        help="The column to predict. TYPE: label, or number for a regression.  [default: guessed]",
     ),
 ]
 

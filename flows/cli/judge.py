@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 import typer
 
 from augmill.flows.cli.columns import Asked, InputOption, LabelOption, TargetOption, TextOption
-from augmill.flows.terminal import say
+from augmill.flows.terminal import say, say_result
 from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
@@ -103,8 +102,10 @@ def judge(
     exit_code: ExitCode = "",
     as_json: AsJson = False,
 ) -> None:
-    """Judges rows made anywhere: do they help, measured on real rows? Publishes nothing."""
+    """Measures whether rows you already have help, on real rows.
 
+    The synthetic rows may come from anywhere. Publishes nothing.
+    """
     from augmill.flows.cli.run import parse_exit_codes
 
     codes = parse_exit_codes(exit_code)
@@ -123,7 +124,7 @@ def judge(
         _write_report(report, evidence, rows, result)
     if not as_json:
         say(*_text(result))
-    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
+    say_result(result)
     raise typer.Exit(codes.get(result["outcome"], 0))
 
 
