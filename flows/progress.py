@@ -26,6 +26,7 @@ _lines.addHandler(logging.NullHandler())
 
 FIRST, EVERY = 20.0, 60.0  # seconds after which a stage that still runs is told of, and from then on
 STRETCH = 60.0  # seconds by whose pace the rest is reckoned: an epoch is measured, a machine gets busy
+NAME = 28  # columns of a stage in a line: the longest is `fit_check label_consistency`
 _EARLY, _FEW = 10.0, 0.05  # nothing is claimed in so many seconds, nor of so small a part unless after a stretch
 _REFRESH = 8  # times a second
 
@@ -91,7 +92,7 @@ class Progress:
             stage.stop()
             raise
         finally:
-            self._say(f"{name:<10} {stage.seconds:6.1f} s  {stage.count}".rstrip(), show=not self._quiet)
+            self._say(f"{name:<{NAME}} {stage.seconds:6.1f} s  {stage.count}".rstrip(), show=not self._quiet)
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:

@@ -6,17 +6,23 @@ tests/flows/test_terminal.py holds that nothing else here prints.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from augmill.tasks.rows.shown import visible
 
-Line = list[tuple[str, str]]  # parts of a line, each with its colour
+Line = list[tuple[str, str]]  # parts of a line, each with its colour (of COLOURS, or "")
+COLOURS = {"bold": 1, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}  # as ECMA-48 numbers them
+
+json_asked: ContextVar[bool] = ContextVar("json_asked", default=False)  # whether the command line says --json
 
 
 def say(*lines: str, err: bool = False) -> None:
@@ -30,17 +36,30 @@ def say_text(text: str, *, err: bool = False) -> None:
     say(*text.split("\n"), err=err)
 
 
-def print_lines(lines: Iterable[Line]) -> None:
-    """Lines on stdout: coloured where a person looks at it, plain elsewhere."""
-    if not sys.stdout.isatty():
-        say(*("".join(text for text, _ in line).rstrip() for line in lines))
-        return
-    from rich.console import Console
-    from rich.text import Text
+def is_coloured(*, err: bool = False) -> bool:
+    """Whether the stream is a terminal whose user wants colours (https://no-color.org)."""
+    stream = sys.stderr if err else sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
-    console = Console()
+
+def print_lines(lines: Iterable[Line], *, err: bool = False) -> None:
+    """Lines on stdout (``err``: on stderr): coloured on a terminal, plain elsewhere."""
+    coloured, stream = is_coloured(err=err), sys.stderr if err else sys.stdout
     for line in lines:
-        console.print(Text.assemble(*((visible(text), colour) for text, colour in line)), soft_wrap=True)
+        if coloured:
+            stream.write("".join(_painted(text, colour) for text, colour in line) + "\n")
+        else:
+            stream.write(visible("".join(text for text, _ in line).rstrip()) + "\n")
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"\x1b[{COLOURS[colour]}m{visible(text)}\x1b[0m" if colour else visible(text)
+
+
+def say_result(result: Mapping[str, Any]) -> None:
+    """How a command ended, as one line of JSON on stdout: for programs, so not on a terminal unless ``--json`` is given."""
+    if json_asked.get() or not sys.stdout.isatty():
+        say(json.dumps(result, ensure_ascii=False))
 
 
 def flush() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -29,15 +28,16 @@ from augmill.flows.cli import (
     schema,
     status,
 )
-from augmill.flows.terminal import flush, say, say_text, take_over
+from augmill.flows.cli.help import Command, Commands
+from augmill.flows.terminal import flush, json_asked, print_lines, say, say_result, say_text, take_over
 from augmill.tasks.boundary.processes import own_temporary, require_posix
 from augmill.tasks.boundary.retries import PATIENCE, PATIENCE_SECONDS
 from augmill.tasks.errors import AugmillError, UserError, world_error
 
 app = typer.Typer(
     name="augmill",
+    cls=Commands,
     help="Data augmentation on a schedule, published only where it is proven to help.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -60,6 +60,11 @@ for module in (
     status,
 ):
     module.register(app)
+for registered in app.registered_commands:
+    registered.cls = Command
+
+COMPLETION = "_AUGMILL_COMPLETE"  # set by a shell that asks for completions, as typer's scripts do
+ANYWHERE = ("--debug", "--json")  # options that may stand behind a command too
 
 
 def _show_version(asked: bool) -> None:
@@ -72,28 +77,35 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand behind a command too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. May follow a command.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="End with the result as a line of JSON, on a terminal too. May follow a command."),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """``main`` has taken ``--debug`` out already, wherever it stood."""
+    """``main`` has taken ``ANYWHERE`` out already, wherever they stood."""
 
 
 def main() -> NoReturn:
-    """Runs a command and turns every error into one message, one line of JSON and its documented exit code."""
+    """Runs a command. Every error becomes one message, one line of JSON for programs, and its documented exit code."""
+    if COMPLETION in os.environ:  # before anything that a completion need not wait for
+        typer.main.get_command(app).main(prog_name="augmill")
     from augmill.flows.orchestration.logs import prepare_prefect
     from augmill.flows.signals import interruptible
 
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+    debug, as_json = (option in sys.argv[1:] for option in ANYWHERE)
+    arguments = [argument for argument in sys.argv[1:] if argument not in ANYWHERE]
+    json_asked.set(as_json)
     take_over()
     try:
         require_posix()
         PATIENCE.renew(PATIENCE_SECONDS)
         with own_temporary(), interruptible():
             prepare_prefect()
-            _invoke(arguments or ["--help"])
+            _invoke(arguments or ["--help"], as_json)
             flush()
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt, arguments)
@@ -110,19 +122,30 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _invoke(arguments: list[str]) -> None:
+def _invoke(arguments: list[str], as_json: bool) -> None:
     """Parses and runs; past typer's own ``main``, which makes an exit code of a KeyboardInterrupt and drops the rest."""
-    command = typer.main.get_command(app)
-    with command.make_context("augmill", arguments) as context:
-        command.invoke(context)
+    group = typer.main.get_command(app)
+    if as_json:
+        arguments = _hand_on_json(group, arguments)
+    with group.make_context("augmill", arguments) as context:
+        group.invoke(context)
+
+
+def _hand_on_json(group: Any, arguments: list[str]) -> list[str]:
+    """``--json`` behind the command's name, where that command has an option of that name."""
+    at = next((at for at, argument in enumerate(arguments) if not argument.startswith("-")), None)
+    if at is None or (command := group.commands.get(arguments[at])) is None:
+        return arguments
+    own = any("--json" in parameter.opts for parameter in command.params)
+    return [*arguments[: at + 1], *(["--json"] if own else []), *arguments[at + 1 :]]
 
 
 def _fail(error: Exception, arguments: list[str]) -> NoReturn:
     known = error if isinstance(error, AugmillError) else _explained(error, arguments)
     kind = type(known).__name__ if type(known) is not AugmillError else "Defect"
-    problem = {"outcome": "error", "kind": kind, "reason": known.problem, "where": known.where, "next": known.fix}
-    say_text(f"Error: {known}", err=True)
-    say(json.dumps(problem, ensure_ascii=False))
+    first, *others = str(known).split("\n")
+    print_lines([[("Error:", "red"), (f" {first}", "")], *([(line, "")] for line in others)], err=True)
+    say_result({"outcome": "error", "kind": kind, "reason": known.problem, "where": known.where, "next": known.fix})
     flush()
     sys.exit(known.exit_code)
 
@@ -153,5 +176,5 @@ def _interrupted(interrupt: KeyboardInterrupt, arguments: list[str]) -> NoReturn
     kept = "What is finished is kept: " if {"run", "backfill", "nightly", "compare"} & {*arguments} else ""
     goes = "goes on from there" if kept else "does it all"
     say("", f"Interrupted. {kept}`{again}` {goes}.", err=True)
-    say(json.dumps({"outcome": "interrupted", "next": again}, ensure_ascii=False))
+    say_result({"outcome": "interrupted", "next": again})
     leave(143 if isinstance(interrupt, Terminated) else 130)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -10,28 +9,58 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
-from augmill.flows.terminal import flush, say
+from augmill.flows.cli.run import OrchestratorOption, RecipePath, SetOption, StoreOption, VerboseOption
+from augmill.flows.terminal import flush, say, say_result
 
 if TYPE_CHECKING:
     from augmill.flows.nights.plan import BackfillPlan, Estimate
 
-Orchestrator = Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")]
-MaxActive = Annotated[int, typer.Option("--max-active", help="So many snapshots at once, never more.")]
+MaxActive = Annotated[int, typer.Option("--max-active", metavar="N", help="Make at most N snapshots at once.")]
+WHICH, HOW, BOUNDS = "Which snapshots", "How", "Bounds"  # the panels of `augmill backfill --help`
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON object alone.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
-First = Annotated[str | None, typer.Option("--from", help="The first partition; else the source's first.")]
-Last = Annotated[str | None, typer.Option("--to", help="The last one, included; else the newest complete.")]
-MODES = "missing, failed, changed-data, changed-recipe or all; each includes those before."
-Reprocess = Annotated[str, typer.Option("--reprocess", help=MODES)]
-Order = Annotated[str, typer.Option("--order", help="oldest or newest first.")]
-PUBLISH = "each as it ends, or together in one log entry, as is done where the recipe changed."
-Publish = Annotated[str | None, typer.Option("--publish", help=PUBLISH)]
-MaxFailures = Annotated[int | None, typer.Option("--max-failures", help="Start no more after so many failed.")]
-MaxCost = Annotated[float | None, typer.Option("--max-cost", help="Start none past this price of the whole backfill.")]
-MaxHours = Annotated[float | None, typer.Option("--max-hours", help="Start none after so long.")]
+First = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="PARTITION", help="Start at this one.  [default: the source's first]", rich_help_panel=WHICH
+    ),
+]
+Last = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="PARTITION",
+        help="End with this one.  [default: the newest complete one]",
+        rich_help_panel=WHICH,
+    ),
+]
+MODES = "missing, failed, changed-data, changed-recipe or all. Each includes those before it."
+Reprocess = Annotated[str, typer.Option("--reprocess", metavar="MODE", help=MODES, rich_help_panel=WHICH)]
+Order = Annotated[str, typer.Option("--order", metavar="ORDER", help="oldest or newest first.", rich_help_panel=HOW)]
+PUBLISH = "each (as it ends) or together (in one log entry).  [default: each; together if the recipe changed]"
+Publish = Annotated[str | None, typer.Option("--publish", metavar="HOW", help=PUBLISH, rich_help_panel=HOW)]
+MaxFailures = Annotated[
+    int | None,
+    typer.Option(
+        "--max-failures", metavar="N", help="Start no further snapshot once N have failed.", rich_help_panel=BOUNDS
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        metavar="PRICE",
+        help="Start no snapshot that would take the whole backfill past this price.",
+        rich_help_panel=BOUNDS,
+    ),
+]
+MaxHours = Annotated[
+    float | None,
+    typer.Option(
+        "--max-hours", metavar="HOURS", help="Start no further snapshot after this many hours.", rich_help_panel=BOUNDS
+    ),
+]
 
 EXIT_CODES = {"stopped": 11}  # README, "How it ends"; where snapshots failed, their causes say which
 SHOWN = 400  # lines of a plan on the terminal; the JSON object holds all
@@ -56,11 +85,14 @@ def backfill(
     dry_run: DryRun = False,
     changes: SetOption = None,
     store: StoreOption = None,
-    orchestrator: Orchestrator = None,
+    orchestrator: OrchestratorOption = None,
     as_json: AsJson = False,
-    verbose: Verbose = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Makes the snapshots that are missing, failed or stale, by a plan that --dry-run prints."""
+    """Makes the snapshots that are missing, failed or out of date.
+
+    --dry-run prints the plan: which snapshots, why, and what they are expected to take.
+    """
     from augmill.flows.nights import flows as runs
     from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
@@ -87,11 +119,14 @@ def nightly(
     dry_run: DryRun = False,
     changes: SetOption = None,
     store: StoreOption = None,
-    orchestrator: Orchestrator = None,
+    orchestrator: OrchestratorOption = None,
     as_json: AsJson = False,
-    verbose: Verbose = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """The newest snapshot, and what failed in schedule.look_back; never a date again for a changed recipe."""
+    """Makes the newest snapshot, and repairs recent ones that failed.
+
+    How far back it looks is schedule.look_back. A changed recipe makes no earlier snapshot again: `augmill backfill` does.
+    """
     from augmill.flows.nights.flows import run_nightly
     from augmill.flows.nights.paging import watched
     from augmill.tasks.recipe.origin import name_of
@@ -204,5 +239,5 @@ def _finish(result: dict[str, Any], as_json: bool) -> None:
             out.append(f'  to undo      augmill rollback --backfill {result["backfill"]} --reason "..."')
         out.append(f"  next         {result['next']}")
         say(*out)
-    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
+    say_result(result)
     raise typer.Exit(result.get("exit_code", EXIT_CODES.get(result["outcome"], 0)))

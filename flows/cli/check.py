@@ -34,12 +34,18 @@ def check(
     changes: SetOption = None,
     store: StoreOption = None,
     as_of: Annotated[
-        str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")
+        str | None,
+        typer.Option(
+            "--as-of", metavar="PARTITION", help="Use the rows up to the end of this partition, such as a date."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Shows what a recipe means for its data: rows, classes, plan, the gain the gate can see. Touches nothing."""
+    """Shows what a recipe means for your data. Changes nothing.
 
+    Rows and classes, how many rows a run will make, how small a gain it can prove, how long it will take, and what to
+    do next.
+    """
     from augmill.flows.cli.survey import store_facts, survey
     from augmill.tasks.recipe.layers import read_document
     from augmill.tasks.recipe.recipe import load_recipe

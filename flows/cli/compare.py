@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
-from augmill.flows.terminal import say
+from augmill.flows.cli.run import OrchestratorOption, RecipePath, SetOption, StoreOption, VerboseOption
+from augmill.flows.terminal import say, say_result
 
 if TYPE_CHECKING:
     from augmill.flows.compare import Compared
@@ -25,15 +25,30 @@ GeneratorsOption = Annotated[
     str,
     typer.Option(
         "--generators",
-        help="Names, such as rules,causal_lm/teacher,adaptive:rules+interpolate; without it, those of the recipe.",
+        metavar="NAMES",
+        help="Such as rules,causal_lm/teacher,adaptive:rules+interpolate.  [default: the recipe's own]",
+        show_default=False,
     ),
 ]
-SeedsOption = Annotated[int, typer.Option("--seeds", help="How many seeds each runs with, from the recipe's on.")]
-RatiosOption = Annotated[
-    str, typer.Option("--ratios", help="Synthetic rows per real one to measure too, beside the recipe's target.")
+SeedsOption = Annotated[
+    int, typer.Option("--seeds", metavar="N", help="Run each with N seeds, counted up from the recipe's seed.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", help="Where report.html, table.md, plot.svg and cells.jsonl go.")]
-AsOfOption = Annotated[str | None, typer.Option("--as-of", help="Use the rows of partitions up to and with this one.")]
+RatiosOption = Annotated[
+    str,
+    typer.Option(
+        "--ratios",
+        metavar="NUMBERS",
+        help="Measure these numbers of synthetic rows per real row too, beside the target.",
+    ),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", metavar="FOLDER", help="Where to write report.html, table.md, plot.svg and cells.jsonl."),
+]
+AsOfOption = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="PARTITION", help="Use the rows up to the end of this partition, such as a date."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +64,13 @@ def compare(
     changes: SetOption = None,
     store: StoreOption = None,
     as_of: AsOfOption = None,
-    orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
+    orchestrator: OrchestratorOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Runs each generator with each seed, publishes nothing, and says which gains what at which price."""
+    """Compares generators: what each gains, and at what price.
+
+    Runs each of them with each seed, and publishes nothing.
+    """
     from augmill.flows.compare import Compared, entrants, run_compare
     from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
@@ -96,7 +114,7 @@ def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
     for name, seed, reason in left:
         say(f"Left out: {name}, seed {seed}: {reason}")
     result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
-    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
+    say_result(result)
 
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:

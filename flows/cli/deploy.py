@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
-from augmill.flows.terminal import flush, say
+from augmill.flows.cli.run import RecipePath, SetOption, StoreOption, VerboseOption
+from augmill.flows.terminal import flush, say, say_result
 
 if TYPE_CHECKING:
     from augmill.flows.orchestration.deployments import Deployed
@@ -22,27 +22,37 @@ def register(app: typer.Typer) -> None:
 
 def deploy(
     recipe: RecipePath,
-    pool: Annotated[str, typer.Option("--pool", help="The Prefect work pool whose workers run it.")],
+    pool: Annotated[
+        str, typer.Option("--pool", metavar="POOL", help="The Prefect work pool whose workers do the runs.")
+    ],
     changes: SetOption = None,
     store: StoreOption = None,
     inline: Annotated[
         bool,
-        typer.Option("--inline", help="The deployments hold the recipe's text, so that no worker needs its file."),
+        typer.Option(
+            "--inline", help="Store the recipe's text in the deployments, so that workers do not need its file."
+        ),
     ] = False,
     image: Annotated[
-        str | None, typer.Option("--image", help="The container image of its runs; the same as the job variable.")
+        str | None,
+        typer.Option(
+            "--image", metavar="IMAGE", help="The container image of the runs: short for --job-variable image=IMAGE."
+        ),
     ] = None,
     job_variable: Annotated[
         list[str] | None,
         typer.Option(
             "--job-variable",
             metavar="NAME=VALUE",
-            help="What the pool's jobs are given; a JSON value is read as one. env.NAME=VALUE sets one variable of the "
-            "runs' environment. May be repeated.",
+            help="Set a variable of the pool's jobs; VALUE may be JSON. env.NAME=VALUE sets an environment variable of "
+            "the runs. May be repeated.",
         ),
     ] = None,
 ) -> None:
-    """Creates or updates the nightly deployment, the backfill on demand, and the automations that watch them."""
+    """Puts a recipe's nights on a schedule, run by a Prefect work pool.
+
+    Creates or updates the nightly deployment, the one for backfills on demand, and the automations that watch them.
+    """
     from augmill.flows.orchestration.deployments import deploy as deploy_recipe
     from augmill.flows.orchestration.deployments import standing_api
     from augmill.flows.orchestration.logs import quiet_logging
@@ -111,11 +121,12 @@ def serve(
     recipe: RecipePath,
     changes: SetOption = None,
     store: StoreOption = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Runs the nights, and backfills asked for, in one process that stays; ends cleanly on SIGTERM or Ctrl-C.
+    """Puts a recipe's nights on a schedule, run by this process.
 
-    Uses the Prefect server that PREFECT_API_URL names, or else one of its own that lives as long.
+    It runs backfills on demand too, and ends cleanly on SIGTERM or Ctrl-C. It uses the Prefect server that
+    PREFECT_API_URL names, or starts its own.
     """
     from augmill.flows.orchestration.deployments import serve as serve_recipe
     from augmill.flows.orchestration.deployments import standing_api
@@ -151,4 +162,4 @@ def _say(recipe: Recipe, deployed: Deployed, how: str) -> None:
 
 def _last(outcome: str, deployed: Deployed, following: str, **more: list[str]) -> None:
     last = {"outcome": outcome, "deployments": deployed.names, "automations": deployed.automations}
-    say(json.dumps(last | more | {"next": following}, ensure_ascii=False))
+    say_result(last | more | {"next": following})

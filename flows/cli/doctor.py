@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from augmill.flows.cli.run import SetOption, StoreOption, require_recipe
-from augmill.flows.terminal import flush, say
+from augmill.flows.terminal import flush, say, say_result
 
 
 def register(app: typer.Typer) -> None:
@@ -16,12 +15,17 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe, for its store, devices and webhook.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Test the store, devices and webhook of this recipe.")
+    ] = None,
     changes: SetOption = None,
     store: StoreOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out the scheduled run.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the scheduled run, which takes longest.")] = False,
 ) -> None:
-    """Proves the installation: versions, devices, disk, store, Prefect's server, and a scheduled run seen executed."""
+    """Tests this installation: devices, store, Prefect, a scheduled run.
+
+    Exits 4 if something is missing, and says what to do about it.
+    """
     from augmill.flows.cli.terminal import shown, wrapped
     from augmill.flows.orchestration.doctor import examine
     from augmill.flows.orchestration.logs import quiet_logging
@@ -43,6 +47,6 @@ def doctor(
     failed = [line.name for line in found if not line.ok]
     following = "augmill deploy, or augmill serve" if not failed else next(line.fix for line in found if not line.ok)
     last = {"outcome": "failed" if failed else "ok", "failed": failed, "checked": [line.name for line in found]}
-    say(json.dumps(last | {"next": following}, ensure_ascii=False))
+    say_result(last | {"next": following})
     if failed:
         raise typer.Exit(4)

@@ -11,8 +11,10 @@ from augmill.flows.cli.releases import Dataset, ReleaseOption, StoreOption, _fin
 from augmill.flows.cli.run import SetOption
 from augmill.flows.terminal import say
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
-ReleaseArgument = Annotated[str, typer.Argument(help="A release's id or its beginning.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ReleaseArgument = Annotated[
+    str, typer.Argument(help="A release's id or its beginning, a tag, or a snapshot such as a date.")
+]
 SHOWN = 20
 
 
@@ -23,14 +25,19 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    row_id: Annotated[str, typer.Argument(help="aug_row_id of a row; FILE:LOCATION of a refused one.")],
+    row_id: Annotated[
+        str, typer.Argument(metavar="ROW", help="The aug_row_id of a row, or FILE:LOCATION of a refused one.")
+    ],
     dataset: Dataset = None,
     changes: SetOption = None,
     store: StoreOption = None,
     release: ReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Shows where a row stands and why: split, parents, generator, seed, scores, night; or what refused it."""
+    """Shows where a row comes from, or why it was refused.
+
+    Split, parents, generator, seed, scores and night of a row; of a refused one, what refused it.
+    """
     from augmill.flows.releases import explain as look
     from augmill.tasks.store.log import read_log
 
@@ -74,7 +81,10 @@ def audit(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Shows who or what approved a release, with which numbers, and all that is on record of it."""
+    """Shows who or what approved a release, and on which numbers.
+
+    And everything else that is on record: log entries, recipe, ledger, versions, attempts.
+    """
     from augmill.flows.releases import audit as look
     from augmill.tasks.store.log import read_log
 
@@ -117,7 +127,7 @@ def diff(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares two releases: rows by split, classes, recipe, and the gate's numbers."""
+    """Compares two releases: rows, classes, recipe and the gate's numbers."""
     from augmill.flows.releases import diff as look
     from augmill.tasks.store.log import read_log
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,8 @@ import typer
 
 from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.releases import require_reason
-from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
-from augmill.flows.terminal import say
+from augmill.flows.cli.run import OrchestratorOption, RecipePath, SetOption, StoreOption, VerboseOption
+from augmill.flows.terminal import say, say_result
 from augmill.tasks.errors import UserError
 
 SHOWN = 20
@@ -25,24 +24,39 @@ def register(app: typer.Typer) -> None:
 def forget(
     recipe: RecipePath,
     rows: Annotated[
-        Path, typer.Option("--rows", help="Ids (aug_row_id) of source rows: one a line, or a column of CSV or Parquet.")
+        Path,
+        typer.Option(
+            "--rows",
+            metavar="FILE",
+            help="The ids (aug_row_id) of source rows: one a line, or a column of CSV or Parquet.",
+        ),
     ],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the public log, so name nobody.")],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why. It is kept in the public log, so name nobody.")
+    ],
     column: Annotated[
-        str | None, typer.Option("--column", help="The column that holds the ids; else aug_row_id, or the only one.")
+        str | None,
+        typer.Option(
+            "--column",
+            metavar="COLUMN",
+            help="The column of FILE that holds the ids.  [default: aug_row_id, or the only one]",
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be removed and made again; no more.")
+        bool, typer.Option("--dry-run", help="Only list what would be removed and what made again.")
     ] = False,
     no_rebuild: Annotated[
-        bool, typer.Option("--no-rebuild", help="Take releases away without making others in their place.")
+        bool, typer.Option("--no-rebuild", help="Remove releases without making others in their place.")
     ] = False,
     changes: SetOption = None,
     store: StoreOption = None,
-    orchestrator: Annotated[str | None, typer.Option("--orchestrator", help="prefect or none.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log lines too.")] = False,
+    orchestrator: OrchestratorOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Removes source rows and all that descends from them; makes the releases that are kept again without them."""
+    """Erases source rows and everything that was made from them.
+
+    Current and tagged releases that held them are made again without them; --dry-run lists what would happen.
+    """
     from augmill.flows.releases import find_rows, require_known
     from augmill.flows.releases import forget as carry_out
     from augmill.tasks.boundary.processes import left_temporary
@@ -66,7 +80,7 @@ def forget(
         result = carry_out(loaded, ids, reason=reason, command=command, orchestrator=orchestrator, **how)
         removed = ", ".join(f"{count:,} {kind}" for kind, count in result["removed"].items())
         say(f"Forgotten. Removed: {len(plan['releases'])} releases, {removed}.")
-    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
+    say_result(result)
 
 
 def _show(plan: dict[str, Any], others: list[str]) -> None:

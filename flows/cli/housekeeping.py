@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from augmill.flows.cli.releases import DEFAULT_STORE, Dataset, ReleaseOption, StoreOption, _find, _open
 from augmill.flows.cli.run import SetOption, require_recipe
-from augmill.flows.terminal import say
+from augmill.flows.terminal import say, say_result
 
 SHOWN = 10
 
@@ -22,16 +21,22 @@ def register(app: typer.Typer) -> None:
 
 def gc(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe: its retain section applies to its dataset, its store is used.")
+        str | None,
+        typer.Argument(metavar="RECIPE", help="Use the store of this recipe, and its retain section for its dataset."),
     ] = None,
     changes: SetOption = None,
-    store: Annotated[str | None, typer.Option("--store", help="The store, where no recipe names it.")] = None,
-    grace: Annotated[str, typer.Option("--grace", help="What is younger is left alone, such as 24h.")] = "24h",
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="STORE", help="The store, if no recipe is given.")
+    ] = None,
+    grace: Annotated[str, typer.Option("--grace", metavar="TIME", help="Leave alone what is younger.")] = "24h",
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete what is listed; without it nothing is touched.")
+        bool, typer.Option("--delete", help="Delete what is listed. Without it nothing changes.")
     ] = False,
 ) -> None:
-    """Lists what nothing names any more and what is past its time (retain); with --delete takes it away."""
+    """Lists what is no longer needed; with --delete, deletes it.
+
+    That is: what nothing refers to any more, and what is older than the recipe's retain section keeps.
+    """
     from augmill.flows.releases import Limits, find_garbage, sweep_store
     from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
@@ -58,7 +63,7 @@ def gc(
     done = "deleted" if delete else "listed"
     say(f"{'Nothing to delete.' if not counts else 'Deleted.' if delete else 'Nothing was deleted: add --delete.'}")
     result = {"outcome": done, "what": counts, "releases": sweep.releases(), "left_alone": sweep.left_alone}
-    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
+    say_result(result)
 
 
 def _named(names: list[str]) -> str:
@@ -90,10 +95,13 @@ def verify(
     store: StoreOption = None,
     release: ReleaseOption = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All that the store holds: objects, documents, logs, every release.")
+        bool, typer.Option("--all", help="Check everything in the store: objects, documents, logs, every release.")
     ] = False,
 ) -> None:
-    """Checks every file of the current releases (or of one, or of the whole store) against its checksum."""
+    """Checks the files of releases against their checksums.
+
+    Of the current releases, of one release, or with --all of the whole store.
+    """
     from augmill.tasks.errors import CorruptObject, UserError
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import verify_release

@@ -56,15 +56,22 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    data: Annotated[str, typer.Argument(help="A file, glob or directory of labelled rows, or an s3:// address.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to; else the data's name with .yaml, here.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that stands there.")] = False,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Your labelled rows: a file, glob or directory, or an s3:// address.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write here.  [default: the data's name with .yaml]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     text: TextOption = None,
     label: LabelOption = None,
     input: InputOption = None,
     target: TargetOption = None,
 ) -> None:
-    """Writes a first recipe for a dataset, with guessed columns and every default as a comment."""
+    """Writes a first recipe for your data, with its columns guessed.
+
+    It says why it chose each column, and what you may want to change. --full writes every key with its default.
+    """
 
     from augmill.flows.cli.terminal import shown, wrapped
     from augmill.tasks.errors import UserError

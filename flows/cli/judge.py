@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from augmill.flows.columns import Asked
-from augmill.flows.terminal import say
+from augmill.flows.terminal import say, say_result
 
 SHOWN = 8  # labels or columns in a sentence
 
-TextOption = Annotated[list[str] | None, typer.Option("--text", help="The text column; twice for pairs.")]
-LabelOption = Annotated[str | None, typer.Option("--label", help="The label column.")]
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option("--text", metavar="COLUMN", help="The text column. Give it twice for pairs of texts."),
+]
+LabelOption = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="The label column.")]
 InputOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
         metavar="COLUMN[:TYPE]",
-        help="A column to learn from, once for each; TYPE: text, number, category or timestamp, else guessed.",
+        help="A column to learn from; may be repeated. TYPE: text, number, category or timestamp.  [default: guessed]",
     ),
 ]
 TargetOption = Annotated[
@@ -28,7 +30,7 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         metavar="COLUMN[:TYPE]",
-        help="The column to learn; TYPE: label or number (a regression), else guessed.",
+        help="The column to predict. TYPE: label, or number for a regression.  [default: guessed]",
     ),
 ]
 Paths = Annotated[str, typer.Option("--real", help="Labelled real rows: a file, glob or directory.")]
@@ -88,8 +90,10 @@ def judge(
     exit_code: ExitCode = "",
     as_json: AsJson = False,
 ) -> None:
-    """Judges rows made anywhere: do they help, measured on real rows? Publishes nothing."""
+    """Measures whether rows you already have help, on real rows.
 
+    The synthetic rows may come from anywhere. Publishes nothing.
+    """
     from augmill.flows.cli.init import dataset_name
     from augmill.flows.cli.run import parse_exit_codes
     from augmill.flows.judge import judge_rows
@@ -103,7 +107,7 @@ def judge(
     result = judged.result
     if not as_json:
         say(*_text(result))
-    say(json.dumps(result, ensure_ascii=False, sort_keys=True))
+    say_result(result)
     raise typer.Exit(codes.get(result["outcome"], 0))
 
 

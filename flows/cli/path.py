@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from augmill.tasks.recipe.recipe import Recipe
     from augmill.tasks.store.store import Store
 
-AsOf = Annotated[str | None, typer.Option("--as-of", help="The release of the newest snapshot up to this one.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="PARTITION", help="The newest release as of this partition, such as a date."),
+]
 VerifyOption = Annotated[
     bool,
-    typer.Option("--verify", help="Check every file of the release against its checksum first; 4 where one differs."),
+    typer.Option("--verify", help="Check every file against its checksum first. Exits 4 if one differs."),
 ]
-DeltaOption = Annotated[bool, typer.Option("--delta", help="The Delta table instead (publish.format: delta).")]
+DeltaOption = Annotated[
+    bool, typer.Option("--delta", help="Print the Delta table's path instead (publish.format: delta).")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +39,10 @@ def path(
     delta: DeltaOption = False,
     verify: VerifyOption = False,
 ) -> None:
-    """Prints where the newest release lies, as the only line; ends with 3 and a message where there is none."""
+    """Prints the path of the newest release, and nothing else.
+
+    Exits 3 if there is no release yet.
+    """
     from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.recipe import load_recipe
 

@@ -14,13 +14,19 @@ from augmill.tasks.store.log import released_in
 from augmill.tasks.store.shapes import LINES
 
 Dataset = Annotated[
-    str | None, typer.Argument(help="The dataset, or its recipe; may be left out where the store holds one.")
+    str | None,
+    typer.Argument(metavar="DATASET", help="The dataset, or its recipe. May be left out if the store holds only one."),
 ]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="The store's directory or address; else the recipe's, or augmill-store.")
+    str | None, typer.Option("--store", metavar="STORE", help="The store.  [default: the recipe's, or augmill-store]")
 ]
 ReleaseOption = Annotated[
-    str | None, typer.Option("--release", help="A release's id, its beginning, or a tag; else the newest.")
+    str | None,
+    typer.Option(
+        "--release",
+        metavar="RELEASE",
+        help="A release's id or its beginning, a tag, or a snapshot such as a date.  [default: the newest]",
+    ),
 ]
 DEFAULT_STORE = "augmill-store"
 LISTED = 3  # snapshots of one entry that are named: a backfill moves hundreds
@@ -98,7 +104,10 @@ def _find(log: Any, prefix: str | None) -> str:
 
 
 def releases(dataset: Dataset = None, changes: SetOption = None, store: StoreOption = None) -> None:
-    """Lists what was published, newest last; `*` marks what is current."""
+    """Lists what was published and withdrawn, the newest last.
+
+    `*` marks a current release.
+    """
     from augmill.tasks.store.log import entry_of, read_log
 
     opened, name = _open(store, dataset, changes)
@@ -127,7 +136,7 @@ def releases(dataset: Dataset = None, changes: SetOption = None, store: StoreOpt
 def show(
     dataset: Dataset = None, changes: SetOption = None, store: StoreOption = None, release: ReleaseOption = None
 ) -> None:
-    """Shows a release: rows, classes, ledger, who approved it and with which numbers."""
+    """Shows a release: verdict, rows, classes, what became of made rows."""
     from augmill.flows.releases import taken_away
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import read_manifest_of
@@ -183,24 +192,33 @@ def _show_ledger(ledger: dict[str, Any]) -> None:
 
 
 def rollback(
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why. It is kept in the log.")],
     dataset: Dataset = None,
     changes: SetOption = None,
     store: StoreOption = None,
     to: Annotated[
-        str | None, typer.Option("--to", help="The release to go back to; else the newest publication is undone.")
+        str | None,
+        typer.Option(
+            "--to", metavar="RELEASE", help="Go back to this release.  [default: undo the newest publication]"
+        ),
     ] = None,
     backfill: Annotated[
         str | None,
         typer.Option(
-            "--backfill", help="Undo all that this backfill published and that stands; its id, or its beginning."
+            "--backfill",
+            metavar="ID",
+            help="Undo whatever this backfill published that is still current. ID: its id or its beginning.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --backfill: say what would be undone, and stop.")
+        bool, typer.Option("--dry-run", help="With --backfill: only list what would be undone.")
     ] = False,
 ) -> None:
-    """Undoes the newest publication, all its snapshots at once, or a whole backfill, and withdraws what it published."""
+    """Takes back the newest publication, or a whole backfill.
+
+    The releases that were current before become current again; what is taken back is withdrawn, and no run publishes
+    it again unless told to.
+    """
     from augmill.flows.mirror import mirror_delta
     from augmill.tasks.store import log
 
@@ -264,15 +282,17 @@ def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: 
 
 
 def tag(
-    tag_name: Annotated[str, typer.Argument(metavar="NAME", help="The tag, such as the name of a trained model.")],
+    tag_name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The tag, such as the name of the model trained on it.")
+    ],
     dataset: Dataset = None,
     changes: SetOption = None,
     store: StoreOption = None,
     release: ReleaseOption = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")] = "",
-    delete: Annotated[bool, typer.Option("--delete", help="Take the tag away.")] = False,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why. It is kept in the log.")] = "",
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the tag.")] = False,
 ) -> None:
-    """Keeps a release under a name, whatever its age, and says so in the log."""
+    """Gives a release a name, and keeps it whatever its age."""
     from augmill.tasks.store import log
 
     if reason:

@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
 
 def schema(
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="The recipe reference instead, as it stands in docs/recipe.md.")
+        bool, typer.Option("--markdown", help="Print the reference of all recipe keys instead (docs/recipe.md).")
     ] = False,
 ) -> None:
     """Prints the recipe's JSON Schema, or its reference."""

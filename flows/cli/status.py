@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ import typer
 from augmill.flows.cli.housekeeping import open_store
 from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.cli.terminal import WIDTH, padded, shown, wrapped
-from augmill.flows.terminal import Line, print_lines, say
+from augmill.flows.terminal import Line, print_lines, say, say_result
 
 if TYPE_CHECKING:
     from augmill.flows.nights.plan import BackfillPlan
@@ -47,19 +46,24 @@ def status(
     recipe: RecipePath,
     changes: SetOption = None,
     store: StoreOption = None,
-    first: Annotated[str | None, typer.Option("--from", help="The first snapshot to show.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="The last snapshot to show.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")] = False,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="SNAPSHOT", help="Show snapshots from this one on.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="SNAPSHOT", help="Show snapshots up to this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     check: Annotated[
         bool,
         typer.Option(
             "--check",
-            help="For monitors: exit code 10 where the last night went wrong or schedule.freshness is not kept. "
-            "Looks at the store alone, and where nothing was tried yet, at the source.",
+            help="For monitoring: exit 10 if the last night went wrong or the newest release is older than "
+            "schedule.freshness. Reads only the store; the source too if nothing was tried yet.",
         ),
     ] = False,
 ) -> None:
-    """Shows the state of every snapshot: what is missing, failed, released or stale."""
+    """Shows every snapshot: published, missing, failed or out of date.
+
+    And what to do about those that need something done.
+    """
     from augmill.flows.nights.record import left_to_do
     from augmill.flows.nights.states import find_trouble, snapshot_states
     from augmill.flows.units import look_at_source, require_partition
@@ -89,7 +93,7 @@ def status(
         )
         print_lines([[(line, "yellow")] for line in wrapped(f"{seen.warning}.", first="")] if seen.warning else [])
         print_lines([[(line, "red")] for line in wrapped(f"{told_pending(pending)}.", first="")] if pending else [])
-    say(json.dumps(summary, ensure_ascii=False))
+    say_result(summary)
 
 
 def _end_check(recipe: Recipe, trouble: str | None, as_json: bool) -> None:
@@ -97,7 +101,7 @@ def _end_check(recipe: Recipe, trouble: str | None, as_json: bool) -> None:
     if not as_json:
         say(f"{recipe.dataset}: {trouble or 'ok'}")
     document = {"outcome": "trouble" if trouble else "ok", "dataset": recipe.dataset, "reason": trouble}
-    say(json.dumps(document, ensure_ascii=False))
+    say_result(document)
     raise typer.Exit(TROUBLE if trouble else 0)
 
 
