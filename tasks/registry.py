@@ -95,7 +95,7 @@ class Registry(dict[str, T]):
         if name in self:
             return ""
         found: Any = self[name]
-        kind: type[Any] = type(found) if self.made else found
+        kind: Any = type(found) if self.made else found
         return code_of(kind)
 
     def codes(self, *names: str) -> dict[str, str] | None:

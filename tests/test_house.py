@@ -21,6 +21,10 @@ FILE_LINES, FUNCTION_LINES = 600, 60
 # A file below this that at most one other imports is usually a part of that one. Those that are not, with the reason.
 SMALL = 100
 FILES_OF_THEIR_OWN = {
+    **dict.fromkeys(
+        (f"flows/api/testing/{name}.py" for name in ("metrics", "problems", "sources", "trainers")),
+        "one file a kind of extension, as tasks/ has a folder for each",
+    ),
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
     "tasks/problems/regression.py": "one file a problem",
     "tasks/rows/kinds/text/diversity.py": "a subject of its own: how varied texts are",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from augmill.flows.terminal import say
+from augmill.flows.terminal import say, say_result
 from augmill.tasks.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,13 +30,19 @@ def register(app: typer.Typer) -> None:
 
 
 def extensions(
-    name: Annotated[str | None, typer.Argument(help="Show this one: what it is for, and its options.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show this one: what it is for, and its options.")
+    ] = None,
     load: Annotated[
         bool, typer.Option("--load", help="Import those of other packages, to see whether they work.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    """Lists generators, checks, trainers, metrics, sources, kinds and problems: Augmill's own and those of other packages."""
+    """Lists what a recipe can use: Augmill's own and that of installed packages.
+
+    Generators, checks, trainers, metrics, sources, kinds of field and problems. Nothing of another package is imported unless
+    --load asks for it.
+    """
     found = [_described(registry, name) for registry in _holding(name)] if name else list(_listed(load))
     broken = sum(bool(each.get("problem")) for each in found)
     if as_json:
@@ -176,11 +182,16 @@ def _page(found: dict[str, Any]) -> list[str]:
 
 
 def new(
-    what: Annotated[str, typer.Argument(help="generator", metavar="generator")],
-    name: Annotated[str, typer.Argument(help="What recipes call it: lower-case letters, digits and `_`.")],
+    what: Annotated[str, typer.Argument(metavar="generator", help="The word generator.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What recipes are to call it: lower-case letters, digits and `_`.")
+    ],
     into: Annotated[Path, typer.Option("--into", help="The directory in which the package's own is made.")] = Path(),
 ) -> None:
-    """Writes a package with a generator that works, its tests and a recipe, to be changed into your own."""
+    """Writes a package with a generator of your own.
+
+    It works as it is: a generator, its tests, a recipe and some rows, to be changed into what you need.
+    """
     if what != "generator":
         raise UserError(
             f"there is a template for a generator; found {what!r}", where="augmill new", fix="see docs/extending.md"
@@ -188,7 +199,7 @@ def new(
     package = write_package(name, into)
     steps = [f"pip install --editable {package}", f"pytest {package}", f"augmill check {package / 'recipe.yaml'}"]
     say(f"A package with the generator {name}: {package}", *(f"  {step}" for step in steps), "")
-    say(json.dumps({"outcome": "written", "package": str(package.absolute()), "next": steps[0]}, ensure_ascii=False))
+    say_result({"outcome": "written", "package": str(package.absolute()), "next": steps[0]})
 
 
 def write_package(name: str, into: Path) -> Path:

@@ -16,7 +16,7 @@ GROUPS = {
     "Make": ("init", "check", "run", "judge", "compare"),
     "Look": ("status", "releases", "show", "diff", "path", "explain", "audit", "verify"),
     "Operate": ("nightly", "backfill", "rollback", "tag", "gc", "forget"),
-    "Set up": ("doctor", "deploy", "serve", "schema"),
+    "Set up": ("doctor", "deploy", "serve", "schema", "extensions", "new"),
 }
 NAMES = 24  # columns of names at most, before their texts
 LEAST = 40  # columns of the narrowest page
@@ -107,5 +107,7 @@ def _table(rows: list[tuple[str, str]], width: int, least: int) -> list[str]:
 def _filled(text: str, first: str, width: int) -> list[str]:
     """``text`` behind ``first``, wrapped between words and never within one."""
     indent = " " * len(first)
-    room = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent, **room) or [first.rstrip()]
+    lines = textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return lines or [first.rstrip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +69,6 @@ def test_what_does_not_serve_is_refused_with_its_place_and_what_does(more: dict[
 def test_the_schema_names_every_metric() -> None:
     from augmill.tasks.metrics import METRICS
 
-    assert {*METRICS, None} == {*json_schema()["$defs"]["GateOptions"]["properties"]["metric"]["enum"]}
+    shipped, outside = json_schema()["$defs"]["GateOptions"]["properties"]["metric"]["anyOf"]
+    assert {*METRICS, None} == {*shipped["enum"]}
+    assert re.fullmatch(outside["pattern"], "package.module:Median") and not re.search(outside["pattern"], "acuracy")
