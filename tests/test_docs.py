@@ -186,7 +186,7 @@ def commands_page() -> str:
         helps = {name: augmill(*name.split(), "--help").out for name in ("", *commands())}
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-    head = '# Commands\n\nWhat each command says of itself with `--help`; README, "How it ends", has the exit codes.\n'
+    head = '# Commands\n\nThe `--help` of each command. README, "How it ends", has the exit codes.\n'
     parts = [f"\n## augmill {name}".rstrip() + f"\n\n```text\n{text.strip()}\n```\n" for name, text in helps.items()]
     return f"{head}{''.join(parts)}\nThis page is generated: `python tests/test_docs.py --write`.\n"
 
