@@ -43,7 +43,7 @@ def sources() -> set[str]:
     files: set[str] = set()
     for package, folder in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".typed") or (path.is_file() and path.parent.name == "templates"):
+            if path.suffix in (".py", ".typed") or (path.is_file() and "templates" in path.parts):
                 inner = path.relative_to(ROOT / folder).as_posix()
                 if not any(path.is_relative_to(ROOT / other) for other in FOLDERS.values() if other > folder):
                     files.add(f"{package.replace('.', '/')}/{inner}")
@@ -69,7 +69,8 @@ def test_the_source_distribution_holds_docs_examples_tests_and_what_builds_them(
     for top in ("docs", "infra", "tests", *FOLDERS.values()):
         files = (path for path in (ROOT / top).rglob("*") if path.is_file())
         wanted |= {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
-    wanted = {name for name in wanted if not any(part.startswith(".") for part in Path(name).parts)}
+    made = ("infra/site/",)  # the site's, which is made of links
+    wanted = {n for n in wanted if not any(part.startswith(".") for part in Path(n).parts) and not n.startswith(made)}
     assert wanted <= names, sorted(wanted - names)
     extra = {name for name in names - wanted if not name.startswith("augmill.egg-info/")}
     assert extra == {"PKG-INFO", "setup.cfg", "setup.py"}, sorted(extra)
@@ -158,3 +159,26 @@ def test_the_installed_commands_run_the_example_of_the_source_distribution(
     assert (ended["outcome"], ended["arrangement"]) == ("published", "mix")
     assert Path(run(augmill, "path", recipe, "--store", store, cwd=tmp_path).strip()).name == ended["release"]
     assert list((store / "private").rglob("*.html"))  # the report's templates came along
+
+
+@pytest.mark.slow
+def test_readmes_generator_is_written_installed_tested_and_run(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    """Line by line as README has it, in the environment that has the wheel alone."""
+    python = installed[0] / "bin/python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index"]
+    (block,) = re.findall(r"```sh\n(augmill new.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    said = {}
+    for line in block.splitlines():
+        words = line.partition("#")[0].split()
+        if words[0] == "pip":
+            run(*pip, "--no-build-isolation", *words[2:], cwd=tmp_path)
+            continue
+        program = [python, "-m", "pytest", "-p", "no:cacheprovider"] if words[0] == "pytest" else [python.parent / words[0]]
+        more = ["--orchestrator", "none"] if words[:2] == ["augmill", "run"] else []
+        said[" ".join(words[:2])] = run(*program, *words[1:], *more, cwd=tmp_path)
+    assert list(said) == ["augmill new", "pytest augmill-shout", "augmill extensions", "augmill run"]
+    assert "shout" in said["augmill extensions"] and "8 passed" in said["pytest augmill-shout"]
+    ended = json.loads(said["augmill run"].splitlines()[-1])
+    provenance = json.loads((Path(ended["location"]) / "provenance.json").read_text(encoding="utf-8"))
+    assert re.fullmatch("[0-9a-f]{64}", provenance["outside"]["generators"]["shout"])  # edited in place: its files' hash
+    assert (tmp_path / "augmill-shout/augmill-store").is_dir()  # beside its recipe
