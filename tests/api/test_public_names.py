@@ -31,7 +31,9 @@ def names() -> str:
     for name in sorted(augmill.__all__):
         value = getattr(augmill, name)
         found += (
-            [f"class {name}", *members(name, value)] if inspect.isclass(value) else [f"{name}{inspect.signature(value)}"]
+            [f"class {name}", *members(name, value)]
+            if inspect.isclass(value)
+            else [f"{name}{inspect.signature(value)}"]
         )
     return "\n".join(found) + "\n"
 
