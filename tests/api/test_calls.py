@@ -191,12 +191,13 @@ def test_the_process_stays_the_callers(
     """Its handlers hear its own records, and ours, while a run lasts; where its temporary files lie does not move."""
     recipe = quick(tmp_path)
     augmill.run(recipe, quiet=True)  # imports Prefect
-    before, seen, over = state(), set(), threading.Event()
+    before, seen, sent, over = state(), set(), list[str](), threading.Event()
 
     def look() -> None:
         while not over.wait(0.01):
             seen.add(tempfile.gettempdir())
-            logging.getLogger("app").info("still here")
+            sent.append(f"still here {len(sent)}")
+            logging.getLogger("app").info(sent[-1])
 
     looker = threading.Thread(target=look)
     looker.start()
@@ -205,7 +206,7 @@ def test_the_process_stays_the_callers(
     over.set()
     looker.join()
     assert seen == {tempfile.gettempdir()} and state() == before
-    assert len([each for each in app_logs if each[0] == "app"]) > 5
+    assert [message for name, message in app_logs if name == "app"] == sent and len(sent) > 5
     assert capfd.readouterr() == ("", "")
 
 
