@@ -64,6 +64,7 @@ def _called() -> Iterator[None]:
 
 
 def _in_python(text: str) -> str:
+    text = re.sub(r"augmill (\w+) --help", r"help(augmill.\1)", text)
     return _OPTION.sub(lambda found: _ARGUMENTS[found[1]], text)
 
 

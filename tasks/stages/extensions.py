@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import shutil
 import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -149,19 +151,21 @@ class LoadedFits:
 
     def __init__(self, keep: int = 16) -> None:
         self.keep = keep
-        self.items: OrderedDict[str, tuple[Fitted, tempfile.TemporaryDirectory[str]]] = OrderedDict()
+        # With each, what removes its directory: when it is put out, or at the process's end.
+        self.items: OrderedDict[str, tuple[Fitted, weakref.finalize[..., Any]]] = OrderedDict()
         self.lock = threading.Lock()
 
     def get(self, site: Site, artifact: Artifact) -> Fitted:
         key = f"{site.store.root}\x1f{artifact.key}\x1f{artifact.sha256}"
         with self.lock:
             if key not in self.items:
-                holder = tempfile.TemporaryDirectory(prefix="augmill-fitted-")
-                path = fetch_directory(site.store, artifact, Path(holder.name)) / "files"
-                self.items[key] = (Fitted(path, artifact.content), holder)
+                folder = tempfile.mkdtemp(prefix="augmill-fitted-")
+                remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+                path = fetch_directory(site.store, artifact, Path(folder)) / "files"
+                self.items[key] = (Fitted(path, artifact.content), remove)
             self.items.move_to_end(key)
             while len(self.items) > self.keep:
-                self.items.popitem(last=False)[1][1].cleanup()
+                self.items.popitem(last=False)[1][1]()
             return self.items[key][0]
 
 
