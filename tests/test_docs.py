@@ -442,7 +442,7 @@ def test_the_commands_for_ones_own_data_work_in_their_order(tmp_path: Path, monk
         assert said[name].code == 0, f"{line}\n{said[name].err}"
     first = said["run"].last["release"]
     assert first in said["releases"].out and first in said["show"].out and first in said["rollback"].out
-    assert f"location     augmill-store/{release_key('tickets', first)}" in said["show"].out
+    assert f"location     {tmp_path}/augmill-store/{release_key('tickets', first)}" in said["show"].out
     json.loads(said["schema"].out)
 
 

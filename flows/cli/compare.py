@@ -61,7 +61,8 @@ def compare(
     _require_orchestrator(orchestrator)
     _require_folder(out)
     named, wanted = entrants(loaded, generators), parse_ratios(ratios)
-    command = f"augmill compare {name_of(recipe, changes)} --generators {','.join(named)} --seeds {_seeds(seeds)} --ratios {ratios}"
+    command = f"augmill compare {name_of(recipe, changes)} --generators {','.join(named)}"
+    command += f" --seeds {_seeds(seeds)} --ratios {ratios}"
     found = Compared()
     write = functools.partial(_write, out, loaded, seeds, command, found)
     with _written_when_stopped(found, write):
