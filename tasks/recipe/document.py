@@ -64,7 +64,7 @@ class FromVariables(yaml.ScalarNode):
 
     def forms(self) -> dict[str, str]:
         """What an error might show of them, each with what is shown in its stead."""
-        found = {}
+        found: dict[str, str] = {}
         for value, name in (
             (self.value, self.written),
             *((value, f"${{{name}}}") for name, value in self.values.items()),

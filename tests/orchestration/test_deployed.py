@@ -93,15 +93,15 @@ def test_what_is_set_is_a_parameter_of_deployed_runs_which_note_it(prefect_api: 
     from augmill.flows.orchestration.deployments import recipe_deployments
 
     path = write_recipe_file(tmp_path, "changed")
-    recipe = load_recipe(path, changes=["seed=7", "target.per_class=3"])
+    recipe = load_recipe(path, changes=["seed=7", "splits.seed=3"])
     made = recipe_deployments(recipe, None)
     parameters = {"recipe": str(path), "store": str(tmp_path / "store-changed")}
-    assert [each.parameters for each in made] == [parameters | {"set": ["seed=7", "target.per_class=3"]}] * 2
+    assert [each.parameters for each in made] == [parameters | {"set": ["seed=7", "splits.seed=3"]}] * 2
     result = augment(**made[0].parameters, as_of=DAYS[-1])
     assert isinstance(result, dict) and result["release"]
     ((attempt,),) = read_attempts(Store(parameters["store"]), "changed").values()
     assert attempt.start["recipe"] == recipe.hash() != load_recipe(path).hash()
-    assert attempt.start["command"] == "deployment changed.yaml --set seed=7 --set target.per_class=3"
+    assert attempt.start["command"] == "deployment changed.yaml --set seed=7 --set splits.seed=3"
 
 
 @pytest.mark.parametrize("name", ["augment", "nightly", "backfill"])
