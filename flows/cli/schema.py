@@ -229,3 +229,16 @@ def yaml_text(value: Any) -> str:
     # As PyYAML would write it inside a flow collection: a number, a null or a `:` in a text is then quoted.
     written: str = yaml.dump([value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1 << 20)
     return written.strip().removeprefix("[").removesuffix("]")
+
+
+def recipe_text(value: Any) -> str:
+    """The same as a recipe's value: what would be a variable there stays text."""
+    return yaml_text(_literal(value))
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("${", "$${")
+    if isinstance(value, dict):
+        return {key: _literal(part) for key, part in value.items()}
+    return [_literal(part) for part in value] if isinstance(value, list | tuple) else value
