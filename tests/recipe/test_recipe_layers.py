@@ -418,6 +418,10 @@ def test_a_value_that_is_set_is_what_it_would_be_in_the_recipe(tmp_path: Path) -
     )
 
 
+def test_what_is_set_at_an_alias_is_set_there_alone() -> None:
+    assert read_document("a: &a {k: 1}\nb: *a\n", ["b.k=2"]).value == {"a": {"k": 1}, "b": {"k": 2}}
+
+
 def test_what_is_set_wins_over_file_and_base_and_may_hold_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
