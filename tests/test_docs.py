@@ -296,7 +296,7 @@ def test_links_and_paths_exist() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 missing.append(f"{page.name}: {target}")
         for path in re.findall(r"`((?:flows|tasks|tests|infra|docs)/[\w./-]+)`", text):
-            if not (ROOT / path).exists() :
+            if not (ROOT / path).exists():
                 missing.append(f"{page.name}: {path}")
         for anchor in re.findall(r"\]\(#([^)]+)\)", text):
             headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

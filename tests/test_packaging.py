@@ -173,12 +173,16 @@ def test_readmes_generator_is_written_installed_tested_and_run(installed: tuple[
         if words[0] == "pip":
             run(*pip, "--no-build-isolation", *words[2:], cwd=tmp_path)
             continue
-        program = [python, "-m", "pytest", "-p", "no:cacheprovider"] if words[0] == "pytest" else [python.parent / words[0]]
+        program = (
+            [python, "-m", "pytest", "-p", "no:cacheprovider"] if words[0] == "pytest" else [python.parent / words[0]]
+        )
         more = ["--orchestrator", "none"] if words[:2] == ["augmill", "run"] else []
         said[" ".join(words[:2])] = run(*program, *words[1:], *more, cwd=tmp_path)
     assert list(said) == ["augmill new", "pytest augmill-shout", "augmill extensions", "augmill run"]
     assert "shout" in said["augmill extensions"] and "8 passed" in said["pytest augmill-shout"]
     ended = json.loads(said["augmill run"].splitlines()[-1])
     provenance = json.loads((Path(ended["location"]) / "provenance.json").read_text(encoding="utf-8"))
-    assert re.fullmatch("[0-9a-f]{64}", provenance["outside"]["generators"]["shout"])  # edited in place: its files' hash
+    assert re.fullmatch(
+        "[0-9a-f]{64}", provenance["outside"]["generators"]["shout"]
+    )  # edited in place: its files' hash
     assert (tmp_path / "augmill-shout/augmill-store").is_dir()  # beside its recipe

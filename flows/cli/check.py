@@ -479,7 +479,7 @@ def _fields(value: Any) -> list[tuple[str, Any]]:
 
 def recipe_lines(entries: Iterable[ResolvedKey]) -> list[str]:
     """The recipe as YAML that loads again; a default is marked at the end of its line."""
-    from augmill.flows.cli.schema import yaml_text
+    from augmill.flows.cli.schema import recipe_text
 
     lines = []
     for entry in entries:
@@ -487,7 +487,7 @@ def recipe_lines(entries: Iterable[ResolvedKey]) -> list[str]:
         if any(isinstance(part, int) for part in entry.path):
             indent = indent[:-2] + ("- " if entry.path[-1] == "use" else "  ")
         mark = "  # default" if entry.default else ""
-        value = "" if entry.section else f" {yaml_text(entry.value)}"
+        value = "" if entry.section else f" {recipe_text(entry.value)}"
         lines.append(f"{indent}{entry.path[-1]}:{value}{mark}")
     return lines
 

@@ -162,7 +162,7 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
 
 def _write_columns(draft: Draft, chosen: Chosen) -> None:
     """The chosen columns into the draft, each with why it was chosen."""
-    from augmill.flows.cli.schema import yaml_text
+    from augmill.flows.cli.schema import recipe_text
 
     columns, guess = draft.document["columns"], chosen.guess
     columns |= chosen.columns
@@ -178,7 +178,7 @@ def _write_columns(draft: Draft, chosen: Chosen) -> None:
         draft.why[f"columns.{key}"] = plain(reason)
     if guess["date"]:
         draft.why["columns.#partition"] = "# holds ISO dates; `augmill run --as-of D` then uses the rows up to D\n" + (
-            f"#partition: {yaml_text(guess['date'][0])}"
+            f"#partition: {recipe_text(guess['date'][0])}"
         )
 
 
@@ -422,7 +422,7 @@ def _section(name: str, kind: Any, given: dict[str, Any] | None, why: dict[str, 
 
 
 def _key(indent: str, item: dataclasses.Field[Any], given: dict[str, Any], why: dict[str, str], above: str = "") -> str:
-    from augmill.flows.cli.schema import default_of, yaml_text
+    from augmill.flows.cli.schema import default_of, recipe_text, yaml_text
 
     if item.name not in given:
         return f"{indent}#{item.name}: {yaml_text(default_of(item))}"
@@ -431,7 +431,7 @@ def _key(indent: str, item: dataclasses.Field[Any], given: dict[str, Any], why: 
     if isinstance(value, dict) and item.name == "inputs":  # a line each, to be taken out by hand
         parts = [f"{indent}  {yaml_text(key)}: {yaml_text(part)}" for key, part in value.items()]
         return "\n".join([f"{indent}{item.name}:{comment}", *parts])
-    return f"{indent}{item.name}: {yaml_text(value)}{comment}"
+    return f"{indent}{item.name}: {recipe_text(value)}{comment}"
 
 
 def _generators(chosen: list[dict[str, Any]], why: dict[str, str], rows: Any) -> list[str]:

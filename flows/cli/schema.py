@@ -27,12 +27,38 @@ write them, quoted or not: `010` is the label `010`. If the labels are numbers o
 names true. If no row has a label that the recipe names, `augmill check`, the run and its report say so; with
 `labels.unknown: stop` it is refused, unless the snapshot is as of a partition (`--as-of`).
 
-Paths are relative to the recipe. If the recipe is in a bucket (s3://, gs://, az://), the rows it names may be beside it;
-its other paths must be absolute, and so must all paths of a recipe that a deployment holds as text. "Rows" says whether
-a key can change a row of a release. Keys that cannot may change between nights, and everything in the store is still
-reused.
+"Rows" says whether a key can change a row of a release. Keys that cannot may change between nights, and everything in
+the store is still reused.
 
 This page is generated: `augmill schema --markdown > docs/recipe.md`.
+
+## One recipe in many places
+
+**Paths** begin at the file in which they stand, `run.store` too. A recipe in a bucket (s3://, gs://, az://) finds the rows
+that it names beside it; its other paths are absolute, and so are all of a recipe that a deployment holds as text. `--store`
+is an argument of the shell: it begins at the working directory.
+
+**Variables.** `${NAME}` in a value is what the environment holds, `${NAME:-default}` has a default for a variable that is
+not set or empty. Names are capitals, digits and `_`; anything else after `${` is text, and `$${` is a literal `${`. A plain
+value that is one variable is read as what it holds would be, so `seed: ${SEED:-7}` is a number; in quotes, and beside other
+characters, it is text. Between `{ }` and `[ ]` YAML wants quotes around it. What a variable holds is a value like any
+other: the recipe's identity counts it, and a release's provenance shows it. So no secrets: where one is needed, as in
+`api_key: {env: NAME}`, the recipe names the variable instead. An error in the recipe shows `${NAME}`, never what it holds.
+
+**`extends`** takes over another recipe, or a part of one, by its path or address:
+
+```
+extends: ../team.yaml       # or a list, of which later ones win
+seed: 7
+gate: {min_gain: 0.01}      # the other keys of gate stay as they are in team.yaml
+```
+
+Sections are merged key by key; a list, or a section that names another `use`, replaces the one below it; `null` takes a value
+back. The nearer file wins. A recipe has 16 files at most, 8 on top of each other.
+
+**`--set KEY=VALUE`** is the last word, with every command that takes a recipe: `--set seed=7 --set generators.0.share=0.5
+--set 'gate.focus=[refund]'`. The value is read as YAML, the way it would be in the recipe: paths begin there, and the
+identity counts it. `augmill deploy` and `serve` keep it in the parameter `set` of the runs.
 """
 GENERATORS_HEAD = """\
 ## Generators
@@ -203,3 +229,16 @@ def yaml_text(value: Any) -> str:
     # As PyYAML would write it inside a flow collection: a number, a null or a `:` in a text is then quoted.
     written: str = yaml.dump([value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=1 << 20)
     return written.strip().removeprefix("[").removesuffix("]")
+
+
+def recipe_text(value: Any) -> str:
+    """The same as a recipe's value: what would be a variable there stays text."""
+    return yaml_text(_literal(value))
+
+
+def _literal(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("${", "$${")
+    if isinstance(value, dict):
+        return {key: _literal(part) for key, part in value.items()}
+    return [_literal(part) for part in value] if isinstance(value, list | tuple) else value

@@ -84,7 +84,6 @@ def text_of(where: str | Path) -> str:
     root = files.read(where)
     if len(files.raws) == 1:
         return decode(files.raws[0], shown(where)).rstrip("\n") + "\n"
-    _unfold(root)  # between { } a variable would have to be quoted, and so be text
     return str(yaml.serialize(root, Dumper=Dumper, allow_unicode=True, width=MAX_BYTES))
 
 
@@ -192,13 +191,6 @@ def _merged(below: yaml.Node, own: yaml.Node) -> yaml.Node:
 def _section(pairs: Mapping[str, tuple[yaml.ScalarNode, yaml.Node]], at: yaml.Node) -> yaml.MappingNode:
     """A new one: the nodes that it is made of may stand elsewhere too, by an alias."""
     return yaml.MappingNode(_MAP, list(pairs.values()), at.start_mark, at.end_mark, flow_style=False)
-
-
-def _unfold(node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.CollectionNode):
-        node.flow_style = False
-        for child in node.value:
-            _unfold(child[1] if isinstance(child, tuple) else child)
 
 
 # --- Variables --------------------------------------------------------------------------------------------------------

@@ -324,7 +324,11 @@ _WEEK = 10_080.0  # minutes
 class RunOptions:
     """Where and how fast it runs. Nothing here changes a row."""
 
-    store: str = option("augmill-store", "a directory, or s3://, gs:// or az://", why_no_identity=_RUN)
+    store: str = option(
+        "augmill-store",
+        "a directory, beside the recipe where it is relative; or s3://, gs:// or az://",
+        why_no_identity=_RUN,
+    )
     orchestrator: Literal["prefect", "none"] = option(
         "prefect", "none: the same tasks without Prefect, for other schedulers", why_no_identity=_RUN
     )

@@ -22,7 +22,7 @@ from chain import WORDS, recipe_document, write_rows
 from commands import augmill, refused
 from dated import dated_document
 
-from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.recipe.recipe import build_recipe, load_recipe
 from augmill.tasks.store.attempts import read_attempts
 from augmill.tasks.store.store import Store
 
@@ -86,6 +86,22 @@ def test_the_deployed_flow_publishes_and_its_tasks_are_seen(prefect_api: str, tm
             flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["all deployed-tiny"]))
         )
         assert run.state is not None and run.state.is_completed()
+
+
+def test_what_is_set_is_a_parameter_of_deployed_runs_which_note_it(prefect_api: str, tmp_path: Path) -> None:
+    from augmill.flows.deployed import augment
+    from augmill.flows.orchestration.deployments import recipe_deployments
+
+    path = write_recipe_file(tmp_path, "changed")
+    recipe = load_recipe(path, changes=["seed=7", "splits.seed=3"])
+    made = recipe_deployments(recipe, None)
+    parameters = {"recipe": str(path), "store": str(tmp_path / "store-changed")}
+    assert [each.parameters for each in made] == [parameters | {"set": ["seed=7", "splits.seed=3"]}] * 2
+    result = augment(**made[0].parameters, as_of=DAYS[-1])
+    assert isinstance(result, dict) and result["release"]
+    ((attempt,),) = read_attempts(Store(parameters["store"]), "changed").values()
+    assert attempt.start["recipe"] == recipe.hash() != load_recipe(path).hash()
+    assert attempt.start["command"] == "deployment changed.yaml --set seed=7 --set splits.seed=3"
 
 
 @pytest.mark.parametrize("name", ["augment", "nightly", "backfill"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import obstore
 import pytest
 from buckets import s3_server
@@ -14,10 +15,11 @@ from chain import write_rows
 from commands import augmill, refused
 from obstore.store import from_url
 
+from augmill.flows.cli.schema import recipe_text
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.layers import MAX_DEPTH, MAX_FILES, read_document, text_of
 from augmill.tasks.recipe.origin import MAX_BYTES, name_of
-from augmill.tasks.recipe.recipe import LABELS, Recipe, load_recipe, recipe_edited
+from augmill.tasks.recipe.recipe import LABELS, Recipe, json_schema, load_recipe, recipe_edited
 
 RECIPE = """\
 dataset: tiny
@@ -195,6 +197,23 @@ def test_a_variable_between_brackets_without_quotes_is_said(tmp_path: Path) -> N
     assert "not valid YAML" in error.problem and "quotes" in error.fix and "line 5" in error.where
 
 
+@pytest.mark.parametrize("text", ["${N}", "$${N}", "$$${N} $${", "a ${N:-b}", "${n", "$"])
+def test_what_looks_like_a_variable_stays_text_where_augmill_writes_a_recipe(text: str) -> None:
+    found = value_of(f"a: {recipe_text([text, {text: text}])}")
+    assert found == {"a": [text, {text: text}]}
+
+
+def test_init_and_check_write_a_column_with_such_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = write_rows(tmp_path / "rows.csv").read_text()
+    (tmp_path / "rows.csv").write_text(rows.replace("text", "${TEXT}", 1))
+    ended = augmill("init", "rows.csv", "--text", "${TEXT}", "--label", "label")
+    assert ended.code == 0, ended.err
+    assert load_recipe("rows.yaml").columns.text == "${TEXT}"
+    told = augmill("check", "rows.yaml")
+    assert told.code == 0 and "text: $${TEXT}" in told.out.replace("'", "").replace('"', ""), told.err
+
+
 # --- extends ------------------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +388,12 @@ def test_a_text_for_a_deployment_holds_what_is_extended_and_no_variable(
     assert load_recipe(text).seed == 10
 
 
+def test_the_schema_asks_a_recipe_that_extends_for_no_key() -> None:
+    jsonschema.validate({"extends": ["a.yaml", "b.yaml"], "seed": 3}, json_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"seed": 3}, json_schema())
+
+
 # --- --set --------------------------------------------------------------------------------------------------------------
 
 
@@ -391,6 +416,10 @@ def test_a_value_that_is_set_is_what_it_would_be_in_the_recipe(tmp_path: Path) -
     assert (
         load_recipe(write(tmp_path, RECIPE), changes=["seed=7"]).hash() == load_recipe(f"{tmp_path}/seven.yaml").hash()
     )
+
+
+def test_what_is_set_at_an_alias_is_set_there_alone() -> None:
+    assert read_document("a: &a {k: 1}\nb: *a\n", ["b.k=2"]).value == {"a": {"k": 1}, "b": {"k": 2}}
 
 
 def test_what_is_set_wins_over_file_and_base_and_may_hold_variables(
