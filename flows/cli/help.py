@@ -107,5 +107,7 @@ def _table(rows: list[tuple[str, str]], width: int, least: int) -> list[str]:
 def _filled(text: str, first: str, width: int) -> list[str]:
     """``text`` behind ``first``, wrapped between words and never within one."""
     indent = " " * len(first)
-    room = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent, **room) or [first.rstrip()]
+    lines = textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return lines or [first.rstrip()]

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from augmill.flows.cli.releases import DEFAULT_STORE, Dataset, ReleaseOption, StoreOption, _find, _open
+from augmill.flows.cli.releases import (
+    DEFAULT_STORE,
+    Dataset,
+    GivenRelease,
+    ReleaseOption,
+    StoreOption,
+    _find,
+    open_release,
+)
 from augmill.flows.terminal import say, say_result
 
 SHOWN = 10
@@ -72,7 +80,7 @@ def open_store(
     address: str,
     *,
     where: str = "--store",
-    fix: str = "give the store of your recipe (run.store)",
+    fix: str = "give your recipe's store (run.store)",
     write: bool = False,
 ) -> Any:
     """A store that is there already; unless ``write``, one to look at, which changes nothing in it. Raises UserError."""
@@ -87,6 +95,7 @@ def open_store(
 
 
 def verify(
+    given: GivenRelease = None,
     dataset: Dataset = None,
     store: StoreOption = None,
     release: ReleaseOption = None,
@@ -103,19 +112,23 @@ def verify(
     from augmill.tasks.store.releases import verify_release
 
     if everything:
-        if dataset is not None or release is not None:
-            raise UserError("--all takes no dataset and no release", where="verify", fix="leave one of the two out")
+        if (given, dataset, release) != (None, None, None):
+            raise UserError(
+                "--all checks the whole store, so it takes neither a dataset nor a release",
+                where="verify",
+                fix="leave one of the two out",
+            )
         _verify_all(store or DEFAULT_STORE)
         return
-    opened, name = _open(store, dataset)
+    opened, name, release = open_release(given, dataset, store, release)
     log = read_log(opened, name)
     chosen = [_find(log, release)] if release else sorted(set(log.current().values()))
     wrong = [f"{found}/{file}" for found in chosen for file in verify_release(opened, name, found)]
     if wrong:
         raise CorruptObject(
-            f"{len(wrong)} file(s) differ from their checksum: {', '.join(wrong)}",
+            f"{len(wrong)} file(s) differ from their checksums: {', '.join(wrong)}",
             where=name,
-            fix="restore or run again",
+            fix="restore them, or run the recipe again",
         )
     say(f"{name}: the log and {len(chosen)} release(s) are whole.")
 
@@ -132,8 +145,8 @@ def _verify_all(address: str) -> None:
         for line in found.wrong:
             say(f"wrong: {line}")
         raise CorruptObject(
-            f"{len(found.wrong)} of what was looked at ({looked}) is not what was written, first {found.wrong[0]}",
+            f"{len(found.wrong)} of the things checked ({looked}) are damaged, first {found.wrong[0]}",
             where=address,
-            fix="a release and an artifact are made again by running the recipe; a log entry comes from a backup",
+            fix="running the recipe makes releases and artifacts again; restore a log entry from a backup",
         )
     say(f"{address} is whole: {looked}.")

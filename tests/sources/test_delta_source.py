@@ -209,7 +209,7 @@ def test_no_file_outside_of_the_table_is_read(tmp_path: Path) -> None:
 
 def test_a_version_of_what_is_no_table_and_a_table_that_is_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,x\n")
-    with pytest.raises(UserError, match="this is no Delta table"):
+    with pytest.raises(UserError, match="this is not a Delta table"):
         list_files(SourceOptions(path=str(tmp_path), version=1))
     with pytest.raises(UserError, match="expected a Delta table, found no _delta_log"):
         list_files(SourceOptions(path=str(tmp_path), format="delta"))
