@@ -195,8 +195,8 @@ class BackfillRun:
 
     def _reason(self, left: int) -> str:
         if self._stopped_by == "failed":
-            failed = f"{len(self._standing)} of {len(self._plan.lines)} snapshot(s) failed; their earlier releases stay current"
-            return f"{failed}: nothing was published, since readers would be left with a mixture"
+            failed = f"{len(self._standing)} of {len(self._plan.lines)} snapshot(s) failed that have earlier releases"
+            return f"{failed}; nothing was published, since readers would be left with a mixture"
         if self._stopped_by is None and (elsewhere := self._running_elsewhere()):
             return f"{elsewhere} of {len(self._plan.lines)} snapshot(s) are running elsewhere; the others are done"
         if self._stopped_by is None:

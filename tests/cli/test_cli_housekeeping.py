@@ -331,7 +331,9 @@ def test_a_release_that_was_taken_away_is_told_as_such_not_as_damage(
     told = augmill("audit", first, "--store", store.root)
     assert told.code == 0 and all(word in told.out for word in [*words, "request 12", "approved by outcomes."])
     shutil.rmtree(tmp_path / "store/public/tiny/releases" / second)
-    refused(augmill("show", "--store", store.root), 4, ["gone"])  # of this one the log says nothing: damage
+    refused(
+        augmill("show", "--store", store.root), 4, ["missing or damaged"]
+    )  # of this one the log says nothing: damage
 
 
 def test_a_rotten_delta_table_is_left_alone_and_the_rest_is_swept(mixed: tuple[Path, str, str], tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ def test_one_failure_stops_the_others_only_where_that_is_asked(tmp_path: Path) -
     recipe, store = dated_recipe(rows, tmp_path / "store"), Store(str(tmp_path / "store"))
     stopped = fill(recipe, last=day(3), max_failures=1)
     assert (stopped["outcome"], stopped["stopped_by"], list(stopped["failed"])) == ("stopped", "max_failures", [day(0)])
-    assert starts(store) == [day(0)] and "3 of 4 snapshot(s) not begun" in stopped["reason"]
+    assert starts(store) == [day(0)] and "3 of 4 snapshot(s) were not begun" in stopped["reason"]
     rest = fill(recipe, last=day(3))  # the limit is no part of the plan: this takes the same one up
     assert rest["backfill"] == stopped["backfill"]
     assert (rest["outcome"], list(rest["failed"]), list(rest["released"])) == (
@@ -499,7 +499,7 @@ def test_nothing_switches_while_one_that_failed_would_keep_its_release_of_anothe
         held = fill(changed, reprocess="changed-recipe", last=day(2))
     assert (held["outcome"], held["stopped_by"], held["released"]) == ("failed", "failed", {})
     assert list(held["failed"]) == [day(1), day(2)]
-    assert "1 of 3 snapshot(s) failed; their earlier releases stay current: nothing was switched" in held["reason"]
+    assert "1 of 3 snapshot(s) failed that have earlier releases; nothing was published" in held["reason"]
     assert "the same command retries" in held["next"] and read_log(store, "tiny").current() == before
     shutil.copytree(tmp_path / "store", tmp_path / "other")
 

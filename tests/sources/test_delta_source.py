@@ -178,7 +178,7 @@ def test_what_of_the_protocol_is_not_read_is_refused(
 
 
 def test_a_version_that_is_not_there_is_answered_with_the_newest(table: Path) -> None:
-    with pytest.raises(UserError, match="version 9 is not to be had; the newest is 3"):
+    with pytest.raises(UserError, match="there is no version 9; the newest is 3"):
         list_files(SourceOptions(path=str(table), version=9))
     deltalake.DeltaTable(table).vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
     with pytest.raises(DataError, match="version 0 needs a file that is gone"):
