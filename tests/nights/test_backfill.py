@@ -354,7 +354,7 @@ def test_the_same_command_goes_on_with_what_was_not_tried_and_takes_failed_ones_
     asked = {"last": day(2), "order": order, "max_failures": 1}
     ended = [fill(recipe, **asked) for _ in range(2)]
     assert [(each["outcome"], list(each["failed"])) for each in ended] == [("stopped", [one]), ("stopped", [two])]
-    assert ended[0]["backfill"] == ended[1]["backfill"] and "not begun" in ended[1]["next"]
+    assert ended[0]["backfill"] == ended[1]["backfill"] and "makes the rest" in ended[1]["next"]
     assert fill(recipe, **asked, dry_run=True)["order"] == [three, one, two]
     fail_days(monkeypatch)
     done = fill(recipe, **asked)
