@@ -155,7 +155,9 @@ def mix_accepted(run: Run, split: Artifact, made: Made) -> Artifact:
     short = {name: count for name, count in ledger["shortfall"].items() if count}
     if short and run.recipe.refill.on_shortfall == "refuse":
         found = ", ".join(f"{name} lacks {count:,}" for name, count in list(short.items())[:5])
-        raise NotProduced(f"{len(short)} class(es) could not be filled ({found}) and refill.on_shortfall is refuse")
+        raise NotProduced(
+            f"{len(short)} class(es) did not reach their target ({found}) and refill.on_shortfall is refuse"
+        )
     if not sum(ledger["accepted"].values()):
         raise NotProduced(none_accepted(totals(ledger)))
     return stages.mix(run, split, made.settled, config=mix_config(run.recipe))

@@ -22,7 +22,7 @@ class Asked:
         from augmill.tasks.errors import UserError
 
         if self.label is not None and self.target is not None:
-            raise UserError("both name what is to be learnt", where="--label, --target", fix="give one of the two")
+            raise UserError("both name the column to predict", where="--label, --target", fix="give one of the two")
 
     @property
     def options(self) -> str:
@@ -123,10 +123,10 @@ def _choose_text(file: Any, source: Any, asked: Asked, guess: dict[str, Any], *,
         notes = [] if asked.text and asked.label else list(guess["ask"])
         return Chosen({"text": texts[0] if len(texts) == 1 else texts, "label": label}, why, notes, guess)
     what = "label" if texts else "text"
-    problem = f"no {what} column could be told among {', '.join(read_schema(file, source)[:20])}"
+    problem = f"cannot tell which column is the {what}: {', '.join(read_schema(file, source)[:20])}"
     if (doubt := doubt_file(file, source)) is not None:
         raise DataError(f"{problem}: {doubt.problem}", where=where, fix=doubt.fix)
-    table = " (of a table: --input COLUMN, once for each, and --target COLUMN)"
+    table = " (for a table: --input COLUMN for each, and --target COLUMN)"
     raise UserError(problem, where=where, fix=f"name it: --{what} COLUMN{table}")
 
 
@@ -135,7 +135,9 @@ def _ask_type(name: str, type: str, found: Any) -> list[str]:
     if found.type != "number" or not found.whole or not 2 < found.distinct <= MANY:
         return []
     told, other = ("classes", "number") if type == "label" else ("amounts", "label")
-    return [f"{name}: its {found.distinct:,} whole numbers are taken for {told}; else --target {name}:{other}"]
+    return [
+        f"{name}: its {found.distinct:,} whole numbers are taken for {told}; if they are not, --target {name}:{other}"
+    ]
 
 
 def _choose_general(
@@ -154,7 +156,7 @@ def _choose_general(
     if target is None:
         told = guess_target(found, [name for name, _ in inputs])
         if told is None:
-            problem = f"no column to learn could be told among {', '.join([*found][:20])}"
+            problem = f"cannot tell which column to predict: {', '.join([*found][:20])}"
             raise UserError(problem, where=where, fix="name it: --target COLUMN")
         target, why["target"] = (told[0], None), told[1]
     name = target[0]
@@ -165,7 +167,7 @@ def _choose_general(
     if not inputs:
         able = {column: each for column, each in found.items() if column != name}
         types = {column: each.type for column, each in able.items() if not each.left}
-        why["inputs"] = "each with the type that its values speak for"
+        why["inputs"] = "with types guessed from their values"
         left = {column: each.left for column, each in able.items() if column not in (*types, guess["id"])}
         if left:
             notes.append(
@@ -173,7 +175,7 @@ def _choose_general(
             )
     if not types:
         raise UserError(
-            "no column to learn from could be told", where=where, fix="name them: --input COLUMN, once for each"
+            "cannot tell which columns to learn from", where=where, fix="name them: --input COLUMN for each"
         )
     if set(types.values()) == {"text"} and type == "label":  # the short form says the same
         texts = list(types)

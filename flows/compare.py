@@ -203,7 +203,7 @@ def _run_cell(
     summary = read_json(run.store, split, "summary.json")
     if not summary["rows"]["test"]:
         fix = "give the test split a share of the rows (splits.test), or rows of its own (splits.files)"
-        raise DataError("a comparison is measured on test rows, and there are none", where="splits", fix=fix)
+        raise DataError("generators are compared on test rows, and there are none", where="splits", fix=fix)
     real = summary["classes"]["train"]
     own = ratio_of(recipe.target, real)
     run.recipe = dataclasses.replace(recipe, target=enlarge(recipe.target, real, max([own, *ratios])))
@@ -391,12 +391,12 @@ def _choice(recipe: Recipe, part: str) -> GeneratorChoice:
         fix = problem if problem.startswith("the generator") else nearest(use, [*GENERATORS.names(), ADAPTIVE])
         raise UserError(f"there is no generator {use!r}", where=_WHERE, fix=fix)
     if not rows_of(recipe).served_whole(GENERATORS[use]):
-        fix = f"those that serve it: {', '.join(n for n, g in GENERATORS.items() if rows_of(recipe).served_whole(g))}"
-        raise UserError(f"{use} does not serve rows of {rows_of(recipe)}", where=_WHERE, fix=fix)
+        fix = f"those that do: {', '.join(n for n, g in GENERATORS.items() if rows_of(recipe).served_whole(g))}"
+        raise UserError(f"{use} does not make rows of {rows_of(recipe)}", where=_WHERE, fix=fix)
     choice: GeneratorChoice | None = next((own for own in recipe.generators if own.use == use), None)
     choice = choice or _by_default(use)
     if recipe.unlabelled is None and choice.build().wants_unlabelled():
-        fix = "say where they are: `unlabelled: {path: ...}`"
+        fix = "name them in the recipe: `unlabelled: {path: ...}`"
         raise UserError(f"{use} learns from unlabelled rows; the recipe names none", where=_WHERE, fix=fix)
     if not slash:
         return choice
@@ -419,6 +419,6 @@ def _by_default(use: str) -> GeneratorChoice:
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     ]
     if needed:
-        problem = f"{use} cannot do without {', '.join(needed)}, and the recipe does not name it"
+        problem = f"{use} needs {', '.join(needed)}, which the recipe does not set"
         raise UserError(problem, where=_WHERE, fix=f"add `use: {use}` with them to the recipe's generators")
     return GeneratorChoice(use, 1.0, options())

@@ -136,7 +136,11 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
             state = flow(*args, return_state=True, **kwargs)
         if not caller.told and session.api.recording:
             said = visible(str(state.message))
-            _log.warning("Prefect did not run the flow %s: %s; it runs without a record.", flow.name, said)
+            _log.warning(
+                "Prefect did not run the flow %s: %s. It runs without Prefect, which will have no record of it.",
+                flow.name,
+                said,
+            )
     except Abort:
         if session.api.recording:  # not ours: somebody ended the run through the API
             raise

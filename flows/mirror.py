@@ -29,5 +29,5 @@ def mirror_delta(store: Store, dataset: str, *, wanted: bool) -> int | None:
             return None
         return sync_delta(store, dataset)
     except AugmillError as error:
-        _log.warning("The release stands; its Delta table is behind the log until the next run: %s", error)
+        _log.warning("The release is published, but its Delta table lags behind the log until the next run: %s", error)
         return None

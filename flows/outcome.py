@@ -12,22 +12,23 @@ from augmill.tasks.recipe.recipe import Recipe
 
 NEXT = {
     "published": "Train on the new release.",
-    "harmful": "Look at the accepted samples in the report; change the generator, its options or the checks.",
-    "inconclusive": "Give more held-out rows, or let train rows judge too (gate.folds). Another rule asks for less: under "
-    "gate.rule: not_worse rows are published that gain nothing, or lose up to gate.margin points.",
-    "not_produced": "Mend what the reason names, a bound, the model or the checks; the same command would end the same.",
-    "unsound_source": "Mend the source; the current release stays.",
+    "harmful": "Look at the accepted samples in the report, then change the generator, its options or the checks.",
+    "inconclusive": "Give more held-out rows, or let the train rows judge too (gate.folds). Another rule asks for less: "
+    "gate.rule: not_worse publishes rows that gain nothing, or lose up to gate.margin points.",
+    "not_produced": "Fix what the reason names: a bound, the model or the checks. Until then the same command ends the "
+    "same way.",
+    "unsound_source": "Fix the source; the current release stays.",
 }
 CAUSES = 3  # why rows were not accepted, the commonest
 MET = "Raise the target (target, mix.max_ratio) if more rows are wanted; the release holds the real ones."
-CUT_SHORT = "The next night, or the same command now, goes on where this run stopped."
+CUT_SHORT = "The same command goes on where this run stopped; so does the next night."
 
 
 def none_accepted(ledger: Mapping[str, Any]) -> str:
     """Why not: the commonest causes in the ledger's totals (``comparison.totals``)."""
     causes = sorted(ledger["lost"].items(), key=lambda item: (-item[1], item[0]))[:CAUSES]
     told = ", ".join(f"{count:,} {cause}" for cause, count in causes)
-    return f"no generated row was accepted; of {ledger['asked']:,} asked: {told}"
+    return f"no generated row was accepted. Of {ledger['asked']:,} asked for: {told}"
 
 
 class NotProduced(AugmillError):

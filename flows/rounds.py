@@ -92,7 +92,7 @@ def _rounds(run: Run, split: Artifact, ingested: Artifact | None) -> Iterator[Ma
         if not segments and settled_by in ({}, policy.shares):
             return
         if run.out_of_time():
-            raise CutShort("the run's deadline came before every class had its target")
+            raise CutShort("the run's deadline passed before every class had reached its target")
         configs = shard_configs(recipe, segments, list(counts))
         shards = generate_round(run, number, planned, configs, fitted, made.checks)
         made = replace(made, shards=made.shards + tuple(shards))
@@ -151,7 +151,7 @@ def not_asked(run: Run, split: Artifact) -> NotProduced:
     if met is not None:
         return NothingToMake(met)
     return NotProduced(
-        "the classes that lack rows came after the generators were fitted (refit); nothing was asked for"
+        "the classes that lack rows appeared after the generators were fitted (refit), so nothing was asked for"
     )
 
 
@@ -379,7 +379,7 @@ class _Windows:
             try:
                 self.known[night] = read_night(self.run, night)
             except (DataError, UserError) as error:  # the snapshot's own window was read: it lies in that night's rows
-                _log.info("Nothing is fitted on, or compared with, the rows as of %s: %s", night, error.problem)
+                _log.info("The rows as of %s are neither fitted on nor compared with: %s", night, error.problem)
                 self.known[night] = None
         return self.known[night]
 

@@ -333,4 +333,4 @@ def _end(session: Session, begun: Attempt, body: dict[str, Any], events: list[Ev
         with held_back():
             finish(session.store, session.recipe.dataset, begun, {**body, **done})
     except AugmillError as error:
-        _log.warning("How this attempt ended could not be noted: %s", error)
+        _log.warning("How this attempt ended could not be recorded: %s", error)

@@ -99,7 +99,9 @@ class StepCall(Generic[T]):
         if site.deadline is not None:
             seconds = min(seconds, site.deadline - started)
             if seconds <= 0:
-                raise OutOfTime("the run's deadline came before it was made", fix="give it more time, or ask for less")
+                raise OutOfTime(
+                    "the run's deadline passed before it was made", fix="give it more time, or ask for less"
+                )
         if stage is generate:
             config = replace(config, raw=run.bank(bank_of(config.generator, inputs[0].content)).pieces(config.segments))
         job = pack(stage, config, list(inputs)) | {"dataset": site.dataset}

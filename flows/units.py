@@ -177,7 +177,7 @@ def source_view(
         raise DataError(
             f"expected each partition's name to be {NAME.what}, found {named}: no log may hold it",
             where="source (columns.partition)",
-            fix="rename them in the source, or leave their rows out of it",
+            fix="rename them in the source, or remove their rows from it",
         )
     return view
 
@@ -219,8 +219,8 @@ def told_future(recipe: Recipe, names: Iterable[str], now: datetime) -> str | No
         return None
     more = f", last {later[-1]}" if len(later) > 1 else ""
     return (
-        f"{len(later):,} partition(s) come after today's, {today}: first {later[0]}{more}. No night makes them before "
-        "they are over; if the dates are wrong, mend them in the source"
+        f"{len(later):,} partition(s) come after today's, {today}: first {later[0]}{more}. They are made once they "
+        "are over; if the dates are wrong, correct them in the source"
     )
 
 
@@ -247,7 +247,7 @@ def require_partition(recipe: Recipe, name: str | None, where: str) -> None:
         try:
             recipe.partitions.calendar.first_day(name)
         except ValueError as error:
-            raise UserError(str(error), where=where, fix="name a partition as the recipe has it") from error
+            raise UserError(str(error), where=where, fix="write the partition as the source does") from error
 
 
 def require_over(recipe: Recipe, name: str | None, where: str, *, now: datetime) -> None:

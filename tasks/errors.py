@@ -71,12 +71,14 @@ class StoreSilent(StoreError):
 def world_error(error: OSError | MemoryError) -> WorldError:
     """What the operating system refused, in our words. A full disk is not tried again: waiting does not empty it."""
     if isinstance(error, MemoryError):
-        return WorldError(f"out of memory: {error}", where="memory", fix="use smaller shards, or a larger machine")
+        return WorldError(
+            f"out of memory: {error}", where="memory", fix="use smaller shards (run.shard_rows), or a larger machine"
+        )
     where, said = str(error.filename or "the store, or the directory for temporary files"), error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         again = "free some space; the run resumes where it stopped"
         return StoreRefused(f"no space is left ({said})", where=where, fix=again)
-    return WorldError(f"{type(error).__name__}: {said}", where=where, fix="run it again; what is done is kept")
+    return WorldError(f"{type(error).__name__}: {said}", where=where, fix="run it again; what is finished is kept")
 
 
 class CorruptObject(WorldError):

@@ -150,7 +150,7 @@ def _known(orchestrator: str | None) -> str | None:
     from augmill.tasks.errors import UserError
 
     if orchestrator not in (None, "prefect", "none"):
-        problem = f"an orchestrator is prefect or none; found {orchestrator!r}"
+        problem = f"expected prefect or none, found {orchestrator!r}"
         raise UserError(problem, where="--orchestrator", fix="give one of the two")
     return orchestrator
 
@@ -200,7 +200,7 @@ def _table(plan: BackfillPlan, max_active: int) -> list[str]:
     if len(plan.lines) > SHOWN:
         lines.insert(-1, f"  ... and {len(plan.lines) - SHOWN:,} more (--json shows all)")
     if unknown:
-        lines.append(f"  Of {unknown:,} of them no run yet tells what they take.")
+        lines.append(f"  For {unknown:,} of them there is no earlier run to estimate from.")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
-from augmill.flows.terminal import say
+from augmill.flows.terminal import print_lines, say
 
 if TYPE_CHECKING:
+    from augmill.tasks.gate.gauge import Gauge
     from augmill.tasks.recipe.recipe import Recipe
 
 SHOWN = 40  # classes; of more, the largest and the smallest
 NAMED = 6  # things named in a sentence
 FILES = 5
 TWINS = 0.3  # of the train rows: where more are near held-out rows, advice is due (the public sets have 1 to 3 %)
+HOPELESS = 10.0  # points: few trainings on more rows gain so much
 SLOW = 3600.0  # seconds from twice which a time is told in hours
 MUCH = 2e9  # bytes of memory worth a word
 
@@ -39,6 +42,9 @@ def check(
             "--as-of", metavar="PARTITION", help="Use the rows up to the end of this partition, such as a date."
         ),
     ] = None,
+    show_resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the recipe as it will be used too, with every default.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Shows what a recipe means for your data. Changes nothing.
@@ -53,15 +59,61 @@ def check(
     loaded = load_recipe(recipe, store=store, changes=changes)
     found = survey(loaded, as_of=as_of) | {"store": store_facts(loaded, as_of)}
     found |= {"time": estimate(loaded, found), "trainer_bytes": trainer_bytes(loaded, found)}
+    given = [*(["--store", store] if store else []), *(["--as-of", as_of] if as_of else [])]
+    found |= {"mend": mend(loaded, found), "next": shlex.join(["augmill", "run", recipe, *given])}
     entries = resolved(loaded, read_document(recipe, changes or ()).value, store=store)
     if as_json:
         say(json.dumps(found | nested(entries), ensure_ascii=False, sort_keys=True))
         return
-    out = [f"{found['dataset']}, as of {found['snapshot']}" if as_of else str(found["dataset"])]
+    out = _head(found)
     for part in (_source, _rows, _splits, _classes, _plan, _gate, _time, _store):
         out += ["", *part(found)]
-    out += ["", "Recipe, as it will be used", *(f"  {line}" for line in recipe_lines(entries))]
+    if show_resolved:
+        out += ["", "Recipe, as it will be used", *(f"  {line}" for line in recipe_lines(entries))]
     say(*out)
+    print_lines(
+        [[("", "")], *([(line, "yellow")] for line in _mend_lines(found)), [(f"Next     {found['next']}", "bold")]]
+    )
+
+
+def mend(recipe: Recipe, found: dict[str, Any]) -> list[str]:
+    """What to mend before a run that would end badly: one sentence for each, the worst first."""
+    plan, gate = found["plan"], found["gate"]
+    if not plan["target"]:
+        why = plan["nothing_to_make"].removeprefix("nothing to make: ").removesuffix("; nothing was asked for")
+        return [f"A run would make no rows: {why}. Raise the target (target, mix.max_ratio)."]
+    if (gate["visible"] or 0) > HOPELESS and gate["unit"] == "points":
+        more = "" if gate["folds"] else ", or let the train rows judge too (gate: {folds: auto})"
+        return [
+            f"A run would hardly prove anything: {gate['rows']:,} rows judge, which prove only gains of "
+            f"{gate['visible']:.1f} points or more. Give more held-out rows{more}."
+        ]
+    return []
+
+
+def _mend_lines(found: dict[str, Any]) -> list[str]:
+    from augmill.flows.cli.terminal import shown, wrapped
+
+    return [line for text in found["mend"] for line in wrapped(shown(text), " " * 9, "First    ")]
+
+
+def _head(found: dict[str, Any]) -> list[str]:
+    """The whole in a sentence or two."""
+    from augmill.flows.cli.terminal import wrapped
+
+    rows, plan, gate = found["splits"]["rows"], found["plan"], found["gate"]
+    when = "" if found["snapshot"] == "all" else f", as of {found['snapshot']}"
+    labels = found["rows"]["learnt"]["type"] == "label"
+    classes = f" in {len(found['classes']):,} classes" if labels else ""
+    text = f"{found['dataset']}{when}: {rows['train']:,} train rows{classes}."
+    if plan["target"]:
+        known = sum(part["seconds"] or 0 for part in found["time"])
+        unknown = any(part["seconds"] is None for part in found["time"])
+        takes = f"at least {duration(known)}" if unknown else f"about {duration(known)}"
+        text += f" A run makes {plan['target']:,} more and takes {takes}."
+    if gate["visible"] is not None:
+        text += f" It can prove a gain of {_gauge(gate).shown(gate['visible'])} {_gauge(gate).words} or more."
+    return wrapped(text, "", "")
 
 
 def _source(found: dict[str, Any]) -> list[str]:
@@ -81,8 +133,8 @@ def _source(found: dict[str, Any]) -> list[str]:
     if len(files) > FILES:
         lines.append(f"  and {len(files) - FILES:,} more files")
     refused = sum(source["refused"].values())
-    reasons = f": {counted(source['refused'])}" if refused else ""
-    lines += wrapped(f"{source['read']:,} rows read, {source['taken']:,} taken, {refused:,} refused{reasons}")
+    reasons = f" ({counted(source['refused'])})" if refused else ""
+    lines += wrapped(f"{source['read']:,} rows read: {source['taken']:,} used, {refused:,} refused{reasons}")
     for example in source["examples"][:3]:
         detail = f" ({example['detail']})" if example["detail"] else ""
         lines += wrapped(f"{example['file']} {example['location']}: {example['reason']}{detail}", "      ", "    ")
@@ -99,19 +151,24 @@ def _rows(found: dict[str, Any]) -> list[str]:
 
     rows = found["rows"]
     learnt = rows["learnt"]
-    lines = [f"Rows of {' and '.join(rows['kinds'])}, {rows['problem']}"]
+    lines = [f"Rows: {rows['problem'].replace('_', ' ')} of {' and '.join(rows['kinds'])}"]
     lines += wrapped(
-        f"inputs: {counted(dict(Counter(rows['inputs'].values())))}; learnt: {learnt['column']}, a {learnt['type']}"
+        shown(
+            f"columns to learn from: {counted(dict(Counter(rows['inputs'].values())))}; to predict: {learnt['column']} "
+            f"({learnt['type']})"
+        )
     )
     if missing := rows["missing"]:
         cells = list(dict.fromkeys(cell or "empty" for of in missing.values() for cell in of["cells"]))
         of = {name: column["rows"] for name, column in missing.items()}
         lines += wrapped(shown(f"missing values: {counted(of)} (cells: {named(cells, NAMED)})"))
     if rows["exact"]:
-        lines += wrapped(f"rows of {' and '.join(rows['exact'])} are equal or they are not: nothing is near")
-    serve = "; ".join(f"{what} {', '.join(names)}" for what, names in rows["serve"].items() if what != "checks")
-    lines += wrapped(f"they are served by the {serve}")
-    lines += wrapped(f"checks: {', '.join(rows['serve']['checks'])}{_aside(rows['aside'])}")
+        lines += wrapped(
+            f"rows of {' and '.join(rows['exact'])} are equal or they are not: there are no near-duplicates"
+        )
+    for what, names in rows["serve"].items():
+        aside = _aside(rows["aside"]) if what == "checks" else ""
+        lines += wrapped(f"{what} for such rows: {', '.join(names)}{aside}", "    ", "  ")
     return lines
 
 
@@ -120,7 +177,7 @@ def _aside(checks: dict[str, str]) -> str:
     for name, why in checks.items():
         of.setdefault(why, []).append(name)
     told = "; ".join(f"{', '.join(names)} ({why})" for why, names in of.items())
-    return f"; stand aside: {told}" if told else ""
+    return f"; not used: {told}" if told else ""
 
 
 def _splits(found: dict[str, Any]) -> list[str]:
@@ -134,22 +191,26 @@ def _splits(found: dict[str, Any]) -> list[str]:
     if held_back:
         left = sum(held_back.values())
         lines += wrapped(
-            f"{left:,} of {splits['train_before_leaving']:,} train rows leave because they stand in held-out sets or too "
-            f"near them: {counted(held_back)}"
+            f"{left:,} of {splits['train_before_leaving']:,} train rows are left out because they equal or resemble a "
+            f"held-out row: {counted(held_back)}"
         )
         if left > TWINS * splits["train_before_leaving"]:
             lines += wrapped(
-                "So many are near each other as rows made from one template are: a group column (columns.group) keeps them in "
-                "one split, and splits.near says what is near."
+                "That is a lot, as of rows made from one template. A group column (columns.group) keeps related rows in one "
+                "split; splits.near says how similar is too similar."
             )
     if splits["rare_classes"]:
-        lines += wrapped(f"too few train rows, so left out: {named(splits['rare_classes'], NAMED)}")
+        lines += wrapped(f"classes left out, as they have too few train rows: {named(splits['rare_classes'], NAMED)}")
     if splits["unlabelled"]["rows"] or splits["unlabelled"]["held_back"]:
         free = splits["unlabelled"]
-        near = f"; {free['held_back']:,} more stand in or near a held-out row" if free["held_back"] else ""
+        near = (
+            f"; {free['held_back']:,} more are left out, as they equal or resemble a held-out row"
+            if free["held_back"]
+            else ""
+        )
         lines.append(f"  {free['rows']:,} unlabelled rows{near}")
     if splits["excluded_texts"]:
-        lines.append(f"  {splits['excluded_texts']:,} texts of splits.heldout_exclude are kept out of train")
+        lines.append(f"  {splits['excluded_texts']:,} texts (splits.heldout_exclude) are kept out of train")
     return lines
 
 
@@ -167,14 +228,18 @@ def _classes(found: dict[str, Any]) -> list[str]:
         if bins
         else f"Classes ({len(classes):,})"
     ]
-    body = table(("bin" if bins else "class", *columns, ""), [*rows, total], min(40, max(12, 2 * longest)))
+    body = table(
+        ("bin" if bins else "class", "train", "to make", "validation", "test", ""),
+        [*rows, total],
+        min(40, max(12, 2 * longest)),
+    )
     if len(classes) > SHOWN:
         half = SHOWN // 2
-        body[1 + half : 1 + len(classes) - half] = [f"  ... {len(classes) - SHOWN:,} between; --json lists all"]
+        body[1 + half : 1 + len(classes) - half] = [f"  ... {len(classes) - SHOWN:,} more in between; --json lists all"]
     lines += [line.rstrip() for line in body]
     few = sum(not row["judged"] for row in classes)
     if few:
-        lines.append(f"  * not judged by itself: {few:,} of {len(classes):,} (see Gate)")
+        lines.append(f"  * too few rows to be judged by itself: {few:,} of {len(classes):,} (see Gate)")
     return lines
 
 
@@ -184,18 +249,20 @@ def _plan(found: dict[str, Any]) -> list[str]:
     plan = found["plan"]
     if not plan["target"]:
         return ["Plan", *wrapped(shown(f"{plan['nothing_to_make']}. Raise the target if more rows are wanted."))]
-    lines = ["Plan", f"  {plan['target']:,} rows are to be accepted"]
-    for name, least in plan["asked_at_least"].items():
-        lines.append(f"  {name}: at least {least:,} rows asked, {plan['asked_first'][name]:,} in the first round")
+    lines = ["Plan", *wrapped(f"A run makes rows until {plan['target']:,} have passed all checks.")]
+    for name, count in plan["asked_first"].items():
+        lines += wrapped(
+            f"{name} makes {count:,} in the first round, to fill its share of {plan['asked_at_least'][name]:,}."
+        )
     if plan["policy"] == "adaptive":
         lines += wrapped(
-            f"policy adaptive: the first round asks for {plan['explore']:.0%} of each target, by share; until round "
-            f"{plan['adaptive_rounds']} the rest is split by what passed and by what helped on parts of train, so what "
-            "a generator is asked at least is where it starts from, no bound"
+            f"Policy adaptive: the first round makes {plan['explore']:.0%} of each target, by share. Until round "
+            f"{plan['adaptive_rounds']} the rest is divided by what passed the checks and what helped on parts of train, so "
+            "a generator's share is where it starts from, no bound."
         )
     return lines + wrapped(
-        f"the first round is {plan['shards_first']:,} shard(s); at most {plan['max_rounds']} rounds and "
-        f"{plan['asked_at_most']:,} rows asked"
+        f"The first round is cut into {plan['shards_first']:,} shard(s). A run ends after {plan['max_rounds']} rounds or "
+        f"{plan['asked_at_most']:,} rows made, whatever has passed by then."
     )
 
 
@@ -203,52 +270,64 @@ def _gate(found: dict[str, Any]) -> list[str]:
     from augmill.flows.cli.terminal import named, wrapped
 
     gate = found["gate"]
-    lines = [f"Gate, rule {gate['rule']}, by {gate['metric']}", *_sight(gate)]
+    asks = "must be proven to help" if gate["rule"] == "superior" else "must be proven to do no harm"
+    lines = [f"Gate: the new rows {asks}, by {gate['metric']} (rule {gate['rule']})", *_sight(gate)]
     few = [row["label"] for row in found["classes"] if not row["judged"]]
     if few:
         least = gate["min_heldout_per_class"]
-        lines += wrapped(f"Not judged by themselves, with fewer than {least} rows to judge by: {named(few, NAMED)}")
+        lines += wrapped(
+            f"With fewer than {least} rows to judge by, these are not judged by themselves: {named(few, NAMED)}"
+        )
     return lines
 
 
 def _sight(gate: dict[str, Any]) -> list[str]:
     """What the held-out rows can show, and what that assumes."""
     from augmill.flows.cli.terminal import shown, wrapped
-    from augmill.tasks.gate.gauge import Gauge
     from augmill.tasks.gate.verdict import true_effect
 
-    gauge = Gauge(gate["metric"], gate["title"], unit=shown(gate["unit"]))
+    gauge = _gauge(gate)
     if gate["visible"] is None:
-        return wrapped(f"What {gate['rows']:,} rows show of {gauge.title} is not known before anything is trained.")
+        return wrapped(
+            f"How small a gain in {gauge.title} {gate['rows']:,} rows can prove is not known before something is trained."
+        )
     who = "validation rows" if not gate["folds"] else f"rows (validation, and train in {gate['folds']} folds)"
     visible, passes = (f"{gauge.shown(gate[name])} {gauge.words}" for name in ("visible", "passes"))
-    lines = wrapped(f"{gate['rows']:,} {who} tell a true gain of {visible} from none, four times in five.")
+    lines = wrapped(f"With {gate['rows']:,} {who}, a true gain of {visible} is proven four times in five.")
     if gate["rule"] == "not_worse":
-        lines += wrapped(f"As often {gate['sight']}. That it gains anything is not asked.")
+        lines += wrapped(f"As often, {gate['sight']}. It need not gain anything.")
     elif gate["bar"] > 0:
-        lines += wrapped(f"To pass min_gain {gate['bar']:g}, a mix must truly gain about {passes}.")
+        lines += wrapped(f"To pass min_gain {gate['bar']:g}, the true gain must be about {passes}.")
     if gate["rows_for_min_gain"]:
         lines += wrapped(
-            f"Too few for min_gain: to tell {gauge.amount(gate['bar'])} from none takes about {gate['rows_for_min_gain']:,} rows."
+            f"That is too few for min_gain: to prove a gain of {gauge.amount(gate['bar'])} takes about "
+            f"{gate['rows_for_min_gain']:,} rows."
         )
     if gate["rows_needed"] > gate["rows"]:
         effect = true_effect(gate["further"], gauge)
-        lines += wrapped(f"For {effect} it takes about {gate['rows_needed']:,} rows.")
+        lines += wrapped(f"For {effect} that takes about {gate['rows_needed']:,} rows.")
     return lines + wrapped(f"({shown(gate['assumed'])})")
+
+
+def _gauge(gate: dict[str, Any]) -> Gauge:
+    from augmill.flows.cli.terminal import shown
+    from augmill.tasks.gate.gauge import Gauge
+
+    return Gauge(gate["metric"], gate["title"], unit=shown(gate["unit"]))
 
 
 def _time(found: dict[str, Any]) -> list[str]:
     from augmill.flows.cli.terminal import padded, shown, wrapped
 
-    lines = ["Time of a first run, roughly (rates of 2 cores; within a factor of three)"]
+    lines = ["Time of a first run on 2 cores, roughly (it may be off by a factor of three)"]
     for part in found["time"]:
-        lines.append(f"  {padded(part['stage'], 20)}{duration(part['seconds']):>9}  {shown(part['basis'], 46)}")
+        lines.append(f"  {padded(part['stage'], 20)}{duration(part['seconds']):>10}  {shown(part['basis'], 45)}")
     known = sum(part["seconds"] or 0 for part in found["time"])
     more = any(part["seconds"] is None for part in found["time"])
-    lines.append(f"  {padded('together', 20)}{duration(known):>9}" + ("  and what is not known" if more else ""))
+    lines.append(f"  {padded('total', 20)}{duration(known):>10}" + ("  and the time that is not known" if more else ""))
     if found["trainer_bytes"] > MUCH:
         lines += wrapped(
-            f"The built-in trainer would hold about {found['trainer_bytes'] / 1e9:.0f} GB of memory; `trainer: {{command: "
+            f"The built-in trainer would need about {found['trainer_bytes'] / 1e9:.0f} GB of memory; `trainer: {{command: "
             "...}` names your own."
         )
     return lines

@@ -113,6 +113,7 @@ def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
     say("", *written.pop("table").split("\n"))
     for name, seed, reason in left:
         say(f"Left out: {name}, seed {seed}: {reason}")
+    say("", f"Report   {written['report']}")
     result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
     say_result(result)
 
@@ -124,7 +125,7 @@ def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, An
 
     if not cells:
         why = about["left"][0][2] if about["left"] else "none was asked for"
-        raise DataError(f"no cell could be measured: {why}", where="compare", fix="see what each was left out for")
+        raise DataError(f"no cell could be measured: {why}", where="compare", fix="see why each was left out")
     found = lines(cells)
     out.mkdir(parents=True, exist_ok=True)
     text = table(found)
@@ -179,5 +180,5 @@ def _require_orchestrator(name: str | None) -> None:
     from augmill.tasks.errors import UserError
 
     if name not in (None, "prefect", "none"):
-        problem = f"an orchestrator is prefect or none; found {name!r}"
+        problem = f"expected prefect or none, found {name!r}"
         raise UserError(problem, where="--orchestrator", fix="give one of the two")

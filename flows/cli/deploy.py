@@ -82,7 +82,7 @@ def parse_job_variables(given: list[str], image: str | None = None) -> dict[str,
         name, equals, value = entry.partition("=")
         variable = name.removeprefix("env.")
         if not equals or not variable:
-            problem = f"expected NAME=VALUE, and the option's use number {number} is none"
+            problem = f"expected NAME=VALUE, which use number {number} of the option is not"
             raise UserError(problem, where="--job-variable", fix="write for example env.AWS_REGION=eu-central-1")
         if name in found or (variable != name and variable in environment):
             raise UserError(f"{name!r} is given twice", where="--job-variable", fix="give it once")
@@ -147,7 +147,7 @@ def serve(
     except KeyboardInterrupt:
         if not stood:  # before it served anything: nothing was ended cleanly
             raise
-    _last("stopped", stood[0], "start it again: nights that were missed then do what schedule.catch_up says")
+    _last("stopped", stood[0], "start it again; schedule.catch_up says what happens to missed nights")
 
 
 def _say(recipe: Recipe, deployed: Deployed, how: str) -> None:
@@ -161,5 +161,6 @@ def _say(recipe: Recipe, deployed: Deployed, how: str) -> None:
 
 
 def _last(outcome: str, deployed: Deployed, following: str, **more: list[str]) -> None:
+    say("", f"Next     {following}")
     last = {"outcome": outcome, "deployments": deployed.names, "automations": deployed.automations}
     say_result(last | more | {"next": following})

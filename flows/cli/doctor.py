@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from augmill.flows.cli.run import SetOption, StoreOption, require_recipe
-from augmill.flows.terminal import flush, say, say_result
+from augmill.flows.terminal import flush, print_lines, say, say_result
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +40,14 @@ def doctor(
     with quiet_logging():
         for line in examine(loaded, store, quick):
             found.append(line)
-            say(f"{'ok    ' if line.ok else 'FAILED'}  {line.name:<9} {shown(line.said)}")
+            mark = ("ok    ", "green") if line.ok else ("FAILED", "red")
+            print_lines([[mark, (f"  {line.name:<9} {shown(line.said)}", "")]])
             for text in [] if line.ok else wrapped(line.fix, " " * 10, f"{'':<8}What to do: "):
                 say(text)
             flush()
     failed = [line.name for line in found if not line.ok]
     following = "augmill deploy, or augmill serve" if not failed else next(line.fix for line in found if not line.ok)
+    say("", *wrapped(f"Next     {following}", " " * 9, ""))
     last = {"outcome": "failed" if failed else "ok", "failed": failed, "checked": [line.name for line in found]}
     say_result(last | {"next": following})
     if failed:

@@ -58,8 +58,13 @@ def explain(
 
 
 def _fields(row: dict[str, Any]) -> None:
-    for name, value in row.items():
-        say(f"  {name:<14}{_words(value)}")
+    _aligned([(name, _words(value)) for name, value in row.items()])
+
+
+def _aligned(rows: list[tuple[str, str]], indent: str = "  ") -> None:
+    from augmill.flows.cli.terminal import aligned
+
+    say(*(f"{indent}{line}" for line in aligned(rows)))
 
 
 def _words(value: Any) -> str:
@@ -85,6 +90,7 @@ def audit(
 
     And everything else that is on record: log entries, recipe, ledger, versions, attempts.
     """
+    from augmill.flows.cli.terminal import wrapped
     from augmill.flows.releases import audit as look
     from augmill.tasks.store.log import read_log
 
@@ -96,18 +102,18 @@ def audit(
         return
     marks = [*(["current"] if found["current"] else []), *(["withdrawn"] if found["withdrawn"] else []), *found["tags"]]
     if "gone" in found:
-        say(f"{found['gone']}. What the log says of it:")
+        say(f"{found['gone']}. The log says about it:")
     else:
         stands = ", ".join(marks) or "neither current nor tagged"
         say(f"{found['release']} of {name}, snapshot {found['snapshot']}, {found['arrangement']}: {stands}")
     for entry in found["entries"]:
         again = ", in place of what was erased" if "outcome" in entry and entry.get("kind") == "forget" else ""
         say("", f"Entry {entry['number']}, {entry['time']}: {entry.get('outcome', entry.get('kind'))}{again}")
-        say(f"  by {entry['actor']} with `{entry['command']}`", f"  {entry['reason']}")
+        say(f"  by {entry['actor']} with `{entry['command']}`")
+        say(*(wrapped(entry["reason"]) if entry["reason"] else []))
         if "approved_by" in entry:
             say(f"  approved by {entry['approved_by']}")
-        for key, value in (entry.get("verdict") or {}).items():
-            say(f"    {key:<24}{_words(value)}")
+        _aligned([(key, _words(value)) for key, value in (entry.get("verdict") or {}).items()], " " * 4)
     if "gone" in found:
         return
     say("", f"Recipe {found['recipe_sha256']}", f"Ledger {_words(found['ledger'])}")
@@ -155,7 +161,6 @@ def _table(title: str, changes: dict[str, list[Any]]) -> None:
     if not changes:
         return
     say("", title)
-    for key, (before, after) in list(changes.items())[:SHOWN]:
-        say(f"  {key:<32}{_words(before)} -> {_words(after)}")
+    _aligned([(key, f"{_words(before)} -> {_words(after)}") for key, (before, after) in list(changes.items())[:SHOWN]])
     if len(changes) > SHOWN:
         say(f"  and {len(changes) - SHOWN:,} more (--json shows all)")

@@ -72,7 +72,7 @@ def forget(
     plan = found.to_json(rebuild=not no_rebuild)
     _show(plan, [part.name for part in found.others])
     for path in (left := left_temporary()):
-        say(f"{path}: left by a run that was killed; it may hold the rows and goes as a whole")
+        say(f"{path}: left by a run that was killed; it may hold the rows, so it is removed as a whole")
     result: dict[str, Any] = {"outcome": "listed", **plan, "temporary": left}
     if not dry_run:
         command = f"augmill forget {name_of(recipe, changes)}"
@@ -94,7 +94,7 @@ def _show(plan: dict[str, Any], others: list[str]) -> None:
         held = ", ".join(f"{count} in {split}" for split, count in item["rows"].items()) or "none of the rows"
         again = item["snapshot"] in plan["made_again"] and item["names"]
         kept = f"made again ({', '.join(item['names'])})" if again else "removed"
-        kept += " by today's recipe, not the one it was made by" if item["release"] in plan["other_recipe"] else ""
+        kept += " by today's recipe, not by the one that made it" if item["release"] in plan["other_recipe"] else ""
         say(
             f"  {item['release']}  {item['snapshot']:<12} {held}; {item['descended']} made of them; "
             f"because of: {item['because']}; {kept}"
@@ -102,7 +102,7 @@ def _show(plan: dict[str, Any], others: list[str]) -> None:
     if len(plan["releases"]) > SHOWN:
         say(f"  and {len(plan['releases']) - SHOWN:,} more releases")
     stages = ", ".join(f"{stage} {count}" for stage, count in plan["artifacts"].items()) or "none"
-    say(f"Artifacts that hold them: {stages}; with what was fitted on these, all goes that no clean run names.")
+    say(f"Artifacts that hold them: {stages}; with what was fitted on them, everything goes that no clean run uses.")
     if others:
         say(f"Other datasets in this store keep what is theirs: {', '.join(others)}.")
 

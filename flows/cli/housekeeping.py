@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from augmill.flows.cli.releases import DEFAULT_STORE, Dataset, ReleaseOption, StoreOption, _find, _open
+from augmill.flows.cli.releases import (
+    DEFAULT_STORE,
+    Dataset,
+    GivenRelease,
+    ReleaseOption,
+    StoreOption,
+    _find,
+    open_release,
+)
 from augmill.flows.cli.run import SetOption, require_recipe
 from augmill.flows.terminal import say, say_result
 
@@ -75,7 +83,7 @@ def open_store(
     address: str,
     *,
     where: str = "--store",
-    fix: str = "give the store of your recipe (run.store)",
+    fix: str = "give your recipe's store (run.store)",
     write: bool = False,
 ) -> Any:
     """A store that is there already; unless ``write``, one to look at, which changes nothing in it. Raises UserError."""
@@ -90,6 +98,7 @@ def open_store(
 
 
 def verify(
+    given: GivenRelease = None,
     dataset: Dataset = None,
     changes: SetOption = None,
     store: StoreOption = None,
@@ -107,19 +116,23 @@ def verify(
     from augmill.tasks.store.releases import verify_release
 
     if everything:
-        if dataset is not None or release is not None:
-            raise UserError("--all takes no dataset and no release", where="verify", fix="leave one of the two out")
+        if (given, dataset, release) != (None, None, None):
+            raise UserError(
+                "--all checks the whole store, so it takes neither a dataset nor a release",
+                where="verify",
+                fix="leave one of the two out",
+            )
         _verify_all(store or DEFAULT_STORE)
         return
-    opened, name = _open(store, dataset, changes)
+    opened, name, release = open_release(given, dataset, store, release, changes)
     log = read_log(opened, name)
     chosen = [_find(log, release)] if release else sorted(set(log.current().values()))
     wrong = [f"{found}/{file}" for found in chosen for file in verify_release(opened, name, found)]
     if wrong:
         raise CorruptObject(
-            f"{len(wrong)} file(s) differ from their checksum: {', '.join(wrong)}",
+            f"{len(wrong)} file(s) differ from their checksums: {', '.join(wrong)}",
             where=name,
-            fix="restore or run again",
+            fix="restore them, or run the recipe again",
         )
     say(f"{name}: the log and {len(chosen)} release(s) are whole.")
 
@@ -136,8 +149,8 @@ def _verify_all(address: str) -> None:
         for line in found.wrong:
             say(f"wrong: {line}")
         raise CorruptObject(
-            f"{len(found.wrong)} of what was looked at ({looked}) is not what was written, first {found.wrong[0]}",
+            f"{len(found.wrong)} of the things checked ({looked}) are damaged, first {found.wrong[0]}",
             where=address,
-            fix="a release and an artifact are made again by running the recipe; a log entry comes from a backup",
+            fix="running the recipe makes releases and artifacts again; restore a log entry from a backup",
         )
     say(f"{address} is whole: {looked}.")

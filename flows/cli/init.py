@@ -1,4 +1,4 @@
-"""``augmill init``: a first recipe for a dataset, with guessed columns and every default as a comment."""
+"""``augmill init``: a first recipe for a dataset, with its columns guessed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+import shlex
 import textwrap
 import typing
 from dataclasses import dataclass, field
@@ -30,10 +31,9 @@ MOST_ASKED = 3  # times the train rows; balancing a class of 4 up to one of 100,
 NAMED = 8  # columns in a line
 CSV_ENDINGS = (".data", ".dat", ".txt")  # by which old sets name what is a CSV file
 BEGINNINGS = {
-    "rules": "Word edits know nothing that your rows do not say already, and the gate will often refuse them. With a "
+    "rules": "Word edits say nothing that your rows do not say already, so the gate will often refuse them. With a "
     "thesaurus of your own words they do.",
-    "resample": "Each row is one of yours, a little moved. Whether that does more than weights is what the gate asks; `smote` "
-    "is the other one for tables.",
+    "resample": "Each new row is one of yours, slightly changed. The gate asks whether that helps more than weighting your rows.",
 }
 
 
@@ -63,6 +63,9 @@ def init(
         Path | None, typer.Option("--out", metavar="FILE", help="Write here.  [default: the data's name with .yaml]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Write every key, those left at their default as comments.")
+    ] = False,
     text: TextOption = None,
     label: LabelOption = None,
     input: InputOption = None,
@@ -78,28 +81,27 @@ def init(
 
     asked = Asked(text or [], label, input or [], target)
     if "://" not in data and os.path.expanduser(data).startswith("~"):  # noqa: PTH111
-        raise UserError("nobody knows whose home this is", where=f"DATA {data}", fix="write the path out")
+        raise UserError("there is no such home directory", where=f"DATA {data}", fix="write the path out")
     name = dataset_name(data)
     path = out if out is not None else Path(f"{name}.yaml")
     if path.exists() and not force:
-        raise UserError(
-            "this file stands already", where=str(path), fix="give --out OTHER, or --force to write over it"
-        )
+        raise UserError("this file exists already", where=str(path), fix="give --out OTHER, or --force to overwrite it")
     if not path.absolute().parent.is_dir():
-        raise UserError("its directory is not there", where=str(path), fix="make it, or give another --out")
+        raise UserError("its directory does not exist", where=str(path), fix="create it, or give another --out")
     draft = draft_recipe(data, name, path.absolute().parent, asked)
     shown_data = shown(Path(data).name if "://" not in data else data)
+    written = starter(draft, path.absolute().parent, data=shown_data, recipe=path.name, full=full)
     try:
-        path.write_text(starter(draft, path.absolute().parent, data=shown_data, recipe=path.name), encoding="utf-8")
+        path.write_text(written, encoding="utf-8")
     except OSError as error:
         raise UserError(f"it cannot be written: {error.strerror}", where=str(path), fix="give another --out") from error
-    out_lines = [f"{path} is written."]
+    out_lines = [f"Wrote {path}. Please check what was guessed:"]
     for key, value in draft.document["columns"].items():
         names = _named(value)
         out_lines += wrapped(f"{key}: {names} ({draft.why[f'columns.{key}']})")
     for note in draft.notes:
         out_lines += wrapped(note)
-    out_lines += [f"Next: augmill check {path}"]
+    out_lines += ["", f"Next     {shlex.join(['augmill', 'check', str(path)])}"]
     say(*out_lines)
 
 
@@ -148,7 +150,7 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
         source = dataclasses.replace(source, skip_lines=doubt.skip)
         draft.document["source"]["skip_lines"] = doubt.skip
         draft.why["source.skip_lines"] = plain(doubt.problem)
-        draft.notes.append(f"{doubt.problem}: source.skip_lines is {doubt.skip}")
+        draft.notes.append(f"{doubt.problem}; source.skip_lines was set to {doubt.skip}")
     chosen = choose_columns(train, source, asked, where=train.name, fix=f"correct {asked.options}")
     draft.notes += chosen.notes
     _write_columns(draft, chosen)
@@ -177,8 +179,9 @@ def _write_columns(draft: Draft, chosen: Chosen) -> None:
     for key, reason in chosen.why.items():
         draft.why[f"columns.{key}"] = plain(reason)
     if guess["date"]:
-        draft.why["columns.#partition"] = "# holds ISO dates; `augmill run --as-of D` then uses the rows up to D\n" + (
-            f"#partition: {recipe_text(guess['date'][0])}"
+        draft.why["columns.#partition"] = (
+            "# this column holds dates; with it, `augmill run --as-of D` uses the rows up to D\n"
+            + (f"#partition: {recipe_text(guess['date'][0])}")
         )
 
 
@@ -231,7 +234,7 @@ def _choose_splits(draft: Draft, files: list[Any], source: Any, found: dict[str,
             splits[key] = {("validation" if k == "test" else k): v for k, v in found.items()}
         else:
             splits[key] |= {found["test"]: "validation"}
-        draft.notes.append("there is no validation part, so the test rows judge; nothing is left to be only reported")
+        draft.notes.append("there is no validation part, so the test rows judge, and none are left for a report alone")
     draft.document["splits"] = splits
     draft.notes.append(f"splits: as given, by {'file' if 'files' in splits else 'column ' + splits['column']}")
 
@@ -280,7 +283,7 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
     found = _try(draft, base)
     if {"duplicate_id", "no_id"} & set(found["source"]["refused"]):
         dropped = draft.document["columns"].pop("id")
-        draft.notes.append(f"column {dropped} is no id after all: a value stands twice, or is missing")
+        draft.notes.append(f"column {dropped} is not an id after all: a value occurs twice, or is missing")
         found = _try(draft, base)
     source, splits = found["source"], found["splits"]
     _allow_refused(draft, source)
@@ -288,13 +291,13 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
         from augmill.flows.cli.terminal import named
 
         draft.document["labels"] = {"rare": "quarantine"}
-        draft.notes.append(f"left out for too few train rows: {named(splits['rare_classes'], 6)} (labels.rare)")
+        draft.notes.append(f"left out, with too few train rows: {named(splits['rare_classes'], 6)} (labels.rare)")
     _choose_target(draft, found)
     gate = found["gate"]
     if (gate["visible"] or 0) > 2 and gate["unit"] == "points":
         draft.notes.append(
-            f"{gate['rows']:,} validation rows tell a gain of {gate['visible']:.1f} points from none; `gate.folds: auto` lets "
-            "the train rows judge too, at five times the work"
+            f"{gate['rows']:,} validation rows can prove a gain of {gate['visible']:.1f} points or more; with "
+            "`gate.folds: auto` the train rows judge too, at five times the work"
         )
 
 
@@ -307,8 +310,8 @@ def _choose_target(draft: Draft, found: dict[str, Any]) -> None:
     balance = labels and top > UNBALANCED * low and missing <= MOST_ASKED * train
     draft.document["target"] = {"balance": "max"} if balance else {"multiply": 2.0}
     key = next(iter(draft.document["target"]))
-    kind = "classes" if labels else "bins of targets"
-    draft.why[f"target.{key}"] = f"{len(counts):,} {kind} of {low:,} to {top:,} train rows"
+    kind = "classes" if labels else "bins of the target"
+    draft.why[f"target.{key}"] = f"{len(counts):,} {kind} with {low:,} to {top:,} train rows each"
     draft.why["target.#"] = "# or per_class, multiply, balance: one of the three"
     if labels:
         name = "columns.label" if "label" in draft.document["columns"] else "columns.target"
@@ -329,7 +332,7 @@ def _try(draft: Draft, base: Path) -> dict[str, Any]:
         if error.where != "splits" or "splits" in draft.document:
             raise
     draft.document["splits"] = {"validation": 0.3, "test": 0.0}
-    draft.notes.append("so few rows that all held-out ones must judge (splits.validation 0.3, test 0)")
+    draft.notes.append("there are so few rows that all held-out ones must judge (splits.validation 0.3, test 0)")
     return survey(build_recipe(draft.document | open_bounds, base=base))
 
 
@@ -347,17 +350,37 @@ def _allow_refused(draft: Draft, source: dict[str, Any]) -> None:
         raise DataError(
             f"{refused:,} of {source['read']:,} rows could not be used ({counted(source['refused'])})",
             where=f"{first['file']} {first['location']} is the first",
-            fix=f"name other columns with {draft.options}, or mend the file",
+            fix=f"name other columns with {draft.options}, or repair the file",
         )
     draft.document["refuse"] = {"max_share": math.ceil(100 * share) / 100}
     draft.notes.append(
-        f"{share:.0%} of the rows are refused ({counted(source['refused'])}): refuse.max_share was raised"
+        f"{share:.0%} of the rows are refused ({counted(source['refused'])}), so refuse.max_share was raised"
     )
 
 
 # --- The first recipe that ``augmill init`` writes: what was found in the data, every default beside it, as -----------
 
 
+SHORT_HEAD = """\
+# How {data} is augmented. A first draft by `augmill init`: edit what does not fit.
+#
+# `augmill check {recipe}` shows what it means for your data; `augmill run {recipe}` makes a release.
+# All other keys have defaults: docs/recipe.md explains them, `augmill init --full` writes them out.
+"""
+SAID = {
+    "columns": "Which column is what. `group: COLUMN` keeps rows that belong together in one split.",
+    "target": "How many rows each class gets: `balance` fills up small classes, `multiply` and `per_class` set other numbers.",
+    "splits": "Which rows train and which judge. The validation rows decide; the test rows are only reported.",
+    "labels": "`rare: quarantine` leaves out classes with fewer than `min_rows` (2) train rows; `stop` refuses to run.",
+    "refuse": "A run stops if a larger share of the source rows cannot be used.",
+}
+THESAURUS = "# thesaurus: words.csv  # words that may replace each other, one group a line: parcel,package,delivery"
+OFTEN = """
+# Often changed: take the `# ` away.
+# gate: {folds: auto}  # few held-out rows: the train rows judge too, at five times the work
+# trainer: linear  # judge by another training, or by your own: {command: ...} (docs/recipe.md)
+# run: {store: /data/augmill}  # where releases go: a directory, or s3://, gs:// or az://; else ./augmill-store
+"""
 WIDTH = 100
 # Sections that show only what was found; docs/recipe.md has the rest of their keys.
 SHORT = ("source", "columns", "target")
@@ -371,12 +394,50 @@ HEAD = """\
 REST = "# Everything below is left at its default."
 
 
-def starter(draft: Draft, base: Path, *, data: str, recipe: str) -> str:
-    """The recipe's text: what is not left at its default with its reasons, the defaults that serve its rows as comments."""
-    from augmill.tasks.recipe.recipe import Recipe, build_recipe, rows_of
+def starter(draft: Draft, base: Path, *, data: str, recipe: str, full: bool) -> str:
+    """The recipe's text: what was found, with its reasons; ``full``: every other key of such rows too, as a comment."""
+    from augmill.tasks.recipe.recipe import build_recipe
+
+    built = build_recipe(draft.document, base=base)
+    lines = _full(draft, built, data, recipe) if full else _short(draft, built, data, recipe)
+    return "\n".join(lines) + "\n"
+
+
+def _short(draft: Draft, built: Any, data: str, recipe: str) -> list[str]:
+    """What was found, and beneath it, as comments, what one changes first."""
+    from augmill.flows.cli.schema import yaml_text
+    from augmill.tasks.recipe.recipe import Recipe, rows_of
 
     document, why = draft.document, draft.why
-    built = build_recipe(document, base=base)
+    lines = SHORT_HEAD.format(data=data, recipe=recipe).splitlines()
+    for item in dataclasses.fields(Recipe):
+        name = item.name
+        if name not in document:
+            continue
+        value, said = document[name], SAID.get(name, "")
+        if name == "generators":
+            others = ", ".join(_others(value, rows_of(built)))
+            said = why[name] + (f" Other generators for such rows: {others} (docs/generators.md)." if others else "")
+        lines += ["", *(_prose(said, "") if said else [])]
+        if name == "generators":
+            lines += ["generators:", *(f"  - use: {entry['use']}" for entry in value)]
+            lines += [f"    {THESAURUS}"] if value == [{"use": "rules"}] else []
+        elif isinstance(value, dict):
+            kind = typing.get_type_hints(Recipe)[name]
+            given = [part for part in dataclasses.fields(kind) if part.name in value]
+            lines += [f"{name}:", *(_key("  ", part, value, why, f"{name}.") for part in given)]
+            told = why.get(f"{name}.#partition", "").replace("#partition", "# partition")
+            lines += [f"  {line}" for line in told.splitlines()]
+        else:
+            lines.append(f"{name}: {yaml_text(value)}")
+    return [*lines, *OFTEN.splitlines()]
+
+
+def _full(draft: Draft, built: Any, data: str, recipe: str) -> list[str]:
+    """Every key of such rows in the reference's order, those left at their default as comments."""
+    from augmill.tasks.recipe.recipe import Recipe, rows_of
+
+    document, why = draft.document, draft.why
     rows = rows_of(built)
     hints = typing.get_type_hints(Recipe)
     fields = {item.name: item for item in dataclasses.fields(Recipe)}
@@ -398,7 +459,7 @@ def starter(draft: Draft, base: Path, *, data: str, recipe: str) -> str:
             lines += _section(name, hints[name], document.get(name), why)
         else:
             lines += [_key("", fields[name], document, why)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _prose(text: str, indent: str) -> list[str]:
@@ -445,10 +506,17 @@ def _generators(chosen: list[dict[str, Any]], why: dict[str, str], rows: Any) ->
         for item in dataclasses.fields(GENERATORS[entry["use"]].Options):
             lines += _prose(item.metadata["help"], "    ")
             lines.append(_key("    ", item, entry, {}))
-    for name, kind in GENERATORS.items():
-        if name not in [entry["use"] for entry in chosen] and rows.served_whole(kind):
-            lines += _prose(f"`- use: {name}`: {about(kind)}", "  ")
+    for name in _others(chosen, rows):
+        lines += _prose(f"`- use: {name}`: {about(GENERATORS[name])}", "  ")
     return lines
+
+
+def _others(chosen: list[dict[str, Any]], rows: Any) -> list[str]:
+    """The other generators that serve such rows."""
+    from augmill.tasks.generators import GENERATORS
+
+    used = [entry["use"] for entry in chosen]
+    return [name for name, kind in GENERATORS.items() if name not in used and rows.served_whole(kind)]
 
 
 def _checks(rows: Any) -> list[str]:

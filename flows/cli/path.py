@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from augmill.flows.cli.releases import _find
 from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import say
 
@@ -35,6 +36,10 @@ def path(
     recipe: RecipePath,
     as_of: AsOf = None,
     changes: SetOption = None,
+    release: Annotated[
+        str | None,
+        typer.Option("--release", metavar="RELEASE", help="The release of this id or its beginning, tag or snapshot."),
+    ] = None,
     store: StoreOption = None,
     delta: DeltaOption = False,
     verify: VerifyOption = False,
@@ -47,15 +52,17 @@ def path(
     from augmill.tasks.recipe.recipe import load_recipe
 
     if delta and as_of is not None:
-        problem = "a Delta table goes back in time by its versions, not by dates of snapshots"
-        raise UserError(problem, where="--as-of", fix="its history() says which snapshot each version is")
+        problem = "a Delta table is read as of one of its versions, not of a snapshot's date"
+        raise UserError(problem, where="--as-of", fix="the table's history() says which snapshot each version is")
+    if release is not None and (delta or as_of is not None):
+        raise UserError("it names one release by itself", where="--release", fix="leave out --as-of and --delta")
     if delta and verify:
-        raise UserError("it verifies a release, not a table", where="--verify", fix="leave one of the two out")
+        raise UserError("it verifies releases, not Delta tables", where="--verify", fix="leave one of the two out")
     loaded = load_recipe(recipe, store=store, changes=changes)
-    say(_table(loaded) if delta else _release(loaded, as_of, verify))
+    say(_table(loaded) if delta else _release(loaded, as_of, release, verify))
 
 
-def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
+def _release(recipe: Recipe, as_of: str | None, named: str | None, verify: bool) -> str:
     from augmill.flows.units import require_partition
     from augmill.tasks.errors import DataError
     from augmill.tasks.store.log import read_log
@@ -64,13 +71,14 @@ def _release(recipe: Recipe, as_of: str | None, verify: bool) -> str:
 
     require_partition(recipe, as_of, "--as-of")
     store = _open(recipe)
-    found = None if store is None else read_log(store, recipe.dataset).newest(as_of)
+    log = None if store is None else read_log(store, recipe.dataset)
+    found = None if log is None else log.newest(as_of) if named is None else _find(log, named)
     if store is None or found is None:
         upto = "" if as_of is None else f" as of {as_of}"
         raise DataError(
             f"{recipe.dataset!r} has no release{upto}",
             where=recipe.run.store,
-            fix="`augmill run` makes one; `augmill releases` lists those there are",
+            fix="`augmill run` makes one; `augmill releases` lists what there is",
         )
     if verify:
         require_whole(store, recipe.dataset, found)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from augmill.flows.cli.run import SetOption, require_recipe
-from augmill.flows.terminal import say
+from augmill.flows.cli.run import COLOURS_OF, SetOption, require_recipe
+from augmill.flows.terminal import print_lines, say
 from augmill.tasks.errors import CorruptObject, StoreRefused, UserError
 from augmill.tasks.store.log import released_in
 from augmill.tasks.store.shapes import LINES
@@ -26,6 +26,12 @@ ReleaseOption = Annotated[
         "--release",
         metavar="RELEASE",
         help="A release's id or its beginning, a tag, or a snapshot such as a date.  [default: the newest]",
+    ),
+]
+GivenRelease = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RELEASE", help="A release's id or its beginning, a tag, or a snapshot such as a date. May be left out."
     ),
 ]
 DEFAULT_STORE = "augmill-store"
@@ -48,7 +54,7 @@ def _open(
     from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
     from augmill.tasks.store.store import LookingStore, Store
 
-    recipe = dataset if dataset is not None and (dataset.endswith((".yaml", ".yml")) or "://" in dataset) else None
+    recipe = dataset if dataset is not None and _is_recipe(dataset) else None
     require_recipe(recipe, changes)
     if recipe is not None:
         from augmill.tasks.recipe.recipe import load_recipe
@@ -58,9 +64,7 @@ def _open(
     store = store or DEFAULT_STORE
     require_root(store)
     if not store.startswith(REMOTE_SCHEMES) and not Path(store).expanduser().is_dir():
-        raise UserError(
-            f"there is no store at {store!r}", where="--store", fix="give the store of your recipe (run.store)"
-        )
+        raise UserError(f"there is no store at {store!r}", where="--store", fix="give your recipe's store (run.store)")
     opened = Store(store) if write else LookingStore(store)
     names = opened.datasets()
     if dataset is None and len(names) == 1:
@@ -68,39 +72,80 @@ def _open(
     if dataset is None or dataset not in names:
         known = ", ".join(names) or "none yet"
         raise UserError(
-            f"there is no dataset {dataset!r} in {store}" if dataset else "name a dataset",
+            f"there is no dataset {dataset!r} in {store}" if dataset else f"{store} holds several datasets; name one",
             where="DATASET",
-            fix=f"known: {known}; a release or a row, where one is asked for, comes before the dataset",
+            fix=f"known: {known}. A release or a row comes before the dataset",
         )
     return opened, dataset
+
+
+def _is_recipe(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or "://" in name
+
+
+def open_release(
+    given: str | None,
+    dataset: str | None,
+    store: str | None,
+    release: str | None,
+    changes: list[str] | None = None,
+) -> tuple[Any, str, str | None]:
+    """(store, dataset, release meant or None) of ``COMMAND [RELEASE] [DATASET] --release RELEASE``.
+
+    The first of them may be left out: what is a recipe, or the name of a dataset, is one. Raises UserError.
+    """
+    if given is not None and dataset is None and (_is_recipe(given) or given in _datasets(store)):
+        given, dataset = None, given
+    if given is not None and release is not None:
+        problem = f"{given!r} and --release {release!r} both name a release"
+        raise UserError(
+            problem, where="--release", fix="give one of the two; `augmill releases` lists releases and tags"
+        )
+    return *_open(store, dataset, changes), given or release
+
+
+def _datasets(store: str | None) -> list[str]:
+    from pathlib import Path
+
+    from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
+    from augmill.tasks.store.store import LookingStore
+
+    store = store or DEFAULT_STORE
+    require_root(store)
+    there = store.startswith(REMOTE_SCHEMES) or Path(store).expanduser().is_dir()
+    return LookingStore(store).datasets() if there else []
 
 
 def require_reason(reason: str) -> None:
     """Raises UserError for a blank one, or one with control characters: the log is to say why, to whoever asks later."""
     if not LINES.fits(reason):
-        fix = "write it without escape sequences; whoever lists the releases reads it on a terminal"
+        fix = "write it without escape sequences: it is shown on terminals"
         raise UserError(f"it holds control characters: {reason[:80]!a}", where="--reason", fix=fix)
     if not reason.strip():
-        raise UserError("it is blank", where="--reason", fix="say why in a few words; it stands in the log")
+        raise UserError("it is blank", where="--reason", fix="say why in a few words; the log keeps it")
 
 
 def _find(log: Any, prefix: str | None) -> str:
-    """The release whose id begins with ``prefix``, or whose tag it is; the newest where it is None. Raises UserError."""
+    """The release of that tag, whose id begins with ``prefix``, or that is current for that snapshot; None: the newest.
+
+    Raises UserError where there is none, or several.
+    """
     if prefix is None:
         newest = log.newest()
         if newest is None:
-            raise UserError(f"{log.dataset!r} has no current release", where="--release", fix="augmill run makes one")
+            raise UserError(f"{log.dataset!r} has no release yet", where="RELEASE", fix="`augmill run` makes one")
         return str(newest)
     if prefix in (tags := log.tags()):
         return str(tags[prefix])
     known = {release for entry in log.entries for release in released_in(entry).values() if release}
-    hits = sorted(release for release in known if release.startswith(prefix))
-    if len(hits) != 1:
-        found = ", ".join(hits) or "none"
-        raise UserError(
-            f"{prefix!r} names {len(hits)} releases ({found})", where="--release", fix="augmill releases lists them"
-        )
-    return str(hits[0])
+    hits = {release for release in known if release.startswith(prefix)} | {log.current().get(prefix)} - {None}
+    if not hits:
+        problem = f"{log.dataset!r} has no release, tag or snapshot {prefix!r}"
+        raise UserError(problem, where="RELEASE", fix="`augmill releases` lists what there is")
+    if len(hits) > 1:
+        problem = f"{prefix!r} could mean {len(hits)} releases ({', '.join(sorted(hits))})"
+        raise UserError(problem, where="RELEASE", fix="give more of the id")
+    return str(hits.pop())
 
 
 def releases(dataset: Dataset = None, changes: SetOption = None, store: StoreOption = None) -> None:
@@ -108,41 +153,51 @@ def releases(dataset: Dataset = None, changes: SetOption = None, store: StoreOpt
 
     `*` marks a current release.
     """
+    from rich.cells import cell_len
+
+    from augmill.flows.cli.terminal import aligned, padded, shown, wrapped
     from augmill.tasks.store.log import entry_of, read_log
 
     opened, name = _open(store, dataset, changes)
     log = read_log(opened, name)
     current, gone = set(log.current().values()), log.withdrawn()
     say(f"{name}")
+    snapshots = {shown(snapshot, 40) for entry in log.entries for snapshot in [*entry["current"]][:LISTED]}
+    width = max(map(cell_len, snapshots), default=0)
     for entry in log.entries:
         head = f"{entry['number']:>4}  {entry['time']}"
         for snapshot, release in list(entry["current"].items())[:LISTED]:
             mark = "*" if release in current else " "
-            state = " withdrawn" if release in gone else ""
+            state = "  withdrawn" if release in gone else ""
             told = entry_of(entry, release) if entry["kind"] == "release" else entry
             outcome = told.get("outcome", entry["kind"])
             made = release or "no release"
-            say(f"{mark} {head}  {snapshot:<12} {made:<16}  {outcome:<13} {entry['actor']}{state}")
+            line = f"{mark} {head}  {padded(snapshot, width)}  {made:<16}  "
+            print_lines([[(line, ""), (outcome, COLOURS_OF.get(outcome, "")), (f"  {entry['actor']}{state}", "")]])
         if (more := len(entry["current"]) - LISTED) > 0:
             say(f"        and {more:,} more snapshot(s) in the same entry")
         if not entry["current"]:
-            what = f"{entry['tag']}: {entry['release'] or 'no release'}" if entry["kind"] == "tag" else ""
-            say(f"  {head}  {entry['kind']:<12} {what}  {entry['actor']}")
-        say(f"        {entry.get('reason', '')}")
-    for tag_name, release in sorted(log.tags().items()):
-        say(f"tag {tag_name:<16} {release}")
+            what = f"  {entry['tag']}: {entry['release'] or 'no release'}" if entry["kind"] == "tag" else ""
+            say(f"  {head}  {entry['kind']}{what}  {entry['actor']}")
+        say(*(wrapped(reason, " " * 8) if (reason := entry.get("reason")) else []))
+    say(*aligned([("tag", tag_name, release) for tag_name, release in sorted(log.tags().items())]))
 
 
 def show(
-    dataset: Dataset = None, changes: SetOption = None, store: StoreOption = None, release: ReleaseOption = None
+    given: GivenRelease = None,
+    dataset: Dataset = None,
+    changes: SetOption = None,
+    store: StoreOption = None,
+    release: ReleaseOption = None,
 ) -> None:
     """Shows a release: verdict, rows, classes, what became of made rows."""
+    from augmill.flows.cli.terminal import wrapped
     from augmill.flows.releases import taken_away
     from augmill.tasks.store.log import read_log
     from augmill.tasks.store.releases import read_manifest_of
     from augmill.tasks.store.store import release_key
 
-    opened, name = _open(store, dataset, changes)
+    opened, name, release = open_release(given, dataset, store, release, changes)
     log = read_log(opened, name)
     found = _find(log, release)
     key = release_key(name, found, "manifest.json")
@@ -150,15 +205,17 @@ def show(
     if manifest is None:
         if opened.size(key) is None and (gone := taken_away(log, found)) is not None:
             raise gone
-        problem = f"the manifest of release {found} is gone, or not what was published"
+        problem = f"the manifest of release {found} is missing or damaged"
         raise CorruptObject(problem, where=key, fix="run the recipe again")
     entry = log.publication(found)
     if not entry:
-        problem = f"no entry of the log published release {found}, which a tag names"
-        raise StoreRefused(problem, where=f"{name} log", fix="take the tag away (augmill tag NAME --delete)")
+        problem = f"a tag names release {found}, which the log never published"
+        raise StoreRefused(problem, where=f"{name} log", fix="remove the tag (augmill tag NAME --delete)")
     say(f"release      {found}", f"location     {opened.root}/{release_key(name, found)}")
     say(f"published    {entry['time']} by {entry['actor']} ({entry['command']})")
-    say(f"outcome      {entry.get('outcome', entry['kind'])}: {entry['reason']}")
+    outcome = entry.get("outcome", entry["kind"])
+    print_lines([[("outcome      ", ""), (outcome, COLOURS_OF.get(outcome, ""))]])
+    say(*wrapped(entry["reason"], " " * 13))
     say(f"approved by  {entry.get('approved_by', '-')}", "")
     say(f"{'split':<12}{'rows':>10}{'synthetic':>12}{'classes':>10}")
     for split, part in manifest["counts"].items():
@@ -170,7 +227,8 @@ def show(
 
 
 def _show_ledger(ledger: dict[str, Any]) -> None:
-    say("", f"{'generator':<16}{'asked':>9}{'delivered':>11}{'rejected':>10}{'surplus':>9}{'accepted':>10}")
+    from augmill.flows.cli.terminal import aligned
+
     totals: dict[str, dict[str, int]] = {}
     reasons: dict[str, int] = {}
     for row in ledger["rows"]:
@@ -182,13 +240,15 @@ def _show_ledger(ledger: dict[str, Any]) -> None:
         total["rejected"] += sum(row["rejected"].values())
         for reason, count in (row["rejected"] | row["undelivered"]).items():
             reasons[reason] = reasons.get(reason, 0) + count
-    for generator, total in totals.items():
+    keys = ("asked", "delivered", "rejected", "surplus", "accepted")
+    made = [(generator, *(f"{total[key]:,}" for key in keys)) for generator, total in totals.items()]
+    say("", *aligned([("generator", *keys), *made], right=range(1, 6)))
+    if reasons:
+        most_first = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         say(
-            f"{generator:<16}{total['asked']:>9,}{total['delivered']:>11,}{total['rejected']:>10,}"
-            f"{total['surplus']:>9,}{total['accepted']:>10,}"
+            "",
+            *aligned([("refused for", "rows"), *((reason, f"{count:,}") for reason, count in most_first)], right={1}),
         )
-    for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
-        say(f"  {reason:<40}{count:>8,}")
 
 
 def rollback(
@@ -224,7 +284,7 @@ def rollback(
 
     require_reason(reason)
     if (to is not None and backfill is not None) or (dry_run and backfill is None):
-        problem = "--dry-run is of --backfill" if dry_run else "it goes back to one release, --backfill undoes many"
+        problem = "--dry-run needs --backfill" if dry_run else "--to goes back to one release, --backfill undoes many"
         raise UserError(problem, where="--dry-run" if dry_run else "--to", fix="leave one of the two out")
     opened, name = _open(store, dataset, changes, write=not dry_run)
     if backfill is not None:
@@ -276,9 +336,9 @@ def _undo_backfill(opened: Any, name: str, given: str, reason: str, *, dry_run: 
     if (more := len(left) - LISTED) > 0:
         say(f"and {more:,} more snapshot(s) left alone.")
     if plan.get("kind") == "backfill" and opened.size(backfill_key(name, backfill, "end.json")) is None:  # no night's
-        say(f"{backfill} is not finished: the same command goes on with what is left of it.")
+        say(f"{backfill} is not finished: run again, it would make what is left of it.")
     if dry_run:
-        say("Nothing was changed: leave --dry-run out.")
+        say("Nothing was changed. Without --dry-run it will be.")
 
 
 def tag(
@@ -299,13 +359,15 @@ def tag(
         require_reason(reason)
     opened, name = _open(store, dataset, changes, write=True)
     if delete and release is not None:
-        raise UserError("--delete takes the tag from whatever it names", where="--release", fix="leave --release out")
+        raise UserError(
+            "--delete removes the tag from whatever release it names", where="--release", fix="leave --release out"
+        )
     standing = log.read_log(opened, name)
     found = None if delete else _find(standing, release)
     if not delete and tag_name not in standing.tags():
         _require_no_beginning(standing, tag_name)
     entry = log.tag(opened, name, tag_name, found, reason=reason, command="augmill tag")
-    done = "is taken away" if delete else f"keeps {found}" + ("" if entry else " already")
+    done = "is removed" if delete else f"keeps {found}" + ("" if entry else " already")
     say(f"{name}: the tag {tag_name} {done}.")
 
 

@@ -79,7 +79,7 @@ def run(
 
     codes = parse_exit_codes(exit_code)
     if orchestrator not in (None, "prefect", "none"):
-        problem = f"an orchestrator is prefect or none; found {orchestrator!r}"
+        problem = f"expected prefect or none, found {orchestrator!r}"
         raise UserError(problem, where="--orchestrator", fix="give one of the two")
     loaded = load_recipe(recipe, store=store, changes=changes)
     command, kind = f"augmill run {name_of(recipe, changes)}", orchestrator or loaded.run.orchestrator

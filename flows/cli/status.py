@@ -32,7 +32,11 @@ MARKS = {
     "missing": ("-", "", "To make it: {again}"),
     "interrupted": ("I", "red", "To go on where it stopped: {again}"),
     "failed": ("F", "red", "{next}; then: {again}"),
-    "withdrawn": ("W", "magenta", "It is not made again as it was: change the recipe or the source."),
+    "withdrawn": (
+        "W",
+        "magenta",
+        "It was taken back and will not be made again as it was: change the recipe or the source.",
+    ),
 }
 MEANINGS = {"published": "published, the mix", "released": "released, real rows"}
 TROUBLE = 10  # exit code of --check
@@ -147,7 +151,7 @@ def page(
     newest, whole = log.newest(), log.current().get("all")
     lines += [[(f"Current: release {newest or 'none yet'}", "")]]
     if whole and all(state.snapshot != "all" for state in states):
-        lines += [[(f"Besides: snapshot all, of every row there was, release {whole}", "")]]
+        lines += [[(f"Also current: release {whole} of the snapshot all, made from every row there was", "")]]
     return lines
 
 
@@ -184,7 +188,9 @@ def _month(days: list[date], by: dict[date, SnapshotState]) -> list[Line]:
 
 def _grid(states: Sequence[SnapshotState]) -> list[Line]:
     """Names with their marks, as many to a line as fit."""
-    width = min(max((len(shown(state.snapshot)) for state in states), default=1), 36)
+    from rich.cells import cell_len
+
+    width = min(max((cell_len(shown(state.snapshot)) for state in states), default=1), 36)
     lines: list[Line] = []
     per = max(1, (WIDTH - 2) // (width + 4))
     for at in range(0, len(states), per):

@@ -199,19 +199,19 @@ def store_facts(recipe: Recipe, as_of: str | None) -> dict[str, Any]:
         except StoreRefused:
             raise
         except StoreError as error:
-            return {"root": root, "state": f"in an object store that did not answer: {error.problem}", "current": None}
+            return {"root": root, "state": f"an object store that did not answer: {error.problem}", "current": None}
         return {
             "root": root,
-            "state": "in an object store that can be read",
+            "state": "an object store that can be read",
             "current": log.current().get(as_of or "all"),
         }
     path = Path(root).expanduser().absolute()
     above = next((parent for parent in (path, *path.parents) if parent.exists()), path)
     require_writable(path, f"store {root}")
     if above != path:
-        return {"root": root, "state": "not there yet; the first run makes it", "current": None}
+        return {"root": root, "state": "not there yet; the first run creates it", "current": None}
     current = read_log(LookingStore(str(path)), recipe.dataset).current().get(as_of or "all")
-    return {"root": root, "state": "there", "current": current}
+    return {"root": root, "state": "exists", "current": current}
 
 
 def _split_facts(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:

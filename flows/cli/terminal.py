@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import accumulate
 
 from augmill.tasks.rows.shown import visible
@@ -55,6 +55,23 @@ def named(names: Sequence[str], limit: int) -> str:
 def counted(counts: dict[str, int]) -> str:
     """``no_text 3, no_label 1``: the most frequent first."""
     return ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def aligned(rows: Sequence[Sequence[str]], *, right: Container[int] = (), most: int = 40) -> list[str]:
+    """Rows of cells two blanks apart, each cell but the last of a row cut to ``most`` columns; ``right``: columns of numbers."""
+    from rich.cells import cell_len
+
+    cells = [[shown(cell, most if at < len(row) - 1 else None) for at, cell in enumerate(row)] for row in rows]
+    width = [max(cell_len(row[at]) for row in cells if at < len(row)) for at in range(max(map(len, cells), default=0))]
+    lines = []
+    for row in cells:
+        gaps = [" " * (width[at] - cell_len(cell)) for at, cell in enumerate(row)]
+        parts = (
+            f"{gap}{cell}" if at in right else f"{cell}{gap}"
+            for at, (cell, gap) in enumerate(zip(row, gaps, strict=True))
+        )
+        lines.append("  ".join(parts).rstrip())
+    return lines
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], first: int) -> list[str]:

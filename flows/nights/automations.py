@@ -76,7 +76,9 @@ def _paging(dataset: str, nightly: UUID, freshness: str | None, block: UUID) -> 
         actions=[
             CallWebhook(
                 block_document_id=block,
-                payload=_payload(dataset, "failed", "the run died", "the next night goes on, or `augmill nightly` now"),
+                payload=_payload(
+                    dataset, "failed", "the run died", "the next night goes on with it; so does `augmill nightly` now"
+                ),
             )
         ],
     )
@@ -96,7 +98,10 @@ def _paging(dataset: str, nightly: UUID, freshness: str | None, block: UUID) -> 
             CallWebhook(
                 block_document_id=block,
                 payload=_payload(
-                    dataset, "stale", f"no night completed within {freshness}", "see whether a worker or serve is alive"
+                    dataset,
+                    "stale",
+                    f"no night completed within {freshness}",
+                    "see whether a worker or `augmill serve` is running",
                 ),
             )
         ],

@@ -218,10 +218,10 @@ def next_step(plan: BackfillPlan, stopped_by: str | None, failed: bool) -> str:
     """What to do after one command's work on the plan."""
     after = {
         "max_cost": "the same command with a higher --max-cost goes on from here",
-        "max_failures": "see the reasons; the same command goes on with what was not begun, then tries again what failed",
-        "failed": "mend what their reasons name; the same command tries again what ended by an error, then switches all; "
+        "max_failures": "see the reasons; the same command makes the rest, then retries what failed",
+        "failed": "fix what their reasons name; the same command retries those that failed, then publishes all together; "
         "with --publish each it publishes the others now",
-        "recipe_edited": "the same command makes a new plan, of the recipe as it is now",
+        "recipe_edited": "the same command makes a new plan, for the recipe as it is now",
     }
     if stopped_by in after and (plan.kind == "backfill" or stopped_by != "recipe_edited"):
         return after[stopped_by]

@@ -47,7 +47,7 @@ def unfinished(store: Store, dataset: str) -> Iterator[BackfillPlan]:
         body = store.read_sealed(key)
         if body is None:
             raise CorruptObject(
-                "the plan of an unfinished backfill is rotten", where=key, fix="run it again: it plans anew"
+                "the plan of an unfinished backfill is damaged", where=key, fix="run it again: it makes a new plan"
             )
         plan = BackfillPlan.from_json(body)
         if plan.kind == "backfill":

@@ -195,16 +195,16 @@ class BackfillRun:
 
     def _reason(self, left: int) -> str:
         if self._stopped_by == "failed":
-            failed = f"{len(self._standing)} of {len(self._plan.lines)} snapshot(s) failed whose releases stand"
-            return f"{failed}: nothing was switched, since readers would have a mixture for good"
+            failed = f"{len(self._standing)} of {len(self._plan.lines)} snapshot(s) failed that have earlier releases"
+            return f"{failed}; nothing was published, since readers would be left with a mixture"
         if self._stopped_by is None and (elsewhere := self._running_elsewhere()):
-            return f"{elsewhere} of {len(self._plan.lines)} snapshot(s) running elsewhere, the others answered"
+            return f"{elsewhere} of {len(self._plan.lines)} snapshot(s) are running elsewhere; the others are done"
         if self._stopped_by is None:
-            return "every snapshot of the plan was answered"
+            return "every snapshot of the plan is done"
         if self._stopped_by == "running_elsewhere":
             left += self._running_elsewhere()
-        waits = "; what is staged waits for the rest" if self._plan.publish == "together" else ""
-        return f"stopped by {self._stopped_by}; {left} of {len(self._plan.lines)} snapshot(s) not begun by this command{waits}"
+        waits = "; what is staged waits until the rest is done" if self._plan.publish == "together" else ""
+        return f"stopped by {self._stopped_by}; {left} of {len(self._plan.lines)} snapshot(s) were not begun{waits}"
 
     def _running_elsewhere(self) -> int:
         return sum(answer.how == "running elsewhere" for answer in self._answers.values())

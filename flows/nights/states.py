@@ -71,8 +71,10 @@ def snapshots_of(
         return []
     names = list(calendar.between(begin, end))
     if first is None and len(names) > MOST:
-        problem = f"the source begins with {begin!r}: more than {MOST:,} snapshots up to {end}"
-        raise UserError(problem, where="source", fix="say where to begin (--from), or mend the dates of its first rows")
+        problem = f"the source begins at {begin!r}: more than {MOST:,} snapshots up to {end}"
+        raise UserError(
+            problem, where="source", fix="say where to begin (--from), or correct the dates of its first rows"
+        )
     return names
 
 
@@ -188,7 +190,7 @@ class _Facts:
         last = self._last_move(name) or {}
         expired = last.get("kind") == "expire" if basis is None else (basis.end or {}).get("release") in self.expired
         if expired:
-            return "kept", "expired", "its release was past its time (retain.releases)"
+            return "kept", "expired", "its release was older than retain.releases keeps"
         return None
 
     def _withdrawn(self, name: str, basis: Attempt | None) -> str | None:
@@ -267,7 +269,7 @@ def _why_not_done(attempt: Attempt, verb: str) -> str:
         return (f"{where}: " if where else "") + str(attempt.end.get("reason") or "stopped by hand")
     if verb == "running":
         return f"since {attempt.start['time']} ({attempt.start.get('command', 'unknown command')})"
-    return f"killed: no sign of life since {attempt.beat.isoformat(timespec='seconds')}"
+    return f"killed, or cut off: no sign of life since {attempt.beat.isoformat(timespec='seconds')}"
 
 
 # --- What an outside monitor is told: that nights went wrong, or that what is current is older than it may be ---------
@@ -293,7 +295,7 @@ def find_trouble(recipe: Recipe, store: Store, log: Log, *, now: datetime) -> st
     if stale is None and not tried and not log.entries:
         problem = look_at_source(recipe, store, now).problem
         if isinstance(problem, DataError):
-            return f"nothing was made yet, and the source cannot be used: {problem.where}: {problem.problem}"
+            return f"nothing has been made yet, and the source cannot be used: {problem.where}: {problem.problem}"
     return stale
 
 

@@ -41,7 +41,7 @@ class Api:
 
                 if (trouble := api_trouble(STILL_TIMEOUT)) is not None:
                     self.lost.set()
-                    _log.warning("Prefect's API does not answer (%s); this run goes on without it.", trouble)
+                    _log.warning("Prefect's API does not answer (%s); the run goes on without it.", trouble)
             return self.recording
 
     def report(self, error: Exception) -> None:

@@ -45,7 +45,7 @@ class Finding:
 def examine(recipe: Recipe | None, store: str | None, quick: bool) -> Iterator[Finding]:
     """Each finding when it is there. ``quick`` leaves out the scheduled run, which takes half a minute."""
     yield _safe("versions", check_versions, "pip install with the project's constraints.txt")
-    yield _safe("devices", lambda: check_devices(recipe.run.devices if recipe else ()), "mend run.devices")
+    yield _safe("devices", lambda: check_devices(recipe.run.devices if recipe else ()), "correct run.devices")
     root = store or (recipe.run.store if recipe else None)
     yield _safe("disk", lambda: check_disk(root), "make room")
     if root is not None:
@@ -100,7 +100,7 @@ def check_devices(asked: tuple[str, ...]) -> Finding:
     count = torch.cuda.device_count()
     missing = [device for device in cuda if int(device.partition(":")[2] or 0) >= count]
     if missing:
-        fix = "mend run.devices, or the driver: torch must see what nvidia-smi shows"
+        fix = "correct run.devices, or repair the driver: torch must see what nvidia-smi shows"
         return Finding("devices", False, f"{', '.join(missing)} asked for, and torch sees {count} CUDA device(s)", fix)
     return Finding("devices", True, ", ".join(f"{device} {torch.cuda.get_device_name(device)}" for device in cuda))
 
@@ -180,7 +180,7 @@ def check_server(url: str) -> Finding:
         version = client.api_version()
     configured = "configured" if os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value() != url else "our own"
     if version.split(".")[:2] != prefect.__version__.split(".")[:2]:
-        fix = "give server and worker the same minor version"
+        fix = "install the same minor version on server and worker"
         return Finding("server", False, f"Prefect {version} there, {prefect.__version__} here", fix)
     return Finding("server", True, f"Prefect {version} answers ({configured})")
 

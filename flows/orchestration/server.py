@@ -110,7 +110,7 @@ def prefect_server(*, standing: bool = False, lost: threading.Event | None = Non
             raise ServerUnavailable(
                 f"Prefect's API at {masked(configured)} cannot be used ({trouble})",
                 where="PREFECT_API_URL",
-                fix="start it (`prefect server start`), or mend the address; `augmill doctor` looks closer",
+                fix="start it (`prefect server start`), or correct the address; `augmill doctor` looks closer",
             )
         if not configured:
             stack.enter_context(_settings_for(url))

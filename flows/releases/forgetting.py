@@ -96,7 +96,7 @@ def require_quiet(parts: Iterable[Dataset], store: Store) -> None:
             raise ConflictError(
                 f"snapshot {attempt.snapshot!r} runs; what it writes may hold the rows",
                 where=part.name,
-                fix="let it end, or stop it (on another machine: and wait two minutes); then run the same command again",
+                fix="wait until it ends, or stop it (on another machine: and wait two minutes); then run the same command again",
             )
 
 
@@ -135,7 +135,7 @@ def _make_again(session: Session, as_of: str | None) -> dict[str, Any]:
     except AugmillError as error:
         raise _stopped(type(error), as_of, error.problem, error.where, error.fix) from error
     if "pending" not in result:
-        raise _stopped(DataError, as_of, str(result["reason"]), session.recipe.dataset, "mend it")
+        raise _stopped(DataError, as_of, str(result["reason"]), session.recipe.dataset, "correct that")
     return result
 
 
@@ -143,8 +143,8 @@ def _stopped(kind: type[AugmillError], as_of: str | None, why: str, where: str, 
     return kind(
         f"snapshot {as_of or 'all'!r} cannot be made again without the rows, and nothing was removed yet: {why}",
         where=where,
-        fix=f"{fix or 'mend it'}; then the same command again. Or take all that holds the rows away without making "
-        "anything in its place: add --no-rebuild",
+        fix=f"{fix or 'correct that'}; then run the same command again. Or add --no-rebuild, which removes everything that "
+        "holds the rows and makes nothing in its place",
     )
 
 

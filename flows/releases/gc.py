@@ -90,7 +90,9 @@ def find_garbage(
     busy = {part.name: running(part.attempts, now) for part in sweep.datasets}
     for part in sweep.datasets:
         if busy[part.name]:
-            sweep.left_alone.append(f"{part.name}: {busy[part.name][0].snapshot} runs; its releases are left alone")
+            sweep.left_alone.append(
+                f"{part.name}: {busy[part.name][0].snapshot} is being made, so its releases are left alone"
+            )
             continue
         _judge_releases(part, limits.get(part.name), grace, now)
     needed: set[str] = set()
@@ -98,7 +100,7 @@ def find_garbage(
     for part in sweep.datasets:
         needed |= named(part.attempts, part.kept, limits.get(part.name), now, everything=everything)
     if everything:
-        sweep.left_alone.append("a snapshot runs; what any attempt was made of is left alone")
+        sweep.left_alone.append("a snapshot is being made, so everything that attempts use is left alone")
 
     def old(item: Stored, span: timedelta = grace) -> bool:
         return now - item.modified > max(grace, span)
@@ -140,7 +142,7 @@ def _old_scratch(
             unclaimed += 1
     if unclaimed:
         sweep.left_alone.append(
-            f"private/scratch: {unclaimed} file(s) that may be any dataset's: {', '.join(sorted(names))}"
+            f"private/scratch: {unclaimed} file(s) that may belong to any dataset: {', '.join(sorted(names))}"
         )
     return found
 

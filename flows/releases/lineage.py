@@ -59,7 +59,7 @@ def taken_away(log: Log, release: str) -> UserError | None:
         f"release {release} was {how}; "
         + (f"replaced by {successor}" if successor else "nothing was put in its place"),
         where=log.dataset,
-        fix=f"name {successor or 'another'} instead; `augmill audit {release}` tells what the log says of it",
+        fix=f"name {successor or 'another'} instead; `augmill audit {release}` shows what the log says about it",
     )
 
 
@@ -103,7 +103,7 @@ def explain(store: Store, dataset: str, release: str, row_id: str) -> dict[str, 
                 about |= _lineage(store, dataset, attempts, row_id, made_by, recipe["seed"])
             return about
     raise UserError(
-        f"release {release} has no row {row_id!r}, and nothing that its run left out is kept under that id",
+        f"release {release} has no row {row_id!r}, nor was a row of that id left out by its run",
         where="ROW_ID",
         fix="give another --release; a refused row is named by its place, as FILE:LOCATION; see retain.rejected too",
     )

@@ -10,7 +10,7 @@ import re
 from augmill.tasks.errors import StoreRefused
 
 _KEYS = "set AWS_..., GOOGLE_... or AZURE_... of an account that can reach it, or give the machine a role"
-_EXPIRED = "the credentials have expired", "renew them, and run it again: what is done is kept"
+_EXPIRED = "the credentials have expired", "renew them and run it again; what is finished is kept"
 _REGION = "it is in another region, or at another endpoint", "set AWS_REGION (and AWS_ENDPOINT_URL) to the bucket's own"
 _ABSENT = (
     "there is no such bucket",

@@ -184,7 +184,7 @@ class Patience:
     def _give_up(self, error: StoreError, seconds: float) -> StoreSilent:
         bore = f"no answer in {seconds:.0f} s" if seconds >= 1 or not self._spent else "no answer yet"
         self._spent = True
-        fix = "run it again once the store answers; what is done is kept (run.store_patience: how long is waited)"
+        fix = "run it again once the store answers; what is finished is kept (run.store_patience sets how long a run waits)"
         return StoreSilent(f"{bore}: {said(error.problem)}", where=error.where, fix=fix)
 
 

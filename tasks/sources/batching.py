@@ -42,7 +42,7 @@ class Tally:
             raise DataError(
                 f"{self.refused:,} of the first {self.taken + self.refused:,} rows are refused; the last: {last}",
                 where=self.file.uri,
-                fix="mend the file, or correct source.format, source.delimiter or source.encoding",
+                fix="repair the file, or correct source.format, source.delimiter or source.encoding",
             )
 
 

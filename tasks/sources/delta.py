@@ -114,7 +114,7 @@ def _open(root: str, version: int | None) -> DeltaTable:
         from deltalake.exceptions import DeltaError
     except ImportError:
         raise UserError(
-            "this is a Delta table, and the library that reads its log, deltalake, is not installed here",
+            "this is a Delta table, and deltalake, the library that reads its log, is not installed",
             where=root,
             fix="pip install 'augmill[delta]', or export the table's current rows to plain Parquet",
         ) from None
@@ -128,7 +128,7 @@ def _open(root: str, version: int | None) -> DeltaTable:
             raise
         newest = DeltaTable(root, storage_options=settings).version()
         raise UserError(
-            f"version {version} is not to be had; the newest is {newest}",
+            f"there is no version {version}; the newest is {newest}",
             where=root,
             fix="correct source.version, or leave it out; old versions go when the table's log is cleaned up",
         ) from None
@@ -149,7 +149,7 @@ def _require_readable(table: DeltaTable, root: str) -> None:
         unknown.append(f"column mapping by {mapping}")
     if unknown:
         raise UserError(
-            f"the table uses what is not read here: {', '.join(unknown)}",
+            f"the table uses features that Augmill cannot read: {', '.join(unknown)}",
             where=root,
             fix="write a copy of it without, or export its current rows to plain Parquet",
         )

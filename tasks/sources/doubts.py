@@ -177,7 +177,7 @@ def doubt_objects(rows: list[dict[str, Any]]) -> Doubt | None:
     made = ", ".join(f"{_key(f'{name}_{key}')}: {_path(name, key)}" for name, key in list(inner)[:6])
     names = list(dict.fromkeys(name for name, _ in inner))
     return Doubt(
-        f"column {names[0]!r} holds objects, whose fields are no columns ({', '.join(f'{n}.{k}' for n, k in list(inner)[:6])})",
+        f"column {names[0]!r} holds objects, whose fields are not columns ({', '.join(f'{n}.{k}' for n, k in list(inner)[:6])})",
         f"write their fields as columns: {_jq(f'. + {{{made}}}')}",
     )
 

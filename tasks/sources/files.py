@@ -43,7 +43,7 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
         return list_delta(options)
     if options.version is not None:
         fix = "name the table's own directory, or leave source.version out"
-        raise UserError("source.version is given, and this is no Delta table", where=options.path, fix=fix)
+        raise UserError("source.version is set, but this is not a Delta table", where=options.path, fix=fix)
     found = (list_remote if is_remote(options.path) else list_local)(options.path)
     entries = [entry for entry in found.entries if found.single or not is_hidden(entry.name)]
     if not (found.single or is_leftover(options.path)):

@@ -158,5 +158,5 @@ def _skip_line(text: io.TextIOWrapper, line: str, file: SourceFile) -> None:
             raise DataError(
                 f"a line is longer than {FILE_LIMIT:,} characters",
                 where=file.uri,
-                fix="this is no text in lines, or a decompression bomb; check the file",
+                fix="this is not text in lines, or it is a decompression bomb; check the file",
             )

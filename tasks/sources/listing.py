@@ -85,7 +85,7 @@ def _names_store(parts: Sequence[str]) -> bool:
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     present = sorted({other for other in names if other})
-    return nearest(name, present) if present else "its directory is empty or not there"
+    return nearest(name, present) if present else "its directory is empty or does not exist"
 
 
 def list_local(path: str) -> Listing:
@@ -132,7 +132,7 @@ def _missing_local(given: Path, path: str) -> UserError:
     links = [above for above in (given, *given.parents) if above.is_symlink() and not above.exists()]
     if links:
         problem = f"{str(links[-1])!r} is a link that leads nowhere, or to itself"
-        return UserError(problem, where=path, fix="mend the link, or correct source.path")
+        return UserError(problem, where=path, fix="repair the link, or correct source.path")
     parent = next((above for above in given.parents if above.is_dir()), Path())
     missing = given.relative_to(parent).parts[0] if parent in given.parents else given.name
     hint = _nearest(missing, (item.name for item in parent.iterdir()))
@@ -212,7 +212,7 @@ def require_unchanged(file: SourceFile) -> None:
         with reaching(file.uri):
             stamp = _local_stamp(Path(file.uri).stat())
     if stamp != file.stamp:
-        fix = "run it again once nothing writes there; writers should put a file in place whole, by renaming it"
+        fix = "run it again once nothing is being written there; writers should rename finished files into place"
         raise ConflictError("the file changed while it was read", where=file.uri, fix=fix)
 
 

@@ -39,7 +39,7 @@ def is_remote(path: str) -> bool:
     scheme = match.group(1).lower()
     if scheme not in SCHEMES:
         raise UserError(
-            f"addresses of the kind {scheme}:// are not read",
+            f"{scheme}:// addresses cannot be read",
             where="source.path",
             fix="give a local path without a scheme, or an s3://, gs:// or az:// address; download other files first",
         )

@@ -142,7 +142,7 @@ def _warn_of_column(file: SourceFile, config: IngestConfig) -> None:
         value = row.get(column)
         if value is not None and config.calendar.name_of(value) != told and str(value) != file.partition[column]:
             said = f"{file.name!r} lies in the directory of {told!r}, and its column {column!r} says {value!r}"
-            _log.warning("%s: the directory counts; move the file, or mend the column", said)
+            _log.warning("%s: the directory counts; move the file, or correct the column", said)
             return
 
 

@@ -74,7 +74,7 @@ def require_rows(file: SourceFile, how: SourceOptions) -> None:
     if first is None:
         raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
     problem = f"no row can be read; the first one is refused: {first.reason}, {first.detail}"
-    raise DataError(problem, where=f"{file.name} {first.location}", fix=remedy(first.reason, "mend the file"))
+    raise DataError(problem, where=f"{file.name} {first.location}", fix=remedy(first.reason, "repair the file"))
 
 
 def require_header(file: SourceFile, how: SourceOptions, otherwise: str) -> None:

@@ -49,7 +49,7 @@ def explain(error: Exception, where: str) -> StoreError:
         return StoreRefused(said, where=where, fix="check the credentials and the bucket's policy")
     if isinstance(error, BaseError) and not can_pass(str(error)):  # the body, which is not repeated, may say a cause
         return StoreRefused(said, where=where, fix="check the store's address, its region and the account's settings")
-    return StoreError(said, where=where, fix="run it again; what is done is kept")
+    return StoreError(said, where=where, fix="run it again; what is finished is kept")
 
 
 def put_remote(backend: ObjectStore, key: str, value: bytes | Path, *, overwrite: bool) -> None:
@@ -66,7 +66,7 @@ def put_remote(backend: ObjectStore, key: str, value: bytes | Path, *, overwrite
             if _stands(backend, key):
                 raise
         time.sleep(delay * (0.5 + random.SystemRandom().random()))
-    raise StoreError("others put it at once, again and again", where=key, fix="run it again; what is done is kept")
+    raise StoreError("others put it at once, again and again", where=key, fix="run it again; what is finished is kept")
 
 
 def _stands(backend: ObjectStore, key: str) -> bool:

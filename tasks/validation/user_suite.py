@@ -64,7 +64,7 @@ def failed_expectations(rows: pa.Table, suite: list[dict[str, Any]], where: str)
         return None
     told = [_told(result) for result in summary["results"] if result["status"] != "passed"]
     problem = f"{len(told):,} of {len(suite):,} expectations on the source failed: {'; '.join(told[:3])}"
-    return UnsoundSource(problem, where=where, fix="mend the source's rows, or the expectation")
+    return UnsoundSource(problem, where=where, fix="correct the source's rows, or the expectation")
 
 
 def _told(result: dict[str, Any]) -> str:

@@ -47,25 +47,42 @@ def test_check_tells_what_a_run_then_does(first_run: tuple[Path, Ended]) -> None
     assert found["gate"]["rows"] == manifest["counts"]["validation"]["rows"]
 
 
-def test_check_prints_rows_classes_plan_gate_time_store_and_every_default(tmp_path: Path) -> None:
+def test_check_prints_rows_classes_plan_gate_time_and_store_and_ends_with_what_to_do(tmp_path: Path) -> None:
     ended = augmill("check", write_recipe(tmp_path))
     assert ended.code == 0 and not ended.err
     for words in (
-        "60 rows read, 60 taken, 0 refused",
+        "tiny: 33 train rows in 3 classes. A run makes 60 more",
+        "60 rows read: 60 used, 0 refused",
         "train 33, validation 23, test 4",
-        "track            15      20           6     3",
-        "60 rows are to be accepted",
-        "rules: at least 60 rows asked",
+        "track            15       20           6     3",
+        "until 60 have passed all checks",
+        "rules makes ",
         "1 shard(s)",
-        "23 validation rows tell a true gain of 18.5 points from none",
+        "With 23 validation rows, a true gain of 18.5 points is proven",
         "takes about 2,523 rows",
-        "together",
-        "not there yet; the first run makes it",
+        "total",
+        "not there yet; the first run creates it",
+        "First    A run would hardly prove anything: 23 rows judge",
     ):
         assert words in ended.out.replace("\n  ", " "), words
-    assert all(
-        len(line) <= 80 for line in ended.out.split("Recipe, as it")[0].splitlines() if str(tmp_path) not in line
-    )
+    assert all(len(line) <= 80 for line in ended.out.splitlines() if str(tmp_path) not in line)
+    assert ended.out.endswith(f"\nNext     augmill run {tmp_path}/recipe.yaml\n") and "# default" not in ended.out
+
+
+def test_check_ends_with_the_command_that_does_what_it_told(tmp_path: Path) -> None:
+    out = augmill("check", write_recipe(tmp_path), "--store", tmp_path / "other store").out
+    assert out.endswith(f"\nNext     augmill run {tmp_path}/recipe.yaml --store '{tmp_path}/other store'\n")
+
+
+def test_check_says_first_what_would_make_a_run_end_badly(tmp_path: Path) -> None:
+    found = json.loads(augmill("check", write_recipe(tmp_path, rows=900), "--json").out)
+    assert found["mend"] == [] and found["gate"]["visible"] < 10
+    recipe = write_recipe(tmp_path, target={"balance": 1})
+    assert "First    A run would make no rows: every class" in augmill("check", recipe).out
+
+
+def test_the_resolved_recipe_has_every_key_with_its_default(tmp_path: Path) -> None:
+    ended = augmill("check", write_recipe(tmp_path), "--resolved")
     for item in dataclasses.fields(Recipe):
         assert f"\n  {item.name}:" in ended.out, item.name
     assert "threshold: 0.1  # default" in ended.out and "seeds: 3\n" in ended.out
@@ -75,7 +92,7 @@ def test_the_recipe_that_check_prints_is_the_recipe(tmp_path: Path) -> None:
     path = write_recipe(
         tmp_path, checks={"garbage": False, "length": {"slack": 2.0}}, labels={"aliases": {"a: b": "c"}}
     )
-    printed = augmill("check", path).out.split("Recipe, as it will be used\n")[1]
+    printed = augmill("check", path, "--resolved").out.split("Recipe, as it will be used\n")[1].split("\n\n")[0]
     again = build_recipe(yaml.safe_load(printed), base=tmp_path)
     assert again == load_recipe(path) and again.hash() == load_recipe(path).hash()
 
@@ -188,4 +205,4 @@ def test_texts_from_one_template_are_named_as_the_cause(tmp_path: Path) -> None:
         for at in range(100)
     ]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *some]) + "\n")
-    assert "rows made from one template" in " ".join(augmill("check", recipe).out.split())
+    assert "That is a lot, as of rows made from one template." in " ".join(augmill("check", recipe).out.split())

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 from commands import augmill, write_recipe
+from rich.cells import cell_len
 
 from augmill.flows.cli import app
 from augmill.flows.cli.help import GROUPS
+from augmill.flows.cli.terminal import aligned, table
 from augmill.flows.terminal import json_asked
 
 MAIN = "import sys; sys.argv[0] = 'augmill'; from augmill.flows.cli import main; main()"
@@ -134,3 +136,33 @@ def test_json_asked_for_once_is_not_asked_for_by_the_next_command(tmp_path: Path
     assert json_asked.get()
     augmill("--version")
     assert not json_asked.get()
+
+
+NAMES = [
+    "a" * 60,
+    "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 30,
+    "\N{PARTY POPPER}" * 30,
+    "e\N{COMBINING ACUTE ACCENT}" * 60,
+    "x",
+]
+
+
+def test_no_name_in_a_table_runs_into_a_number() -> None:
+    rows = [(name, "7", "last") for name in NAMES]
+    for lines in (
+        aligned(rows, right={1}),
+        table(("class", "n", "more"), [(name, "7", "5") for name in NAMES], 40)[1:],
+    ):
+        assert len({cell_len(line) for line in lines}) == 1, "one width"
+        assert all(re.search(r"\S  +7  +(last|5)$", line) for line in lines), lines
+
+
+def test_long_class_names_keep_their_distance_in_check(tmp_path: Path) -> None:
+    lines = [
+        f"{word} {at} {'parcel train late night '[at % 7 :]},{NAMES[at % 4]}" for at, word in enumerate(["go"] * 200)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    out = augmill("check", write_recipe(tmp_path, splits={"near": 1.0})).out
+    table_of = out[out.index("Classes (4)") : out.index("Plan")].splitlines()[2:7]
+    assert all(re.search(r"\S  +\d+  +\d+  +\d+  +\d+( +\*)?$", line) for line in table_of), table_of
+    assert all(cell_len(line) <= 80 for line in table_of)

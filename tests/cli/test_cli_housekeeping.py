@@ -104,7 +104,7 @@ def test_verify_all_goes_on_past_a_release_that_augmill_did_not_write(
     rotted = store / "public/tiny/releases" / mixed[2] / "labels.json"
     rotted.write_bytes(b"{}")
     ended = augmill("verify", "--all", "--store", store)
-    refused(ended, 4, ["2 of what was looked at"])
+    refused(ended, 4, ["2 of the things checked"])
     assert f"wrong: public/tiny/releases/{path.parent.name}/manifest.json: the release's manifest" in ended.out
     assert f"wrong: public/tiny/releases/{mixed[2]}/labels.json" in ended.out
 
@@ -138,7 +138,11 @@ def test_forget_names_a_file_of_which_nobody_can_say_whether_it_holds_the_rows(
     part.write_bytes(raw)
     asked = ("--rows", folder / "ids.txt", "--reason", "asked", "--dry-run", "--store", folder / "store")
     ended = augmill("forget", folder / "recipe.yaml", *asked)
-    refused(ended, 4, [f"{mixed[2]}/train/part-00000.parquet", "whether it holds the rows", "then the same command"])
+    refused(
+        ended,
+        4,
+        [f"{mixed[2]}/train/part-00000.parquet", "whether it holds the rows", "then run the same command again"],
+    )
     assert ended.last["kind"] == "CorruptObject"
 
 
@@ -327,7 +331,9 @@ def test_a_release_that_was_taken_away_is_told_as_such_not_as_damage(
     told = augmill("audit", first, "--store", store.root)
     assert told.code == 0 and all(word in told.out for word in [*words, "request 12", "approved by outcomes."])
     shutil.rmtree(tmp_path / "store/public/tiny/releases" / second)
-    refused(augmill("show", "--store", store.root), 4, ["gone"])  # of this one the log says nothing: damage
+    refused(
+        augmill("show", "--store", store.root), 4, ["missing or damaged"]
+    )  # of this one the log says nothing: damage
 
 
 def test_a_rotten_delta_table_is_left_alone_and_the_rest_is_swept(mixed: tuple[Path, str, str], tmp_path: Path) -> None:

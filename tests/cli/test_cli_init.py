@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def write(path: Path, found: list[dict[str, Any]]) -> Path:
     return path
 
 
+def full(folder: Path, data: str) -> Path:
+    """The recipe that ``--full`` writes for the same data."""
+    assert augmill("init", data, "--full", "--out", folder / "full.yaml").code == 0
+    return folder / "full.yaml"
+
+
 @pytest.mark.parametrize("name", ["t.csv", "semicolon.csv", "t.jsonl", "t.parquet", "t.csv.gz"])
 def test_init_writes_a_recipe_that_check_accepts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     found = rows(tmp_path)
@@ -46,19 +53,21 @@ def test_init_writes_a_recipe_that_check_accepts(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     ended = augmill("init", name)
     (recipe,) = tmp_path.glob("*.yaml")
-    assert ended.code == 0 and f"Next: augmill check {recipe.name}" in ended.out
+    assert ended.code == 0 and ended.out.endswith(f"\nNext     augmill check {recipe.name}\n")
     columns = yaml.safe_load(recipe.read_text())["columns"]
     assert columns == {"text": "body", "label": "queue", "id": "ticket_id"}
     checked = augmill("check", recipe.name)
-    assert checked.code == 0 and f"{len(found)} rows read, {len(found)} taken, 0 refused" in checked.out
-    assert recipe.read_text().count("#") > 100  # every default stands there as a comment
+    assert checked.code == 0 and f"{len(found)} rows read: {len(found)} used, 0 refused" in checked.out
+    assert len(recipe.read_text().splitlines()) <= 60
+    assert load_recipe(recipe).hash() == load_recipe(full(tmp_path, name)).hash()
 
 
 def test_every_comment_of_the_starter_that_is_a_key_is_that_keys_default(tmp_path: Path) -> None:
     """Taking the `#` away from all of them at once changes nothing about the recipe."""
     data = write(tmp_path / "tickets.csv", rows(tmp_path))
     path = tmp_path / "tickets.yaml"
-    assert augmill("init", data, "--out", path).code == 0
+    assert augmill("init", data, "--out", path, "--full").code == 0
+    assert path.read_text().count("#") > 100
     lines = path.read_text().splitlines()
     kept = [line for line in lines if not line.lstrip().startswith("# ")]
     opened = "\n".join(line.replace("#", "", 1) if line.lstrip().startswith("#") else line for line in kept)
@@ -67,11 +76,23 @@ def test_every_comment_of_the_starter_that_is_a_key_is_that_keys_default(tmp_pat
     assert load_recipe(other) == load_recipe(path)
 
 
+def test_each_change_that_the_starter_proposes_can_be_made_by_taking_a_mark_away(tmp_path: Path) -> None:
+    data, path = write(tmp_path / "tickets.csv", rows(tmp_path)), tmp_path / "tickets.yaml"
+    assert augmill("init", data, "--out", path).code == 0
+    text = path.read_text()
+    proposed = [line for line in text.splitlines() if re.match(r"# \w+: ", line)]
+    assert len(proposed) == 3
+    for line in proposed:
+        other = tmp_path / "other.yaml"
+        other.write_text(text.replace(line, line[2:]))
+        assert load_recipe(other) != load_recipe(path), line
+
+
 def test_init_writes_over_nothing_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "tickets.csv", rows(tmp_path))
     (tmp_path / "tickets.yaml").write_text("mine")
     monkeypatch.chdir(tmp_path)
-    refused(augmill("init", "tickets.csv"), 2, ["tickets.yaml", "stands already", "--force"])
+    refused(augmill("init", "tickets.csv"), 2, ["tickets.yaml", "exists already", "--force"])
     assert (tmp_path / "tickets.yaml").read_text() == "mine"
     assert augmill("init", "tickets.csv", "--force").code == 0
     assert load_recipe(tmp_path / "tickets.yaml").columns.label == "queue"
@@ -126,7 +147,7 @@ def test_a_title_above_the_header_is_skipped_and_check_says_it_where_it_is_not(
     recipe = load_recipe(tmp_path / "tickets.yaml")
     assert recipe.source.skip_lines == 2 and recipe.columns.sources == ("body",)
     checked = augmill("check", "tickets.yaml")
-    assert checked.code == 0 and "120 rows read, 120 taken, 0 refused" in checked.out
+    assert checked.code == 0 and "120 rows read: 120 used, 0 refused" in checked.out
     text = (tmp_path / "tickets.yaml").read_text()
     (tmp_path / "other.yaml").write_text("\n".join(line for line in text.splitlines() if "skip_lines: 2" not in line))
     refused(augmill("check", "other.yaml"), 2, ["line 3", "source.skip_lines: 2"])

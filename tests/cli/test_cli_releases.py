@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,9 +52,37 @@ def test_show_tells_the_rows_and_the_ledger_of_the_release(store: Path, first_ru
     for split, part in manifest["counts"].items():
         assert f"{split:<12}{part['rows']:>10,}" in ended.out
     asked = sum(row["asked"] for row in manifest["ledger"]["rows"])
-    assert f"{'rules':<16}{asked:>9,}" in ended.out
+    assert re.search(rf"^rules +{asked:,}  ", ended.out, re.MULTILINE)
     shown = augmill("show", "--store", store)
     assert str(current(store)) in shown.out
+
+
+def test_show_takes_a_tag_a_snapshot_or_an_id_where_it_takes_a_dataset(
+    store: Path, first_run: tuple[Path, Ended]
+) -> None:
+    at, first = ("--store", store), first_run[1].last["release"]
+    assert augmill("tag", "gold", *at, "--release", first).code == 0
+    for given in (["gold"], ["gold", "tiny"], [first[:5]], ["--release", "gold"], ["tiny", "--release", "gold"]):
+        assert f"release      {first}\n" in augmill("show", *given, *at).out, given
+    for given in (["all"], ["tiny"], []):  # a dataset is one, as before
+        assert f"release      {current(store)}\n" in augmill("show", *given, *at).out, given
+    assert augmill("verify", "gold", *at).out == "tiny: the log and 1 release(s) are whole.\n"
+    assert augmill("diff", "gold", "all", *at).out.startswith(f"{first} -> {current(store)}\n")
+    assert augmill("audit", "gold", *at).out.startswith(first)
+    refused(augmill("show", "silver", *at), 2, ["no release, tag or snapshot 'silver'", "augmill releases"])
+    refused(augmill("show", "gold", *at, "--release", "all"), 2, ["'gold' and --release 'all'"])
+
+
+def test_path_takes_the_name_of_a_release(copied_run: Path) -> None:
+    recipe = copied_run / "recipe.yaml"
+    newest = augmill("path", recipe).out
+    assert (
+        augmill("path", recipe, "--release", "all").out
+        == newest
+        == augmill("path", recipe, "--release", newest[-17:-9]).out
+    )
+    refused(augmill("path", recipe, "--release", "all", "--as-of", "2026-01-01"), 2, ["--release"])
+    refused(augmill("path", recipe, "--release", "silver"), 2, ["silver"])
 
 
 def test_verify_finds_a_flipped_bit_and_names_the_file(store: Path) -> None:
@@ -125,7 +154,7 @@ def test_a_tag_keeps_a_release_by_a_name_until_it_is_taken_away(store: Path, fir
     shown = augmill("show", "--store", store, "--release", "model-7").out
     assert f"release      {first}" in shown and "tags         model-7" in shown
     listed = augmill("releases", "--store", store).out
-    assert f"model-7: {first}" in listed and "trained on it" in listed and f"tag model-7          {first}" in listed
+    assert f"model-7: {first}" in listed and "trained on it" in listed and f"tag  model-7  {first}" in listed
     refused(augmill("tag", "model-7", "--store", store), 2, [first, "--delete"])
     for name in (first, first[:1]):  # --release could mean either
         refused(augmill("tag", name, "--store", store), 2, ["NAME", f"begins the id of release {first}"])

@@ -42,17 +42,17 @@ tiny: 34 snapshot(s), 2026-09-28 to 2026-10-31
 
   2026-09-29  released (inconclusive): real rows.
   2026-09-30  kept (unsound_source): unsound_source it is.
-    Mend the source; the current release stays.
+    Fix the source; the current release stays.
   2026-10-02  failed (DataError): source: error it is; release 0123456789abcdef
     stands.
     mend it; then: augmill backfill recipe.yaml --from 2026-10-02 --to
     2026-10-02 --reprocess failed
-  2026-10-03  interrupted: killed: no sign of life since
+  2026-10-03  interrupted: killed, or cut off: no sign of life since
     2026-11-01T04:00:00+00:00.
     To go on where it stopped: augmill backfill recipe.yaml --from 2026-10-03
     --to 2026-10-03
   2026-10-04  withdrawn: rolled back: wrong labels.
-    It is not made again as it was: change the recipe or the source.
+    It was taken back and will not be made again as it was: change the recipe or the source.
   2026-10-05 to 2026-10-07 (3)  missing: never run.
     To make it: augmill backfill recipe.yaml --from 2026-10-05 --to 2026-10-07
   2026-10-08  stale (published): the recipe changed.
@@ -75,7 +75,7 @@ def fill(store: Store) -> None:
     rollback(store, "tiny", to=None, reason="wrong labels", command="test")
     tried(store, "2026-09-29", "inconclusive")
     tried(
-        store, "2026-09-30", "unsound_source", action="keep_current", next="Mend the source; the current release stays."
+        store, "2026-09-30", "unsound_source", action="keep_current", next="Fix the source; the current release stays."
     )
     tried(store, "2026-10-01")
     tried(store, "2026-10-02")

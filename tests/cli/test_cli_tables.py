@@ -56,13 +56,13 @@ def test_init_writes_a_recipe_of_a_table_that_check_accepts_and_says_what_it_lef
     }
     assert document["generators"] == [{"use": "resample"}] and document["target"] == {"multiply": 2.0}
     checked = augmill("check", tmp_path / "flats.yaml")
-    assert checked.code == 0 and "200 rows read, 200 taken, 0 refused" in checked.out
+    assert checked.code == 0 and "200 rows read: 200 used, 0 refused" in checked.out
     for words in (
         "missing values: colour",
         "(cells: ?)",
-        "nothing is near",
-        "trainers boosting, linear, command; metrics mae, rmse, r2",
-        "stand aside: teacher, length, garbage (for text); label_set, label_consistency (for classification)",
+        "there are no near-duplicates",
+        "trainers for such rows: boosting, linear, command metrics for such rows: mae, rmse, r2",
+        "not used: teacher, length, garbage (for text); label_set, label_consistency (for classification)",
         "Bins of price (",
     ):
         assert words in flat(checked.out)
@@ -71,7 +71,7 @@ def test_init_writes_a_recipe_of_a_table_that_check_accepts_and_says_what_it_lef
 
 def test_every_comment_of_a_tables_starter_that_is_a_key_is_that_keys_default(tmp_path: Path) -> None:
     write_table(tmp_path / "flats.csv")
-    write_recipe(tmp_path)
+    write_recipe(tmp_path, "--full")
     lines = (tmp_path / "flats.yaml").read_text().splitlines()
     kept = [
         line for line in lines if not line.lstrip().startswith(("# ", "#partition: seen"))

@@ -321,7 +321,7 @@ def test_one_failure_stops_the_others_only_where_that_is_asked(tmp_path: Path) -
     recipe, store = dated_recipe(rows, tmp_path / "store"), Store(str(tmp_path / "store"))
     stopped = fill(recipe, last=day(3), max_failures=1)
     assert (stopped["outcome"], stopped["stopped_by"], list(stopped["failed"])) == ("stopped", "max_failures", [day(0)])
-    assert starts(store) == [day(0)] and "3 of 4 snapshot(s) not begun" in stopped["reason"]
+    assert starts(store) == [day(0)] and "3 of 4 snapshot(s) were not begun" in stopped["reason"]
     rest = fill(recipe, last=day(3))  # the limit is no part of the plan: this takes the same one up
     assert rest["backfill"] == stopped["backfill"]
     assert (rest["outcome"], list(rest["failed"]), list(rest["released"])) == (
@@ -354,7 +354,7 @@ def test_the_same_command_goes_on_with_what_was_not_tried_and_takes_failed_ones_
     asked = {"last": day(2), "order": order, "max_failures": 1}
     ended = [fill(recipe, **asked) for _ in range(2)]
     assert [(each["outcome"], list(each["failed"])) for each in ended] == [("stopped", [one]), ("stopped", [two])]
-    assert ended[0]["backfill"] == ended[1]["backfill"] and "not begun" in ended[1]["next"]
+    assert ended[0]["backfill"] == ended[1]["backfill"] and "makes the rest" in ended[1]["next"]
     assert fill(recipe, **asked, dry_run=True)["order"] == [three, one, two]
     fail_days(monkeypatch)
     done = fill(recipe, **asked)
@@ -499,8 +499,8 @@ def test_nothing_switches_while_one_that_failed_would_keep_its_release_of_anothe
         held = fill(changed, reprocess="changed-recipe", last=day(2))
     assert (held["outcome"], held["stopped_by"], held["released"]) == ("failed", "failed", {})
     assert list(held["failed"]) == [day(1), day(2)]
-    assert "1 of 3 snapshot(s) failed whose releases stand: nothing was switched" in held["reason"]
-    assert "the same command tries again" in held["next"] and read_log(store, "tiny").current() == before
+    assert "1 of 3 snapshot(s) failed that have earlier releases; nothing was published" in held["reason"]
+    assert "the same command retries" in held["next"] and read_log(store, "tiny").current() == before
     shutil.copytree(tmp_path / "store", tmp_path / "other")
 
     with monkeypatch.context() as broken:  # one that has no release leaves nothing old behind
@@ -612,7 +612,7 @@ def test_a_night_whose_only_snapshot_is_being_made_elsewhere_has_nothing_to_wait
     head = {"command": "elsewhere", "recipe": recipe.hash(), "code": "x", "owner": this_process()}
     done = night(recipe, 1, show=lambda plan, note: begin(store, "tiny", day(0), head))
     assert (done["outcome"], done["stopped_by"], done["elsewhere"]) == ("done", None, [day(0)])
-    assert done["reason"] == "1 of 1 snapshot(s) running elsewhere, the others answered"
+    assert done["reason"] == "1 of 1 snapshot(s) are running elsewhere; the others are done"
     assert starts(store) == [day(0)]
 
 
@@ -708,13 +708,13 @@ def test_what_a_deadline_cut_short_is_due_again_and_what_would_end_the_same_is_n
     short = night(recipe(30, deadline_minutes=0.0001), 2)
     assert (list(short["released"]), short["outcomes"]) == ([day(1)], {day(1): "not_produced"})
     end = tries(Store(str(tmp_path)))[day(1)][-1].end or {}
-    assert "the run's deadline came before" in end["reason"] and "goes on where this run stopped" in end["next"]
+    assert "the run's deadline passed before" in end["reason"] and "goes on where this run stopped" in end["next"]
     for mode in MODES[1:3]:
         assert run_backfill(recipe(30), BackfillRequest(reprocess=mode, dry_run=True), now=lambda: noon_after(2))[
             "order"
         ] == [day(1)]
     told = night(recipe(30), 2, dry_run=True)
-    assert told["order"] == [day(1)] and "the run's deadline came before" in told["lines"][0]["reason"]
+    assert told["order"] == [day(1)] and "the run's deadline passed before" in told["lines"][0]["reason"]
     assert night(recipe(31), 2)["outcome"] == "nothing"  # a changed recipe: for a backfill to do
     done = night(recipe(30), 2)
     assert done["outcomes"][day(1)] != "not_produced"
@@ -737,7 +737,7 @@ def test_past_the_deadline_no_shard_is_handed_to_a_worker(tmp_path: Path, monkey
     began = time.monotonic()
     made = rounds.produce(run, split, ingested)
     assert isinstance(made.missing, NotProduced) and made.settled is None
-    assert "the run's deadline came before it was made" in str(made.missing)
+    assert "the run's deadline passed before it was made" in str(made.missing)
     assert not handed and run.cut_short and {failure["reason"] for failure in run.failures} == {"deadline"}
     assert time.monotonic() - began < 10  # without a pause before another try
 

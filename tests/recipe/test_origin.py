@@ -151,7 +151,7 @@ def test_a_given_store_and_absolute_paths_and_hub_names_are_taken(tmp_path: Path
         ("a: 1\n" + "#" * MAX_BYTES, ("the recipe's text:", "at most 250,000 bytes")),
         ("a: \udcff\n", ("the recipe's text:", "not UTF-8 at byte 3")),
         ("s3://recipes/nothing.yaml", ("s3://recipes/nothing.yaml:", "cannot be read: there is no such file")),
-        ("https://example.org/recipe.yaml", ("the recipe's address:", "https:// are not read")),
+        ("https://example.org/recipe.yaml", ("the recipe's address:", "https:// addresses cannot be read")),
         ("s3://key:s3cret@recipes/recipe.yaml", ("the recipe's address:", "credentials")),
         ("nul\0.yaml", ("cannot be read",)),
     ],

@@ -220,7 +220,7 @@ def test_scratch_space_goes_by_the_retention_of_the_dataset_whose_it_is(tmp_path
     assert listed(other=short, tiny=long) == ["private/scratch/other/chat/answers/a"]
     assert len(listed(other=short, tiny=short)) == 3  # what is of no dataset goes when all of them would let it go
     assert any(
-        "1 file(s) that may be any dataset's" in line
+        "1 file(s) that may belong to any dataset" in line
         for line in find_garbage(store, grace=DAY, limits={"tiny": short}).left_alone
     )
 

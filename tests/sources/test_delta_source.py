@@ -178,7 +178,7 @@ def test_what_of_the_protocol_is_not_read_is_refused(
 
 
 def test_a_version_that_is_not_there_is_answered_with_the_newest(table: Path) -> None:
-    with pytest.raises(UserError, match="version 9 is not to be had; the newest is 3"):
+    with pytest.raises(UserError, match="there is no version 9; the newest is 3"):
         list_files(SourceOptions(path=str(table), version=9))
     deltalake.DeltaTable(table).vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
     with pytest.raises(DataError, match="version 0 needs a file that is gone"):
@@ -209,7 +209,7 @@ def test_no_file_outside_of_the_table_is_read(tmp_path: Path) -> None:
 
 def test_a_version_of_what_is_no_table_and_a_table_that_is_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,x\n")
-    with pytest.raises(UserError, match="this is no Delta table"):
+    with pytest.raises(UserError, match="this is not a Delta table"):
         list_files(SourceOptions(path=str(tmp_path), version=1))
     with pytest.raises(UserError, match="expected a Delta table, found no _delta_log"):
         list_files(SourceOptions(path=str(tmp_path), format="delta"))

@@ -141,7 +141,7 @@ def test_links_may_not_lead_out_of_the_directory(tmp_path: Path) -> None:
     "path", ["file:///etc/passwd", "http://169.254.169.254/x.csv", "https://host/x.csv", "ftp://h/x"]
 )
 def test_other_addresses_are_refused(path: str) -> None:
-    with pytest.raises(UserError, match=f"addresses of the kind {path.split(':', maxsplit=1)[0]}:// are not read"):
+    with pytest.raises(UserError, match=f"{path.split(':', maxsplit=1)[0]}:// addresses cannot be read"):
         names(path)
 
 

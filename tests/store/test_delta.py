@@ -286,7 +286,7 @@ def test_a_run_writes_the_table_after_its_release_and_a_broken_table_costs_no_re
     log.write_text("no directory")
     broken = run(recipe)
     assert (broken.result["new"], broken.result["delta"]) == (True, None)
-    assert "its Delta table is behind the log" in capsys.readouterr().err
+    assert "its Delta table lags behind the log" in capsys.readouterr().err
     log.unlink()
     log.with_name("aside").rename(log)
     mended = run(recipe)
