@@ -89,6 +89,11 @@ def first_line(process: subprocess.Popen[str]) -> dict[str, list[int]]:
     return value
 
 
+def lines(errors: str) -> list[str]:
+    """But for the wait itself, where a busy machine starts the server late."""
+    return [line for line in errors.splitlines() if "waiting for Prefect's server" not in line]
+
+
 def gone(pids: list[int], within: float) -> bool:
     until = time.monotonic() + within
     while any(psutil.pid_exists(pid) for pid in pids):
@@ -114,9 +119,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, 
     both = [start(directory, clean_environment) for _ in range(2)]
     for process in both:
         _, errors = process.communicate(timeout=240)
-        # Silent but for the wait itself, where a busy machine starts the server late.
-        said = [line for line in errors.splitlines() if "waiting for Prefect's server" not in line]
-        assert (process.returncode, said) == (0, [])
+        assert (process.returncode, lines(errors)) == (0, [])
     return directory
 
 
@@ -136,7 +139,7 @@ def test_an_interrupted_run_ends_soon_is_recorded_as_cancelled_and_leaves_no_ser
     servers = first_line(process)["servers"]
     os.killpg(process.pid, number)  # as a terminal does
     _, errors = process.communicate(timeout=240)
-    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert (process.returncode, lines(errors)) == (130, ["interrupted"])
     assert gone(servers, within=60)
     flows, tasks = states(home)
     assert flows[-1] == "Cancelled"
@@ -159,8 +162,8 @@ def test_a_server_that_dies_costs_its_records_only(home: Path, clean_environment
     os.kill(first_line(process)["servers"][0], signal.SIGKILL)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0
-    assert errors.count("\n") == 1
-    assert errors.startswith("Warning: Prefect's API does not answer")
+    (said,) = lines(errors)
+    assert said.startswith("Warning: Prefect's API does not answer")
 
 
 @pytest.mark.slow
