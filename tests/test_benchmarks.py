@@ -85,3 +85,13 @@ def _run(name: str, arguments: list[str]) -> str:
 
 def test_every_benchmark_is_run_at_its_tiniest_size() -> None:
     assert {path.name for path in HERE.glob("bench_*.py")} == set(TINIEST) - {"flip_files.py", "table_runs.py"}
+
+
+def test_every_module_of_stages_gate_and_store_names_the_tests_that_its_mutants_meet() -> None:
+    from mutate import COVERED, ROOT
+
+    found = [path for name in ("stages", "gate", "store") for path in (ROOT / "tasks" / name).glob("*.py")]
+    modules = {f"{path.parent.name}/{path.stem}" for path in found if path.stem != "__init__"}
+    assert set(COVERED) == modules
+    named = {name for names in COVERED.values() for name in names.split()}
+    assert not [name for name in named if not (ROOT / f"tests/{name}.py").exists()]

@@ -66,11 +66,9 @@ def test_the_source_distribution_holds_docs_examples_tests_and_what_builds_them(
     with tarfile.open(built[1]) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     wanted = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "constraints.txt", "pyproject.toml"}
+    source = built[1].parents[1] / "source"
     for top in ("docs", "infra", "tests", *FOLDERS.values()):
-        files = (path for path in (ROOT / top).rglob("*") if path.is_file())
-        wanted |= {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
-    made = ("infra/site/",)  # the site's, which is made of links
-    wanted = {n for n in wanted if not any(part.startswith(".") for part in Path(n).parts) and not n.startswith(made)}
+        wanted |= {path.relative_to(source).as_posix() for path in (source / top).rglob("*") if path.is_file()}
     assert wanted <= names, sorted(wanted - names)
     extra = {name for name in names - wanted if not name.startswith("augmill.egg-info/")}
     assert extra == {"PKG-INFO", "setup.cfg", "setup.py"}, sorted(extra)

@@ -28,10 +28,6 @@ from functools import cache
 from pathlib import Path
 from queue import Queue
 
-import cosmic_ray.plugins
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-
 ROOT = Path(__file__).parents[2]
 # The quick tests of each module, in the order in which they are likely to find something.
 COVERED = {
@@ -97,6 +93,9 @@ def annotated(module: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
 
 def places(module: str) -> dict[tuple[str, tuple[int, int]], list[Mutant]]:
     """(kind of mutation, where) -> the mutants there are."""
+    import cosmic_ray.plugins  # of the extra `bench`
+    from cosmic_ray.ast import ast_nodes, get_ast
+
     found: dict[tuple[str, tuple[int, int]], list[Mutant]] = {}
     tree, spans = get_ast(source(module)), list(annotated(module))
     for name in sorted(cosmic_ray.plugins.operator_names()):
@@ -162,6 +161,9 @@ SHARED = Path(os.environ.get("AUGMILL_SHARED", ROOT.parent / "shared"))
 
 
 def mutated(mutant: Mutant) -> str:
+    import cosmic_ray.plugins
+    from cosmic_ray.mutating import mutate_code
+
     operator = cosmic_ray.plugins.get_operator(mutant.operator)()
     code = mutate_code(source(mutant.module), operator, mutant.occurrence)
     assert isinstance(code, str)

@@ -3,8 +3,8 @@
     PYTHONPATH=tests/benchmarks python -m pytest -p processor_seconds --processor-seconds FILE [tests ...]
     python tests/benchmarks/processor_seconds.py FILE...    prints the table by directory of what was written
 
-A line of FILE is the seconds, the test's id. What a fixture of a module or session costs counts for its first test;
-``(collection)`` is importing, also of the test files.
+A line of FILE is the seconds, ``slow`` or nothing, the test's id. What a fixture of a module or session costs counts for its
+first test; ``(collection)`` is importing, also of the test files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    _note(session.config, processor_seconds(), "(collection)")
+    _note(session.config, processor_seconds(), "\t(collection)")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,7 +46,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     try:
         return (yield)
     finally:
-        _note(item.config, processor_seconds() - before, item.nodeid)
+        tier = "slow" if item.get_closest_marker("slow") else ""
+        _note(item.config, processor_seconds() - before, f"{tier}\t{item.nodeid}")
 
 
 def _note(config: pytest.Config, seconds: float, name: str) -> None:
@@ -56,18 +57,18 @@ def _note(config: pytest.Config, seconds: float, name: str) -> None:
 
 
 def main(files: list[str]) -> None:
-    """Prints tests and seconds by directory, the files directly under tests/ each for itself."""
-    tests: dict[str, int] = defaultdict(int)
-    seconds: dict[str, float] = defaultdict(float)
+    """Prints tests and seconds by directory, the files directly under tests/ each for itself; the last columns are of
+    what `make test` leaves out."""
+    found: dict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0, 0.0])
     for line in (line for file in files for line in Path(file).read_text(encoding="utf-8").splitlines()):
-        spent, name = line.split("\t", 1)
-        place = "/".join(name.split("::")[0].split("/")[:2])
-        tests[place] += name != "(collection)"
-        seconds[place] += float(spent)
-    print("| tests | number | processor seconds |\n|---|---:|---:|")
-    for place in sorted(seconds, key=lambda place: -seconds[place]):
-        print(f"| {place} | {tests[place]:,} | {seconds[place]:,.0f} |")
-    print(f"| all | {sum(tests.values()):,} | {sum(seconds.values()):,.0f} |")
+        spent, tier, name = line.split("\t", 2)
+        for place in ("/".join(name.split("::")[0].split("/")[:2]), "all"):
+            at = 2 if tier else 0
+            found[place][at] += name != "(collection)"
+            found[place][at + 1] += float(spent)
+    print("| tests | quick | s | slow | s |\n|---|---:|---:|---:|---:|")
+    for place in sorted(found, key=lambda place: (place == "all", -found[place][1] - found[place][3])):
+        print(f"| {place} | {' | '.join(f'{number:,.0f}' for number in found[place])} |")
 
 
 if __name__ == "__main__":

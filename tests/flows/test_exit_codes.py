@@ -89,7 +89,7 @@ def test_of_several_causes_the_one_that_another_try_may_cure_comes_before_those_
     assert list(ended.last["failed"]) == [day(at) for at, cause in enumerate(causes) if cause]
 
 
-@pytest.mark.parametrize("orchestrator", ["none", "prefect"])
+@pytest.mark.parametrize("orchestrator", ["none", pytest.param("prefect", marks=pytest.mark.slow)])
 def test_a_night_whose_data_cannot_be_used_ends_as_run_does(
     orchestrator: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -87,7 +87,8 @@ def test_a_repeated_token_is_penalised_once_and_the_end_token_never() -> None:
     assert penalised.tolist() == [[1.0, -4.0, 4.0, 1.0]]
 
 
-def test_the_batched_loop_draws_what_a_plain_loop_over_one_row_without_a_cache_draws(tiny: Bench) -> None:
+def test_the_batched_loop_draws_what_one_pass_over_each_row_alone_draws(tiny: Bench) -> None:
+    """Without batch, padding or cache: of a causal model one pass over a row has the logits of each of its prefixes."""
     plan = tiny.fitted.read_json("lm.json")
     model, _ = load_fitted(tiny.fitted, "cpu", trust_remote_code=False)
     labels = list(plan["labels"].values())
@@ -97,19 +98,21 @@ def test_the_batched_loop_draws_what_a_plain_loop_over_one_row_without_a_cache_d
         grammar = Grammar(plan["end"], 1, tuple(plan["banned"]))
         tokens, whole = decode(model, prompts, noise, grammar, sampling)
         for row in range(20):
+            given = tokens[row].tolist()
+            if plan["end"] in given:
+                given = given[: given.index(plan["end"]) + 1]
+            ids = torch.tensor([[*prompts[row].tolist(), *given[:-1]]])
+            with torch.no_grad():
+                found = model(input_ids=ids).logits[0, prompts.shape[1] - 1 :].float()
+            found[:, plan["banned"]] = -torch.inf
             drawn: list[int] = []
-            with torch.inference_mode():
-                for step in range(plan["max_new_tokens"]):
-                    ids = torch.tensor([[*prompts[row].tolist(), *drawn]])
-                    logits = model(input_ids=ids).logits[:, -1].float()
-                    logits[:, plan["banned"]] = -torch.inf
-                    if sampling.repetition_penalty != 1.0 and drawn:
-                        logits = penalise(logits, torch.tensor([drawn]), plan["end"], sampling.repetition_penalty)
-                    drawn.append(int(draw(logits, torch.tensor([noise[row, step]]), sampling)))
-                    if drawn[-1] == plan["end"]:
-                        break
-            assert tokens[row, : len(drawn)].tolist() == drawn
-            assert whole[row] == (drawn[-1] == plan["end"])
+            for step in range(len(given)):
+                logits = found[step : step + 1]
+                if sampling.repetition_penalty != 1.0 and drawn:
+                    logits = penalise(logits, torch.tensor([drawn]), plan["end"], sampling.repetition_penalty)
+                drawn.append(int(draw(logits, torch.tensor([noise[row, step]]), sampling)))
+            assert given == drawn
+            assert whole[row] == (drawn[-1] == plan["end"]) and (whole[row] or len(drawn) == plan["max_new_tokens"])
 
 
 def test_a_row_is_the_same_at_every_batch_size_and_number_of_threads(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole(gpt2: Path) -> None:
     assert furthest(*found) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["lora", "adalora"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("adalora", marks=pytest.mark.slow)])
 def test_an_adapter_learns_labels_and_is_merged_into_a_model_that_needs_no_peft(
     kind: Any, gpt2: Path, tmp_path: Path
 ) -> None:

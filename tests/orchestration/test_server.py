@@ -89,6 +89,11 @@ def first_line(process: subprocess.Popen[str]) -> dict[str, list[int]]:
     return value
 
 
+def lines(errors: str) -> list[str]:
+    """But for the wait itself, where a busy machine starts the server late."""
+    return [line for line in errors.splitlines() if "waiting for Prefect's server" not in line]
+
+
 def gone(pids: list[int], within: float) -> bool:
     until = time.monotonic() + within
     while any(psutil.pid_exists(pid) for pid in pids):
@@ -114,7 +119,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, 
     both = [start(directory, clean_environment) for _ in range(2)]
     for process in both:
         _, errors = process.communicate(timeout=240)
-        assert (process.returncode, errors) == (0, "")
+        assert (process.returncode, lines(errors)) == (0, [])
     return directory
 
 
@@ -134,7 +139,7 @@ def test_an_interrupted_run_ends_soon_is_recorded_as_cancelled_and_leaves_no_ser
     servers = first_line(process)["servers"]
     os.killpg(process.pid, number)  # as a terminal does
     _, errors = process.communicate(timeout=240)
-    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert (process.returncode, lines(errors)) == (130, ["interrupted"])
     assert gone(servers, within=60)
     flows, tasks = states(home)
     assert flows[-1] == "Cancelled"
@@ -157,8 +162,8 @@ def test_a_server_that_dies_costs_its_records_only(home: Path, clean_environment
     os.kill(first_line(process)["servers"][0], signal.SIGKILL)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0
-    assert errors.count("\n") == 1
-    assert errors.startswith("Warning: Prefect's API does not answer")
+    (said,) = lines(errors)
+    assert said.startswith("Warning: Prefect's API does not answer")
 
 
 @pytest.mark.slow
@@ -208,32 +213,39 @@ def _page(status: str, body: str, kind: str) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (None, "no answer within 8 s"),
+        pytest.param(None, "no answer within 8 s", marks=pytest.mark.slow),
         (b"", "cannot be used"),
-        (_page("500 Oops", "<html>", "text/html"), "HTTP 500"),
         (_page("401 No", "{}", "application/json"), "HTTP 401"),
-        (_page("200 OK", "<html>hello</html>", "text/html"), "cannot be used"),
-        (_page("302 Found\r\nLocation: http://127.0.0.1:9/", "", "text/html"), "cannot be used"),
+        *(
+            pytest.param(answer, said, marks=pytest.mark.slow)
+            for answer, said in (
+                (_page("500 Oops", "<html>", "text/html"), "HTTP 500"),
+                (_page("200 OK", "<html>hello</html>", "text/html"), "cannot be used"),
+                (_page("302 Found\r\nLocation: http://127.0.0.1:9/", "", "text/html"), "cannot be used"),
+            )
+        ),
     ],
 )
 def test_an_address_that_is_no_api_of_prefects_costs_one_warning(
-    home: Path, clean_environment: dict[str, str], answer: bytes | None, said: str
+    tmp_path: Path, clean_environment: dict[str, str], answer: bytes | None, said: str
 ) -> None:
     """Also one that accepts and says nothing: it held a run for ten minutes, in silence."""
     with stranger(answer) as plain:
         url = plain.replace("//", "//me:hunter2@")
-        environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-        done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=240, check=False)
+        environment = {**clean_environment, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": url}
+        done = subprocess.run(
+            command(tmp_path), env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"servers": [], "done": [0, 1, 4]}
     assert said in done.stderr and done.stderr.count("Warning: ") == 1 and "hunter2" not in done.stderr
 
 
-def test_a_refused_connection_costs_one_warning(home: Path, clean_environment: dict[str, str]) -> None:
+def test_a_refused_connection_costs_one_warning(tmp_path: Path, clean_environment: dict[str, str]) -> None:
     with stranger(b"") as url:
         pass
-    environment = {**clean_environment, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-    done = subprocess.run(command(home), env=environment, capture_output=True, text=True, timeout=240, check=False)
+    environment = {**clean_environment, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": url}
+    done = subprocess.run(command(tmp_path), env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["done"] == [0, 1, 4]
     assert done.stderr.count("Warning: ") == 1 and "cannot be used" in done.stderr
 
