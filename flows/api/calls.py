@@ -68,7 +68,9 @@ def _in_python(text: str) -> str:
     return _OPTION.sub(lambda found: _ARGUMENTS[found[1]], text)
 
 
-def load_recipe(where: Where | Recipe, *, store: str | os.PathLike[str] | None = None) -> Recipe:
+def load_recipe(
+    where: Where | Recipe, *, store: str | os.PathLike[str] | None = None, changes: Sequence[str] = ()
+) -> Recipe:
     """Read and validate a recipe.
 
     Parameters
@@ -79,6 +81,9 @@ def load_recipe(where: Where | Recipe, *, store: str | os.PathLike[str] | None =
         recipe, which is given back.
     store
         Instead of ``run.store`` in the recipe.
+    changes
+        Values by dotted keys, such as ``"generators.0.share=0.5"``, as ``--set`` takes them. Of a recipe that is read: a dict,
+        or a recipe, takes none.
 
     Returns
     -------
@@ -99,21 +104,25 @@ def load_recipe(where: Where | Recipe, *, store: str | os.PathLike[str] | None =
     'tickets'
     """
     with _called():
-        return _recipe(where, store)
+        return _recipe(where, store, changes)
 
 
-def _recipe(where: Where | Recipe, store: str | os.PathLike[str] | None) -> Recipe:
+def _recipe(where: Where | Recipe, store: str | os.PathLike[str] | None, changes: Sequence[str] = ()) -> Recipe:
+    from augmill.tasks.errors import UserError
     from augmill.tasks.recipe import recipe as reading
 
+    if changes and isinstance(where, Mapping | reading.Recipe):
+        problem = f"expected the path, address or text of a recipe, found a {type(where).__name__}"
+        raise UserError(problem, where="changes", fix="put the values into the dict, or read the recipe with them")
     root = None if store is None else os.fspath(store)
     if isinstance(where, Mapping):
         return reading.build_recipe(_document(where), base=Path.cwd(), store=root)
     if not isinstance(where, reading.Recipe):
-        return reading.load_recipe(where if isinstance(where, str) else Path(where), store=root)
+        return reading.load_recipe(where if isinstance(where, str) else Path(where), store=root, changes=changes)
     if root is None:
         return where
     moved = dataclasses.replace(where, run=dataclasses.replace(where.run, store=root))
-    for name in ("origin", "digest"):  # no fields, which replace would keep
+    for name in ("origin", "digest", "changes"):  # no fields, which replace would keep
         object.__setattr__(moved, name, getattr(where, name))
     return moved
 
