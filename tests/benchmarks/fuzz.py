@@ -123,7 +123,7 @@ def attempt(recipe: Path, as_of: str | None, as_json: bool) -> tuple[str, str]:
     from augmill.tasks.errors import AugmillError
 
     try:
-        check(recipe, None, as_of, as_json)
+        check(str(recipe), as_of=as_of, as_json=as_json)
     except AugmillError as error:
         str(error).encode("utf-8", "backslashreplace")
         return type(error).__name__, "" if error.fix and error.problem else f"no fix: {error!r}"

@@ -19,7 +19,7 @@ def test_the_schema_is_printed_whole_and_alone() -> None:
     assert ended.code == 0 and not ended.err
     schema = json.loads(ended.out)
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert list(schema["properties"]) == [item.name for item in dataclasses.fields(Recipe)]
+    assert list(schema["properties"]) == [*(item.name for item in dataclasses.fields(Recipe)), "extends"]
     named = [choice["properties"]["use"]["const"] for choice in schema["properties"]["generators"]["items"]["anyOf"]]
     assert named == list(GENERATORS)
 
