@@ -55,7 +55,7 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     Raises UserError where a named one is not there (``fix``: what to do then) or none can be told, DataError where the
     header is in doubt.
     """
-    from augmill.tasks.problems import PROBLEMS
+    from augmill.tasks.problems import PROBLEMS, problem_learning
     from augmill.tasks.rows.kinds import KINDS
     from augmill.tasks.sources import guess_columns, read_schema
     from augmill.tasks.sources.guess_table import reads_as_table, sniff_columns
@@ -63,10 +63,12 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
 
     names = read_schema(file, source)
     learnt = sorted({type for problem in PROBLEMS.values() for type in problem.types})
+    said = (asked.target or "").rpartition(":")[2]
+    learnt += [said] if said not in learnt and problem_learning(said) else []
     for name in [*asked.text, *([asked.label] if asked.label else [])]:
         _require_there(name, names, where, fix)
     inputs: list[tuple[str, str | None]] = [(name, "text") for name in asked.text]
-    inputs += [_typed_name(given, names, list(KINDS), where, fix) for given in asked.inputs]
+    inputs += [_typed_name(given, names, KINDS.names(), where, fix) for given in asked.inputs]
     target: tuple[str, str | None] | None = (asked.label, "label") if asked.label else None
     target = _typed_name(asked.target, names, learnt, where, fix) if asked.target else target
     if not asked.named:

@@ -98,10 +98,12 @@ def _gate_options(**given: Any) -> Any:
     from augmill.tasks.gate.judge import GateOptions
     from augmill.tasks.metrics import METRICS
 
-    for name, known in (("rule", get_args(get_type_hints(GateOptions)["rule"])), ("metric", (*METRICS, None))):
-        if given[name] not in known:
-            names = " or ".join(filter(None, known))
-            raise UserError(f"expected {names}, found {given[name]!r}", where=f"--{name}", fix="give one")
+    rules = get_args(get_type_hints(GateOptions)["rule"])
+    if given["rule"] not in rules:
+        raise UserError(f"expected {' or '.join(rules)}, found {given['rule']!r}", where="--rule", fix="give one")
+    if given["metric"] is not None and (problem := METRICS.problem_of(given["metric"])):
+        known = " or ".join(METRICS)
+        raise UserError(f"expected {known}, found {given['metric']!r}", where="--metric", fix=problem)
     try:
         return GateOptions(**given)
     except ValueError as error:
@@ -118,12 +120,14 @@ def _trainer(text: str) -> Any:
     try:
         if "{" in text:
             return TRAINERS["command"](TRAINERS["command"].Options(command=text))
-        if text in TRAINERS and text != "command":
+        problem = TRAINERS.problem_of(text)
+        if text != "command" and not problem:
             return TRAINERS[text](TRAINERS[text].Options())
     except ValueError as error:
         raise UserError(str(error), where="--trainer", fix="see docs/recipe.md, Trainers") from error
-    known = [name for name in TRAINERS if name != "command"]
+    known = [name for name in TRAINERS.names() if name != "command"]
     hint = nearest(text, known, "a command has places such as {train} and {predictions}")
+    hint = problem if problem.startswith("the trainer") else hint
     raise UserError(
         f"{text!r} is no trainer and no command; {hint}", where="--trainer", fix="see docs/recipe.md, Trainers"
     )
@@ -389,10 +393,10 @@ def _on_disk(table: pa.Table, option: str, directory: str) -> str:
 
 def _task(columns: Columns) -> str:
     """The first that learns a target of this type."""
-    from augmill.tasks.problems import PROBLEMS
+    from augmill.tasks.problems import problem_learning
 
     type = "label" if columns.target is None else columns.target[columns.answer]
-    return next(name for name, problem in PROBLEMS.items() if type in problem.types)
+    return str(problem_learning(type))
 
 
 def _columns(source: SourceOptions, option: str, asked: Asked, like: Columns | None) -> tuple[Columns, str]:

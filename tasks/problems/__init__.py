@@ -1,6 +1,7 @@
 """What is learnt from rows, a file each; labels; the classifiers that checks and generators share."""
 
 from augmill.tasks.contracts import Problem
+from augmill.tasks.errors import UserError
 from augmill.tasks.problems.classification import Classification
 from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier, RowClassifier
 from augmill.tasks.problems.regression import Regression
@@ -18,6 +19,7 @@ __all__ = [
     "RowClassifier",
     "Teacher",
     "Teaching",
+    "problem_learning",
     "teach",
 ]
 
@@ -29,3 +31,14 @@ _SHIPPED: dict[str, Problem] = {
     "regression": Regression(),
 }
 PROBLEMS = Registry("problem", Problem, _SHIPPED, made=True)
+
+
+def problem_learning(type: str) -> str | None:
+    """The name of the first problem that learns a target of the type; those of other packages are looked at last."""
+    for name in PROBLEMS.names():
+        try:
+            if type in PROBLEMS[name].types:
+                return name
+        except UserError:  # one that cannot be loaded breaks the recipes that name it, and no others
+            continue
+    return None

@@ -20,7 +20,7 @@ from augmill.tasks.errors import UserError
 from augmill.tasks.gate.judge import GateOptions
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.metrics import METRICS
-from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems import PROBLEMS, problem_learning
 from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.document import Lines
 from augmill.tasks.recipe.layers import EXTENDS, Document, read_document
@@ -337,7 +337,7 @@ def _task_of(columns: Any) -> str | None:
     target = columns.get("target") if isinstance(columns, dict) else None
     if not isinstance(target, dict):
         return None
-    return next((name for name, problem in PROBLEMS.items() if {*target.values()} <= {*problem.types}), None)
+    return problem_learning(str(next(iter(target.values()), "")))
 
 
 def build_recipe(

@@ -69,7 +69,6 @@ def write_paints(path: Path, days: int = 4, *, first: int = 140, each: int = 12)
 def paint_document(source: Path, store: Path, **changes: Any) -> dict[str, Any]:
     document: dict[str, Any] = {
         "dataset": "paints",
-        "task": "grading",
         "source": {"path": str(source)},
         "columns": {"inputs": {"paint": "colour"}, "target": {"brightness": "grade"}},
         "splits": {"validation": 0.25, "test": 0.15},

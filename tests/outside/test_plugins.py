@@ -354,3 +354,17 @@ def test_a_new_package_has_a_name_of_its_own(name: str, said: str, tmp_path: Pat
     write_package("mine", tmp_path)
     with pytest.raises(UserError, match="something stands there already"):
         write_package("mine", tmp_path)
+
+
+def test_rows_of_their_kind_are_judged_without_a_recipe(site: Path, tmp_path: Path) -> None:
+    real, made = write_paints(tmp_path / "real.csv"), tmp_path / "made.csv"
+    greys = [(f"#{at:02x}{at:02x}{at:02x}", 1 + round(4 * at / 255)) for at in range(0, 256, 9)]
+    made.write_text(
+        "\n".join(["paint,brightness", *(f"{colour},{grade}" for colour, grade in greys)]), encoding="utf-8"
+    )
+    columns = ("--input", "paint:colour", "--target", "brightness:grade")
+    how = ("--trainer", "neighbours", "--rule", "not_worse", "--margin", "3", "--seeds", "3", "--json")
+    ended = augmill("judge", "--real", real, "--synthetic", made, *columns, *how)
+    assert ended.code == 0 and ended.last["judged_by"] == "median_error", ended.err
+    wrong = augmill("judge", "--real", real, "--synthetic", made, *columns, "--trainer", "neighbour")
+    assert wrong.code == 2 and "did you mean 'neighbours'?" in wrong.err
