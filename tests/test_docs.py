@@ -140,6 +140,7 @@ NOT_RUN = {
     "python tests/benchmarks/backfill_runs.py": "minutes, on BANKING77; tests/nights/test_backfill.py does it at 8 days",
     "python tests/benchmarks/kill_runs.py --kills 30 --seed 1": "minutes; tests/flows/test_kills.py does 5 by the same code",
     "python tests/benchmarks/mutate.py --mutants 200 --seed 1": "half an hour; test_benchmarks.py holds its table of tests",
+    "PYTHONPATH=tests/benchmarks python -m pytest -p processor_seconds --processor-seconds seconds.tsv": "it is what runs this",
     "python tests/benchmarks/processor_seconds.py seconds.tsv": "it reads what a round of the tests wrote",
     "python tests/test_versions.py --record": "it writes; tests/test_versions.py holds what it wrote",
     "python tests/benchmarks/flip_files.py --files 92 --seed 1": "minutes; test_benchmarks.py does 3 files",

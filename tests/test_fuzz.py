@@ -53,8 +53,8 @@ def test_yaml_that_no_value_can_be_made_of_is_told_in_one_message(tmp_path: Path
 
 
 def test_an_input_is_the_same_whenever_it_is_made() -> None:
-    forward = [make_input(1, number) for number in range(300)]
-    assert forward == [make_input(1, number) for number in reversed(range(300))][::-1]
+    forward = [make_input(1, number) for number in range(100)]
+    assert forward == [make_input(1, number) for number in reversed(range(100))][::-1]
     assert make_input(1, 3) != make_input(2, 3)
 
 

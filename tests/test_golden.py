@@ -43,6 +43,7 @@ OUTCOMES = {
 # (dataset, snapshot): "all" where the source is not cut by date.
 SNAPSHOTS = [*((name, None) for name in OUTCOMES), *(("nights", day) for day in DAYS)]
 WITHDRAWN = ("nights", DAYS[2])
+QUICK = (("published", None), ("harmful", None), ("nights", DAYS[0]))  # the others are told by `make test-all`
 # Stages that have other identities than when the store was made -> the decision (docs/decisions.md has each). Whatever is
 # not named is found again, also where what stands before it was made anew with the same content.
 MOVED = {
@@ -140,7 +141,7 @@ def test_recipes_have_the_hashes_they_had(golden: Path) -> None:
     assert {name: recipe_of(golden, name).hash() for name in known()["recipes"]} == known()["recipes"]
 
 
-@pytest.mark.parametrize("dataset", ["published", "nights"])
+@pytest.mark.parametrize("dataset", ["published", pytest.param("nights", marks=pytest.mark.slow)])
 def test_a_fresh_store_comes_to_the_same_identities(golden: Path, dataset: str) -> None:
     """Keys, row ids and synthetic ids, from source and recipe alone."""
     as_of = DAYS[0] if dataset == "nights" else None
@@ -162,7 +163,10 @@ def test_the_store_is_what_was_recorded(golden: Path) -> None:
 # --- reuse ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dataset", "as_of"), [pair for pair in SNAPSHOTS if pair != WITHDRAWN])
+@pytest.mark.parametrize(
+    ("dataset", "as_of"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in QUICK)) for pair in SNAPSHOTS if pair != WITHDRAWN],
+)
 def test_every_stage_is_unchanged_from_the_store(golden: Path, dataset: str, as_of: str | None) -> None:
     """And what is current stays: the endpoint of `chat`, which is not there, is not asked again."""
     before = current_of(golden, dataset)
@@ -176,6 +180,7 @@ def test_every_stage_is_unchanged_from_the_store(golden: Path, dataset: str, as_
     assert ended.last["outcome"] == OUTCOMES.get(dataset, "published")
 
 
+@pytest.mark.slow
 def test_a_half_done_backfill_goes_on_and_switches_at_once(golden: Path) -> None:
     """What it had staged is not made again."""
     staged = {path.name for path in (golden / "store/public/together/releases").iterdir()}
@@ -228,6 +233,7 @@ def test_old_releases_are_compared_and_their_rows_explained(golden: Path) -> Non
     assert "rules" in said and made["aug_parent_ids"][0] in said
 
 
+@pytest.mark.slow
 def test_as_of_reads_old_snapshots_and_new_ones(golden: Path) -> None:
     recipe, current = golden / "nights.yaml", current_of(golden, "nights")
     for day in DAYS[:2]:
@@ -266,6 +272,7 @@ def test_the_delta_table_of_before_is_continued(golden: Path) -> None:
     assert made <= set(table.to_pyarrow_table()["aug_row_id"].to_pylist())
 
 
+@pytest.mark.slow
 def test_a_release_made_again_holds_the_rows_of_the_old_one_in_another_order(golden: Path) -> None:
     """Formats 1 and 2 side by side: compared, verified, mirrored; and format 1 is gone back to."""
     deltalake = pytest.importorskip("deltalake")
@@ -287,6 +294,7 @@ def test_a_release_made_again_holds_the_rows_of_the_old_one_in_another_order(gol
         run(golden, "rollback", recipe, "--reason", "back")
 
 
+@pytest.mark.slow
 def test_a_version_before_this_one_refuses_its_releases_by_their_number_and_changes_nothing(
     golden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +335,7 @@ def test_gc_takes_nothing_that_is_current_or_named(golden: Path) -> None:
 # --- erasure ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_row_erased_before_does_not_come_back(golden: Path) -> None:
     """Neither from the store nor from the source, which still delivers it, under the recipe as it was or another."""
     erased = (golden / "forgotten-ids.txt").read_text(encoding="utf-8").strip()
@@ -340,6 +349,7 @@ def test_a_row_erased_before_does_not_come_back(golden: Path) -> None:
         assert erased not in {parent for row in rows for parent in row["aug_parent_ids"] or []}
 
 
+@pytest.mark.slow
 def test_rows_of_an_old_store_are_forgotten(golden: Path, tmp_path: Path) -> None:
     recipe, current = golden / "published.yaml", current_of(golden, "published")
     row = next(row for row in train_rows(golden, "published", current["all"]) if row["aug_origin"] == "real")
