@@ -210,7 +210,7 @@ def test_init_and_check_write_a_column_with_such_a_name(tmp_path: Path, monkeypa
     ended = augmill("init", "rows.csv", "--text", "${TEXT}", "--label", "label")
     assert ended.code == 0, ended.err
     assert load_recipe("rows.yaml").columns.text == "${TEXT}"
-    told = augmill("check", "rows.yaml")
+    told = augmill("check", "rows.yaml", "--resolved")
     assert told.code == 0 and "text: $${TEXT}" in told.out.replace("'", "").replace('"', ""), told.err
 
 
@@ -296,7 +296,7 @@ def test_a_path_belongs_to_the_file_in_which_it_stands(tmp_path: Path) -> None:
         ({"recipe.yaml": "extends:\n"}, ("expected the path", "line 1 (extends)")),
         ({"recipe.yaml": "extends: []\n"}, ("expected the path", "line 1 (extends)")),
         ({"recipe.yaml": "extends: [a.yaml, 7]\n"}, ("expected the path", "line 1 (extends)")),
-        ({"recipe.yaml": "extends: https://example.org/a.yaml\n"}, ("https:// are not read",)),
+        ({"recipe.yaml": "extends: https://example.org/a.yaml\n"}, ("https:// addresses cannot be read",)),
         ({"recipe.yaml": RECIPE + "extend: a.yaml\n"}, ("did you mean 'extends'?",)),
         ({"recipe.yaml": RECIPE + "splits: {extends: a.yaml}\n"}, ("unknown key 'extends'", "line 12")),
         (
@@ -481,7 +481,7 @@ def test_commands_take_what_is_set(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert ended.last["location"].startswith(f"{tmp_path}/nights/public/tiny/")
     assert augmill("path", path, *asked).out.strip() == ended.last["location"]
-    told = augmill("check", path, *asked)
+    told = augmill("check", path, *asked, "--resolved")
     assert "per_class: 4" in told.out and f"store: {tmp_path}/nights" in told.out
     shown = augmill("show", path, *asked)
     assert "augmill run recipe.yaml --set target.per_class=4 --set run.store=nights" in shown.out
