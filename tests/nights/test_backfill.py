@@ -520,10 +520,10 @@ def test_nothing_switches_while_one_that_failed_would_keep_its_release_of_anothe
 
 
 def refuse_days(patch: pytest.MonkeyPatch, *days: str) -> None:
-    def refuse(session: Session, flow: Any, recipe: str, store: str, snapshot: str | None) -> dict[str, Any]:
-        if snapshot in days:
+    def refuse(session: Session, flow: Any, **parameters: Any) -> dict[str, Any]:
+        if parameters["as_of"] in days:
             raise StoreError("the store went away")
-        return call_flow(session, flow, recipe, store, snapshot)
+        return call_flow(session, flow, **parameters)
 
     patch.setattr(backfill_run, "call_flow", refuse)
 
