@@ -233,14 +233,14 @@ CASES: dict[str, Case] = {
         lambda lines, at: b"",
         {"source": {"path": "http://169.254.169.254/latest/meta-data"}},
         2,
-        ["source.path", "http://", "not read"],
+        ["source.path", "http://", "cannot be read"],
     ),
     "a file address": (
         "bad.csv",
         lambda lines, at: b"",
         {"source": {"path": "file:///etc/passwd"}},
         2,
-        ["source.path", "file://", "not read"],
+        ["source.path", "file://", "cannot be read"],
     ),
     "a device": ("bad.csv", lambda lines, at: b"", {"source": {"path": "/dev/zero"}}, 2, ["/dev/zero", "device or pipe"]),
     "a split nobody knows": (

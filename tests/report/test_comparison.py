@@ -372,7 +372,7 @@ def test_a_seed_without_an_accepted_row_is_counted(folder: Path) -> None:
     assert [each["outcome"] for each in found.cells] == ["not_produced"]
     (cell,) = found.cells
     cause, most = max(cell["ledger"]["lost"].items(), key=lambda item: item[1])
-    assert f"of {cell['ledger']['asked']:,} asked: {most:,} {cause}" in cell["reason"]
+    assert f"Of {cell['ledger']['asked']:,} asked for: {most:,} {cause}" in cell["reason"]
     (line,) = lines(found.cells)
     assert (line.acceptance, line.gains, line.verdicts) == (0.0, {}, {"not_produced": 1})
     assert "no row: 1" in table([line]) and "<svg" not in page([line], {"title": "", "command": "", "left": []})
