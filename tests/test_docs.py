@@ -109,9 +109,10 @@ RUN = {
             "pytest augmill-shout",
             "augmill extensions",
             "augmill extensions shout",
+            "augmill extensions --load",
             "augmill run augmill-shout/recipe.yaml",
         ),
-        "tests/test_packaging.py",
+        "tests/test_packaging.py, tests/outside/test_plugins.py",
     ),
     "make run": "test_the_examples_print_what_readme_quotes, but for the install",
 }

@@ -133,7 +133,7 @@ def diff(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares two releases: rows, classes, recipe and the gate's numbers."""
+    """Compares two releases: rows, classes, recipe, gate."""
     from augmill.flows.releases import diff as look
     from augmill.tasks.store.log import read_log
 

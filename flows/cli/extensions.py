@@ -38,7 +38,7 @@ def extensions(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:
-    """Lists what a recipe can use: Augmill's own and that of installed packages.
+    """Lists what recipes can use, from Augmill and other packages.
 
     Generators, checks, trainers, metrics, sources, kinds of field and problems. Nothing of another package is imported unless
     --load asks for it.
