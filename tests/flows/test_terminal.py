@@ -174,6 +174,8 @@ def _commands(recipe: Path) -> dict[str, list[list[object]]]:
         "diff": [["a-tag", "a-tag", *at], [EVIL, EVIL, *at]],
         "forget": [[recipe, "--rows", ids, "--reason", EVIL], [recipe, "--rows", EVIL, "--reason", EVIL]],
         "schema": [[], ["--markdown"], [EVIL]],
+        "extensions": [[], ["--load"], [EVIL], [f"{EVIL}:x"], ["os:path"], ["rules"]],
+        "new": [["generator", EVIL], [EVIL, EVIL], ["generator", "own", "--into", folder / f"e{EVIL}"]],
         "deploy": [[recipe, "--pool", EVIL], [bad, "--pool", EVIL]],
         "serve": [[bad], [EVIL]],
         "doctor": [[bad], [EVIL], ["--store", EVIL, "--quick", EVIL]],
