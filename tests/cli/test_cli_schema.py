@@ -20,8 +20,19 @@ def test_the_schema_is_printed_whole_and_alone() -> None:
     schema = json.loads(ended.out)
     jsonschema.Draft202012Validator.check_schema(schema)
     assert list(schema["properties"]) == [*(item.name for item in dataclasses.fields(Recipe)), "extends"]
-    named = [choice["properties"]["use"]["const"] for choice in schema["properties"]["generators"]["items"]["anyOf"]]
-    assert named == list(GENERATORS)
+    *shipped, _ = schema["properties"]["generators"]["items"]["anyOf"]
+    assert [choice["properties"]["use"]["const"] for choice in shipped] == list(GENERATORS)
+    document = {
+        "dataset": "x",
+        "source": {"path": "x"},
+        "columns": {"text": "t", "label": "l"},
+        "target": {"balance": "max"},
+    }
+    takes = jsonschema.Draft202012Validator(schema).is_valid
+    for use, known in (("rules", True), ("package.module:Class", True), ("rulez", False)):
+        assert takes(document | {"generators": [{"use": use, "own": 1} if ":" in use else {"use": use}]}) == known, use
+    assert takes(document | {"generators": [{"use": "rules"}], "checks": {"package:Class": {"own": 1}}})
+    assert not takes(document | {"generators": [{"use": "rules"}], "checks": {"lenght": {}}})
 
 
 def test_the_reference_has_every_key_and_says_why_some_change_no_row() -> None:

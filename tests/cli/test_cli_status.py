@@ -52,7 +52,8 @@ tiny: 34 snapshot(s), 2026-09-28 to 2026-10-31
     To go on where it stopped: augmill backfill recipe.yaml --from 2026-10-03
     --to 2026-10-03
   2026-10-04  withdrawn: rolled back: wrong labels.
-    It was taken back and will not be made again as it was: change the recipe or the source.
+    It was taken back and will not be made again as it was: change the recipe or
+    the source.
   2026-10-05 to 2026-10-07 (3)  missing: never run.
     To make it: augmill backfill recipe.yaml --from 2026-10-05 --to 2026-10-07
   2026-10-08  stale (published): the recipe changed.
