@@ -1,4 +1,4 @@
-"""Lets a teacher decide a row's class, for generators with ``label_by: teacher`` or ``label_by: agree``.
+"""Lets a teacher decide a row's class. For generators with ``label_by: teacher`` or ``label_by: agree``.
 
 A model that was asked for a class writes rows of others; so do edits that change a meaning. The teacher learns from the
 snapshot's own train rows and its unlabelled ones (tasks/problems/semi_supervised.py). ``teacher``: a row is of the class that
@@ -31,8 +31,8 @@ class TeacherOptions:
     keep: float = field(
         default=0.7,
         metadata={
-            "help": "teacher: refuse a row as `unsure` if the teacher is less sure of it than of this part of the "
-            "unlabelled rows (or else of the train rows) that it assigns to the class"
+            "help": "teacher: refuse a row as `unsure` if the teacher is less sure of it than of this share of the "
+            "unlabelled rows it assigns to the class (of the train rows if none are unlabelled)"
         },
     )
     confidence: float = field(

@@ -1,4 +1,4 @@
-"""Regression: a number a row. Its stratum is a bin of the numbers of train rows, each with about as many of them."""
+"""Regression: one number per row. Its stratum is a bin of the numbers of train rows, each with about as many of them."""
 
 from __future__ import annotations
 

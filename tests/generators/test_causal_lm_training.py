@@ -266,7 +266,7 @@ def test_a_damaged_checkpoint_is_left_out_and_another_training_has_its_own(
         fit(tmp_path / "other", store, QUICK | {"learning_rate": 0.001})  # another training: nothing of this one
         assert "checkpoint" not in caplog.text
         made = fit(tmp_path / "b", store, QUICK)
-    assert "is damaged and left out" in caplog.text
+    assert "is damaged and ignored" in caplog.text
     assert made == fit(tmp_path / "c", Store(str(tmp_path / "fresh")), QUICK)
 
 

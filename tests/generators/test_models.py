@@ -50,7 +50,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a pickle": (lambda path: sharded(path, "weights.bin"), "weight_map names 'weights.bin'"),
     "a shard that is not there": (
         lambda path: [sharded(path, "a.safetensors", "b.safetensors"), (path / "b.safetensors").unlink()],
-        "weight_map names 'b.safetensors', which is not there",
+        "weight_map names 'b.safetensors', which is missing",
     ),
     "the index itself": (lambda path: sharded(path, INDEX), f"weight_map names '{INDEX}'"),
     "an index of lists": (

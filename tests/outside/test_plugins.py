@@ -170,7 +170,7 @@ def test_what_fails_while_it_is_imported_is_told_as_the_users(module: Callable[[
     [
         (("contract = 1", "pass"), "does not say for which contract"),
         (("contract = 1", "contract = 2"), "is for contract 2; this Augmill has contract 1"),
-        (("VERSION = 1", "pass"), "it does not say its VERSION"),
+        (("VERSION = 1", "pass"), "it does not define VERSION"),
         (("def sample", "def simple"), "it lacks sample"),
         (("(Generator)", "(object)"), "expected a subclass of augmill.tasks.contracts.Generator"),
         (("frozen=True", "frozen=False"), "Options are no frozen dataclass"),
@@ -352,5 +352,5 @@ def test_a_new_package_has_a_name_of_its_own(name: str, said: str, tmp_path: Pat
         write_package(name, tmp_path)
     assert not list(tmp_path.iterdir())
     write_package("mine", tmp_path)
-    with pytest.raises(UserError, match="something stands there already"):
+    with pytest.raises(UserError, match="it exists already"):
         write_package("mine", tmp_path)
