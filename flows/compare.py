@@ -377,7 +377,7 @@ def _entrant(recipe: Recipe, name: str) -> Recipe:
     parts = team.split("+") if team else [choice.use for choice in recipe.generators]
     choices = tuple(_choice(recipe, part.strip()) for part in parts)
     if len({choice.use for choice in choices}) < len(choices):
-        raise UserError(f"a generator is listed twice in {name!r}", where=_WHERE, fix="give each once")
+        raise UserError(f"a generator is listed twice in {name!r}", where=_WHERE, fix="list each once")
     if policy == ADAPTIVE and len(choices) < 2:
         fix = f"name two or more, such as {ADAPTIVE}:rules+interpolate, or let the recipe hold several"
         raise UserError(f"{name!r} needs generators to choose among; found {len(choices)}", where=_WHERE, fix=fix)

@@ -289,7 +289,7 @@ def _explained(where: str) -> Iterator[None]:
             line, place = error.problem_mark.line + 1, error.problem_mark.name
         fix = "see docs/recipe.md; quote a text that contains `: ` or begins with a symbol"
         if "${" in str(error.problem_mark):  # PyYAML shows the line there
-            fix = "quote a `${NAME}` between { } or [ ]"
+            fix = "put a `${NAME}` between { } or [ ] in quotes"
         said = ", ".join(filter(None, (error.context, error.problem)))
         raise UserError(f"not valid YAML: {said}", where=place_in(place, line), fix=fix) from error
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:

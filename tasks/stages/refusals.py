@@ -26,7 +26,7 @@ CONFLICT = "conflicting_label"  # refuse.conflicts: equal rows under several lab
 REMEDIES = {
     "ragged": "quote cells that contain the delimiter, or correct source.delimiter; if every row ends in an extra delimiter, "
     "end the header with one too",
-    "bad_quoting": "close every quote, or set source.quote: none if quotes are ordinary text",
+    "bad_quoting": "close every quote, or set source.quote: none if quotes are ordinary characters",
     "bad_json": "write one JSON object a line, or correct source.format",
     "not_an_object": "write one JSON object a line",
     "invalid_encoding": "set source.encoding to the file's encoding, or auto",
@@ -99,7 +99,7 @@ def require_alike(name: str, as_of: str) -> None:
     """
     if _shape(name) == _shape(as_of) or (is_number(name) and is_number(as_of)):
         return
-    problem = f"{as_of!r} is not written like the column's {name!r}; they are compared as text"
+    problem = f"{as_of!r} is not written like the column's {name!r}; they are compared as strings"
     fix = f"write it as {name!r}; numbers within names must all have the same length in the source, as in v007"
     raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
 

@@ -105,7 +105,7 @@ def test_an_adapter_learns_labels_and_is_merged_into_a_model_that_needs_no_peft(
 
 
 def test_scratch_has_nothing_to_adapt_and_a_target_that_is_not_there_is_named(gpt2: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="adapter: expected a `model`"):
+    with pytest.raises(ValueError, match="adapter: needs a pretrained `model`"):
         CausalLMOptions(adapter=Adapter())
     with pytest.raises(UserError, match="peft cannot adapt this model"):
         Bench("causal_lm", tmp_path, model=str(gpt2), adapter=Adapter(targets=("no_such_module",)))

@@ -134,7 +134,7 @@ def test_the_markdown_says_what_the_page_says() -> None:
         "against the placebo real rows repeated the gain is +2.1 points",
         "Each bound holds with 95% confidence over held-out rows 10 training seeds and 10 draws.",
         "rows to judge by: validation and in 5 folds train and 409 test rows; four times in five",
-        "sent 1 204 requests to its endpoint 3 of them again",
+        "sent 1 204 requests to its endpoint 3 of them retries",
         "for 0.4213 by the recipe's prices. 40 answers were kept from before.",
         "11 passed 1 nothing to validate.",
         "14 of 14 expectations evaluated passed.",
