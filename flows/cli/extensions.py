@@ -142,7 +142,8 @@ def _described(registry: Registry[Any], name: str) -> dict[str, Any]:
     }
     if name not in registry:
         found["path"] = registry.path_of(name)
-    found["about"] = " ".join((extension.__doc__ or "").split()).replace("``", "`")
+    summary, said = _summary(registry.what, extension), " ".join((extension.__doc__ or "").split()).replace("``", "`")
+    found["about"] = said if not summary or said.startswith(summary) else f"{summary}. {said}"
     for key in ("VERSION", "kinds", "problems", "types", "libraries"):
         if (value := getattr(extension, key, None)) not in (None, ()):
             found[key.lower()] = value if isinstance(value, int) else list(value)

@@ -62,9 +62,9 @@ class TeacherOptions:
 class TeacherCheck(Check):
     """Reasons: ``other_class`` (agree), ``unsure`` (teacher). Score: the probability of the class that the row ends up with.
 
-    It is asked for by name, so it does not abstain for refusing many; only where it is right no more often than always
-    telling the largest class would be, or there is one class, does every row keep its class. Where there are no
-    unlabelled rows, it learns from train alone.
+    It is asked for by name, so it does not abstain for refusing many rows. Every row keeps its class if there is only
+    one, or if the teacher is right no more often than naming the largest class would be. Without unlabelled rows it
+    learns from train alone.
     """
 
     VERSION: ClassVar[int] = 2

@@ -212,7 +212,7 @@ def label_warnings(vain: Sequence[tuple[str, str]], counts: Mapping[str, int], s
 
 
 class Classification(Problem):
-    """The stratum is the class. Of pairs of texts too, where the class is of both."""
+    """The stratum is the class. Of a pair of texts, the class belongs to the pair."""
 
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "classification"

@@ -40,7 +40,7 @@ class NumberReader(TargetReader):
 
 
 class Regression(Problem):
-    """Strata: quantile bins of train rows' targets (``fit_strata``), in ascending order by name too."""
+    """Strata are quantile bins of the train rows' targets (``fit_strata``), whose names sort in ascending order."""
 
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "regression"

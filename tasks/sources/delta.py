@@ -35,7 +35,7 @@ _FEATURES = {"deletionVectors", "timestampNtz", "typeWidening", "v2Checkpoint", 
 
 
 class Delta(Reader):
-    """A file of a table: Parquet, less the rows that its deletion vector names."""
+    """A file of a table: Parquet, without the rows that its deletion vector names."""
 
     VERSION = 2  # as Parquet's
     noun = "row"

@@ -254,7 +254,9 @@ def test_a_worker_with_other_code_refuses_the_job(site: Path, tmp_path: Path) ->
     config, split = generator_config(recipe.generators[0], recipe), Artifact("split/x", 1, "s", "c")
     assert unpack(json.loads(json.dumps(pack(fit, config, [split]))))[1] == config
     older = dataclasses.replace(config, code="augmill-paints 1.0.1")
-    with pytest.raises(UserError, match=r"a different version of it \(augmill-paints 1.0.2\) than the run \(.* 1.0.1\)"):
+    with pytest.raises(
+        UserError, match=r"a different version of it \(augmill-paints 1.0.2\) than the run \(.* 1.0.1\)"
+    ):
         unpack(json.loads(json.dumps(pack(fit, older, [split]))))
 
 

@@ -63,7 +63,9 @@ def test_what_no_linear_engine_matches_is_refused_by_the_recipe(pattern: str) ->
         Partitions(pattern=pattern)
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "not a regular expression"), ("a", "exactly one group; found 0")])
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("(", "not a regular expression"), ("a", "exactly one group; found 0")]
+)
 def test_what_is_no_expression_is_refused_as_such(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Partitions(pattern=pattern)

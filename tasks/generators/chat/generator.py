@@ -45,10 +45,10 @@ Block = tuple[str, int]  # a class and the number of a call in it
 
 
 class Chat(Generator):
-    """The real rows that a prompt shows are the parents of its rows: a row leaves with any of them, erased ones included.
+    """The real rows that a prompt shows are the parents of its rows: a row is removed with any of them, or erased with it.
 
-    It must differ from each in more than case and punctuation. Rows do not repeat, because an endpoint promises nothing:
-    the first kept answer counts. `local` on a CPU repeats all the same.
+    It must differ from each in more than case and punctuation. Rows are not repeatable, because an endpoint promises
+    nothing: the first answer that was kept counts. `local` on a CPU is repeatable all the same.
     """
 
     VERSION = 2
