@@ -202,8 +202,8 @@ def _run_cell(
     ingested, split = read_source(run)
     summary = read_json(run.store, split, "summary.json")
     if not summary["rows"]["test"]:
-        fix = "give the test split a share of the rows (splits.test), or rows of its own (splits.files)"
-        raise DataError("generators are compared on test rows, and there are none", where="splits", fix=fix)
+        fix = "give the test split a share of the rows (splits.test), or its own rows (splits.files)"
+        raise DataError("generators are compared on test rows, but there are none", where="splits", fix=fix)
     real = summary["classes"]["train"]
     own = ratio_of(recipe.target, real)
     run.recipe = dataclasses.replace(recipe, target=enlarge(recipe.target, real, max([own, *ratios])))
@@ -362,7 +362,7 @@ def entrants(recipe: Recipe, names: str) -> dict[str, Recipe]:
     wanted = wanted or [choice.use for choice in recipe.generators]
     if len(set(wanted)) < len(wanted):
         doubled = next(name for name in wanted if wanted.count(name) > 1)
-        raise UserError(f"{doubled!r} stands twice", where=_WHERE, fix="give each once")
+        raise UserError(f"{doubled!r} is listed twice", where=_WHERE, fix="list each once")
     made = {name: _entrant(recipe, name) for name in wanted}
     for entrant in made.values():
         for choice in entrant.generators:
@@ -377,7 +377,7 @@ def _entrant(recipe: Recipe, name: str) -> Recipe:
     parts = team.split("+") if team else [choice.use for choice in recipe.generators]
     choices = tuple(_choice(recipe, part.strip()) for part in parts)
     if len({choice.use for choice in choices}) < len(choices):
-        raise UserError(f"a generator stands twice in {name!r}", where=_WHERE, fix="give each once")
+        raise UserError(f"a generator is listed twice in {name!r}", where=_WHERE, fix="list each once")
     if policy == ADAPTIVE and len(choices) < 2:
         fix = f"name two or more, such as {ADAPTIVE}:rules+interpolate, or let the recipe hold several"
         raise UserError(f"{name!r} needs generators to choose among; found {len(choices)}", where=_WHERE, fix=fix)
@@ -402,10 +402,10 @@ def _choice(recipe: Recipe, part: str) -> GeneratorChoice:
         return choice
     if labeller not in LABEL_BY:
         fix = f"one of {', '.join(f'{use}/{name}' for name in LABEL_BY)}"
-        raise UserError(f"nobody called {labeller!r} can label rows ({part!r})", where=_WHERE, fix=fix)
+        raise UserError(f"unknown labeller {labeller!r} ({part!r})", where=_WHERE, fix=fix)
     if labeller != LABEL_BY[0] and "teacher" not in recipe.checks:
         problem = f"{part!r} needs the check `teacher`, which is off"
-        raise UserError(problem, where=_WHERE, fix="take `teacher: off` out of the recipe's checks")
+        raise UserError(problem, where=_WHERE, fix="remove `teacher: off` from the recipe's checks")
     change: dict[str, Any] = {"label_by": labeller}
     return dataclasses.replace(choice, **change)
 

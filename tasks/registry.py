@@ -83,7 +83,7 @@ class Registry(dict[str, T]):
             problem = f"several packages offer a {self.what} {name!r}: {', '.join(map(str, offers))}"
             raise UserError(problem, where=self.group, fix=f"name the one you mean by its path, {offers[0].path!r}")
         if not paths:
-            fix = "`augmill extensions` lists what there is; one of your own can be named as package.module:Class"
+            fix = "`augmill extensions` lists them all; one of your own can be named as package.module:Class"
             raise UserError(f"there is no {self.what} {name!r}; {nearest(name, self.names())}", fix=fix)
         return paths.pop()
 
@@ -137,7 +137,7 @@ def load(path: str, what: str, base: type[T]) -> type[T]:
         raise UserError(f"it cannot be imported: {error}", where=where, fix=fix) from error
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}"[:500]
-        raise UserError(f"it cannot be imported: {said}", where=where, fix=f"mend {module}, or leave it out") from error
+        raise UserError(f"it cannot be imported: {said}", where=where, fix=f"fix {module}, or leave it out") from error
     if problem := _unfit(found, base):
         raise UserError(
             problem, where=where, fix=f"see docs/extending.md, and the suite in augmill.testing for a {what}"
@@ -151,15 +151,15 @@ def _unfit(found: Any, base: type[Any]) -> str:
         return f"expected a subclass of {base.__module__}.{base.__name__}, found {found!r}"[:300]
     contract = getattr(found, "contract", None)
     if contract != CONTRACT:
-        said = "does not say for which contract it was written" if contract is None else f"is for contract {contract!r}"
-        return f"it {said}; this Augmill has contract {CONTRACT}, which a class names as `contract = {CONTRACT}`"
+        said = "does not name the contract it was written for" if contract is None else f"is for contract {contract!r}"
+        return f"it {said}; this Augmill has contract {CONTRACT}, named in the class as `contract = {CONTRACT}`"
     if lacks := sorted(getattr(found, "__abstractmethods__", ())):
         return f"it lacks {', '.join(lacks)}"
     if lacks := [name for name in _declared(base) if not hasattr(found, name)]:
-        return f"it does not say its {', '.join(lacks)}"
+        return f"it does not define {', '.join(lacks)}"
     options: Any = getattr(found, "Options", None)
     if options is not None and not (dataclasses.is_dataclass(options) and vars(options)["__dataclass_params__"].frozen):
-        return "its Options are no frozen dataclass"
+        return "its Options class is not a frozen dataclass"
     return ""
 
 
@@ -197,7 +197,7 @@ def _files_of(module: str) -> tuple[Path, list[Path]]:
     first = next((each for each in outer if getattr(each, "__file__", None)), None)
     if first is None or first.__file__ is None:
         raise UserError(
-            "its code stands in no file", where=module, fix="put the class into a module that can be imported"
+            "its code is not in a file", where=module, fix="put the class into a module that can be imported"
         )
     root = Path(first.__file__).parent
     if not hasattr(first, "__path__"):

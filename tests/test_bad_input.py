@@ -226,7 +226,7 @@ CASES: dict[str, Case] = {
         lambda lines, at: "\n".join(lines).replace("lang", "text", 1).encode(),
         {},
         3,
-        ["bad.csv line 1", "'text' stands twice"],
+        ["bad.csv line 1", "'text' appears twice"],
     ),
     "a network address": (
         "bad.csv",

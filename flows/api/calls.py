@@ -472,12 +472,14 @@ def _orchestrator(named: str | None) -> str:
     if named is None:
         return "prefect" if inside and configured else "none"
     if named not in ("prefect", "none"):
-        problem = f"an orchestrator is prefect or none; found {named!r}"
+        problem = f"expected prefect or none; found {named!r}"
         raise UserError(problem, where="orchestrator", fix="give one of the two")
     if named == "prefect" and inside and not configured:
-        problem = "the flow that calls runs on a temporary server of Prefect's, which takes no run within it"
+        problem = "the calling flow runs on a temporary Prefect server, which cannot take another run"
         raise UserError(
-            problem, where="orchestrator", fix="set PREFECT_API_URL (`prefect server start`), or leave it out"
+            problem,
+            where="orchestrator",
+            fix="set PREFECT_API_URL (`prefect server start`), or leave `orchestrator` out",
         )
     return named
 

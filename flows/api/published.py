@@ -79,7 +79,7 @@ class Release:
 
         found = read_manifest_of(self._open(), self.dataset, self.id)
         if found is None:
-            problem = f"the manifest of release {self.id} is gone, or not what was published"
+            problem = f"the manifest of release {self.id} is missing or damaged"
             raise CorruptObject(problem, where=f"{self.location}/manifest.json", fix="run the recipe again")
         return found
 
@@ -225,7 +225,7 @@ class Release:
 
         raw = self._open().get(release_key(self.dataset, self.id, name))
         if raw is None or hashlib.sha256(raw).hexdigest() != self.manifest["files"][name]["sha256"]:
-            what = "gone" if raw is None else "not what was published"
+            what = "missing" if raw is None else "damaged"
             fix = "name another release, or run its recipe again, which puts it again whole"
             raise CorruptObject(f"the file is {what}", where=f"{self.location}/{name}", fix=fix)
         return raw

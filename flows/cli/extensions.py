@@ -34,9 +34,9 @@ def extensions(
         str | None, typer.Argument(metavar="NAME", help="Show this one: what it is for, and its options.")
     ] = None,
     load: Annotated[
-        bool, typer.Option("--load", help="Import those of other packages, to see whether they work.")
+        bool, typer.Option("--load", help="Import those of other packages to see whether they work.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Lists what recipes can use, from Augmill and other packages.
 
@@ -72,7 +72,7 @@ def _listed(load: bool) -> Iterator[dict[str, Any]]:
             yield {"what": registry.what, "name": name, "from": SHIPS, "about": _summary(registry.what, shipped)}
         for offer in registry.offers():
             found = {"what": registry.what, "name": offer.name, "from": f"{offer.distribution} {offer.version}"}
-            hidden = "Augmill has one of that name; a recipe gets that" if offer.name in registry else ""
+            hidden = "Augmill's own of that name is used instead" if offer.name in registry else ""
             problem = hidden or (_why_broken(registry, offer.name) if load else "")
             yield found | {"path": offer.path, **({"problem": problem} if problem else {})}
 
@@ -107,7 +107,7 @@ def _list(found: list[dict[str, Any]]) -> list[str]:
             if each.get("problem"):
                 lines += wrapped(each["problem"], " " * (width + 2), f"{'':{width + 2}}Broken: ")
     outside = sum(each["from"] != SHIPS for each in found)
-    own = f"{outside:,} come from other packages." if outside else "None comes from another package."
+    own = f"From other packages: {outside:,}." if outside else "None comes from another package."
     return [*lines[1:], "", f"{own} `augmill extensions NAME` shows one with its options."]
 
 
@@ -120,7 +120,7 @@ def _holding(name: str) -> list[Registry[Any]]:
         from augmill.tasks.rows.names import nearest
 
         known = [known for registry in registries() for known in registry.names()]
-        fix = "`augmill extensions` lists what there is"
+        fix = "`augmill extensions` lists them all"
         raise UserError(f"there is no extension {name!r}; {nearest(name, known)}", where="augmill extensions", fix=fix)
     errors = []
     for registry in registries():
@@ -142,7 +142,8 @@ def _described(registry: Registry[Any], name: str) -> dict[str, Any]:
     }
     if name not in registry:
         found["path"] = registry.path_of(name)
-    found["about"] = " ".join((extension.__doc__ or "").split()).replace("``", "`")
+    summary, said = _summary(registry.what, extension), " ".join((extension.__doc__ or "").split()).replace("``", "`")
+    found["about"] = said if not summary or said.startswith(summary) else f"{summary}. {said}"
     for key in ("VERSION", "kinds", "problems", "types", "libraries"):
         if (value := getattr(extension, key, None)) not in (None, ()):
             found[key.lower()] = value if isinstance(value, int) else list(value)
@@ -182,11 +183,11 @@ def _page(found: dict[str, Any]) -> list[str]:
 
 
 def new(
-    what: Annotated[str, typer.Argument(metavar="generator", help="The word generator.")],
+    what: Annotated[str, typer.Argument(metavar="generator", help="What to write: `generator`.")],
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="What recipes are to call it: lower-case letters, digits and `_`.")
+        str, typer.Argument(metavar="NAME", help="The name that recipes use: lower-case letters, digits and `_`.")
     ],
-    into: Annotated[Path, typer.Option("--into", help="The directory in which the package's own is made.")] = Path(),
+    into: Annotated[Path, typer.Option("--into", help="Where to create the package's directory.")] = Path(),
 ) -> None:
     """Writes a package with a generator of your own.
 
@@ -194,11 +195,13 @@ def new(
     """
     if what != "generator":
         raise UserError(
-            f"there is a template for a generator; found {what!r}", where="augmill new", fix="see docs/extending.md"
+            f"there is only a template for a generator; found {what!r}",
+            where="augmill new",
+            fix="see docs/extending.md",
         )
     package = write_package(name, into)
     steps = [f"pip install --editable {package}", f"pytest {package}", f"augmill check {package / 'recipe.yaml'}"]
-    say(f"A package with the generator {name}: {package}", *(f"  {step}" for step in steps), "")
+    say(f"Wrote a package with the generator {name}: {package}", *(f"  {step}" for step in steps), "")
     say_result({"outcome": "written", "package": str(package.absolute()), "next": steps[0]})
 
 
@@ -215,9 +218,7 @@ def write_package(name: str, into: Path) -> Path:
     words = {"name": name, "module": f"augmill_{name}", "kind": "".join(part.capitalize() for part in name.split("_"))}
     words |= {"distribution": folder.name}
     if folder.exists():
-        raise UserError(
-            "something stands there already", where=str(folder), fix="give another name, or --into elsewhere"
-        )
+        raise UserError("it exists already", where=str(folder), fix="give another name, or another --into")
     for template in sorted(TEMPLATES.rglob("*.txt")):
         file = folder / str(template.relative_to(TEMPLATES)).removesuffix(".txt").replace("MODULE", words["module"])
         file.parent.mkdir(parents=True, exist_ok=True)

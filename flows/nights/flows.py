@@ -350,7 +350,7 @@ def _taken_up(recipe: Recipe, store: Store, request: BackfillRequest) -> tuple[B
     if plan is None:
         return None, ""
     if plan.is_of(recipe.hash(), code_version(recipe)):
-        return plan, f"Takes up the unfinished backfill {plan.id}."
+        return plan, f"Continues the unfinished backfill {plan.id}."
     what = "the recipe" if plan.recipe != recipe.hash() else "Augmill"
     if not request.dry_run:
         write_end(store, plan, {"outcome": "given_up", "reason": f"{what} changed before it was finished"})

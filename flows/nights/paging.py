@@ -191,7 +191,7 @@ def _post(address: str, message: Message, recipe: Recipe) -> bool:
             continue
         if 200 <= status < 300:
             return True
-        problem = f"HTTP {status}" + (", which sends elsewhere: not followed" if 300 <= status < 400 else "")
+        problem = f"HTTP {status}" + (", which redirects: not followed" if 300 <= status < 400 else "")
         if status < 500 and status != 429:
             break
     name, about = recipe.schedule.webhook, f"{message.severity} {message.kind} of {message.snapshot}"

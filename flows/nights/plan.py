@@ -20,7 +20,7 @@ from augmill.tasks.store.attempts import Attempt
 
 Mode = Literal["missing", "failed", "changed-data", "changed-recipe", "all"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # each includes those before it
-NEXT = "`augmill status` shows what there is"
+NEXT = "`augmill status` lists them"
 LIMITS = ("max_failures", "max_cost", "max_hours")  # what a backfill is told to stop at: an exit code of its own
 # Exit codes of snapshots that failed (README, "How it ends"), the one that counts first: what is to be reported, then what
 # another try may cure, then what has to be mended.

@@ -87,7 +87,7 @@ def find_backfill(store: Store, dataset: str, name: str) -> str:
         named = hits or all_of_them
         newest, more = ", ".join(named[:SHOWN]) or "none yet", len(named) - SHOWN
         fix = f"known, newest first: {newest}" + (f" and {more:,} more" if more > 0 else "")
-        raise UserError(f"{name!r} names {len(hits)} backfills of {dataset!r}", where="--backfill", fix=fix)
+        raise UserError(f"{name!r} could mean {len(hits)} backfills of {dataset!r}", where="--backfill", fix=fix)
     return hits[0]
 
 

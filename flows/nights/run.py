@@ -235,7 +235,9 @@ class BackfillRun:
             wanted = self._session.recipe.publish.format == "delta"
             mirror_delta(self._store, self._plan.dataset, wanted=wanted)
             return
-        raise ConflictError(f"{SWITCHES} others published first", where=f"{self._plan.dataset} log", fix="run it again")
+        raise ConflictError(
+            f"others published first, {SWITCHES} times in a row", where=f"{self._plan.dataset} log", fix="run it again"
+        )
 
     def _moves(self, log: Log) -> tuple[dict[str, tuple[str | None, str]], dict[str, dict[str, Any]]]:
         """(snapshot: (expected, release) of what is to move, snapshot: its own log entry)."""
@@ -269,7 +271,7 @@ class BackfillRun:
         mode = self._plan.request["reprocess"]
         moved = f"{len(moves)} snapshots switched together"
         if len(moves) < len(entries):
-            moved = f"{len(moves)} of {len(entries)} snapshots switched; the others stood already"
+            moved = f"{len(moves)} of {len(entries)} snapshots switched; the others were current already"
         return {
             "reason": f"backfill {self._plan.id} ({mode}): {moved}",
             **{name: common(name) for name in ("outcome", "arrangement", "approved_by")},

@@ -156,10 +156,10 @@ def require_job_variables(pool: WorkPool, given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in known:
             problem = (
-                f"jobs of the pool {pool.name!r}, of the type {pool.type}, take no {name!r}; {nearest(name, known)}"
+                f"the jobs of pool {pool.name!r} (type {pool.type}) have no variable {name!r}; {nearest(name, known)}"
             )
             where = "--image" if name == "image" else "--job-variable"
-            raise UserError(problem, where=where, fix="give what the pool's base job template names")
+            raise UserError(problem, where=where, fix="use a variable of the pool's base job template")
     wrong = validate(dict(given), schema, ignore_required=True, allow_none_with_default=True)
     for error in wrong:
         name = ".".join(str(part) for part in error.absolute_path)

@@ -101,7 +101,7 @@ def check_devices(asked: tuple[str, ...]) -> Finding:
     missing = [device for device in cuda if int(device.partition(":")[2] or 0) >= count]
     if missing:
         fix = "correct run.devices, or repair the driver: torch must see what nvidia-smi shows"
-        return Finding("devices", False, f"{', '.join(missing)} asked for, and torch sees {count} CUDA device(s)", fix)
+        return Finding("devices", False, f"{', '.join(missing)} asked for, but torch sees {count} CUDA device(s)", fix)
     return Finding("devices", True, ", ".join(f"{device} {torch.cuda.get_device_name(device)}" for device in cuda))
 
 
@@ -115,9 +115,7 @@ def check_disk(root: str | None) -> Finding:
     said = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in free.items())
     low = [name for name, size in free.items() if size < MIN_FREE]
     if low:
-        return Finding(
-            "disk", False, f"free: {said}", f"make room for: {', '.join(low)} ({MIN_FREE >> 30} GiB at least)"
-        )
+        return Finding("disk", False, f"free: {said}", f"free at least {MIN_FREE >> 30} GiB for: {', '.join(low)}")
     return Finding("disk", True, f"free: {said}")
 
 

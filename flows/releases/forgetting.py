@@ -76,16 +76,16 @@ def require_known(store: Store, found: Holdings) -> None:
     if made := sorted(found.made - found.source):
         more = f" and {len(made) - 3:,} more" if len(made) > 3 else ""
         raise UserError(
-            f"{', '.join(map(repr, made[:3]))}{more} is a made row, not a source row: no run could leave it out",
+            f"{', '.join(map(repr, made[:3]))}{more} is a synthetic row, not a source row: no run could leave it out",
             where="--rows",
             fix="give the ids of its parents; `augmill explain ROW_ID` shows them",
         )
     erased = read_erased(store, found.part.name)
     if not (found.source or any(erased.holds(row_id) for row_id in found.ids)):
         raise UserError(
-            f"none of the {len(found.ids)} id(s) stands in a release or an artifact of {found.part.name!r}",
+            f"none of the {len(found.ids)} id(s) is in a release or an artifact of {found.part.name!r}",
             where="--rows",
-            fix="give aug_row_id of real rows, one a line, or the column that holds them (--column)",
+            fix="give aug_row_id of real rows, one per line, or the column that holds them (--column)",
         )
 
 
@@ -94,7 +94,7 @@ def require_quiet(parts: Iterable[Dataset], store: Store) -> None:
     for part in parts:
         for attempt in running(read_attempts(store, part.name), utc_now()):
             raise ConflictError(
-                f"snapshot {attempt.snapshot!r} runs; what it writes may hold the rows",
+                f"snapshot {attempt.snapshot!r} is being made; what it writes may hold the rows",
                 where=part.name,
                 fix="wait until it ends, or stop it (on another machine: and wait two minutes); then run the same command again",
             )

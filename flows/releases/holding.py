@@ -172,7 +172,7 @@ def _count_in(store: Store, found: Holdings, key: str) -> Held:
         return count_held(_opened(store, key), found.ids, with_id=found.with_id)
     except (OSError, pa.ArrowException) as error:
         raise CorruptObject(
-            "it is gone or not what was written, so it cannot be known whether it holds the rows",
+            "it is missing or damaged, so nobody can tell whether it holds the rows",
             where=key,
             fix="restore it, or run the snapshot's recipe again, which restores it; then run the same command again",
         ) from error

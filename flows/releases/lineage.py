@@ -42,7 +42,7 @@ def read_release(store: Store, dataset: str, release: str) -> tuple[dict[str, An
         if body is None:
             gone = taken_away(read_log(store, dataset), release) if store.size(key) is None else None
             again = "augmill releases lists what there is; run the recipe again"
-            raise gone or CorruptObject("it is gone or not what was written", where=key, fix=again)
+            raise gone or CorruptObject("it is missing or damaged", where=key, fix=again)
         found.append(body)
     return found[0], found[1]
 

@@ -23,12 +23,12 @@ _CODES = {
         ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _REGION
     ),
     **dict.fromkeys(("NoSuchBucket", "ContainerNotFound"), _ABSENT),
-    "InvalidBucketName": ("that is no name of a bucket", "correct it"),
+    "InvalidBucketName": ("that is not the name of a bucket", "correct it"),
     "InvalidAccessKeyId": ("it does not know the access key", _KEYS),
     "SignatureDoesNotMatch": ("the secret key is not that of the access key", "correct AWS_SECRET_ACCESS_KEY"),
     "AuthenticationFailed": ("it does not know these credentials", _KEYS),
     "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set the clock"),
-    "AllAccessDisabled": ("it is closed to everybody", "ask its owner"),
+    "AllAccessDisabled": ("nobody may access it", "ask its owner"),
 }
 # What obstore says of itself, without an answer.
 _SIGNS = {

@@ -260,12 +260,12 @@ def _open(stream: BinaryIO | ReadOnce, **more: Any) -> pq.ParquetFile:
 
 
 def plain_schema(stream: BinaryIO, uri: str) -> pa.Schema:
-    """The columns, in types without what is encoding. Raises DataError for one that stands twice, and for a bomb."""
+    """The columns, in types without what is encoding. Raises DataError for one that appears twice, and for a bomb."""
     check_footer(stream, uri)
     schema = _open(stream).schema_arrow
     doubled = [name for name, count in Counter(schema.names).items() if count > 1]
     if doubled:
-        raise DataError(f"the column {doubled[0]!r} stands twice", where=uri, fix="give each column one name")
+        raise DataError(f"the column {doubled[0]!r} appears twice", where=uri, fix="give each column its own name")
     return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
 
 

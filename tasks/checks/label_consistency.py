@@ -46,7 +46,7 @@ class LabelConsistencyOptions:
 
     keep: Literal["threshold", "best_share"] = field(
         default="threshold",
-        metadata={"help": "`best_share`: refuse nothing here; settle keeps the best scored; `threshold`: refuse"},
+        metadata={"help": "`threshold`: refuse; `best_share`: refuse nothing here, settle keeps the best scored"},
     )
     threshold: float = field(
         default=0.1,
@@ -55,7 +55,10 @@ class LabelConsistencyOptions:
         },
     )
     max_real_refused: float = field(
-        default=0.1, metadata={"help": "abstain (for a class: at twice this) if more real rows would be refused"}
+        default=0.1,
+        metadata={
+            "help": "abstain if more than this share of real rows would be refused (twice this for a single class)"
+        },
     )
     min_power: float = field(
         default=3.0, metadata={"help": "abstain unless wrong labels are refused this many times as often as real ones"}

@@ -37,13 +37,13 @@ class RelationsOptions:
     parent_normalisation: Literal["canonical", "fold"] = field(
         default="canonical",
         metadata={
-            "help": "a row must differ from its parents under this normalisation; set to what the generator declares"
+            "help": "a row must differ from its parents under this normalisation; set to the one the generator declares"
         },
     )
     parent_class: Literal["same", "any"] = field(
         default="same",
         metadata={
-            "help": "same: a row leaves if a parent's class is no longer its own (a corrected label); any: for rows that "
+            "help": "same: refuse a row if a parent's class is no longer its own (a corrected label); any: for rows that "
             "are meant to have another class than their parents"
         },
     )

@@ -1,4 +1,4 @@
-"""Lets a teacher decide a row's class, for generators with ``label_by: teacher`` or ``label_by: agree``.
+"""Lets a teacher decide a row's class. For generators with ``label_by: teacher`` or ``label_by: agree``.
 
 A model that was asked for a class writes rows of others; so do edits that change a meaning. The teacher learns from the
 snapshot's own train rows and its unlabelled ones (tasks/problems/semi_supervised.py). ``teacher``: a row is of the class that
@@ -31,8 +31,8 @@ class TeacherOptions:
     keep: float = field(
         default=0.7,
         metadata={
-            "help": "teacher: refuse a row as `unsure` if the teacher is less sure of it than of this part of the "
-            "unlabelled rows (or else of the train rows) that it assigns to the class"
+            "help": "teacher: refuse a row as `unsure` if the teacher is less sure of it than of this share of the "
+            "unlabelled rows it assigns to the class (of the train rows if none are unlabelled)"
         },
     )
     confidence: float = field(
@@ -62,9 +62,9 @@ class TeacherOptions:
 class TeacherCheck(Check):
     """Reasons: ``other_class`` (agree), ``unsure`` (teacher). Score: the probability of the class that the row ends up with.
 
-    It is asked for by name, so it does not abstain for refusing many; only where it is right no more often than always
-    telling the largest class would be, or there is one class, does every row keep its class. Where there are no
-    unlabelled rows, it learns from train alone.
+    It is asked for by name, so it does not abstain for refusing many rows. Every row keeps its class if there is only
+    one, or if the teacher is right no more often than naming the largest class would be. Without unlabelled rows it
+    learns from train alone.
     """
 
     VERSION: ClassVar[int] = 2

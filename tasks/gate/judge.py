@@ -120,7 +120,7 @@ class GateOptions:
         if METRICS[name].unit != "points":
             if self.margin is None and self.rule == "not_worse":
                 said = f"expected for the rule not_worse, since {name} is in the target's own unit"
-                raise ValueError(f"gate.margin: {said}, of which no number of points is a part")
+                raise ValueError(f"gate.margin: {said}; there is no default")
             return replace(self, metric=name)
         margin = MARGIN if self.margin is None else self.margin
         for key, value in (("margin", margin), ("min_gain", self.min_gain)):
@@ -359,14 +359,16 @@ def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table, prob
 
 def _refuse_unfit(prediction: Prediction, inputs: TrainerInputs, scores: bool) -> None:
     if not inputs.classes and not np.isfinite(prediction.target).all():
-        raise DataError("the trainer predicted what is no number", where="trainer", fix="look at its train rows")
+        raise DataError(
+            "the trainer predicted something that is not a number", where="trainer", fix="check its train rows"
+        )
     if not scores:
         return
     if prediction.scores is None:
         fix = "judge by another metric (gate.metric), or let the trainer write scores (docs/recipe.md, Trainers)"
         raise UserError("the trainer gives no scores, by which the metric ranks rows", where="gate.metric", fix=fix)
     if np.isnan(prediction.scores).any():
-        raise DataError("the trainer gave a score that is no number", where="trainer", fix="look at its train rows")
+        raise DataError("the trainer gave a score that is not a number", where="trainer", fix="check its train rows")
 
 
 def _conclude(

@@ -190,7 +190,7 @@ def tell_scripts(columns: Iterable[Iterable[str | None]], who: str, log: Logger)
             found |= {name for name in left.keys() - found if left[name].search(text)}
     if found:
         log.warning(
-            "%s: train rows hold %s, which sets no blanks between words; such texts are edited by characters, not by words",
+            "%s: train rows hold %s, which puts no spaces between words; such texts are edited by characters, not by words",
             who,
             ", ".join(sorted(found)),
         )
@@ -222,7 +222,7 @@ def read_thesaurus(path: Path) -> list[list[str]]:
                     raise UserError(
                         f"expected words or phrases, separated by commas; found {phrases[()]!r}, which holds no word",
                         where=f"{path.name}, line {reader.line_num}",
-                        fix="take it out: emoji and punctuation are left where they stand",
+                        fix="remove it: emoji and punctuation are never replaced",
                     )
                 if len(phrases) < 2:
                     raise UserError(
@@ -235,7 +235,7 @@ def read_thesaurus(path: Path) -> list[list[str]]:
         raise UserError(
             f"the thesaurus could not be read ({error})",
             where=path.name,
-            fix="name a CSV file in UTF-8, one group of synonyms a line",
+            fix="name a UTF-8 CSV file with one group of synonyms per line",
         ) from error
     return [list(group) for group in sorted(groups)]
 

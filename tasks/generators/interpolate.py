@@ -165,7 +165,7 @@ class InterpolateOptions:
         if not 0 <= self.spread <= 0.5:
             raise ValueError(f"spread: expected a share between 0 and 0.5; found {self.spread}")
         if self.symmetric and self.relation == "each":
-            raise ValueError("symmetric: says how texts relate to each other; with relation: each they do not")
+            raise ValueError("symmetric: only with `relation: between`; with `each` texts do not relate to each other")
 
 
 class Interpolate(Generator):

@@ -1,4 +1,4 @@
-"""Rows from a file that somebody else generated, put through the same checks and the same gate.
+"""Rows generated elsewhere and read from a file, put through the same checks and the same gate.
 
 Row k of class c in the file answers the request for class c with ordinal k; past the last one nothing is delivered. In a
 regression a row is of the bin that its target lies in.
@@ -217,7 +217,7 @@ def _read_rows(path: Path, options: ReplayOptions, fields: tuple[str, ...]) -> l
             raise UserError(
                 f"expected a column {column!r}; found {_shorten(table.column_names)}",
                 where=path.name,
-                fix=nearest(column, table.column_names, "see `columns:`, `label:` and `parent:`"),
+                fix=nearest(column, table.column_names, "check `columns:`, `label:` and `parent:`"),
             )
     columns = {name: table[column] for name, column in wanted.items()}
     refused: list[str | None] = [None] * table.num_rows
@@ -253,10 +253,10 @@ def _read_table(path: Path, options: ReplayOptions, columns: list[str]) -> pa.Ta
         raise DataError(
             f"the file could not be read ({error})",
             where=path.name,
-            fix="check that it is whole, in UTF-8, and that `delimiter:` is right",
+            fix="check that it is complete and in UTF-8, and that `delimiter:` is right",
         ) from error
     problem = f"expected .csv, .tsv, .jsonl or .parquet; found {path.suffix or 'no suffix'}"
-    raise UserError(problem, where=path.name, fix="give the file the suffix of what it holds")
+    raise UserError(problem, where=path.name, fix="give the file the suffix of its format")
 
 
 def _read_json_lines(path: Path, columns: list[str]) -> pa.Table:

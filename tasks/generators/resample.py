@@ -37,7 +37,9 @@ class ResampleOptions:
 
     smoothing: float = field(
         default=1.0,
-        metadata={"help": "How far numbers are moved, in bandwidths by Silverman's rule, which shrink as rows grow."},
+        metadata={
+            "help": "How far numbers are moved, in bandwidths by Silverman's rule, which shrink as the number of rows grows."
+        },
     )
     flip: float = field(
         default=0.1,

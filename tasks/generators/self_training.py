@@ -34,8 +34,8 @@ class SelfTrainingOptions:
     keep: float | None = field(
         default=None,
         metadata={
-            "help": "The part of the rows assigned to a class that is handed out, the most confident ones; by default the"
-            " share of rows on which the teacher is right, measured on train rows that it had not learnt from."
+            "help": "The share of the rows assigned to a class that is handed out, most confident first; by default the share"
+            " of train rows on which the teacher is right, measured on rows it did not learn from."
         },
     )
     confidence: float = field(
@@ -45,7 +45,7 @@ class SelfTrainingOptions:
     order: Literal["spread", "confident"] = field(
         default="spread",
         metadata={
-            "help": "spread: the first rows asked for come evenly from all of that part; confident: the most confident "
+            "help": "spread: the first rows asked for come evenly from all of that share; confident: the most confident "
             "first. The most confident rows are those most like the labelled ones, which teach the least."
         },
     )

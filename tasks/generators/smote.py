@@ -1,4 +1,4 @@
-"""Rows between two real rows of a stratum that are near each other: SMOTE (Chawla et al., JAIR 2002).
+"""Rows between two neighbouring real rows of a stratum: SMOTE (Chawla et al., JAIR 2002).
 
 Categories as in its SMOTENC: two that differ stand as far apart as a standard deviation of a number (the median of the
 numbers', which in standardised columns is 1), and a made row takes that of a neighbour of its parent, or the commonest

@@ -24,7 +24,7 @@ def foresee_rows(right: float = RIGHT) -> Foresight:
 
 
 class Accuracy(Additive):
-    """Share of rows predicted right. Of the rows of one class it is the class's recall."""
+    """Share of rows predicted correctly. Over the rows of one class it is the class's recall."""
 
     name: ClassVar[str] = "accuracy"
     of_stratum: ClassVar[str] = "recall"
@@ -82,7 +82,7 @@ class MeanF1(Additive):
 
 
 class MacroF1(MeanF1):
-    """Over the classes that have held-out rows."""
+    """Mean F1 over the classes that have held-out rows."""
 
     name: ClassVar[str] = "macro_f1"
     title: ClassVar[str] = "macro-F1"
@@ -102,7 +102,7 @@ class MacroF1(MeanF1):
 
 
 class FocusF1(MeanF1):
-    """Over some classes: recall alone would reward predicting them everywhere."""
+    """Mean F1 over some classes: recall alone would reward predicting them everywhere."""
 
     name: ClassVar[str] = "focus_f1"
     title: ClassVar[str] = "mean F1 of the focus labels"

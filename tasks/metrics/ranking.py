@@ -103,7 +103,7 @@ class Auc(Ranking):
 
 
 class AveragePrecision(Ranking):
-    """The mean over a class's rows of the share of its own among all that score at least as high."""
+    """The mean, over a class's rows, of the precision at each row's score."""
 
     name: ClassVar[str] = "average_precision"
     title: ClassVar[str] = "average precision"

@@ -72,7 +72,7 @@ class Rmse(Additive):
 
 
 class R2(Additive):
-    """One less the squared error over that of the mean of the same rows; below zero for worse than that."""
+    """One minus the squared error relative to predicting the mean of the rows; below zero is worse than that."""
 
     name: ClassVar[str] = "r2"
     title: ClassVar[str] = "R²"

@@ -1,4 +1,4 @@
-"""Classification: a label a row. Each is read as the string by which its class is counted, or its row is refused."""
+"""Classification: one label per row. Each is read as the string by which its class is counted, or its row is refused."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Labels:
     unknown: Literal["admit", "quarantine", "stop"] = field(
         default="admit",
         metadata={
-            "help": "what happens to a label outside `declared`: it joins, goes to the refused rows, or stops the run"
+            "help": "what happens to a label outside `declared`: it becomes a class, its rows are refused, or the run stops"
         },
     )
     min_rows: int = field(default=2, metadata={"help": "train rows that each class needs"})
     rare: Literal["stop", "quarantine"] = field(
-        default="stop", metadata={"help": "what happens to a class with fewer: it stops the run, or leaves"}
+        default="stop", metadata={"help": "what happens to a class with fewer: the run stops, or its rows are left out"}
     )
     fold: bool = field(
         default=False,
@@ -151,7 +151,7 @@ def label_array(names: Sequence[str], values: Mapping[str, Any], kind: pa.DataTy
         raise DataError(
             problem,
             where="columns.label, labels.aliases",
-            fix="give labels, and what aliases make of them, one plain type",
+            fix="use one plain type for labels and for what aliases make of them",
         ) from error
 
 
@@ -189,7 +189,7 @@ def label_warnings(vain: Sequence[tuple[str, str]], counts: Mapping[str, int], s
         shown = ", ".join(map(repr, names[:SHOWN])) + (
             f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
         )
-        found.append(f"{key}: no row is labelled {shown}; correct the name, or take it out of the recipe")
+        found.append(f"{key}: no row is labelled {shown}; correct the name, or remove it from the recipe")
     groups: dict[str, dict[str, int]] = {}
     for name, rows in counts.items():
         groups.setdefault(spelling(name), {})[name] = rows
@@ -201,18 +201,18 @@ def label_warnings(vain: Sequence[tuple[str, str]], counts: Mapping[str, int], s
         )
     if len(same) > SHOWN:
         found.append(
-            f"{len(same) - SHOWN:,} more labels stand in several spellings; set labels.fold: true, or labels.aliases"
+            f"{len(same) - SHOWN:,} more labels have several spellings; set labels.fold: true, or labels.aliases"
         )
     if several[0]:
         found.append(
-            f"{several[1]:,} rows that are equal to others ({several[0]:,} different ones) stand under several labels; "
-            "refuse.conflicts: majority keeps the commonest label of each, drop none"
+            f"{several[1]:,} equal rows ({several[0]:,} different ones) have several labels; "
+            "refuse.conflicts: majority keeps the commonest label of each, drop keeps none"
         )
     return found
 
 
 class Classification(Problem):
-    """The stratum is the class. Of pairs of texts too, where the class is of both."""
+    """The stratum is the class. Of a pair of texts, the class belongs to the pair."""
 
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "classification"

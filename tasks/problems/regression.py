@@ -1,4 +1,4 @@
-"""Regression: a number a row. Its stratum is a bin of the numbers of train rows, each with about as many of them."""
+"""Regression: one number per row. Its stratum is a bin of the numbers of train rows, each with about as many of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NumberReader(TargetReader):
 
 
 class Regression(Problem):
-    """Strata: quantile bins of train rows' targets (``fit_strata``), in ascending order by name too."""
+    """Strata are quantile bins of the train rows' targets (``fit_strata``), whose names sort in ascending order."""
 
     VERSION: ClassVar[int] = 1
     name: ClassVar[str] = "regression"

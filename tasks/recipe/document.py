@@ -179,7 +179,7 @@ def expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
                 raise UserError("a key is not plain text", where=at, fix="write `name: value`")
             if key.value in seen:
                 at = place_of_node(key)
-                raise UserError(f"the key {key.value!r} stands twice", where=at, fix="keep one")
+                raise UserError(f"the key {key.value!r} appears twice", where=at, fix="keep one")
             seen.add(key.value)
             children.append(value)
             if key.tag != f"{_TAG}merge":
@@ -287,9 +287,9 @@ def _explained(where: str) -> Iterator[None]:
         line, place = 1, where
         if error.problem_mark:
             line, place = error.problem_mark.line + 1, error.problem_mark.name
-        fix = "see docs/recipe.md; a text that holds `: ` or begins with a sign is put in quotes"
+        fix = "see docs/recipe.md; quote a text that contains `: ` or begins with a symbol"
         if "${" in str(error.problem_mark):  # PyYAML shows the line there
-            fix = "between { } or [ ] a `${NAME}` is put in quotes; without them it stands on a line of its own"
+            fix = "put a `${NAME}` between { } or [ ] in quotes"
         said = ", ".join(filter(None, (error.context, error.problem)))
         raise UserError(f"not valid YAML: {said}", where=place_in(place, line), fix=fix) from error
     except (yaml.YAMLError, ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:

@@ -106,7 +106,7 @@ class _Files:
         self.raws.append(raw)
         require_size(sum(map(len, self.raws)), shown(where))
         if len(self.raws) > MAX_FILES:
-            raise UserError(f"a recipe has more than {MAX_FILES} files", where=shown(where), fix="put some into one")
+            raise UserError(f"a recipe has more than {MAX_FILES} files", where=shown(where), fix="merge some of them")
         own = compose(raw, shown(where))
         if own is not None and self.variables is not None:
             own = self.variables.put(own)
@@ -133,31 +133,31 @@ class _Files:
             items = [_Variables(os.environ).put(item) for item in items]
         paths = [item.value for item in items if isinstance(item, yaml.ScalarNode) and item.tag == _STR]
         if not items or len(paths) < len(items) or not all(paths):
-            fix = "write `extends: base.yaml`, or a list of such, of which later ones win"
+            fix = "write `extends: base.yaml`, or a list, in which later ones win"
             raise UserError("expected the path or the address of a recipe, or a list of them", where=place, fix=fix)
         return [self._placed(path, where, place) for path in paths]
 
     def _placed(self, path: str, where: str | Path, place: str) -> str:
         if is_text(path):
-            raise UserError("a path has no line break", where=place, fix="name one file")
+            raise UserError("a path cannot contain a line break", where=place, fix="name one file")
         if not is_relative(path):
             return path if is_address(path) else os.path.expanduser(path)  # noqa: PTH111 - Path raises at an unknown user
         if is_text(where):
-            problem = "the recipe is given as text, and a relative path leads nowhere from there"
+            problem = "the recipe is given as text, so a relative path has nowhere to start"
             raise UserError(problem, where=place, fix="write an absolute path, or an address (s3://, gs://, az://)")
         if not is_address(where):
             return str(Path(where).parent / path)
         if (address := beside(str(where), path)) is None:
-            raise UserError("the path leads out of the bucket", where=place, fix="write the whole address")
+            raise UserError("the path leads out of the bucket", where=place, fix="write the full address")
         return address
 
     def _below(self, base: str, above: tuple[str, ...], place: str) -> yaml.MappingNode:
         if _itself(base) in above:
             circle = " extends ".join(f"{name.rpartition('/')[2]!r}" for name in (*above, base))
-            raise UserError(f"it extends itself: {circle}", where=place, fix="take one of these out")
+            raise UserError(f"it extends itself: {circle}", where=place, fix="remove one of these")
         if len(above) > MAX_DEPTH:
-            problem = f"what it extends extends others, more than {MAX_DEPTH} times over"
-            raise UserError(problem, where=place, fix="extend fewer, each by a list perhaps")
+            problem = f"recipes extend one another more than {MAX_DEPTH} levels deep"
+            raise UserError(problem, where=place, fix="use fewer levels; one recipe may extend a list")
         try:
             root = self.read(base, above)
         except UserError as error:
@@ -165,8 +165,8 @@ class _Files:
                 raise
             raise UserError(f"{base!r}: {error.problem}", where=place, fix=error.fix) from error
         if not isinstance(root, yaml.MappingNode):
-            problem = f"{base!r} is no recipe: expected keys such as dataset, source and columns"
-            raise UserError(problem, where=place, fix="name a file that holds a part of a recipe")
+            problem = f"{base!r} is not a recipe: expected keys such as dataset, source and columns"
+            raise UserError(problem, where=place, fix="name a recipe, or a part of one")
         return root
 
 
@@ -240,8 +240,8 @@ class _Variables:
         value = self.values.get(name)
         if value is None and default is None:
             fix = (
-                f"set it wherever the recipe is read, by a deployment's workers too; or write `${{{name}:-default}}`, or "
-                f"`$${{{name}}}` where no variable is meant"
+                f"set it wherever the recipe is read, also for a deployment's workers; or write `${{{name}:-default}}`, or "
+                f"`$${{{name}}}` if no variable is meant"
             )
             raise UserError(f"the variable {name} is not set", where=place, fix=fix)
         if default is not None and not value:
@@ -262,9 +262,9 @@ def _changed(root: yaml.Node | None, change: str, variables: _Variables) -> yaml
     at = key.split(".")
     if not equals or not all(at) or not key.isprintable():
         fix = "write for example --set seed=7, or --set generators.0.share=0.5"
-        raise UserError("expected KEY=VALUE, the key's parts with dots between them", where=SET.strip(), fix=fix)
+        raise UserError("expected KEY=VALUE, with dots between the parts of KEY", where=SET.strip(), fix=fix)
     if at[0] == EXTENDS:
-        raise UserError("a recipe's file says what it extends", where=SET + key, fix="write it into a recipe")
+        raise UserError("only a recipe can say what it extends", where=SET + key, fix="write it into a recipe")
     return _with(root, at, _value_of(key, text, variables))
 
 
@@ -276,7 +276,7 @@ def _value_of(key: str, text: str, variables: _Variables) -> yaml.Node:
         node = yaml.ScalarNode(plain_tag(""), "", mark, mark)
     block = isinstance(node, yaml.CollectionNode) and not node.flow_style
     if node is None or block:
-        fix = "write [a, b] for a list, {key: value} for a section, and a text with `: ` or ` #` between double quotes"
+        fix = "write [a, b] for a list, {key: value} for a section, and a text with `: ` or ` #` in double quotes"
         raise UserError("expected one value on one line", where=SET + key, fix=fix)
     return variables.put(node)
 
@@ -297,10 +297,10 @@ def _with(node: yaml.Node | None, at: Sequence[str], value: yaml.Node, above: tu
     name = ".".join(above) or "the recipe"
     if not isinstance(node, yaml.SequenceNode):
         fix = f"give it whole: {SET}'{name}={{...}}'"
-        raise UserError(f"{name} is one value in the recipe, no section with keys", where=where, fix=fix)
+        raise UserError(f"{name} is a single value in the recipe, not a section with keys", where=where, fix=fix)
     if not re.fullmatch(r"[0-9]{1,6}", part) or int(part) >= len(node.value):
         fix = f"number them from 0, as in {name}.0; or give the whole list: {SET}'{name}=[...]'"
-        raise UserError(f"{name} is a list of {len(node.value)}, and {part!r} is none of them", where=where, fix=fix)
+        raise UserError(f"{name} is a list of {len(node.value)} and has no entry {part!r}", where=where, fix=fix)
     items = list(node.value)
     items[int(part)] = _with(items[int(part)], rest, value, here)
     return yaml.SequenceNode(node.tag, items, node.start_mark, node.end_mark, flow_style=node.flow_style)

@@ -13,7 +13,7 @@ from augmill.tasks.sources.patterns import name_pattern
 
 _POLICY = "decides which snapshots are made again, not what they hold"
 _WHEN = "when it runs, not what"
-_KEPT = "how long what was made is kept"
+_KEPT = "how long results are kept"
 
 
 def _parses(name: str, parse: object, text: str | None) -> None:
@@ -47,9 +47,7 @@ class Partitions:
     every: Every = option(
         "key", "key: each value is a partition, numbers in numeric order, others as text; or by day, week or month"
     )
-    timezone: str = option(
-        "UTC", "the time zone in which days begin and end, and in which an instant without an offset is local"
-    )
+    timezone: str = option("UTC", "the time zone in which days begin and end, and of times without an offset")
     pattern: str | None = option(
         None,
         "if no column holds the partition: an expression (RE2) over file names with one group: "
@@ -64,7 +62,7 @@ class Partitions:
     )
 
     def __post_init__(self) -> None:
-        check(self.window == "all" or self.every != "key", "window: only days, weeks and months have a window of days")
+        check(self.window == "all" or self.every != "key", "window: only for partitions by day, week or month")
         _parses("window", parse_days, None if self.window == "all" else self.window)
         _parses("timezone", ZoneInfo, self.timezone)
         check(self.late == "fold_into_next" or self.every != "key", "late: reopen needs days, weeks or months")

@@ -96,7 +96,7 @@ def require_size(size: int, where: str) -> None:
     """Raises UserError for more bytes than a recipe has, what it extends and what its variables hold included."""
     if size > MAX_BYTES:
         problem = f"a recipe is at most {MAX_BYTES:,} bytes; this is larger"
-        raise UserError(problem, where=where, fix="give a recipe: is this the data?")
+        raise UserError(problem, where=where, fix="name a recipe; this looks like data")
 
 
 def _read_object(address: str) -> bytes:
@@ -104,7 +104,7 @@ def _read_object(address: str) -> bytes:
         with open_bytes(address) as stream:
             return stream.read(MAX_BYTES + 1)
     except UserError as error:
-        fix = "correct the address; `augmill init DATA` writes a first recipe, to be put there"
+        fix = "correct the address; `augmill init DATA` writes a first recipe to put there"
         raise UserError(f"the recipe cannot be read: {error.problem}", where=address, fix=fix) from error
 
 

@@ -100,7 +100,7 @@ def _shown(value: Any, location: tuple[str | int, ...]) -> str:
     text = json.dumps(value, default=str, ensure_ascii=False)
     address = bool({"base_url", "url"} & {*location})
     if "api_key" in location or "api_key" in text or (address and set("@?#") & set(text)):
-        return "what is not repeated here, since it may be a secret"
+        return "a value not shown here, since it may be a secret"
     return text[:80]
 
 
@@ -154,7 +154,7 @@ class RecipeReader:
         where = self.lines.where(location, self.path)
         where += f" ({name})" if name and where != f"{SET}{name}" else ""
         if "api_key" in location:
-            fix = fix or "put `{env: NAME}` or `{file: PATH}` there, where the key stands; never the key itself"
+            fix = fix or "write `{env: NAME}` or `{file: PATH}`, the place of the key; never the key itself"
         fix = fix or "see docs/recipe.md, or `augmill schema`"
         return UserError(self.lines.hide(problem, location), where=where, fix=self.lines.hide(fix, location))
 
@@ -218,7 +218,7 @@ class RecipeReader:
             chosen.append(GeneratorChoice(entry["use"], float(share), options, label_by))
         names = [choice.use for choice in chosen]
         if len(set(names)) < len(names):
-            raise self.fail("a generator stands twice", at, "give each once, with a share")
+            raise self.fail("a generator is listed twice", at, "list each once, with a share")
         return tuple(chosen)
 
     def trainer(self, value: Any) -> TrainerChoice:

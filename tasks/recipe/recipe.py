@@ -125,7 +125,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", self.dataset)
-        check(bool(plain), "dataset: expected 1 to 64 lower-case letters, digits, `-` and `_`, and no name of a device")
+        check(
+            bool(plain),
+            "dataset: expected 1 to 64 lower-case letters, digits, `-` and `_`, and not the name of a device",
+        )
         problem = PROBLEMS.problem_of(self.task)
         check(not problem, f"task: {self.task!r} is not known; {problem}")
         pair = self.task == "pair_classification"
@@ -142,7 +145,7 @@ class Recipe:
         dated = self.partitions.every != "key"
         check(dated or not self.refit.asked, "refit: needs partitions by day, week or month (partitions.every)")
         fits = self.plan.policy == "shares" or self.plan.rounds <= self.refill.max_rounds
-        check(fits, "plan.rounds: at most refill.max_rounds, or the target is never asked for whole")
+        check(fits, "plan.rounds: at most refill.max_rounds, or the full target is never asked for")
         clash = set(self.publish.copy) & {*self.columns.sources, self.columns.answer}
         check(not clash, f"publish.copy: {', '.join(sorted(clash))} is made by the generator, not copied")
 
@@ -175,14 +178,14 @@ def _located(value: str, base: Path) -> Path:
     """
     expanded = os.path.expanduser(value)  # noqa: PTH111
     if expanded.startswith("~"):
-        raise ValueError("nobody knows whose home this is", "write it out")
+        raise ValueError("there is no such home directory", "write the full path")
     resolved = (base / expanded).absolute()
     if "\0" in value:
-        raise ValueError("a NUL character is in no file's name", "correct the path")
+        raise ValueError("a file name cannot contain NUL", "correct the path")
     if max(len(part.encode("utf-8", "replace")) for part in resolved.parts) > LONGEST_NAME:
-        raise ValueError("file name too long", "give the path of what is there")
+        raise ValueError("file name too long", "correct the path")
     if os.path.realpath(resolved) == resolved.anchor:  # to hash them, or to list them, would take minutes
-        raise ValueError("this is all of the machine's files", "name a file or a directory")
+        raise ValueError("this is the whole file system", "name a file or a directory")
     return resolved
 
 
@@ -245,8 +248,8 @@ class _Paths:
         return whole_store(value, base if isinstance(base, Path) else Path("/"))
 
     def _relative(self, value: str, at: tuple[str | int, ...], otherwise: str) -> UserError:
-        where = "is given as text" if self.folder_at(at) is None else "stands in a bucket"
-        problem = f"{value[:200]!r} is a relative path, and a recipe that {where} lies in no directory"
+        where = "given as text" if self.folder_at(at) is None else "in a bucket"
+        problem = f"{value[:200]!r} is a relative path, but a recipe {where} has no directory"
         return self.reader.fail(problem, at, f"write an absolute path{' or ' * bool(otherwise)}{otherwise}")
 
 
@@ -295,10 +298,10 @@ def _require_store_beside(recipe: Recipe, written: str) -> None:
         _log.warning("There are two stores of %s. %s, beside the recipe, is used; %s is not.", recipe.dataset, new, old)
         return
     raise UserError(
-        f"a relative run.store begins at the recipe, so it is {new}; {recipe.dataset!r} is not in it, but in {old}, "
-        "which earlier versions took, since they began at the working directory",
+        f"a relative run.store starts at the recipe: {new}; {recipe.dataset!r} is not in it, but in {old}, "
+        "where earlier versions looked, since they started at the working directory",
         where="run.store",
-        fix=f"go on with that one by --store {old}, or move it to {new}; to begin anew, give --store {new}",
+        fix=f"to continue with that one, give --store {old} or move it to {new}; to start afresh, give --store {new}",
     )
 
 
@@ -366,7 +369,7 @@ def build_recipe(
             if not rows.served_in_part(CHECKS["teacher"]):
                 raise reader.unserved("teacher", CHECKS, rows.served_in_part, rows, ("generators", index, "label_by"))
             problem = f"{choice.label_by!r} needs the check `teacher`, which is off"
-            raise reader.fail(problem, ("generators", index, "label_by"), "take `teacher: off` out of `checks`")
+            raise reader.fail(problem, ("generators", index, "label_by"), "remove `teacher: off` from `checks`")
     paths = _Paths(base, reader)
     placed = paths.store(recipe.run.store) if store is None else whole_store(store, Path())
     resolved = [
@@ -442,7 +445,7 @@ def json_schema() -> dict[str, Any]:
     choices.append(_section_from_outside(GENERATORS))
     schema["properties"]["trainer"] = {"anyOf": [{"enum": list(TRAINERS)}, _from_outside(TRAINERS), *trainers]}
     paths = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-    schema["properties"][EXTENDS] = paths | {"description": "recipes whose keys this one takes over"}
+    schema["properties"][EXTENDS] = paths | {"description": "recipes whose keys this one inherits"}
     schema["anyOf"] = [{"required": [EXTENDS]}, {"required": schema.pop("required")}]
     schema["properties"]["generators"] = {"type": "array", "minItems": 1, "items": {"anyOf": choices}}
     schema["properties"]["checks"] = {

@@ -175,7 +175,7 @@ class Splits:
         check(not (self.column and self.files), "column and files contradict each other: give one")
         known = {"train", "validation", "test"}
         for name in [*self.files, *self.names.values()]:
-            check(name in known, f"{name!r} is no split; splits are train, validation and test")
+            check(name in known, f"{name!r} is not a split; splits are train, validation and test")
         check(not self.files or "train" in self.files, "files: a pattern for train is needed")
 
     @property
@@ -303,8 +303,10 @@ class Report:
         if self.url is None:
             return
         check(is_address(self.url), "url: an address that begins with http:// or https://, percent-encoded")
-        check("@" not in urlsplit(self.url).netloc, "url: no user and no password in it; whoever sees a run sees it")
-        check(not set("?#") & set(self.url), "url: no query and no fragment; the report's own path follows it")
+        check(
+            "@" not in urlsplit(self.url).netloc, "url: must hold no user or password; anyone who sees a run sees them"
+        )
+        check(not set("?#") & set(self.url), "url: must hold no query or fragment; the report's own path follows it")
 
 
 def report_link(url: str, prefix: str) -> str:
@@ -326,7 +328,7 @@ class RunOptions:
 
     store: str = option(
         "augmill-store",
-        "a directory, beside the recipe where it is relative; or s3://, gs:// or az://",
+        "a directory (a relative path starts at the recipe), or s3://, gs:// or az://",
         why_no_identity=_RUN,
     )
     orchestrator: Literal["prefect", "none"] = option(
@@ -339,7 +341,7 @@ class RunOptions:
     workers: int = option(0, "worker processes; 0: one per device", why_no_identity=_RUN)
     threads: int = option(2, "threads that a fit is pinned to; part of a trained model's identity")
     shard_minutes: float = option(30.0, "a shard that takes longer is killed and tried again", why_no_identity=_RUN)
-    shard_retries: int = option(2, "how often a shard is tried again after a cause that can pass", why_no_identity=_RUN)
+    shard_retries: int = option(2, "how often a shard is tried again after a cause that may pass", why_no_identity=_RUN)
     stage_minutes: float = option(
         360.0, "a fit, an evaluation or any other stage is stopped if it takes longer", why_no_identity=_RUN
     )

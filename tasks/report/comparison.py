@@ -212,7 +212,7 @@ def _line(dataset: str, name: str, cells: list[Cell]) -> ComparedGenerator:
     gauge = gauge_of(cells[0])
     if len({(cell["rows"]["test"], cell["heldout"], gauge_of(cell)) for cell in judged}) > 1:
         problem = f"the cells of {name} on {dataset} were measured on different test rows"
-        raise DataError(problem, where="compare", fix="compare them apart, or with given splits (splits.files)")
+        raise DataError(problem, where="compare", fix="compare them separately, or with given splits (splits.files)")
     scores: dict[str, float] = {}
     gains: dict[str, Interval] = {}
     better = "real"

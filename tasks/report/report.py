@@ -119,7 +119,7 @@ SHOWN_SAMPLES = 12
 MARKDOWN_BYTES = 200_000
 MARKDOWN_CLASSES = 200
 LONGEST_VALUE = 500  # characters of one text in the Markdown: a reason has up to 400
-LEFT_OUT = "This part is too long for here; it stands in the report itself."
+LEFT_OUT = "This part is too long to show here; see the report itself."
 
 
 def render_report(evidence: ReportEvidence) -> str:
@@ -270,7 +270,7 @@ def test_note(gate: Mapping[str, Any]) -> str:
         for pair in ("mix-real", "mix-placebo")
     ]
     if any(each is None for pair in gains for each in pair):
-        return "Test, read once and never deciding, has no rows to measure this by."
+        return "Test, read once and decides nothing, has no rows to measure this by."
     agree = [(first > 0) == (second > 0) and (first < 0) == (second < 0) for first, second in gains]
     if all(agree):
         return "Test, read once and never deciding, agrees in sign on both."

@@ -188,7 +188,7 @@ def _require(names: Sequence[str], present: list[str], file: SourceFile, options
     if file.format == "csv" and len(present) == 1:
         used = find_dialect(file, options).delimiter
         other = next((mark for mark in DELIMITERS if mark != used and mark in present[0]), None)
-        fix = f"set source.delimiter to {other!r}; it is read with {used!r}" if other else fix
+        fix = f"set source.delimiter to {other!r}; it was read with {used!r}" if other else fix
     if (doubt := doubt_file(file, options)) is not None:
         hint, fix = f"{hint}; {doubt.problem}", doubt.fix
     raise DataError(f"there is no column {missing!r}; {hint}", where=file.uri, fix=fix)

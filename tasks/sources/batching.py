@@ -89,7 +89,7 @@ def unify(schemas: Sequence[pa.Schema], files: Sequence[SourceFile]) -> pa.Schem
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             changed = [n for n in schema.names if n in merged.names and schema.field(n).type != merged.field(n).type]
             raise DataError(
-                f"the type of a column ({', '.join(changed)}) clashes with the files before it: {error}",
+                f"the type of a column ({', '.join(changed)}) clashes with earlier files: {error}",
                 where=file.uri,
                 fix="write all files with the same types",
             ) from error

@@ -1,4 +1,4 @@
-"""Parquet: types are the file's own. Dictionary columns come as their values, large and view strings as strings.
+"""Parquet files, whose types are kept. Dictionary columns come as their values, large and view strings as strings.
 
 A file is small on the disk and may be vast when it is read: what its pages would unpack to is told before they are
 (tasks/boundary/parquet.py), and a text that a dictionary repeats is measured before it is repeated.

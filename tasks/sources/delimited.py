@@ -1,4 +1,4 @@
-"""CSV and its kin: cells between delimiters, one header line, quotes around what holds a delimiter or a line end.
+"""CSV and similar files: cells between delimiters, one header line, quotes around what holds a delimiter or a line end.
 
 Python's own csv module on decoded lines, 0.9 million short rows a second: pyarrow's reader is faster, and neither
 says where a bad row stood nor reads on after it in all cases.
@@ -151,11 +151,11 @@ class _Open:
         finally:
             lines.source.close()  # type: ignore[attr-defined]
         if cells is None:
-            found = "nothing behind source.skip_lines" if self.options.skip_lines else "an empty file"
+            found = "nothing after the lines of source.skip_lines" if self.options.skip_lines else "an empty file"
             raise self._bad_header(f"expected a header line, found {found}")
         if len(cells) > MAX_COLUMNS:
             problem = f"expected at most {MAX_COLUMNS:,} columns, found {len(cells):,}"
-            raise DataError(problem, where=self._where(), fix="write data as rows, below one line of names")
+            raise DataError(problem, where=self._where(), fix="write the data as rows below one line of names")
         names = []
         for index, cell in enumerate(cells):
             name = mend(cell, self.options, Counter())
@@ -164,11 +164,11 @@ class _Open:
             names.append(name or f"column_{index + 1}")  # pandas writes its index under an empty name
         doubled = [name for name, count in Counter(names).items() if count > 1]
         if doubled:
-            raise self._bad_header(f"the column {doubled[0]!r} stands twice in the header")
+            raise self._bad_header(f"the column {doubled[0]!r} appears twice in the header")
         return names
 
     def _bad_header(self, problem: str) -> DataError:
-        return DataError(problem, where=self._where(), fix="give each column one name in the header's line")
+        return DataError(problem, where=self._where(), fix="give each column its own name in the header")
 
     def _where(self) -> str:
         return f"{self.file.uri} line {self.dialect.skip + 1}"
@@ -216,7 +216,7 @@ class _Open:
 
     def _unbalanced(self, line: int) -> DataError:
         return DataError(
-            "the quotes of this file do not pair: too many records never close theirs",
+            "too many records of this file open a quote and never close it",
             where=f"{self.file.uri} line {line}",
             fix='set source.quote to "none" if quotes are plain text, or write the file again',
         )

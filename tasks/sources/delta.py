@@ -35,7 +35,7 @@ _FEATURES = {"deletionVectors", "timestampNtz", "typeWidening", "v2Checkpoint", 
 
 
 class Delta(Reader):
-    """A file of a table: Parquet, less the rows that its deletion vector names."""
+    """A file of a table: Parquet, without the rows that its deletion vector names."""
 
     VERSION = 2  # as Parquet's
     noun = "row"
@@ -130,7 +130,7 @@ def _open(root: str, version: int | None) -> DeltaTable:
         raise UserError(
             f"there is no version {version}; the newest is {newest}",
             where=root,
-            fix="correct source.version, or leave it out; old versions go when the table's log is cleaned up",
+            fix="correct source.version, or leave it out; old versions disappear when the table's log is cleaned up",
         ) from None
 
 
@@ -151,7 +151,7 @@ def _require_readable(table: DeltaTable, root: str) -> None:
         raise UserError(
             f"the table uses features that Augmill cannot read: {', '.join(unknown)}",
             where=root,
-            fix="write a copy of it without, or export its current rows to plain Parquet",
+            fix="write a copy without them, or export its current rows to plain Parquet",
         )
 
 
@@ -170,12 +170,12 @@ def _packed(keep: Sequence[bool]) -> bytes:
 def _source_file(action: dict[str, Any], root: str, version: int, kept: dict[str, bytes]) -> SourceFile:
     name = unquote(action["path"])
     if "://" in name or name.startswith("/") or ".." in name.split("/"):
-        fix = "copy the table whole (a shallow clone holds addresses alone)"
+        fix = "copy the whole table (a shallow clone holds only addresses)"
         raise UserError(f"a file of the table lies outside of it: {name}", where=root, fix=fix)
     if not is_remote(root):
         found = Path(root, name)
         if not found.is_file():
-            problem = f"version {version} needs a file that is gone, removed by a VACUUM perhaps: {name}"
+            problem = f"version {version} needs a file that is gone, perhaps removed by a VACUUM: {name}"
             raise DataError(problem, where=root, fix="read a newer version (source.version), or restore the file")
         if not found.resolve().is_relative_to(Path(root).resolve()):
             raise UserError("a link leads out of the table", where=str(found), fix="copy the file into the table")

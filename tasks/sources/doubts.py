@@ -61,7 +61,7 @@ def doubt_header(tables: list[list[Row]], skipped: int) -> Doubt | None:
             stands, names = table[at]
             shown = ", ".join(name or '""' for name in names[:6])
             return Doubt(
-                f"the header seems to stand on line {stands} ({shown}), below a title or notes",
+                f"the header seems to be on line {stands} ({shown}), below a title or notes",
                 f"set source.skip_lines: {stands - 1}, or remove the lines above it",
                 stands - 1,
             )
@@ -161,7 +161,7 @@ def doubt_objects(rows: list[dict[str, Any]]) -> Doubt | None:
             said = f'[{_path(name)}[] | select(.{role} == "{who}") | .{content}] | join("\\n")'
             return Doubt(
                 f"column {name!r} holds chat messages, not texts",
-                "write what is to be read as a column of its own, for example what the user says: "
+                "write the text to be read into a column of its own, for example what the user says: "
                 + _jq(f". + {{text: ({said})}}"),
             )
     inner = {

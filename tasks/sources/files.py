@@ -76,7 +76,7 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
 @cache  # a run lists its source more than once
 def _warn_of_empty(root: str, names: tuple[str, ...]) -> None:
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    _log.warning("%r: passed over, because empty (0 bytes): %s%s", root, ", ".join(map(repr, names[:5])), more)
+    _log.warning("%r: skipped, since empty (0 bytes): %s%s", root, ", ".join(map(repr, names[:5])), more)
 
 
 def _source_file(entry: Entry, kind: Format, root: str, options: SourceOptions) -> SourceFile:

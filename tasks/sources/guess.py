@@ -153,7 +153,7 @@ def _ask_label(label: str | None, names: list[str], values: dict[str, list[Any]]
     shown = ", ".join(flags[:6]) + (f" and {len(flags) - 6} more" if len(flags) > 6 else "")
     return [
         f"{len(flags)} columns hold only 0 and 1 ({shown}): is {label!r} the label? Name another with --label. Several "
-        "labels a row are not supported; one column of them is, made for example in pandas: "
+        "labels per row are not supported; make one column of them, for example in pandas: "
         'df["label"] = df[FLAGS].idxmax(axis=1).where(df[FLAGS].any(axis=1), "none")'
     ]
 

@@ -71,7 +71,7 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
     length = sum(len(str(value)) for value in values if value is not None) / max(1, len(found))
     left = _left(name, type, found, numbers if whole else np.empty(0), distinct, identifier)
     if not left and type == "text":
-        left = "it holds texts" if length > SHORT else "hardly a value stands twice"
+        left = "it holds texts" if length > SHORT else "almost every value is different"
     return Sniffed(type, len(found), distinct, whole, length, left)
 
 
@@ -79,11 +79,11 @@ def _left(name: str, type: str, found: pa.Array, whole: Any, distinct: int, iden
     if name == identifier or IDENTIFIER.search(snaked(name)):
         return "named as an id"
     if distinct < 2:
-        return "one value alone" if distinct else "it holds no value"
+        return "only one value" if distinct else "it holds no value"
     if len(whole) >= COUNTED and len(np.unique(np.diff(whole))) == 1:
         return "it counts the rows"
     if type == "category" and REPEATED * distinct > max(len(found), 2 * REPEATED):
-        return "hardly a value stands twice"
+        return "almost every value is different"
     return ""
 
 

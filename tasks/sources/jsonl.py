@@ -1,4 +1,4 @@
-"""JSON Lines: one object a line, a value's own type kept.
+"""JSON Lines: one object per line, whose values keep their types.
 
 A column's type is decided over the whole source, in a first pass, never by a batch:
 all booleans -> bool; all integers -> int64; numbers -> double, where every integer among them is exact in one;

@@ -106,7 +106,7 @@ def open_plain(file: SourceFile, options: SourceOptions) -> Iterator[BinaryIO]:
             raise DataError(
                 f"not {codec} near byte {raw.tell():,}: {getattr(error, 'reason', error)}",
                 where=file.uri,
-                fix="set source.encoding to what the file is in",
+                fix="set source.encoding to the file's encoding",
             ) from error
 
 
@@ -135,7 +135,7 @@ def read_lines(file: SourceFile, options: SourceOptions, codec: str, newline: st
                 blank = 0 if len(line) > 2 or line.strip() else blank + 1
                 if blank > BLANK_LIMIT:
                     problem = f"more than {BLANK_LIMIT:,} empty lines in a row"
-                    raise DataError(problem, where=file.uri, fix="check the file: a decompression bomb is like this")
+                    raise DataError(problem, where=file.uri, fix="check the file: it may be a decompression bomb")
                 if len(line) >= LINE_LIMIT:
                     _skip_line(text, line, file)
                     yield f"{OVERLONG}\n"
@@ -158,5 +158,5 @@ def _skip_line(text: io.TextIOWrapper, line: str, file: SourceFile) -> None:
             raise DataError(
                 f"a line is longer than {FILE_LIMIT:,} characters",
                 where=file.uri,
-                fix="this is not text in lines, or it is a decompression bomb; check the file",
+                fix="check the file: it is not lines of text, or it is a decompression bomb",
             )

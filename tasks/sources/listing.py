@@ -92,7 +92,7 @@ def list_local(path: str) -> Listing:
     given = Path(os.path.expanduser(path))  # noqa: PTH111 - leaves a user who is not there as written
     try:
         if os.path.realpath(given) == given.absolute().anchor:  # walking it would take minutes
-            raise UserError("this is all of the machine's files", where=path, fix="name the directory of the data")
+            raise UserError("this is the whole file system", where=path, fix="name the directory of the data")
         if given.is_file():
             root = given.parent
             return Listing(str(root), [_entry(given, root)], single=True, table=_local_table([given], root))
@@ -119,7 +119,7 @@ def list_local(path: str) -> Listing:
         return Listing(str(root), [_entry(item, root) for item in paths], table=_local_table(paths, root))
     except PermissionError as error:
         raise UserError(
-            "may not be read: permission denied", where=str(error.filename), fix="grant read access"
+            "cannot be read: permission denied", where=str(error.filename), fix="grant read access"
         ) from error
     except OSError as error:  # too long a name, a link that leads to itself
         problem = f"cannot be read: {error.strerror or error}"
@@ -143,7 +143,7 @@ def _bounded(paths: Iterable[Path], root: Path) -> Iterator[Path]:
     """Raises UserError where there are more than a source can have: somebody's home, say."""
     for count, path in enumerate(paths):
         if count == MAX_FILES:
-            problem = f"there are more than {MAX_FILES:,} files below it"
+            problem = f"there are more than {MAX_FILES:,} files in it"
             raise UserError(problem, where=str(root), fix="name the directory of the data (source.path)")
         yield path
 
@@ -171,7 +171,7 @@ def _refuse_leaving(paths: list[Path], root: Path) -> None:
     for item in paths:
         if item.is_symlink() and not item.exists():
             problem = "a link leads nowhere, or to itself"
-            raise UserError(problem, where=str(item), fix="remove it, or copy the file to where it stands")
+            raise UserError(problem, where=str(item), fix="remove it, or put the file in its place")
         if not item.resolve().is_relative_to(inside):
             raise UserError(
                 f"a link leads out of {root}", where=str(item), fix="copy the file into the directory, or name it alone"
@@ -276,7 +276,7 @@ def _list_remote(path: str) -> Listing:
         beside = obstore.list_with_delimiter(store, above or None)
         names = [*beside["common_prefixes"], *(meta["path"] for meta in beside["objects"])]
         hint = _nearest(key.rstrip("/"), names)
-        raise UserError(f"there is nothing under this address; {hint}", where=path, fix="correct source.path")
+        raise UserError(f"there is nothing at this address; {hint}", where=path, fix="correct source.path")
     table = _remote_table(store, fixed, [meta["path"] for meta in objects])
     return Listing(
         f"{bucket}/{fixed}", [_remote_entry(bucket, fixed, cast(dict[str, Any], m)) for m in hits], table=table

@@ -45,13 +45,11 @@ class Ready:
     """When a partition of the source may be trusted; until then, and where it never is, the source is unsound."""
 
     marker: str | None = _ready(
-        None, "a file, such as _SUCCESS, that stands beside the partition's files once all are there"
+        None, "a file, such as _SUCCESS, that appears beside the partition's files once they are all there"
     )
-    min_rows: int = _ready(0, "rows the newest partition has at least")
+    min_rows: int = _ready(0, "least number of rows in the newest partition")
     max_drop: str | None = _ready(None, "how far its rows may fall below the median of the seven before, such as 50%")
-    wait_until: str | None = _ready(
-        None, 'until when it is waited for, a time of day such as "04:00" (schedule.timezone)'
-    )
+    wait_until: str | None = _ready(None, 'wait for it until this time of day, such as "04:00" (schedule.timezone)')
 
     def __post_init__(self) -> None:
         if self.marker is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", self.marker):

@@ -29,13 +29,15 @@ def name_pattern(pattern: str) -> Any:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"no regular expression ({error})") from error
+        raise ValueError(f"not a regular expression ({error})") from error
     try:
         return re2.compile(_translated(pattern), _options())
     except re2.error as error:
         said = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
         problem = f"cannot be matched in linear time ({said})"
-        raise ValueError(f"{problem}; write it without looking around, back references and flags but i, m, s") from None
+        raise ValueError(
+            f"{problem}; write it without look-around, back references or flags other than i, m, s"
+        ) from None
 
 
 def found_in(name: str, pattern: str) -> str | None:
@@ -91,4 +93,4 @@ def glob_pattern(key: str) -> Any:
     try:
         return re2.compile("".join(out), _options())
     except re2.error as error:
-        raise ValueError(f"{key!r} is no glob: a range in brackets runs from low to high, as in [0-9]") from error
+        raise ValueError(f"{key!r} is not a glob: a range in brackets runs from low to high, as in [0-9]") from error

@@ -55,7 +55,7 @@ def is_remote(path: str) -> bool:
         raise UserError(f"the address {path!r} names no bucket", where="source.path", fix="write scheme://bucket/key")
     if not is_key(path[match.end() :]):
         raise UserError(
-            f"the address {path[:200]!r} is no place in a bucket: `.`, `..`, an empty part or a control character",
+            f"the address {path[:200]!r} is not a place in a bucket: `.`, `..`, an empty part or a control character",
             where="source.path",
             fix="write scheme://bucket/key, the key as the store lists it",
         )
@@ -108,7 +108,7 @@ def reaching(uri: str) -> Iterator[None]:
         raise UserError("expected a file, found a directory", where=uri, fix="name a file in it") from None
     except PermissionError:
         raise StoreRefused(
-            "may not be read", where=uri, fix="grant read access to the account that runs this"
+            "permission denied", where=uri, fix="grant read access to the account that runs this"
         ) from None
     except failures.BaseError as error:
         if (refused := refusal(error, uri)) is not None:

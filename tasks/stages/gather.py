@@ -386,9 +386,9 @@ def _no_row(window: _Window, files: list[str], schema: pa.Schema, refused: list[
     if not before:
         return no_row_upto(config.as_of or "", window.names[0])
     return UnsoundSource(
-        f"no row stands from {config.first} to {config.as_of}; the last ones before are of {before[-1]!r}",
+        f"there are no rows from {config.first} to {config.as_of}; the last ones before are from {before[-1]!r}",
         where="source (partitions.window)",
-        fix="deliver its rows, or run it for an earlier one",
+        fix="deliver its rows, or run for an earlier one",
     )
 
 

@@ -141,7 +141,7 @@ def _warn_of_column(file: SourceFile, config: IngestConfig) -> None:
     for row in reader.sample(file, config.source, LOOKED_AT):
         value = row.get(column)
         if value is not None and config.calendar.name_of(value) != told and str(value) != file.partition[column]:
-            said = f"{file.name!r} lies in the directory of {told!r}, and its column {column!r} says {value!r}"
+            said = f"{file.name!r} is in the directory of {told!r}, but its column {column!r} says {value!r}"
             _log.warning("%s: the directory counts; move the file, or correct the column", said)
             return
 

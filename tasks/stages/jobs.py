@@ -60,9 +60,9 @@ def _fit_config(part: dict[str, Any], kinds: Registry[Any]) -> FitConfig:
     options, here = _options(kinds[name].Options, part["options"]), kinds.code(name)
     if here != part["code"]:
         raise UserError(
-            f"this worker has another version of it ({here or 'Augmill itself'}) than the run ({part['code']})",
+            f"this worker has a different version of it ({here or 'Augmill itself'}) than the run ({part['code']})",
             where=f"the {kinds.what} {name}",
-            fix="install the same version for all; if it was edited during the run, run again",
+            fix="install the same version everywhere; if it was edited during the run, run again",
         )
     return FitConfig(**(part | {"options": options}))
 

@@ -21,26 +21,26 @@ from augmill.tasks.sources.delimited import DELIMITERS
 MAY_BE_BYTES = ("columns.id", "columns.group")  # which are compared, never read
 CONFLICT = "conflicting_label"  # refuse.conflicts: equal rows under several labels
 
-# What to do about most refused rows, by their reason; where none is named, to mend the source. Kinds and problems know
+# What to do about most refused rows, by their reason; where none is named, to repair the source. Kinds and problems know
 # what to do about the reasons that they give themselves.
 REMEDIES = {
-    "ragged": "quote cells that hold the delimiter, or correct source.delimiter; where every row ends in a delimiter more, "
-    "let the header do so too",
-    "bad_quoting": "pair the quotes, or set source.quote: none where they mean themselves",
+    "ragged": "quote cells that contain the delimiter, or correct source.delimiter; if every row ends in an extra delimiter, "
+    "end the header with one too",
+    "bad_quoting": "close every quote, or set source.quote: none if quotes are ordinary characters",
     "bad_json": "write one JSON object a line, or correct source.format",
     "not_an_object": "write one JSON object a line",
-    "invalid_encoding": "set source.encoding to what the file is written in, or auto",
+    "invalid_encoding": "set source.encoding to the file's encoding, or auto",
     "cell_too_long": "shorten those cells, or raise source.max_cell_bytes",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
-    CONFLICT: "give equal rows one label; what happens to them is refuse.conflicts",
-    "duplicate_id": "check columns.id: each value may stand once; without it ids are made from the inputs",
+    CONFLICT: "give equal rows one label, or set refuse.conflicts",
+    "duplicate_id": "check columns.id: each value must be unique; without it ids are made from the inputs",
     "no_partition": "check columns.partition: a row without a value belongs to no snapshot",
-    "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is no such partition",
+    "bad_partition": "check columns.partition, partitions.pattern and partitions.every: the value is not a valid partition",
     "no_id": "check columns.id: each row needs one; without it ids are made from the inputs",
 }
 
 
-def remedy(reason: str, default: str = "mend the source") -> str:
+def remedy(reason: str, default: str = "repair the source") -> str:
     """What to do about rows that are refused for this reason."""
     parts = [REMEDIES, *(kind.remedies for kind in KINDS.values()), *(each.remedies for each in PROBLEMS.values())]
     return next((part[reason] for part in parts if reason in part), default)
@@ -72,7 +72,7 @@ def require_rows(file: SourceFile, how: SourceOptions) -> None:
         return
     first = next((row for batch in read_batches(file, how) for row in batch.refused), None)
     if first is None:
-        raise DataError("it has columns but no row", where=file.name, fix="give a file with rows")
+        raise DataError("it has columns but no rows", where=file.name, fix="give a file with rows")
     problem = f"no row can be read; the first one is refused: {first.reason}, {first.detail}"
     raise DataError(problem, where=f"{file.name} {first.location}", fix=remedy(first.reason, "repair the file"))
 
@@ -84,7 +84,7 @@ def require_header(file: SourceFile, how: SourceOptions, otherwise: str) -> None
     """
     doubt = doubt_file(file, how) if file.format == "csv" else None
     if doubt is not None:
-        fix = f"{doubt.fix}; where they are names, {otherwise}"
+        fix = f"{doubt.fix}; if they are names, {otherwise}"
         raise DataError(doubt.problem, where=file.name, fix=fix)
 
 
@@ -99,8 +99,8 @@ def require_alike(name: str, as_of: str) -> None:
     """
     if _shape(name) == _shape(as_of) or (is_number(name) and is_number(as_of)):
         return
-    problem = f"{as_of!r} is not written as the column's {name!r} is; they are compared letter by letter"
-    fix = f"write it as {name!r}; numbers within names have to be written equally long in the source, as v007"
+    problem = f"{as_of!r} is not written like the column's {name!r}; they are compared as strings"
+    fix = f"write it as {name!r}; numbers within names must all have the same length in the source, as in v007"
     raise UserError(problem, where="--as-of (columns.partition)", fix=fix)
 
 
@@ -109,12 +109,12 @@ class NoRowUpTo(UserError):
 
 
 def no_row_upto(as_of: str, first: str) -> NoRowUpTo:
-    problem = f"no row stands at or before {as_of!r}; the first one is of {first!r}"
-    return NoRowUpTo(problem, where="--as-of", fix="give a later one, written as columns.partition writes them")
+    problem = f"there is no row from {as_of!r} or before; the first one is from {first!r}"
+    return NoRowUpTo(problem, where="--as-of", fix="give a later one, written as in columns.partition")
 
 
 def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
-    problem = f"column {column!r} holds more than {most:,} different values: those are no partitions"
+    problem = f"column {column!r} holds more than {most:,} different values, too many for partitions"
     fix = "set partitions.every to day, week or month, or name a coarser column"
     return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
 
@@ -191,10 +191,10 @@ class NoPartition(DataError):
 def no_partition(files: Sequence[str], counts: Mapping[str, int], first: dict[str, str] | None) -> NoPartition:
     """``counts``: all refused rows by reason; ``first``: one of them. None where there is no row at all."""
     if first is None:
-        return NoPartition("expected rows, found columns alone", where=_of(files), fix="give files with rows")
+        return NoPartition("expected rows, found only columns", where=_of(files), fix="give files with rows")
     reason = max(counts, key=lambda name: counts[name])
     every = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
-    problem = f"no row stands in a partition: with this one, all {sum(counts.values()):,} are refused ({every})"
+    problem = f"no row has a partition: with this one, all {sum(counts.values()):,} are refused ({every})"
     return NoPartition(problem, where=_first([first]), fix=remedy(reason))
 
 
@@ -206,7 +206,7 @@ def no_usable_row(files: Sequence[str], names: Sequence[str], refused: Sequence[
     """Files without a row, or with refused ones only."""
     if not refused:
         shown = ", ".join(names[:SHOWN])
-        return DataError(f"expected rows, found columns alone: {shown}", where=_of(files), fix="give files with rows")
+        return DataError(f"expected rows, found only columns: {shown}", where=_of(files), fix="give files with rows")
     return DataError(
         f"with this one, all {len(refused):,} rows are refused ({counted(refused)})",
         where=_first(refused),
@@ -230,5 +230,5 @@ def require_sound(labels: Labels, refuse: Refuse, refused: Sequence[dict[str, st
             f"with this one, {len(faulty):,} of {read:,} rows are refused ({counted(faulty)}): more than refuse.max_share "
             f"({refuse.max_share:g}) allows",
             where=_first(faulty),
-            fix=f"{_remedy(faulty)}; or let more rows be left out (refuse.max_share)",
+            fix=f"{_remedy(faulty)}; or allow a larger share (refuse.max_share)",
         )

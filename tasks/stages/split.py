@@ -132,17 +132,15 @@ class _Twins:
 def _twins(held: pa.Table, given: int, config: SplitConfig) -> _Twins:
     near, known = held.num_rows, Counter(held["reason"].to_pylist())
     told = (
-        f"{near:,} of {given:,} train rows left it: {known['in_heldout']:,} stand in validation or test too, "
+        f"{near:,} of {given:,} train rows were left out: {known['in_heldout']:,} are also in validation or test, "
         f"{known['near_heldout']:,} are near a row there (splits.near {config.splits.near:g})"
     )
     fix = (
-        "take the repeated rows out"
+        "remove the repeated rows"
         if config.splits.given
         else "keep rows made from one template together (columns.group)"
     )
-    return _Twins(
-        class_counts(held[STRATUM]), 2 * near > given, told, f"{fix}, leave out repeats, or raise splits.near"
-    )
+    return _Twins(class_counts(held[STRATUM]), 2 * near > given, told, f"{fix}, remove repeats, or raise splits.near")
 
 
 def _rare(train: pa.Table, everything: pa.Table, twins: _Twins, config: SplitConfig) -> list[str]:

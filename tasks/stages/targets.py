@@ -32,13 +32,13 @@ def nothing_to_make(target: Target, counts: dict[str, int], max_ratio: float | N
         return None
     wanted = sum(_wanted(target, counts).values())
     if wanted:
-        why = f"of {wanted:,} rows mix.max_ratio {max_ratio:g} leaves no whole one to a class"
+        why = f"mix.max_ratio {max_ratio:g} leaves no class a whole one of the {wanted:,} rows"
     elif target.multiply is not None:
-        why = f"target.multiply {target.multiply:g} of {sum(counts.values()):,} train rows is not one row more"
+        why = f"target.multiply {target.multiply:g} adds less than one row to {sum(counts.values()):,} train rows"
     else:
         name, least = min(counts.items(), key=lambda item: (item[1], item[0]))
         asked = "as many as the largest" if target.balance == "max" else f"target.balance asks for {target.balance:,}"
-        why = f"every class has its target already (the smallest, {name!r}, has {least:,} train rows; {asked})"
+        why = f"every class already has its target (the smallest, {name!r}, has {least:,} train rows; {asked})"
     return f"nothing to make: {why}; nothing was asked for"
 
 

@@ -133,7 +133,7 @@ def require_root(root: str) -> None:
             fix = "give them by environment variables (AWS_..., GOOGLE_..., AZURE_...) or an instance role"
             raise UserError(problem, where="run.store", fix=fix)
         if not is_key(root.split("//", 1)[1]):
-            problem = f"{root[:200]!r} is no place in a bucket: `.`, `..`, an empty part or a control character"
+            problem = f"{root[:200]!r} is not a place in a bucket: `.`, `..`, an empty part or a control character"
             fix = "give a bucket, such as s3://bucket/prefix"
             raise UserError(problem, where="run.store", fix=fix)
         return
@@ -144,7 +144,7 @@ def require_root(root: str) -> None:
         )
         raise UserError(problem, where="run.store", fix=fix)
     if os.path.expanduser(root).startswith("~"):  # noqa: PTH111
-        raise UserError(f"nobody knows whose home {root!r} begins with", where="run.store", fix=fix)
+        raise UserError(f"there is no such home directory as {root!r} begins with", where="run.store", fix=fix)
     longest = max(map(len, os.fsencode(root).split(b"/")))
     if longest > LONGEST_NAME or len(os.fsencode(root)) > LONGEST_PATH:
         raise UserError("file name too long", where="run.store", fix=fix)

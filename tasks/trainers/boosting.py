@@ -1,4 +1,4 @@
-"""Gradient boosting of scikit-learn's histograms (LightGBM's way; Ke et al., NeurIPS 2017) on tables."""
+"""Gradient boosting on tables: scikit-learn's trees on histograms (as in LightGBM; Ke et al., NeurIPS 2017)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BoostingOptions:
             "help": "maximum number of trees (of each class, if there are more than two); each training chooses how many"
         },
     )
-    learning_rate: float = field(default=0.1, metadata={"help": "how much of each tree counts"})
+    learning_rate: float = field(default=0.1, metadata={"help": "how much each tree counts"})
     leaves: int = field(default=15, metadata={"help": "maximum number of leaves of a tree"})
     l2: float = field(
         default=1.0, metadata={"help": "ridge penalty of the leaves; the loss is scaled to the number of real rows"}

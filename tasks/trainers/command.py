@@ -64,7 +64,11 @@ class CommandOptions:
     )
     timeout: float = field(
         default=3600.0,
-        metadata={"help": "seconds for one training", "identity": False, "why": "a training in time is the same"},
+        metadata={
+            "help": "seconds for one training",
+            "identity": False,
+            "why": "a training that ends in time is the same",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -72,13 +76,11 @@ class CommandOptions:
             words = shlex.split(self.command)
             found = {name for word in words for name in _places(word)}
         except ValueError as error:
-            raise ValueError(
-                f"trainer.command: cannot be read ({error}); write braces that are meant as {{{{ }}}}"
-            ) from error
+            raise ValueError(f"trainer.command: cannot be read ({error}); write literal braces as {{{{ }}}}") from error
         if missing := [name for name in PLACEHOLDERS if name not in found]:
             raise ValueError(f"trainer.command: expected {{{missing[0]}}} in the command, found {self.command!r}")
         if unknown := sorted(found - set(PLACEHOLDERS)):
-            raise ValueError(f"trainer.command: {{{unknown[0]}}} is none of {', '.join(PLACEHOLDERS)}")
+            raise ValueError(f"trainer.command: {{{unknown[0]}}} is not one of {', '.join(PLACEHOLDERS)}")
         if not 0 < self.timeout <= LONGEST:
             raise ValueError(f"trainer.timeout: expected seconds above 0, at most a week, found {self.timeout}")
 
@@ -131,7 +133,7 @@ class CommandTrainer(Trainer):
         shown = f"\n  Its output ended with:\n{output}" if output else "; it printed nothing"
         if code is None:
             raise UserError(
-                f"expected the command to end within {self.options.timeout:g} s, stopped it{shown}",
+                f"expected the command to end within {self.options.timeout:g} s; it was stopped{shown}",
                 where=f"trainer.command ({training.arm}, run {training.run})",
                 fix="raise `timeout`, or train less; finished trainings are kept",
             )
@@ -143,7 +145,7 @@ class CommandTrainer(Trainer):
             )
         if not written.exists():
             raise UserError(
-                f"the command ended well but wrote nothing{shown}",
+                f"the command succeeded but wrote nothing{shown}",
                 where=str(written),
                 fix=f"write Parquet with columns row and {answer} to {{predictions}}",
             )
@@ -223,7 +225,7 @@ def _execute(words: list[str], log: Path, timeout: float) -> tuple[int | None, s
     """
     if shutil.which(words[0]) is None:
         raise UserError(
-            f"expected a program to run, found {words[0]!r} (there is none of that name)",
+            f"expected a program to run; there is none called {words[0]!r}",
             where="trainer.command",
             fix="give the full path, or put it on PATH",
         )

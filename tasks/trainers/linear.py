@@ -1,4 +1,4 @@
-"""The trainer ``linear``, and what it shares with ``tfidf``: regressions whose ridge strength is chosen in each training.
+"""Logistic or ridge regression on rows of any kind: ridge strength chosen in each training, as in ``tfidf``.
 
 Ridge-penalised weights lie in the span of the training rows. Where features outnumber the rows, the model is fitted on
 the Cholesky factor of the rows' Gram matrix: as many dense columns as there are rows instead of tens of thousands of

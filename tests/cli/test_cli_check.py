@@ -179,7 +179,7 @@ def test_a_store_with_a_directory_of_somebody_else_is_found(copied_run: Path, mo
 
 def test_a_target_that_is_met_is_nothing_to_make_and_no_failure(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, target={"balance": 3})
-    told = "nothing to make: every class has its target already"
+    told = "nothing to make: every class already has its target"
     found = " ".join(augmill("check", recipe).out.split())
     assert told in found and "target.balance asks for 3" in found
     ended = augmill("run", recipe)

@@ -143,7 +143,7 @@ def test_a_title_above_the_header_is_skipped_and_check_says_it_where_it_is_not(
     path.write_text(f"All tickets\n\n{path.read_text()}")
     monkeypatch.chdir(tmp_path)
     ended = augmill("init", "tickets.csv")
-    assert ended.code == 0 and "the header seems to stand on line 3" in ended.out
+    assert ended.code == 0 and "the header seems to be on line 3" in ended.out
     recipe = load_recipe(tmp_path / "tickets.yaml")
     assert recipe.source.skip_lines == 2 and recipe.columns.sources == ("body",)
     checked = augmill("check", "tickets.yaml")
@@ -174,6 +174,6 @@ def test_rows_that_cannot_be_read_are_named_with_their_reason(tmp_path: Path, mo
     (tmp_path / "t.csv").write_text("\n".join([text[0], *(f"{line}," for line in text[1:])]))
     monkeypatch.chdir(tmp_path)
     for command in (["init", "t.csv"], ["judge", "--real", "t.csv", "--synthetic", "t.csv"]):
-        refused(augmill(*command), 3, ["line 2", "ragged", "the last one empty", "let the header do so too"])
+        refused(augmill(*command), 3, ["line 2", "ragged", "the last one empty", "end the header with one too"])
     (tmp_path / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}], "label": "a"}\n' * 9)
     refused(augmill("init", "chat.jsonl"), 3, ["messages", "holds chat messages", "jq -c"])

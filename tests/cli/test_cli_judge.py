@@ -121,7 +121,9 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     refused(judge(folder, "good.csv", real="one.csv"), 3, ["--real", "two classes"])
     copied = judge(folder, "good.csv", real="validation.csv")
     refused(
-        copied, 3, ["--real", "300 of 300 train rows left it: 300 stand in validation", "--validation rows that are"]
+        copied,
+        3,
+        ["--real", "300 of 300 train rows were left out: 300 are also in validation", "--validation rows that are"],
     )
 
 

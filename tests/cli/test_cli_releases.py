@@ -193,4 +193,4 @@ def test_a_recipe_stands_for_its_dataset_and_its_store(two_releases: Path, tmp_p
 @pytest.mark.parametrize("command", [["releases"], ["gc"], ["status"], ["path"], ["doctor", "--quick"]])
 def test_a_home_that_nobody_has_is_named(command: list[str], tmp_path: Path) -> None:
     recipe = [write_recipe(tmp_path)] if command[0] in ("status", "path") else []
-    refused(augmill(*command, *recipe, "--store", "~nobody-has-this/store"), 2, ["nobody knows whose home"])
+    refused(augmill(*command, *recipe, "--store", "~nobody-has-this/store"), 2, ["there is no such home directory"])

@@ -47,7 +47,7 @@ def write_recipe(directory: Path, *more: object) -> dict[str, Any]:
 def test_init_writes_a_recipe_of_a_table_that_check_accepts_and_says_what_it_left_out(tmp_path: Path) -> None:
     write_table(tmp_path / "flats.csv")
     ended = augmill("init", tmp_path / "flats.csv", "--out", tmp_path / "flats.yaml")
-    assert ended.code == 0 and "left out of the inputs: country (one value alone)" in flat(ended.out)
+    assert ended.code == 0 and "left out of the inputs: country (only one value)" in flat(ended.out)
     document = yaml.safe_load((tmp_path / "flats.yaml").read_text())
     assert document["columns"] == {
         "inputs": {"seen": "timestamp", "size": "number", "colour": "category", "grade": "category"},

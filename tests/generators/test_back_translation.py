@@ -180,7 +180,7 @@ def test_one_model_of_many_languages_goes_there_and_back(tmp_path: Path) -> None
     rows = bench.sample(ask(["refund", "track"] * 8))
     assert rows["reason"].null_count > 4
     for wrong, message in (
-        ({"language": ""}, "expected the codes of two"),
+        ({"language": ""}, "needs two language codes"),
         ({"language": "xx"}, "no language 'xx'; it knows"),
     ):
         with pytest.raises(UserError, match=message):

@@ -105,7 +105,7 @@ def test_an_adapter_learns_labels_and_is_merged_into_a_model_that_needs_no_peft(
 
 
 def test_scratch_has_nothing_to_adapt_and_a_target_that_is_not_there_is_named(gpt2: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="adapter: expected a `model`"):
+    with pytest.raises(ValueError, match="adapter: needs a pretrained `model`"):
         CausalLMOptions(adapter=Adapter())
     with pytest.raises(UserError, match="peft cannot adapt this model"):
         Bench("causal_lm", tmp_path, model=str(gpt2), adapter=Adapter(targets=("no_such_module",)))
@@ -266,7 +266,7 @@ def test_a_damaged_checkpoint_is_left_out_and_another_training_has_its_own(
         fit(tmp_path / "other", store, QUICK | {"learning_rate": 0.001})  # another training: nothing of this one
         assert "checkpoint" not in caplog.text
         made = fit(tmp_path / "b", store, QUICK)
-    assert "is damaged and left out" in caplog.text
+    assert "is damaged and ignored" in caplog.text
     assert made == fit(tmp_path / "c", Store(str(tmp_path / "fresh")), QUICK)
 
 

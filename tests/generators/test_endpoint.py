@@ -354,7 +354,7 @@ def test_a_call_that_the_server_refuses_for_good_has_a_reason_and_is_not_tried_a
 REFUSED = {
     "the key": (Act(401, as_error("invalid_api_key", f"no such key {CANARY}")), "CHAT_KEY"),
     "no right": (Act(403, b""), "CHAT_KEY"),
-    "no money": (Act(402, b""), "wants to be paid"),
+    "no money": (Act(402, b""), "asks for payment"),
     "no quota": (Act(429, as_error("insufficient_quota")), "no quota left"),
     "the model": (Act(404, as_error("model_not_found")), "model_not_found"),
     "another address": (

@@ -379,7 +379,7 @@ def test_a_model_whose_embeddings_take_no_options_runs(tmp_path: Path) -> None:
 
 
 def test_a_model_that_label_tokens_break_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a DebertaV2ForMaskedLM that was given tokens for the labels does not run"):
+    with pytest.raises(UserError, match="a DebertaV2ForMaskedLM no longer runs once it has tokens for the labels"):
         Bench("masked_lm", tmp_path, model=str(untrained("deberta-new")))
 
 

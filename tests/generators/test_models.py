@@ -50,7 +50,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a pickle": (lambda path: sharded(path, "weights.bin"), "weight_map names 'weights.bin'"),
     "a shard that is not there": (
         lambda path: [sharded(path, "a.safetensors", "b.safetensors"), (path / "b.safetensors").unlink()],
-        "weight_map names 'b.safetensors', which is not there",
+        "weight_map names 'b.safetensors', which is missing",
     ),
     "the index itself": (lambda path: sharded(path, INDEX), f"weight_map names '{INDEX}'"),
     "an index of lists": (
@@ -94,8 +94,8 @@ WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 CONFIGS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "100,000 layers": ({"num_hidden_layers": 100_000}, "num_hidden_layers is 100,000, and the weights hold"),
     "layers without end": ({"num_hidden_layers": 1e308}, "num_hidden_layers is"),
-    "layers too wide": ({"hidden_size": 10**9}, "parameters, and the weights hold"),
-    "a vast vocabulary": ({"vocab_size": 10**12}, "parameters, and the weights hold"),
+    "layers too wide": ({"hidden_size": 10**9}, "parameters, but the weights hold"),
+    "a vast vocabulary": ({"vocab_size": 10**12}, "parameters, but the weights hold"),
     "a number beyond all": ({"vocab_size": 10**30}, "no masked language model"),
     "a text for a number": ({"num_hidden_layers": "two"}, "no masked language model"),
     "a list for a number": ({"hidden_size": [1]}, "no masked language model"),

@@ -317,7 +317,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_anything_is_trained(tmp_p
     PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="</s>", pad_token="<pad>").save_pretrained(
         tmp_path / "plain"
     )
-    with pytest.raises(UserError, match="can fill no spans"):
+    with pytest.raises(UserError, match="cannot fill spans"):
         Bench("seq2seq", tmp_path / "a", model=str(tmp_path / "plain"))
 
 

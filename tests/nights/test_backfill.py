@@ -435,7 +435,7 @@ def test_a_switch_speaks_of_what_it_moves_alone(rows: Path, tmp_path: Path) -> N
     done = fill(recipe, last=day(2), reprocess="all", publish="together")
     entry = read_log(store, "tiny").entries[done["log_entry"]]
     assert list(entry["current"]) == list(entry["snapshots"]) == [day(2)]
-    assert entry["reason"].endswith("1 of 3 snapshots switched; the others stood already")
+    assert entry["reason"].endswith("1 of 3 snapshots switched; the others were current already")
 
 
 def test_a_staged_backfill_that_could_not_switch_only_switches_when_it_goes_on(

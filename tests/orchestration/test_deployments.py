@@ -158,7 +158,7 @@ def test_a_variable_that_the_pools_jobs_do_not_take_is_refused(client: Any, tmp_
     def deploy(*options: str) -> Any:
         return augmill("deploy", path, "--pool", POOL, *options)
 
-    refused(deploy("--image", "s3cret:1"), 2, ["--image", "process", "take no 'image'", "working_dir"])
+    refused(deploy("--image", "s3cret:1"), 2, ["--image", "process", "no variable 'image'", "working_dir"])
     refused(deploy("--job-variable", "workingdir=/s3cret"), 2, ["'workingdir'", "did you mean 'working_dir'"])
     refused(deploy("--job-variable", "stream_output=s3cret"), 2, ["stream_output", "expected boolean"])
     refused(deploy("--job-variable", 'env={"A": ["s3cret"]}'), 2, ["env.A", "expected string or null"])

@@ -168,12 +168,12 @@ def test_what_fails_while_it_is_imported_is_told_as_the_users(module: Callable[[
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("contract = 1", "pass"), "does not say for which contract"),
+        (("contract = 1", "pass"), "does not name the contract"),
         (("contract = 1", "contract = 2"), "is for contract 2; this Augmill has contract 1"),
-        (("VERSION = 1", "pass"), "it does not say its VERSION"),
+        (("VERSION = 1", "pass"), "it does not define VERSION"),
         (("def sample", "def simple"), "it lacks sample"),
         (("(Generator)", "(object)"), "expected a subclass of augmill.tasks.contracts.Generator"),
-        (("frozen=True", "frozen=False"), "Options are no frozen dataclass"),
+        (("frozen=True", "frozen=False"), "Options class is not a frozen dataclass"),
     ],
 )
 def test_a_class_that_is_no_extension_is_told_what_it_lacks(
@@ -254,7 +254,9 @@ def test_a_worker_with_other_code_refuses_the_job(site: Path, tmp_path: Path) ->
     config, split = generator_config(recipe.generators[0], recipe), Artifact("split/x", 1, "s", "c")
     assert unpack(json.loads(json.dumps(pack(fit, config, [split]))))[1] == config
     older = dataclasses.replace(config, code="augmill-paints 1.0.1")
-    with pytest.raises(UserError, match=r"another version of it \(augmill-paints 1.0.2\) than the run \(.* 1.0.1\)"):
+    with pytest.raises(
+        UserError, match=r"a different version of it \(augmill-paints 1.0.2\) than the run \(.* 1.0.1\)"
+    ):
         unpack(json.loads(json.dumps(pack(fit, older, [split]))))
 
 
@@ -352,7 +354,7 @@ def test_a_new_package_has_a_name_of_its_own(name: str, said: str, tmp_path: Pat
         write_package(name, tmp_path)
     assert not list(tmp_path.iterdir())
     write_package("mine", tmp_path)
-    with pytest.raises(UserError, match="something stands there already"):
+    with pytest.raises(UserError, match="it exists already"):
         write_package("mine", tmp_path)
 
 

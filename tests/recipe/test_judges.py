@@ -52,7 +52,7 @@ def test_a_recipe_of_numbers_is_judged_by_their_error() -> None:
         ({"columns": PRICED, "trainer": {"command": COMMAND}, "gate": {"focus": ["a"]}}, "no labels to focus on"),
         (
             {"columns": PRICED, "trainer": {"command": COMMAND}, "gate": {"rule": "not_worse"}},
-            "mae is in the target's own unit, of which no number of points is a part",
+            "mae is in the target's own unit; there is no default",
         ),
         (
             {"columns": PRICED, "trainer": {"command": COMMAND}, "plan": {"policy": "adaptive"}},

@@ -89,7 +89,7 @@ def refusal(directory: Path, text: str) -> UserError:
         (RECIPE.replace("dataset: tiny\n", ""), 1, "dataset", "'dataset' is missing"),
         (RECIPE.replace("generators:\n  - use: rules\n", ""), 1, "", "'generators' is missing"),
         (RECIPE.replace("generators:\n  - use: rules\n", "generators: rules\n"), 9, "generators", "expected a list"),
-        (RECIPE + "  - use: rules\n", 9, "generators", "stands twice"),
+        (RECIPE + "  - use: rules\n", 9, "generators", "is listed twice"),
     ],
 )
 def test_an_unknown_or_missing_key_is_named_with_its_line_and_the_nearest_known(
@@ -130,7 +130,7 @@ def test_a_value_of_the_wrong_type_is_never_coerced(tmp_path: Path, text: str, w
         (RECIPE + "splits: {column: lang, files: {train: a}}\n", "(splits)", "column and files contradict each other"),
         (RECIPE + "splits: {validation: 0.6, test: 0.4}\n", "(splits)", "less than a tenth for train"),
         (RECIPE + "splits: {files: {validation: a}}\n", "(splits.files)", "a pattern for train is needed"),
-        (RECIPE + "splits: {column: lang, names: {a: trian}}\n", "(splits)", "'trian' is no split"),
+        (RECIPE + "splits: {column: lang, names: {a: trian}}\n", "(splits)", "'trian' is not a split"),
         (RECIPE + "labels: {unknown: stop}\n", "(labels.unknown)", "need `declared` labels"),
         (RECIPE + "task: pair_classification\n", "(task)", "needs two text columns"),
         (RECIPE.replace("label: label", "label: text"), "(columns)", "used twice: text, text"),
@@ -153,11 +153,11 @@ def test_sections_that_contradict_each_other_are_refused(tmp_path: Path, text: s
         ("https://", "an address that begins with http:// or https://"),
         ("https://reports.example.org/a b", "an address that begins with http:// or https://"),
         ("https://reports.example.org:port", "an address that begins with http:// or https://"),
-        ("https://anna:hunter2@reports.example.org", "no user and no password"),
-        ("https://hunter2@reports.example.org", "no user and no password"),
-        ("https://reports.example.org/?token=hunter2", "no query and no fragment"),
-        ("https://reports.example.org/?", "no query and no fragment"),
-        ("https://reports.example.org/#hunter2", "no query and no fragment"),
+        ("https://anna:hunter2@reports.example.org", "must hold no user or password"),
+        ("https://hunter2@reports.example.org", "must hold no user or password"),
+        ("https://reports.example.org/?token=hunter2", "must hold no query or fragment"),
+        ("https://reports.example.org/?", "must hold no query or fragment"),
+        ("https://reports.example.org/#hunter2", "must hold no query or fragment"),
     ],
 )
 def test_an_address_of_reports_is_plain_and_holds_no_secret(tmp_path: Path, url: str, words: str) -> None:

@@ -246,7 +246,7 @@ def test_merge_keys_and_labels_hold_in_each_file(tmp_path: Path) -> None:
     labels = load_recipe(path).labels
     assert (list(labels.declared), list(labels.retired)) == (["011"], ["1_000"])
     write(tmp_path, f"{RECIPE}seed: 1\nseed: 2\n", "base.yaml")
-    assert "'seed' stands twice" in refusal(path).problem and "base.yaml line 13" in refusal(path).where
+    assert "'seed' appears twice" in refusal(path).problem and "base.yaml line 13" in refusal(path).where
 
 
 def test_an_error_names_the_file_in_which_the_key_stands(tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_a_path_belongs_to_the_file_in_which_it_stands(tmp_path: Path) -> None:
             {"recipe.yaml": "extends: nothing.yaml\n"},
             ("nothing.yaml", "cannot be read", "recipe.yaml line 1 (extends)"),
         ),
-        ({"recipe.yaml": "extends: a.yaml\n", "a.yaml": "- 1\n"}, ("no recipe", "line 1 (extends)")),
-        ({"recipe.yaml": "extends: a.yaml\n", "a.yaml": ""}, ("no recipe", "line 1 (extends)")),
+        ({"recipe.yaml": "extends: a.yaml\n", "a.yaml": "- 1\n"}, ("not a recipe", "line 1 (extends)")),
+        ({"recipe.yaml": "extends: a.yaml\n", "a.yaml": ""}, ("not a recipe", "line 1 (extends)")),
         ({"recipe.yaml": "extends: a.yaml\n", "a.yaml": "b: [\n"}, ("a.yaml line 2", "not valid YAML")),
         ({"recipe.yaml": "extends: {a: b}\n"}, ("expected the path", "line 1 (extends)")),
         ({"recipe.yaml": "extends:\n"}, ("expected the path", "line 1 (extends)")),
@@ -449,18 +449,18 @@ def test_what_is_set_wins_over_file_and_base_and_may_hold_variables(
         ("generators.-1.share=2", "--set generators.-1.share", "a list of 1"),
         ("generators.rules.share=2", "--set generators.rules.share", "number them from 0"),
         ("generators.0.strenght=2", "--set generators.0.strenght", "did you mean 'strength'"),
-        ("dataset.x=2", "--set dataset.x", "one value"),
+        ("dataset.x=2", "--set dataset.x", "single value"),
         ("seed=[", "--set seed", "not valid YAML"),
         ("seed=a: b", "--set seed", "one value on one line"),
         ("seed=- 1", "--set seed", "one value on one line"),
         ("seed=1\n2", "--set seed", "one value on one line"),
         ("seed=# no", "--set seed", "one value on one line"),
-        ("seed={a: 1, a: 2}", "--set seed", "stands twice"),
+        ("seed={a: 1, a: 2}", "--set seed", "appears twice"),
         ("seed=${NOT_SET_ANYWHERE}", "--set seed", "NOT_SET_ANYWHERE is not set"),
         ("seed=*x", "--set seed", "not valid YAML"),
         ("seed=\x1b", "--set seed", "not valid YAML"),
         ("seed=a\udcff", "--set seed", "not UTF-8"),
-        ("extends=a.yaml", "--set extends", "file says"),
+        ("extends=a.yaml", "--set extends", "only a recipe can say"),
     ],
 )
 def test_what_cannot_be_set_is_refused_by_its_key(tmp_path: Path, change: str, where: str, words: str) -> None:

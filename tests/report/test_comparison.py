@@ -427,8 +427,8 @@ def test_names_become_recipes_of_those_generators_alone(folder: Path) -> None:
     ("names", "words"),
     [
         ("rulez", "did you mean 'rules'"),
-        ("rules,rules", "stands twice"),
-        ("rules+rules", "stands twice"),
+        ("rules,rules", "is listed twice"),
+        ("rules+rules", "is listed twice"),
         ("replay", "path"),
         ("self_training", "unlabelled"),
         ("rules/oracle", "rules/teacher"),

@@ -134,8 +134,8 @@ def test_the_markdown_says_what_the_page_says() -> None:
         "against the placebo real rows repeated the gain is +2.1 points",
         "Each bound holds with 95% confidence over held-out rows 10 training seeds and 10 draws.",
         "rows to judge by: validation and in 5 folds train and 409 test rows; four times in five",
-        "sent 1 204 requests to its endpoint 3 of them again",
-        "for 0.4213 by the recipe's prices. 40 answers stood from before.",
+        "sent 1 204 requests to its endpoint 3 of them retries",
+        "for 0.4213 by the recipe's prices. 40 answers were kept from before.",
         "11 passed 1 nothing to validate.",
         "14 of 14 expectations evaluated passed.",
         "1 448 rows were read from 2 files 1 422 taken. Refused: no text 19 unknown label 7.",
@@ -159,7 +159,7 @@ def test_no_row_s_text_is_in_the_markdown(text: str) -> None:
     page, markdown = render_report(found), report_markdown(found, PLACE)
     assert all(name in page for name in ("zebra", "okapi", "quagga"))
     assert not [name for name in ("zebra", "okapi", "quagga") if name in markdown]
-    assert "Samples stand in the report itself, which shows rows." in markdown
+    assert "See the report itself for samples: it shows rows." in markdown
     assert markdown == report_markdown({**copy.deepcopy(found), "samples": evidence()["samples"]}, PLACE)
 
 

@@ -64,7 +64,7 @@ def test_a_quote_never_closed_does_not_swallow_the_file(tmp_path: Path, monkeypa
 def test_a_file_of_stray_quotes_ends_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "REPLAY_LIMIT", 5_000)
     path = put(tmp_path / "a.csv", "text,label\n" + 'x,"oops\n' * 1001)
-    with pytest.raises(DataError, match="quotes of this file do not pair"):
+    with pytest.raises(DataError, match="open a quote and never close it"):
         read(path)
 
 
@@ -122,7 +122,7 @@ def test_a_missing_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
         read(path, needed=("text", "lable"))
 
 
-@pytest.mark.parametrize(("content", "message"), [("a,b,a\n1,2,3\n", "'a' stands twice"), ("\n\n", "empty file")])
+@pytest.mark.parametrize(("content", "message"), [("a,b,a\n1,2,3\n", "'a' appears twice"), ("\n\n", "empty file")])
 def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(put(tmp_path / "a.csv", content))

@@ -83,7 +83,7 @@ def test_lines_above_the_header_are_left_out_where_the_recipe_says_so(tmp_path: 
     found = read(path, skip_lines=4)
     assert found.table.column_names == ["text", "label"] and found.table.num_rows == len(PAIRS)
     assert found.locations[0] == "line 6"
-    with pytest.raises(DataError, match="nothing behind source"):
+    with pytest.raises(DataError, match="nothing after the lines of source"):
         read(path, skip_lines=900)
 
 

@@ -86,8 +86,8 @@ def test_inputs_and_target_are_those_that_people_would_name(
     [
         ("customer_id", "{n}", "named as an id"),
         ("ticket", "5{at:03}", "it counts the rows"),
-        ("flat", "F{at}", "hardly a value stands twice"),
-        ("country", "DE", "one value alone"),
+        ("flat", "F{at}", "almost every value is different"),
+        ("country", "DE", "only one value"),
         ("empty", "", "it holds no value"),
     ],
 )

@@ -63,7 +63,9 @@ def test_what_no_linear_engine_matches_is_refused_by_the_recipe(pattern: str) ->
         Partitions(pattern=pattern)
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("a", "exactly one group; found 0")])
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("(", "not a regular expression"), ("a", "exactly one group; found 0")]
+)
 def test_what_is_no_expression_is_refused_as_such(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Partitions(pattern=pattern)
@@ -77,7 +79,7 @@ def test_a_glob_of_many_stars_takes_no_longer_than_the_key_is_long() -> None:
 
 
 def test_a_bracket_that_is_none_is_the_users_to_mend() -> None:
-    with pytest.raises(ValueError, match=r"'x/\[z-a\]\*' is no glob"):
+    with pytest.raises(ValueError, match=r"'x/\[z-a\]\*' is not a glob"):
         glob_pattern("x/[z-a]*")
     with pytest.raises(UserError):
         list_files(SourceOptions(path="/nowhere/[z-a]*.csv"))

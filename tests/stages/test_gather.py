@@ -265,7 +265,9 @@ def test_an_as_of_that_no_snapshot_can_be_of_is_refused(tmp_path: Path) -> None:
         nights.rows("2026-10-01")
     assert nights.texts("2026-12-31") == ["x"]
     nights.document |= {"partitions": {"every": "day", "window": "7d"}}
-    with pytest.raises(UnsoundSource, match=r"from 2026-12-25 to 2026-12-31; the last ones before are of '2026-10-02'"):
+    with pytest.raises(
+        UnsoundSource, match=r"from 2026-12-25 to 2026-12-31; the last ones before are from '2026-10-02'"
+    ):
         nights.rows("2026-12-31")
 
 

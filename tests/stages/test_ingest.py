@@ -296,7 +296,7 @@ DATED = {"text": "text", "label": "label", "partition": "day"}
 def test_as_of_is_compared_only_where_it_is_written_as_the_partitions_are(tmp_path: Path, as_of: str) -> None:
     rows = [{"text": f"t {day}", "label": "a", "day": f"2026-11-{day:02}"} for day in range(1, 30)]
     source = jsonl(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(UserError, match=r"is not written as the column's '2026-11-01' is"):
+    with pytest.raises(UserError, match=r"is not written like the column's '2026-11-01'"):
         Ingested(source, columns=DATED, as_of=as_of)
     made = Ingested(source, columns=DATED, as_of="2026-11-03")
     assert (made.column("text"), made.summary["later"], made.summary["read"]) == (["t 1", "t 2", "t 3"], 26, 3)

@@ -230,7 +230,7 @@ TWICE = [("same text", "a"), ("Same text!", "b"), ("same  text", "a"), ("tie", "
 def test_equal_texts_under_several_labels_are_counted_and_the_fix_named(tmp_path: Path) -> None:
     made = ingested(tmp_path, TWICE)
     (warning,) = made.summary["warnings"]
-    assert warning.startswith("5 rows that are equal to others (2 different ones) stand under several labels; refuse")
+    assert warning.startswith("5 equal rows (2 different ones) have several labels; refuse")
     assert made.rows.num_rows == 6
 
 

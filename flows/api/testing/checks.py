@@ -87,9 +87,11 @@ def a_verdict_depends_on_its_own_row_alone(bench: CheckBench) -> None:
     rows = bench.candidates()
     together = bench.judge(rows).to_pylist()
     alone = [bench.judge(rows.slice(at, 1)).to_pylist()[0] for at in range(rows.num_rows)]
-    assert together == alone, "judged by itself a row gets another verdict"
+    assert together == alone, "a row judged alone gets another verdict"
     order = pa.array(range(rows.num_rows - 1, -1, -1), pa.int64())
-    assert bench.judge(rows.take(order)).to_pylist() == together[::-1], "in another order a row gets another verdict"
+    assert bench.judge(rows.take(order)).to_pylist() == together[::-1], (
+        "a row judged in another order gets another verdict"
+    )
 
 
 def the_same_rows_give_the_same_files_and_all_are_named(bench: CheckBench) -> None:

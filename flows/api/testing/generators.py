@@ -74,7 +74,7 @@ def every_asked_row_is_answered_in_order_with_a_row_or_a_reason(bench: Generator
         assert row["reason"] is not None or row["stratum"] in bench.strata, f"a stratum that train has: {row}"
     assert rows["reason"][-1].as_py() is not None, "a stratum that train does not have gets a reason"
     assert rows["reason"].null_count, "no row was delivered"
-    assert bench.sample(ask([])).schema == schema, "of no rows the schema is the same"
+    assert bench.sample(ask([])).schema == schema, "without rows the schema is the same"
 
 
 def a_row_depends_on_its_own_request_alone(bench: GeneratorBench) -> None:
@@ -115,7 +115,7 @@ def fitting_twice_in_any_order_of_rows_gives_the_same_files_and_all_are_named(be
     require_files(bench.files, bench.directory)
     again = bench.again("backwards", bench.train.take(pa.array(range(bench.train.num_rows - 1, -1, -1), pa.int64())))
     for name, path in bench.files.items():
-        assert path.read_bytes() == again.files[name].read_bytes(), f"{name} hangs on the order of the train rows"
+        assert path.read_bytes() == again.files[name].read_bytes(), f"{name} depends on the order of the train rows"
 
 
 def what_it_promises_is_declared(bench: GeneratorBench) -> None:

@@ -148,7 +148,7 @@ def profiles_are_json_of_the_rows_alone(kind: Kind, table: pa.Table) -> None:
 def drift_is_a_distance(kind: Kind, table: pa.Table) -> None:
     one, other = (json.loads(json.dumps(kind.profile(half))) for half in halves(table))
     there, back = kind.drift(one, other), kind.drift(other, one)
-    assert there == back, "drift hangs on which profile stands first"
+    assert there == back, "drift depends on which profile comes first"
     assert all(0.0 <= value <= 1.0 for value in there.values()), "drift is from 0 to 1"
     assert set(kind.drift(one, one).values()) <= {0.0}, "a profile drifts from itself"
     stranger: dict[str, Any] = {"of another kind": {"x": 1}}
@@ -174,7 +174,7 @@ def features_are_of_the_row_alone(kind: Kind, table: pa.Table) -> None:
     assert made.dtype == np.float32 and made.ndim == 2 and len(made) == table.num_rows, "float32, (rows, features)"
     assert not np.isinf(made).any(), "a feature is infinite"
     parts = np.vstack([_dense(featurizer.transform(half)) for half in halves(table)])
-    assert np.array_equal(parts, made, equal_nan=True), "features of a row hang on the rows beside it"
+    assert np.array_equal(parts, made, equal_nan=True), "features of a row depend on the rows beside it"
     other, order = shuffled(table)
     again = _dense(kind.features(other).transform(table))
     assert np.allclose(again, made, atol=1e-5, equal_nan=True), f"the order of train rows changes features ({order})"

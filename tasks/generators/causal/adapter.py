@@ -64,7 +64,7 @@ class Adapted:
                 raise UserError(
                     f"peft cannot adapt this model: {str(error).splitlines()[0]}",
                     where=f"causal_lm: adapter.targets {list(options.targets)}",
-                    fix="name modules of the model as its own layers are called, or leave `targets` out",
+                    fix="use the names of the model's own layers, or leave `targets` out",
                 ) from error
 
     def after_step(self, training: ModelTraining) -> None:

@@ -66,7 +66,7 @@ class Checkpoints:
         if furthest is not None:
             self.steps = _steps(furthest)
             _put_back(training, *furthest, self.adapted)
-            _log.info("causal_lm: the training goes on from a checkpoint, after %d steps", self.steps)
+            _log.info("causal_lm: training continues from a checkpoint after %d steps", self.steps)
 
     def save_if_due(self, training: ModelTraining) -> None:
         if time.monotonic() - self.last >= self.seconds:
@@ -126,7 +126,7 @@ def _read(raw: bytes | None, key: str) -> tuple[dict[str, Any], Tensors] | None:
         return None
     body = raw[_HASH:]
     if hashlib.sha256(body).digest() != raw[:_HASH]:
-        _log.warning("causal_lm: the checkpoint %s is damaged and left out", key)
+        _log.warning("causal_lm: the checkpoint %s is damaged and ignored", key)
         return None
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
     return json.loads(header["__metadata__"]["state"]), load(body)

@@ -212,7 +212,7 @@ def fit_model(options: CausalLMOptions, inputs: FitInputs, ctx: Context) -> tupl
 
     if options.precision == "float16" and not ctx.device.startswith("cuda"):
         raise UserError(
-            f"float16 needs a GPU, this fit runs on {ctx.device}",
+            f"float16 needs a GPU, but this fit runs on {ctx.device}",
             where="causal_lm: precision",
             fix="set `precision: bfloat16` or `float32`, or give a GPU in run.devices",
         )
@@ -225,7 +225,7 @@ def fit_model(options: CausalLMOptions, inputs: FitInputs, ctx: Context) -> tupl
         raise DataError(
             "expected unlabelled rows to train on first, found none",
             where="causal_lm: pretrain_on",
-            fix="see what `unlabelled` names, or set `pretrain_on: none`",
+            fix="check `unlabelled`, or set `pretrain_on: none`",
         )
     base, plan = _prepare(rows, unlabelled, options)
     learnt, select = encode(base, plan, rows, options, ctx)

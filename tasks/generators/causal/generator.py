@@ -131,7 +131,7 @@ class CausalLM(Generator):
                 size = (part.stop - part.start) // 2
                 if size == 0:
                     raise WorldError("one row does not fit the device's memory", where="causal_lm") from error
-                ctx.log.warning("causal_lm: out of memory at %d rows, going on with %d", 2 * size, size)
+                ctx.log.warning("causal_lm: out of memory at %d rows, continuing with %d", 2 * size, size)
             torch.cuda.empty_cache()
             middle = part.start + size
             first, second = run(slice(part.start, middle)), run(slice(middle, part.stop))

@@ -31,12 +31,12 @@ class Adapter:
         },
     )
     rank: int = field(default=8, metadata={"help": "Rank of each pair of matrices."})
-    alpha: float = field(default=16.0, metadata={"help": "The adapter counts `alpha / rank` times."})
-    dropout: float = field(default=0.0, metadata={"help": "Share of an adapter's inputs that a step leaves out."})
+    alpha: float = field(default=16.0, metadata={"help": "The adapter is scaled by `alpha / rank`."})
+    dropout: float = field(default=0.0, metadata={"help": "Share of an adapter's inputs dropped in a training step."})
     targets: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "Names of the modules that get one, such as `q_proj`; none: every linear layer but the last."
+            "help": "Names of the modules that get one, such as `q_proj`; if none, every linear layer but the last."
         },
     )
 
@@ -141,7 +141,7 @@ class CausalLMOptions:
             "help": "Where the losses of each epoch go (extra `[loggers]`). `wandb` sends them away unless "
             "WANDB_MODE=offline is set, and finds its key itself. They contain no text of a row.",
             "identity": False,
-            "why": "losses are looked at, and change no row",
+            "why": "losses are only looked at",
         },
     )
     log_dir: str = field(
@@ -150,7 +150,7 @@ class CausalLMOptions:
             "file": True,
             "help": "Directory of `log_to`; each training has its own subdirectory.",
             "identity": False,
-            "why": "where losses are looked at",
+            "why": "losses are only looked at",
         },
     )
 
@@ -171,7 +171,7 @@ class CausalLMOptions:
         if self.hidden % self.heads:
             raise ValueError(f"hidden: expected a multiple of heads ({self.heads}); found {self.hidden}")
         if self.adapter is not None and self.model == SCRATCH:
-            raise ValueError("adapter: expected a `model` to adapt; `scratch` has nothing to keep")
+            raise ValueError("adapter: needs a pretrained `model`; found scratch")
 
     def schedule(self, rows: int, *, pretraining: bool = False) -> TrainingSchedule:
         """How long to train on so many rows, and how fast."""

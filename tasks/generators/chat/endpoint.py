@@ -304,8 +304,8 @@ class _Endpoint:
 
     def _pace(self, reply: Reply, epoch: int) -> None:
         if reply.wait is not None and reply.wait > MOST_PATIENCE:
-            problem = f"{self.url.host} asks to be left alone for {reply.wait:.0f} s"
-            raise WorldError(problem, where="endpoint", fix="run it again later; what was answered is kept")
+            problem = f"{self.url.host} asks for a pause of {reply.wait:.0f} s"
+            raise WorldError(problem, where="endpoint", fix="run it again later; answers so far are kept")
         if reply.slow:
             self.pace.cut(epoch, reply.wait, reply.cause)
         elif reply.answer is not None and not reply.free:
@@ -335,27 +335,29 @@ class _Endpoint:
             return Answer(**json.loads(raw)["answer"], cached=True)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                "a kept answer cannot be read", where=key, fix="remove it: it is asked for again"
+                "a kept answer cannot be read", where=key, fix="remove it; it will be requested again"
             ) from error
 
     def _give_up(self, cause: str, code: str = "") -> Answer:
         """The reason for a call that has no answer for good. Raises where it is not this call's alone."""
         self.failed += 1
-        host, again = self.url.host, "run it again later; what was answered is kept"
+        host, again = self.url.host, "run it again later; answers so far are kept"
         if cause in EVERYONE:
-            raise WorldError(f"{host} cannot be had: {cause}, {self.options.tries} times", where="endpoint", fix=again)
+            raise WorldError(
+                f"{host} cannot be reached: {cause}, {self.options.tries} times", where="endpoint", fix=again
+            )
         if self.failed >= HOPELESS and not self.answered and not any(a.cached for a in self.answers.values()):
             problem = f"{host} answered none of the first {self.failed} requests; the last one: {cause} {code}".rstrip()
             if cause.startswith("http_4") or cause in MALFORMED:
-                fix = "see whether it speaks OpenAI's chat completions, and what it calls its `parameters`"
+                fix = "check that it supports OpenAI's chat completions, and what it calls its `parameters`"
                 raise UserError(problem, where="endpoint", fix=fix)
             raise WorldError(problem, where="endpoint", fix=again)
-        self.ctx.log.warning("endpoint: a request has no answer for good: %s %s", cause, code)
+        self.ctx.log.warning("endpoint: a request failed for good: %s %s", cause, code)
         return Answer(None, cause, 0, 0, False)
 
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            "the endpoint's answers did not all come in time", where="endpoint", fix="raise run.shard_minutes"
+            "the endpoint's answers did not all arrive in time", where="endpoint", fix="raise run.shard_minutes"
         )
 
     def _count(self, **spent: int) -> None:

@@ -45,10 +45,10 @@ Block = tuple[str, int]  # a class and the number of a call in it
 
 
 class Chat(Generator):
-    """The real rows that a prompt shows are the parents of its rows: a row leaves with any of them, erased ones included.
+    """The real rows that a prompt shows are the parents of its rows: a row is removed with any of them, or erased with it.
 
-    It must differ from each in more than case and punctuation. Rows do not repeat, because an endpoint promises nothing:
-    the first kept answer counts. `local` on a CPU repeats all the same.
+    It must differ from each in more than case and punctuation. Rows are not repeatable, because an endpoint promises
+    nothing: the first answer that was kept counts. `local` on a CPU is repeatable all the same.
     """
 
     VERSION = 2
@@ -83,7 +83,9 @@ class Chat(Generator):
         labels = sorted(set(inputs.train[STRATUM].to_pylist()))
         if unknown := sorted(set(options.definitions) - set(labels)):
             problem = f"expected labels of train rows; found {', '.join(map(repr, unknown[:5]))}"
-            raise UserError(problem, where="chat, definitions", fix=f"known are {', '.join(map(repr, labels[:20]))}")
+            raise UserError(
+                problem, where="chat, definitions", fix=f"known labels: {', '.join(map(repr, labels[:20]))}"
+            )
         path = write_examples(sort_parents(inputs.train, ctx.fields), shown, options, ctx)
         plan = {"labels": labels, "model": _fingerprint(options)}
         text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
@@ -161,7 +163,7 @@ def _shown_fields(options: ChatOptions, fields: tuple[str, ...]) -> tuple[str, .
         return fields
     if unknown := sorted(set(options.egress.columns) - set(fields)):
         problem = f"expected some of the text columns {', '.join(fields)}; found {', '.join(unknown)}"
-        raise UserError(problem, where="chat, egress.columns", fix="name columns by these names")
+        raise UserError(problem, where="chat, egress.columns", fix="use these names")
     return tuple(name for name in fields if name in options.egress.columns)
 
 

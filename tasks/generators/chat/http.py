@@ -108,10 +108,10 @@ def parse_url(base_url: str) -> Any:
     except httpx.InvalidURL as error:
         raise UserError(f"expected an address; found one that cannot be read: {error}", where=where, fix=fix) from error
     if url.scheme not in ("http", "https") or not url.host:
-        found = "what is not repeated here, since it holds a name or a key" if "@" in base_url else repr(base_url)
+        found = "one not shown here, since it holds a name or a key" if "@" in base_url else repr(base_url)
         raise UserError(f"expected http:// or https:// and a host; found {found}", where=where, fix=fix)
     if url.userinfo or url.query or url.fragment or "?" in base_url or "#" in base_url:
-        problem = f"expected an address alone; found a name, a key or parameters beside it (host {url.host})"
+        problem = f"expected only an address; found a name, a key or parameters in it (host {url.host})"
         raise UserError(problem, where=where, fix=f"{fix}; a key goes into `api_key: {{env: NAME}}`")
     return url
 
@@ -127,7 +127,7 @@ def require_egress(options: ChatOptions) -> Any:
         raise UserError(problem, where="egress", fix=fix)
     if url.host not in egress.hosts:
         problem = f"rows may be sent to {', '.join(egress.hosts) or 'nobody'}; base_url names {url.host}"
-        raise UserError(problem, where="egress.hosts", fix="add the host, written just so, or correct base_url")
+        raise UserError(problem, where="egress.hosts", fix="add the host exactly as written here, or correct base_url")
     if url.scheme == "http" and not egress.plain_http:
         problem = f"rows would go to {url.host} unencrypted"
         raise UserError(problem, where="base_url", fix="use https://, or set `plain_http: true` in `egress`")
@@ -154,15 +154,15 @@ def read_secret(secret: Secret | None) -> str | None:
         problem = f"expected a key in the {name}; found nothing"
         raise UserError(problem, where="api_key", fix="set it where the workers run, or correct the name")
     if not value.isascii() or not value.isprintable() or " " in value:
-        problem = f"expected one key in the {name}; found several words, lines, or characters no key has"
-        raise UserError(problem, where="api_key", fix="let it hold the key alone")
+        problem = f"expected one key in the {name}; found several words, lines, or characters that no key has"
+        raise UserError(problem, where="api_key", fix="put only the key there")
     return value
 
 
 def _read_file(name: str) -> str:
     path = Path(name).expanduser()
     if not path.is_absolute():
-        problem = f"expected the key's file by its whole path; found {name!r}"
+        problem = f"expected an absolute path to the key's file; found {name!r}"
         raise UserError(
             problem, where="api_key", fix="workers have a working directory of their own: begin with / or ~"
         )
@@ -238,7 +238,7 @@ async def send(client: Any, url: Any, body: bytes, call: ModelCall, secret: Secr
     except httpx.ConnectError as error:
         if (refused := _certificate(error)) is not None:
             problem = f"the certificate of {url.host} is not trusted: {refused.verify_message}"
-            fix = "name the company's authorities in SSL_CERT_FILE, or correct base_url"
+            fix = "point SSL_CERT_FILE to the company's certificate authorities, or correct base_url"
             raise UserError(problem, where="base_url", fix=fix) from error
         return Reply(cause="unreachable", free=True, slow=True)
     except (httpx.TimeoutException, TimeoutError):
@@ -252,7 +252,7 @@ async def send(client: Any, url: Any, body: bytes, call: ModelCall, secret: Secr
 
 def _peer(host: str) -> Any:
     """The recipe names the host, so it may stand in a private network; where a name leads is looked at all the same."""
-    fix = "correct base_url, or the name server: nobody's model answers there"
+    fix = "correct base_url, or the name server's entry; no model answers there"
     return async_peer_check(peer_check(host, private=True, where="base_url", fix=fix))
 
 
@@ -308,13 +308,13 @@ def _require_access(status: int, code: str, location: str, secret: Secret | None
     if 300 <= status < 400:
         to = re.match(r"[a-z]+://(?:[^/@]*@)?([^/?#]{1,100})", location, re.I)
         place = to.group(1) if to else "another address of its own"
-        problem = f"{host} sends requests on to {place}; rows go only where the recipe says"
+        problem = f"{host} redirects to {place}; rows go only where the recipe says"
         raise UserError(problem, where="base_url", fix="name that address, if it is the right one")
     if status in (401, 403):
         held = "there is no api_key" if secret is None else f"the key in the {name_secret(secret)} was not accepted"
         raise UserError(f"{host} refuses ({said}): {held}", where="api_key", fix="give a key that may use the model")
     if status == 402:
-        raise UserError(f"{host} wants to be paid ({said})", where=host, fix="top the account up, then run it again")
+        raise UserError(f"{host} asks for payment ({said})", where=host, fix="top the account up, then run it again")
     if status in (404, 405, 501):
         fix = "correct `model`, or `base_url`: the address before /chat/completions"
         raise UserError(f"{host} knows no such model or address ({said})", where="model, base_url", fix=fix)

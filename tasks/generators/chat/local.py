@@ -56,7 +56,7 @@ def require_files(path: Path, allow_pickle: bool) -> None:
     inside = config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))
     if not inside and not any(path.glob("chat_template*")) and not (path / "additional_chat_templates").is_dir():
         raise UserError(
-            "its tokenizer has no chat template: this is no instruct model",
+            "its tokenizer has no chat template, so it is not an instruct model",
             where=f"model {path}",
             fix="use the instruct (or chat) variant of the model; `causal_lm` fine-tunes a plain one",
         )
@@ -77,7 +77,7 @@ def load_chat(options: ChatOptions, device: str) -> ChatModel:
     ends = [end for end in dict.fromkeys(ends) if end is not None]
     if not ends or not tokenizer.is_fast:
         missing = "a fast tokenizer (tokenizer.json)" if ends else "a token that ends an answer (eos_token)"
-        raise UserError(f"the model has no {missing}", where=f"model {path}", fix="use a model with all its files")
+        raise UserError(f"the model lacks {missing}", where=f"model {path}", fix="use a model with all its files")
     banned = banned_tokens(model, tokenizer.backend_tokenizer, ends[0])
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
     model = model.to(device=device, dtype=getattr(torch, options.dtype)).eval()
@@ -151,7 +151,7 @@ def _answer(
             raise WorldError(
                 "one call does not fit the device's memory", where="chat", fix="use a smaller model, or fewer examples"
             ) from error
-        ctx.log.warning("chat: out of memory at %d calls, going on with half", len(part))
+        ctx.log.warning("chat: out of memory at %d calls, continuing with half", len(part))
         tokens = None
     if tokens is None:
         torch.cuda.empty_cache()

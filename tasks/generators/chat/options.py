@@ -25,12 +25,12 @@ class Egress:
         }
     )
     redact: tuple[Redaction, ...] = field(
-        metadata={"help": "What is replaced by placeholders such as `[EMAIL_1]` in all that is sent."}
+        metadata={"help": "What is replaced by placeholders such as `[EMAIL_1]` in everything that is sent."}
     )
     plain_http: bool = field(
         default=False,
         metadata={
-            "help": "Lets rows and the key go unencrypted (`http://`), as within a cluster.",
+            "help": "Lets rows and the key travel unencrypted (`http://`), for use within a cluster.",
             "identity": False,
             "why": _WHERE,
         },
@@ -46,7 +46,7 @@ class Secret:
 
     def __post_init__(self) -> None:
         if (self.env is None) == (self.file is None):
-            raise ValueError("api_key: expected `{env: NAME}` or `{file: PATH}`, one of them")
+            raise ValueError("api_key: expected `{env: NAME}` or `{file: PATH}`, not both")
         if self.env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.env):
             raise ValueError("api_key: expected the name of an environment variable, such as CHAT_KEY; found none")
 
@@ -203,7 +203,7 @@ class ChatOptions:
         if not self.model.strip():
             raise ValueError("model: expected a name or a directory; found nothing")
         if (self.backend == "endpoint") != bool(self.base_url):
-            raise ValueError(f"base_url: needed by `endpoint`, and by it alone; found {self.base_url!r}")
+            raise ValueError(f"base_url: only for `endpoint`, which needs it; found {self.base_url!r}")
         if unknown := sorted(set(self.parameters) - {"max_tokens", "temperature", "top_p", "seed"}):
             raise ValueError(f"parameters: expected max_tokens, temperature, top_p or seed; found {', '.join(unknown)}")
         if self.max_cost is not None and not self.price_in + self.price_out:

@@ -256,7 +256,7 @@ def in_parts(
         except torch.OutOfMemoryError as error:
             if len(part) == 1:
                 raise WorldError("one row does not fit the device's memory", where=who) from error
-            ctx.log.warning("%s: out of memory at %d rows, going on with half", who, len(part))
+            ctx.log.warning("%s: out of memory at %d rows, continuing with half", who, len(part))
         torch.cuda.empty_cache()
         return attempt(part[: len(part) // 2]) + attempt(part[len(part) // 2 :])
 

@@ -91,7 +91,7 @@ def find_model(name: str, revision: str, *, trust_remote_code: bool, allow_pickl
         )
     if not _COMMIT.fullmatch(revision):
         raise UserError(
-            f"revision {revision!r} can move; expected the 40-digit hash of a commit",
+            f"revision {revision!r} can change; expected the 40-digit hash of a commit",
             where=f"model {name}",
             fix="copy the hash from the model's page on the hub, under Files, History",
         )
@@ -193,7 +193,7 @@ def _weight_files(path: Path) -> list[Path]:
             raise UserError(problem, where=str(index), fix="do not use this model, or correct its index")
         if not (path / name).is_file():
             fix = "copy it beside the others; with git, `git lfs pull`"
-            raise UserError(f"weight_map names {name!r}, which is not there", where=str(index), fix=fix)
+            raise UserError(f"weight_map names {name!r}, which is missing", where=str(index), fix=fix)
     return [path / name for name in sorted(set(named.values()))]
 
 
@@ -209,7 +209,7 @@ def count_weights(path: Path) -> tuple[int, int]:
             with safe_open(file, "np") as opened:  # checks that the offsets fit the shapes, each other and the file
                 shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
-            problem = f"expected weights in safetensors, found a damaged or cut file: {str(error)[:200]}"
+            problem = f"expected weights in safetensors, found a damaged or truncated file: {str(error)[:200]}"
             raise UserError(problem, where=str(file), fix="copy it again; with git, `git lfs pull`") from error
         tensors, numbers = tensors + len(shapes), numbers + sum(map(prod, shapes))
     return tensors, numbers
@@ -225,13 +225,13 @@ def _require_covered(path: Path, kind: Kind, trust_remote_code: bool) -> None:
     fix = "copy config.json and the weights from the same model"
     for key, value in _counts(_read_config(path)):
         if value > max(LAYERS, tensors):
-            raise UserError(f"{key} is {value:,}, and the weights hold {tensors:,} tensors", where=where, fix=fix)
+            raise UserError(f"{key} is {value:,}, but the weights hold {tensors:,} tensors", where=where, fix=fix)
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = getattr(transformers, _AUTO[kind]).from_config(config, trust_remote_code=trust_remote_code)
     described = sum(part.numel() for part in model.parameters())
     if described > 2 * numbers + SPARE:  # heads that are not there are told by name later
-        problem = f"it describes {described:,} parameters, and the weights hold {numbers:,}"
+        problem = f"it describes {described:,} parameters, but the weights hold {numbers:,}"
         raise UserError(problem, where=where, fix=fix)
 
 
@@ -302,7 +302,7 @@ def _require_causal(model: Any, path: Path) -> None:
         one, other = (model.eval()(torch.tensor([[0, last]]), use_cache=True) for last in (0, 1))
     if one.get("past_key_values") is None or not torch.allclose(one.logits[0, 0], other.logits[0, 0], atol=1e-3):
         raise UserError(
-            "this model reads in both directions or keeps no cache, so it cannot write on from what stands there",
+            "this model reads in both directions or keeps no cache, so it cannot continue a text",
             where=f"model {path}",
             fix="`masked_lm` takes such a model; here use one that generates text, such as GPT-2 or Llama",
         )

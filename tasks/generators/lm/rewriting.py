@@ -286,7 +286,7 @@ class Rewriter:
         if hasattr(tokenizer, "src_lang") or getattr(model.config, "model_type", "") == "m2m_100":
             if not (source and target):
                 raise UserError(
-                    "this model knows many languages; expected the codes of two",
+                    "this model knows many languages, so it needs two language codes",
                     where=where,
                     fix="set `language` (of the rows) and the pivot's `language`, as the model's tokenizer spells them",
                 )

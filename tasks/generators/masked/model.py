@@ -203,7 +203,7 @@ def _require_forward(model: Any, tokens: list[int], where: str) -> None:
             model(input_ids=torch.tensor([tokens]))
     except RuntimeError as error:
         raise UserError(
-            f"a {type(model).__name__} that was given tokens for the labels does not run any more ({error})",
+            f"a {type(model).__name__} no longer runs once it has tokens for the labels ({error})",
             where=where,
             fix="use another model; BERT, RoBERTa, DeBERTa, ALBERT, ELECTRA and ModernBERT are known to work",
         ) from error

@@ -52,7 +52,7 @@ class MaskedLMOptions:
     may_stay: bool = field(
         default=False,
         metadata={
-            "help": "Whether a masked word may be drawn again: texts are likelier, and more of them `unchanged`."
+            "help": "Whether a masked word may be drawn again: texts are likelier, but more of them are `unchanged`."
         },
     )
     max_length: int = field(

@@ -186,7 +186,7 @@ def fitting_rows(rows: pa.Table, masking: WordMasking, ctx: Context) -> tuple[pa
             f"expected train rows of at most {bound} tokens with a word to mask; of {len(keep)}, {long} are longer and the "
             "others have none",
             where="masked_lm",
-            fix="raise `max_length` for the longer ones; for the others protect fewer words, or take a model whose tokenizer "
+            fix="raise `max_length` for the longer ones; for the others protect fewer words, or use a model whose tokenizer "
             "knows the texts' script",
         )
     if not all(keep):

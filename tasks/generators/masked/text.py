@@ -93,7 +93,7 @@ def read_phrases(path: Path) -> list[str]:
         raise UserError(
             f"the words to protect could not be read ({error})",
             where=path.name,
-            fix="name a text file in UTF-8, one word or phrase a line",
+            fix="name a UTF-8 text file with one word or phrase per line",
         ) from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 

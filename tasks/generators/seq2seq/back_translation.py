@@ -56,7 +56,7 @@ class Pivot:
     language: str = field(
         default="",
         metadata={
-            "help": "The pivot's code, where a model knows several languages, as it spells them: `fr` (M2M100), `fra_Latn` "
+            "help": "The pivot's code as the model spells it, if a model knows several languages: `fr` (M2M100), `fra_Latn` "
             "(NLLB), `fr_XX` (mBART), `fra` (Marian models that read `>>fra<<`)."
         },
     )
@@ -96,7 +96,7 @@ class BackTranslationOptions:
     most_similar: float = field(
         default=0.95,
         metadata={
-            "help": "The share that it may have at most; a higher share is `too_near`, nothing new. 1 allows everything "
+            "help": "The largest share allowed; a higher one is `too_near`, nothing new. 1 allows everything "
             "but copies."
         },
     )

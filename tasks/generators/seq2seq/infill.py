@@ -261,13 +261,15 @@ def _from_pretrained(source: Source, names: dict[str, str], options: Seq2SeqOpti
     whole = tokenizer.encode("").ids  # what stands around a text
     end = outer.eos_token_id
     if end is None or end not in whole:
-        raise UserError("the tokenizer ends no text with its end token", where=where, fix="use a T5 or a BART model")
+        raise UserError(
+            "the tokenizer does not end texts with its end token", where=where, fix="use a T5 or a BART model"
+        )
     at = whole.index(end)
     found = [tokenizer.token_to_id(SENTINEL.format(at)) for at in range(MAX_SPANS + 1)]
     sentinels = [index for index in found if index is not None]
     if len(sentinels) < 2 and outer.mask_token_id is None:
         raise UserError(
-            "the model can fill no spans: its tokenizer has neither a mask token nor `<extra_id_0>`, `<extra_id_1>`",
+            "the model cannot fill spans: its tokenizer has neither a mask token nor `<extra_id_0>`, `<extra_id_1>`",
             where=where,
             fix="use a T5 or a BART model, or `mode: paraphrase`",
         )
@@ -318,7 +320,7 @@ def fitting_rows(
         lengths.append(length if fits else 0)
     if not any(keep):
         raise DataError(
-            f"expected train rows of at most {infiller.bound} tokens with a word to change, found none in {len(keep)}",
+            f"expected train rows of at most {infiller.bound} tokens with a word to change, found none among {len(keep)}",
             where="seq2seq",
             fix="raise `max_length`, or use a model that takes longer texts",
         )

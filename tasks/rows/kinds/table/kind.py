@@ -1,4 +1,4 @@
-"""Numbers, categories and timestamps as one kind: all such columns of a row, together."""
+"""Numbers, categories and timestamps: all such columns of a row, taken together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text as a kind: one or more texts of a row, together."""
+"""Text: the texts of a row, taken together."""
 
 from __future__ import annotations
 
