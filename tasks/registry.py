@@ -7,6 +7,7 @@ broken one breaks the recipes that name it and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -18,9 +19,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, TypeVar
 
-from augmill.tasks.errors import UserError
+from augmill.tasks.errors import AugmillError, UserError
 from augmill.tasks.rows.names import nearest
 
 T = TypeVar("T")
@@ -123,6 +125,28 @@ class Registry(dict[str, T]):
         return [offer for offer in self.offers() if offer.name in self]
 
 
+_OUTSIDE: dict[str, str] = {}  # outermost module of an extension from outside: what it is called in errors
+
+
+@contextlib.contextmanager
+def blaming() -> Iterator[None]:
+    """What the code of an extension from outside raises in here, and is no error of ours, is a UserError that names it."""
+    try:
+        yield
+    except (AugmillError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        frames = [(frame.f_globals.get("__name__", ""), frame, line) for frame, line in walk_tb(error.__traceback__)]
+        own = [(name, frame, line) for name, frame, line in frames if name.partition(".")[0] in _OUTSIDE]
+        if not own:
+            raise
+        name, frame, line = own[-1]
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        place = f"{Path(frame.f_code.co_filename).name} line {line} ({frame.f_code.co_name})"
+        fix = "mend it; --debug shows the traceback, and its package's tests should catch it (augmill.testing)"
+        raise UserError(f"{said}, in {place}", where=_OUTSIDE[name.partition(".")[0]], fix=fix) from error
+
+
 def load(path: str, what: str, base: type[T]) -> type[T]:
     """Imports ``package.module:Class``. Raises UserError, whatever goes wrong in it."""
     module, _, name = path.partition(":")
@@ -138,6 +162,7 @@ def load(path: str, what: str, base: type[T]) -> type[T]:
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}"[:500]
         raise UserError(f"it cannot be imported: {said}", where=where, fix=f"fix {module}, or leave it out") from error
+    _OUTSIDE[module.partition(".")[0]] = where
     if problem := _unfit(found, base):
         raise UserError(
             problem, where=where, fix=f"see docs/extending.md, and the suite in augmill.testing for a {what}"

@@ -33,6 +33,7 @@ from augmill.flows.terminal import flush, json_asked, print_lines, say, say_resu
 from augmill.tasks.boundary.processes import own_temporary, require_posix
 from augmill.tasks.boundary.retries import PATIENCE, PATIENCE_SECONDS
 from augmill.tasks.errors import AugmillError, UserError, world_error
+from augmill.tasks.registry import blaming
 
 app = typer.Typer(
     name="augmill",
@@ -105,7 +106,8 @@ def main() -> NoReturn:
         PATIENCE.renew(PATIENCE_SECONDS)
         with own_temporary(), interruptible():
             prepare_prefect()
-            _invoke(arguments or ["--help"], as_json)
+            with blaming():
+                _invoke(arguments or ["--help"], as_json)
             flush()
     except KeyboardInterrupt as interrupt:
         _interrupted(interrupt, arguments)

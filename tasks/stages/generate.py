@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.checks import CHECKS
-from augmill.tasks.contracts import FIRST_PROBLEM, STRATUM, TARGET, Artifact, Problem
-from augmill.tasks.errors import LedgerError
+from augmill.tasks.contracts import FIRST_PROBLEM, STRATUM, TARGET, VERDICT_SCHEMA, Artifact, Problem
+from augmill.tasks.errors import AugmillError, LedgerError, UserError
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.strata import STRATA, restratify
+from augmill.tasks.registry import Registry
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.schema import SCORES
@@ -39,15 +40,37 @@ def sample(work: Work, config: SampleConfig, fitted: Artifact) -> None:
     request = make_request(config.generator, config.segments, fitted.content)
     context = extension_context(work, config.generator, "scratch")
     rows = generator.sample(FITTED.get(work.site, fitted), request, context)
-    if rows.num_rows != len(request) or rows["ordinal"].to_pylist() != request.ordinals.tolist():
-        raise LedgerError(
-            f"generator {config.generator.extension} answered {rows.num_rows} of {len(request)} asked rows"
-        )
     schema = candidate_schema(config.generator.fields, config.generator.learnt.target)
+    require_answer(GENERATORS, config.generator, rows, schema, len(request))
+    if rows["ordinal"].to_pylist() != request.ordinals.tolist():
+        raise answer_error(GENERATORS, config.generator, "it answered other rows than were asked, or in another order")
     shutil.rmtree(work.directory / "scratch")  # an extension's temporary files are no part of what it made
     work.write(rows.select(schema.names).cast(schema), "rows.parquet")
     work.rows = rows.num_rows
     work.meta["usage"] = dict(context.usage)
+
+
+def require_answer(registry: Registry[Any], config: FitConfig, answer: Any, schema: pa.Schema, rows: int) -> None:
+    """Raises where an extension answers with something else than it owes; of one from outside a UserError."""
+    if not isinstance(answer, pa.Table):
+        raise answer_error(registry, config, f"expected a pyarrow table, found {type(answer).__name__}")
+    if lacks := [name for name in schema.names if name not in answer.column_names]:
+        raise answer_error(registry, config, f"its table lacks the columns {', '.join(lacks)}")
+    if answer.num_rows != rows:
+        raise answer_error(registry, config, f"it answered {answer.num_rows:,} of {rows:,} rows")
+    try:
+        answer.select(schema.names).cast(schema)
+    except pa.ArrowException as error:
+        raise answer_error(registry, config, f"its table has columns of other types than {schema}: {error}") from error
+
+
+def answer_error(registry: Registry[Any], config: FitConfig, problem: str) -> AugmillError:
+    where = f"the {registry.what} {config.extension}"
+    if config.extension in registry:
+        return LedgerError(problem, where=where)
+    return UserError(
+        problem, where=where, fix=f"see docs/extending.md, and the laws of a {registry.what} in augmill.testing"
+    )
 
 
 def bank_of(generator: FitConfig, content: str) -> str:
@@ -106,8 +129,7 @@ def judge(
             options = dataclasses.replace(options, parent_normalisation=normalisation)
         context = extension_context(work, check_config, f"check-{check_config.extension}")
         verdicts = CHECKS[check_config.extension](options).judge(FITTED.get(work.site, artifact), delivered, context)
-        if verdicts.num_rows != delivered.num_rows:
-            raise LedgerError(f"check {check_config.extension} judged {verdicts.num_rows} of {delivered.num_rows} rows")
+        require_answer(CHECKS, check_config, verdicts, VERDICT_SCHEMA, delivered.num_rows)
         delivered = as_judged(delivered, verdicts, config.generator.learnt, strata)
         for index, (reason, score) in enumerate(
             zip(verdicts["reason"].to_pylist(), verdicts["score"].to_pylist(), strict=True)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import Artifact, FitInputs, Tell, tell_nobody
 from augmill.tasks.errors import CorruptObject, UserError
+from augmill.tasks.registry import blaming
 from augmill.tasks.rows.hashing import canonical_json, hash_file, hash_json, hash_path, hash_table
 from augmill.tasks.store.store import Store, manifest_key
 
@@ -216,7 +217,8 @@ class Stage(Generic[C]):
         if artifact is None:
             with tempfile.TemporaryDirectory(prefix=f"augmill-{self.name}-") as directory:
                 work = Work(site, Path(directory))
-                self.run(work, config, *inputs)
+                with blaming():
+                    self.run(work, config, *inputs)
                 artifact = commit(work, self.name, identity)
                 usage = work.meta.get("usage", {})
         site.observe(Event(self.name, artifact.key, artifact.rows, reused, time.monotonic() - started, usage))

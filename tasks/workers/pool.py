@@ -301,7 +301,7 @@ def _run_job(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     try:
         artifact, events = run_job(job, tell)
     except AugmillError as error:
-        return _answer(error)
+        return _answer(error, traceback.format_exc() if error.__cause__ is not None else "")
     except (OSError, MemoryError) as error:
         return _answer(world_error(error))
     except Exception as error:  # noqa: BLE001 - the process boundary: the parent raises it again, with its traceback

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from augmill.flows.cli.extensions import registries
+from augmill.tasks.registry import code_of
+
 PACKAGE = Path(__file__).parent / "paints"
 
 
@@ -31,11 +34,17 @@ def install(package: Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def importable(site: Path) -> Iterator[None]:
-    """For this process and those that it starts."""
+    """For this process and those that it starts; afterwards it never was."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(site)
         patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
         yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(site)):
+            del sys.modules[name]
+    code_of.cache_clear()
+    for registry in registries():
+        registry._loaded.clear()
 
 
 FIRST = date(2026, 10, 1)

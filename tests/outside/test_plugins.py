@@ -370,3 +370,77 @@ def test_rows_of_their_kind_are_judged_without_a_recipe(site: Path, tmp_path: Pa
     assert ended.code == 0 and ended.last["judged_by"] == "median_error", ended.err
     wrong = augmill("judge", "--real", real, "--synthetic", made, *columns, "--trainer", "neighbour")
     assert wrong.code == 2 and "did you mean 'neighbours'?" in wrong.err
+
+
+# --- What is said of their faults -----------------------------------------------------------------------------------------
+
+FAULTY = """
+import json
+from dataclasses import dataclass, field
+import pyarrow as pa
+from augmill.tasks.contracts import VERDICT_SCHEMA, Check, Generator
+from augmill.tasks.rows.kinds import candidate_schema
+
+@dataclass(frozen=True)
+class Options:
+    how: str = field(default="", metadata={"help": "the fault"})
+
+class Echo(Generator):
+    contract = 1
+    VERSION = 1
+    Options = Options
+
+    def fit(self, inputs, ctx):
+        (ctx.workdir / "rows.json").write_text("[]")
+        return {"rows.json": ctx.workdir / "rows.json"}
+
+    def sample(self, fitted, request, ctx):
+        rows = fitted.read_json("rows.json")
+        if self.options.how == "index":
+            return rows[7]
+        table = candidate_schema(ctx.fields).empty_table()
+        return {"few": table, "list": rows, "columns": table.drop_columns(["seed"])}[self.options.how]
+
+class Silent(Check):
+    contract = 1
+    VERSION = 1
+    Options = Options
+
+    def fit(self, inputs, ctx):
+        if self.options.how == "judge":
+            (ctx.workdir / "check.json").write_text('{"abstains": false, "real_refused": 0, "why": "measured"}')
+        return {}
+
+    def judge(self, fitted, candidates, ctx):
+        return pa.table({"reason": [None] * candidates.num_rows, "score": ["x"] * candidates.num_rows})
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"generators": [{"use": "faulty:Echo", "how": "index"}]},
+            "IndexError: list index out of range, in faulty.py line 2",
+        ),
+        ({"generators": [{"use": "faulty:Echo", "how": "few"}]}, "it answered 0 of"),
+        ({"generators": [{"use": "faulty:Echo", "how": "list"}]}, "expected a pyarrow table, found list"),
+        ({"generators": [{"use": "faulty:Echo", "how": "columns"}]}, "its table lacks the columns seed"),
+        ({"checks": {"faulty:Silent": {}}}, "its fit wrote no check.json with abstains, real_refused, why"),
+        ({"checks": {"faulty:Silent": {"how": "judge"}}}, "its table has columns of other types"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_fault_of_an_extension_is_its_own_and_no_defect_of_ours(
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    with importable(tmp_path):
+        ended = augmill("run", texts(tmp_path, **changes))
+    assert ended.code == 2, ended.err
+    assert (
+        said in ended.err
+        and f"the {'generator faulty:Echo' if 'generators' in changes else 'check faulty:Silent'}" in ended.err
+    )
+    assert "defect" not in ended.err
