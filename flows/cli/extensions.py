@@ -142,6 +142,8 @@ def _described(registry: Registry[Any], name: str) -> dict[str, Any]:
     }
     if name not in registry:
         found["path"] = registry.path_of(name)
+        offers = [offer for offer in registry.offers() if offer.path == found["path"]]
+        found |= {"package": f"{offers[0].distribution} {offers[0].version}"} if offers else {}
     summary, said = _summary(registry.what, extension), " ".join((extension.__doc__ or "").split()).replace("``", "`")
     found["about"] = said if not summary or said.startswith(summary) else f"{summary}. {said}"
     for key in ("VERSION", "kinds", "problems", "types", "libraries"):
@@ -167,8 +169,11 @@ def _page(found: dict[str, Any]) -> list[str]:
     from augmill.flows.cli.terminal import shown, wrapped
 
     code = found["from"]
-    origin = f"files with the hash {code[:12]}" if re.fullmatch("[0-9a-f]{64}", code) else code
+    edited = bool(re.fullmatch("[0-9a-f]{64}", code))
+    origin = found.get("package") or ("a file on the path" if edited else code)
     lines = [shown(f"{found['name']}, a {found['what']} of {origin}"), *wrapped(found["about"])]
+    if edited:
+        lines += wrapped(f"edited in place, so its rows go by the hash of its files, now {code[:12]}")
     for key in ("path", "version", "kinds", "problems", "types", "libraries"):
         if key in found:
             value = found[key]
@@ -200,7 +205,7 @@ def new(
             fix="see docs/extending.md",
         )
     package = write_package(name, into)
-    steps = [f"pip install --editable {package}", f"pytest {package}", f"augmill check {package / 'recipe.yaml'}"]
+    steps = [f"pip install --editable '{package}[test]'", f"pytest {package}", f"augmill check {package / 'recipe.yaml'}"]
     say(f"Wrote a package with the generator {name}: {package}", *(f"  {step}" for step in steps), "")
     say_result({"outcome": "written", "package": str(package.absolute()), "next": steps[0]})
 

@@ -127,6 +127,7 @@ def row_facts(recipe: Recipe, site: Site, ingested: Artifact) -> dict[str, Any]:
 
     rows, columns = rows_of(recipe), recipe.columns
     metrics = [name for name, metric in METRICS.items() if {ANY, rows.problem} & {*metric.problems}]
+    used = [choice.use for choice in recipe.generators]
     return {
         "inputs": columns.types,
         "learnt": {"column": columns.answer, "type": (columns.target or {}).get(columns.answer, "label")},
@@ -135,13 +136,22 @@ def row_facts(recipe: Recipe, site: Site, ingested: Artifact) -> dict[str, Any]:
         "exact": is_exact(columns.fields),
         "missing": _missing(recipe, fetch(site.store, ingested, "rows.parquet")),
         "serve": {
-            "generators": [name for name, each in GENERATORS.items() if rows.served_whole(each)],
-            "checks": [name for name, each in CHECKS.items() if rows.served_in_part(each)],
-            "trainers": [name for name, each in TRAINERS.items() if rows.served_whole(each)],
-            "metrics": metrics,
+            "generators": [*_shipped(GENERATORS, rows.served_whole), *_others(GENERATORS, *used)],
+            "checks": [*_shipped(CHECKS, rows.served_in_part), *_others(CHECKS, *recipe.checks)],
+            "trainers": [*_shipped(TRAINERS, rows.served_whole), *_others(TRAINERS, recipe.trainer.use)],
+            "metrics": [*metrics, *_others(METRICS, str(recipe.gate.metric))],
         },
         "aside": rows.asides(),
     }
+
+
+def _shipped(registry: Registry[Any], serves: Callable[[Any], bool]) -> list[str]:
+    return [name for name, each in registry.items() if serves(each)]
+
+
+def _others(registry: Registry[Any], *names: str) -> list[str]:
+    """Those of other packages that the recipe uses."""
+    return [name for name in names if name not in registry]
 
 
 def _missing(recipe: Recipe, path: Path) -> dict[str, dict[str, Any]]:

@@ -25,6 +25,7 @@ from augmill.tasks.trainers import TRAINERS
 
 T = TypeVar("T")
 LABEL_BY = ("generator", "teacher", "agree")
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden", "no_such_attribute")  # what pydantic calls such a key
 # Texts in YAML 1.2; recipes written for 1.1 have them where only true or false can be meant, and there they stay that.
 _WORDS = {"yes": True, "on": True, "no": False, "off": False}
 
@@ -170,8 +171,11 @@ class RecipeReader:
     def _explain(self, kind: Any, error: ValidationError, location: tuple[str | int, ...]) -> UserError:
         """The first of pydantic's complaints; all it says of that one key, which may be of several types."""
         errors = error.errors(include_url=False, include_context=False)
-        first, at = errors[0], _place(errors[0]["loc"])
-        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "no_such_attribute"):
+        first = errors[0]
+        if first["type"].startswith("missing"):  # a misspelt key is both missing and unknown
+            first = next((each for each in errors if each["type"] in UNKNOWN), first)
+        at = _place(first["loc"])
+        if first["type"] in UNKNOWN:
             known = [*_known_keys(kind, at[:-1]), *(["extends"] if not (*location, *at[:-1]) else [])]
             return self.fail(f"unknown key {str(at[-1])!r}; {nearest(str(at[-1]), sorted(known))}", (*location, *at))
         if first["type"].startswith("missing"):
