@@ -261,7 +261,7 @@ def test_an_as_of_that_no_snapshot_can_be_of_is_refused(tmp_path: Path) -> None:
     for wrong in ("2026-10", "tomorrow", "2026-02-30", "9999-12-31", "../x"):
         with pytest.raises(UserError, match=r"--as-of"):
             nights.rows(wrong)
-    with pytest.raises(UserError, match="the first one is of '2026-10-02'"):
+    with pytest.raises(UserError, match="the first one is from '2026-10-02'"):
         nights.rows("2026-10-01")
     assert nights.texts("2026-12-31") == ["x"]
     nights.document |= {"partitions": {"every": "day", "window": "7d"}}
@@ -431,7 +431,7 @@ def test_a_file_whose_column_says_another_day_than_its_directory_is_named(tmp_pa
     assert nights.texts("2026-10-02") == ["x", "y"] and nights.texts("2026-10-01") == ["x"]
     (line,) = said
     assert line.startswith(
-        "'day=2026-10-02/rows.jsonl' lies in the directory of '2026-10-02', and its column 'day' says"
+        "'day=2026-10-02/rows.jsonl' is in the directory of '2026-10-02', but its column 'day' says"
     )
 
 
