@@ -430,9 +430,7 @@ def test_a_file_whose_column_says_another_day_than_its_directory_is_named(tmp_pa
     write_day(nights.source, "2026-10-02", [row | {"day": "2026-10-01"} for row in labelled(["y"])])
     assert nights.texts("2026-10-02") == ["x", "y"] and nights.texts("2026-10-01") == ["x"]
     (line,) = said
-    assert line.startswith(
-        "'day=2026-10-02/rows.jsonl' is in the directory of '2026-10-02', but its column 'day' says"
-    )
+    assert line.startswith("'day=2026-10-02/rows.jsonl' is in the directory of '2026-10-02', but its column 'day' says")
 
 
 def test_what_an_earlier_version_took_for_no_day_is_read_anew_and_nothing_else_is(
