@@ -63,7 +63,7 @@ CASES: dict[str, Case] = {
         lambda lines, at: lines[0].encode() + b"\n",
         {},
         3,
-        ["bad.csv", "columns alone: text, label, lang"],
+        ["bad.csv", "only columns: text, label, lang"],
     ),
     "truncated gzip": (
         "bad.csv.gz",

@@ -23,7 +23,7 @@ FOUND: dict[str, tuple[bytes | None, dict[str, Any], int, list[str]]] = {
     "a codec not of lines": (b"a", {"source": {"path": "x.csv", "encoding": "punycode"}}, 2, ["no text codec"]),
     "a header of 20,001 columns": (b"," * 20_000 + b"\n", {}, 3, ["at most 20,000 columns, found 20,001"]),
     "all of the machine": (None, {"source": {"path": "/"}}, 2, ["the whole file system"]),
-    "nobody's home": (None, {"source": {"path": "~nobody-here/x"}}, 2, ["whose home"]),
+    "nobody's home": (None, {"source": {"path": "~nobody-here/x"}}, 2, ["no such home directory"]),
     "too long a name": (None, {"source": {"path": "x" * 300}}, 2, ["file name too long"]),
     "a trainer that is a section": (None, {"trainer": {"use": {"a": 1}}}, 2, ["there is no trainer"]),
 }

@@ -193,11 +193,11 @@ def test_models_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     for pivot, message in (
         (Pivot(good, str(tmp_path / "empty")), "config.json is missing"),
         (Pivot("someone/model"), "no revision"),
-        (Pivot(good, "someone/model", back_revision="main"), "can move"),
+        (Pivot(good, "someone/model", back_revision="main"), "can change"),
     ):
         generator = BackTranslation(BackTranslationOptions(pivots=(pivot,)))
         with pytest.raises(UserError, match=message):
-            generator.preflight(("text",)) if message != "can move" else Bench(
+            generator.preflight(("text",)) if message != "can change" else Bench(
                 "back_translation", tmp_path / "b", pivots=(pivot,)
             )
     BackTranslation(BackTranslationOptions(pivots=(Pivot(good), Pivot(good, good)))).preflight(("text",))

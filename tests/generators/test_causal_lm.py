@@ -246,7 +246,7 @@ def test_a_model_of_another_kind_is_refused(llama: Path, tmp_path: Path) -> None
     ("options", "message"),
     [
         ({"model": "someone/model"}, "no revision"),
-        ({"model": "someone/model", "revision": "main"}, "can move"),
+        ({"model": "someone/model", "revision": "main"}, "can change"),
         ({"model": "/not/there", "revision": COMMIT}, "no such directory"),
         ({"model": __file__}, "found a file"),
     ],

@@ -318,7 +318,7 @@ def test_files_of_later_directories_are_not_even_read(tmp_path: Path) -> None:
     (tmp_path / "in" / "day=2026-11-04" / "rows.jsonl").write_text("no JSON at all\n")
     after = Ingested(tmp_path / "in", columns=DATED, as_of="2026-11-03")
     assert before.artifact == after.artifact
-    with pytest.raises(UserError, match="the first one is of '2026-11-03'"):
+    with pytest.raises(UserError, match="the first one is from '2026-11-03'"):
         Ingested(tmp_path / "in", columns=DATED, as_of="2026-11-02")
     assert Ingested(tmp_path / "in", columns=DATED).reasons == [("day=2026-11-04/rows.jsonl", "line 1", "bad_json")]
 
