@@ -85,7 +85,7 @@ class Registry(dict[str, T]):
             problem = f"several packages offer a {self.what} {name!r}: {', '.join(map(str, offers))}"
             raise UserError(problem, where=self.group, fix=f"name the one you mean by its path, {offers[0].path!r}")
         if not paths:
-            fix = "`augmill extensions` lists them all; one of your own can be named as package.module:Class"
+            fix = f"`augmill extensions` lists them all; a class of your own is named {USES.get(self.what, _USE)}"
             raise UserError(f"there is no {self.what} {name!r}; {nearest(name, self.names())}", fix=fix)
         return paths.pop()
 
@@ -125,6 +125,14 @@ class Registry(dict[str, T]):
         return [offer for offer in self.offers() if offer.name in self]
 
 
+_USE = 'by its path: `use: "package.module:Class"`'
+USES = {  # where that is not `use`
+    "check": 'by its path, as the key: `checks: {"package.module:Class": {}}`',
+    "metric": 'by its path: `metric: "package.module:Class"`',
+    "source": 'by its path: `format: "package.module:Class"`',
+    "problem": 'by its path: `task: "package.module:Class"`',
+    "kind": 'by its path: `inputs: {COLUMN: "package.module:Class"}`',
+}
 _OUTSIDE: dict[str, str] = {}  # outermost module of an extension from outside: what it is called in errors
 
 

@@ -42,6 +42,7 @@ from augmill.tasks.stages.publish import ADDED
 from augmill.tasks.store.rules import REMOTE_SCHEMES
 from augmill.tasks.store.store import Store, release_key
 from augmill.tasks.trainers import TRAINERS
+from augmill.testing import CHECK_LAWS, CheckBench
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -105,7 +106,7 @@ RUN = {
     **dict.fromkeys(
         (
             "augmill new generator shout",
-            "pip install --editable augmill-shout",
+            "pip install --editable 'augmill-shout[test]'",
             "pytest augmill-shout",
             "augmill extensions",
             "augmill extensions shout",
@@ -343,6 +344,17 @@ def test_readmes_recipe_is_one(tmp_path: Path) -> None:
     assert build_recipe(whole | nights, base=tmp_path).refit.every == "7d"
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert "--orchestrator" in container["command"]
+
+
+def test_the_pages_check_keeps_the_laws(tmp_path: Path) -> None:
+    scope: dict[str, Any] = {"__name__": "augmill.short"}  # as one of ours: in no file
+    sys.modules["augmill.short"] = type(sys)("augmill.short")
+    exec(compile(snippet(EXTENDING, "class Short"), "extending.md", "exec"), scope)
+    bench = CheckBench(scope["Short"](scope["ShortOptions"]()), tmp_path / "fitted")
+    for law in CHECK_LAWS:
+        law(bench)
+    reasons = bench.reasons(bench.candidates())
+    assert "short" in reasons and reasons[: bench.train.num_rows] == [None] * bench.train.num_rows
 
 
 def snippet(page: Path, word: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -167,7 +168,7 @@ def test_readmes_generator_is_written_installed_tested_and_run(installed: tuple[
     (block,) = re.findall(r"```sh\n(augmill new.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     said = {}
     for line in block.splitlines():
-        words = line.partition("#")[0].split()
+        words = shlex.split(line, comments=True)
         if words[0] == "pip":
             run(*pip, "--no-build-isolation", *words[2:], cwd=tmp_path)
             continue
@@ -177,7 +178,7 @@ def test_readmes_generator_is_written_installed_tested_and_run(installed: tuple[
         more = ["--orchestrator", "none"] if words[:2] == ["augmill", "run"] else []
         said[" ".join(words[:2])] = run(*program, *words[1:], *more, cwd=tmp_path)
     assert list(said) == ["augmill new", "pytest augmill-shout", "augmill extensions", "augmill run"]
-    assert "shout" in said["augmill extensions"] and "8 passed" in said["pytest augmill-shout"]
+    assert "shout" in said["augmill extensions"] and "9 passed" in said["pytest augmill-shout"]
     ended = json.loads(said["augmill run"].splitlines()[-1])
     provenance = json.loads((Path(ended["location"]) / "provenance.json").read_text(encoding="utf-8"))
     assert re.fullmatch(

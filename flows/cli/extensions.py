@@ -205,7 +205,11 @@ def new(
             fix="see docs/extending.md",
         )
     package = write_package(name, into)
-    steps = [f"pip install --editable '{package}[test]'", f"pytest {package}", f"augmill check {package / 'recipe.yaml'}"]
+    steps = [
+        f"pip install --editable '{package}[test]'",
+        f"pytest {package}",
+        f"augmill check {package / 'recipe.yaml'}",
+    ]
     say(f"Wrote a package with the generator {name}: {package}", *(f"  {step}" for step in steps), "")
     say_result({"outcome": "written", "package": str(package.absolute()), "next": steps[0]})
 

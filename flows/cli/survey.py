@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from augmill.tasks.store.store import LookingStore, Store
 
 if TYPE_CHECKING:
     from augmill.tasks.gate.verdict import Rule
+    from augmill.tasks.registry import Registry
 
 DOUBTED = 5  # files whose header is looked at twice: those that `augmill check` shows
 CELLS = 3  # that were read as no value, of a column

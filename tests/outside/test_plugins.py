@@ -444,3 +444,29 @@ def test_a_fault_of_an_extension_is_its_own_and_no_defect_of_ours(
         and f"the {'generator faulty:Echo' if 'generators' in changes else 'check faulty:Silent'}" in ended.err
     )
     assert "defect" not in ended.err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("import json\n", "import json\nimport polars\n"), "import polars inside the functions that need it"),
+        (("return {}\n", "import time\n        (ctx.workdir / 'a.json').write_text(str(time.time_ns()))\n"
+          "        return {'a.json': ctx.workdir / 'a.json'}\n"), "fitted twice on the same rows, a.json differs"),
+        (("return {}\n", "(ctx.workdir / 'a.pkl').touch()\n        return {'a.pkl': ctx.workdir / 'a.pkl'}\n"), "never a pickle"),
+        (("return {}\n", "(ctx.workdir / 'b.json').touch()\n        return {}\n"), "fit returned"),
+        (("return candidate_schema", "return candidate_schema"), "rows were asked for, 0 came"),
+    ],
+)  # fmt: skip
+def test_a_suite_says_which_law_is_broken_and_by_what(
+    change: tuple[str, str], said: str, module: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    name = module(f"broken_{abs(hash(change))}", SHIFT.replace(*change, 1))
+    kind = fresh()[f"{name}:Shift"]
+    bench = GeneratorBench(kind(kind.Options()), tmp_path / "bench")
+    broken = []
+    for law in GENERATOR_LAWS:
+        try:
+            law(bench)
+        except AssertionError as error:
+            broken.append(str(error))
+    assert any(said in each for each in broken), broken

@@ -647,3 +647,11 @@ def test_a_file_counts_by_its_content_not_by_where_it_lies(tmp_path: Path, key: 
         assert first.hash() == moved.hash() != other.hash()
         assert stages(first) == stages(moved)
     assert stages(first) != stages(other)
+
+
+@pytest.mark.parametrize("key", ["dataset", "source", "columns", "target"])
+def test_a_misspelt_key_is_named_and_not_the_one_that_it_leaves_missing(key: str, tmp_path: Path) -> None:
+    document = yaml.safe_load(RECIPE)
+    document[key + "s"] = document.pop(key)
+    with pytest.raises(UserError, match=f"unknown key '{key}s'; did you mean '{key}'"):
+        build_recipe(document, base=tmp_path)

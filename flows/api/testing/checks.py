@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from augmill.tasks.contracts import TARGET, VERDICT_SCHEMA, Check, Context, FitInputs, Fitted
-from augmill.testing.rows import fields_in, require_declared, require_files, rows_for, target_in
+from augmill.testing.rows import fields_in, require_declared, require_files, require_light_import, rows_for, target_in
 
 # What generators have delivered: nothing, marks alone, a class that is none, characters that nobody sees.
 STRANGE = (None, "", "!!!", "\ufeff\u200b", "x" * 5000, "为何农民工每天日夜加班", "hello\x00\x1f who pays")
@@ -118,6 +118,7 @@ def a_tiny_train_set_is_no_error(bench: CheckBench) -> None:
 
 def its_options_are_explained(bench: CheckBench) -> None:
     require_declared(bench.check)
+    require_light_import(bench.check)
 
 
 CHECK_LAWS: tuple[Callable[[CheckBench], None], ...] = (

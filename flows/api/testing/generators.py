@@ -13,7 +13,16 @@ import pyarrow as pa
 from augmill.tasks.contracts import Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.randomness import row_seeds
-from augmill.testing.rows import UNLABELLED, fields_in, require_declared, require_files, rows_for, table, target_in
+from augmill.testing.rows import (
+    UNLABELLED,
+    fields_in,
+    require_declared,
+    require_files,
+    require_light_import,
+    rows_for,
+    table,
+    target_in,
+)
 
 
 class GeneratorBench:
@@ -66,6 +75,7 @@ def every_asked_row_is_answered_in_order_with_a_row_or_a_reason(bench: Generator
     fields = bench.context.fields
     schema = candidate_schema(fields, bench.context.target)
     assert rows.schema == schema, f"expected kinds.candidate_schema(ctx.fields, ctx.target), found {rows.schema}"
+    assert rows.num_rows == len(asked), f"{len(asked)} rows were asked for, {rows.num_rows} came"
     for name, wanted in (("ordinal", asked.ordinals.tolist()), ("asked", asked.strata), ("seed", asked.seeds.tolist())):
         assert rows[name].to_pylist() == wanted, f"the column {name} is the request's"
     for row in rows.to_pylist():
@@ -81,7 +91,9 @@ def a_row_depends_on_its_own_request_alone(bench: GeneratorBench) -> None:
     asked = ask(bench.strata)
     whole = bench.sample(asked)
     halves = [bench.sample(part(asked, at)) for at in (list(range(5)), list(range(5, len(asked))))]
-    assert pa.concat_tables(halves).to_pylist() == whole.to_pylist(), "two requests give other rows than one"
+    hint = "draw from `request.seeds` alone (`uniforms`), not from a generator of random numbers, a clock or a place"
+    for at, (one, other) in enumerate(zip(whole.to_pylist(), pa.concat_tables(halves).to_pylist(), strict=True)):
+        assert one == other, f"row {at} differs if another request asks for it: {one}, {other}; {hint}"
     backwards = bench.sample(part(asked, list(range(len(asked)))[::-1]), threads=2)
     assert backwards.to_pylist()[::-1] == whole.to_pylist(), "another order, or other threads, give other rows"
 
@@ -113,14 +125,20 @@ def parents_are_train_rows_of_the_stratum(bench: GeneratorBench) -> None:
 
 def fitting_twice_in_any_order_of_rows_gives_the_same_files_and_all_are_named(bench: GeneratorBench) -> None:
     require_files(bench.files, bench.directory)
-    again = bench.again("backwards", bench.train.take(pa.array(range(bench.train.num_rows - 1, -1, -1), pa.int64())))
-    for name, path in bench.files.items():
-        assert path.read_bytes() == again.files[name].read_bytes(), f"{name} depends on the order of the train rows"
+    backwards = bench.train.take(pa.array(range(bench.train.num_rows - 1, -1, -1), pa.int64()))
+    for name, rows, why in (
+        ("again", bench.train, "fitted twice on the same rows, {} differs: a clock, or random numbers of its own"),
+        ("backwards", backwards, "{} depends on the order of the train rows: sort them, by row_id"),
+    ):
+        other = bench.again(name, rows)
+        for file, path in bench.files.items():
+            assert path.read_bytes() == other.files[file].read_bytes(), why.format(file)
 
 
 def what_it_promises_is_declared(bench: GeneratorBench) -> None:
     generator = bench.generator
     require_declared(generator)
+    require_light_import(generator)
     assert isinstance(generator.repeatable, bool) and isinstance(generator.finite, bool), "repeatable and finite: bool"
     assert generator.labels in ("asked", "own"), "labels: `asked` or `own`"
     assert generator.normalisation in ("canonical", "fold"), "normalisation: `canonical` or `fold`"

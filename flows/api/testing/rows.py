@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -84,6 +87,35 @@ def require_declared(extension: Any) -> None:
         assert item.metadata.get("help"), f"{item.name}: a help text in its metadata"
         free = item.metadata.get("identity") is False
         assert not free or item.metadata.get("why"), f"{item.name}: why it changes no row"
+
+
+# What a bare GPU worker does without, and what costs seconds: none of it is imported with an extension's own module.
+NOT_AT_IMPORT = (
+    "prefect",
+    "polars",
+    "great_expectations",
+    "pydantic",
+    "ray",
+    "torch",
+    "transformers",
+    "sklearn",
+    "scipy",
+)
+
+
+def require_light_import(extension: Any) -> None:
+    """Imports the module in a process of its own. Those of Augmill's own extensions are looked at by its own tests."""
+    module = type(extension).__module__
+    if module.startswith("augmill."):
+        return
+    code = f"import sys, {module}; print(*[name for name in {NOT_AT_IMPORT!r} if name in sys.modules])"
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 0, f"{module} cannot be imported by itself: {done.stderr.strip().splitlines()[-1:]}"
+    heavy = done.stdout.split()
+    assert not heavy, f"import {', '.join(heavy)} inside the functions that need it: a worker may have none of it"
 
 
 def require_files(files: dict[str, Any], directory: Any) -> None:

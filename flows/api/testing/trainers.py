@@ -13,7 +13,7 @@ from augmill.tasks.contracts import ANY
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers import Prediction, Trainer, TrainerInputs
-from augmill.testing.rows import require_declared
+from augmill.testing.rows import require_declared, require_light_import
 
 
 class TrainerBench:
@@ -74,6 +74,7 @@ def a_prediction_depends_on_its_own_training_alone(bench: TrainerBench) -> None:
 
 def its_options_are_explained(bench: TrainerBench) -> None:
     require_declared(bench.trainer)
+    require_light_import(bench.trainer)
 
 
 TRAINER_LAWS: tuple[Callable[[TrainerBench], None], ...] = (
