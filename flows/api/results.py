@@ -28,8 +28,8 @@ class CheckResult:
     target
         How many synthetic rows are to be accepted.
     visible_gain, unit
-        The smallest true gain that the held-out rows would show, four times in five; None where nothing is known
-        beforehand. In points, or in the unit of a regression's target.
+        The smallest true gain that the held-out rows would show, four times in five, as an estimate until a first run
+        has measured; None where nothing is known beforehand. In points, or in the unit of a regression's target.
     seconds
         How long a first run takes, roughly, without the parts that nobody can know beforehand (a model's fit).
     warnings
@@ -57,7 +57,7 @@ class CheckResult:
         return f"{self.dataset}: {self.target:,} rows to make"
 
     def _told(self) -> list[tuple[str, Any]]:
-        gain = None if self.visible_gain is None else f"{self.visible_gain:g} {self.unit} or more would show"
+        gain = None if self.visible_gain is None else f"roughly {self.visible_gain:g} {self.unit} or more would show"
         splits = ", ".join(f"{name} {self.rows[name]:,}" for name in SPLITS)
         warned = [("warning", warning) for warning in self.warnings]
         return [("rows", splits), ("classes", len(self.classes)), ("gain", gain), *warned, ("next", self.next)]

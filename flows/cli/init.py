@@ -296,8 +296,8 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
     gate = found["gate"]
     if (gate["visible"] or 0) > 2 and gate["unit"] == "points":
         draft.notes.append(
-            f"{gate['rows']:,} validation rows can prove a gain of {gate['visible']:.1f} points or more; with "
-            "`gate.folds: auto` the train rows judge too, at five times the work"
+            f"{gate['rows']:,} validation rows can prove a gain of roughly {gate['visible']:.1f} points or more, as "
+            "an estimate before a first run; with `gate.folds: auto` the train rows judge too, at five times the work"
         )
 
 
