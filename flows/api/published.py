@@ -374,7 +374,11 @@ def find_releases(where: str | os.PathLike[str] | Recipe, dataset: str | None) -
     if name not in names:
         if isinstance(where, Recipe):
             return []
-        problem = f"there is no dataset {name!r} in {root}" if name else "the store holds several datasets, or none"
+        problem = (
+            f"there is no dataset {name!r} in {root}"
+            if name
+            else f"the store holds {'several datasets' if names else 'no dataset yet'}"
+        )
         raise UserError(problem, where="dataset", fix=f"known: {', '.join(names) or 'none yet'}")
     return _listed(store, str(name))
 
