@@ -354,7 +354,7 @@ def judge(
 
 def compare(
     recipe: Where | Recipe,
-    generators: Sequence[str] = (),
+    generators: str | Sequence[str] = (),
     *,
     seeds: int = 10,
     ratios: Sequence[float] = (0.5, 1, 2),
@@ -373,7 +373,8 @@ def compare(
     recipe
         As ``load_recipe`` takes it.
     generators
-        Names, such as ``["rules", "causal_lm/teacher", "adaptive:rules+interpolate"]``; by default those of the recipe.
+        A name, or several, such as ``["rules", "causal_lm/teacher", "adaptive:rules+interpolate"]``; by default those of
+        the recipe.
     seeds
         How many seeds each runs with, from the recipe's on.
     ratios
@@ -404,7 +405,8 @@ def compare(
         from augmill.flows.cli.compare import parse_ratios, require_seeds, write_comparison
 
         loaded, kind = _recipe(recipe, store), _orchestrator(orchestrator)
-        names, wanted = ",".join(generators), parse_ratios(",".join(map(str, ratios)))
+        names = generators if isinstance(generators, str) else ",".join(generators)
+        wanted = parse_ratios(",".join(map(str, ratios)))
         command = f"augmill.compare of {require_seeds(seeds)} seeds"
         with _imported(kind):
             from augmill.flows.compare import Compared, run_compare

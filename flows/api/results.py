@@ -249,13 +249,19 @@ class Comparison:
     def _head(self) -> str:
         return f"Generators on {self.dataset}"
 
+    @property
+    def _measured_on(self) -> str:
+        from augmill.tasks.report import measured_on
+
+        return measured_on(self.cells)
+
     def __repr__(self) -> str:
         rows = [(name, f"{real} over real rows; {verdicts}") for name, _, _, real, _, verdicts in self._rows()]
-        return lines("Comparison", self._head, [*rows, *self._told()])
+        return lines("Comparison", self._head, [*rows, ("rows", self._measured_on), *self._told()])
 
     def _repr_html_(self) -> str:
         heads = ("generator", "seeds", "accepted", "over real rows alone", "over the placebo", "outcomes")
-        return page(self._head, "", self._told(), Grid(heads, self._rows()))
+        return page(self._head, self._measured_on, self._told(), Grid(heads, self._rows()))
 
 
 def _gain(line: Mapping[str, Any], pair: str) -> str:

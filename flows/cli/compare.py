@@ -110,7 +110,11 @@ def _write(out: Path, recipe: Recipe, seeds: int, command: str, found: Compared)
 
 
 def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
+    from augmill.flows.cli.terminal import wrapped
+    from augmill.tasks.report import measured_on
+
     say("", *written.pop("table").split("\n"))
+    say(*wrapped(measured_on(found.cells), "", ""))
     for name, seed, reason in left:
         say(f"Left out: {name}, seed {seed}: {reason}")
     say("", f"Report   {written['report']}")

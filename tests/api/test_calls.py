@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import logging
@@ -127,6 +128,11 @@ def test_a_comparison_has_the_commands_numbers_and_keeps_its_cells(
         assert (tmp_path / "out" / name).read_text() == (tmp_path / "again" / name).read_text()
     (line,) = found.generators
     assert line["generator"] == "rules" and f"{line['accepted']:,}" in found._repr_html_()
+    rows = found.cells[0]["rows"]
+    for shown in (said.out.replace("\n", " "), repr(found), found._repr_html_()):
+        assert f"Gains are on {rows['test']:,} test rows, over all seeds" in shown
+        assert f"on {rows['validation']:,} validation rows" in shown
+    assert augmill.compare(recipe, "rules", seeds=1, ratios=(), quiet=True) == dataclasses.replace(found, report=None)
 
 
 # --- How they are shown -----------------------------------------------------------------------------------------------
