@@ -251,7 +251,7 @@ class Comparison:
 
     @property
     def _measured_on(self) -> str:
-        from augmill.tasks.report import measured_on
+        from augmill.flows.cli.compare import measured_on
 
         return measured_on(self.cells)
 

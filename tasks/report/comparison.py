@@ -370,15 +370,6 @@ def table(lines: Sequence[ComparedGenerator]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [names, rules, *shown]) + "\n"
 
 
-def measured_on(cells: Sequence[Cell]) -> str:
-    """Which rows the table of one set speaks of, as a sentence; empty where no cell was measured."""
-    rows = next((cell["rows"] for cell in cells if cell["points"]), None)
-    if rows is None:
-        return ""
-    gains = f"Gains are on {rows['test']:,} test rows, over all seeds"
-    return f"{gains}; outcomes are the gate's, on {rows['validation']:,} validation rows."
-
-
 def _filled(lines: Sequence[ComparedGenerator]) -> tuple[list[str], list[list[str]]]:
     rows = [row_of(line) for line in lines]
     kept = [at for at in range(len(HEADER)) if any(row[at] for row in rows)]
