@@ -114,6 +114,9 @@ def _recipe(where: Where | Recipe, store: str | os.PathLike[str] | None, changes
     if changes and isinstance(where, Mapping | reading.Recipe):
         problem = f"expected the path, address or text of a recipe, found a {type(where).__name__}"
         raise UserError(problem, where="changes", fix="put the values into the dict, or read the recipe with them")
+    if not isinstance(where, str | os.PathLike | Mapping | reading.Recipe):
+        problem = f"expected the path, address or text of a recipe, a dict or a Recipe; found a {type(where).__name__}"
+        raise UserError(problem, where="recipe", fix="give one of them, such as 'tickets.yaml'")
     root = None if store is None else os.fspath(store)
     if isinstance(where, Mapping):
         return reading.build_recipe(_document(where), base=Path.cwd(), store=root)

@@ -299,6 +299,12 @@ class Release:
         return [*own, f"{prefix}weight"]
 
     @property
+    def _strata(self) -> str:
+        from augmill.tasks.store.releases import strata_word
+
+        return strata_word(self._open(), self.dataset, self.id)
+
+    @property
     def _state(self) -> str:
         return "current" if self.current else "withdrawn" if self.withdrawn else "superseded"
 
@@ -314,12 +320,25 @@ class Release:
         return page(head, "", self._told(), counted(self))
 
 
+class Releases(list[Release]):
+    """A list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        heads = ("release", "dataset", "snapshot", "state", "published", "outcome", "tags")
+        rows = [
+            (each.id, each.dataset, each.snapshot, each._state, each.published, each.outcome, ", ".join(each.tags))
+            for each in self
+        ]
+        return page(f"{len(self):,} release{'' if len(self) == 1 else 's'}", "", (), Grid(heads, rows))
+
+
 def counted(release: Release) -> Grid:
     """Its splits in numbers; without a row where the store does not answer, which costs the table, not the page."""
     from augmill.tasks.errors import AugmillError
 
     heads = ("split", "rows", "synthetic", "classes")
     try:
+        heads = (*heads[:3], release._strata)
         of = [(name, release.counts[name]) for name in SPLITS]
     except AugmillError:
         return Grid(heads, ())
@@ -373,7 +392,7 @@ def find_releases(where: str | os.PathLike[str] | Recipe, dataset: str | None) -
         name = names[0]
     if name not in names:
         if isinstance(where, Recipe):
-            return []
+            return Releases()
         problem = (
             f"there is no dataset {name!r} in {root}"
             if name
@@ -424,4 +443,4 @@ def _listed(store: Store, dataset: str) -> list[Release]:
         )
         for (snapshot, release), entry in entries.items()
     ]
-    return sorted(found, key=lambda each: not (each.current and each.id == newest))
+    return Releases(sorted(found, key=lambda each: not (each.current and each.id == newest)))

@@ -228,7 +228,7 @@ def show(
     from augmill.flows.cli.terminal import wrapped
     from augmill.flows.releases import taken_away
     from augmill.tasks.store.log import read_log
-    from augmill.tasks.store.releases import read_manifest_of
+    from augmill.tasks.store.releases import read_manifest_of, strata_word
     from augmill.tasks.store.store import release_key
 
     opened, name, release = open_release(given, dataset, store, release, changes)
@@ -251,7 +251,7 @@ def show(
     print_lines([[("outcome      ", ""), (outcome, COLOURS_OF.get(outcome, ""))]])
     say(*wrapped(entry["reason"], " " * 13))
     say(f"approved by  {entry.get('approved_by', '-')}", "")
-    say(f"{'split':<12}{'rows':>10}{'synthetic':>12}{'classes':>10}")
+    say(f"{'split':<12}{'rows':>10}{'synthetic':>12}{strata_word(opened, name, found):>10}")
     for split, part in manifest["counts"].items():
         say(f"{split:<12}{part['rows']:>10,}{part['synthetic']:>12,}{len(part['classes']):>10}")
     if tags := [tag_name for tag_name, tagged in log.tags().items() if tagged == found]:

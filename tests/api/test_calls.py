@@ -160,6 +160,31 @@ def test_nothing_of_the_data_is_markup_or_turns_a_line_around(tmp_path: Path) ->
     assert "&lt;script&gt;" in result._repr_html_() and "\\u202e" in repr(release)
 
 
+def test_a_report_is_a_link_only_where_it_is_a_path_or_an_address(made: tuple[Path, augmill.RunResult]) -> None:
+    _, result = made
+    assert result.report and f"<a href='file://{result.report}'>{result.report}</a>" in result._repr_html_()
+    for report, linked in (
+        ("https://reports.example/1.html", "href='https://reports.example/1.html'"),
+        ("/a b'>.html", "href='file:///a%20b%27%3E.html'"),
+        ("javascript:alert(1)", None),
+        ("s3://bucket/report.html", None),
+    ):
+        page = dataclasses.replace(result, report=report)._repr_html_()
+        assert linked in page if linked else "href" not in page
+
+
+def test_a_recipe_is_shown_in_a_line(made: tuple[Path, augmill.RunResult]) -> None:
+    told = repr(augmill.load_recipe(made[0]))
+    assert told == "<Recipe: tiny, classification of text, by rules>"
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_what_is_no_recipe_is_refused_by_its_type(given: Any) -> None:
+    for call in (augmill.load_recipe, augmill.check, augmill.releases):
+        with pytest.raises(augmill.UserError, match=f"expected the path.*found a {type(given).__name__}"):
+            call(given)
+
+
 # --- The process they run in ------------------------------------------------------------------------------------------
 
 

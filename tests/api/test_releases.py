@@ -165,3 +165,21 @@ def test_columns_of_a_csv_come_in_the_recipes_types_if_asked(tmp_path: Path) -> 
     with pytest.raises(augmill.UserError, match=r"provenance\.json"):
         found.to_polars(typed=True)
     assert found.to_polars().equals(plain)
+
+
+def test_bins_of_a_number_are_not_called_classes(tmp_path: Path, release: augmill.Release) -> None:
+    store = shutil.copytree(release.store, tmp_path / "store")
+    provenance = Path(augmill.releases(store)[0].location) / "provenance.json"
+    about = {"publish": {"prefix": "aug_"}, "seed": 0, "generators": []}
+    for target, word in (({"rent": "number"}, "bins"), ({"rent": "label"}, "classes"), (None, "classes")):
+        provenance.write_text(json.dumps({"recipe": about | {"columns": {"target": target}}, "failures": []}))
+        shown = command("show", "--store", store).out
+        assert [line.split()[3] for line in shown.splitlines() if line.startswith("split ")] == [word]
+        assert f">{word}</th>" in augmill.releases(store)[0]._repr_html_()
+
+
+def test_a_notebook_shows_a_list_of_releases_as_a_table(release: augmill.Release) -> None:
+    found = augmill.releases(release.store)
+    assert isinstance(found, list) and found == [release]
+    page = found._repr_html_()  # type: ignore[attr-defined]
+    assert page.count("<tr>") == 2 and release.id in page and ">current<" in page
