@@ -120,7 +120,7 @@ RUN = {
 NOT_RUN = {
     "make test": "it is what runs this",
     "make test-all": "the same",
-    "pip install 'augmill[delta]'": "an installation",
+    **dict.fromkeys(("pip install 'augmill[delta]'", "pip install datasets duckdb"), "an installation"),
     "prefect server start": "a server that stays; what it would show: tests/orchestration/test_deployed.py",
     "prefect work-pool create augmill --type process": "a server that stays; its flow: tests/orchestration/test_deployed.py",
     "prefect worker start --pool augmill": "a worker that stays",

@@ -25,8 +25,11 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="https?://[^"]*"', text), page.name
+        assert re.search(r'<script src="[^"]*iframe-worker\.js"', text), page.name
         # Python-Markdown wants an empty line before a list or a table; GitHub does not.
         assert not re.findall(r"<p>[^<]*\n(?:- |\d+\. |\|)[^<]*", text), page.name
+    # What searches pages that were opened from a disk, where neither a worker nor a request for the index is allowed.
+    assert (tmp_path / "search/search_index.js").is_file() and (tmp_path / "iframe-worker.js").is_file()
     assert len(pages) == 3 + len(
         list((ROOT / "docs").rglob("*.md"))
     )  # README, CHANGELOG and the page for a wrong address

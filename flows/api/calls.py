@@ -114,6 +114,9 @@ def _recipe(where: Where | Recipe, store: str | os.PathLike[str] | None, changes
     if changes and isinstance(where, Mapping | reading.Recipe):
         problem = f"expected the path, address or text of a recipe, found a {type(where).__name__}"
         raise UserError(problem, where="changes", fix="put the values into the dict, or read the recipe with them")
+    if not isinstance(where, str | os.PathLike | Mapping | reading.Recipe):
+        problem = f"expected the path, address or text of a recipe, a dict or a Recipe; found a {type(where).__name__}"
+        raise UserError(problem, where="recipe", fix="give one of them, such as 'tickets.yaml'")
     root = None if store is None else os.fspath(store)
     if isinstance(where, Mapping):
         return reading.build_recipe(_document(where), base=Path.cwd(), store=root)
@@ -354,7 +357,7 @@ def judge(
 
 def compare(
     recipe: Where | Recipe,
-    generators: Sequence[str] = (),
+    generators: str | Sequence[str] = (),
     *,
     seeds: int = 10,
     ratios: Sequence[float] = (0.5, 1, 2),
@@ -373,7 +376,8 @@ def compare(
     recipe
         As ``load_recipe`` takes it.
     generators
-        Names, such as ``["rules", "causal_lm/teacher", "adaptive:rules+interpolate"]``; by default those of the recipe.
+        A name, or several, such as ``["rules", "causal_lm/teacher", "adaptive:rules+interpolate"]``; by default those of
+        the recipe.
     seeds
         How many seeds each runs with, from the recipe's on.
     ratios
@@ -404,7 +408,8 @@ def compare(
         from augmill.flows.cli.compare import parse_ratios, require_seeds, write_comparison
 
         loaded, kind = _recipe(recipe, store), _orchestrator(orchestrator)
-        names, wanted = ",".join(generators), parse_ratios(",".join(map(str, ratios)))
+        names = generators if isinstance(generators, str) else ",".join(generators)
+        wanted = parse_ratios(",".join(map(str, ratios)))
         command = f"augmill.compare of {require_seeds(seeds)} seeds"
         with _imported(kind):
             from augmill.flows.compare import Compared, run_compare

@@ -9,8 +9,21 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 LISTED = 20  # rows of a table; of more, so many and how many are left out
+
+
+class Place(str):
+    """A path or an address: a link in a notebook, where it is absolute and no more than that."""
+
+    __slots__ = ()
+
+    @property
+    def address(self) -> str | None:
+        return (
+            self if self.startswith(("https://", "http://")) else f"file://{quote(self)}" if self[:1] == "/" else None
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,10 @@ def _table(grid: Grid) -> str:
 
 
 def _cell(tag: str, value: Any, *, right: bool = False) -> str:
-    return f"<{tag} style='text-align:{'right' if right else 'left'}'>{_safe(number(value))}</{tag}>"
+    told = _safe(number(value))
+    if isinstance(value, Place) and value.address is not None:
+        told = f"<a href='{_safe(value.address)}'>{told}</a>"
+    return f"<{tag} style='text-align:{'right' if right else 'left'}'>{told}</{tag}>"
 
 
 def _plain(value: Any) -> str:

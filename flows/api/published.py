@@ -94,13 +94,22 @@ class Release:
         """Each label's id, by first appearance in the source: it never shifts, so there may be gaps. labels.json."""
         return {each["value"]: each["id"] for each in json.loads(self._read("labels.json"))["labels"]}
 
-    def to_arrow(self, split: str = "train") -> pa.Table:
+    def to_arrow(self, split: str = "train", *, typed: bool = False) -> pa.Table:
         """The rows of a split as a pyarrow.Table, in the release's order, which knows neither class nor origin.
+
+        Parameters
+        ----------
+        split
+            ``train``, ``validation`` or ``test``.
+        typed
+            Inputs and target in the types that the recipe names: a ``number`` as float64, a ``timestamp`` as a moment
+            in UTC, with null where a cell holds no value. Texts, categories and labels stay as they are. By default
+            each column has the type of the source, and those of a CSV are all text.
 
         Raises
         ------
         UserError
-            There is no such split.
+            There is no such split; or ``typed``, and the release does not say what its recipe was (provenance.json).
         CorruptObject
             A file is gone, or not what was published.
         """
@@ -113,11 +122,12 @@ class Release:
             raise UserError(f"there is no split {split!r}", where="split", fix=f"one of {', '.join(SPLITS)}")
         files = [name for name in sorted(self.manifest["files"]) if name.startswith(f"{split}/")]
         if not files:  # a split without a row has no file
-            return self.to_arrow("train").slice(0, 0)
-        return pa.concat_tables([pq.read_table(pa.BufferReader(self._read(name))) for name in files])
+            return self.to_arrow("train", typed=typed).slice(0, 0)
+        table = pa.concat_tables([pq.read_table(pa.BufferReader(self._read(name))) for name in files])
+        return _typed(table, self._types()) if typed else table
 
-    def to_polars(self, split: str = "train") -> pl.DataFrame:
-        """The rows of a split as a polars.DataFrame. Raises as ``to_arrow``.
+    def to_polars(self, split: str = "train", *, typed: bool = False) -> pl.DataFrame:
+        """The rows of a split as a polars.DataFrame. ``typed``, and what is raised, as in ``to_arrow``.
 
         Examples
         --------
@@ -126,12 +136,17 @@ class Release:
         """
         import polars as pl
 
-        frame = pl.from_arrow(self.to_arrow(split))
+        frame = pl.from_arrow(self.to_arrow(split, typed=typed))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
     def to_torch(
-        self, split: str = "train", *, columns: Sequence[str] | None = None, epoch: int | None = None
+        self,
+        split: str = "train",
+        *,
+        columns: Sequence[str] | None = None,
+        epoch: int | None = None,
+        typed: bool = False,
     ) -> torch.utils.data.StackDataset[dict[str, Any]]:
         """The rows of a split as a map-style torch Dataset, each a dict by column, ready for a DataLoader.
 
@@ -147,11 +162,13 @@ class Release:
         epoch
             The train rows in the order of that epoch of order.parquet, in which a row may be left out or come again
             (``mix.order``). By default each row once, in the release's order.
+        typed
+            As in ``to_arrow``: numbers that the source holds as text become tensors too.
 
         Raises
         ------
         UserError
-            There is no such split, column or epoch.
+            There is no such split, column or epoch, or as ``to_arrow`` with ``typed``.
         CorruptObject
             A file is gone, or not what was published.
 
@@ -166,7 +183,7 @@ class Release:
         from augmill.tasks.errors import UserError
         from augmill.tasks.rows.names import nearest
 
-        table = self.to_arrow(split)
+        table = self.to_arrow(split, typed=typed)
         if epoch is not None:
             table = table.take(self._order(table, split, epoch))
         wanted = self._columns(table) if columns is None else list(columns)
@@ -180,10 +197,10 @@ class Release:
             raise UserError("no column is named", where="columns", fix="name one or more, or leave `columns` out")
         return StackDataset(**{name: _column(table[name]) for name in wanted})
 
-    def to_datasets(self) -> datasets.DatasetDict:
+    def to_datasets(self, *, typed: bool = False) -> datasets.DatasetDict:
         """All splits that have rows as a ``datasets.DatasetDict``, in memory (``pip install datasets``).
 
-        Raises as ``to_arrow``; UserError where the library is not installed.
+        ``typed``, and what is raised, as in ``to_arrow``; UserError where the library is not installed.
         """
         from augmill.tasks.errors import UserError
 
@@ -193,7 +210,7 @@ class Release:
             raise UserError("`datasets` is not installed", where="to_datasets", fix="pip install datasets") from error
         held = [name for name in SPLITS if self.counts[name]["rows"]]
         return datasets.DatasetDict(
-            {name: datasets.Dataset(self.to_arrow(name), split=datasets.NamedSplit(name)) for name in held}
+            {name: datasets.Dataset(self.to_arrow(name, typed=typed), split=datasets.NamedSplit(name)) for name in held}
         )
 
     def verify(self) -> Release:
@@ -217,6 +234,24 @@ class Release:
         from augmill.tasks.store.store import LookingStore
 
         return LookingStore(self.store)
+
+    def _types(self) -> tuple[dict[str, str], dict[str, str]]:
+        """(the inputs, the target) by column, with the types that the recipe names beside text and label.
+
+        provenance.json says them, which no checksum covers: only types that are known here count. Raises UserError.
+        """
+        from augmill.tasks.errors import UserError
+        from augmill.tasks.store.releases import read_provenance
+
+        found = read_provenance(self._open(), self.dataset, self.id)
+        if found is None:
+            raise UserError(
+                f"release {self.id} does not say the types of its columns: provenance.json is missing or damaged",
+                where="typed",
+                fix="leave `typed` out and cast the columns, or run the recipe again, which puts the file again",
+            )
+        columns = found["recipe"].get("columns") or {}
+        return columns.get("inputs") or {}, columns.get("target") or {}
 
     def _read(self, name: str) -> bytes:
         """A file of the release, whole. Raises CorruptObject."""
@@ -264,6 +299,12 @@ class Release:
         return [*own, f"{prefix}weight"]
 
     @property
+    def _strata(self) -> str:
+        from augmill.tasks.store.releases import strata_word
+
+        return strata_word(self._open(), self.dataset, self.id)
+
+    @property
     def _state(self) -> str:
         return "current" if self.current else "withdrawn" if self.withdrawn else "superseded"
 
@@ -279,16 +320,50 @@ class Release:
         return page(head, "", self._told(), counted(self))
 
 
+class Releases(list[Release]):
+    """A list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        heads = ("release", "dataset", "snapshot", "state", "published", "outcome", "tags")
+        rows = [
+            (each.id, each.dataset, each.snapshot, each._state, each.published, each.outcome, ", ".join(each.tags))
+            for each in self
+        ]
+        return page(f"{len(self):,} release{'' if len(self) == 1 else 's'}", "", (), Grid(heads, rows))
+
+
 def counted(release: Release) -> Grid:
     """Its splits in numbers; without a row where the store does not answer, which costs the table, not the page."""
     from augmill.tasks.errors import AugmillError
 
     heads = ("split", "rows", "synthetic", "classes")
     try:
+        heads = (*heads[:3], release._strata)
         of = [(name, release.counts[name]) for name in SPLITS]
     except AugmillError:
         return Grid(heads, ())
     return Grid(heads, [(name, part["rows"], part["synthetic"], len(part["classes"])) for name, part in of])
+
+
+def _typed(table: pa.Table, types: tuple[dict[str, str], dict[str, str]]) -> pa.Table:
+    """Numbers and moments read as a run reads them from the source."""
+    import pyarrow as pa
+
+    from augmill.tasks.contracts import ReadLimits
+    from augmill.tasks.problems import PROBLEMS
+    from augmill.tasks.rows.kinds import KINDS
+
+    inputs, target = types
+    for at, name in enumerate(table.column_names):
+        if (type := inputs.get(name)) in ("number", "timestamp"):
+            values, _ = KINDS[type].read(table[name], type, ReadLimits(10**9))
+        elif target.get(name) == "number":  # regression reads other spellings than inputs do
+            reader = PROBLEMS["regression"].reader(None)
+            values = pa.array([reader.read(value).value for value in table[name].to_pylist()], pa.float64())
+        else:
+            continue
+        table = table.set_column(at, name, values)
+    return table
 
 
 def _column(values: pa.ChunkedArray) -> Any:
@@ -317,8 +392,12 @@ def find_releases(where: str | os.PathLike[str] | Recipe, dataset: str | None) -
         name = names[0]
     if name not in names:
         if isinstance(where, Recipe):
-            return []
-        problem = f"there is no dataset {name!r} in {root}" if name else "the store holds several datasets, or none"
+            return Releases()
+        problem = (
+            f"there is no dataset {name!r} in {root}"
+            if name
+            else f"the store holds {'several datasets' if names else 'no dataset yet'}"
+        )
         raise UserError(problem, where="dataset", fix=f"known: {', '.join(names) or 'none yet'}")
     return _listed(store, str(name))
 
@@ -364,4 +443,4 @@ def _listed(store: Store, dataset: str) -> list[Release]:
         )
         for (snapshot, release), entry in entries.items()
     ]
-    return sorted(found, key=lambda each: not (each.current and each.id == newest))
+    return Releases(sorted(found, key=lambda each: not (each.current and each.id == newest)))

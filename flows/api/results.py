@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from augmill.display import Grid, lines, page
+from augmill.display import Grid, Place, lines, page
 from augmill.published import SPLITS, Release, counted
 
 DECIDED = {"published": "Published", "harmful": "Not published", "inconclusive": "Not published"}
@@ -28,8 +28,8 @@ class CheckResult:
     target
         How many synthetic rows are to be accepted.
     visible_gain, unit
-        The smallest true gain that the held-out rows would show, four times in five; None where nothing is known
-        beforehand. In points, or in the unit of a regression's target.
+        The smallest true gain that the held-out rows would show, four times in five, as an estimate until a first run
+        has measured; None where nothing is known beforehand. In points, or in the unit of a regression's target.
     seconds
         How long a first run takes, roughly, without the parts that nobody can know beforehand (a model's fit).
     warnings
@@ -56,11 +56,15 @@ class CheckResult:
     def _head(self) -> str:
         return f"{self.dataset}: {self.target:,} rows to make"
 
+    @property
+    def _strata(self) -> str:
+        return "classes" if self.facts["rows"]["learnt"]["type"] == "label" else "bins"
+
     def _told(self) -> list[tuple[str, Any]]:
-        gain = None if self.visible_gain is None else f"{self.visible_gain:g} {self.unit} or more would show"
+        gain = None if self.visible_gain is None else f"roughly {self.visible_gain:g} {self.unit} or more would show"
         splits = ", ".join(f"{name} {self.rows[name]:,}" for name in SPLITS)
         warned = [("warning", warning) for warning in self.warnings]
-        return [("rows", splits), ("classes", len(self.classes)), ("gain", gain), *warned, ("next", self.next)]
+        return [("rows", splits), (self._strata, len(self.classes)), ("gain", gain), *warned, ("next", self.next)]
 
     def __repr__(self) -> str:
         return lines("CheckResult", self._head, self._told())
@@ -127,7 +131,7 @@ class RunResult:
         warned = [("warning", warning) for warning in self.warnings]
         place = "" if self.release is None else self.release.location
         told = [("dataset", self.dataset), ("snapshot", self.snapshot), ("release", kept), ("location", place)]
-        return [*told, *warned, ("report", self.report), ("next", self.next)]
+        return [*told, *warned, ("report", self.report and Place(self.report)), ("next", self.next)]
 
     def __repr__(self) -> str:
         return lines("RunResult", self._head, [("reason", self.reason), *self._told()])
@@ -192,7 +196,7 @@ class Judgement:
         left = {reason: count for of in self.left.values() for reason, count in of.items() if count}
         gone = ", ".join(f"{reason} {count:,}" for reason, count in left.items())
         told = [("rows", counts), ("left out", gone), ("caveat", self.caveat)]
-        return [*told, ("report", self.report), ("next", self.next)]
+        return [*told, ("report", self.report and Place(self.report)), ("next", self.next)]
 
     def __repr__(self) -> str:
         return lines("Judgement", self.headline, [("reason", self.reason), *self._told()])
@@ -243,19 +247,25 @@ class Comparison:
 
     def _told(self) -> list[tuple[str, Any]]:
         left = [("left out", f"{name}, seed {seed}: {reason}") for name, seed, reason in self.left]
-        return [*left, ("report", self.report)]
+        return [*left, ("report", self.report and Place(self.report))]
 
     @property
     def _head(self) -> str:
         return f"Generators on {self.dataset}"
 
+    @property
+    def _measured_on(self) -> str:
+        from augmill.flows.cli.compare import measured_on
+
+        return measured_on(self.cells)
+
     def __repr__(self) -> str:
         rows = [(name, f"{real} over real rows; {verdicts}") for name, _, _, real, _, verdicts in self._rows()]
-        return lines("Comparison", self._head, [*rows, *self._told()])
+        return lines("Comparison", self._head, [*rows, ("rows", self._measured_on), *self._told()])
 
     def _repr_html_(self) -> str:
         heads = ("generator", "seeds", "accepted", "over real rows alone", "over the placebo", "outcomes")
-        return page(self._head, "", self._told(), Grid(heads, self._rows()))
+        return page(self._head, self._measured_on, self._told(), Grid(heads, self._rows()))
 
 
 def _gain(line: Mapping[str, Any], pair: str) -> str:

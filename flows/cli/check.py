@@ -86,7 +86,7 @@ def mend(recipe: Recipe, found: dict[str, Any]) -> list[str]:
         more = "" if gate["folds"] else ", or let the train rows judge too (gate: {folds: auto})"
         return [
             f"A run would hardly prove anything: {gate['rows']:,} rows judge, which prove only gains of "
-            f"{gate['visible']:.1f} points or more. Give more held-out rows{more}."
+            f"roughly {gate['visible']:.1f} points or more. Give more held-out rows{more}."
         ]
     return []
 
@@ -112,7 +112,8 @@ def _head(found: dict[str, Any]) -> list[str]:
         takes = f"at least {duration(known)}" if unknown else f"about {duration(known)}"
         text += f" A run makes {plan['target']:,} more and takes {takes}."
     if gate["visible"] is not None:
-        text += f" It can prove a gain of {_gauge(gate).shown(gate['visible'])} {_gauge(gate).words} or more."
+        gain = f"{_gauge(gate).shown(gate['visible'])} {_gauge(gate).words}"
+        text += f" It can prove a gain of roughly {gain} or more: an estimate, until a first run has measured."
     return wrapped(text, "", "")
 
 

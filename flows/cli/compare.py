@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,12 +110,24 @@ def _write(out: Path, recipe: Recipe, seeds: int, command: str, found: Compared)
 
 
 def _tell(found: Compared, written: dict[str, str], left: list[Any]) -> None:
+    from augmill.flows.cli.terminal import wrapped
+
     say("", *written.pop("table").split("\n"))
+    say(*wrapped(measured_on(found.cells), "", ""))
     for name, seed, reason in left:
         say(f"Left out: {name}, seed {seed}: {reason}")
     say("", f"Report   {written['report']}")
     result = {"outcome": "compared", "cells": len(found.cells), "new": found.made, "left": left, **written}
     say_result(result)
+
+
+def measured_on(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Which rows the table speaks of, as a sentence; empty where no cell was measured."""
+    rows = next((cell["rows"] for cell in cells if cell["points"]), None)
+    if rows is None:
+        return ""
+    gains = f"Gains are on {rows['test']:,} test rows, over all seeds"
+    return f"{gains}; outcomes are the gate's, on {rows['validation']:,} validation rows."
 
 
 def write_comparison(out: Path, cells: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, str]:

@@ -41,7 +41,7 @@ def explain(
     from augmill.flows.releases import explain as look
     from augmill.tasks.store.log import read_log
 
-    opened, name = _open(store, dataset, changes)
+    opened, name = _open(store, dataset, changes, before="A row comes before the dataset")
     found = look(opened, name, _find(read_log(opened, name), release), row_id)
     if as_json:
         say(_line(found))
@@ -94,7 +94,7 @@ def audit(
     from augmill.flows.releases import audit as look
     from augmill.tasks.store.log import read_log
 
-    opened, name = _open(store, dataset, changes)
+    opened, name = _open(store, dataset, changes, before="A release comes before the dataset")
     log = read_log(opened, name)
     found = look(opened, log, _find(log, release))
     if as_json:
@@ -137,7 +137,7 @@ def diff(
     from augmill.flows.releases import diff as look
     from augmill.tasks.store.log import read_log
 
-    opened, name = _open(store, dataset, changes)
+    opened, name = _open(store, dataset, changes, before="Two releases come before the dataset")
     log = read_log(opened, name)
     found = look(opened, log, _find(log, left), _find(log, right))
     if as_json:

@@ -129,14 +129,14 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
     """The recipe that ``augmill check`` accepts for this data. Raises as check does where there is none."""
     from augmill.flows.columns import choose_columns
     from augmill.tasks.errors import UserError
-    from augmill.tasks.sources import SourceOptions, doubt_file, list_files
+    from augmill.tasks.sources import SourceOptions, doubt_file
 
     as_csv = "://" not in data and data.lower().endswith(CSV_ENDINGS)
     try:
         source = SourceOptions(path=data, format="csv" if as_csv else "auto")
     except ValueError as error:
         raise UserError(str(error), where="DATA", fix="name a file or directory") from error
-    files = list_files(source)
+    files = _list(source)
     near = data if "://" in data else os.path.relpath(Path(data).expanduser(), base)
     # A path that climbs further says less than where the data is.
     path = near if not near.startswith("../../") else os.path.normpath(Path(data).expanduser().absolute())
@@ -160,6 +160,18 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
     _choose_generator(draft)
     _fit_to_data(draft, base)
     return draft
+
+
+def _list(source: Any) -> list[Any]:
+    """As ``list_files``, in words for who has no recipe yet. Raises UserError."""
+    from augmill.tasks.errors import UserError
+    from augmill.tasks.sources import list_files
+
+    try:
+        return list(list_files(source))
+    except UserError as error:
+        fix = error.fix.replace("source.path", "the path")
+        raise UserError(error.problem, where=error.where, fix=fix) from error
 
 
 def _write_columns(draft: Draft, chosen: Chosen) -> None:
@@ -296,8 +308,8 @@ def _fit_to_data(draft: Draft, base: Path) -> None:
     gate = found["gate"]
     if (gate["visible"] or 0) > 2 and gate["unit"] == "points":
         draft.notes.append(
-            f"{gate['rows']:,} validation rows can prove a gain of {gate['visible']:.1f} points or more; with "
-            "`gate.folds: auto` the train rows judge too, at five times the work"
+            f"{gate['rows']:,} validation rows can prove a gain of roughly {gate['visible']:.1f} points or more, as "
+            "an estimate before a first run; with `gate.folds: auto` the train rows judge too, at five times the work"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -46,9 +47,35 @@ def register(app: typer.Typer) -> None:
 
 
 def _open(
-    store: str | None, dataset: str | None, changes: list[str] | None = None, *, write: bool = False
+    store: str | None,
+    dataset: str | None,
+    changes: list[str] | None = None,
+    *,
+    write: bool = False,
+    before: str = "",
 ) -> tuple[Any, str]:
-    """The store, to look at unless ``write``, and the dataset meant, by its name or its recipe. Raises UserError."""
+    """The store, to look at unless ``write``, and the dataset meant, by its name or its recipe. Raises UserError.
+
+    ``before``: a sentence on what the command takes before the dataset, if anything.
+    """
+    opened, dataset = _open_store(store, dataset, changes, write=write)
+    names = opened.datasets()
+    if dataset is None and len(names) == 1:
+        return opened, names[0]
+    if dataset is None or dataset not in names:
+        whole = "several datasets; name one" if names else "no dataset yet"
+        raise UserError(
+            f"there is no dataset {dataset!r} in {opened.root}" if dataset else f"{opened.root} holds {whole}",
+            where="DATASET",
+            fix=". ".join(filter(None, (f"known: {', '.join(names) or 'none yet'}", before))),
+        )
+    return opened, dataset
+
+
+def _open_store(
+    store: str | None, dataset: str | None, changes: list[str] | None, *, write: bool = False
+) -> tuple[Any, str | None]:
+    """The store, and the dataset by its name if one was given, as such or as a recipe. Raises UserError."""
     from pathlib import Path
 
     from augmill.tasks.store.rules import REMOTE_SCHEMES, require_root
@@ -65,18 +92,7 @@ def _open(
     require_root(store)
     if not store.startswith(REMOTE_SCHEMES) and not Path(store).expanduser().is_dir():
         raise UserError(f"there is no store at {store!r}", where="--store", fix="give your recipe's store (run.store)")
-    opened = Store(store) if write else LookingStore(store)
-    names = opened.datasets()
-    if dataset is None and len(names) == 1:
-        return opened, names[0]
-    if dataset is None or dataset not in names:
-        known = ", ".join(names) or "none yet"
-        raise UserError(
-            f"there is no dataset {dataset!r} in {store}" if dataset else f"{store} holds several datasets; name one",
-            where="DATASET",
-            fix=f"known: {known}. A release or a row comes before the dataset",
-        )
-    return opened, dataset
+    return Store(store) if write else LookingStore(store), dataset
 
 
 def _is_recipe(name: str) -> bool:
@@ -101,7 +117,7 @@ def open_release(
         raise UserError(
             problem, where="--release", fix="give one of the two; `augmill releases` lists releases and tags"
         )
-    return *_open(store, dataset, changes), given or release
+    return *_open(store, dataset, changes, before="A release comes before the dataset"), given or release
 
 
 def _datasets(store: str | None) -> list[str]:
@@ -151,13 +167,17 @@ def _find(log: Any, prefix: str | None) -> str:
 def releases(dataset: Dataset = None, changes: SetOption = None, store: StoreOption = None) -> None:
     """Lists what was published and withdrawn, the newest last.
 
-    `*` marks a current release.
+    `*` marks a current release. If the store holds several datasets and none is named: each, with its newest release.
     """
     from rich.cells import cell_len
 
     from augmill.flows.cli.terminal import aligned, padded, shown, wrapped
     from augmill.tasks.store.log import entry_of, read_log
 
+    opened, named = _open_store(store, dataset, changes)
+    if named is None and len(names := opened.datasets()) > 1:
+        _list_datasets(opened, names, ["--store", store] if store else [])
+        return
     opened, name = _open(store, dataset, changes)
     log = read_log(opened, name)
     current, gone = set(log.current().values()), log.withdrawn()
@@ -183,6 +203,20 @@ def releases(dataset: Dataset = None, changes: SetOption = None, store: StoreOpt
     say(*aligned([("tag", tag_name, release) for tag_name, release in sorted(log.tags().items())]))
 
 
+def _list_datasets(opened: Any, names: Sequence[str], given: Sequence[str]) -> None:
+    from augmill.flows.cli.terminal import aligned
+    from augmill.tasks.store.log import read_log
+
+    rows = [("dataset", "newest", "published", "outcome")]
+    for name in names:
+        log = read_log(opened, name)
+        release = log.newest()
+        entry = log.publication(release) if release else {}
+        told = (release or "no release", str(entry.get("time", "")), str(entry.get("outcome", entry.get("kind", ""))))
+        rows.append((name, *told))
+    say(*aligned(rows, most=64), "", f"Next     {shlex.join(['augmill', 'releases', 'DATASET', *given])}")
+
+
 def show(
     given: GivenRelease = None,
     dataset: Dataset = None,
@@ -194,7 +228,7 @@ def show(
     from augmill.flows.cli.terminal import wrapped
     from augmill.flows.releases import taken_away
     from augmill.tasks.store.log import read_log
-    from augmill.tasks.store.releases import read_manifest_of
+    from augmill.tasks.store.releases import read_manifest_of, strata_word
     from augmill.tasks.store.store import release_key
 
     opened, name, release = open_release(given, dataset, store, release, changes)
@@ -217,7 +251,7 @@ def show(
     print_lines([[("outcome      ", ""), (outcome, COLOURS_OF.get(outcome, ""))]])
     say(*wrapped(entry["reason"], " " * 13))
     say(f"approved by  {entry.get('approved_by', '-')}", "")
-    say(f"{'split':<12}{'rows':>10}{'synthetic':>12}{'classes':>10}")
+    say(f"{'split':<12}{'rows':>10}{'synthetic':>12}{strata_word(opened, name, found):>10}")
     for split, part in manifest["counts"].items():
         say(f"{split:<12}{part['rows']:>10,}{part['synthetic']:>12,}{len(part['classes']):>10}")
     if tags := [tag_name for tag_name, tagged in log.tags().items() if tagged == found]:

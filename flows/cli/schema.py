@@ -56,6 +56,9 @@ gate: {min_gain: 0.01}      # the other keys of gate stay as they are in team.ya
 Sections are merged key by key; a list, or a section that names another `use`, replaces the one below it; `null` takes a value
 back. The nearer file wins. A recipe has 16 files at most, 8 on top of each other.
 
+An experiment that extends a recipe needs a `dataset` of its own, such as `tickets-shout`. With the same one in the same
+store its releases become the current ones of that dataset, and whoever trains on the newest gets the experiment's.
+
 **`--set KEY=VALUE`** is the last word, with every command that takes a recipe: `--set seed=7 --set generators.0.share=0.5
 --set 'gate.focus=[refund]'`. The value is read as YAML, the way it would be in the recipe: paths begin there, and the
 identity counts it. `augmill deploy` and `serve` keep it in the parameter `set` of the runs.

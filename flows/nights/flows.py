@@ -17,6 +17,7 @@ from augmill.flows import run as running
 from augmill.flows.flow import Result, call_flow, ending
 from augmill.flows.nights.paging import watched
 from augmill.flows.nights.plan import (
+    ELSEWHERE,
     NEXT,
     BackfillPlan,
     BackfillRequest,
@@ -38,7 +39,7 @@ from augmill.tasks.errors import AugmillError, ConflictError, DataError, UserErr
 from augmill.tasks.recipe.recipe import Recipe, load_recipe
 from augmill.tasks.rows.calendar import parse_days, rank
 from augmill.tasks.stages.refusals import NoPartition
-from augmill.tasks.store.attempts import Clock, read_attempts, utc_now
+from augmill.tasks.store.attempts import LEASE, Clock, read_attempts, utc_now
 from augmill.tasks.store.log import read_log
 from augmill.tasks.store.store import LookingStore, Store
 
@@ -135,8 +136,15 @@ def carry_out(planned: Planned) -> Result:
 
 
 def nothing_due(planned: Planned) -> Result:
+    left_out, then = planned.plan.left_out, NEXT
     reason = "nothing is due" if planned.plan.kind == "nightly" else f"nothing is {planned.request.reprocess}"
-    return planned.head() | {"outcome": "nothing", "reason": reason, "next": NEXT}
+    if elsewhere := [snapshot for snapshot, why in left_out.items() if why.startswith(ELSEWHERE)]:
+        newest = max(elsewhere, key=rank)
+        others = f", and {len(elsewhere) - 1} more snapshot(s) too" if len(elsewhere) > 1 else ""
+        reason += f" but what is being made: {newest} is {left_out[newest]}{others}"
+        minutes = LEASE.total_seconds() / 60
+        then = f"call again when that run has ended; one that was killed counts as running for {minutes:g} minutes more"
+    return planned.head() | {"outcome": "nothing", "reason": reason, "next": then}
 
 
 # --- The commands -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from augmill.tasks.store.attempts import Attempt
 
 Mode = Literal["missing", "failed", "changed-data", "changed-recipe", "all"]
 MODES: tuple[Mode, ...] = get_args(Mode)  # each includes those before it
+ELSEWHERE = "running elsewhere"  # begins why such a snapshot is left out
 NEXT = "`augmill status` lists them"
 LIMITS = ("max_failures", "max_cost", "max_hours")  # what a backfill is told to stop at: an exit code of its own
 # Exit codes of snapshots that failed (README, "How it ends"), the one that counts first: what is to be reported, then what
@@ -163,7 +164,7 @@ def choose(
             known = -1 if state.newest is None else state.newest.number
             lines.append(PlannedSnapshot(state.snapshot, state.state, _why(state), known, past.of(state)))
         elif state.state == "running":
-            left_out[state.snapshot] = f"running elsewhere {state.reason}"
+            left_out[state.snapshot] = f"{ELSEWHERE} {state.reason}"
         elif includes(mode, dataclasses.replace(state, release=None)):
             changed = " and ".join(state.changed)
             why = f"{state.state}, but its release stands and {changed} changed"

@@ -113,7 +113,8 @@ class GateOptions:
         if missing or not {problem.name, ANY} & set(METRICS[name].problems):
             fit = (known for known, metric in METRICS.items() if {problem.name, ANY} & set(metric.problems))
             known = list(dict.fromkeys([*problem.metrics, *fit]))
-            hint = missing if missing.startswith("the metric") else nearest(name, known)
+            hint = missing if missing.startswith("the metric") else nearest(name, known, f"there is no {name}")
+            hint = hint if missing else f"{name} is for {' and '.join(METRICS[name].problems)}"
             raise ValueError(f"gate.metric: {problem.name} is judged by {', '.join(known)}; {hint}")
         if self.focus and problem.focus_metric is None:
             raise ValueError(f"gate.focus: {problem.name} has no labels to focus on")

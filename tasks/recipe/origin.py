@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TypeGuard
 
 from augmill.tasks.errors import UserError
+from augmill.tasks.rows.names import nearest
 from augmill.tasks.sources.storage import is_remote, open_bytes, split_uri
 
 MAX_BYTES = 250_000  # brackets alone take PyYAML 3 s then; a recipe has a few thousand, with 8,000 aliases 190,000
@@ -113,8 +114,9 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # a NUL in its name
-        nearby = ", ".join(sorted(p.name for p in path.parent.glob("*.y*ml"))[:5]) if path.parent.is_dir() else ""
-        fix = f"recipes in that directory: {nearby}" if nearby else "augmill init DATA writes a first one"
+        beside = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        others = f"recipes in that directory: {', '.join(beside[:5])}"
+        fix = nearest(path.name, beside, others) if beside else "augmill init DATA writes a first one"
         problem = f"the recipe cannot be read: {error.strerror if isinstance(error, OSError) else error}"
         raise UserError(problem, where=str(path), fix=fix) from error
 

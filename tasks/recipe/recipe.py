@@ -47,6 +47,7 @@ from augmill.tasks.recipe.sections import (
 from augmill.tasks.registry import PATH, Registry
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import kinds_of
+from augmill.tasks.rows.shown import visible
 from augmill.tasks.sources import SOURCES, SourceOptions
 from augmill.tasks.store.rules import holds
 from augmill.tasks.store.stage import identity_of
@@ -122,6 +123,13 @@ class Recipe:
         default_factory=Report,
         metadata={"help": "where people read the reports; changes no row", "identity": False, "why": "as its key"},
     )
+
+    def __repr__(self) -> str:
+        """Few words; ``augmill check --resolved`` prints every key."""
+        names = self.columns.sources
+        inputs = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        uses = ", ".join(choice.use for choice in self.generators)
+        return visible(f"<Recipe: {self.dataset}, {self.problem.name} of {inputs}, by {uses}>")
 
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"(?!(con|prn|aux|nul|com\d|lpt\d)$)[a-z0-9][a-z0-9_-]{0,63}", self.dataset)

@@ -83,9 +83,9 @@ def _names_store(parts: Sequence[str]) -> bool:
     return not {*_STORE_PARTS}.isdisjoint(parts)
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def _nearest(name: str, names: Iterable[str], otherwise: str = "") -> str:
     present = sorted({other for other in names if other})
-    return nearest(name, present) if present else "its directory is empty or does not exist"
+    return nearest(name, present, otherwise) if present else "its directory is empty or does not exist"
 
 
 def list_local(path: str) -> Listing:
@@ -135,7 +135,9 @@ def _missing_local(given: Path, path: str) -> UserError:
         return UserError(problem, where=path, fix="repair the link, or correct source.path")
     parent = next((above for above in given.parents if above.is_dir()), Path())
     missing = given.relative_to(parent).parts[0] if parent in given.parents else given.name
-    hint = _nearest(missing, (item.name for item in parent.iterdir()))
+    # All that lies in a directory far above the file helps nobody.
+    otherwise = "" if parent == given.parent else "and nothing with a similar name"
+    hint = _nearest(missing, (item.name for item in parent.iterdir()), otherwise)
     return UserError(f"there is no {missing!r} in {parent}; {hint}", where=path, fix="correct source.path")
 
 

@@ -25,6 +25,7 @@ from augmill.tasks.stages.user_columns import read_fields, versions_of
 from augmill.tasks.store.stage import Work, stage
 
 HELD_OUT = ("validation", "test")
+FEW = 20  # rows; of more, it is the recipe's splits that leave train without any
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,9 @@ def _require_sound(tables: dict[str, pa.Table], rows: pa.Table, twins: _Twins, c
     lack = config.learnt.lacks(tables["train"])
     if lack is not None:
         problem, fix = lack
+        if 0 < rows.num_rows < FEW and not tables["train"].num_rows:
+            problem = f"there are too few rows ({rows.num_rows}): none of them is in train"
+            raise DataError(problem, where="source", fix="give more rows, or check the splits section")
         raise DataError(
             f"{problem} ({rows.num_rows:,} rows before the split)" + (f": {twins.told}" if twins.classes else ""),
             where="source",

@@ -47,6 +47,13 @@ def read_provenance(store: Store, dataset: str, release: str) -> dict[str, Any] 
     return found
 
 
+def strata_word(store: Store, dataset: str, release: str) -> str:
+    """What a release's counts are by: ``bins`` where a number is learnt, else ``classes``. Raises as read_provenance."""
+    found = read_provenance(store, dataset, release) or {"recipe": {}}
+    target = (found["recipe"].get("columns") or {}).get("target") or {}
+    return "bins" if set(target.values()) - {"label"} else "classes"
+
+
 def verify_release(store: Store, dataset: str, release: str) -> list[str]:
     """Every file against the manifest, offline; the names of the files that are wrong."""
     if store.size(release_key(dataset, release, "manifest.json")) is None:

@@ -129,8 +129,12 @@ RELEASE: dict[str, Any] = {
     "ledger": (None, {"rows": [_LEDGER_ROW]}),
     "files": _FILES,
 }
+_TYPES = (None, Every(str, str))
 PROVENANCE: dict[str, Any] = {
-    "recipe": {"publish": {"prefix": LINE}, "seed": int, "generators": [{"use": LINE, "options": dict}]},
+    "recipe": {
+        **{"publish": {"prefix": LINE}, "seed": int, "generators": [{"use": LINE, "options": dict}]},
+        "columns?": {"inputs?": _TYPES, "target?": _TYPES},
+    },
     **{"failures": list, "generators?": Every(LINE, int)},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import json
 import logging
@@ -127,6 +128,11 @@ def test_a_comparison_has_the_commands_numbers_and_keeps_its_cells(
         assert (tmp_path / "out" / name).read_text() == (tmp_path / "again" / name).read_text()
     (line,) = found.generators
     assert line["generator"] == "rules" and f"{line['accepted']:,}" in found._repr_html_()
+    rows = found.cells[0]["rows"]
+    for shown in (said.out.replace("\n", " "), repr(found), found._repr_html_()):
+        assert f"Gains are on {rows['test']:,} test rows, over all seeds" in shown
+        assert f"on {rows['validation']:,} validation rows" in shown
+    assert augmill.compare(recipe, "rules", seeds=1, ratios=(), quiet=True) == dataclasses.replace(found, report=None)
 
 
 # --- How they are shown -----------------------------------------------------------------------------------------------
@@ -152,6 +158,31 @@ def test_nothing_of_the_data_is_markup_or_turns_a_line_around(tmp_path: Path) ->
         assert page.startswith("<div") and page.count("<table>") == page.count("</table>") > 0
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e" in checked._repr_html_()
     assert "&lt;script&gt;" in result._repr_html_() and "\\u202e" in repr(release)
+
+
+def test_a_report_is_a_link_only_where_it_is_a_path_or_an_address(made: tuple[Path, augmill.RunResult]) -> None:
+    _, result = made
+    assert result.report and f"<a href='file://{result.report}'>{result.report}</a>" in result._repr_html_()
+    for report, linked in (
+        ("https://reports.example/1.html", "href='https://reports.example/1.html'"),
+        ("/a b'>.html", "href='file:///a%20b%27%3E.html'"),
+        ("javascript:alert(1)", None),
+        ("s3://bucket/report.html", None),
+    ):
+        page = dataclasses.replace(result, report=report)._repr_html_()
+        assert linked in page if linked else "href" not in page
+
+
+def test_a_recipe_is_shown_in_a_line(made: tuple[Path, augmill.RunResult]) -> None:
+    told = repr(augmill.load_recipe(made[0]))
+    assert told == "<Recipe: tiny, classification of text, by rules>"
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_what_is_no_recipe_is_refused_by_its_type(given: Any) -> None:
+    for call in (augmill.load_recipe, augmill.check, augmill.releases):
+        with pytest.raises(augmill.UserError, match=f"expected the path.*found a {type(given).__name__}"):
+            call(given)
 
 
 # --- The process they run in ------------------------------------------------------------------------------------------

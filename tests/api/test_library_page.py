@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from chain import write_rows
 from commands import write_recipe
 
-PAGE = (Path(__file__).parents[2] / "docs/library.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/library.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -20,8 +22,11 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path) -> None:
     for seed, name in enumerate(("real", "made", "held_out")):
         write_rows(tmp_path / f"{name}.csv", 90, seed)
     write_recipe(tmp_path, 120, name="tickets.yaml")
+    shutil.copy(ROOT / "infra/examples/rents/rents.csv", tmp_path)
+    rents = (ROOT / "infra/examples/rents/recipe.yaml").read_text(encoding="utf-8")
+    (tmp_path / "rents.yaml").write_text(f"{rents}\ntrainer: linear\ngate: {{seeds: 3, resamples: 200}}\n")
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5 and PAGE.count("```") == 10
+    assert len(blocks) == 6 and PAGE.count("```") == 12
     body = "\n".join(blocks).replace("\n", "\n    ")
     program = f"import asyncio\nasync def main():\n    {body}\n    print(len(labels), result.ok)\nasyncio.run(main())\n"
     ended = subprocess.run(

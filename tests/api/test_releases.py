@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from buckets import s3_server
-from chain import produce_and_publish, tiny_recipe, write_rows
+from chain import produce_and_publish, recipe_document, tiny_recipe, write_rows
 from commands import augmill as command
 from commands import write_recipe
 from fake_releases import put_fake
@@ -133,3 +134,52 @@ def test_a_release_in_a_bucket_is_read_there(release: augmill.Release, tmp_path:
         assert held.verify().to_polars().to_dicts() == rows(release, "train")
         assert len(held.to_torch("test")) == len(held.to_datasets()["test"]) == held.counts["test"]["rows"]
         assert json.dumps(held.labels) and "s3://shelf" in held._repr_html_()
+
+
+TYPED = {"listed": pl.Datetime("us", "UTC"), "district": pl.String, "area_m2": pl.Float64, "rent": pl.Float64}
+
+
+def test_columns_of_a_csv_come_in_the_recipes_types_if_asked(tmp_path: Path) -> None:
+    lines = (Path(__file__).parents[2] / "infra/examples/rents/rents.csv").read_text().splitlines()[:161]
+    (tmp_path / "rents.csv").write_text("\n".join(lines))
+    columns = {
+        "inputs": {"listed": "timestamp", "district": "category", "area_m2": "number", "built": "number"},
+        "target": {"rent": "number"},
+    }
+    changes = {"columns": columns, "target": {"multiply": 1.2}, "generators": [{"use": "smote"}], "trainer": "linear"}
+    document = recipe_document(tmp_path / "rents.csv", **changes) | {"run": {"store": str(tmp_path / "store")}}
+    found = augmill.run(document, quiet=True).release
+    assert found is not None
+    plain, typed = found.to_polars(), found.to_polars(typed=True)
+    assert {type for name, type in plain.schema.items() if not name.startswith("aug_")} == {pl.String()}
+    assert {name: typed.schema[name] for name in TYPED} == TYPED and typed.columns == plain.columns
+    assert typed["rent"].to_list() == [float(value) for value in plain["rent"]]
+    assert typed["built"].null_count() == plain["built"].is_in(["", "NA"]).sum() + plain["built"].null_count() > 0
+    assert typed.select("district", "^aug_.*$").equals(plain.select("district", "^aug_.*$"))
+    assert found.to_torch(columns=["rent"], typed=True).datasets["rent"].tolist() == typed["rent"].to_list()
+    assert found.to_datasets(typed=True)["test"].features["area_m2"].dtype == "float64"
+    page = (Path(__file__).parents[2] / "docs/releases.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^rents = (polars.*)$", page, re.MULTILINE)
+    assert eval(line, {"polars": pl, "release": found.location})["rent"].to_list() == typed["rent"].to_list()
+    (Path(found.location) / "provenance.json").unlink()
+    with pytest.raises(augmill.UserError, match=r"provenance\.json"):
+        found.to_polars(typed=True)
+    assert found.to_polars().equals(plain)
+
+
+def test_bins_of_a_number_are_not_called_classes(tmp_path: Path, release: augmill.Release) -> None:
+    store = shutil.copytree(release.store, tmp_path / "store")
+    provenance = Path(augmill.releases(store)[0].location) / "provenance.json"
+    about = {"publish": {"prefix": "aug_"}, "seed": 0, "generators": []}
+    for target, word in (({"rent": "number"}, "bins"), ({"rent": "label"}, "classes"), (None, "classes")):
+        provenance.write_text(json.dumps({"recipe": about | {"columns": {"target": target}}, "failures": []}))
+        shown = command("show", "--store", store).out
+        assert [line.split()[3] for line in shown.splitlines() if line.startswith("split ")] == [word]
+        assert f">{word}</th>" in augmill.releases(store)[0]._repr_html_()
+
+
+def test_a_notebook_shows_a_list_of_releases_as_a_table(release: augmill.Release) -> None:
+    found = augmill.releases(release.store)
+    assert isinstance(found, list) and found == [release]
+    page = found._repr_html_()  # type: ignore[attr-defined]
+    assert page.count("<tr>") == 2 and release.id in page and ">current<" in page

@@ -65,6 +65,9 @@ def test_check_prints_rows_classes_plan_gate_time_and_store_and_ends_with_what_t
         "First    A run would hardly prove anything: 23 rows judge",
     ):
         assert words in ended.out.replace("\n  ", " "), words
+    told = " ".join(ended.out.split())
+    assert "It can prove a gain of roughly 18.5 points or more: an estimate, until a first run has measured." in told
+    assert "prove only gains of roughly 18.5 points" in told
     assert all(len(line) <= 80 for line in ended.out.splitlines() if str(tmp_path) not in line)
     assert ended.out.endswith(f"\nNext     augmill run {tmp_path}/recipe.yaml\n") and "# default" not in ended.out
 

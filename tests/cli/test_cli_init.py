@@ -177,3 +177,30 @@ def test_rows_that_cannot_be_read_are_named_with_their_reason(tmp_path: Path, mo
         refused(augmill(*command), 3, ["line 2", "ragged", "the last one empty", "end the header with one too"])
     (tmp_path / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}], "label": "a"}\n' * 9)
     refused(augmill("init", "chat.jsonl"), 3, ["messages", "holds chat messages", "jq -c"])
+
+
+def test_what_is_not_there_is_said_in_words_for_who_has_no_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = augmill("init", "nofile.csv")
+    refused(ended, 2, ["there is no 'nofile.csv'", "correct the path"])
+    assert "source.path" not in ended.err
+    (tmp_path / "tickets.csv").write_text("text,label\nhello,a\nworld,b\n")
+    refused(augmill("init", "ticket.csv"), 2, ["did you mean 'tickets.csv'"])
+    far = augmill("init", tmp_path / "zzz" / "x.csv")
+    refused(far, 2, ["there is no 'zzz'", "nothing with a similar name"])
+    assert "tickets.csv" not in far.err
+    refused(augmill("init", "tickets.csv"), 3, ["too few rows (2)", "give more rows"])
+
+
+def test_a_recipe_that_is_not_there_is_answered_by_the_nearest_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("bills.yaml", "orders.yaml", "tickets.yaml"):
+        (tmp_path / name).touch()
+    ended = augmill("check", "ticket.yaml")
+    refused(ended, 2, ["did you mean 'tickets.yaml'?"])
+    assert "bills.yaml" not in ended.err
+    refused(augmill("check", "other-name.yml"), 2, ["recipes in that directory: bills.yaml, orders.yaml"])

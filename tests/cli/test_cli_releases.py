@@ -194,3 +194,26 @@ def test_a_recipe_stands_for_its_dataset_and_its_store(two_releases: Path, tmp_p
 def test_a_home_that_nobody_has_is_named(command: list[str], tmp_path: Path) -> None:
     recipe = [write_recipe(tmp_path)] if command[0] in ("status", "path") else []
     refused(augmill(*command, *recipe, "--store", "~nobody-has-this/store"), 2, ["there is no such home directory"])
+
+
+def test_releases_of_a_store_of_several_datasets_lists_them_all(store: Path) -> None:
+    held = Store(str(store))
+    other = put_fake(held, "other", "bills")
+    commit_releases(held, "bills", {"2026-10-31": (None, other)}, entry={"reason": "t"}, command="t")
+    ended = augmill("releases", "--store", store)
+    rows = {line.split()[0]: line.split() for line in ended.out.splitlines() if line}
+    assert ended.code == 0 and rows["bills"][1] == other and rows["tiny"][1] == current(store)
+    assert rows["Next"][1:] == ["augmill", "releases", "DATASET", "--store", str(store)]
+    assert other in augmill("releases", "bills", "--store", store).out
+    known = "known: bills, tiny"
+    for command, words in (
+        (["show"], "A release comes before"),
+        (["explain", "row"], "A row comes before"),
+        (["diff", "a", "b"], "Two releases come before"),
+        (["rollback", "--reason", "t"], None),
+        (["tag", "gold"], None),
+    ):
+        ended = augmill(*command, "--store", store)
+        refused(ended, 2, ["several datasets; name one", known, words or ""])
+        assert words or "before the dataset" not in ended.err, command
+    refused(augmill("show", "--store", store.parent), 2, ["holds no dataset yet"])

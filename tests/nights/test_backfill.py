@@ -655,6 +655,22 @@ def test_what_runs_elsewhere_is_left_to_it_and_told(rows: Path, tmp_path: Path) 
     assert list(run_backfill(recipe, BackfillRequest(last=day(1)), now=utc_now)["released"]) == [day(0), day(1)]
 
 
+def test_a_night_that_finds_its_snapshot_running_elsewhere_says_so_and_when_to_call_again(
+    rows: Path, tmp_path: Path
+) -> None:
+    recipe, store = dated_recipe(rows, tmp_path), Store(str(tmp_path))
+    about = {"command": "elsewhere", "recipe": recipe.hash(), "code": "x"}
+    owner = {"machine": "other", "pid": 1, "began": 1}
+    attempt = begin(store, "tiny", day(0), about | {"owner": owner})
+    told = night(recipe, 1)
+    assert (told["outcome"], list(told["left_out"])) == ("nothing", [day(0)])
+    assert f"nothing is due but what is being made: {day(0)} is running elsewhere since " in told["reason"]
+    assert told["next"].startswith("call again when that run has ended") and "for 2 minutes more" in told["next"]
+    finish(store, "tiny", attempt, {"outcome": "interrupted", "reason": "", "where": ""})
+    assert list(night(recipe, 1)["released"]) == [day(0)]
+    assert night(recipe, 1)["reason"] == "nothing is due"
+
+
 def night_now(recipe: Recipe) -> dict[str, Any]:
     return run_backfill(recipe, BackfillRequest(last=day(1), reprocess="all", dry_run=True), now=utc_now)
 
