@@ -216,7 +216,7 @@ def test_nothing_is_forgotten_while_a_snapshot_runs(nights: tuple[Recipe, list[s
     begin(store, "tiny", "all", {})
     before = keys(store)
     row = row_with_children(store, releases[-1])
-    with pytest.raises(ConflictError, match="runs"):
+    with pytest.raises(ConflictError, match="is being made"):
         forget(at(store, recipe), [row["aug_row_id"]], reason=REASON, command="test")
     assert keys(store) == before
 
@@ -229,7 +229,7 @@ def test_a_made_row_is_refused_before_anything_is_written(nights: tuple[Recipe, 
     real, made = (next(r["aug_row_id"] for r in rows if r["aug_origin"] == of) for of in ("real", "synthetic"))
     before = keys(store)
     for ids in ([made], [real, made]):
-        with pytest.raises(UserError, match=rf"'{made}' is a made row.*\n.*parents"):
+        with pytest.raises(UserError, match=rf"'{made}' is a synthetic row.*\n.*parents"):
             forget(recipe, ids, reason=REASON, command="test")
     assert keys(store) == before
 
