@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -48,9 +49,11 @@ def read_provenance(store: Store, dataset: str, release: str) -> dict[str, Any] 
 
 
 def strata_word(store: Store, dataset: str, release: str) -> str:
-    """What a release's counts are by: ``bins`` where a number is learnt, else ``classes``. Raises as read_provenance."""
-    found = read_provenance(store, dataset, release) or {"recipe": {}}
-    target = (found["recipe"].get("columns") or {}).get("target") or {}
+    """What a release's counts are by: ``bins`` where a number is learnt, else ``classes``, as where it does not say."""
+    found: dict[str, Any] | None = None
+    with contextlib.suppress(StoreRefused):  # a word is no reason to show nothing
+        found = read_provenance(store, dataset, release)
+    target = ((found or {"recipe": {}})["recipe"].get("columns") or {}).get("target") or {}
     return "bins" if set(target.values()) - {"label"} else "classes"
 
 

@@ -359,7 +359,7 @@ REFUSED = {
     "the model": (Act(404, as_error("model_not_found")), "model_not_found"),
     "another address": (
         Act(307, b"", headers={"Location": "https://u:p@other.example/v1?key=1"}),
-        "on to other.example;",
+        "redirects to other.example;",
     ),
 }
 

@@ -92,7 +92,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
 }
 CONFIGS: dict[str, tuple[dict[str, Any] | str, str]] = {
-    "100,000 layers": ({"num_hidden_layers": 100_000}, "num_hidden_layers is 100,000, and the weights hold"),
+    "100,000 layers": ({"num_hidden_layers": 100_000}, "num_hidden_layers is 100,000, but the weights hold"),
     "layers without end": ({"num_hidden_layers": 1e308}, "num_hidden_layers is"),
     "layers too wide": ({"hidden_size": 10**9}, "parameters, but the weights hold"),
     "a vast vocabulary": ({"vocab_size": 10**12}, "parameters, but the weights hold"),
