@@ -303,8 +303,8 @@ def test_an_error_of_the_shard_keeps_its_kind_and_message_and_is_not_retried(ben
 @slow
 def test_a_defect_in_a_shard_is_told_in_one_line_and_not_retried(bench: Bench) -> None:
     job = bench.job()
-    job["config"]["extension"] = "no such generator"
-    with pytest.raises(AugmillError, match=r"KeyError: 'no such generator'") as told:
+    job["stage"] = "no such stage"
+    with pytest.raises(AugmillError, match=r"KeyError: 'no such stage'") as told:
         bench.run(job)
     assert not may_retry(told.value)
     assert (told.value.exit_code, "Traceback" in str(told.value)) == (1, False)
