@@ -245,7 +245,7 @@ def test_a_killed_fit_goes_on_from_its_checkpoint_to_the_same_bytes(
     assert scratch.keys("training")
     with caplog.at_level("INFO", logger="augmill"):
         resumed = fit(tmp_path / "resumed", store, LONG)
-    assert "goes on from a checkpoint" in caplog.text
+    assert "training continues from a checkpoint" in caplog.text
     assert resumed == fit(tmp_path / "whole", Store(str(tmp_path / "other")), LONG)
 
 
