@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 COVERED = {
     "stages/drift": "stages/test_drift test_versions",
     "stages/evaluate": "stages/test_folds test_versions",
-    "stages/extensions": "workers/test_workers flows/test_reuse",
+    "stages/extensions": "test_versions workers/test_workers flows/test_reuse",
     "stages/fit": "workers/test_workers flows/test_reuse",
     "stages/gather": "stages/test_gather stages/test_partitions",
     "stages/generate": "stages/test_verdicts stages/test_settle test_versions",

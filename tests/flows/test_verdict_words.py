@@ -20,6 +20,7 @@ UP, DOWN, WIDE = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(-1.3, -6, 2.2
 GAIN, LOSS, NOTHING = Gains(UP, UP, UP), Gains(DOWN, UP, UP), Gains(WIDE, WIDE, WIDE)
 TO_PLACEBO, TO_BOTH = Gains(UP, DOWN, UP), Gains(DOWN, DOWN, UP)
 FOCUS, GUARDED = Gains(UP, UP, UP, (WIDE, UP)), Gains(UP, UP, UP, (DOWN, UP))
+NEARLY = Gains(DOWN, UP, UP, (Interval(-1, -2.5, 0.4), UP))  # of all labels a loss is likely, and not proven
 ANY, MORE = Rule("superior", 0, 8, 0.95), Rule("superior", 1.5, 8, 0.95)
 LAX, STRICT = Rule("not_worse", 0, 8, 0.95), Rule("not_worse", 0, 0.5, 0.95)
 
@@ -53,6 +54,10 @@ SENTENCES: list[tuple[Rule, Gains, str, str, str]] = [
     (
         ANY, TO_BOTH, "harmful",
         "The synthetic rows do harm: a loss against the real rows alone and the placebo (real rows repeated) is proven.",
+        "The mix is proven to lose: against the real rows alone ",
+    ),
+    (
+        ANY, NEARLY, "harmful", "The synthetic rows do harm: a loss against the real rows alone is proven.",
         "The mix is proven to lose: against the real rows alone ",
     ),
     (
