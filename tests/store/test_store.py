@@ -315,6 +315,7 @@ def test_datasets_are_those_with_something_public(store: Store) -> None:
 def test_a_extensions_scratch_is_its_own(store: Store) -> None:
     ours, theirs = store.scratch("a"), store.scratch("b")
     assert ours.put_if_absent("k", json.dumps(1).encode())
+    assert not ours.put_if_absent("k", json.dumps(1).encode())  # the same is there, and this call did not write it
     assert not ours.put_if_absent("k", b"2")
     assert (ours.get("k"), theirs.get("k")) == (b"1", None)
     for key in ("log/10", "log/09", "log/a/1", "logbook/1"):
