@@ -87,7 +87,8 @@ def find_backfill(store: Store, dataset: str, name: str) -> str:
         named = hits or all_of_them
         newest, more = ", ".join(named[:SHOWN]) or "none yet", len(named) - SHOWN
         fix = f"known, newest first: {newest}" + (f" and {more:,} more" if more > 0 else "")
-        raise UserError(f"{name!r} could mean {len(hits)} backfills of {dataset!r}", where="--backfill", fix=fix)
+        problem = f"{name!r} could mean {len(hits)} backfills" if hits else f"there is no backfill {name!r}"
+        raise UserError(f"{problem} of {dataset!r}", where="--backfill", fix=fix)
     return hits[0]
 
 

@@ -20,7 +20,8 @@ UP, DOWN, WIDE = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(-1.3, -6, 2.2
 GAIN, LOSS, NOTHING = Gains(UP, UP, UP), Gains(DOWN, UP, UP), Gains(WIDE, WIDE, WIDE)
 TO_PLACEBO, TO_BOTH = Gains(UP, DOWN, UP), Gains(DOWN, DOWN, UP)
 FOCUS, GUARDED = Gains(UP, UP, UP, (WIDE, UP)), Gains(UP, UP, UP, (DOWN, UP))
-NEARLY = Gains(DOWN, UP, UP, (Interval(-1, -2.5, 0.4), UP))  # of all labels a loss is likely, and not proven
+CLOSE = Interval(-1, -2.5, 0.4)  # a loss is likely, and not proven
+NEARLY = Gains(DOWN, CLOSE, UP, (CLOSE, UP))
 ANY, MORE = Rule("superior", 0, 8, 0.95), Rule("superior", 1.5, 8, 0.95)
 LAX, STRICT = Rule("not_worse", 0, 8, 0.95), Rule("not_worse", 0, 0.5, 0.95)
 

@@ -91,7 +91,7 @@ def test_a_backfill_of_an_earlier_version_is_known_by_its_attempts(
 
 def test_what_names_no_backfill_is_refused_and_the_known_ones_are_named(rows: Path, tmp_path: Path) -> None:
     first = fill(dated_recipe(rows, tmp_path), last=day(0))["backfill"]
-    refused(undo(tmp_path, "--backfill", "nope"), 2, ["--backfill", "'nope' names 0 backfills", first])
+    refused(undo(tmp_path, "--backfill", "nope"), 2, ["--backfill", "there is no backfill 'nope' of 'tiny'", first])
     refused(undo(tmp_path, "--backfill", first, "--to", "abc"), 2, ["--to", "leave one of the two out"])
     refused(undo(tmp_path, "--dry-run"), 2, ["--dry-run"])
     refused(augmill("rollback", "--store", tmp_path, "--backfill", first, "--reason", " "), 2, ["--reason", "blank"])

@@ -132,6 +132,7 @@ def test_an_edited_training_judges_anew_and_an_unedited_one_is_reused(tmp_path: 
 def test_auto_runs_folds_only_where_the_validation_rows_are_too_few() -> None:
     seen = foresight(METRICS["accuracy"], None)
     assert folds_for("auto", 60, 0.0, 0.95, seen) == FOLDS
+    assert folds_for("auto", 0, 50.0, 0.95, seen) == FOLDS  # nothing else could judge
     assert folds_for("auto", 50_000, 0.0, 0.95, seen) == 0
     assert folds_for("auto", 50_000, 0.0, 0.95, seen) == folds_for(0, 60, 0.0, 0.95, seen)
     assert folds_for(7, 50_000, 0.0, 0.95, seen) == 7

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from augmill.tasks.errors import CorruptObject, StoreError, StoreRefused, UserError
 from augmill.tasks.rows.hashing import seal, unseal
 from augmill.tasks.store.log import append, read_log
+from augmill.tasks.store.rules import require_root
 from augmill.tasks.store.store import Store, object_key
 
 
@@ -325,3 +326,16 @@ def test_a_extensions_scratch_is_its_own(store: Store) -> None:
 
 def test_a_store_error_can_be_retried_unless_it_is_refused() -> None:
     assert (StoreError.retryable, StoreRefused.retryable) == (True, False)
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/../other", "s3://bucket//x", "gs://bucket/a\nb"])
+def test_what_is_no_place_in_a_bucket_is_no_root(root: str) -> None:
+    with pytest.raises(UserError, match="is not a place in a bucket"):
+        require_root(root)
+    require_root("s3://bucket/prefix")
+
+
+def test_local_scratch_beside_a_bucket_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = Store("s3://rows/x").local_scratch("trainer")
+    assert path.is_relative_to(tmp_path) and path.parent.stat().st_mode & 0o777 == 0o700
