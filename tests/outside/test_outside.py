@@ -148,6 +148,7 @@ def test_refused_rows_say_what_the_kind_and_the_problem_found(painted: Painted) 
     }
 
 
+@pytest.mark.slow
 def test_a_forgotten_row_is_gone_with_what_was_made_of_it_and_stays_away(painted: Painted, tmp_path: Path) -> None:
     assert painted.store.local is not None
     store = copy_store(painted.store.local, tmp_path / "store")
@@ -171,6 +172,7 @@ def test_a_forgotten_row_is_gone_with_what_was_made_of_it_and_stays_away(painted
     assert augmill("verify", "--store", store.root).code == 0
 
 
+@pytest.mark.slow
 def test_an_erased_colour_stays_away_however_it_is_delivered(painted: Painted, tmp_path: Path) -> None:
     """By its id, which is what the kind says copies share: the file may be another, and the row refused as a grade."""
     shutil.copytree(painted.recipe.parent, tmp_path / "there", ignore=shutil.ignore_patterns("store"))
@@ -204,6 +206,7 @@ def test_a_stratum_follows_from_the_target_that_a_row_was_given(known: None, tmp
     assert ("grade 3", "grade 3") not in moved and ledger["shortfall"]["grade 2"] == 20
 
 
+@pytest.mark.slow
 def test_days_are_backfilled(known: None, tmp_path: Path) -> None:
     columns = {"inputs": {"paint": "colour"}, "target": {"brightness": "grade"}, "partition": "day"}
     recipe = write_recipe(tmp_path, columns=columns, partitions={"every": "day"}, refit={"every": "7d"})
@@ -223,6 +226,7 @@ def test_days_are_backfilled(known: None, tmp_path: Path) -> None:
     assert drift.code == 0, drift.err
 
 
+@pytest.mark.slow
 def test_every_command_that_looks_takes_them(painted: Painted, tmp_path: Path) -> None:
     checked = augmill("check", painted.recipe)
     assert checked.code == 0 and "grade" in checked.out, checked.err

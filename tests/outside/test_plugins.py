@@ -335,6 +335,7 @@ def test_the_package_keeps_every_law(site: Path, tmp_path: Path) -> None:
 # --- A package of one's own ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_new_package_passes_its_own_tests_and_runs(tmp_path: Path) -> None:
     package = write_package("swap_words", tmp_path)
     with importable(install(package, tmp_path / "installed")):
