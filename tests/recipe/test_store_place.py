@@ -95,5 +95,6 @@ def test_what_is_printed_of_a_store_is_absolute(tmp_path: Path, monkeypatch: pyt
     assert f"{tmp_path}/kept/public" in Path(ended.last["report"]).read_text()
     assert augmill("path", path, "--store", "kept").out.strip() == ended.last["location"]
     assert f"location     {ended.last['location']}\n" in augmill("show", "--store", "kept").out
-    assert f"{tmp_path}/kept: exists" in augmill("check", path, "--store", "kept").out
+    checked = augmill("check", path, "--store", "kept").out
+    assert f"{tmp_path}/kept: exists" in " ".join(checked.split())  # whatever the path's length breaks
     assert Store("kept").root == str(tmp_path / "kept")
