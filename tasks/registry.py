@@ -120,10 +120,6 @@ class Registry(dict[str, T]):
             self._loaded[path] = found() if self.made else found
         return self._loaded[path]
 
-    def shadowed(self) -> list[Offer]:
-        """Offers that nothing finds by name, since Augmill has that name itself."""
-        return [offer for offer in self.offers() if offer.name in self]
-
 
 _USE = 'by its path: `use: "package.module:Class"`'
 USES = {  # where that is not `use`
@@ -133,7 +129,8 @@ USES = {  # where that is not `use`
     "problem": 'by its path: `task: "package.module:Class"`',
     "kind": 'by its path: `inputs: {COLUMN: "package.module:Class"}`',
 }
-_OUTSIDE: dict[str, str] = {}  # outermost module of an extension from outside: what it is called in errors
+# Outermost module of extensions from outside, and of each of its classes that was loaded: what it is called in errors.
+_OUTSIDE: dict[str, dict[type[Any], str]] = {}
 
 
 @contextlib.contextmanager
@@ -149,10 +146,13 @@ def blaming() -> Iterator[None]:
         if not own:
             raise
         name, frame, line = own[-1]
+        outer = name.partition(".")[0]
+        selves = (_OUTSIDE[outer].get(type(each.f_locals.get("self"))) for _, each, _ in own)
+        who = next(filter(None, selves), f"the package {outer}")  # it may hold several, and the class says which
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         place = f"{Path(frame.f_code.co_filename).name} line {line} ({frame.f_code.co_name})"
         fix = "mend it; --debug shows the traceback, and its package's tests should catch it (augmill.testing)"
-        raise UserError(f"{said}, in {place}", where=_OUTSIDE[name.partition(".")[0]], fix=fix) from error
+        raise UserError(f"{said}, in {place}", where=who, fix=fix) from error
 
 
 def load(path: str, what: str, base: type[T]) -> type[T]:
@@ -170,11 +170,11 @@ def load(path: str, what: str, base: type[T]) -> type[T]:
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}"[:500]
         raise UserError(f"it cannot be imported: {said}", where=where, fix=f"fix {module}, or leave it out") from error
-    _OUTSIDE[module.partition(".")[0]] = where
     if problem := _unfit(found, base):
         raise UserError(
             problem, where=where, fix=f"see docs/extending.md, and the suite in augmill.testing for a {what}"
         )
+    _OUTSIDE.setdefault(module.partition(".")[0], {})[found] = where
     return found  # type: ignore[no-any-return]
 
 

@@ -72,9 +72,12 @@ def _listed(load: bool) -> Iterator[dict[str, Any]]:
             yield {"what": registry.what, "name": name, "from": SHIPS, "about": _summary(registry.what, shipped)}
         for offer in registry.offers():
             found = {"what": registry.what, "name": offer.name, "from": f"{offer.distribution} {offer.version}"}
-            hidden = "Augmill's own of that name is used instead" if offer.name in registry else ""
-            problem = hidden or (_why_broken(registry, offer.name) if load else "")
-            yield found | {"path": offer.path, **({"problem": problem} if problem else {})}
+            found |= {"path": offer.path}
+            if offer.name in registry:
+                yield found | {"hidden": "Augmill's own of that name is used instead"}
+            else:
+                problem = _why_broken(registry, offer.name) if load else ""
+                yield found | ({"problem": problem} if problem else {})
 
 
 def _why_broken(registry: Registry[Any], name: str) -> str:
@@ -104,8 +107,9 @@ def _list(found: list[dict[str, Any]]) -> list[str]:
         for each in (each for each in found if each["what"] == what):
             said = each.get("about") or f"{each['from']}, {each['path']}"
             lines += wrapped(said, " " * (width + 2), f"  {padded(each['name'], width - 2)}  ")
-            if each.get("problem"):
-                lines += wrapped(each["problem"], " " * (width + 2), f"{'':{width + 2}}Broken: ")
+            for key, word in (("problem", "Broken"), ("hidden", "Hidden")):
+                if key in each:
+                    lines += wrapped(each[key], " " * (width + 2), f"{'':{width + 2}}{word}: ")
     outside = sum(each["from"] != SHIPS for each in found)
     own = f"From other packages: {outside:,}." if outside else "None comes from another package."
     return [*lines[1:], "", f"{own} `augmill extensions NAME` shows one with its options."]

@@ -210,7 +210,10 @@ def test_a_name_that_two_packages_offer_is_refused_and_one_of_augmills_is_its_ow
         registry["shift"]
     assert "one:Shift" in caught.value.fix
     assert registry["rules"] is GENERATORS["rules"]
-    assert [offer.distribution for offer in registry.shadowed()] == ["one"]
+    assert [offer.distribution for offer in registry.offers() if offer.name in registry] == ["one"]
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    listed = augmill("extensions")  # nothing is broken by it
+    assert listed.code == 0 and "Hidden: Augmill's own of that name is used instead" in listed.out
 
 
 # --- What they are told by ------------------------------------------------------------------------------------------------
@@ -423,6 +426,10 @@ class Silent(Check):
         (
             {"generators": [{"use": "faulty:Echo", "how": "index"}]},
             "IndexError: list index out of range, in faulty.py line 2",
+        ),
+        (
+            {"generators": [{"use": "faulty:Echo", "how": "index"}], "checks": {"faulty:Silent": {"how": "judge"}}},
+            "the generator faulty:Echo: IndexError",  # and not the class of that module which was loaded last
         ),
         ({"generators": [{"use": "faulty:Echo", "how": "few"}]}, "it answered 0 of"),
         ({"generators": [{"use": "faulty:Echo", "how": "list"}]}, "expected a pyarrow table, found list"),
