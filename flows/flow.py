@@ -30,6 +30,7 @@ Result = dict[str, Any]  # what the last line of stdout says
 
 INTERRUPTS = (KeyboardInterrupt, TerminationSignal)
 LISTED = 3  # snapshots that failed are named up to so many
+BEGINNINGS = 3  # times that Prefect is asked to begin a run: an API under load misses one request in some thousand
 
 
 @dataclass
@@ -127,29 +128,36 @@ def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args
     with a copy of the outer run's context. Raises what the body raises.
     """
     plain: Callable[P, Result] = inspect.unwrap(flow.fn)
-    if not session.api.still_there():
-        return _plainly(session, plain, *args, **kwargs)
-    caller = _Caller(session)
+    caller, said = _Caller(session), ""
+    for _ in range(BEGINNINGS):
+        if not session.api.still_there():
+            break
+        said = _begin(caller, flow, *args, **kwargs)
+        if caller.told:
+            return caller.result()
+    if session.api.recording:
+        lost = "It runs without Prefect, which will have no record of it."
+        _log.warning("Prefect did not run the flow %s: %s. %s", flow.name, said, lost)
+    return _plainly(session, plain, *args, **kwargs)
+
+
+def _begin(caller: _Caller, flow: Flow[P, State[Any]], *args: P.args, **kwargs: P.kwargs) -> str:
+    """Calls the flow; the caller is told by the body, if it was run at all. Prefect's words of how it ended."""
+    session, said = caller.session, ""
     token = _CALLER.set(caller)
     try:
         with tags("augmill", visible(session.recipe.dataset)):
-            state = flow(*args, return_state=True, **kwargs)
-        if not caller.told and session.api.recording:
-            said = visible(str(state.message))
-            _log.warning(
-                "Prefect did not run the flow %s: %s. It runs without Prefect, which will have no record of it.",
-                flow.name,
-                said,
-            )
+            said = visible(str(flow(*args, return_state=True, **kwargs).message))
     except Abort:
         if session.api.recording:  # not ours: somebody ended the run through the API
             raise
     except Exception as error:  # noqa: BLE001 - the body's own is kept by the caller: this one is Prefect's
         if error is not caller.error:
+            said = f"{type(error).__name__}: {visible(str(error))}"
             session.api.report(error)
     finally:
         _CALLER.reset(token)
-    return caller.result() if caller.told else _plainly(session, plain, *args, **kwargs)
+    return said
 
 
 def _plainly(session: running.Session, body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:

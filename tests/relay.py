@@ -13,6 +13,7 @@ class Relay:
 
     def __init__(self, url: str) -> None:
         self.silent = threading.Event()
+        self.refused: list[bytes] = []  # requests that begin so are cut off, each once
         self._connections: list[socket.socket] = []
         self._target = urlsplit(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -44,6 +45,11 @@ class Relay:
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while some := source.recv(65536):
+                if refused := next((start for start in self.refused if some.startswith(start)), None):
+                    self.refused.remove(refused)
+                    for end in (source, sink):
+                        end.shutdown(socket.SHUT_RDWR)
+                    return
                 if not self.silent.is_set():
                     sink.sendall(some)
             if not self.silent.is_set():

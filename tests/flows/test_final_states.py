@@ -13,6 +13,7 @@ import yaml
 from chain import WORDS, tiny_recipe, write_rows
 from dated import dated_document, day, inline_workers, noon_after, write_days
 from recorded import asking, children_of, flow_runs, logs, task_runs, wait_until
+from relay import Relay
 
 from augmill.flows import run as running
 from augmill.flows.augment import run_recipe
@@ -187,6 +188,25 @@ def test_a_backfill_with_failed_snapshots_names_them(tmp_path: Path) -> None:
     with asking() as client:
         states = [run.state_name for run in children_of(client, parent, 3)]
     assert states[-1] == "Failed" and "Failed" not in states[:-1]
+
+
+def test_a_snapshot_whose_beginning_prefect_misses_is_begun_again(
+    tmp_path: Path, prefect_api: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An API under load answers one request in some thousand too late, or not: the run's record was lost by it."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    recipe = build_recipe(yaml.safe_load(write_dated_recipe(tmp_path, "missed", 2).read_text()), base=tmp_path)
+    with Relay(prefect_api) as relay, temporary_settings({PREFECT_API_URL: relay.url}):
+        relay.refused = [b"POST /api/flow_runs/ "] * 3  # the client asks twice by itself
+        result = run_backfill(recipe, BackfillRequest(), orchestrator="prefect", now=lambda: noon_after(2))
+        assert not relay.refused
+    assert result["done"] == 2 and "record" not in caplog.text
+    with asking() as client:
+        parent = newest_run("backfill missed")
+        assert parent.state_name == "Done"
+        children = children_of(client, parent, 2)
+    assert [run.name for run in children] == [f"{day(number)} missed" for number in range(2)]
 
 
 def test_a_recipe_that_is_edited_in_mid_backfill_stops_it(tmp_path: Path) -> None:
