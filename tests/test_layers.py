@@ -510,17 +510,17 @@ finally:
 """
 
 
-def test_help_answers_in_under_a_second() -> None:
-    """In processor time, and the best of three: other processes on the machine are not our business."""
+def test_help_answers_in_half_a_second() -> None:
+    """In processor time (0.2 s on a quiet machine), the best of three: other processes are not our business."""
     answers = []
     for _ in range(3):
         ended = python(HELP)
         assert ended.returncode == 0 and "Usage: augmill" in ended.stdout, ended.stderr
         answers.append(json.loads(ended.stdout.rstrip("\n").rsplit("\n", 1)[-1]))
-        if answers[-1]["seconds"] < 1:
+        if answers[-1]["seconds"] < 0.5:
             break
-    assert min(answer["seconds"] for answer in answers) < 1
-    assert not (HEAVY | {"polars", "pydantic"}) & set(answers[0]["modules"])
+    assert min(answer["seconds"] for answer in answers) < 0.5
+    assert not (HEAVY | {"polars", "pydantic", "pyarrow", "numpy"}) & set(answers[0]["modules"])
 
 
 LIBRARY = """
