@@ -71,10 +71,8 @@ HEAVY = {
     "vllm",
     "peft",
 }
-# A flow is Prefect's object, made by its decorator, and client.py is Prefect's own client: commands import these files when
-# they have something to run.
-FLOWS = ("augment", "compare", "deployed", "flow", "nights/flows", "orchestration/client")
-HEAVY_AT_TOP = {(f"flows/{name}.py", "prefect") for name in FLOWS}
+# deployed.py is what Prefect itself loads, and client.py is Prefect's own client.
+HEAVY_AT_TOP = {(f"flows/{name}.py", "prefect") for name in ("deployed", "orchestration/client")}
 
 
 def modules() -> list[Path]:
