@@ -9,11 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import flow
-
 from augmill.flows import run as running
 from augmill.flows import stages
-from augmill.flows.flow import Result, call_flow, ending
+from augmill.flows.flow import Result, call_flow, own_flow
 from augmill.flows.mirror import mirror_delta, require_mirrors
 from augmill.flows.outcome import CutShort, NothingToMake, NotProduced, Outcome, judge_evidence, none_accepted
 from augmill.flows.provenance import provenance, spent_on
@@ -64,8 +62,7 @@ def run_recipe(
         return call_flow(session, augment, **running.parameters_of(recipe), as_of=as_of)
 
 
-@flow(flow_run_name=running.name_of_flow_run, persist_result=False)
-@ending
+@own_flow(running.name_of_flow_run)
 def augment(recipe: str, store: str | None = None, as_of: str | None = None, set: list[str] | None = None) -> Result:
     """One snapshot, source to release. Returns what the last line of ``augmill run`` says.
 

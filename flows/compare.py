@@ -15,13 +15,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect import flow
 
 from augmill.flows import run as running
 from augmill.flows import stages
 from augmill.flows.augment import how_to_judge, mix_config
 from augmill.flows.estimate import BILLED, price_of
-from augmill.flows.flow import Result, call_flow, ending
+from augmill.flows.flow import Result, call_flow, own_flow
 from augmill.flows.outcome import NotProduced, judge_evidence, none_accepted
 from augmill.flows.progress import Progress
 from augmill.flows.rounds import not_asked, produce
@@ -72,8 +71,7 @@ class Compared:
     made: int = 0
 
 
-@flow(flow_run_name=functools.partial(running.name_of_flow_run, "compare"), persist_result=False)
-@ending
+@own_flow(functools.partial(running.name_of_flow_run, "compare"))
 def compare(
     recipe: str,
     store: str | None = None,

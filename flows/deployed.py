@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
-from augmill.flows.augment import augment
-from augmill.flows.nights.flows import backfill, nightly
+from augmill.flows import augment as main_path
+from augmill.flows.nights import flows as nights
 
 __all__ = ["augment", "backfill", "nightly", "probe"]
+
+augment, backfill, nightly = (of.in_prefect() for of in (main_path.augment, nights.backfill, nights.nightly))
 
 
 @flow(name="augmill-doctor", persist_result=False)

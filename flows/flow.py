@@ -5,15 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec
-
-from prefect import tags
-from prefect.context import TagsContext
-from prefect.exceptions import Abort, TerminationSignal
-from prefect.states import Cancelled, Completed, Failed
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from augmill.flows import run as running
 from augmill.flows.signals import interruptible
@@ -28,9 +24,37 @@ P = ParamSpec("P")
 _log = logging.getLogger("augmill")
 Result = dict[str, Any]  # what the last line of stdout says
 
-INTERRUPTS = (KeyboardInterrupt, TerminationSignal)
 LISTED = 3  # snapshots that failed are named up to so many
 BEGINNINGS = 3  # times that Prefect is asked to begin a run: an API under load misses one request in some thousand
+
+
+class OwnFlow(Generic[P]):
+    """A flow of ours: a run of Prefect's where one is recorded, and its body alone elsewhere.
+
+    Called, it is a run of Prefect's. ``run_name``: what Prefect knows as ``flow_run_name``.
+    """
+
+    def __init__(self, body: Callable[P, Result], run_name: str | Callable[[], str], name: str | None = None) -> None:
+        functools.update_wrapper(self, body)
+        self.body, self._run_name, self._name = body, run_name, name
+        self._flow: Flow[P, State[Any]] | None = None  # made when first needed, as the task of a step is
+
+    def in_prefect(self) -> Flow[P, State[Any]]:
+        """As Prefect's own flow. Imports Prefect (1.3 s)."""
+        if self._flow is None:
+            from prefect import flow
+
+            made = flow(name=self._name, flow_run_name=self._run_name, persist_result=False)
+            self._flow = made(ending(self.body))
+        return self._flow
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return self.in_prefect()(*args, **kwargs)
+
+
+def own_flow(run_name: str | Callable[[], str]) -> Callable[[Callable[P, Result]], OwnFlow[P]]:
+    """Makes a flow of ours of a function."""
+    return lambda body: OwnFlow(body, run_name)
 
 
 @dataclass
@@ -73,6 +97,9 @@ def ending(body: Callable[P, Result]) -> Callable[P, State[Any]]:
 
 def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> State[Any]:
     """What ``ending`` makes of a call of the body. Raises a defect, and Abort where the API is gone."""
+    from prefect.context import TagsContext
+    from prefect.exceptions import Abort
+
     caller = _CALLER.get()
     token = _CALLER.set(None)  # a sub-flow has a caller of its own
     try:
@@ -97,7 +124,10 @@ def end_with_state(body: Callable[P, Result], *args: P.args, **kwargs: P.kwargs)
 
 
 def _failed(error: BaseException, caller: _Caller | None) -> State[Any]:
-    if isinstance(error, INTERRUPTS):
+    from prefect.exceptions import TerminationSignal
+    from prefect.states import Cancelled, Failed
+
+    if isinstance(error, interrupts()):
         if caller is not None:
             caller.session.stop.now()
         elif isinstance(error, TerminationSignal):
@@ -110,6 +140,8 @@ def _failed(error: BaseException, caller: _Caller | None) -> State[Any]:
 
 def _ended(result: Result) -> State[Any]:
     """The outcome as the state's name, what was proven or done as its message."""
+    from prefect.states import Completed, Failed
+
     name = "Nothing to make" if result.get("nothing_to_make") else result["outcome"].replace("_", " ").capitalize()
     if failed := result.get("failed"):
         told = [f"{snapshot} failed: {reason}" for snapshot, reason in list(failed.items())[:LISTED]]
@@ -121,28 +153,30 @@ def _ended(result: Result) -> State[Any]:
     return Completed(name=name, message=message, data=result)
 
 
-def call_flow(session: running.Session, flow: Flow[P, State[Any]], *args: P.args, **kwargs: P.kwargs) -> Result:
+def call_flow(session: running.Session, flow: OwnFlow[P], *args: P.args, **kwargs: P.kwargs) -> Result:
     """What the flow's body ends with: as a Prefect run where its API records, and alone where there is none.
 
     A flow that is called inside another is a run of its own within it; it may be called from several threads, each
     with a copy of the outer run's context. Raises what the body raises.
     """
-    plain: Callable[P, Result] = inspect.unwrap(flow.fn)
     caller, said = _Caller(session), ""
     for _ in range(BEGINNINGS):
         if not session.api.still_there():
             break
-        said = _begin(caller, flow, *args, **kwargs)
+        said = _begin(caller, flow.in_prefect(), *args, **kwargs)
         if caller.told:
             return caller.result()
     if session.api.recording:
         lost = "It runs without Prefect, which will have no record of it."
-        _log.warning("Prefect did not run the flow %s: %s. %s", flow.name, said, lost)
-    return _plainly(session, plain, *args, **kwargs)
+        _log.warning("Prefect did not run the flow %s: %s. %s", flow.in_prefect().name, said, lost)
+    return _plainly(session, flow.body, *args, **kwargs)
 
 
 def _begin(caller: _Caller, flow: Flow[P, State[Any]], *args: P.args, **kwargs: P.kwargs) -> str:
     """Calls the flow; the caller is told by the body, if it was run at all. Prefect's words of how it ended."""
+    from prefect import tags
+    from prefect.exceptions import Abort
+
     session, said = caller.session, ""
     token = _CALLER.set(caller)
     try:
@@ -164,6 +198,12 @@ def _plainly(session: running.Session, body: Callable[P, Result], *args: P.args,
     with interruptible(session.stop, hosted=session.hosted):
         try:
             return body(*args, **kwargs)
-        except INTERRUPTS:
+        except interrupts():
             session.stop.now()
             raise
+
+
+def interrupts() -> tuple[type[BaseException], ...]:
+    """What ends a run from outside; Prefect's own only where somebody has imported Prefect, who alone can raise it."""
+    prefects = sys.modules.get("prefect.exceptions")
+    return (KeyboardInterrupt,) if prefects is None else (KeyboardInterrupt, prefects.TerminationSignal)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from augmill.flows.orchestration.api import Api, open_api
-from augmill.flows.orchestration.logs import quiet_logging
+from augmill.flows.orchestration.logs import importing_prefect, quiet_logging
+from augmill.flows.orchestration.server import early_server
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.signals import Stop, held_back, interruptible
@@ -118,19 +121,18 @@ def open_session(
     ``embedded``: the process is somebody else's, whose logging and directory for temporary files stay theirs. ``how``:
     further fields of the session.
     """
-    from prefect.context import FlowRunContext
-
     require_posix()
     PATIENCE.renew(recipe.run.store_patience)
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None
     devices = find_devices(recipe.run.devices, recipe.run.workers)
-    kind, stop, hosted = orchestrator or recipe.run.orchestrator, Stop(), FlowRunContext.get() is not None
+    kind, stop, hosted = orchestrator or recipe.run.orchestrator, Stop(), _in_a_flow()
     sweep_temporary()
     try:
         with (
             interruptible(stop, hosted=hosted),
             nullcontext() if embedded else own_temporary(),
+            _imported(kind),
             quiet_logging(verbose, prefect_too=kind == "prefect", embedded=embedded),
             _waited_for(kind) as api,
             worker_pool(devices, recipe.run.threads) as pool,
@@ -141,6 +143,15 @@ def open_session(
                 yield session
     finally:
         PATIENCE.renew()  # what this process asks a store next was not interrupted
+
+
+def _in_a_flow() -> bool:
+    """Whether a flow of Prefect's calls us; nobody who has not imported it."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
 
 
 def name_of_flow_run(what: str | None = None) -> str:
@@ -156,6 +167,16 @@ def parameters_of(recipe: Recipe) -> dict[str, Any]:
     """What a flow's parameters say of a recipe: where it came from, its store, and what ``--set`` changed, if anything."""
     found = {"recipe": recipe.origin or recipe.dataset, "store": whole_store(recipe.run.store, Path())}
     return found | ({"set": [*recipe.changes]} if recipe.changes else {})
+
+
+@contextmanager
+def _imported(kind: str) -> Iterator[None]:
+    """Imports Prefect where it is the orchestrator, with a line on the terminal, while its server starts."""
+    with early_server(kind):
+        if kind == "prefect" and "prefect" not in sys.modules:
+            with Progress() as shown, shown.waiting("Prefect"), importing_prefect():
+                importlib.import_module("prefect.main")
+        yield
 
 
 @contextmanager

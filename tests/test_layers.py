@@ -71,10 +71,8 @@ HEAVY = {
     "vllm",
     "peft",
 }
-# A flow is Prefect's object, made by its decorator, and client.py is Prefect's own client: commands import these files when
-# they have something to run.
-FLOWS = ("augment", "compare", "deployed", "flow", "nights/flows", "orchestration/client")
-HEAVY_AT_TOP = {(f"flows/{name}.py", "prefect") for name in FLOWS}
+# deployed.py is what Prefect itself loads, and client.py is Prefect's own client.
+HEAVY_AT_TOP = {(f"flows/{name}.py", "prefect") for name in ("deployed", "orchestration/client")}
 
 
 def modules() -> list[Path]:
@@ -510,17 +508,17 @@ finally:
 """
 
 
-def test_help_answers_in_under_a_second() -> None:
-    """In processor time, and the best of three: other processes on the machine are not our business."""
+def test_help_answers_in_half_a_second() -> None:
+    """In processor time (0.2 s on a quiet machine), the best of three: other processes are not our business."""
     answers = []
     for _ in range(3):
         ended = python(HELP)
         assert ended.returncode == 0 and "Usage: augmill" in ended.stdout, ended.stderr
         answers.append(json.loads(ended.stdout.rstrip("\n").rsplit("\n", 1)[-1]))
-        if answers[-1]["seconds"] < 1:
+        if answers[-1]["seconds"] < 0.5:
             break
-    assert min(answer["seconds"] for answer in answers) < 1
-    assert not (HEAVY | {"polars", "pydantic"}) & set(answers[0]["modules"])
+    assert min(answer["seconds"] for answer in answers) < 0.5
+    assert not (HEAVY | {"polars", "pydantic", "pyarrow", "numpy"}) & set(answers[0]["modules"])
 
 
 LIBRARY = """

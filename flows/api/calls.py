@@ -246,14 +246,13 @@ def run(
     """
     with _called():
         loaded, kind = _recipe(recipe, store), _orchestrator(orchestrator)
-        with _imported(kind):
-            from augmill.flows.augment import run_recipe
-            from augmill.tasks.store.store import LookingStore
+        from augmill.flows.augment import run_recipe
+        from augmill.tasks.store.store import LookingStore
 
-            told = run_recipe(
-                loaded, as_of=_day(as_of), command="augmill.run", orchestrator=kind, republish=republish,
-                quiet=quiet, embedded=True,
-            )  # fmt: skip
+        told = run_recipe(
+            loaded, as_of=_day(as_of), command="augmill.run", orchestrator=kind, republish=republish,
+            quiet=quiet, embedded=True,
+        )  # fmt: skip
         store_now = LookingStore(loaded.run.store)
         release = told["release"] and release_of(store_now, loaded.dataset, told["release"], told["snapshot"])
     return RunResult(
@@ -411,15 +410,14 @@ def compare(
         names = generators if isinstance(generators, str) else ",".join(generators)
         wanted = parse_ratios(",".join(map(str, ratios)))
         command = f"augmill.compare of {require_seeds(seeds)} seeds"
-        with _imported(kind):
-            from augmill.flows.compare import Compared, run_compare
-            from augmill.tasks.report import lines
+        from augmill.flows.compare import Compared, run_compare
+        from augmill.tasks.report import lines
 
-            found = Compared()
-            run_compare(
-                loaded, found, command=command, orchestrator=kind, quiet=quiet, embedded=True,
-                generators=names, seeds=seeds, ratios=wanted, as_of=_day(as_of),
-            )  # fmt: skip
+        found = Compared()
+        run_compare(
+            loaded, found, command=command, orchestrator=kind, quiet=quiet, embedded=True,
+            generators=names, seeds=seeds, ratios=wanted, as_of=_day(as_of),
+        )  # fmt: skip
         left = [(each.generator, each.seed, each.reason) for each in found.left]
         title = f"Generators on {loaded.dataset}, {seeds} seed{'s' if seeds > 1 else ''}"
         about = {"title": title, "command": command, "left": [list(each) for each in left]}
@@ -497,18 +495,6 @@ def _in_prefect() -> tuple[bool, bool]:
     from prefect.settings import PREFECT_API_URL
 
     return bool(FlowRunContext.get() or TaskRunContext.get()), bool(PREFECT_API_URL.value())
-
-
-@contextlib.contextmanager
-def _imported(kind: str) -> Iterator[None]:
-    """Inside, flows may be imported: Prefect is prepared, and its server starts meanwhile where one is wanted."""
-    from augmill.flows.orchestration.logs import importing_prefect
-    from augmill.flows.orchestration.server import early_server
-
-    with early_server(kind):
-        with importing_prefect():
-            import augmill.flows.compare  # noqa: F401 - and flows.augment, which it imports
-        yield
 
 
 def _rows(given: Table, name: str) -> Any:

@@ -11,7 +11,6 @@ import typer
 from augmill.flows.cli.run import COLOURS_OF, SetOption, require_recipe
 from augmill.flows.terminal import print_lines, say
 from augmill.tasks.errors import CorruptObject, StoreRefused, UserError
-from augmill.tasks.store.log import released_in
 from augmill.tasks.store.shapes import LINES
 
 Dataset = Annotated[
@@ -153,8 +152,7 @@ def _find(log: Any, prefix: str | None) -> str:
         return str(newest)
     if prefix in (tags := log.tags()):
         return str(tags[prefix])
-    known = {release for entry in log.entries for release in released_in(entry).values() if release}
-    hits = {release for release in known if release.startswith(prefix)} | {log.current().get(prefix)} - {None}
+    hits = {release for release in log.named() if release.startswith(prefix)} | {log.current().get(prefix)} - {None}
     if not hits:
         problem = f"{log.dataset!r} has no release, tag or snapshot {prefix!r}"
         raise UserError(problem, where="RELEASE", fix="`augmill releases` lists what there is")
@@ -407,7 +405,7 @@ def tag(
 
 def _require_no_beginning(log: Any, tag_name: str) -> None:
     """Raises UserError for a tag that is the beginning of a release's id: --release would name the other of the two."""
-    hits = sorted({r for entry in log.entries for r in released_in(entry).values() if r and r.startswith(tag_name)})
+    hits = sorted(release for release in log.named() if release.startswith(tag_name))
     if hits:
         problem = f"{tag_name!r} begins the id of release {hits[0]}: --release {tag_name} could mean either"
         raise UserError(problem, where="NAME", fix="give the tag another name, such as model-7")

@@ -72,7 +72,6 @@ def run(
     What is finished is kept: after an interruption the same command goes on where it stopped.
     """
     from augmill.flows.orchestration.server import early_server
-    from augmill.flows.progress import Progress
     from augmill.tasks.errors import UserError
     from augmill.tasks.recipe.origin import name_of
     from augmill.tasks.recipe.recipe import load_recipe
@@ -85,8 +84,7 @@ def run(
     command, kind = f"augmill run {name_of(recipe, changes)}", orchestrator or loaded.run.orchestrator
     command += f" --as-of {as_of}" if as_of else ""
     with early_server(kind):
-        with Progress() as shown, shown.waiting("Prefect"):
-            from augmill.flows.augment import run_recipe  # imports it, which takes seconds
+        from augmill.flows.augment import run_recipe
 
         result = run_recipe(
             loaded, as_of=as_of, command=command, orchestrator=kind, republish=republish, verbose=verbose

@@ -10,11 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from prefect import flow
-from prefect.runtime import flow_run
-
 from augmill.flows import run as running
-from augmill.flows.flow import Result, call_flow, ending
+from augmill.flows.flow import OwnFlow, Result, call_flow, own_flow
 from augmill.flows.nights.paging import watched
 from augmill.flows.nights.plan import (
     ELSEWHERE,
@@ -74,8 +71,7 @@ class Planned:
 # --- The flows --------------------------------------------------------------------------------------------------------
 
 
-@flow(flow_run_name=functools.partial(running.name_of_flow_run, "backfill"), persist_result=False)
-@ending
+@own_flow(functools.partial(running.name_of_flow_run, "backfill"))
 def backfill(
     recipe: str,
     store: str | None = None,
@@ -100,8 +96,7 @@ def backfill(
         return carry_out(plan_backfill(session.recipe, request))
 
 
-@flow(flow_run_name=functools.partial(running.name_of_flow_run, "nightly"), persist_result=False)
-@ending
+@own_flow(functools.partial(running.name_of_flow_run, "nightly"))
 def nightly(recipe: str, store: str | None = None, max_active: int = 1, set: list[str] | None = None) -> Result:
     """What is due in the look-back window; then pages and notes, where the recipe names a webhook.
 
@@ -109,6 +104,8 @@ def nightly(recipe: str, store: str | None = None, max_active: int = 1, set: lis
     """
     if (planned := running.handed(Planned)) is not None:
         return carry_out(planned)
+    from prefect.runtime import flow_run
+
     since, loaded = datetime.now(UTC), load_recipe(recipe, store=store, changes=set)
     with watched(loaded, since):
         if (late := too_late(loaded, flow_run.scheduled_start_time, since)) is not None:
@@ -198,7 +195,7 @@ def run_nightly(
     return _call(recipe, planned, how, nightly, max_active=max_active)
 
 
-def _call(recipe: Recipe, planned: Planned, how: dict[str, Any], flow: Any, **parameters: Any) -> Result:
+def _call(recipe: Recipe, planned: Planned, how: dict[str, Any], flow: OwnFlow[Any], **parameters: Any) -> Result:
     """The flow, with what was planned for it; where nothing is due, no server is started to say so."""
     if not planned.plan.lines:
         return nothing_due(planned)

@@ -74,10 +74,11 @@ _early: list[_Spawned] = []  # at most one, which ``prefect_server`` takes over
 def early_server(kind: str) -> Iterator[None]:
     """A server of our own starts while the body still imports Prefect, for the first ``prefect_server`` in it.
 
-    Does nothing for an orchestrator other than ``prefect``, where PREFECT_API_URL is set, and where Prefect is imported
-    already. Where a profile or file of Prefect's configures an API, the child finds that out itself and ends.
+    Does nothing for an orchestrator other than ``prefect``, inside another such block, where PREFECT_API_URL is set, and
+    where Prefect is imported already. Where a profile or file of Prefect's configures an API, the child finds that out
+    itself and ends.
     """
-    if kind == "prefect" and not os.environ.get("PREFECT_API_URL") and "prefect" not in sys.modules:
+    if kind == "prefect" and not _early and not os.environ.get("PREFECT_API_URL") and "prefect" not in sys.modules:
         prepare_prefect()
         with contextlib.suppress(OSError):  # said by the second try
             _early.append(_spawn(prefect_home(), {}, standing=False))

@@ -127,7 +127,7 @@ def make_again(
 
 def _make_again(session: Session, as_of: str | None) -> dict[str, Any]:
     """The snapshot without the rows, staged. Raises what the run raised, told as what it means for the request."""
-    from augmill.flows.augment import augment  # imports Prefect, which those who only look at releases do not need
+    from augmill.flows.augment import augment  # what those who only look at releases do not need
     from augmill.flows.flow import call_flow
 
     try:

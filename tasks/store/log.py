@@ -45,6 +45,10 @@ class Log:
                     state[snapshot] = release
         return state
 
+    def named(self) -> set[str]:
+        """Every release that an entry speaks of, whether it is current, withdrawn or made again."""
+        return {release for entry in self.entries for release in released_in(entry).values() if release}
+
     def withdrawn(self) -> set[str]:
         """Releases that a rollback named and that were not published again on purpose since."""
         names: set[str] = set()

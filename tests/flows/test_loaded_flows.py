@@ -15,7 +15,9 @@ from augmill.flows.compare import compare
 from augmill.flows.deployed import probe
 from augmill.flows.nights.flows import backfill, nightly
 
-FLOWS = {flow.fn.__name__: flow for flow in (augment, backfill, nightly, compare, probe)}
+FLOWS = {
+    flow.fn.__name__: flow for flow in (*(own.in_prefect() for own in (augment, backfill, nightly, compare)), probe)
+}
 
 # By value first where they are received, and last where they are sent: else one way would leave the other what it needs.
 SEND = textwrap.dedent("""
@@ -24,6 +26,7 @@ SEND = textwrap.dedent("""
 
     modules = {name: importlib.import_module(name) for name, _, _ in (flow.rpartition(".") for flow in sys.argv[1:])}
     found = [getattr(modules[module], name) for module, _, name in (flow.rpartition(".") for flow in sys.argv[1:])]
+    found = [flow.in_prefect() if hasattr(flow, "in_prefect") else flow for flow in found]
     by_name = [cloudpickle.dumps(flow) for flow in found]
     for module in modules.values():
         cloudpickle.register_pickle_by_value(module)
@@ -68,7 +71,8 @@ def test_parameters_have_a_whole_schema_and_what_does_not_fit_it_is_refused(name
 
 
 def test_choices_are_offered_and_checked() -> None:
-    shape = backfill.parameters.model_dump()["properties"]
+    flow = backfill.in_prefect()
+    shape = flow.parameters.model_dump()["properties"]
     assert shape["reprocess"]["enum"][0] == "missing" and shape["order"]["enum"] == ["oldest", "newest"]
     with pytest.raises(Exception, match="reprocess"):
-        backfill.validate_parameters({"recipe": "r.yaml", "reprocess": "everything"})
+        flow.validate_parameters({"recipe": "r.yaml", "reprocess": "everything"})

@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 from chain import make_session, tiny_recipe, write_rows
-from prefect import flow
 from recorded import asking, flow_runs, task_runs
 
-from augmill.flows.flow import Result, call_flow, ending
+from augmill.flows.flow import OwnFlow, Result, call_flow
 from augmill.flows.orchestration.api import Api
 from augmill.flows.progress import Progress
 from augmill.flows.run import Run, Session, new_run, open_session
@@ -56,13 +55,11 @@ def in_flow(session: Session, body: Callable[[], Any], name: str = "test") -> An
     """What ``body`` gives inside a flow run of that name; alone where nothing is recorded."""
     found = []
 
-    @flow(name="test", flow_run_name=name, persist_result=False)
-    @ending
     def whole() -> Result:
         found.append(body())
         return {"outcome": "done", "reason": "it was a test"}
 
-    call_flow(session, whole)
+    call_flow(session, OwnFlow(whole, name, "test"))
     return found[0]
 
 

@@ -17,7 +17,7 @@ RUNS = textwrap.dedent("""
     import logging, tempfile
     from pathlib import Path
     from prefect import flow, tags
-    from augmill.flows.flow import call_flow, ending
+    from augmill.flows.flow import OwnFlow, call_flow
     from augmill.flows.progress import Progress
     from augmill.flows.run import new_run, open_session
     from augmill.flows.step import step
@@ -42,7 +42,7 @@ RUNS = textwrap.dedent("""
         for number in range(6):
             run = new_run(session, session.recipe, None, Progress(live=False, quiet=True))
             if number:
-                call_flow(session, flow(name="augment", flow_run_name=f"run {number}")(ending(lambda: body(run, number))))
+                call_flow(session, OwnFlow(lambda: body(run, number), f"run {number}", "augment"))
             else:  # somebody else's
                 with tags("augmill-like"):
                     flow(name="other", flow_run_name="run 0", persist_result=False)(lambda: body(run, 0))()

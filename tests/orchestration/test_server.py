@@ -28,8 +28,7 @@ RUN = textwrap.dedent("""
     from pathlib import Path
     from augmill.flows.orchestration.logs import prepare_prefect
     prepare_prefect()  # as the command line does before anything imports Prefect
-    from prefect import flow
-    from augmill.flows.flow import call_flow, ending
+    from augmill.flows.flow import OwnFlow, call_flow
     from augmill.flows.progress import Progress
     from augmill.flows.run import new_run, open_session
     from augmill.flows.signals import leave
@@ -41,8 +40,6 @@ RUN = textwrap.dedent("""
     def square(call, *, item):
         return item * item
 
-    @flow(name="augment", flow_run_name="x@1", persist_result=False)
-    @ending
     def whole():
         print(json.dumps({"servers": servers, "done": squares(range(3))}), flush=True)
         time.sleep(float(sys.argv[1]))
@@ -59,7 +56,7 @@ RUN = textwrap.dedent("""
             import psutil
             servers = [child.pid for child in psutil.Process().children()]
             run = new_run(session, session.recipe, None, Progress(live=False, quiet=True))
-            call_flow(session, whole)
+            call_flow(session, OwnFlow(whole, "x@1", "augment"))
     except KeyboardInterrupt as interrupt:
         sys.stderr.write("interrupted\\n")
         leave(130)

@@ -20,7 +20,7 @@ from chain import WORDS
 from dated import dated_document
 from recorded import asking, wait_until
 
-from augmill.flows.augment import augment
+from augmill.flows.deployed import augment
 from augmill.flows.orchestration.deployments import recipe_deployments
 from augmill.tasks.recipe.recipe import load_recipe
 from augmill.tasks.store.attempts import read_attempts
