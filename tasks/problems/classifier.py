@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import Featurizer
-from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.problems.encoder import Encoder
+from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.rows.kinds.text import is_unspaced
 from augmill.tasks.rows.kinds.whole import read_arrow, write_arrow
 

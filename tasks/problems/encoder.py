@@ -164,7 +164,5 @@ def _weighted(columns: Ints, sizes: Ints, idf: Weights) -> Any:
     indices = columns[starts[:-1]]
     data *= idf[indices]
     offsets = np.searchsorted(starts, np.concatenate([np.zeros(1, np.int64), ends]))
-    matrix = sparse.csr_matrix(
-        (data, indices.astype(np.int32), offsets.astype(np.int32)), shape=(len(sizes), len(idf))
-    )
+    matrix = sparse.csr_matrix((data, indices.astype(np.int32), offsets.astype(np.int32)), shape=(len(sizes), len(idf)))
     return normalize(matrix, copy=False)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.rows.kinds.text.normal import equal, shingles
+from augmill.tasks.rows.segments import ranges, sort_rows
 
 # --- MinHash sketches of texts as sets of character 5-grams, and the exact Jaccard similarity of candidate pairs ------
 # Broder, "On the resemblance and containment of documents" (SEQUENCES 1997); b-bit sketches: Li and Koenig, "b-bit
@@ -38,7 +39,6 @@ PERMUTATIONS = 128
 RECALL = 0.998  # least chance that a pair exactly at the threshold becomes a candidate
 BLOCK = 1 << 14  # rows hashed at once; below 2**16, so that row and 48-bit hash share one sortable word
 _PAD = "\x1e"  # fills short texts; no text compared here ends with it: folding and stripping remove it
-_LOW48 = np.uint64((1 << 48) - 1)
 # Odd, so that a product modulo 2**64 permutes; from a fixed seed, so that every machine draws the same ones.
 _MULTIPLIERS = np.random.Generator(np.random.Philox(5)).integers(0, 1 << 63, PERMUTATIONS, np.uint64) | np.uint64(1)
 
@@ -81,7 +81,7 @@ class Sketches:
 def _band_keys(minima: npt.NDArray[np.uint32], threshold: float) -> Words:
     bands, rows = choose_bands(threshold)
     banded = minima[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)
-    return _mix((banded * _MULTIPLIERS[:rows]).sum(axis=2, dtype=np.uint64))
+    return _mix(np.einsum("ijk,k->ij", banded, _MULTIPLIERS[:rows]))
 
 
 class Queries:
@@ -166,9 +166,12 @@ def _shingle_hashes(keys: Sequence[str]) -> tuple[Words, Ints]:
     hashes = np.zeros(len(codes) - SIZE + 1, np.uint64)
     for shift in range(SIZE):
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[shift : shift + len(hashes)]
-    rows = np.repeat(np.arange(len(padded), dtype=np.uint64), lengths - SIZE + 1)
-    words = _distinct((rows << np.uint64(48)) | (_mix(hashes[starts_here[: len(hashes)]]) >> np.uint64(16)))
-    return words & _LOW48, np.bincount((words >> np.uint64(48)).astype(np.int64), minlength=len(padded))
+    counts = lengths - SIZE + 1
+    values = sort_rows(_mix(hashes[starts_here[: len(hashes)]]) >> np.uint64(16), counts)
+    once = np.ones(len(values), dtype=bool)
+    once[1:] = values[1:] != values[:-1]
+    once[np.cumsum(counts) - counts] = True
+    return values[once], np.add.reduceat(once, np.cumsum(counts) - counts, dtype=np.int64)
 
 
 def _distinct(words: npt.NDArray[Word]) -> npt.NDArray[Word]:
@@ -190,12 +193,6 @@ def _minima(flat: Words, lengths: Ints) -> npt.NDArray[np.uint32]:
             np.multiply(block, multiplier, out=product)
             result[start:stop, column] = np.minimum.reduceat(product, offsets[start:stop] - offsets[start]) >> 32
     return result
-
-
-def ranges(starts: Ints, counts: Ints) -> Ints:
-    """Concatenation of ``arange(starts[i], starts[i] + counts[i])``."""
-    before = np.cumsum(counts) - counts
-    return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def verify(a: Sketches, rows_a: Ints, b: Sketches, rows_b: Ints, threshold: float) -> tuple[Bools, Floats]:
@@ -344,9 +341,7 @@ class TextIndex:
 
     def _candidates(self, sketches: Sketches, queries: Ints) -> Iterator[tuple[Ints, Ints]]:
         """Distinct (query, row) pairs that share a band; at most ``_PAIRS`` at once, however crowded a band is."""
-        spans = [
-            _spans(ranked, keys[queries]) for keys, (ranked, _) in zip(sketches.keys.T, self._sorted, strict=True)
-        ]
+        spans = [_spans(ranked, keys[queries]) for keys, (ranked, _) in zip(sketches.keys.T, self._sorted, strict=True)]
         total = sum(int((high - low).sum()) for low, high in spans)
         if total > _PAIRS and len(queries) > 1:
             half = len(queries) // 2

@@ -33,7 +33,9 @@ class Prepared:
     @cached_property
     def joined(self) -> Texts:
         """``join_fields`` of each row's texts as they are."""
-        return [join_fields(parts) for parts in zip(*(column.to_pylist() for column in self.columns.columns), strict=True)]
+        return [
+            join_fields(parts) for parts in zip(*(column.to_pylist() for column in self.columns.columns), strict=True)
+        ]
 
     @cached_property
     def id(self) -> Texts:
