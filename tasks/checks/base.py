@@ -15,7 +15,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, VERDICT_SCHEMA, Context
 from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.kinds import equal_keys, type_of
-from augmill.tasks.rows.kinds.text import join_fields
+from augmill.tasks.rows.kinds.text import prepared
 
 CHECK_FILE = "check.json"
 
@@ -32,8 +32,7 @@ def text_fields(fields: Sequence[str]) -> list[str]:
 
 def joined_texts(table: pa.Table, fields: Sequence[str]) -> list[str]:
     """The text columns of each row as one string (text.join_fields), whatever else the row holds."""
-    texts = (table[name].to_pylist() for name in text_fields(fields))
-    return [join_fields(parts) for parts in zip(*texts, strict=True)]
+    return prepared(table.select(text_fields(fields))).joined
 
 
 def fold_numbers(table: pa.Table, fields: Sequence[str], folds: int) -> npt.NDArray[np.int64]:

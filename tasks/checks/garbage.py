@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,14 +16,15 @@ from augmill.tasks.checks.base import (
     CHECK_FILE,
     abstention,
     fold_numbers,
-    joined_texts,
     require,
+    text_fields,
     verdicts,
     write_check,
     write_json,
 )
 from augmill.tasks.contracts import ANY, Check, Context, FitInputs, Fitted
-from augmill.tasks.rows.kinds.text import canonical
+from augmill.tasks.rows.kinds.text import canonical, prepared
+from augmill.tasks.rows.segments import Lookup, ranges, sort_rows
 from augmill.tasks.rows.shown import clusters, has_clusters
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +34,7 @@ MODEL = "characters.json"
 FOLDS = 5
 _BLOCK = 1 << 13  # rows measured at once: 15 MB of codes at 50 characters a row
 _START = "\n"  # before each text; no canonical text holds it
+_APART, _FIELD = "\x1e", "\x1f"  # texts that are case folded as one; the fields of one text
 _PRIOR = 8  # characters of average surprise added to each text, so that short ones are not judged by two letters
 
 # Statistic -> (reason, least upper bound). The floors keep a small or very clean train set from refusing what any
@@ -78,8 +81,7 @@ class CharacterModel:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> CharacterModel:
-        pairs, _ = _pairs(texts)
-        return cls.count(*np.unique(pairs, return_counts=True))
+        return cls.count(*np.unique(_Codes.of(texts).pairs, return_counts=True))
 
     @classmethod
     def count(cls, pairs: Ints, counts: Ints) -> CharacterModel:
@@ -89,39 +91,88 @@ class CharacterModel:
 
     def bits(self, pairs: Ints) -> Floats:
         """Surprise of each pair's second character: a bigram model that leans on the unigram model by 2 counts."""
-        first, second = pairs >> 21, pairs & 0x1FFFFF
-        alone = (_look_up(second, self.characters, self.counts) + 0.1) / (
-            self.counts.sum() + 0.1 * len(self.counts) + 1
-        )
-        totals = np.bincount(
-            np.searchsorted(self._firsts, self.pairs >> 21), weights=self.pair_counts, minlength=len(self._firsts)
-        )
-        together = _look_up(pairs, self.pairs, self.pair_counts) + 2 * alone
-        result: Floats = -np.log2(together / (_look_up(first, self._firsts, totals) + 2))
+        tables = self._tables
+        first, second = tables.firsts.find(pairs >> 21), tables.characters.find(pairs & 0x1FFFFF)
+        together = tables.together[tables.pairs.find(pairs)] + 2 * tables.alone[second]
+        result: Floats = -np.log2(together / (tables.totals[first] + 2))
         return result
 
+    @cached_property
+    def _tables(self) -> _Tables:
+        firsts, inverse = np.unique(self.pairs >> 21, return_inverse=True)
+        counts = _and_none(self.counts)
+        return _Tables(
+            pairs=Lookup(self.pairs),
+            together=_and_none(self.pair_counts),
+            firsts=Lookup(firsts),
+            totals=_and_none(np.bincount(inverse, weights=self.pair_counts, minlength=len(firsts))),
+            characters=Lookup(self.characters),
+            alone=(counts + 0.1) / (self.counts.sum() + 0.1 * len(self.counts) + 1),
+        )
+
+    def knows(self, characters: Ints) -> npt.NDArray[np.bool_]:
+        return self._tables.characters.find(characters) >= 0
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What is known of pairs, of their first and of their second characters; the last place, -1, is of all others."""
+
+    pairs: Lookup
+    together: Floats
+    firsts: Lookup
+    totals: Floats
+    characters: Lookup
+    alone: Floats
+
+
+def _and_none(counts: npt.NDArray[Any]) -> Floats:
+    return np.append(counts, 0).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """Texts as code points, end to end, and the one before each, which is ``_START`` where a text begins.
+
+    ``lengths``: of each text; ``distinct``: the code points, ascending; ``ranks``: the place of each among them.
+    """
+
+    first: Ints
+    second: Ints
+    lengths: Ints
+    distinct: Ints
+    ranks: Ints
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> _Codes:
+        whole = _START + _START.join(texts)
+        codes = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
+        inside = np.flatnonzero(codes != ord(_START))
+        second = codes[inside]
+        ranks = np.zeros(int(codes.max()) + 1, np.int64)
+        ranks[second] = 1
+        distinct = np.flatnonzero(ranks)
+        ranks[distinct] = np.arange(len(distinct))
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        return cls(codes[inside - 1], second, lengths, distinct, ranks[second])
+
     @property
-    def _firsts(self) -> Ints:
-        return np.unique(self.pairs >> 21)
+    def starts(self) -> Ints:
+        starts: Ints = np.cumsum(self.lengths) - self.lengths
+        return starts
 
-
-def _look_up(values: Ints, known: Ints, counts: npt.NDArray[Any]) -> Floats:
-    """The count of each value, 0 where it is not known."""
-    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return np.where(known[at] == values, counts[at], 0).astype(np.float64)
-
-
-def _pairs(texts: Sequence[str]) -> tuple[Ints, Ints]:
-    """Neighbouring characters of all texts, each text led by ``_START``, and the number of pairs of each."""
-    marked = [_START + text for text in texts] + [_START]
-    codes = np.frombuffer("".join(marked).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
-    pairs = (codes[:-1] << 21) | codes[1:]
-    return pairs[codes[1:] != ord(_START)], np.fromiter((len(text) for text in texts), np.int64, len(texts))
+    @property
+    def pairs(self) -> Ints:
+        return (self.first << 21) | self.second
 
 
 def clean(texts: Sequence[str]) -> list[str]:
-    """What is measured: canonical, case folded; an empty text becomes one unknown character, so that it has a value."""
-    return [canonical(text).casefold() or "\ufffd" for text in texts]
+    """What is measured: canonical, case folded; an empty text becomes one unknown character, so that it has a value.
+
+    ``texts``: canonical already, fields apart.
+    """
+    whole = _APART.join([canonical(text) if _FIELD in text else text for text in texts])  # no canonical text holds it
+    return [text or "\ufffd" for text in whole.casefold().split(_APART)] if texts else []
 
 
 def measure(texts: Sequence[str], model: CharacterModel, mean_bits: float) -> dict[str, Floats]:
@@ -135,7 +186,7 @@ def _as_read(texts: Sequence[str]) -> tuple[list[str], dict[int, str]]:
     names: dict[str, str] = {}
     out = list(texts)
     for at, text in enumerate(texts):
-        if has_clusters(text):
+        if not text.isascii() and has_clusters(text):
             found = clusters(text)
             names |= {part: chr(0xF0000 + len(names) % 0xFFFE) for part in found if len(part) > 1 and part not in names}
             out[at] = "".join(names.get(part, part) for part in found)
@@ -144,32 +195,47 @@ def _as_read(texts: Sequence[str]) -> tuple[list[str], dict[int, str]]:
 
 def _measure(texts: Sequence[str], model: CharacterModel, mean_bits: float) -> dict[str, Floats]:
     """Surprise and what is unseen by code points, so that a heap of accents is noise; the others as a reader counts."""
-    pairs, lengths = _pairs(texts)
-    starts = np.cumsum(lengths) - lengths
-    distinct, inverse = np.unique(pairs & 0x1FFFFF, return_inverse=True)
-    unseen = _look_up(distinct, model.characters, model.counts) == 0
+    codes = _Codes.of(texts)
+    unseen = ~model.knows(codes.distinct)
+    bits = np.add.reduceat(model.bits(codes.pairs), codes.starts)
     counted = {
-        "surprise": (np.add.reduceat(model.bits(pairs), starts) + _PRIOR * mean_bits) / (lengths + _PRIOR),
-        "unseen": np.add.reduceat(unseen[inverse], starts, dtype=np.float64) / lengths,
+        "surprise": (bits + _PRIOR * mean_bits) / (codes.lengths + _PRIOR),
+        "unseen": np.add.reduceat(unseen[codes.ranks], codes.starts, dtype=np.float64) / codes.lengths,
     }
     texts, names = _as_read(texts)
-    if names:
-        pairs, lengths = _pairs(texts)
-        starts = np.cumsum(lengths) - lengths
-        distinct, inverse = np.unique(pairs & 0x1FFFFF, return_inverse=True)
-    first = [names.get(code, chr(code))[0] for code in distinct.tolist()]
+    codes = _Codes.of(texts) if names else codes
+    first = [names.get(code, chr(code))[0] for code in codes.distinct.tolist()]
     symbol = np.array([not (character.isalnum() or character == " ") for character in first])
-    second = pairs & 0x1FFFFF
-    same = second == pairs >> 21
-    place = np.arange(len(second))
-    run = place - np.maximum.accumulate(np.where(same, 0, place)) + 1
-    run[distinct[inverse] == ord(" ")] = 1
-    grams = np.array([1 - len({t[i : i + 4] for i in range(len(t) - 3)}) / max(1, len(t) - 3) for t in texts])
+    place = np.arange(len(codes.second))
+    run = place - np.maximum.accumulate(np.where(codes.second == codes.first, 0, place)) + 1
+    run[codes.second == ord(" ")] = 1
     return counted | {
-        "run": np.maximum.reduceat(run, starts).astype(np.float64),
-        "repeated": np.where(lengths >= 12, grams, 0.0),  # "bye bye" is no loop
-        "symbols": np.add.reduceat(symbol[inverse], starts, dtype=np.float64) / lengths,
+        "run": np.maximum.reduceat(run, codes.starts).astype(np.float64),
+        "repeated": _repeated(texts, codes),
+        "symbols": np.add.reduceat(symbol[codes.ranks], codes.starts, dtype=np.float64) / codes.lengths,
     }
+
+
+def _repeated(texts: Sequence[str], codes: _Codes) -> Floats:
+    """The share of a text's 4-grams that stand in it before; 0 of short ones: "bye bye" is no loop."""
+    long = codes.lengths >= 12
+    sizes, bits = codes.lengths[long] - 3, len(codes.distinct).bit_length()
+    if 4 * bits < 64:
+        at = ranges(codes.starts[long], sizes)
+        keys = np.zeros(len(at), np.int64)
+        for ahead in range(4):
+            keys = (keys << bits) | codes.ranks[at + ahead]
+        keys = sort_rows(keys, sizes)
+        new = np.ones(len(keys), np.bool_)
+        new[1:] = keys[1:] != keys[:-1]
+        new[np.cumsum(sizes) - sizes] = True
+        distinct = np.add.reduceat(new, np.cumsum(sizes) - sizes, dtype=np.int64) if len(sizes) else sizes
+    else:  # more characters in a block than there are ideographs
+        chosen = [text for text, is_long in zip(texts, long.tolist(), strict=True) if is_long]
+        distinct = np.array([len({text[i : i + 4] for i in range(len(text) - 3)}) for text in chosen], np.int64)
+    result = np.zeros(len(texts))
+    result[long] = 1 - distinct / sizes
+    return result
 
 
 def learn(values: dict[str, Floats], options: GarbageOptions) -> dict[str, float]:
@@ -204,9 +270,9 @@ class Garbage(Check):
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         train = _sample(inputs.train, self.options.max_rows)
-        texts, folds = clean(joined_texts(train, ctx.fields)), fold_numbers(train, ctx.fields, FOLDS)
+        texts, folds = _clean_texts(train, ctx), fold_numbers(train, ctx.fields, FOLDS)
         model = CharacterModel.of(texts)
-        mean_bits = round(float(model.bits(_pairs(texts)[0]).mean()), 6)
+        mean_bits = round(float(model.bits(_Codes.of(texts).pairs).mean()), 6)
         values = cross_fitted(texts, folds, mean_bits)
         refused = np.zeros(len(texts), dtype=bool)
         for fold in np.unique(folds):
@@ -232,13 +298,17 @@ class Garbage(Check):
     def judge(self, fitted: Fitted, candidates: pa.Table, ctx: Context) -> pa.Table:
         learnt = fitted.read_json(CHECK_FILE)
         model = fitted.get("model", lambda: _load(fitted.read_json(MODEL)))
-        values = measure(clean(joined_texts(candidates, ctx.fields)), model, learnt["mean_bits"])
+        values = measure(_clean_texts(candidates, ctx), model, learnt["mean_bits"])
         ratios = np.stack([values[name] / learnt["bounds"][name] for name in STATISTICS], axis=1)
         names = [reason for reason, _ in STATISTICS.values()]
         worst = ratios.max(axis=1, initial=0.0)
         passes = (worst <= 1) | learnt["abstains"]
         which = ratios.argmax(axis=1)
         return verdicts([None if ok else names[at] for ok, at in zip(passes, which, strict=True)], worst)
+
+
+def _clean_texts(rows: pa.Table, ctx: Context) -> list[str]:
+    return clean(prepared(rows.select(text_fields(ctx.fields))).id)
 
 
 def _sample(train: pa.Table, most: int) -> pa.Table:

@@ -20,7 +20,6 @@ import pyarrow as pa
 from augmill.tasks.checks.base import (
     CHECK_FILE,
     fold_numbers,
-    joined_texts,
     require,
     text_fields,
     verdicts,
@@ -28,7 +27,7 @@ from augmill.tasks.checks.base import (
 )
 from augmill.tasks.contracts import ANY, STRATUM, Check, Context, FitInputs, Fitted, Tell, tell_nobody
 from augmill.tasks.problems import VOCABULARY, WEIGHTS, Classifier, RowClassifier
-from augmill.tasks.rows.kinds.text import fold
+from augmill.tasks.rows.kinds.text import prepared
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -213,7 +212,7 @@ def _texts_alone(fields: Sequence[str]) -> bool:
 
 
 def _rows(table: pa.Table, fields: Sequence[str]) -> Rows:
-    return [fold(text) for text in joined_texts(table, fields)] if _texts_alone(fields) else table
+    return prepared(table.select(text_fields(fields))).fold if _texts_alone(fields) else table
 
 
 def _take(rows: Rows, at: Sequence[int] | Ints) -> Rows:

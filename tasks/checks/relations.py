@@ -8,20 +8,25 @@ exact copy, and no near one from a high similarity up.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from augmill.tasks.checks.base import require, verdicts, write_check
-from augmill.tasks.contracts import ANY, ROW_ID, STRATUM, Check, Context, FitInputs, Fitted
+from augmill.tasks.contracts import ANY, ROW_ID, STRATUM, Check, Context, FitInputs, Fitted, Ints
 from augmill.tasks.rows.kinds import RowIndex, equal_keys, id_keys
 from augmill.tasks.rows.kinds.whole import read_arrow, write_arrow
 
 _PARENTS, _UNLABELLED = "parents.arrow", "unlabelled.arrow"
+_REASONS = (None, "in_heldout", "near_heldout", "parent_left", "equals_parent", "in_train", "near_train")
+KEYS = {"canonical": id_keys, "fold": equal_keys}  # by the name of the normalisation that a generator declares
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,16 @@ class RelationsOptions:
 
 @dataclass(frozen=True)
 class _Train:
-    """Train rows' keys and classes by row_id, and for each the row that stands for it in the index (equal ones share it)."""
+    """Train rows by their place: digests of their keys, their classes, the row that stands for each in the index (equal
 
-    keys: dict[str, bytes]
-    strata: dict[str, str]
-    indexed: dict[str, int]
+    ones share it). The last place, which -1 takes, is of no row.
+    """
+
+    places: dict[str, int]  # by row_id
+    keys: npt.NDArray[np.uint64]
+    classes: dict[str, int]
+    strata: Ints
+    indexed: Ints
 
 
 class Relations(Check):
@@ -94,7 +104,7 @@ class Relations(Check):
         columns = {
             ROW_ID: rows[ROW_ID],
             STRATUM: rows[STRATUM],
-            **{name: pa.array(map(_digest, keys), pa.binary(16)) for name, keys in _keys(rows, ctx.fields).items()},
+            **{name: pa.array(map(_digest, of(rows, ctx.fields)), pa.binary(16)) for name, of in KEYS.items()},
             "indexed": indexed,
         }
         table = pa.table(columns).sort_by(ROW_ID)
@@ -116,50 +126,49 @@ class Relations(Check):
         under = self.options.parent_normalisation
         parents = fitted.get(f"parents {under}", lambda: _load_train(fitted.path / _PARENTS, under))
         free = fitted.get("unlabelled", lambda: set(read_arrow(fitted.path / _UNLABELLED)[ROW_ID].to_pylist()))
-        parent_ids = [
-            [i for i in ids or [] if i in parents.strata or i not in free]
-            for ids in candidates["parent_ids"].to_pylist()
-        ]
+        children, of = _parents_of(candidates, parents, free)
         to_heldout = heldout.nearest(candidates)[1]
-        to_train = _nearest_other(train, candidates, parent_ids, parents)
-        keys = map(_digest, _keys(candidates, ctx.fields)[under])
-        reasons: list[str | None] = []
-        strata = candidates[STRATUM].to_pylist()
-        for key, stratum, ids, held, near in zip(keys, strata, parent_ids, to_heldout, to_train, strict=True):
-            if held > 0:
-                reasons.append("in_heldout" if held == 1 else "near_heldout")
-            elif any(self._left(parents.strata.get(i), stratum) for i in ids):
-                reasons.append("parent_left")
-            elif any(parents.keys[i] == key for i in ids):
-                reasons.append("equals_parent")
-            elif near > 0:
-                reasons.append("in_train" if near == 1 else "near_train")
-            else:
-                reasons.append(None)
-        return verdicts(reasons, 1 - np.maximum(to_heldout, to_train))
-
-    def _left(self, now: str | None, stratum: str) -> bool:
-        """Whether a parent whose class in train is ``now`` (None: it stands there no more) no longer stands for the row."""
-        return now is None or (self.options.parent_class == "same" and now != stratum)
-
-
-def _keys(rows: pa.Table, fields: tuple[str, ...]) -> dict[str, list[bytes]]:
-    """By the name of the normalisation that a generator declares."""
-    return {"canonical": id_keys(rows, fields), "fold": equal_keys(rows, fields)}
+        to_train = _nearest_other(train, candidates, children, parents.indexed[of])
+        known = np.array([parents.classes.get(name, -1) for name in candidates[STRATUM].to_pylist()], np.int64)
+        left = of < 0
+        if self.options.parent_class == "same":
+            left |= parents.strata[of] != known[children]
+        keys = _digests(KEYS[under](candidates, ctx.fields))
+        equal = (keys[children] == parents.keys[of]).all(axis=1) & (of >= 0)
+        near = [np.where(found == 1, 1, np.where(found > 0, 2, 0)) for found in (to_heldout, to_train)]
+        parent = [np.bincount(children, rows, len(near[0])) > 0 for rows in (left, equal)]
+        which = np.select([near[0] > 0, *parent, near[1] > 0], [near[0], 3, 4, near[1] + 4], 0)
+        return verdicts([_REASONS[at] for at in which.tolist()], 1 - np.maximum(to_heldout, to_train))
 
 
 def _digest(key: bytes) -> bytes:
     return hashlib.blake2b(key, digest_size=16).digest()
 
 
-def _nearest_other(
-    train: RowIndex, candidates: pa.Table, parent_ids: list[list[str]], parents: _Train
-) -> npt.NDArray[np.float64]:
-    """Greatest similarity of each row to a train row that is none of its parents; 0 where none is near."""
+def _digests(keys: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    """(keys, 2)"""
+    whole = b"".join(map(_digest, keys))
+    return np.frombuffer(whole, np.uint64).reshape(-1, 2)
+
+
+def _parents_of(rows: pa.Table, train: _Train, free: set[str]) -> tuple[Ints, Ints]:
+    """(row, its parent's place in train; -1: it stands there no more), a line a parent; unlabelled ones have none."""
+    column = rows["parent_ids"].combine_chunks()
+    names = pc.list_flatten(column).to_pylist()
+    children = pc.list_parent_indices(column).to_numpy().astype(np.int64)
+    of = np.fromiter(map(train.places.get, names, repeat(-1)), np.int64, len(names))
+    counts = np.array([at >= 0 or name not in free for at, name in zip(of.tolist(), names, strict=True)], np.bool_)
+    return children[counts], of[counts]
+
+
+def _nearest_other(train: RowIndex, candidates: pa.Table, children: Ints, indexed: Ints) -> npt.NDArray[np.float64]:
+    """Greatest similarity of each row to a train row that is none of its parents; 0 where none is near.
+
+    ``indexed``: where the parents of the rows ``children`` stand in the index.
+    """
     query, position, similarity = train.matches(candidates)
-    own = {(row, parents.indexed[i]) for row, ids in enumerate(parent_ids) for i in ids if i in parents.indexed}
-    pairs = zip(query.tolist(), position.tolist(), strict=True)
-    other = np.fromiter((pair not in own for pair in pairs), bool, len(query))
+    width = np.int64(1 + max(position.max(initial=0), indexed.max(initial=0)))
+    other = ~np.isin(query * width + position, children * width + indexed)
     result = np.zeros(candidates.num_rows)
     np.maximum.at(result, query[other], similarity[other])
     return result
@@ -167,6 +176,13 @@ def _nearest_other(
 
 def _load_train(path: Path, under: str) -> _Train:
     table = read_arrow(path)
-    ids, *columns = (table[name].to_pylist() for name in (ROW_ID, under, STRATUM, "indexed"))
-    keys, strata, indexed = (dict(zip(ids, column, strict=True)) for column in columns)
-    return _Train(keys, strata, indexed)
+    names = table[STRATUM].to_pylist()
+    classes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    keys = np.frombuffer(b"".join(table[under].to_pylist()), np.uint64).reshape(-1, 2)
+    return _Train(
+        {name: place for place, name in enumerate(table[ROW_ID].to_pylist())},
+        np.concatenate([keys, np.zeros((1, 2), np.uint64)]),
+        classes,
+        np.array([*(classes[name] for name in names), -2], np.int64),
+        np.array([*table["indexed"].to_pylist(), -1], np.int64),
+    )

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import Featurizer
+from augmill.tasks.problems.encoder import Encoder
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.rows.kinds.text import is_unspaced
 from augmill.tasks.rows.kinds.whole import read_arrow, write_arrow
@@ -27,52 +29,9 @@ ROW_PENALTY = 1 / 1_000  # features of tables have a standard deviation of 1 eac
 Matrix = npt.NDArray[np.float32]
 
 
-class Encoder:
-    """Texts to TF-IDF features, from a saved vocabulary; each part (words, characters) has length 1 or 0."""
-
-    def __init__(self, spaced: bool, parts: list[Any]) -> None:
-        self.spaced, self.parts = spaced, parts
-
-    @classmethod
-    def fit(cls, texts: Sequence[str], spaced: bool, least: int) -> Encoder:
-        """The terms that ``least`` texts have. ``spaced``: whether spaces part their words."""
-        return cls(spaced, [part.fit(texts) for part in _parts(spaced, min_df=least)])
-
-    @classmethod
-    def load(cls, spaced: bool, terms: list[list[str]], idf: list[npt.NDArray[np.float32]]) -> Encoder:
-        parts = _parts(spaced)
-        for part, vocabulary, weights in zip(parts, terms, idf, strict=True):
-            part.set_params(vocabulary=vocabulary)
-            part.idf_ = weights
-        return cls(spaced, parts)
-
-    @property
-    def terms(self) -> list[list[str]]:
-        return [part.get_feature_names_out().tolist() for part in self.parts]
-
-    def features(self, texts: Sequence[str]) -> Any:
-        """scipy CSR matrix (texts, terms), float32."""
-        from scipy import sparse
-
-        return sparse.hstack([part.transform(texts) for part in self.parts], format="csr")
-
-
 def write_vocabulary(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-
-
-def _parts(spaced: bool, **options: Any) -> list[Any]:
-    """Characters by threes alone: with 4-grams held-out log loss was no better on TREC and BANKING77."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    options |= {"lowercase": False, "sublinear_tf": True, "dtype": np.float32}
-    if not spaced:
-        return [TfidfVectorizer(analyzer="char", ngram_range=(1, 2), **options)]
-    return [
-        TfidfVectorizer(analyzer="word", token_pattern=r"\S+", ngram_range=(1, 2), **options),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options),
-    ]
 
 
 @dataclass(frozen=True)
@@ -95,13 +54,18 @@ class Classifier:
 
     def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """Shape (texts, classes)."""
-        return _softmax(self.encoder.features(texts) @ self.weights.T + self.bias)
+        return _softmax(self.encoder.features(texts) @ self._by_term + self.bias)
+
+    @cached_property
+    def _by_term(self) -> Matrix:
+        """(terms, classes), in the order in which a sparse product reads it, which else copies it each time."""
+        return np.ascontiguousarray(self.weights.T)
 
     def save(self, directory: Path) -> dict[str, Path]:
         from safetensors.numpy import save_file
 
         vocabulary = {"spaced": self.encoder.spaced, "strata": self.strata, "terms": self.encoder.terms}
-        idf = {f"idf_{at}": part.idf_.astype(np.float32) for at, part in enumerate(self.encoder.parts)}
+        idf = {f"idf_{at}": weights for at, weights in enumerate(self.encoder.idf)}
         files = {name: directory / name for name in (VOCABULARY, WEIGHTS)}
         save_file({"weights": np.ascontiguousarray(self.weights), "bias": self.bias, **idf}, files[WEIGHTS])
         write_vocabulary(files[VOCABULARY], vocabulary)
@@ -113,7 +77,7 @@ class Classifier:
 
         tensors = load_file(directory / WEIGHTS)
         idf = [tensors[f"idf_{at}"] for at in range(len(vocabulary["terms"]))]
-        encoder = Encoder.load(vocabulary["spaced"], vocabulary["terms"], idf)
+        encoder = Encoder(vocabulary["spaced"], vocabulary["terms"], idf)
         return cls(encoder, vocabulary["strata"], tensors["weights"], tensors["bias"])
 
 
@@ -139,7 +103,11 @@ class RowClassifier:
 
     def probabilities(self, rows: pa.Table) -> npt.NDArray[np.float64]:
         """Shape (rows, classes). Sparse, so that each row is summed by itself: BLAS would not, see semi_supervised."""
-        return _softmax(_features(self.parts, rows) @ self.weights.T + self.bias)
+        return _softmax(_features(self.parts, rows) @ self._by_feature + self.bias)
+
+    @cached_property
+    def _by_feature(self) -> Matrix:
+        return np.ascontiguousarray(self.weights.T)  # as Classifier._by_term
 
     def save(self, directory: Path) -> dict[str, Path]:
         from safetensors.numpy import save_file

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from augmill.tasks.contracts import Tell, tell_nobody
-from augmill.tasks.problems.classifier import Encoder, write_vocabulary
+from augmill.tasks.problems.classifier import write_vocabulary
+from augmill.tasks.problems.encoder import Encoder
 from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.kinds.text import fold, is_unspaced
 
@@ -89,7 +90,7 @@ class Teacher:
     def save(self, directory: Path) -> dict[str, Path]:
         from safetensors.numpy import save_file
 
-        idf = {f"idf_{at}": part.idf_.astype(np.float32) for at, part in enumerate(self.encoder.parts)}
+        idf = {f"idf_{at}": weights for at, weights in enumerate(self.encoder.idf)}
         files = {name: directory / name for name in (FILE, TENSORS)}
         save_file({name: np.ascontiguousarray(value) for name, value in (self.tensors | idf).items()}, files[TENSORS])
         known = {"spaced": self.encoder.spaced, "terms": self.encoder.terms}
@@ -103,7 +104,7 @@ class Teacher:
         known = json.loads((directory / FILE).read_text(encoding="utf-8", errors="surrogatepass"))
         tensors = load_file(directory / TENSORS)
         idf = [tensors.pop(f"idf_{at}") for at in range(len(known["terms"]))]
-        encoder = Encoder.load(known["spaced"], known["terms"], idf)
+        encoder = Encoder(known["spaced"], known["terms"], idf)
         return cls(encoder, known["strata"], known["members"], tensors)
 
 

@@ -11,6 +11,7 @@ from augmill.tasks.rows.kinds.text.normal import (
     join_fields,
     shingles,
 )
+from augmill.tasks.rows.kinds.text.prepared import prepared
 
 __all__ = [
     "CJK",
@@ -24,5 +25,6 @@ __all__ = [
     "join_fields",
     "joined",
     "near_duplicate_groups",
+    "prepared",
     "shingles",
 ]

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import Featurizer, Floats, Ints, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.text.diversity import diversity
 from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups
-from augmill.tasks.rows.kinds.text.normal import canonical, equal, is_unspaced, join_fields, shingles
+from augmill.tasks.rows.kinds.text.normal import canonical, is_unspaced, join_fields, shingles
+from augmill.tasks.rows.kinds.text.prepared import prepared
 from augmill.tasks.rows.schema import distance
 from augmill.tasks.rows.shown import count_characters
 
@@ -74,14 +75,13 @@ class Text(Kind):
         return texts.combine_chunks(), reasons
 
     def id(self, columns: pa.Table) -> list[bytes]:
-        texts = zip(*(column.to_pylist() for column in columns.columns), strict=True)
-        return [join_fields(canonical(part or "") for part in row).encode("utf-8", "replace") for row in texts]
+        return [text.encode("utf-8", "replace") for text in prepared(columns).id]
 
     def equal(self, columns: pa.Table) -> list[bytes]:
-        return [equal(text).encode("utf-8", "surrogatepass") for text in joined(columns)]
+        return [text.encode("utf-8", "surrogatepass") for text in prepared(columns).equal]
 
     def near(self, columns: pa.Table, threshold: float) -> NearIndex:
-        return NearTexts(TextIndex.build(joined(columns), threshold))
+        return NearTexts(TextIndex.build(prepared(columns).queries, threshold))
 
     def load_near(self, directory: Path, name: str) -> NearIndex:
         return NearTexts(TextIndex.load(directory, name))
@@ -143,10 +143,10 @@ class NearTexts(NearIndex):
         self.index = index
 
     def matches(self, columns: pa.Table) -> tuple[Ints, Ints, Floats]:
-        return self.index.matches(joined(columns))
+        return self.index.matches(prepared(columns).queries)
 
     def nearest(self, columns: pa.Table) -> tuple[Ints, Floats]:
-        return self.index.nearest(joined(columns))
+        return self.index.nearest(prepared(columns).queries)
 
     def save(self, directory: Path, name: str) -> dict[str, Path]:
         return self.index.save(directory, name)

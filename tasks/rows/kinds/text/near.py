@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.rows.kinds.text.normal import equal, shingles
+from augmill.tasks.rows.segments import ranges, sort_rows
 
 # --- MinHash sketches of texts as sets of character 5-grams, and the exact Jaccard similarity of candidate pairs ------
 # Broder, "On the resemblance and containment of documents" (SEQUENCES 1997); b-bit sketches: Li and Koenig, "b-bit
@@ -37,7 +39,6 @@ PERMUTATIONS = 128
 RECALL = 0.998  # least chance that a pair exactly at the threshold becomes a candidate
 BLOCK = 1 << 14  # rows hashed at once; below 2**16, so that row and 48-bit hash share one sortable word
 _PAD = "\x1e"  # fills short texts; no text compared here ends with it: folding and stripping remove it
-_LOW48 = np.uint64((1 << 48) - 1)
 # Odd, so that a product modulo 2**64 permutes; from a fixed seed, so that every machine draws the same ones.
 _MULTIPLIERS = np.random.Generator(np.random.Philox(5)).integers(0, 1 << 63, PERMUTATIONS, np.uint64) | np.uint64(1)
 
@@ -58,7 +59,7 @@ class Sketches:
     @staticmethod
     def of(keys: Sequence[str], threshold: float) -> Sketches:
         """Sketches of comparison keys, for pairs from ``threshold`` up."""
-        bands, rows = choose_bands(threshold)
+        bands, _ = choose_bands(threshold)
         # Room for all shingles, also those that stand twice in a row: lists put together at the end take twice as much.
         values = np.empty(sum(max(1, len(key) - SIZE + 1) for key in keys), np.uint64)
         sizes = np.empty(len(keys), np.int64)
@@ -72,10 +73,61 @@ class Sketches:
             end += len(flat)
             minima = _minima(flat, sizes[block])
             bits[block] = minima & np.uint32(0xFF)
-            banded = minima[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)
-            band_keys[block] = _mix((banded * _MULTIPLIERS[:rows]).sum(axis=2, dtype=np.uint64))
+            band_keys[block] = _band_keys(minima, threshold)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         return Sketches(values[:end], offsets, sizes, band_keys, bits)
+
+
+def _band_keys(minima: npt.NDArray[np.uint32], threshold: float) -> Words:
+    bands, rows = choose_bands(threshold)
+    banded = minima[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)
+    return _mix(np.einsum("ijk,k->ij", banded, _MULTIPLIERS[:rows]))
+
+
+class Queries:
+    """Texts that indexes are asked about: each distinct one is hashed once, whatever the indexes and their thresholds.
+
+    ``keys``: the distinct comparison keys; ``inverse``: the place of each text's own among them.
+    """
+
+    def __init__(self, equal_keys: Sequence[str]) -> None:
+        """``equal_keys``: the texts as ``normal.equal`` has them."""
+        distinct: dict[str, int] = {}
+        places = (distinct.setdefault(key, len(distinct)) for key in equal_keys)
+        self.inverse = np.fromiter(places, np.int64, len(equal_keys))
+        self.keys = list(distinct)
+        self._only: _Hashed | None = None
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Queries:
+        return cls([equal(text) for text in texts])
+
+    def blocks(self) -> Iterator[tuple[int, _Hashed]]:
+        """(place of the first, hashes) of ``BLOCK`` keys each; those of a single block are kept."""
+        if self._only is None and 0 < len(self.keys) <= BLOCK:
+            self._only = _Hashed(self.keys)
+        for start in range(0, len(self.keys), BLOCK):
+            yield start, self._only or _Hashed(self.keys[start : start + BLOCK])
+
+
+class _Hashed:
+    """Rows as sets of shingle hashes; their sketches, which cost five times as much, where they are asked for."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.values, self.sizes = _shingle_hashes(keys)
+        self.offsets = np.cumsum(self.sizes) - self.sizes
+        self._minima = np.empty((len(keys), PERMUTATIONS), np.uint32)
+        self._made = np.zeros(len(keys), np.bool_)
+
+    def sketches(self, rows: Ints, threshold: float) -> Sketches:
+        """Of these rows, in their order."""
+        lacking = rows[~self._made[rows]]
+        flat = self.values[ranges(self.offsets[lacking], self.sizes[lacking])]
+        self._minima[lacking] = _minima(flat, self.sizes[lacking])
+        self._made[lacking] = True
+        minima = self._minima[rows]
+        bits = (minima & np.uint32(0xFF)).astype(np.uint8)
+        return Sketches(self.values, self.offsets[rows], self.sizes[rows], _band_keys(minima, threshold), bits)
 
 
 def choose_bands(threshold: float) -> tuple[int, int]:
@@ -114,9 +166,12 @@ def _shingle_hashes(keys: Sequence[str]) -> tuple[Words, Ints]:
     hashes = np.zeros(len(codes) - SIZE + 1, np.uint64)
     for shift in range(SIZE):
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[shift : shift + len(hashes)]
-    rows = np.repeat(np.arange(len(padded), dtype=np.uint64), lengths - SIZE + 1)
-    words = _distinct((rows << np.uint64(48)) | (_mix(hashes[starts_here[: len(hashes)]]) >> np.uint64(16)))
-    return words & _LOW48, np.bincount((words >> np.uint64(48)).astype(np.int64), minlength=len(padded))
+    counts = lengths - SIZE + 1
+    values = sort_rows(_mix(hashes[starts_here[: len(hashes)]]) >> np.uint64(16), counts)
+    once = np.ones(len(values), dtype=bool)
+    once[1:] = values[1:] != values[:-1]
+    once[np.cumsum(counts) - counts] = True
+    return values[once], np.add.reduceat(once, np.cumsum(counts) - counts, dtype=np.int64)
 
 
 def _distinct(words: npt.NDArray[Word]) -> npt.NDArray[Word]:
@@ -138,12 +193,6 @@ def _minima(flat: Words, lengths: Ints) -> npt.NDArray[np.uint32]:
             np.multiply(block, multiplier, out=product)
             result[start:stop, column] = np.minimum.reduceat(product, offsets[start:stop] - offsets[start]) >> 32
     return result
-
-
-def ranges(starts: Ints, counts: Ints) -> Ints:
-    """Concatenation of ``arange(starts[i], starts[i] + counts[i])``."""
-    before = np.cumsum(counts) - counts
-    return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def verify(a: Sketches, rows_a: Ints, b: Sketches, rows_b: Ints, threshold: float) -> tuple[Bools, Floats]:
@@ -201,14 +250,6 @@ def jaccard(a: str, b: str, size: int = SIZE) -> float:
     return len(x & y) / len(x | y)
 
 
-def _keys(texts: Sequence[str]) -> tuple[list[str], Ints]:
-    """(distinct comparison keys, the place of each text's own among them)."""
-    distinct: dict[str, int] = {}
-    places = (distinct.setdefault(equal(text), len(distinct)) for text in texts)
-    inverse = np.fromiter(places, np.int64, len(texts))
-    return list(distinct), inverse
-
-
 @dataclass
 class TextIndex:
     """Texts to be found again, exactly or nearly. Of texts equal when folded only the first can be found.
@@ -223,12 +264,11 @@ class TextIndex:
     _sorted: list[tuple[Words, Ints]] = field(repr=False)
 
     @classmethod
-    def build(cls, texts: Sequence[str], threshold: float) -> TextIndex:
+    def build(cls, texts: Sequence[str] | Queries, threshold: float) -> TextIndex:
         """Raises: ValueError where the threshold is not in (0, 1]."""
-        first: dict[str, int] = {}
-        for position, text in enumerate(texts):
-            first.setdefault(equal(text), position)
-        return cls._of(first, threshold)
+        keys = _asked(texts)
+        positions = np.unique(keys.inverse, return_index=True)[1].tolist()
+        return cls._of(dict(zip(keys.keys, positions, strict=True)), threshold)
 
     @classmethod
     def _of(cls, first: dict[str, int], threshold: float) -> TextIndex:
@@ -244,48 +284,64 @@ class TextIndex:
         """Position of the first indexed text equal to each text when folded; -1 where there is none."""
         return np.fromiter((self._first.get(equal(text), -1) for text in texts), np.int64, len(texts))
 
-    def matches(self, texts: Sequence[str]) -> tuple[Ints, Ints, Floats]:
+    def matches(self, texts: Sequence[str] | Queries) -> tuple[Ints, Ints, Floats]:
         """All pairs at or above the threshold: (query, position in the index, similarity), in that order.
 
         Equal texts are always found, others with a chance of ``RECALL`` or better.
         """
-        keys, inverse = _keys(texts)
-        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)), *self._near(keys)]
+        asked = _asked(texts)
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)), *self._near(asked)]
         query, position, similarity = (np.concatenate(part) for part in zip(*found, strict=True))
         order = np.lexsort((position, query))
         query, position, similarity = query[order], position[order], similarity[order]
-        counts = np.bincount(query, minlength=len(keys))[inverse] if len(texts) else np.empty(0, np.int64)
-        spread = ranges(np.searchsorted(query, inverse), counts)
-        return np.repeat(np.arange(len(texts)), counts), position[spread], similarity[spread]
+        counts = np.bincount(query, minlength=len(asked.keys))[asked.inverse]
+        spread = ranges(np.searchsorted(query, asked.inverse), counts)
+        return np.repeat(np.arange(len(asked.inverse)), counts), position[spread], similarity[spread]
 
-    def nearest(self, texts: Sequence[str]) -> tuple[Ints, Floats]:
+    def nearest(self, texts: Sequence[str] | Queries) -> tuple[Ints, Floats]:
         """Best match of each text: (position, similarity), (-1, 0.0) where none reaches the threshold.
 
         Of equally similar texts the one that stands first is taken. Of a thousand texts of one template all pairs are
         near: only the best one of each is held.
         """
-        keys, inverse = _keys(texts)
-        best, value = np.full(len(keys), -1, np.int64), np.zeros(len(keys))
-        for query, position, similarity in self._near(keys):
+        asked = _asked(texts)
+        best, value = np.full(len(asked.keys), -1, np.int64), np.zeros(len(asked.keys))
+        for query, position, similarity in self._near(asked):
             order = np.lexsort((position, -similarity, query))
             hit, at = np.unique(query[order], return_index=True)
             best[hit], value[hit] = position[order][at], similarity[order][at]
-        return best[inverse], value[inverse]
+        return best[asked.inverse], value[asked.inverse]
 
-    def _near(self, keys: Sequence[str]) -> Iterator[tuple[Ints, Ints, Floats]]:
+    def _near(self, asked: Queries) -> Iterator[tuple[Ints, Ints, Floats]]:
         """All pairs at or above the threshold in pieces, all those of a query in one: (query, position, similarity)."""
-        for start in range(0, len(keys), BLOCK):
-            sketches = Sketches.of(keys[start : start + BLOCK], self.threshold)
-            for queries, rows in self._candidates(sketches, np.arange(len(sketches.sizes))):
+        for start, hashed in asked.blocks():
+            possible = self._possible(hashed)
+            sketches = hashed.sketches(possible, self.threshold)
+            for queries, rows in self._candidates(sketches, np.arange(len(possible))):
                 near, similarity = verify(sketches, queries, self._sketches, rows, self.threshold)
-                yield queries[near] + start, self._rows[rows[near]], similarity[near]
+                yield possible[queries[near]] + start, self._rows[rows[near]], similarity[near]
+
+    def _possible(self, hashed: _Hashed) -> Ints:
+        """The rows whose hashes are known to the index in a share that lets one be near: of no other a sketch is made.
+
+        Exact: what two rows share is never more than what one of them shares with all.
+        """
+        known = self._known[(hashed.values & np.uint64(len(self._known) - 1)).astype(np.int64)]
+        shared = np.add.reduceat(known, hashed.offsets, dtype=np.int64) if len(known) else np.empty(0, np.int64)
+        return np.flatnonzero(shared >= self.threshold * hashed.sizes - 1e-9)
+
+    @cached_property
+    def _known(self) -> Bools:
+        """Whether the index has a hash, by its last bits: others that end alike count too, so a row more may be looked at."""
+        values = self._sketches.values
+        size = 1 << min(23, max(10, (8 * len(values)).bit_length()))
+        known = np.zeros(size, np.bool_)
+        known[(values & np.uint64(size - 1)).astype(np.int64)] = True
+        return known
 
     def _candidates(self, sketches: Sketches, queries: Ints) -> Iterator[tuple[Ints, Ints]]:
         """Distinct (query, row) pairs that share a band; at most ``_PAIRS`` at once, however crowded a band is."""
-        spans = [
-            (np.searchsorted(ranked, keys[queries]), np.searchsorted(ranked, keys[queries], side="right"))
-            for keys, (ranked, _) in zip(sketches.keys.T, self._sorted, strict=True)
-        ]
+        spans = [_spans(ranked, keys[queries]) for keys, (ranked, _) in zip(sketches.keys.T, self._sorted, strict=True)]
         total = sum(int((high - low).sum()) for low, high in spans)
         if total > _PAIRS and len(queries) > 1:
             half = len(queries) // 2
@@ -315,6 +371,20 @@ class TextIndex:
         meta = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
         keys, positions = table["key"].to_pylist(), table["position"].to_pylist()
         return cls._of(dict(zip(keys, positions, strict=True)), meta["threshold"])
+
+
+def _spans(ranked: Words, wanted: Words) -> tuple[Ints, Ints]:
+    """Where each wanted value begins and ends among the ranked ones. Asked in their order: memory is read once through."""
+    low, order = np.empty(len(wanted), np.int64), np.argsort(wanted)
+    low[order] = np.searchsorted(ranked, wanted[order])
+    high, found = low.copy(), low < len(ranked)
+    found[found] = ranked[low[found]] == wanted[found]
+    high[found] = np.searchsorted(ranked, wanted[found], side="right")
+    return low, high
+
+
+def _asked(texts: Sequence[str] | Queries) -> Queries:
+    return texts if isinstance(texts, Queries) else Queries.of(texts)
 
 
 def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Bools:

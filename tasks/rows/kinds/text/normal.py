@@ -4,15 +4,54 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 _NOT_WORD = re.compile(r"[\W_]+")
 _PLAIN = "".join(mark.lower() if mark.isalnum() else " " for mark in map(chr, range(128)))
+# Between the texts of a column that are normalised as one string. It is white space, so that no canonical text holds it.
+_APART = "\x1e"
+_CODE_APART = ord(_APART)
+_SPACED = "".join(" " if mark.isspace() and mark != _APART else mark for mark in map(chr, range(128)))
+_FOLDED = _PLAIN[:_CODE_APART] + _APART + _PLAIN[_CODE_APART + 1 :]
 
 
 def canonical(text: str) -> str:
     """NFC, white space folded and stripped: what two copies of one text share."""
     return " ".join(unicodedata.normalize("NFC", text).split())  # a fifth of an expression's time
+
+
+def canonical_texts(texts: Sequence[str]) -> list[str]:
+    """``canonical`` of each; plain ASCII, joined in one string, in a fifth of the time."""
+    return _normalised(texts, _SPACED, canonical)
+
+
+def fold_texts(texts: Sequence[str]) -> list[str]:
+    """``fold`` of each, of texts without U+001F; plain ASCII, joined in one string, in a tenth of the time."""
+    return _normalised(texts, _FOLDED, _fold_field)
+
+
+def _normalised(texts: Sequence[str], plain: str, one: Callable[[str], str]) -> list[str]:
+    """``plain``: what each ASCII character becomes before spaces are folded; ``one``: the same for any text."""
+    whole = _APART.join(texts)
+    if not texts or (whole.isascii() and whole.count(_APART) == len(texts) - 1):
+        return _squeezed(whole.translate(plain)).split(_APART) if texts else []
+    quick = [text.isascii() and _APART not in text for text in texts]
+    rest = iter(_normalised([text for text, is_plain in zip(texts, quick, strict=True) if is_plain], plain, one))
+    return [next(rest) if is_plain else one(text) for text, is_plain in zip(texts, quick, strict=True)]
+
+
+def _squeezed(whole: str) -> str:
+    """ASCII texts with ``_APART`` between them: of several spaces one stays, and none at the end of a text."""
+    codes = np.frombuffer(f"{_APART}{whole}{_APART}".encode("ascii"), np.uint8)
+    space, end = codes == ord(" "), codes == _CODE_APART
+    stays = np.ones(len(codes), np.bool_)
+    stays[1:] = ~space[1:] | ~(space | end)[:-1]
+    codes, space = codes[stays], space[stays]
+    stays = np.ones(len(codes), np.bool_)
+    stays[:-1] = ~space[:-1] | (codes[1:] != _CODE_APART)
+    return codes[stays][1:-1].tobytes().decode("ascii")
 
 
 def fold(text: str) -> str:
