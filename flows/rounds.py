@@ -171,7 +171,9 @@ def shard_configs(recipe: Recipe, segments: list[dict[str, Any]], strata: list[s
     checks = check_configs(recipe)
     judges = {choice.use: checks_of(choice, checks) for choice in recipe.generators}
     return [
-        ShardConfig(generators[name], judges[name], tuple(part), tuple(strata), recipe.validation)
+        ShardConfig(
+            generators[name], judges[name], tuple(part), tuple(strata), recipe.validation, near=recipe.settle.near
+        )
         for part in cut_shards(segments, recipe.run.shard_rows)
         for name in (part[0]["generator"],)
     ]

@@ -24,6 +24,7 @@ from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.schema import SCORES
 from augmill.tasks.stages.extensions import FITTED, FitConfig, extension_context, make_request
+from augmill.tasks.stages.twins import TWINS, twins_of
 from augmill.tasks.store.stage import Work, identity_of, read_manifest, stage
 from augmill.tasks.validation import ValidationOptions, validate_round, validate_shard
 
@@ -89,7 +90,8 @@ class ShardConfig:
     """Which rows one shard holds, and by which rules it judges them.
 
     ``segments``: ranges of ordinals by class; ``checks`` in the order in which they own a refused row; ``raw``: the
-    pieces (stratum, start, count, artifact) in which those rows stand sampled, in the order of the segments.
+    pieces (stratum, start, count, artifact) in which those rows stand sampled, in the order of the segments; ``near``: from
+    which similarity up settle calls rows twins.
     """
 
     generator: FitConfig
@@ -99,6 +101,9 @@ class ShardConfig:
     validation: ValidationOptions
     raw: tuple[dict[str, Any], ...] = field(
         default=(), metadata={"identity": False, "why": "where rows stand that the fit and the segments decide"}
+    )
+    near: float = field(
+        default=1.0, metadata={"identity": False, "why": "for settle, which finds twins without it too"}
     )
 
 
@@ -246,6 +251,8 @@ def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, .
     work.write(rows, "candidates.parquet")
     passed = rows.filter(_passed(rows)).select(["ordinal", "asked", STRATUM, *fields, "seed"])
     delivered = rows.num_rows - rows["reason"].drop_null().length()
+    work.write(twins_of(passed, fields, config.near), TWINS)
+    work.notes.add(TWINS)
     if config.validation.enabled:
         summary = validate_shard(passed, fields, config.strata, config.validation, delivered=delivered)
     else:
