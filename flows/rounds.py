@@ -22,7 +22,7 @@ from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar, parse_days
 from augmill.tasks.stages.drift import DriftConfig, Profile, drift, reference
 from augmill.tasks.stages.extensions import FitConfig, check_config, checks_of, generator_config
-from augmill.tasks.stages.generate import SetAsideConfig, ShardConfig, generate, sample, set_aside
+from augmill.tasks.stages.generate import RoundConfig, SetAsideConfig, ShardConfig, generate, sample, set_aside
 from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards
 from augmill.tasks.stages.settle import SettleConfig
 from augmill.tasks.stages.stratify import StratifyConfig
@@ -33,6 +33,7 @@ from augmill.tasks.store.stage import Event, read_json
 from augmill.tasks.store.store import Store
 
 _log = logging.getLogger("augmill")
+BAD = ("failed", "errored")  # outcomes of a validation
 ASIDE = f"{set_aside.name}/"  # how the keys begin of what stands for a shard without rows
 
 
@@ -170,7 +171,9 @@ def shard_configs(recipe: Recipe, segments: list[dict[str, Any]], strata: list[s
     checks = check_configs(recipe)
     judges = {choice.use: checks_of(choice, checks) for choice in recipe.generators}
     return [
-        ShardConfig(generators[name], judges[name], tuple(part), tuple(strata), recipe.validation)
+        ShardConfig(
+            generators[name], judges[name], tuple(part), tuple(strata), recipe.validation, near=recipe.settle.near
+        )
         for part in cut_shards(segments, recipe.run.shard_rows)
         for name in (part[0]["generator"],)
     ]
@@ -225,7 +228,7 @@ def generate_round(
             give_up=lambda job, error: _give_up(run, number, job, error),
         )
         shown.note = f"{len(shards)} shards{_from_before(run.events[before:], len(shards))}"
-    return _require_valid(run, configs, shards)
+        return _require_valid(run, number, configs, shards)
 
 
 def _give_up(run: Run, number: int, job: tuple[int, ShardConfig], error: AugmillError) -> Artifact:
@@ -242,23 +245,36 @@ def _set_aside(run: Run, config: ShardConfig, reason: str) -> Artifact:
     return set_aside(run.site, aside)
 
 
-def _require_valid(run: Run, configs: Sequence[ShardConfig], shards: list[Artifact]) -> list[Artifact]:
-    """The round's shards; one whose Great Expectations suite failed is set aside."""
-    kept = []
-    for number, (config, shard) in enumerate(zip(configs, shards, strict=True)):
+def _require_valid(run: Run, number: int, configs: Sequence[ShardConfig], shards: list[Artifact]) -> list[Artifact]:
+    """The round's shards; one whose expectations failed is set aside. Great Expectations judges what is left of them."""
+    kept, valid = [], []
+    for at, (config, shard) in enumerate(zip(configs, shards, strict=True)):
         kept.append(shard)
         if shard.key.startswith(ASIDE):
             continue
         summary = read_json(run.store, shard, "validation.json")
-        if summary["outcome"] in ("failed", "errored"):
-            problems = "; ".join(summary["problems"])
-            run.failures.append({"shard": number, "reason": "validation", "error": problems})
+        if summary["outcome"] in BAD:
+            run.failures.append({"shard": at, "reason": "validation", "error": "; ".join(summary["problems"])})
             kept[-1] = _set_aside(run, config, "validation")
+        elif summary["passed"]:
+            valid.append(shard)
     failed = sum(shard.key.startswith(ASIDE) for shard in kept)
     if failed > run.recipe.run.max_failed_shards * len(kept):
         last = run.failures[-1]
         raise NotProduced(f"{failed} of {len(kept)} shards failed; the last one: {last['error']}")
+    if valid and run.recipe.validation.enabled:
+        _require_valid_round(run, number, configs[0], valid)
     return kept
+
+
+def _require_valid_round(run: Run, number: int, config: ShardConfig, shards: list[Artifact]) -> None:
+    of = RoundConfig(config.generator.fields, config.strata, config.validation)
+    found = read_json(run.store, stages.validate(run, shards, number=number, config=of), "validation.json")
+    for summary in found.values():
+        if summary["outcome"] in BAD:
+            problems = "; ".join(summary["problems"])
+            run.failures.append({"round": number, "reason": "validation", "error": problems})
+            raise NotProduced(f"the rows of round {number} failed Great Expectations: {problems}")
 
 
 def _from_before(events: list[Event], shards: int) -> str:

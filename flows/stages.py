@@ -127,6 +127,11 @@ def generate(
     return call.make_in_worker(_generate.generate, config, fitted, *checks, seconds=seconds, tell=tell)
 
 
+@step(STAGE, what="{number}", shown=False)
+def validate(call: StepCall[Artifact], shards: Many, *, number: int, config: _generate.RoundConfig) -> Artifact:
+    return call.make(_generate.validate, config, shards)
+
+
 @step(STAGE, what="{number}")
 def settle(
     call: StepCall[Artifact], shards: Many, settled: Many, *, number: int, config: _settle.SettleConfig

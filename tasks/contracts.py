@@ -264,6 +264,13 @@ class Kind(ABC):
     def groups(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.bool_]:
         """Of rows in order of priority those that stay: no row that stays stands before them and is equal or near."""
 
+    def near_keys(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.uint32]:
+        """(rows, keys): two rows that ``groups`` finds near, and are not equal, share a key in one of the places, as others
+
+        may; so that only rows that share one are looked at together. Never asked for where ``near`` gives None.
+        """
+        return np.zeros((columns.num_rows, 1), np.uint32)
+
     @abstractmethod
     def profile(self, columns: pa.Table) -> dict[str, Any]:
         """What these rows look like, as JSON, for drift, expectations and estimates."""

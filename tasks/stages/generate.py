@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,8 +24,9 @@ from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.schema import SCORES
 from augmill.tasks.stages.extensions import FITTED, FitConfig, extension_context, make_request
+from augmill.tasks.stages.twins import TWINS, twins_of
 from augmill.tasks.store.stage import Work, identity_of, read_manifest, stage
-from augmill.tasks.validation import ValidationOptions, validate_shard
+from augmill.tasks.validation import ValidationOptions, validate_round, validate_shard
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class ShardConfig:
     """Which rows one shard holds, and by which rules it judges them.
 
     ``segments``: ranges of ordinals by class; ``checks`` in the order in which they own a refused row; ``raw``: the
-    pieces (stratum, start, count, artifact) in which those rows stand sampled, in the order of the segments.
+    pieces (stratum, start, count, artifact) in which those rows stand sampled, in the order of the segments; ``near``: from
+    which similarity up settle calls rows twins.
     """
 
     generator: FitConfig
@@ -96,6 +101,9 @@ class ShardConfig:
     validation: ValidationOptions
     raw: tuple[dict[str, Any], ...] = field(
         default=(), metadata={"identity": False, "why": "where rows stand that the fit and the segments decide"}
+    )
+    near: float = field(
+        default=1.0, metadata={"identity": False, "why": "for settle, which finds twins without it too"}
     )
 
 
@@ -120,36 +128,59 @@ def judge(
     the generator's fit, where the problem fits them.
     """
     normalisation = GENERATORS[config.generator.extension].normalisation
-    first: list[str | None] = [None] * delivered.num_rows
-    also: list[list[str]] = [[] for _ in first]
-    scores: list[list[dict[str, Any]]] = [[] for _ in first]
+    verdicts: list[pa.Table] = []
     for check_config, artifact in zip(config.checks, fitted, strict=True):
         options = check_config.options
         if any(item.name == "parent_normalisation" for item in dataclasses.fields(options)):
             options = dataclasses.replace(options, parent_normalisation=normalisation)
         context = extension_context(work, check_config, f"check-{check_config.extension}")
-        verdicts = CHECKS[check_config.extension](options).judge(FITTED.get(work.site, artifact), delivered, context)
-        require_answer(CHECKS, check_config, verdicts, VERDICT_SCHEMA, delivered.num_rows)
-        delivered = as_judged(delivered, verdicts, config.generator.learnt, strata)
-        for index, (reason, score) in enumerate(
-            zip(verdicts["reason"].to_pylist(), verdicts["score"].to_pylist(), strict=True)
-        ):
-            if reason is not None:
-                named = f"{check_config.extension}: {reason}"
-                if first[index] is None:
-                    first[index] = named
-                else:
-                    also[index].append(named)
-            if score is not None:
-                scores[index].append({"name": check_config.extension, "value": score})
-    return pa.table(
-        {
-            "rejected": pa.array(first, pa.string()),
-            "also": pa.array(also, pa.list_(pa.string())),
-            "scores": pa.array(scores, SCORES),
-            **{name: delivered[name] for name in (STRATUM, TARGET) if name in delivered.column_names},
-        }
+        found = CHECKS[check_config.extension](options).judge(FITTED.get(work.site, artifact), delivered, context)
+        require_answer(CHECKS, check_config, found, VERDICT_SCHEMA, delivered.num_rows)
+        delivered = as_judged(delivered, found, config.generator.learnt, strata)
+        verdicts.append(found)
+    names = [each.extension for each in config.checks]
+    own = {name: delivered[name] for name in (STRATUM, TARGET) if name in delivered.column_names}
+    return pa.table(put_together(names, verdicts, delivered.num_rows) | own)
+
+
+def put_together(names: Sequence[str], verdicts: Sequence[pa.Table], rows: int) -> dict[str, pa.Array]:
+    """Of each row ``rejected``: the first refusal, as ``check: reason``; ``also``: the others; ``scores``, by check."""
+    reasons = [_column(each, "reason", rows) for each in verdicts]
+    named = [pc.binary_join_element_wise(f"{name}: ", each, "") for name, each in zip(names, reasons, strict=True)]
+    refused = _there(named, rows)
+    scores = [_column(each, "score", rows) for each in verdicts]
+    scored = _there(scores, rows)
+    values = pa.StructArray.from_arrays(
+        [pa.array(names, pa.string()).take(pa.array(np.nonzero(scored)[1])), _picked(scores, scored, pa.float64())],
+        fields=list(SCORES.value_type),
     )
+    others = refused & (np.cumsum(refused, axis=1) > 1)
+    return {
+        "rejected": pc.coalesce(*named) if named else pa.nulls(rows, pa.string()),
+        "also": pa.ListArray.from_arrays(_offsets(others), _picked(named, others, pa.string())),
+        "scores": pa.ListArray.from_arrays(_offsets(scored), values).cast(SCORES),
+    }
+
+
+def _column(table: pa.Table, name: str, rows: int) -> pa.Array:
+    column = table[name].cast(VERDICT_SCHEMA.field(name).type)
+    return column.combine_chunks() if rows else pa.array([], column.type)
+
+
+def _there(columns: Sequence[pa.Array], rows: int) -> npt.NDArray[np.bool_]:
+    """(rows, columns): where a value stands."""
+    found = [pc.is_valid(each).to_numpy(zero_copy_only=False) for each in columns]
+    return np.stack(found, axis=1) if found else np.zeros((rows, 0), np.bool_)
+
+
+def _picked(columns: Sequence[pa.Array], where: npt.NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+    """The values of the places, row by row."""
+    row, column = np.nonzero(where)
+    return pa.concat_arrays(columns).take(pa.array(column * len(where) + row)) if columns else pa.array([], kind)
+
+
+def _offsets(where: npt.NDArray[np.bool_]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(where.sum(axis=1))]), pa.int32())
 
 
 def as_judged(delivered: pa.Table, verdicts: pa.Table, problem: Problem, strata: dict[str, Any]) -> pa.Table:
@@ -172,8 +203,8 @@ def sampled_rows(work: Work, config: ShardConfig, content: str) -> pa.Table:
         parts.append(table.filter(pc.and_(in_range, pc.equal(table["asked"], piece["stratum"]))))
     rows = pa.concat_tables(parts)
     request = make_request(config.generator, config.segments, content)
-    asked = [request.strata, request.ordinals.tolist(), request.seeds.tolist()]
-    if [rows[name].to_pylist() for name in ("asked", "ordinal", "seed")] != asked:
+    asked = pa.table({"asked": request.strata, "ordinal": request.ordinals, "seed": request.seeds})
+    if not rows.select(asked.column_names).equals(asked.cast(rows.select(asked.column_names).schema)):
         raise LedgerError(
             f"generator {config.generator.extension}: {rows.num_rows} rows are not the {len(request)} asked ones"
         )
@@ -188,13 +219,11 @@ def generate(work: Work, config: ShardConfig, fitted: Artifact, checks: list[Art
     strata: dict[str, Any] = work.read_json(fitted, STRATA) if problem.fits_strata else {}
     if problem.target is not None:
         rows = restratify(rows, problem, strata)
-    delivered_at = [index for index, reason in enumerate(rows["reason"].to_pylist()) if reason is None]
-    verdicts = judge(work, config, rows.take(pa.array(delivered_at, pa.int64())), checks, strata)
+    delivered = pc.is_null(rows["reason"])
+    verdicts = judge(work, config, rows.filter(delivered), checks, strata)
     # Undelivered rows have no verdict: a null where take() finds no index.
-    position: list[int | None] = [None] * rows.num_rows
-    for place, index in enumerate(delivered_at):
-        position[index] = place
-    verdicts = verdicts.take(pa.array(position, pa.int64()))
+    there = delivered.to_numpy()
+    verdicts = verdicts.take(pa.array(np.cumsum(there) - 1, pa.int64(), mask=~there))
     for name in ("rejected", "also", "scores"):
         rows = rows.append_column(name, verdicts[name])
     for name in (STRATUM, TARGET):
@@ -220,17 +249,55 @@ def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, .
     rows = rows.add_column(0, "generator", generator)
     work.rows = rows.num_rows
     work.write(rows, "candidates.parquet")
-    good = [
-        reason is None and rejected is None
-        for reason, rejected in zip(rows["reason"].to_pylist(), rows["rejected"].to_pylist(), strict=True)
-    ]
-    passed = rows.filter(pa.array(good, pa.bool_())).select(["ordinal", "asked", STRATUM, *fields, "seed"])
+    passed = rows.filter(_passed(rows)).select(["ordinal", "asked", STRATUM, *fields, "seed"])
     delivered = rows.num_rows - rows["reason"].drop_null().length()
+    work.write(twins_of(passed, fields, config.near), TWINS)
+    work.notes.add(TWINS)
     if config.validation.enabled:
         summary = validate_shard(passed, fields, config.strata, config.validation, delivered=delivered)
     else:
         summary = {"outcome": "off", "problems": []}
     work.note(summary | {"delivered": delivered, "passed": passed.num_rows}, "validation.json")
+
+
+# --- Validate: a round's shards in, Great Expectations' word on them out ----------------------------------------------
+
+
+ROUND_ROWS = 50_000  # passed rows that Great Expectations looks at: 0.1 s; what the shards counted covers all
+
+
+@dataclass(frozen=True)
+class RoundConfig:
+    fields: tuple[str, ...]
+    strata: tuple[str, ...]
+    validation: ValidationOptions
+
+
+@stage("validate", version=1)
+def validate(work: Work, config: RoundConfig, shards: list[Artifact]) -> None:
+    """validation.json: ``rows``, a summary of passed rows of shards that stand evenly in the round; ``shards``, one of
+
+    what all of them counted. Neither reads more than ``ROUND_ROWS`` rows and a shard.
+    """
+    counts = [work.read_json(shard, "validation.json") for shard in shards]
+    passed = sum(each["passed"] for each in counts)
+    names = ["ordinal", "asked", STRATUM, *config.fields, "seed"]
+    parts: list[pa.Table] = []
+    for shard in shards[:: -(-passed // ROUND_ROWS) or 1]:
+        rows = work.read(shard, "candidates.parquet", [*names, "reason", "rejected"])
+        parts.append(rows.filter(_passed(rows)).select(names))
+    rows = pa.concat_tables(parts)
+    found = validate_round(rows, counts, config.fields, config.strata, config.validation)
+    work.rows = rows.num_rows
+    work.write_json(found, "validation.json")
+
+
+def _passed(rows: pa.Table) -> pa.Array:
+    """Where a row was delivered and no check refused it."""
+    return pc.and_(pc.is_null(rows["reason"]), pc.is_null(rows["rejected"]))
+
+
+# --- Set aside: what stands for a shard without rows ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

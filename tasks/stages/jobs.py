@@ -75,6 +75,7 @@ def _shard_config(value: dict[str, Any]) -> ShardConfig:
         strata=value["strata"],
         validation=ValidationOptions(**value["validation"]),
         raw=value["raw"],
+        near=value["near"],
     )
 
 

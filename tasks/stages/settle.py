@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import STRATUM, Artifact
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.recipe.sections import Settle
 from augmill.tasks.rows.kinds import equal_keys, near_groups, real_schema
 from augmill.tasks.stages.targets import split_target
-from augmill.tasks.store.stage import Work, stage
+from augmill.tasks.stages.twins import TWINS, crowded, made_for, twins_of
+from augmill.tasks.store.stage import Work, read_manifest, stage
 
 DUPLICATE = "settle: duplicate"
 NEAR = "settle: near_duplicate"
@@ -34,19 +39,22 @@ class SettleConfig:
     codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
 
 
+# Of the check of that name; a row that it gave none comes last.
+LABEL_SCORE = (
+    pl.col("scores")
+    .list.eval(pl.element().filter(pl.element().struct.field("name") == "label_consistency"))
+    .list.first()
+    .struct.field("value")
+    .fill_null(0.0)
+)
+
+
 def priority(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
     """The rows in the order in which they are preferred; ``(generator, asked, ordinal)`` makes the order total."""
     total = ["generator_index", "asked", "ordinal"]
     if config.settle.prefer == "first":
         return rows.sort(total)
-    label_score = (
-        pl.col("scores")
-        .list.eval(pl.element().filter(pl.element().struct.field("name") == "label_consistency"))
-        .list.first()
-        .struct.field("value")
-        .fill_null(0.0)
-    )
-    return rows.with_columns(score=label_score).sort(["score", *total], descending=[True, False, False, False])
+    return rows.sort(["score", *total], descending=[True, False, False, False])
 
 
 def mark_duplicates(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
@@ -74,9 +82,15 @@ def mark_accepted(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
         for generator, quota in split_target(target, config.shares).items()
     ]
     schema = {STRATUM: pl.String, "generator": pl.String, "quota": pl.Int64, "target": pl.Int64}
+    kinds = {name: rows.schema[name] for name in (STRATUM, "generator")}
     ranked = (
         rows.with_row_index("priority")
-        .join(pl.DataFrame(quotas, schema=schema), on=[STRATUM, "generator"], how="left", maintain_order="left")
+        .join(
+            pl.DataFrame(quotas, schema=schema).cast(kinds, strict=False),
+            on=[STRATUM, "generator"],
+            how="left",
+            maintain_order="left",
+        )
         .with_columns(within=pl.col("priority").rank("ordinal").over(STRATUM, "generator"))
         .with_columns(extra=(pl.col("within") > pl.col("quota").fill_null(0)).cast(pl.Int64))
         .sort("extra", "priority")
@@ -87,24 +101,26 @@ def mark_accepted(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
     )
 
 
-def settle_rows(candidates: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
+def decide(
+    candidates: pl.DataFrame, config: SettleConfig, mark: Callable[[pl.DataFrame], pl.DataFrame]
+) -> pl.DataFrame:
     """Every candidate with its ``status``: accepted, surplus, rejected or undelivered, and the ``why`` of the last two.
 
-    Sorted by (generator, asked class, ordinal), whatever shards they came in.
+    Sorted by (generator, asked class, ordinal), whatever shards they came in. ``mark``: adds ``refused`` to those that
+    passed, in order of priority, as ``mark_duplicates`` does.
     """
     order = {generator: index for index, generator in enumerate(config.shares)}
-    rows = candidates.with_columns(generator_index=pl.col("generator").replace_strict(order, return_dtype=pl.Int64))
-    key = ["generator", "asked", "ordinal"]
-    # What decides, and no more: the other columns are half of a gibibyte at a million rows.
-    passed = rows.filter(pl.col("reason").is_null() & pl.col("rejected").is_null()).select(
-        *key, "generator_index", STRATUM, *config.fields, "scores"
+    rows = candidates.with_columns(
+        at=pl.int_range(pl.len(), dtype=pl.Int64),
+        generator_index=pl.col("generator").cast(pl.String).replace_strict(order, return_dtype=pl.Int32),
     )
-    marked = mark_duplicates(priority(passed, config), config).drop(*config.fields, "scores")
-    accepted = mark_accepted(marked.filter(pl.col("refused").is_null()), config)
-    rows = rows.join(marked.select(*key, "refused"), on=key, how="left").join(
-        accepted.select(*key, "accepted"), on=key, how="left"
-    )
-    why = pl.coalesce("reason", "rejected", "refused")
+    passed = rows.filter(pl.col("reason").is_null() & pl.col("rejected").is_null()).drop("reason", "rejected")
+    marked = mark(priority(passed, config)).select("at", "generator", STRATUM, "refused")
+    accepted = mark_accepted(marked.filter(pl.col("refused").is_null()), config).select("at", "accepted")
+    rows = rows.join(marked.select("at", "refused"), on="at", how="left", maintain_order="left")
+    rows = rows.join(accepted, on="at", how="left", maintain_order="left")
+    text = [pl.col(name).cast(pl.String) for name in ("reason", "rejected")]
+    why = pl.coalesce(*text, "refused")
     status = (
         pl.when(pl.col("reason").is_not_null())
         .then(pl.lit("undelivered"))
@@ -115,17 +131,22 @@ def settle_rows(candidates: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
         .otherwise(pl.lit("surplus"))
     )
     return (
-        rows.with_columns(status=status, why=why)
+        rows.with_columns(status=status.cast(_STATUS), why=why.cast(pl.Categorical))
         .sort("generator_index", "asked", "ordinal")
         .drop("generator_index", "refused", "accepted", "reason", "rejected")
     )
 
 
+def _counted(rows: pl.DataFrame, *names: str) -> list[dict[str, Any]]:
+    """``len`` of each group, sorted by what it is called."""
+    text = [pl.col(name).cast(pl.String) for name in names]
+    return rows.group_by(*names).len().with_columns(text).sort(*names).to_dicts()
+
+
 def _entries(rows: pl.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
     """The ledger's rows by generator and asked class."""
     entries: dict[tuple[str, str], dict[str, Any]] = {}
-    groups = rows.group_by("generator", "asked", "status", "why").len().sort("generator", "asked", "status", "why")
-    for item in groups.to_dicts():
+    for item in _counted(rows, "generator", "asked", "status", "why"):
         entry = entries.setdefault(
             (item["generator"], item["asked"]),
             {
@@ -152,8 +173,8 @@ def ledger_of(rows: pl.DataFrame, config: SettleConfig, before: dict[str, Any]) 
     """Every candidate accounted for (law 4). ``before``: the previous round's streams, to see which are dry."""
     entries = _entries(rows)
     kept = rows.filter(pl.col("status") == "accepted")
-    accepted = dict(sorted(Counter(kept[STRATUM].to_list()).items()))
-    relabelled = kept.group_by("generator", "asked", STRATUM).len().sort("generator", "asked", STRATUM)
+    accepted = {item[STRATUM]: item["len"] for item in _counted(kept, STRATUM)}
+    relabelled = _counted(kept, "generator", "asked", STRATUM)
     streams: dict[str, dict[str, dict[str, Any]]] = {}
     for (generator, name), entry in entries.items():
         last = before.get(generator, {}).get(name, {"asked": 0, "eligible": 0, "barren": 0, "stopped": False})
@@ -167,7 +188,7 @@ def ledger_of(rows: pl.DataFrame, config: SettleConfig, before: dict[str, Any]) 
         "targets": config.targets,
         "accepted": accepted,
         "shortfall": {name: target - accepted.get(name, 0) for name, target in config.targets.items()},
-        "relabelled": relabelled.rename({STRATUM: "final"}).to_dicts(),
+        "relabelled": [{"final" if name == STRATUM else name: of for name, of in item.items()} for item in relabelled],
         "streams": streams,
     }
     verify_ledger(ledger)
@@ -195,6 +216,7 @@ def require_all(rows: pl.DataFrame, asked: dict[str, dict[str, int]]) -> None:
     groups = rows.group_by("generator", "asked").agg(
         pl.len().alias("rows"), pl.col("ordinal").n_unique().alias("distinct"), pl.col("ordinal").max().alias("last")
     )
+    groups = groups.with_columns(pl.col("generator", "asked").cast(pl.String))
     found = {(g["generator"], g["asked"]): (g["rows"], g["distinct"], g["last"] + 1) for g in groups.to_dicts()}
     planned = {(generator, name): (n, n, n) for generator, part in asked.items() for name, n in part.items()}
     if wrong := sorted(key for key in found.keys() | planned.keys() if found.get(key) != planned.get(key)):
@@ -209,36 +231,132 @@ def require_all(rows: pl.DataFrame, asked: dict[str, dict[str, int]]) -> None:
 def settle(work: Work, config: SettleConfig, shards: list[Artifact], previous: list[Artifact]) -> None:
     """accepted.parquet, rest.parquet (surplus, rejected and undelivered rows with their reasons), ledger.json.
 
-    ``shards``: all of the snapshot so far; ``previous``: the settle of the round before, or none.
+    ``shards``: all of the snapshot so far; ``previous``: the settle of the round before, or none. What decides is held of
+    all rows, 0.1 kB each; whole rows are read again from the shards as they are written.
     """
-    candidates, schema, notes = _read(work, shards)
+    pile = _Pile(work, config, shards)
     if config.asked is not None:
-        require_all(candidates, config.asked)
-    rows = settle_rows(candidates, config)
+        require_all(pile.keys, config.asked)
+    rows = decide(pile.keys, config, pile.mark)
     before = work.read_json(previous[0], "ledger.json")["streams"] if previous else {}
-    accepted = rows.filter(pl.col("status") == "accepted").drop("status", "why", "also")
-    work.write(accepted.to_arrow().cast(_schema(schema, accepted.columns)), "accepted.parquet")
-    rest = rows.filter(pl.col("status") != "accepted")
-    work.write(rest.to_arrow().cast(_schema(schema, rest.columns)), "rest.parquet")
     work.write_json(ledger_of(rows, config, before), "ledger.json")
-    work.note({"shards": notes}, "shards.json")
-    work.rows = accepted.height
+    work.note({"shards": pile.notes}, "shards.json")
+    work.rows = rows.filter(pl.col("status") == "accepted").height
+    pile.write(rows.select("at", "status", "why"))
 
 
-def _read(work: Work, shards: list[Artifact]) -> tuple[pl.DataFrame, pa.Schema, list[dict[str, Any]]]:
-    """All candidates, their schema in Arrow, and the ledger of each shard."""
-    tables = [work.read(shard, "candidates.parquet") for shard in shards]
-    notes = [_shard_ledger(shard, table) for shard, table in zip(shards, tables, strict=True)]
-    return _frame(pa.concat_tables(tables)), tables[0].schema, notes
+_STATUS = pl.Enum(["accepted", "rejected", "surplus", "undelivered"])
+_KEYS = ("generator", "asked", STRATUM, "reason", "rejected")  # few values each, over many rows
+_PART = 1 << 15  # rows written at once
+_OPEN = 4  # shards held at once: rows come by class, so as many stand beside one another as there were rounds
 
 
-def _shard_ledger(shard: Artifact, table: pa.Table) -> dict[str, Any]:
+class _Pile:
+    """The candidates of all shards. ``keys``: what decides, a row each, shard by shard; ``notes``: each shard's ledger."""
+
+    def __init__(self, work: Work, config: SettleConfig, shards: list[Artifact]) -> None:
+        self.work, self.config, self.shards = work, config, shards
+        self._tables: OrderedDict[tuple[int, bool], pa.Table] = OrderedDict()
+        frames, twins = [], []
+        for shard in shards:
+            frame, found = self._read(shard)
+            frames.append(frame)
+            twins.append(found)
+        self.starts = np.concatenate([[0], np.cumsum([frame.height for frame in frames])])
+        self.notes = [_shard_ledger(shard, frame) for shard, frame in zip(shards, frames, strict=True)]
+        keys = pl.concat(frames)
+        # In the order of their names, as text has it.
+        enums = {name: pl.Enum(keys[name].unique().drop_nulls().cast(pl.String).sort()) for name in _KEYS[:3]}
+        self.keys = keys.with_columns(pl.col(name).cast(pl.String).cast(kind) for name, kind in enums.items())
+        self.twins = pa.concat_tables(twins)
+        self.schema = pq.read_schema(work.path(shards[0], "candidates.parquet"))
+
+    def _read(self, shard: Artifact) -> tuple[pl.DataFrame, pa.Table]:
+        """(what decides, in the order of the shard's rows; ``twins_of`` those that passed)."""
+        scored = self.config.settle.prefer == "score"
+        columns = [*_KEYS, "ordinal", *(["scores"] if scored else [])]
+        table = self.work.read(shard, "candidates.parquet", columns)
+        for name in _KEYS:
+            table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+        frame = _frame(table).cast(dict.fromkeys(_KEYS, pl.Categorical))
+        if scored:
+            frame = frame.with_columns(score=LABEL_SCORE).drop("scores")
+        near, fields = self.config.settle.near, list(self.config.fields)
+        if TWINS in read_manifest(self.work.site.store, shard)["files"]:
+            twins = self.work.read(shard, TWINS)
+            if made_for(twins.schema, near):
+                return frame, twins
+        whole = self.work.read(shard, "candidates.parquet", [*fields, "reason", "rejected"])
+        passed = whole.filter(pc.and_(pc.is_null(whole["reason"]), pc.is_null(whole["rejected"])))
+        return frame, twins_of(passed, fields, near)
+
+    def mark(self, passed: pl.DataFrame) -> pl.DataFrame:
+        """As ``mark_duplicates``, by digests, and by the texts of those rows alone that may be near another."""
+        sound = self.keys.select(pl.col("reason").is_null() & pl.col("rejected").is_null()).to_series()
+        place = (np.cumsum(sound.to_numpy()) - 1)[passed["at"].to_numpy()]
+        digests = pl.Series(self.twins["digest"].cast(pa.binary()).take(pa.array(place)))
+        first = digests.is_first_distinct().to_numpy()
+        refused = np.where(first, 0, 1).astype(np.int8)
+        columns = [name for name in self.twins.column_names if name != "digest"]
+        keys = np.stack([self.twins[name].to_numpy()[place[first]] for name in columns], 1) if columns else None
+        if keys is not None:
+            at = np.flatnonzero(first)[crowded(keys)]
+            texts = self.rows(passed["at"].to_numpy()[at], fields=True)
+            refused[at[~near_groups(texts, self.config.fields, self.config.settle.near)]] = 2
+        words = {0: None, 1: DUPLICATE, 2: NEAR}
+        return passed.with_columns(refused=pl.Series(refused).replace_strict(words, return_dtype=pl.String))
+
+    def rows(self, at: npt.NDArray[np.int64], *, fields: bool = False) -> pa.Table:
+        """The candidates of those places, in that order; ``fields``: these columns alone."""
+        shard = np.searchsorted(self.starts, at, side="right") - 1
+        order, parts = np.argsort(shard, kind="stable"), []
+        for which in np.unique(shard).tolist():
+            own = at[order][shard[order] == which] - self.starts[which]
+            parts.append(self._table(which, fields).take(pa.array(own)))
+        table = pa.concat_tables(parts) if parts else self._table(0, fields).slice(0, 0)
+        return table.take(pa.array(np.argsort(order, kind="stable"))).combine_chunks()
+
+    def _table(self, which: int, fields: bool) -> pa.Table:
+        """A shard's rows, from the store where they are not among the last few asked for."""
+        key = (which, fields)
+        if key not in self._tables:
+            columns = list(self.config.fields) if fields else None
+            self._tables[key] = self.work.read(self.shards[which], "candidates.parquet", columns)
+        self._tables.move_to_end(key)
+        while len(self._tables) > _OPEN:
+            self._tables.popitem(last=False)
+        return self._tables[key]
+
+    def write(self, settled: pl.DataFrame) -> None:
+        """``settled``: at, status, why of every candidate, in the order of the files."""
+        kept = [field for field in self.schema if field.name not in ("reason", "rejected")]
+        rest = pa.schema([*kept, ("status", pa.string()), ("why", pa.string())])
+        good = pa.schema([field for field in kept if field.name != "also"])
+        with self.work.writing(good, "accepted.parquet") as accept, self.work.writing(rest, "rest.parquet") as set_by:
+            for part in settled.iter_slices(_PART):
+                rows = self.rows(part["at"].to_numpy())
+                told = (
+                    part.select(pl.col("status", "why").cast(pl.String))
+                    .to_arrow()
+                    .cast(rest.empty_table().select(["status", "why"]).schema)
+                )
+                for name in told.column_names:
+                    rows = rows.append_column(name, told[name])
+                accepted = pc.equal(rows["status"], "accepted")
+                accept(rows.filter(accepted).select(good.names).cast(good))
+                set_by(rows.filter(pc.invert(accepted)).select(rest.names).cast(rest))
+
+
+def _shard_ledger(shard: Artifact, frame: pl.DataFrame) -> dict[str, Any]:
     """asked, delivered, undelivered and rejected of one shard by class."""
-    frame = _frame(table)
-    groups = frame.group_by("generator", "asked").agg(
-        pl.len().alias("rows"),
-        pl.col("reason").is_null().sum().alias("delivered"),
-        (pl.col("reason").is_null() & pl.col("rejected").is_null()).sum().alias("passed"),
+    groups = (
+        frame.group_by("generator", "asked")
+        .agg(
+            pl.len().alias("rows"),
+            pl.col("reason").is_null().sum().alias("delivered"),
+            (pl.col("reason").is_null() & pl.col("rejected").is_null()).sum().alias("passed"),
+        )
+        .with_columns(pl.col("generator", "asked").cast(pl.String))
     )
     return {"shard": shard.key, "classes": groups.sort("generator", "asked").to_dicts()}
 
@@ -247,10 +365,3 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def _schema(candidates: pa.Schema, names: list[str]) -> pa.Schema:
-    """polars' Arrow types back to the candidates' own."""
-    return pa.schema(
-        [candidates.field(name) if name in candidates.names else pa.field(name, pa.string()) for name in names]
-    )

@@ -71,7 +71,7 @@ def plain_run(
 class Reading:
     """One stage: seconds of wall time; the most bytes that were resident while it ran; seconds of processor time, of all
 
-    processes together, which a busy machine does not stretch.
+    processes together, which a busy machine does not stretch. ``largest``: the most of one process below the driver.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Reading:
     driver: int
     workers: int
     processor: float = 0.0
+    largest: int = 0
 
 
 class Meter:
@@ -89,7 +90,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.readings: list[Reading] = []
-        self._peak = (0, 0)
+        self._peak: tuple[int, ...] = (0, 0, 0)
         self._end = threading.Event()
         self._me = psutil.Process()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -105,12 +106,12 @@ class Meter:
         self._thread.join()
 
     def _sample(self) -> None:
-        workers = 0
+        workers = [0]
         for child in self._me.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                workers += child.memory_info().rss
-        driver = self._me.memory_info().rss
-        self._peak = (max(self._peak[0], driver), max(self._peak[1], workers))
+                workers.append(child.memory_info().rss)
+        now = (self._me.memory_info().rss, sum(workers), max(workers))
+        self._peak = tuple(map(max, self._peak, now))
 
     def _watch(self) -> None:
         while not self._end.wait(EVERY):
@@ -127,12 +128,13 @@ class Meter:
 
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        self._peak = (0, 0)
+        self._peak = (0, 0, 0)
         started, spent = time.monotonic(), self._processor()
         yield
         self._sample()
         seconds, processor = time.monotonic() - started, self._processor() - spent
-        self.readings.append(Reading(name, seconds, *self._peak, processor))
+        driver, workers, largest = self._peak
+        self.readings.append(Reading(name, seconds, driver, workers, processor, largest))
 
     def driver_peak(self) -> int:
         return max(reading.driver for reading in self.readings)

@@ -19,8 +19,22 @@ from hypothesis import strategies as st
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.recipe.sections import Settle
+from augmill.tasks.rows.kinds import equal_keys
+from augmill.tasks.rows.kinds.text.near import jaccard
 from augmill.tasks.stages.generate import shard_schema
-from augmill.tasks.stages.settle import DUPLICATE, NEAR, SettleConfig, ledger_of, settle, settle_rows, verify_ledger
+from augmill.tasks.stages.settle import (
+    DUPLICATE,
+    LABEL_SCORE,
+    NEAR,
+    SettleConfig,
+    decide,
+    ledger_of,
+    mark_duplicates,
+    settle,
+    verify_ledger,
+)
+from augmill.tasks.stages.targets import split_target
+from augmill.tasks.stages.twins import TWINS, twins_of
 from augmill.tasks.store.stage import Site, Work, stage
 from augmill.tasks.store.store import Store
 
@@ -47,6 +61,50 @@ def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     made = pl.from_arrow(table(rows))
     assert isinstance(made, pl.DataFrame)
     return made
+
+
+def settle_rows(candidates: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
+    """As the stage decides, with all texts at hand."""
+    scored = candidates.with_columns(score=LABEL_SCORE)
+    return decide(scored, config, lambda passed: mark_duplicates(passed, config)).drop("at", "score")
+
+
+def by_definition(
+    rows: list[dict[str, Any]], config: SettleConfig
+) -> dict[tuple[str, str, int], tuple[str, str | None]]:
+    """(status, why) of each candidate, one candidate after the other."""
+    order = list(config.shares)
+    found, kept = dict[tuple[str, str, int], tuple[str, str | None]](), list[dict[str, Any]]()
+    seen: set[bytes] = set()
+    total = lambda row: (order.index(row["generator"]), row["asked"], row["ordinal"])  # noqa: E731
+    score = lambda row: next((each["value"] for each in row["scores"] if each["name"] == "label_consistency"), 0.0)  # noqa: E731
+    for row in rows:
+        if row["reason"] or row["rejected"]:
+            status = "undelivered" if row["reason"] else "rejected"
+            found[row["generator"], row["asked"], row["ordinal"]] = status, row["reason"] or row["rejected"]
+    passed = [row for row in rows if not row["reason"] and not row["rejected"]]
+    first = config.settle.prefer == "first"
+    for row in sorted(passed, key=lambda row: (0 if first else -score(row), *total(row))):
+        (key,) = equal_keys(table([row]), ("text",))
+        twin = DUPLICATE if key in seen else None
+        near = config.settle.near
+        if twin is None and near < 1 and any(jaccard(row["text"], other["text"]) >= near for other in kept):
+            twin = NEAR
+        seen.add(key)
+        found[row["generator"], row["asked"], row["ordinal"]] = ("rejected", twin) if twin else ("surplus", None)
+        kept += [] if twin else [row]
+    for name, target in config.targets.items():
+        quotas, free = split_target(target, config.shares), target
+        for within in (True, False):  # each generator's part, then the best of the rest
+            for row in kept:
+                place = row["generator"], row["asked"], row["ordinal"]
+                if row["stratum"] == name and found[place][0] == "surplus" and free:
+                    if within and not quotas[row["generator"]]:
+                        continue
+                    quotas[row["generator"]] -= within
+                    free -= 1
+                    found[place] = "accepted", None
+    return found
 
 
 def config_of(targets: dict[str, int], shares: dict[str, float] | None = None, **options: Any) -> SettleConfig:
@@ -275,13 +333,47 @@ def test_rows_that_are_not_those_of_the_plan_fail_the_run(tmp_path: Path, ordina
         settle(site, replace(config, asked={}), [shard_of(site, [candidate(0, "text")])], [])
 
 
-def shard_of(site: Site, rows: list[dict[str, Any]]) -> Artifact:
+def shard_of(site: Site, rows: list[dict[str, Any]], near: float | None = None) -> Artifact:
+    """``near``: with what tells twins from that similarity up; None: as older versions wrote a shard."""
+
     @stage("shard", version=1)
-    def shard(work: Work, config: list[dict[str, Any]]) -> None:
+    def shard(work: Work, config: list[Any]) -> None:
         work.rows = len(rows)
         work.write(table(rows), "candidates.parquet")
+        if near is not None:
+            passed = table([row for row in rows if not row["reason"] and not row["rejected"]])
+            work.write(twins_of(passed, ("text",), near), TWINS)
+            work.notes.add(TWINS)
 
-    return shard(site, rows)
+    return shard(site, [rows, near])
+
+
+@settings(max_examples=30, deadline=None)
+@given(batches().filter(lambda batch: len(batch[0]) > 2), st.data())
+def test_every_candidate_has_the_status_that_the_definition_gives_it(
+    tmp_path_factory: pytest.TempPathFactory, batch: tuple[list[dict[str, Any]], SettleConfig], data: st.DataObject
+) -> None:
+    """Whether shards hold what tells twins, for this threshold, for another, or not at all."""
+    rows, config = batch
+    directory = tmp_path_factory.mktemp("plain")
+    site = Site(Store(str(directory)))
+    ends = [0, *sorted(data.draw(st.sets(st.integers(1, len(rows) - 1)))), len(rows)]
+    held = st.sampled_from([None, config.settle.near, 0.9])
+    shards = [shard_of(site, rows[a:b], data.draw(held)) for a, b in itertools.pairwise(ends)]
+    artifact, work = settle(site, config, data.draw(st.permutations(shards)), []), Work(site, directory)
+    kept, rest = work.read(artifact, "accepted.parquet").to_pylist(), work.read(artifact, "rest.parquet").to_pylist()
+    found = {
+        (row["generator"], row["asked"], row["ordinal"]): (row.get("status", "accepted"), row.get("why"))
+        for row in kept + rest
+    }
+    assert found == by_definition(rows, config)
+    asked = {(row["generator"], row["asked"], row["ordinal"]): row for row in table(rows).to_pylist()}
+    for part in (kept, rest):
+        order = [(list(config.shares).index(row["generator"]), row["asked"], row["ordinal"]) for row in part]
+        assert order == sorted(order)
+        for row in part:
+            whole = asked[row["generator"], row["asked"], row["ordinal"]]
+            assert all(row[name] == whole[name] for name in row if name in whole)
 
 
 @settings(max_examples=5)

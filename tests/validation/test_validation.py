@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from augmill.tasks.validation.data_docs import build_data_docs
-from augmill.tasks.validation.suites import RELEASE_BOUNDS, ValidationOptions, validate_release, validate_shard
+from augmill.tasks.validation.suites import (
+    RELEASE_BOUNDS,
+    ValidationOptions,
+    hold,
+    run_suite,
+    shard_suite,
+    validate_release,
+    validate_round,
+    validate_shard,
+)
 
 STRATA = ("billing", "refund")
 METRICS = {
@@ -41,6 +52,67 @@ def test_sound_rows_pass_with_every_planned_expectation_evaluated() -> None:
     summary = validate(shard(["where is my money", "退款 please", "naïve 😀"]))
     assert summary["outcome"] == "passed" and summary["success"] and summary["problems"] == []
     assert summary["planned"] == summary["evaluated"] == len(summary["results"]) == 11
+
+
+_TEXTS = st.one_of(st.none(), st.sampled_from(["", "a", "\u9000\u6b3e", "\U0001f600", " "]), st.text(max_size=3))
+_NUMBERS = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([1.0, -0.0, 5e-324]))
+_MOMENTS = st.one_of(st.none(), st.integers(0, 2**50))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([*STRATA, *STRATA, "other"]), _TEXTS, _NUMBERS, _TEXTS, _MOMENTS), max_size=5),
+    st.booleans(),
+    st.sampled_from([0.0, 0.5]),
+    st.sets(st.sampled_from(["text", "number:age", "asked", "timestamp:at"]), max_size=1),
+    st.booleans(),
+)
+def test_a_shard_is_summed_up_as_great_expectations_would(
+    cells: list[Any], doubled: bool, share: float, lacking: set[str], samples: bool
+) -> None:
+    """Whether it was asked (something does not hold) or not."""
+    strata, texts, numbers, categories, moments = zip(*cells, strict=True) if cells else ((),) * 5
+    columns = {
+        "ordinal": pa.array([0 if doubled else at for at in range(len(cells))], pa.int64()),
+        "asked": pa.array(strata, pa.string()),
+        "stratum": pa.array(strata, pa.string()),
+        "text": pa.array([text and text.encode("utf-8", "replace").decode() for text in texts], pa.string()),
+        "number:age": pa.array(numbers, pa.float64()),
+        "category:of": pa.array(
+            [text and text.encode("utf-8", "replace").decode() for text in categories], pa.string()
+        ),
+        "timestamp:at": pa.array(moments, pa.timestamp("us", "UTC")),
+        "seed": pa.array(range(len(cells)), pa.int64()),
+    }
+    rows = pa.table({name: column for name, column in columns.items() if name not in lacking})
+    fields = ["text", "number:age", "category:of", "timestamp:at"]
+    options = ValidationOptions(max_null_share=share, samples_in_docs=samples)
+    suite = shard_suite(fields, STRATA, options, len(cells))
+    largest = {"text": share}
+    plainly, asked = (run_suite(rows, suite, largest, samples=samples, plainly=how) for how in (True, False))
+    assert json.dumps(plainly, sort_keys=True) == json.dumps(asked, sort_keys=True)
+
+
+def test_great_expectations_is_not_asked_for_a_sound_shard() -> None:
+    rows = shard(["fine", "good"])
+    assert hold(rows, shard_suite(["text"], STRATA, ValidationOptions(), 2), samples=False) is not None
+
+
+def test_an_expectation_of_a_kind_from_outside_is_great_expectations_own() -> None:
+    suite = [{"type": "expect_column_values_to_match_regex", "kwargs": {"column": "text", "regex": "^f"}}]
+    assert hold(shard(["fine"]), suite, samples=False) is None
+    summary = run_suite(shard(["fine", "good"]), suite, {}, samples=False, plainly=True)
+    assert summary["failed"] == 1 and summary["results"][0]["result"]["unexpected_count"] == 1
+
+
+def test_a_rounds_rows_and_what_its_shards_counted_are_validated_together() -> None:
+    counts = [validate(shard(["fine", "good"])) | {"delivered": 3}, validate(shard([])) | {"delivered": 0}]
+    sound = validate_round(shard(["fine", "good"]), counts, ["text"], STRATA, ValidationOptions())
+    assert sound["rows"]["success"] and sound["shards"]["success"] and sound["shards"]["rows"] == 2
+    for wrong in ({"delivered": 1}, {"evaluated": 10}, {"failed": 1}, {"errored": 1}):
+        found = validate_round(shard(["fine"]), [counts[0] | wrong], ["text"], STRATA, ValidationOptions())
+        assert found["shards"]["outcome"] == "failed", wrong
+    assert validate_round(shard(["fine", ""]), counts, ["text"], STRATA, ValidationOptions())["rows"]["failed"] == 1
 
 
 def test_the_summary_is_the_same_json_every_time() -> None:

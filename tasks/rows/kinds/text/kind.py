@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from augmill.tasks.contracts import Featurizer, Floats, Ints, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.text.diversity import diversity
-from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups
+from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups, near_keys
 from augmill.tasks.rows.kinds.text.normal import canonical, is_unspaced, join_fields, shingles
 from augmill.tasks.rows.kinds.text.prepared import prepared
 from augmill.tasks.rows.schema import distance
@@ -88,6 +88,9 @@ class Text(Kind):
 
     def groups(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.bool_]:
         return near_duplicate_groups(joined(columns), threshold)
+
+    def near_keys(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.uint32]:
+        return near_keys(prepared(columns).equal, threshold)
 
     def profile(self, columns: pa.Table) -> dict[str, Any]:
         """lengths: rows by the binary order of magnitude of their characters: 0, 1, 2-3, 4-7, 8-15, ...

@@ -401,6 +401,15 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Bools:
     return keep
 
 
+def near_keys(texts: Sequence[str], threshold: float) -> npt.NDArray[np.uint32]:
+    """(texts, bands), of texts as ``equal`` gives them: near ones share a key of one band; 32 bits of it, which few
+
+    that are not near share.
+    """
+    keys = Sketches.of(list(texts), threshold).keys
+    return keys.astype(np.uint32)  # the lower half
+
+
 def _kept(sketches: Sketches, threshold: float) -> Bools:
     """Greedy choice among distinct rows; only those that share a band with another row need a look.
 
