@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.tasks.errors import DataError
 
+from .clean import CleanRows, Numbers
 from .options import Batch, RefusedRow, SourceFile
 from .repair import Refusal
 
@@ -51,8 +53,31 @@ class Parsed(Generic[R]):
     """Rows parsed and refused so far, with the numbers of the lines (or rows) where they stand."""
 
     rows: list[R] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
+    numbers: list[int] | Numbers = field(default_factory=list)
     refused: list[tuple[int, Refusal]] = field(default_factory=list)
+
+
+def join_clean(pieces: Iterator[CleanRows | Parsed[R]], limit: int) -> Iterator[CleanRows | Parsed[R]]:
+    """The same rows in the same order; blocks that follow each other are one, up to a batch of ``limit`` rows."""
+    held: list[CleanRows] = []
+    rows = size = 0
+    for piece in pieces:
+        clean = isinstance(piece, CleanRows)
+        if held and (not clean or rows + len(piece.numbers) > limit or size > BATCH_CHARACTERS):
+            yield _joined(held)
+            held, rows, size = [], 0, 0
+        if not isinstance(piece, CleanRows):
+            yield piece
+            continue
+        held.append(piece)
+        rows, size = rows + len(piece.numbers), size + piece.table.nbytes
+    if held:
+        yield _joined(held)
+
+
+def _joined(pieces: list[CleanRows]) -> CleanRows:
+    table = pa.concat_tables([piece.table for piece in pieces]).combine_chunks()
+    return CleanRows(table, np.concatenate([piece.numbers for piece in pieces]), 0)
 
 
 def make_batch(

@@ -1,7 +1,7 @@
 """CSV and similar files: cells between delimiters, one header line, quotes around what holds a delimiter or a line end.
 
-Python's own csv module on decoded lines, 0.9 million short rows a second: pyarrow's reader is faster, and neither
-says where a bad row stood nor reads on after it in all cases.
+Blocks without anything odd are pyarrow's (clean.py). All others are parsed by Python's own csv module, line by line:
+pyarrow neither says where a bad row stood nor reads on after it in all cases.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ import pyarrow as pa
 
 from augmill.tasks.errors import DataError
 
-from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
+from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, join_clean, make_batch, unify
+from .clean import CleanCells, CleanRows
 from .doubts import Doubt, cut_rows, doubt_header
-from .lines import find_encoding, read_lines
+from .lines import Lines, find_encoding, open_lines, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import Refusal, is_odd, mend
 
@@ -27,6 +29,8 @@ DELIMITERS = (",", "\t", ";", "|")
 RECORD_LIMIT = 16 << 20  # characters; a quoted field still open after so many is taken for a stray quote
 MAX_COLUMNS = 20_000  # as many as JSON Lines may have keys
 _SEP = re.compile(r'"?sep=([^\s\w"\'\ufeff]|\t)"?[\r\n]*', re.IGNORECASE)  # Excel's own: the line before the header
+# Bytes of a block for each column, at most MOST_WIDE together: pyarrow takes 2 us a column and block.
+WIDE, MOST_WIDE = 512, 4 << 20
 REPLAY_LIMIT = 1 << 30  # characters parsed again after stray quotes, over a whole file
 
 
@@ -40,14 +44,22 @@ class Dialect(NamedTuple):
     skip: int  # lines before the header: source.skip_lines, and Excel's `sep=;`
 
 
+class Record(NamedTuple):
+    """``line``: where it begins; ``size``: characters; its cells, or why it is refused."""
+
+    line: int
+    size: int
+    row: list[str] | Refusal
+
+
 class _Lines:
     """Physical lines for csv.reader. Keeps those of the current record, so that a stray quote costs one line.
 
     ``number``: lines taken so far; ``size``: characters of the current record; ``odd``: ``mend`` must see it.
     """
 
-    def __init__(self, lines: Iterator[str]) -> None:
-        self.source, self.back, self.taken = lines, deque[str](), list[str]()
+    def __init__(self, source: Lines) -> None:
+        self.source, self.back, self.taken = source, deque[str](), list[str]()
         self.number = self.size = self.replayed = 0
         self.odd = False
 
@@ -55,7 +67,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self.back.popleft() if self.back else next(self.source)
+        line = self.back.popleft() if self.back else next(self.source.given)
         self.taken.append(line)
         self.number += 1
         self.size += len(line)
@@ -94,24 +106,23 @@ class Delimited(Reader):
         places = {name: index for index, name in enumerate(opened.header)}
         wanted = [(places[name], name) for name in schema.names if name in places]
         limit = max(1, min(BATCH_ROWS, BATCH_CELLS // len(opened.header)))
-        parsed: Parsed[list[str]] = Parsed()
-        characters, first = 0, True
-        for number, size, row in opened.records():
-            if isinstance(row, Refusal):
-                parsed.refused.append((number, row))
+        first = True
+        for piece in join_clean(opened.pieces([name for _, name in wanted], limit), limit):
+            first = False
+            if isinstance(piece, CleanRows):
+                yield make_batch(piece.table, "line", Parsed[list[str]](numbers=piece.numbers), opened.repaired)
             else:
-                parsed.rows.append(row)
-                parsed.numbers.append(number)
-            characters += size
-            if len(parsed.rows) >= limit or characters >= BATCH_CHARACTERS or len(parsed.refused) >= BATCH_ROWS:
-                yield _batch(parsed, wanted, opened.repaired)
-                parsed, characters, first = Parsed(), 0, False
-        if parsed.rows or parsed.refused or first:
-            yield _batch(parsed, wanted, opened.repaired)
+                yield _batch(piece, wanted, opened.repaired)
+        if first:
+            yield _batch(Parsed(), wanted, opened.repaired)
 
     def sample(self, file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
         opened = _Open(file, options)
-        good = (row for _, _, row in opened.records() if not isinstance(row, Refusal))
+        good = (
+            record.row
+            for record in opened.records([])
+            if isinstance(record, Record) and not isinstance(record.row, Refusal)
+        )
         return [
             {name: cell or None for name, cell in zip(opened.header, row, strict=True)} for row in islice(good, count)
         ]
@@ -137,19 +148,19 @@ class _Open:
         csv.field_size_limit(4 * RECORD_LIMIT)
         self.header = self._header()
 
-    def _reader(self) -> tuple[_Lines, Iterator[list[str]]]:
-        lines = _Lines(read_lines(self.file, self.options, self.dialect.codec, newline=""))
-        lines.number = sum(1 for _ in islice(lines.source, self.dialect.skip))
-        return lines, csv.reader(lines, **_csv_arguments(self.options, self.dialect.delimiter))
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[_Lines, Iterator[list[str]]]]:
+        with open_lines(self.file, self.options, self.dialect.codec, newline="") as source:
+            lines = _Lines(source)
+            lines.number = sum(1 for _ in islice(source, self.dialect.skip))
+            yield lines, csv.reader(lines, **_csv_arguments(self.options, self.dialect.delimiter))
 
     def _header(self) -> list[str]:
-        lines, reader = self._reader()
-        try:
-            cells = next((row for row in reader if row), None)
-        except csv.Error as error:
-            raise self._bad_header(f"the header cannot be parsed: {error}") from error
-        finally:
-            lines.source.close()  # type: ignore[attr-defined]
+        with self._reading() as (_, reader):
+            try:
+                cells = next((row for row in reader if row), None)
+            except csv.Error as error:
+                raise self._bad_header(f"the header cannot be parsed: {error}") from error
         if cells is None:
             found = "nothing after the lines of source.skip_lines" if self.options.skip_lines else "an empty file"
             raise self._bad_header(f"expected a header line, found {found}")
@@ -173,35 +184,70 @@ class _Open:
     def _where(self) -> str:
         return f"{self.file.uri} line {self.dialect.skip + 1}"
 
-    def records(self) -> Iterator[tuple[int, int, list[str] | Refusal]]:
-        """(line where it begins, characters, cells or why refused) of each record behind the header."""
-        lines, reader = self._reader()
-        width, limit = len(self.header), self.options.max_cell_bytes // 4
-        behind_header = False
-        while True:
-            lines.begin()
-            start = lines.number + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                taken = len(lines.taken)
-                lines.undo()
-                if lines.replayed > REPLAY_LIMIT:
-                    raise self._unbalanced(start) from error
-                detail = f"{error}" + (f"; the quote would close {taken - 1} lines on" if taken > 1 else "")
-                yield start, lines.size, Refusal("bad_quoting", detail)
+    def pieces(self, wanted: list[str], limit: int) -> Iterator[CleanRows | Parsed[list[str]]]:
+        """The rows behind the header in the file's order: blocks by pyarrow where all is as it should be, others ours."""
+        parsed: Parsed[list[str]] = Parsed()
+        characters = 0
+        for record in self.records(wanted):
+            if isinstance(record, CleanRows):
+                if parsed.numbers or parsed.refused:
+                    yield parsed
+                    parsed, characters = Parsed(), 0
+                yield record
                 continue
-            if not row:
-                continue
-            if not behind_header:
-                behind_header = True
-                continue
-            if len(row) == width and not lines.odd and lines.size <= limit:
-                yield start, lines.size, row
+            if isinstance(record.row, Refusal):
+                parsed.refused.append((record.line, record.row))
             else:
-                yield start, lines.size, self._judge(row, lines)
+                parsed.rows.append(record.row)
+                parsed.numbers.append(record.line)
+            characters += record.size
+            if len(parsed.rows) >= limit or characters >= BATCH_CHARACTERS or len(parsed.refused) >= BATCH_ROWS:
+                yield parsed
+                parsed, characters = Parsed(), 0
+        if parsed.rows or parsed.refused:
+            yield parsed
+
+    def records(self, wanted: list[str]) -> Iterator[CleanRows | Record]:
+        """Each record behind the header, or a block of them with the columns ``wanted``; without any, records only."""
+        width, limit = len(self.header), self.options.max_cell_bytes // 4
+        clean = CleanCells(self.header, wanted, self.dialect.delimiter, self.options.quote, self.options.max_cell_bytes)
+        behind_header = False
+        with self._reading() as (lines, reader):
+            while True:
+                if wanted and behind_header and not lines.back and (block := lines.source.ahead()):
+                    rows = clean.parse(block)
+                    if rows is not None:
+                        lines.source.skip()
+                        yield rows.behind(lines.number)
+                        lines.number += rows.lines
+                        continue
+                lines.begin()
+                start = lines.number + 1
+                try:
+                    row = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield self._unpaired(lines, start, error)
+                    continue
+                if not row:
+                    continue
+                if not behind_header:
+                    behind_header = True
+                    lines.source.widen(min(WIDE * width, MOST_WIDE))
+                elif len(row) == width and not lines.odd and lines.size <= limit:
+                    yield Record(start, lines.size, row)
+                else:
+                    yield Record(start, lines.size, self._judge(row, lines))
+
+    def _unpaired(self, lines: _Lines, start: int, error: csv.Error) -> Record:
+        """The record's first line, refused; what follows it is read again."""
+        taken = len(lines.taken)
+        lines.undo()
+        if lines.replayed > REPLAY_LIMIT:
+            raise self._unbalanced(start) from error
+        detail = f"{error}" + (f"; the quote would close {taken - 1} lines on" if taken > 1 else "")
+        return Record(start, lines.size, Refusal("bad_quoting", detail))
 
     def _judge(self, row: list[str], lines: _Lines) -> list[str] | Refusal:
         cells = [mend(cell, self.options, self.repaired) for cell in row]

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NoReturn, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from augmill.tasks.errors import DataError, NoRows
 from augmill.tasks.rows.shown import cut
 
-from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, make_batch
+from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, join_clean, make_batch
+from .clean import EXACT, CleanRows, parse_objects
 from .doubts import Doubt, doubt_json, doubt_objects
-from .lines import find_encoding, read_lines
+from .lines import find_encoding, open_lines, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
 
@@ -31,7 +33,6 @@ HEAD = 1 << 20  # characters in which the shape of a file that is no JSON Lines 
 MAX_KEYS = 20_000  # more distinct keys than this are data written as keys
 MAX_CELLS = 10_000_000  # of a table of all rows and keys, where all but a thousandth of its cells are empty: the same
 _JSON_TEXT = {b"json": b"text"}  # marks a string column that holds JSON text, in the schema's field metadata
-_EXACT = 2**53
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -65,6 +66,19 @@ class ColumnSeen:
             self.low, self.high = min(self.low, *numbers), max(self.high, *numbers)
         self.kinds += kinds
 
+    def add_clean(self, column: pa.ChunkedArray) -> int:
+        """As ``add``, of a column in the type that ``field`` gave; how many values. Whole floats may be integers in the
+
+        file: none of them is past what a float can hold, so that it makes no difference.
+        """
+        count = len(column) - column.null_count
+        if count:
+            self.kinds[_KIND[column.type.id]] += count
+            if pa.types.is_integer(column.type):
+                span = pc.min_max(column).as_py()
+                self.low, self.high = min(self.low, span["min"]), max(self.high, span["max"])
+        return count
+
     def field(self, name: str) -> pa.Field:
         nested = self.kinds[list] + self.kinds[dict]
         plain = {kind for kind in self.kinds if kind not in (list, dict, type(None))}
@@ -76,7 +90,7 @@ class ColumnSeen:
             return pa.field(name, pa.bool_())
         if plain == {int} and self.low >= -(2**63) and self.high < 2**63:
             return pa.field(name, pa.int64())
-        if float in plain and plain <= {int, float} and self.low >= -_EXACT and self.high <= _EXACT:
+        if float in plain and plain <= {int, float} and self.low >= -EXACT and self.high <= EXACT:
             return pa.field(name, pa.float64())
         return pa.field(name, pa.string())
 
@@ -91,81 +105,158 @@ class JsonLines(Reader):
         return list(dict.fromkeys(key for row in self.sample(file, options, 1000) for key in row))
 
     def schema(self, files: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
-        seen: dict[str, ColumnSeen] = {}
+        seen = KeysSeen()
         refused: list[tuple[int, Refusal]] = []
-        rows = cells = 0
         for file in files:
             tally = Tally(file)
-            for parsed in _parse(file, options, Counter()):
-                number, why = parsed.refused[-1] if parsed.refused else (0, Refusal("", ""))
-                tally.add(len(parsed.rows), len(parsed.refused), f"line {number} ({why.reason})")
-                refused = refused or parsed.refused
-                values: dict[str, list[Any]] = {}
-                for row in parsed.rows:
-                    for name, value in row.items():
-                        values.setdefault(name, []).append(value)
-                for name, own in values.items():
-                    seen.setdefault(name, ColumnSeen()).add(own)
-                rows, cells = rows + len(parsed.rows), cells + sum(map(len, values.values()))
-                sparse = rows * len(seen) > max(MAX_CELLS, 1000 * cells)
-                if sparse or len(seen) > MAX_KEYS:
-                    many = f"{len(seen):,} different keys in {rows:,} rows with {cells:,} values"
-                    raise DataError(
-                        many if sparse else f"more than {MAX_KEYS:,} different keys",
-                        where=file.uri,
-                        fix="write data as values, with the same keys on every line",
-                    )
-        if not seen:
+            for piece in _parse(file, options, Counter(), known=seen.fields):
+                if isinstance(piece, CleanRows):
+                    tally.add(len(piece.numbers), 0, "")
+                    seen.add_clean(piece)
+                else:
+                    number, why = piece.refused[-1] if piece.refused else (0, Refusal("", ""))
+                    tally.add(len(piece.rows), len(piece.refused), f"line {number} ({why.reason})")
+                    refused = refused or piece.refused
+                    seen.add(piece.rows)
+                seen.require_few(file)
+        if not seen.columns:
             if refused and (doubt := doubt_lines(files[0], options)) is not None:
                 raise NoRows(doubt.problem, where=files[0].uri, fix=doubt.fix)
             found = f"line {refused[0][0]} is refused: {': '.join(refused[0][1])}" if refused else "only blank lines"
             raise NoRows(
                 f"expected one JSON object a line; {found}", where=files[0].uri, fix="check the file, or source.format"
             )
-        return pa.schema([column.field(name) for name, column in seen.items()])
+        return pa.schema([column.field(name) for name, column in seen.columns.items()])
 
     def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
         repaired: Counter[str] = Counter()
+        limit = max(1, min(BATCH_ROWS, BATCH_CELLS // max(1, len(schema))))
+        fields = {field.name: field for field in schema}
+        known = None if any(map(_is_nested, schema)) else lambda: fields
         first = True
-        for parsed in _parse(file, options, repaired, max(1, min(BATCH_ROWS, BATCH_CELLS // max(1, len(schema))))):
+        for piece in join_clean(_parse(file, options, repaired, limit, known), limit):
             first = False
-            yield _batch(parsed, schema, repaired)
+            if isinstance(piece, CleanRows):
+                parsed = Parsed[dict[str, Any]](numbers=piece.numbers)
+                yield make_batch(piece.table.select(schema.names), "line", parsed, repaired)
+            else:
+                yield _batch(piece, schema, repaired)
         if first:
             yield _batch(Parsed(), schema, repaired)
 
     def sample(self, file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
-        rows = (row for parsed in _parse(file, options, Counter(), min(count, BATCH_ROWS)) for row in parsed.rows)
-        return list(islice(rows, count))
+        parts = _parse(file, options, Counter(), min(count, BATCH_ROWS))
+        return list(islice((row for part in parts if isinstance(part, Parsed) for row in part.rows), count))
+
+
+class KeysSeen:
+    """The keys of a source in order of first appearance, and what each held so far."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, ColumnSeen] = {}
+        self.rows = self.cells = 0
+        self._fields: dict[str, pa.Field] | None = {}
+
+    def fields(self) -> dict[str, pa.Field] | None:
+        """The type of each key; None where a value of one must be read by our own reader."""
+        if self._fields is not None and not self._fields:
+            fields = {name: column.field(name) for name, column in self.columns.items()}
+            self._fields = None if any(map(_is_nested, fields.values())) else fields
+        return self._fields
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        values: dict[str, list[Any]] = {}
+        for row in rows:
+            for name, value in row.items():
+                values.setdefault(name, []).append(value)
+        for name, own in values.items():
+            self.columns.setdefault(name, ColumnSeen()).add(own)
+        self.rows, self.cells = self.rows + len(rows), self.cells + sum(map(len, values.values()))
+        self._fields = {}
+
+    def add_clean(self, piece: CleanRows) -> None:
+        """A value that is null counts as one where the text says so often enough: the count is for ``require_few`` alone."""
+        table = piece.table
+        self.cells += sum(self.columns[name].add_clean(table[name]) for name in table.column_names)
+        self.cells += min(piece.nulls, sum(column.null_count for column in table.columns))
+        self.rows += table.num_rows
+
+    def require_few(self, file: SourceFile) -> None:
+        """Raises DataError where keys seem to be data."""
+        sparse = self.rows * len(self.columns) > max(MAX_CELLS, 1000 * self.cells)
+        if sparse or len(self.columns) > MAX_KEYS:
+            many = f"{len(self.columns):,} different keys in {self.rows:,} rows with {self.cells:,} values"
+            raise DataError(
+                many if sparse else f"more than {MAX_KEYS:,} different keys",
+                where=file.uri,
+                fix="write data as values, with the same keys on every line",
+            )
+
+
+def _is_nested(field: pa.Field) -> bool:
+    return bool(field.metadata and b"json" in field.metadata)
 
 
 def _parse(
-    file: SourceFile, options: SourceOptions, repaired: Counter[str], limit: int | None = None
-) -> Iterator[Parsed[dict[str, Any]]]:
-    """Objects in batches of a bounded size."""
+    file: SourceFile,
+    options: SourceOptions,
+    repaired: Counter[str],
+    limit: int = BATCH_ROWS,
+    known: Callable[[], dict[str, pa.Field] | None] | None = None,
+) -> Iterator[CleanRows | Parsed[dict[str, Any]]]:
+    """Objects in batches of a bounded size. ``known``: the types of all keys, with which blocks may be pyarrow's."""
     codec, _ = find_encoding(file, options)
-    parsed: Parsed[dict[str, Any]] = Parsed()
-    cells = characters = 0
-    for number, line in enumerate(read_lines(file, options, codec, newline="\n"), 1):
-        row = None if line.isspace() else _row(line, options, repaired)  # an error of json's costs ten times more
-        if row is None:
-            continue
-        if isinstance(row, Refusal):
-            if number == 1 and line.lstrip().startswith("["):
-                array = doubt_json("[")
-                assert array is not None
-                raise DataError(array.problem, where=f"{file.uri} line 1", fix=f"write JSON Lines: {array.fix}")
-            parsed.refused.append((number, row))
-        else:
-            parsed.rows.append(row)
-            parsed.numbers.append(number)
-            cells += len(row)
-        characters += len(line)
-        full = len(parsed.rows) >= (limit or BATCH_ROWS) or cells >= BATCH_CELLS or characters >= BATCH_CHARACTERS
-        if full or len(parsed.refused) >= BATCH_ROWS:
-            yield parsed
-            parsed, cells, characters = Parsed(), 0, 0
+    parsed = _Objects()
+    number = 0
+    with open_lines(file, options, codec, newline="\n") as lines:
+        while True:
+            if known is not None and number and (block := lines.ahead()):
+                if parsed.rows or parsed.refused:
+                    yield parsed  # what keys they have is ``known`` from here on
+                    parsed = _Objects()
+                fields = known()
+                clean = parse_objects(block, fields, options.max_cell_bytes) if fields else None
+                if clean is not None:
+                    lines.skip()
+                    yield clean.behind(number)
+                    number += clean.lines
+                    continue
+            line = next(lines.given, None)
+            if line is None:
+                break
+            number += 1
+            lines.widen()
+            row = None if line.isspace() else _row(line, options, repaired)  # an error of json's costs ten times more
+            if isinstance(row, Refusal) and number == 1:
+                _require_no_array(line, file)
+            if row is not None and parsed.add(number, line, row, limit):
+                yield parsed
+                parsed = _Objects()
     if parsed.rows or parsed.refused:
         yield parsed
+
+
+class _Objects(Parsed[dict[str, Any]]):
+    cells = characters = 0
+
+    def add(self, number: int, line: str, row: dict[str, Any] | Refusal, limit: int) -> bool:
+        """Whether that is enough for a batch, of ``limit`` rows at most."""
+        if isinstance(row, Refusal):
+            self.refused.append((number, row))
+        else:
+            self.rows.append(row)
+            self.numbers.append(number)
+            self.cells += len(row)
+        self.characters += len(line)
+        full = len(self.rows) >= limit or self.cells >= BATCH_CELLS or self.characters >= BATCH_CHARACTERS
+        return full or len(self.refused) >= BATCH_ROWS
+
+
+def _require_no_array(line: str, file: SourceFile) -> None:
+    if line.lstrip().startswith("["):
+        array = doubt_json("[")
+        assert array is not None
+        raise DataError(array.problem, where=f"{file.uri} line 1", fix=f"write JSON Lines: {array.fix}")
 
 
 def doubt_lines(file: SourceFile, options: SourceOptions) -> Doubt | None:
@@ -247,3 +338,4 @@ _FITTING: dict[int, set[type]] = {
     pa.float64().id: {int, float},
     pa.string().id: {str},
 }
+_KIND: dict[int, type] = {pa.bool_().id: bool, pa.int64().id: int, pa.float64().id: float, pa.string().id: str}

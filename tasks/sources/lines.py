@@ -6,7 +6,7 @@ import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LINE_LIMIT = 16 << 20  # characters; a longer line is not kept: its row is refused as cell_too_long
 BLANK_LIMIT = 1_000_000  # a megabyte of gzip holds a thousand of these
 FILE_LIMIT = 1 << 30  # characters; a line longer than this ends the reading: no text file, or a gzip bomb
+BLOCK_CODEC = "utf-8"
+BLOCK = 256 << 10  # bytes of whole lines that are offered at once; an odd line sends so many to the slow reader
 _MAGIC: dict[str, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
 
@@ -127,25 +129,142 @@ def read_lines(file: SourceFile, options: SourceOptions, codec: str, newline: st
     parses them refuses their rows. A byte order mark at the start is dropped.
     """
     with open_plain(file, options) as plain:
-        text = io.TextIOWrapper(plain, encoding=codec, errors="surrogateescape", newline=newline)
+        yield from _decoded(plain, file, codec, newline)
+
+
+def _decoded(
+    plain: BinaryIO, file: SourceFile, codec: str, newline: str, first: bool = True, blank: int = 0
+) -> Iterator[str]:
+    """The lines of the bytes; ``first``: they are the file's first; ``blank``: empty lines in a row before them."""
+    text = io.TextIOWrapper(plain, encoding=codec, errors="surrogateescape", newline=newline)
+    try:
+        for line in iter(partial(text.readline, LINE_LIMIT), ""):
+            blank = _count_blank(line, blank, file)
+            if len(line) >= LINE_LIMIT:
+                _skip_line(text, line, file)
+                yield f"{OVERLONG}\n"
+            elif first:
+                yield line.removeprefix("\ufeff") or "\n"
+            else:
+                yield line
+            first = False
+    finally:
+        text.detach()  # open_plain closes the bytes, once it has said where they are damaged
+
+
+class _Again(io.RawIOBase):
+    """Bytes that were read already, and then what follows them."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self.head, self.rest = head, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        data, self.head = self.head[: len(view)], self.head[len(view) :]
+        data = data or self.rest.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+
+class Lines:
+    """A file's lines as ``read_lines`` gives them, or blocks of whole lines as bytes where its reader can take them so.
+
+    Iterated, it gives lines. ``ahead`` shows the block that begins with the next of them, ``skip`` passes it over.
+    A block is one line until ``widen`` is called. Only UTF-8 comes in blocks, since there a line feed is one wherever
+    it stands; and no line longer than LINE_LIMIT, behind which all are read one by one.
+    """
+
+    def __init__(self, plain: BinaryIO, file: SourceFile, codec: str, newline: str) -> None:
+        self.plain, self.file, self.codec, self.newline = plain, file, codec, newline
+        self.in_blocks = codec == BLOCK_CODEC
+        self.size, self.first, self.ended, self.blank = 1, True, False, 0
+        self.read = self.block = b""  # from the file, but in no block yet; the block whose lines come next
+        self.left = 0  # characters of the block whose lines are being given
+        self.given = self._lines()
+
+    def widen(self, size: int = 0) -> None:
+        """From now on a block is as many lines as ``size`` bytes hold, or BLOCK."""
+        self.size = max(size, BLOCK)
+
+    def ahead(self) -> bytes:
+        """The next block; none within one whose first lines were given, at the file's end, and where blocks end."""
+        if self.left or not self.in_blocks:
+            return b""
+        self.block = self.block or self._load()
+        if self.blank and _trailing_blank(self.block[: self.block.find(b"\n") + 1]):
+            return b""  # empty lines are counted one by one
+        return self.block
+
+    def skip(self) -> None:
+        self.blank, self.block = _trailing_blank(self.block), b""
+
+    def __iter__(self) -> Iterator[str]:
+        return self.given
+
+    def _lines(self) -> Generator[str, None, None]:
+        while self.in_blocks and (block := self.block or self._load()):
+            self.block, text = b"", block.decode(self.codec, "surrogateescape")
+            self.left = len(text)
+            for line in io.StringIO(text, newline=self.newline):
+                self.left -= len(line)
+                self.blank = _count_blank(line, self.blank, self.file)
+                yield line
+        if not self.in_blocks:
+            rest = (
+                cast(BinaryIO, io.BufferedReader(_Again(self.read, self.plain), 1 << 20)) if self.read else self.plain
+            )
+            yield from _decoded(rest, self.file, self.codec, self.newline, self.first, self.blank)
+
+    def _load(self) -> bytes:
+        """The next block from the file; none at its end, and where lines must be read one by one."""
+        while True:
+            if len(self.read) >= self.size or self.ended:
+                end = self.read.rfind(b"\n", 0, self.size) + 1 or self.read.find(b"\n", self.size) + 1
+                if end > LINE_LIMIT or (not end and len(self.read) >= LINE_LIMIT):
+                    self.in_blocks = False
+                    return b""
+                if end or self.ended:
+                    break
+            more = self.plain.read(BLOCK)
+            self.read, self.ended = self.read + more, not more
+        block, self.read = (self.read[:end], self.read[end:]) if end else (self.read, b"")
+        if self.first and block:
+            block, self.first = block.removeprefix(codecs.BOM_UTF8) or b"\n", False
+        return block
+
+
+@contextmanager
+def open_lines(file: SourceFile, options: SourceOptions, codec: str, newline: str) -> Iterator[Lines]:
+    with open_plain(file, options) as plain:
+        lines = Lines(plain, file, codec, newline)
         try:
-            read = partial(text.readline, LINE_LIMIT)
-            first, blank = True, 0
-            for line in iter(read, ""):
-                blank = 0 if len(line) > 2 or line.strip() else blank + 1
-                if blank > BLANK_LIMIT:
-                    problem = f"more than {BLANK_LIMIT:,} empty lines in a row"
-                    raise DataError(problem, where=file.uri, fix="check the file: it may be a decompression bomb")
-                if len(line) >= LINE_LIMIT:
-                    _skip_line(text, line, file)
-                    yield f"{OVERLONG}\n"
-                elif first:
-                    yield line.removeprefix("\ufeff") or "\n"
-                else:
-                    yield line
-                first = False
+            yield lines
         finally:
-            text.detach()  # open_plain closes the bytes, once it has said where they are damaged
+            lines.given.close()  # before the bytes are
+
+
+def _trailing_blank(block: bytes) -> int:
+    """How many empty lines the block ends with."""
+    count, end = 0, len(block)
+    while end:
+        start = block.rfind(b"\n", 0, end - 1) + 1
+        line = block[start:end].decode("utf-8", "surrogateescape")
+        if len(line) > 2 or line.strip():
+            break
+        count, end = count + 1, start
+    return count
+
+
+def _count_blank(line: str, before: int, file: SourceFile) -> int:
+    """Empty lines in a row, up to this one. Raises DataError where they are too many."""
+    blank = 0 if len(line) > 2 or line.strip() else before + 1
+    if blank > BLANK_LIMIT:
+        problem = f"more than {BLANK_LIMIT:,} empty lines in a row"
+        raise DataError(problem, where=file.uri, fix="check the file: it may be a decompression bomb")
+    return blank
 
 
 def _skip_line(text: io.TextIOWrapper, line: str, file: SourceFile) -> None:
