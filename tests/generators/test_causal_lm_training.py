@@ -71,14 +71,16 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole(gpt2: Path) -> None:
     import numpy as np
     from transformers import AutoModelForCausalLM
 
+    from augmill.tasks.generators.lm.losses import IGNORED, causal_loss
     from augmill.tasks.generators.lm.train import TrainingSchedule, train
 
     rows = [[0, *range(5, 5 + length)] for length in (4, 9, 6, 5, 7, 8, 4, 6, 9, 5, 8, 7)]
+    examples = [(row, [IGNORED, *row[1:]]) for row in rows]
     found = []
     for size, accumulate in ((12, 1), (3, 4)):
         model = AutoModelForCausalLM.from_pretrained(gpt2, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
         schedule = TrainingSchedule(1, size, 1e-2, 0.0, 0, accumulate)
-        train(model, rows, [], 1, schedule, np.random.Generator(np.random.Philox(key=1)))
+        train(model, lambda rng: examples, causal_loss, schedule, np.random.Generator(np.random.Philox(key=1)))
         found.append({name: part.detach() for name, part in model.named_parameters()})
     assert furthest(*found) < 1e-4
 

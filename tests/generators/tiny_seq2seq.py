@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from generating import ROWS
 
 from augmill.tasks.generators.lm.decode import torch_threads
+from augmill.tasks.generators.lm.losses import pair_loss
 from augmill.tasks.generators.lm.models import quiet
-from augmill.tasks.generators.lm.train_pairs import PairSchedule, train, train_tokenizer
+from augmill.tasks.generators.lm.train import TrainingSchedule, train, train_tokenizer
 
 TEXTS = [text for _, _, first, second in ROWS for text in (first, second)]
 
@@ -43,7 +44,7 @@ def fast_tokenizer(texts: Sequence[str], *, bart: bool, vocabulary: int = 400) -
     from transformers import PreTrainedTokenizerFast
 
     more = ["<mask>"] if bart else [f"<extra_id_{at}>" for at in range(40)]
-    tokenizer = train_tokenizer(texts, ["<s>", "<pad>", "</s>", "<unk>", *more], vocabulary)
+    tokenizer = train_tokenizer(texts, ["<s>", "<pad>", "</s>", "<unk>", *more], vocabulary, "characters")
     template = "<s> $A </s>" if bart else "$A </s>"
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 0), ("</s>", 2)])
     names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -103,9 +104,10 @@ def teach(
     import numpy as np
 
     rng = np.random.Generator(np.random.Philox(key=1))
-    schedule = PairSchedule(steps, batch, 5e-3, 0.0)
+    schedule = TrainingSchedule(steps, batch, 5e-3, 0.0)
     with seeded(), torch_threads(1):
-        record = train(model, lambda _: pairs, start, pad, schedule, rng, lambda: None)
+        loss = partial(pair_loss, start=start, pad=pad)
+        record = train(model, lambda _: pairs, loss, schedule, rng).record
     return float(record["train_loss"][-1])
 
 

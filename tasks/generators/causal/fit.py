@@ -21,6 +21,7 @@ from augmill.tasks.generators.causal.adapter import Adapted
 from augmill.tasks.generators.causal.checkpoint import Checkpoints, training_key
 from augmill.tasks.generators.causal.options import SCRATCH, CausalLMOptions
 from augmill.tasks.generators.lm.load import END, Pretrained, add_tokens, banned_tokens, load_pretrained
+from augmill.tasks.generators.lm.losses import IGNORED, Example, causal_loss
 from augmill.tasks.generators.lm.models import find_model
 from augmill.tasks.generators.lm.train import (
     SELECT_MIN_ROWS,
@@ -307,15 +308,19 @@ class _Run:
             self.written.append(checkpoints)
         losses = Losses(options.log_to, Path(options.log_dir), f"causal_lm-{key[:12]}")
         hooks = _hooks(ctx, schedule.steps, checkpoints, adapted, losses)
-        rng = np.random.Generator(np.random.Philox(key=seed))
+        rng, learnt = np.random.Generator(np.random.Philox(key=seed)), self._examples(rows)
         try:
-            training = train(model, rows, select, self.prompt, schedule, rng, hooks)
+            training = train(model, lambda rng: learnt, causal_loss, schedule, rng, hooks, self._examples(select))
         finally:
             losses.close()
         if checkpoints and not last:
             checkpoints.save(training)
         self.base = dataclasses.replace(self.base, model=adapted.merge() if adapted else model)
         return training.record
+
+    def _examples(self, rows: Tokens) -> list[Example]:
+        """What stands before a text is given, not learnt."""
+        return [(row, [IGNORED] * self.prompt + row[self.prompt :]) for row in rows]
 
     def _decided(self, seed: int) -> dict[str, Any]:
         """What else decides a training: the options beside the model's place, this machine's libraries in full."""

@@ -19,8 +19,8 @@ from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators._parents import Parents, changed_fields, draw_fields
 from augmill.tasks.generators.lm.decode import Sampling
 from augmill.tasks.generators.lm.encoder_decoder import Frame, Outcome, in_parts, require_time, sample, search
+from augmill.tasks.generators.lm.losses import Example
 from augmill.tasks.generators.lm.models import Kind, check_files, find_model, load_model, quiet
-from augmill.tasks.generators.lm.train_pairs import Example
 from augmill.tasks.rows.kinds.text import canonical
 from augmill.tasks.rows.randomness import uniforms
 

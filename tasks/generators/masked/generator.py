@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,12 +21,13 @@ from augmill.tasks.generators._edits import tell_scripts
 from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
 from augmill.tasks.generators.lm.decode import Sampling, torch_threads
 from augmill.tasks.generators.lm.encoder_decoder import require_time
+from augmill.tasks.generators.lm.losses import mask_loss
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import Source, save_pretrained
-from augmill.tasks.generators.lm.train_pairs import PairSchedule, train
+from augmill.tasks.generators.lm.train import TrainingSchedule, train, watch
 from augmill.tasks.generators.masked.model import Filler, prepare
 from augmill.tasks.generators.masked.options import SCRATCH, MaskedLMOptions
-from augmill.tasks.generators.masked.rows import Filling, Row, WordMasking, draw_examples, fill, fitting_rows, mask_loss
+from augmill.tasks.generators.masked.rows import Filling, Row, WordMasking, draw_examples, fill, fitting_rows
 from augmill.tasks.generators.masked.text import read_phrases
 from augmill.tasks.rows.kinds.text import fold, join_fields
 from augmill.tasks.rows.randomness import uniforms
@@ -79,14 +80,15 @@ class MaskedLM(Generator):
             parents, taken = fitting_rows(rows, masking, ctx)
             labels = parents[STRATUM].to_pylist()
             filler.model.to(ctx.device)
-            record = train(
-                filler.model, lambda rng: draw_examples(labels, taken, masking, rng), (), filler.pad,
-                _schedule(options, len(taken)), rng, require_time(ctx, "masked_lm"), mask_loss, ctx.tell,
+            schedule = _schedule(options, len(taken))
+            training = train(
+                filler.model, lambda rng: draw_examples(labels, taken, masking, rng), partial(mask_loss, pad=filler.pad),
+                schedule, rng, watch(ctx, schedule.steps, require_time(ctx, "masked_lm")),
             )  # fmt: skip
             save_pretrained(filler.model.cpu(), None, ctx.workdir)
         filler.tokenizer.save(str(ctx.workdir / "tokenizer.json"))
         write_parents(parents, ctx)
-        plan = {"filler": filler.plan(), "protected": phrases, "training": record}
+        plan = {"filler": filler.plan(), "protected": phrases, "training": training.record}
         text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
         (ctx.workdir / "masked_lm.json").write_text(text, encoding="utf-8")
         files = sorted(path for path in ctx.workdir.rglob("*") if path.is_file())
@@ -142,9 +144,9 @@ def _phrases(options: MaskedLMOptions) -> list[str]:
     return [*options.protect_words, *(read_phrases(Path(options.protect_file)) if options.protect_file else [])]
 
 
-def _schedule(options: MaskedLMOptions, rows: int) -> PairSchedule:
+def _schedule(options: MaskedLMOptions, rows: int) -> TrainingSchedule:
     scratch = options.model == SCRATCH
     steps = min(options.max_steps, (options.epochs or (60 if scratch else 10)) * -(-rows // options.batch_size))
-    return PairSchedule(
+    return TrainingSchedule(
         steps, options.batch_size, options.learning_rate or (2e-3 if scratch else 5e-5), options.weight_decay
     )

@@ -19,14 +19,12 @@ from augmill.tasks.errors import DataError
 from augmill.tasks.generators._parents import changed_fields, draw_fields
 from augmill.tasks.generators.lm.decode import TILE, Sampling, draw
 from augmill.tasks.generators.lm.encoder_decoder import in_parts, require_time
-from augmill.tasks.generators.lm.train_pairs import IGNORED, Example
+from augmill.tasks.generators.lm.losses import IGNORED, Example
 from augmill.tasks.generators.masked.model import Filler
 from augmill.tasks.generators.masked.text import MOST, Protection, Taken, Unit, draw_units, put_words, take_apart
 from augmill.tasks.rows.randomness import uniforms
 
 if TYPE_CHECKING:
-    import torch
-
     from augmill.tasks.generators.masked.model import Filler
     from augmill.tasks.generators.masked.options import MaskedLMOptions
 
@@ -103,20 +101,6 @@ def _fill(filler: Filler, jobs: list[Job], seeds: Ints, filling: Filling, ask: A
             ids[live, places[live, step]] = chosen  # of a finished row nothing is asked any more
     found = dict(zip(ranked, made.tolist(), strict=False))  # without what fills the tile
     return [found[at][: len(jobs[at].places)] for at in range(len(jobs))]
-
-
-def mask_loss(model: Any, batch: list[Example], start: Sequence[int], pad: int) -> torch.Tensor:
-    """Mean cross entropy per masked token, in nats. An example is (row, what to say at each place or ``IGNORED``)."""
-    import torch
-
-    longest = max(len(row) for row, _ in batch)
-    ids = np.full((len(batch), longest), pad, dtype=np.int64)
-    seen, wanted = np.zeros_like(ids), np.full(ids.shape, IGNORED, dtype=np.int64)
-    for line, (row, targets) in enumerate(batch):
-        ids[line, : len(row)], seen[line, : len(row)], wanted[line, : len(row)] = row, 1, targets
-    given, mask, goal = (torch.from_numpy(part).to(model.device) for part in (ids, seen, wanted))
-    logits, asked = model(input_ids=given, attention_mask=mask).logits, goal != IGNORED
-    return torch.nn.functional.cross_entropy(logits[asked].float(), goal[asked])
 
 
 def _tiles(rows: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,7 @@ from augmill.tasks.generators._edits import tell_scripts
 from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
 from augmill.tasks.generators.lm.decode import Sampling, torch_threads
 from augmill.tasks.generators.lm.encoder_decoder import require_time
+from augmill.tasks.generators.lm.losses import pair_loss
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import (
     Decoding,
@@ -32,7 +34,7 @@ from augmill.tasks.generators.lm.rewriting import (
     rewrite_parents,
     save_pretrained,
 )
-from augmill.tasks.generators.lm.train_pairs import PairSchedule, train
+from augmill.tasks.generators.lm.train import Draw, Loss, TrainingSchedule, train, watch
 from augmill.tasks.generators.seq2seq.infill import (
     Infiller,
     SpanMasking,
@@ -96,16 +98,9 @@ class Seq2Seq(Generator):
         parents = fitting_rows(rows, infiller, masking, ctx.fields, ctx)
         words = words_of(parents, ctx.fields)
         infiller.model.to(ctx.device)
-        record = train(
-            infiller.model,
-            lambda rng: draw_examples(words, infiller, masking, rng),
-            infiller.start,
-            infiller.pad,
-            self._schedule(parents.num_rows),
-            rng,
-            require_time(ctx, "seq2seq"),
-            tell=ctx.tell,
-        )
+        draw = lambda rng: draw_examples(words, infiller, masking, rng)  # noqa: E731
+        loss = partial(pair_loss, start=infiller.start, pad=infiller.pad)
+        record = self._train(infiller.model, draw, loss, parents.num_rows, rng, ctx)
         save_pretrained(infiller.model.cpu(), None, ctx.workdir)
         infiller.tokenizer.save(str(ctx.workdir / "tokenizer.json"))
         return parents, infiller.plan() | {"training": record}
@@ -121,19 +116,23 @@ class Seq2Seq(Generator):
             pairs = Pairs(rows, rewriter, rewriter.bound(_decoding(options)), ctx.fields, options.change)
             pad = rewriter.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
             model.to(ctx.device)
-            record = train(
-                model, pairs.draw, rewriter.frame.start, pad, self._schedule(pairs.count), rng,
-                require_time(ctx, "seq2seq"), tell=ctx.tell,
-            )  # fmt: skip
+            loss = partial(pair_loss, start=rewriter.frame.start, pad=pad)
+            record = self._train(model, pairs.draw, loss, pairs.count, rng, ctx)
         save_pretrained(model.cpu(), tokenizer, ctx.workdir)
         return rows, {"training": record}
 
-    def _schedule(self, rows: int) -> PairSchedule:
+    def _train(
+        self, model: Any, draw: Draw, loss: Loss, rows: int, rng: np.random.Generator, ctx: Context
+    ) -> dict[str, Any]:
+        schedule = self._schedule(rows)
+        return train(model, draw, loss, schedule, rng, watch(ctx, schedule.steps, require_time(ctx, "seq2seq"))).record
+
+    def _schedule(self, rows: int) -> TrainingSchedule:
         options: Seq2SeqOptions = self.options
         epochs = options.epochs or 60
         steps = min(options.max_steps, epochs * -(-rows // options.batch_size))
         rate = options.learning_rate or (3e-3 if options.model == SCRATCH else 1e-4)
-        return PairSchedule(steps, options.batch_size, rate, options.weight_decay)
+        return TrainingSchedule(steps, options.batch_size, rate, options.weight_decay)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Rows that cannot be made: ``no_parent`` (no train row of the class), ``too_long`` (no end within the bound),

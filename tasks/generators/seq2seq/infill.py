@@ -16,9 +16,10 @@ from augmill.tasks.generators._edits import split_words
 from augmill.tasks.generators._parents import Parents, changed_fields, draw_fields
 from augmill.tasks.generators.lm.encoder_decoder import Frame
 from augmill.tasks.generators.lm.load import add_tokens, banned_tokens
+from augmill.tasks.generators.lm.losses import Example
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import Source, Task, decoder_start, longest
-from augmill.tasks.generators.lm.train_pairs import Example, scratch_model, train_tokenizer
+from augmill.tasks.generators.lm.train import scratch_pair_model, train_tokenizer
 from augmill.tasks.rows.kinds.text import canonical
 from augmill.tasks.rows.randomness import uniforms
 
@@ -233,9 +234,11 @@ def prepare(rows: pa.Table, source: Source | None, options: Seq2SeqOptions, fiel
 def _from_scratch(rows: pa.Table, names: dict[str, str], options: Seq2SeqOptions, fields: tuple[str, ...]) -> Infiller:
     texts = [canonical(text or "") for name in fields for text in rows[name].to_pylist()]
     sentinels = [SENTINEL.format(at) for at in range(MAX_SPANS + 1)]
-    tokenizer = train_tokenizer(texts, [PAD, END, BETWEEN, *names.values(), *sentinels], options.vocabulary)
-    ids = {token: tokenizer.token_to_id(token) for token in (PAD, END, BETWEEN, *names.values(), *sentinels)}
-    model = scratch_model(
+    specials = [PAD, END, BETWEEN, *names.values(), *sentinels]
+    # Characters, not bytes: a source is a train row, so none is unknown, and no part of one can be said.
+    tokenizer = train_tokenizer(texts, specials, options.vocabulary, "characters")
+    ids = {token: tokenizer.token_to_id(token) for token in specials}
+    model = scratch_pair_model(
         tokenizer.get_vocab_size(),
         ids[PAD],
         ids[END],
