@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import inspect
 import re
 import shutil
 import tempfile
@@ -23,7 +25,7 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact
 from augmill.tasks.recipe.recipe import rows_of
 from augmill.tasks.recipe.sections import report_link
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
-from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.hashing import hash_file, hash_json
 from augmill.tasks.rows.kinds import show, similarities, sizes
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
@@ -33,6 +35,8 @@ from augmill.tasks.validation import build_data_docs
 
 SAMPLES = 12  # of accepted and of refused rows each
 COMPARED = 20_000  # train rows among which a sample's nearest is looked for
+MADE = "made_from.txt"  # in a report's folder, put last: the hash of what it was made from, and its files, a line each
+CODE = {".py", ".html", ".css", ".md"}
 
 
 @dataclass(frozen=True)
@@ -53,34 +57,67 @@ class Found:
 
 
 def write_report(run: Run, outcome: Outcome, found: Found) -> str:
-    """Puts the report into the store's private side (it shows rows) and returns where it is."""
+    """Puts the report into the store's private side (it shows rows), where it does not stand, and returns where it is."""
     evidence = gather(run, outcome, found)
     recipe, store = run.recipe, run.store
-    with run.progress.stage("report") as shown, tempfile.TemporaryDirectory(prefix="augmill-report-") as directory:
+    name = hash_json({"evidence": {k: v for k, v in evidence.items() if k != "versions"}})[:12]
+    shown_name = re.sub(r"[^A-Za-z0-9-]", "_", run.name)[:64]  # a partition may be named `../x`
+    prefix = f"private/reports/{recipe.dataset}/{shown_name}-{name}"
+    with run.progress.stage("report") as shown:
+        made_from = _made_from(evidence, found)
+        stands = _stands(store, prefix, made_from)
+        if not stands:
+            _make(run, found, evidence, prefix, made_from)
+        shown.note = outcome.name + (", unchanged, from the store" if stands else "")
+    location = f"{store.root}/{prefix}/index.html"
+    if run.session.api.recording:
+        _tell_prefect(run, evidence, location, prefix)
+    return location
+
+
+def _made_from(evidence: ReportEvidence, found: Found) -> str:
+    """The hash of all that the report shows or copies, and of what makes its pages: an edited template makes them anew."""
+    own, pages, docs = (Path(inspect.getfile(each)).parent for each in (write_report, render_report, build_data_docs))
+    code = [own / "report.py", *pages.rglob("*"), *docs.glob("*.py")]
+    artifacts = [found.ingested, found.split, found.made.settled, *found.valid]
+    return hash_json(
+        {
+            "evidence": evidence,
+            "artifacts": [artifact.sha256 for artifact in artifacts if artifact is not None],
+            "great_expectations": importlib.metadata.version("great-expectations"),
+            "code": sorted(hash_file(path) for path in code if path.suffix in CODE),
+        }
+    )
+
+
+def _stands(store: Store, prefix: str, made_from: str) -> bool:
+    """Whether the report is there, whole, and would be made the same again."""
+    first, *names = (store.get(f"{prefix}/{MADE}") or b"").decode(errors="replace").split("\n")
+    return first == made_from and {f"{prefix}/{name}" for name in names} <= {*store.list_keys(prefix)}
+
+
+def _make(run: Run, found: Found, evidence: ReportEvidence, prefix: str, made_from: str) -> None:
+    store = run.store
+    with tempfile.TemporaryDirectory(prefix="augmill-report-") as directory:
         folder = Path(directory)
-        if recipe.validation.enabled and recipe.validation.data_docs and found.made.settled:
+        if "docs" in evidence["validation"]:
             shards = {shard.key.split("/")[1][:12]: read_json(store, shard, "validation.json") for shard in found.valid}
             release = (found.evidence or {}).get("release_validation")
-            build_data_docs(folder / "data_docs", shards, release, title=f"{recipe.dataset} {run.name}")
-            evidence["validation"]["docs"] = "data_docs/index.html"
+            build_data_docs(folder / "data_docs", shards, release, title=f"{run.recipe.dataset} {run.name}")
         (folder / "index.html").write_text(render_report(evidence), encoding="utf-8")
         _copy_refused(store, found, folder)
-        name = hash_json({"evidence": {k: v for k, v in evidence.items() if k != "versions"}})[:12]
-        shown_name = re.sub(r"[^A-Za-z0-9-]", "_", run.name)[:64]  # a partition may be named `../x`
-        prefix = f"private/reports/{recipe.dataset}/{shown_name}-{name}"
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                store.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
-        shown.note = outcome.name
-    location = f"{store.root}/{prefix}/index.html"
-    key = recipe.dataset.replace("_", "-")
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        for name, path in files.items():
+            store.put(f"{prefix}/{name}", path)
+    store.put(f"{prefix}/{MADE}", "\n".join([made_from, *files]).encode())
+
+
+def _tell_prefect(run: Run, evidence: ReportEvidence, location: str, prefix: str) -> None:
+    key, url = run.recipe.dataset.replace("_", "-"), run.recipe.report.url
     run.artifacts.markdown(f"augmill-{key}-verdict", report_markdown(evidence, location), "the report")
     run.artifacts.table(f"augmill-{key}-classes", report_table(evidence), "targets and accepted rows by class")
-    if recipe.report.url is not None:
-        run.artifacts.link(
-            f"augmill-{key}-report", report_link(recipe.report.url, prefix), "report", "the report's page"
-        )
-    return location
+    if url is not None:
+        run.artifacts.link(f"augmill-{key}-report", report_link(url, prefix), "report", "the report's page")
 
 
 def _copy_refused(store: Store, found: Found, folder: Path) -> None:
@@ -151,6 +188,8 @@ def gather(run: Run, outcome: Outcome, found: Found) -> ReportEvidence:
         outcomes = Counter(read_json(store, shard, "validation.json")["outcome"] for shard in found.valid)
         outcomes["set_aside"] = len(found.made.shards) - len(found.valid)
         evidence["validation"] = {"shards": {name: count for name, count in sorted(outcomes.items()) if count}}
+        if run.recipe.validation.enabled and run.recipe.validation.data_docs:
+            evidence["validation"]["docs"] = "data_docs/index.html"
     if found.evidence:
         evidence["gate"] = found.evidence
         if found.evidence["release_validation"]:

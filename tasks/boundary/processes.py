@@ -125,8 +125,12 @@ def left_temporary() -> list[str]:
     """
     top = Path(tempfile.gettempdir())
     top = top.parent if _OWN.fullmatch(top.name) else top
-    named = [(path, _OWN.fullmatch(path.name)) for path in sorted(top.glob("augmill-*"))]
-    return [str(path) for path, name in named if name is not None and _is_left(path, name)]
+    try:
+        with os.scandir(top) as there:  # thousands may lie in it: a Path of each took 0.25 s for 23,000
+            named = sorted((entry.path, name) for entry in there if (name := _OWN.fullmatch(entry.name)))
+    except OSError:
+        return []
+    return [path for path, name in named if _is_left(Path(path), name)]
 
 
 def sweep_temporary() -> list[str]:
