@@ -9,7 +9,6 @@ random punctuation marks. Synonyms come from a thesaurus the user names: that is
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._edits import (
     Operation,
     Sentence,
@@ -32,7 +31,6 @@ from augmill.tasks.generators._edits import (
 from augmill.tasks.generators._parents import (
     PARENTS,
     Parents,
-    answer,
     changed_fields,
     count_classes,
     sort_parents,
@@ -87,7 +85,7 @@ class RulesOptions:
 
 
 class _Editable:
-    """The rows that can be edited, as ``fit`` wrote them; taken apart when first drawn."""
+    """The rows that can be edited, as ``fit`` wrote them; taken apart when first drawn. A row is a sentence a field."""
 
     def __init__(self, fitted: Fitted, options: RulesOptions, fields: tuple[str, ...]) -> None:
         self.parents = Parents(fitted)
@@ -95,10 +93,10 @@ class _Editable:
         thesaurus = index_thesaurus(fitted.read_json("thesaurus.json"))
 
         def take_apart(row: int) -> tuple[Sentence, ...]:
-            texts = (self.parents.table[name][row].as_py() for name in fields)
+            texts = [self.parents.table[name][row].as_py() if row >= 0 else None for name in fields]
             return tuple(prepare(text, thesaurus, options.operations, options.strength) for text in texts)
 
-        self.sentences = lru_cache(maxsize=PREPARED)(take_apart)
+        self.sentences = lru_cache(maxsize=PREPARED)(take_apart)  # of no row, -1: empty ones
 
 
 class Rules(Generator):
@@ -144,46 +142,63 @@ class Rules(Generator):
             part = slice(start, start + CHUNK)
             ctx.tell(start, len(request), "rows")
             chunk = Request(request.strata[part], request.ordinals[part], request.seeds[part])
-            rows = editable.parents.draw(chunk)
-            sentences = [editable.sentences(row) if row >= 0 else () for row in rows.tolist()]
-            texts = _edit_rows(sentences, chunk.seeds, options, ctx.fields)
-            pieces.append(_to_table(editable, chunk, rows, texts, ctx.fields))
+            numbers = uniforms(chunk.seeds, 2)
+            rows = editable.parents.draw(chunk, numbers[:, 0])
+            sentences = list(zip(*map(editable.sentences, rows.tolist()), strict=True))
+            texts, changed = _edit_rows(sentences, chunk.seeds, numbers[:, 1], options, ctx.fields)
+            pieces.append(_to_table(editable, chunk, np.where(changed, rows, -1), texts, ctx.fields))
         return pa.concat_tables(pieces).combine_chunks()
 
 
 def _edit_rows(
     sentences: list[tuple[Sentence, ...]],
     seeds: npt.NDArray[np.int64],
+    which: npt.NDArray[np.float64],
     options: RulesOptions,
     fields: tuple[str, ...],
-) -> list[list[str] | None]:
-    """The edited texts of each row; None where there is no parent or the edits left it as it was."""
+) -> tuple[list[list[str]], npt.NDArray[np.bool_]]:
+    """(the edited texts by field, which rows have one that differs from before). ``sentences``: by field.
+
+    ``which``: a number in [0, 1) a row; it draws the field where one alone is edited.
+    """
     editable = changed_fields(options.change, fields, "rules")
-    which = uniforms(seeds, 2)[:, 1].tolist()
-    texts = [[sentence.text for sentence in row] for row in sentences]
-    jobs: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for at, row in enumerate(sentences):
-        if not row:
-            continue
-        chosen = [name for name in editable if row[name].operations]
-        for name in [chosen[int(which[at] * len(chosen))]] if options.change == "one" else chosen:
-            # Rows by the power of two of the numbers they take: one long text must not make all others dear.
-            jobs[name, 1 << (row[name].draws - 1).bit_length()].append(at)
-    for (name, draws), ats in jobs.items():
-        numbers = uniforms(seeds[ats], draws, stream=1 + name).tolist()
-        for at, row_numbers in zip(ats, numbers, strict=True):
-            texts[at][name] = edit(sentences[at][name], row_numbers)
-    # Unchanged: a swap of equal words, or one that was swapped back.
-    same = [all(a == b.text for a, b in zip(new, old, strict=True)) for new, old in zip(texts, sentences, strict=True)]
-    return [None if unchanged else row for unchanged, row in zip(same, texts, strict=True)]
+    can = np.array([[len(sentence.operations) > 0 for sentence in sentences[name]] for name in editable], np.bool_)
+    if options.change == "one":
+        can &= np.cumsum(can, axis=0) - 1 == (which * can.sum(axis=0)).astype(np.int64)
+    texts = [[sentence.text for sentence in column] for column in sentences]
+    changed = np.zeros(len(seeds), np.bool_)
+    for name, rows in zip(editable, can, strict=True):
+        column, made, at = sentences[name], texts[name], np.flatnonzero(rows)
+        # Rows by the power of two of the numbers they take: one long text must not make all others dear.
+        takes = np.array([1 << (column[row].draws - 1).bit_length() for row in at.tolist()], np.int64)
+        for draws in np.unique(takes).tolist():
+            own = at[takes == draws]
+            for row, numbers in zip(own.tolist(), uniforms(seeds[own], draws, stream=1 + name).tolist(), strict=True):
+                text = edit(column[row], numbers)
+                if text != made[row]:  # else a swap of equal words, or one that was swapped back
+                    made[row], changed[row] = text, True
+    return texts, changed
 
 
 def _to_table(
     editable: _Editable,
     request: Request,
     rows: npt.NDArray[np.int64],
-    texts: list[list[str] | None],
+    texts: list[list[str]],
     fields: tuple[str, ...],
 ) -> pa.Table:
-    refusals = ["unchanged" if stratum in editable.known else "no_parent" for stratum in request.strata]
-    return answer(request, fields, texts, editable.parents.ids_of(rows), refusals)
+    """``rows``: each row's parent; -1 where none was made."""
+    lost, strata = rows < 0, pa.array(request.strata, pa.string())
+    reasons: list[str | None] = [None] * len(rows)
+    for at in np.flatnonzero(lost).tolist():
+        reasons[at] = "unchanged" if request.strata[at] in editable.known else "no_parent"
+    columns = {
+        "ordinal": request.ordinals,
+        "asked": strata,
+        STRATUM: strata,
+        **{name: pa.array(column, pa.string(), mask=lost) for name, column in zip(fields, texts, strict=True)},
+        "parent_ids": editable.parents.only_parents(rows),
+        "seed": request.seeds,
+        "reason": pa.array(reasons, pa.string()),
+    }
+    return pa.table(columns, schema=candidate_schema(fields))
