@@ -14,7 +14,7 @@ from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from itertools import accumulate, chain
 from logging import Logger
 from pathlib import Path
@@ -57,6 +57,7 @@ _WHOLE = "|".join(
         r"\$[A-Za-z_][A-Za-z0-9_]*",  # $HOME
     )
 )
+_ASCII_MARKS = "".join(mark for mark in map(chr, range(128)) if not mark.isalnum())
 _MENTION, _LINK = re.compile(r"[@#]\w+$"), re.compile(r"(?:://|www\.)[!-~]*$", re.IGNORECASE)
 _LATIN = re.compile(rf"[^\W{_UNSPACED}]|[@#]")  # what may run together with its like in a text without blanks
 _HINTS = re.compile(r"[{<%@#$]|://|www\.|\[[A-Z]", re.IGNORECASE)  # what one of these holds
@@ -72,26 +73,22 @@ class PhraseSite:
     choices: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which takes a microsecond more of the eight that a text takes
 class Sentence:
     """A text taken apart: ``glue.join(lead + core + trail)`` over the tokens gives its canonical form back."""
 
     text: str
-    tokens: tuple[Token, ...]
-    pieces: tuple[str, ...]  # each token as one
+    tokens: list[Token]
+    pieces: list[str]  # each token as one
     glue: str
-    words: tuple[int, ...]  # the tokens that hold a word
-    sites: tuple[PhraseSite, ...]
+    words: list[int]  # the tokens that hold a word
+    sites: list[PhraseSite]
+    choices: list[str]  # of all sites
     edits: int  # how many words a row differs in
     draws: int  # random numbers an edit takes at most
-    operations: tuple[Operation, ...]  # those that can change this text
-    bounds: tuple[float, ...]  # their cumulative weights
+    operations: list[Operation]  # those that can change this text
+    bounds: list[float]  # their cumulative weights
     mixed: bool  # whether words may run together that stood apart: `iPhone的Mac` without its character
-
-    @cached_property
-    def choices(self) -> list[str]:
-        """Of all sites."""
-        return [choice for site in self.sites for choice in site.choices]
 
 
 @dataclass(frozen=True)
@@ -129,6 +126,8 @@ def holds_whole(text: str) -> bool:
 
 def split_words(text: str) -> tuple[list[Token], str]:
     """The tokens (before, word, after) of a canonical text, and what joins them: a space, or nothing (Chinese)."""
+    if text.isascii() and _HINTS.search(text) is None:  # the same as below, in a third of the time
+        return [("", word, "") if word.isalnum() else _strip_ascii(word) for word in text.split(" ") if word], " "
     glue = "" if _IDEOGRAPH.search(text) else " "  # one is enough: in "iPhone 的公司，好" most letters are Latin
     if not glue and _is_plain(text):
         found = _UNSPACED_TOKEN.findall(text)
@@ -176,6 +175,13 @@ def _strip_token(token: str) -> Token:
     if token.isalnum():
         return "", token, ""
     return _strip_marks(token if _is_plain(token) else _find_atoms(token))
+
+
+def _strip_ascii(token: str) -> Token:
+    """``_strip_marks`` of a token without anything that moves whole."""
+    rest = token.lstrip(_ASCII_MARKS)
+    word = rest.rstrip(_ASCII_MARKS)
+    return token[: len(token) - len(rest)], word, rest[len(word) :]
 
 
 def _strip_marks(token: str | list[str]) -> Token:
@@ -283,32 +289,31 @@ def prepare(text: str | None, thesaurus: Thesaurus, weights: Mapping[Operation, 
     text = canonical(text or "")
     tokens, glue = split_words(text)
     loose = has_clusters(text) and _loose()[glue].search(text)
-    words = [at for at, token in enumerate(tokens) if token[1]]
+    cores = [core for _, core, _ in tokens]
+    words = [at for at, core in enumerate(cores) if core]
     sites = find_sites(tokens, thesaurus) if thesaurus.choices else []
-    can: dict[Operation, bool] = {
-        "synonym": bool(sites),
-        "insert": bool(sites),
-        "swap": len({tokens[at][1] for at in words}) > 1,
-        "delete": len(words) > 1,
-        "punctuation": bool(words),
-    }
-    operations = tuple(name for name in can if can[name] and not loose and weights.get(name, 0) > 0)
-    bounds = tuple(accumulate(weights[name] for name in operations))
+    can: tuple[tuple[Operation, bool], ...] = (
+        ("synonym", bool(sites)),
+        ("insert", bool(sites)),
+        ("swap", len(words) > 1 and len(set(cores) - {""}) > 1),
+        ("delete", len(words) > 1),
+        ("punctuation", bool(words)),
+    )
+    operations = [name for name, applies in can if applies and not loose and weights.get(name, 0) > 0]
     edits = min(max(1, int(strength * len(words))), MAX_EDITS)
-    draws = 2 + 2 * max(edits, min(len(words) // 3, MAX_EDITS) if "punctuation" in operations else 1)
-    mixed = not glue and _LATIN.search(text) is not None
     return Sentence(
-        text,
-        tuple(tokens),
-        tuple(map("".join, tokens)),
-        glue,
-        tuple(words),
-        tuple(sites),
-        edits,
-        draws,
-        operations,
-        bounds,
-        mixed,
+        text=text,
+        tokens=tokens,
+        pieces=["".join(token) for token in tokens],
+        glue=glue,
+        words=words,
+        sites=sites,
+        choices=[choice for site in sites for choice in site.choices],
+        edits=edits,
+        draws=2 + 2 * max(edits, min(len(words) // 3, MAX_EDITS) if "punctuation" in operations else 1),
+        operations=operations,
+        bounds=list(accumulate([weights[name] for name in operations])),
+        mixed=not glue and _LATIN.search(text) is not None,
     )
 
 

@@ -91,9 +91,10 @@ class _Editable:
         self.parents = Parents(fitted)
         self.known = set(fitted.read_json("summary.json")["rows"])
         thesaurus = index_thesaurus(fitted.read_json("thesaurus.json"))
+        columns = [self.parents.table[name].combine_chunks() for name in fields]
 
         def take_apart(row: int) -> tuple[Sentence, ...]:
-            texts = [self.parents.table[name][row].as_py() if row >= 0 else None for name in fields]
+            texts = [column[row].as_py() if row >= 0 else None for column in columns]
             return tuple(prepare(text, thesaurus, options.operations, options.strength) for text in texts)
 
         self.sentences = lru_cache(maxsize=PREPARED)(take_apart)  # of no row, -1: empty ones
