@@ -9,6 +9,7 @@ random punctuation marks. Synonyms come from a thesaurus the user names: that is
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._edits import (
     Operation,
     Sentence,
+    Thesaurus,
     edit,
     index_thesaurus,
     prepare,
@@ -36,10 +39,14 @@ from augmill.tasks.generators._parents import (
     sort_parents,
     write_parents,
 )
+from augmill.tasks.generators._plain import PlainTexts
 from augmill.tasks.rows.kinds import candidate_schema
+from augmill.tasks.rows.kinds.text import canonical_texts
 from augmill.tasks.rows.randomness import uniforms
 
-CHUNK = 8192  # rows edited at a time
+Ints = npt.NDArray[np.int64]
+
+CHUNK = 4096  # rows edited at a time
 PREPARED = 1 << 14  # rows kept taken apart per process; about 5 kB each at 12 words
 
 
@@ -84,20 +91,68 @@ class RulesOptions:
             raise ValueError(f"strength: expected a share above 0 and at most 1; found {self.strength}")
 
 
+class _Editor:
+    """How texts are edited: plain ones all at once, any other by itself."""
+
+    def __init__(self, thesaurus: Thesaurus, options: RulesOptions) -> None:
+        weights, self.strength = options.operations, options.strength
+        self.quick = not thesaurus.choices and not weights.get("punctuation", 0)  # no edit but those PlainTexts has
+        self.weights = weights
+
+        def take_apart(text: str) -> Sentence:
+            return prepare(text, thesaurus, weights, options.strength)
+
+        self.take_apart = lru_cache(maxsize=PREPARED)(take_apart)
+
+
+class _Texts:
+    """Texts of one column. ``texts``: in their canonical form; ``can``: whether any edit changes each."""
+
+    def __init__(self, texts: Sequence[str | None], editor: _Editor) -> None:
+        self.texts = canonical_texts([text or "" for text in texts])
+        self._quick = PlainTexts(self.texts if editor.quick else [], editor.weights, editor.strength)
+        self._plain = self._quick.plain if editor.quick else np.zeros(len(self.texts), np.bool_)
+        self.can = self._quick.can if editor.quick else np.zeros(len(self.texts), np.bool_)
+        self._rest = {at: editor.take_apart(self.texts[at]) for at in np.flatnonzero(~self._plain).tolist()}
+        for at, sentence in self._rest.items():
+            self.can[at] = len(sentence.operations) > 0
+
+    def edit(self, which: Ints, seeds: Ints, stream: int) -> pa.Array:
+        """An edited copy of each of these texts, which edits can change."""
+        plain = self._plain[which]
+        made, order = [pa.array([], pa.string())], [np.empty(0, np.int64)]
+        if plain.any():
+            edits = np.where(plain, self._quick.edits[which], 0)
+            for count in np.unique(edits[plain]).tolist():
+                order.append(np.flatnonzero(edits == count))
+                draws = uniforms(seeds[order[-1]], 1 + 2 * count, stream=stream)
+                made.append(self._quick.edit(which[order[-1]], draws))
+        rest = np.flatnonzero(~plain)
+        sentences = [self._rest[at] for at in which[rest].tolist()]
+        # By the power of two of the numbers they take: one long text must not make all others dear.
+        takes = np.array([1 << (sentence.draws - 1).bit_length() for sentence in sentences], np.int64)
+        for count in np.unique(takes).tolist():
+            own = np.flatnonzero(takes == count)
+            draws = uniforms(seeds[rest[own]], count, stream=stream).tolist()
+            texts = [edit(sentences[at], numbers) for at, numbers in zip(own.tolist(), draws, strict=True)]
+            order.append(rest[own])
+            made.append(pa.array(texts, pa.string()))
+        return pa.concat_arrays(made).take(pa.array(np.argsort(np.concatenate(order))))
+
+
 class _Editable:
-    """The rows that can be edited, as ``fit`` wrote them; taken apart when first drawn. A row is a sentence a field."""
+    """The rows that can be edited, as ``fit`` wrote them."""
 
     def __init__(self, fitted: Fitted, options: RulesOptions, fields: tuple[str, ...]) -> None:
         self.parents = Parents(fitted)
         self.known = set(fitted.read_json("summary.json")["rows"])
-        thesaurus = index_thesaurus(fitted.read_json("thesaurus.json"))
-        columns = [self.parents.table[name].combine_chunks() for name in fields]
+        self.editor = _Editor(index_thesaurus(fitted.read_json("thesaurus.json")), options)
+        self.columns = [self.parents.table[name].combine_chunks() for name in fields]
 
-        def take_apart(row: int) -> tuple[Sentence, ...]:
-            texts = [column[row].as_py() if row >= 0 else None for column in columns]
-            return tuple(prepare(text, thesaurus, options.operations, options.strength) for text in texts)
-
-        self.sentences = lru_cache(maxsize=PREPARED)(take_apart)  # of no row, -1: empty ones
+    def texts_of(self, rows: Ints) -> list[_Texts]:
+        """By field; empty ones of no row, -1."""
+        at = pa.array(rows, mask=rows < 0)
+        return [_Texts(column.take(at).to_pylist(), self.editor) for column in self.columns]
 
 
 class Rules(Generator):
@@ -121,11 +176,10 @@ class Rules(Generator):
         thesaurus = index_thesaurus(groups)
         train = sort_parents(inputs.train, ctx.fields)
         tell_scripts((train[name].to_pylist() for name in ctx.fields), "rules", ctx.log)
-        editable = np.zeros(train.num_rows, dtype=bool)
+        editable, editor = np.zeros(train.num_rows, dtype=bool), _Editor(thesaurus, options)
         for name in (ctx.fields[at] for at in changed_fields(options.change, ctx.fields, "rules")):
-            for row, text in enumerate(train[name].to_pylist()):
-                if not editable[row]:
-                    editable[row] = bool(prepare(text, thesaurus, options.operations, options.strength).operations)
+            for start in range(0, train.num_rows, CHUNK):
+                editable[start : start + CHUNK] |= _Texts(train[name].slice(start, CHUNK).to_pylist(), editor).can
         parents = train.filter(pa.array(editable))
         write_parents(parents, ctx)
         summary = {"rows": count_classes(train), "editable": count_classes(parents), "synonym_groups": len(groups)}
@@ -145,59 +199,59 @@ class Rules(Generator):
             chunk = Request(request.strata[part], request.ordinals[part], request.seeds[part])
             numbers = uniforms(chunk.seeds, 2)
             rows = editable.parents.draw(chunk, numbers[:, 0])
-            sentences = list(zip(*map(editable.sentences, rows.tolist()), strict=True))
-            texts, changed = _edit_rows(sentences, chunk.seeds, numbers[:, 1], options, ctx.fields)
+            distinct, own = np.unique(rows, return_inverse=True)
+            texts, changed = _edit_rows(
+                editable.texts_of(distinct), own, chunk.seeds, numbers[:, 1], options, ctx.fields
+            )
             pieces.append(_to_table(editable, chunk, np.where(changed, rows, -1), texts, ctx.fields))
         return pa.concat_tables(pieces).combine_chunks()
 
 
 def _edit_rows(
-    sentences: list[tuple[Sentence, ...]],
-    seeds: npt.NDArray[np.int64],
+    texts: list[_Texts],
+    own: Ints,
+    seeds: Ints,
     which: npt.NDArray[np.float64],
     options: RulesOptions,
     fields: tuple[str, ...],
-) -> tuple[list[list[str]], npt.NDArray[np.bool_]]:
-    """(the edited texts by field, which rows have one that differs from before). ``sentences``: by field.
+) -> tuple[list[pa.Array], npt.NDArray[np.bool_]]:
+    """(the edited texts by field, which rows have one that differs from before).
 
-    ``which``: a number in [0, 1) a row; it draws the field where one alone is edited.
+    ``texts``: by field; ``own``: the place of each row's parent among them; ``which``: a number in [0, 1) a row, that
+    draws the field where one alone is edited.
     """
     editable = changed_fields(options.change, fields, "rules")
-    can = np.array([[len(sentence.operations) > 0 for sentence in sentences[name]] for name in editable], np.bool_)
+    can = np.array([texts[name].can[own] for name in editable])
     if options.change == "one":
         can &= np.cumsum(can, axis=0) - 1 == (which * can.sum(axis=0)).astype(np.int64)
-    texts = [[sentence.text for sentence in column] for column in sentences]
+    columns = [pa.array(column.texts, pa.string()).take(pa.array(own)) for column in texts]
     changed = np.zeros(len(seeds), np.bool_)
     for name, rows in zip(editable, can, strict=True):
-        column, made, at = sentences[name], texts[name], np.flatnonzero(rows)
-        # Rows by the power of two of the numbers they take: one long text must not make all others dear.
-        takes = np.array([1 << (column[row].draws - 1).bit_length() for row in at.tolist()], np.int64)
-        for draws in np.unique(takes).tolist():
-            own = at[takes == draws]
-            for row, numbers in zip(own.tolist(), uniforms(seeds[own], draws, stream=1 + name).tolist(), strict=True):
-                text = edit(column[row], numbers)
-                if text != made[row]:  # else a swap of equal words, or one that was swapped back
-                    made[row], changed[row] = text, True
-    return texts, changed
+        at = np.flatnonzero(rows)
+        made = texts[name].edit(own[at], seeds[at], 1 + name)
+        # Unchanged: a swap of equal words, or one that was swapped back.
+        changed[at] |= pc.not_equal(made, columns[name].take(pa.array(at))).to_numpy(zero_copy_only=False)
+        columns[name] = pc.replace_with_mask(columns[name], pa.array(rows), made)
+    return columns, changed
 
 
 def _to_table(
     editable: _Editable,
     request: Request,
-    rows: npt.NDArray[np.int64],
-    texts: list[list[str]],
+    rows: Ints,
+    texts: list[pa.Array],
     fields: tuple[str, ...],
 ) -> pa.Table:
     """``rows``: each row's parent; -1 where none was made."""
-    lost, strata = rows < 0, pa.array(request.strata, pa.string())
+    lost, strata = pa.array(rows < 0), pa.array(request.strata, pa.string())
     reasons: list[str | None] = [None] * len(rows)
-    for at in np.flatnonzero(lost).tolist():
+    for at in np.flatnonzero(rows < 0).tolist():
         reasons[at] = "unchanged" if request.strata[at] in editable.known else "no_parent"
     columns = {
         "ordinal": request.ordinals,
         "asked": strata,
         STRATUM: strata,
-        **{name: pa.array(column, pa.string(), mask=lost) for name, column in zip(fields, texts, strict=True)},
+        **{name: pc.if_else(lost, None, column) for name, column in zip(fields, texts, strict=True)},
         "parent_ids": editable.parents.only_parents(rows),
         "seed": request.seeds,
         "reason": pa.array(reasons, pa.string()),
