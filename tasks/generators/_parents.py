@@ -6,6 +6,7 @@ and the answer to a request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
@@ -69,14 +71,22 @@ class Parents:
             np.array(self.table[STRATUM].to_pylist(), dtype=object), return_index=True, return_counts=True
         )
         self.ranges = {str(s): (int(a), int(n)) for s, a, n in zip(strata, starts, counts, strict=True)}
+        self._starts, self._counts = np.append(starts, 0), np.append(counts, 0)  # the last, -1, of any other class
+        self._classes = {name: at for at, name in enumerate(self.ranges)}
 
-    def draw(self, request: Request) -> Ints:
-        """The parent's position per requested row, by the first of its uniforms; -1 where the class has none."""
-        ranges = np.array([self.ranges.get(stratum, (0, 0)) for stratum in request.strata], dtype=np.int64).reshape(
-            -1, 2
-        )
-        drawn = (uniforms(request.seeds, 1)[:, 0] * ranges[:, 1]).astype(np.int64)
-        return np.where(ranges[:, 1] > 0, ranges[:, 0] + drawn, -1)
+    def draw(self, request: Request, numbers: Floats | None = None) -> Ints:
+        """The parent's position per requested row, by the first of its uniforms (``numbers``, where the caller has them);
+
+        -1 where the class has none.
+        """
+        drawn = uniforms(request.seeds, 1)[:, 0] if numbers is None else numbers
+        own = np.fromiter(map(self._classes.get, request.strata, repeat(-1)), np.int64, len(request))
+        return np.where(own >= 0, self._starts[own] + (drawn * self._counts[own]).astype(np.int64), -1)
+
+    def only_parents(self, rows: Ints) -> pa.ListArray:
+        """The id at each position, as the only parent; none where it is -1."""
+        offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(rows >= 0, dtype=np.int32)])
+        return pa.ListArray.from_arrays(pa.array(offsets), self.ids.take(pa.array(rows[rows >= 0])))
 
     def ids_of(self, rows: Ints) -> list[list[str]]:
         """The id at each position, as the only parent; none where it is -1."""

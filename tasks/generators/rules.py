@@ -9,7 +9,7 @@ random punctuation marks. Synonyms come from a thesaurus the user names: that is
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from augmill.tasks.contracts import Context, FitInputs, Fitted, Generator, Request
+from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._edits import (
     Operation,
     Sentence,
+    Thesaurus,
     edit,
     index_thesaurus,
     prepare,
@@ -32,16 +34,19 @@ from augmill.tasks.generators._edits import (
 from augmill.tasks.generators._parents import (
     PARENTS,
     Parents,
-    answer,
     changed_fields,
     count_classes,
     sort_parents,
     write_parents,
 )
+from augmill.tasks.generators._plain import PlainTexts
 from augmill.tasks.rows.kinds import candidate_schema
+from augmill.tasks.rows.kinds.text import canonical_texts
 from augmill.tasks.rows.randomness import uniforms
 
-CHUNK = 8192  # rows edited at a time
+Ints = npt.NDArray[np.int64]
+
+CHUNK = 4096  # rows edited at a time
 PREPARED = 1 << 14  # rows kept taken apart per process; about 5 kB each at 12 words
 
 
@@ -86,19 +91,68 @@ class RulesOptions:
             raise ValueError(f"strength: expected a share above 0 and at most 1; found {self.strength}")
 
 
+class _Editor:
+    """How texts are edited: plain ones all at once, any other by itself."""
+
+    def __init__(self, thesaurus: Thesaurus, options: RulesOptions) -> None:
+        weights, self.strength = options.operations, options.strength
+        self.quick = not thesaurus.choices and not weights.get("punctuation", 0)  # no edit but those PlainTexts has
+        self.weights = weights
+
+        def take_apart(text: str) -> Sentence:
+            return prepare(text, thesaurus, weights, options.strength)
+
+        self.take_apart = lru_cache(maxsize=PREPARED)(take_apart)
+
+
+class _Texts:
+    """Texts of one column. ``texts``: in their canonical form; ``can``: whether any edit changes each."""
+
+    def __init__(self, texts: Sequence[str | None], editor: _Editor) -> None:
+        self.texts = canonical_texts([text or "" for text in texts])
+        self._quick = PlainTexts(self.texts if editor.quick else [], editor.weights, editor.strength)
+        self._plain = self._quick.plain if editor.quick else np.zeros(len(self.texts), np.bool_)
+        self.can = self._quick.can if editor.quick else np.zeros(len(self.texts), np.bool_)
+        self._rest = {at: editor.take_apart(self.texts[at]) for at in np.flatnonzero(~self._plain).tolist()}
+        for at, sentence in self._rest.items():
+            self.can[at] = len(sentence.operations) > 0
+
+    def edit(self, which: Ints, seeds: Ints, stream: int) -> pa.Array:
+        """An edited copy of each of these texts, which edits can change."""
+        plain = self._plain[which]
+        made, order = [pa.array([], pa.string())], [np.empty(0, np.int64)]
+        if plain.any():
+            edits = np.where(plain, self._quick.edits[which], 0)
+            for count in np.unique(edits[plain]).tolist():
+                order.append(np.flatnonzero(edits == count))
+                draws = uniforms(seeds[order[-1]], 1 + 2 * count, stream=stream)
+                made.append(self._quick.edit(which[order[-1]], draws))
+        rest = np.flatnonzero(~plain)
+        sentences = [self._rest[at] for at in which[rest].tolist()]
+        # By the power of two of the numbers they take: one long text must not make all others dear.
+        takes = np.array([1 << (sentence.draws - 1).bit_length() for sentence in sentences], np.int64)
+        for count in np.unique(takes).tolist():
+            own = np.flatnonzero(takes == count)
+            draws = uniforms(seeds[rest[own]], count, stream=stream).tolist()
+            texts = [edit(sentences[at], numbers) for at, numbers in zip(own.tolist(), draws, strict=True)]
+            order.append(rest[own])
+            made.append(pa.array(texts, pa.string()))
+        return pa.concat_arrays(made).take(pa.array(np.argsort(np.concatenate(order))))
+
+
 class _Editable:
-    """The rows that can be edited, as ``fit`` wrote them; taken apart when first drawn."""
+    """The rows that can be edited, as ``fit`` wrote them."""
 
     def __init__(self, fitted: Fitted, options: RulesOptions, fields: tuple[str, ...]) -> None:
         self.parents = Parents(fitted)
         self.known = set(fitted.read_json("summary.json")["rows"])
-        thesaurus = index_thesaurus(fitted.read_json("thesaurus.json"))
+        self.editor = _Editor(index_thesaurus(fitted.read_json("thesaurus.json")), options)
+        self.columns = [self.parents.table[name].combine_chunks() for name in fields]
 
-        def take_apart(row: int) -> tuple[Sentence, ...]:
-            texts = (self.parents.table[name][row].as_py() for name in fields)
-            return tuple(prepare(text, thesaurus, options.operations, options.strength) for text in texts)
-
-        self.sentences = lru_cache(maxsize=PREPARED)(take_apart)
+    def texts_of(self, rows: Ints) -> list[_Texts]:
+        """By field; empty ones of no row, -1."""
+        at = pa.array(rows, mask=rows < 0)
+        return [_Texts(column.take(at).to_pylist(), self.editor) for column in self.columns]
 
 
 class Rules(Generator):
@@ -122,11 +176,10 @@ class Rules(Generator):
         thesaurus = index_thesaurus(groups)
         train = sort_parents(inputs.train, ctx.fields)
         tell_scripts((train[name].to_pylist() for name in ctx.fields), "rules", ctx.log)
-        editable = np.zeros(train.num_rows, dtype=bool)
+        editable, editor = np.zeros(train.num_rows, dtype=bool), _Editor(thesaurus, options)
         for name in (ctx.fields[at] for at in changed_fields(options.change, ctx.fields, "rules")):
-            for row, text in enumerate(train[name].to_pylist()):
-                if not editable[row]:
-                    editable[row] = bool(prepare(text, thesaurus, options.operations, options.strength).operations)
+            for start in range(0, train.num_rows, CHUNK):
+                editable[start : start + CHUNK] |= _Texts(train[name].slice(start, CHUNK).to_pylist(), editor).can
         parents = train.filter(pa.array(editable))
         write_parents(parents, ctx)
         summary = {"rows": count_classes(train), "editable": count_classes(parents), "synonym_groups": len(groups)}
@@ -144,46 +197,63 @@ class Rules(Generator):
             part = slice(start, start + CHUNK)
             ctx.tell(start, len(request), "rows")
             chunk = Request(request.strata[part], request.ordinals[part], request.seeds[part])
-            rows = editable.parents.draw(chunk)
-            sentences = [editable.sentences(row) if row >= 0 else () for row in rows.tolist()]
-            texts = _edit_rows(sentences, chunk.seeds, options, ctx.fields)
-            pieces.append(_to_table(editable, chunk, rows, texts, ctx.fields))
+            numbers = uniforms(chunk.seeds, 2)
+            rows = editable.parents.draw(chunk, numbers[:, 0])
+            distinct, own = np.unique(rows, return_inverse=True)
+            texts, changed = _edit_rows(
+                editable.texts_of(distinct), own, chunk.seeds, numbers[:, 1], options, ctx.fields
+            )
+            pieces.append(_to_table(editable, chunk, np.where(changed, rows, -1), texts, ctx.fields))
         return pa.concat_tables(pieces).combine_chunks()
 
 
 def _edit_rows(
-    sentences: list[tuple[Sentence, ...]],
-    seeds: npt.NDArray[np.int64],
+    texts: list[_Texts],
+    own: Ints,
+    seeds: Ints,
+    which: npt.NDArray[np.float64],
     options: RulesOptions,
     fields: tuple[str, ...],
-) -> list[list[str] | None]:
-    """The edited texts of each row; None where there is no parent or the edits left it as it was."""
+) -> tuple[list[pa.Array], npt.NDArray[np.bool_]]:
+    """(the edited texts by field, which rows have one that differs from before).
+
+    ``texts``: by field; ``own``: the place of each row's parent among them; ``which``: a number in [0, 1) a row, that
+    draws the field where one alone is edited.
+    """
     editable = changed_fields(options.change, fields, "rules")
-    which = uniforms(seeds, 2)[:, 1].tolist()
-    texts = [[sentence.text for sentence in row] for row in sentences]
-    jobs: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for at, row in enumerate(sentences):
-        if not row:
-            continue
-        chosen = [name for name in editable if row[name].operations]
-        for name in [chosen[int(which[at] * len(chosen))]] if options.change == "one" else chosen:
-            # Rows by the power of two of the numbers they take: one long text must not make all others dear.
-            jobs[name, 1 << (row[name].draws - 1).bit_length()].append(at)
-    for (name, draws), ats in jobs.items():
-        numbers = uniforms(seeds[ats], draws, stream=1 + name).tolist()
-        for at, row_numbers in zip(ats, numbers, strict=True):
-            texts[at][name] = edit(sentences[at][name], row_numbers)
-    # Unchanged: a swap of equal words, or one that was swapped back.
-    same = [all(a == b.text for a, b in zip(new, old, strict=True)) for new, old in zip(texts, sentences, strict=True)]
-    return [None if unchanged else row for unchanged, row in zip(same, texts, strict=True)]
+    can = np.array([texts[name].can[own] for name in editable])
+    if options.change == "one":
+        can &= np.cumsum(can, axis=0) - 1 == (which * can.sum(axis=0)).astype(np.int64)
+    columns = [pa.array(column.texts, pa.string()).take(pa.array(own)) for column in texts]
+    changed = np.zeros(len(seeds), np.bool_)
+    for name, rows in zip(editable, can, strict=True):
+        at = np.flatnonzero(rows)
+        made = texts[name].edit(own[at], seeds[at], 1 + name)
+        # Unchanged: a swap of equal words, or one that was swapped back.
+        changed[at] |= pc.not_equal(made, columns[name].take(pa.array(at))).to_numpy(zero_copy_only=False)
+        columns[name] = pc.replace_with_mask(columns[name], pa.array(rows), made)
+    return columns, changed
 
 
 def _to_table(
     editable: _Editable,
     request: Request,
-    rows: npt.NDArray[np.int64],
-    texts: list[list[str] | None],
+    rows: Ints,
+    texts: list[pa.Array],
     fields: tuple[str, ...],
 ) -> pa.Table:
-    refusals = ["unchanged" if stratum in editable.known else "no_parent" for stratum in request.strata]
-    return answer(request, fields, texts, editable.parents.ids_of(rows), refusals)
+    """``rows``: each row's parent; -1 where none was made."""
+    lost, strata = pa.array(rows < 0), pa.array(request.strata, pa.string())
+    reasons: list[str | None] = [None] * len(rows)
+    for at in np.flatnonzero(rows < 0).tolist():
+        reasons[at] = "unchanged" if request.strata[at] in editable.known else "no_parent"
+    columns = {
+        "ordinal": request.ordinals,
+        "asked": strata,
+        STRATUM: strata,
+        **{name: pc.if_else(lost, None, column) for name, column in zip(fields, texts, strict=True)},
+        "parent_ids": editable.parents.only_parents(rows),
+        "seed": request.seeds,
+        "reason": pa.array(reasons, pa.string()),
+    }
+    return pa.table(columns, schema=candidate_schema(fields))

@@ -5,6 +5,7 @@ from augmill.tasks.rows.kinds.text.near import TextIndex, jaccard, near_duplicat
 from augmill.tasks.rows.kinds.text.normal import (
     CJK,
     canonical,
+    canonical_texts,
     equal,
     fold,
     is_unspaced,
@@ -18,6 +19,7 @@ __all__ = [
     "Text",
     "TextIndex",
     "canonical",
+    "canonical_texts",
     "equal",
     "fold",
     "is_unspaced",
