@@ -120,11 +120,13 @@ def open_session(
     """
     from prefect.context import FlowRunContext
 
+    from augmill.tasks.stages.extensions import is_light
+
     require_posix()
     PATIENCE.renew(recipe.run.store_patience)
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None
-    devices = find_devices(recipe.run.devices, recipe.run.workers)
+    devices = find_devices(recipe.run.devices, recipe.run.workers, light=is_light(recipe))
     kind, stop, hosted = orchestrator or recipe.run.orchestrator, Stop(), FlowRunContext.get() is not None
     sweep_temporary()
     try:
