@@ -121,11 +121,13 @@ def open_session(
     ``embedded``: the process is somebody else's, whose logging and directory for temporary files stay theirs. ``how``:
     further fields of the session.
     """
+    from augmill.tasks.stages.extensions import is_light
+
     require_posix()
     PATIENCE.renew(recipe.run.store_patience)
     store = Store(recipe.run.store)
     deadline = deadline_of(recipe) if by_morning else None
-    devices = find_devices(recipe.run.devices, recipe.run.workers)
+    devices = find_devices(recipe.run.devices, recipe.run.workers, light=is_light(recipe))
     kind, stop, hosted = orchestrator or recipe.run.orchestrator, Stop(), _in_a_flow()
     sweep_temporary()
     try:

@@ -338,7 +338,11 @@ class RunOptions:
     devices: tuple[str, ...] = option(
         (), "cpu, cuda:0, ...; empty: every CUDA device, or the CPU", why_no_identity=_RUN
     )
-    workers: int = option(0, "worker processes; 0: one per device", why_no_identity=_RUN)
+    workers: int = option(
+        0,
+        "worker processes; 0: one per device, or one per core (8 at most) where no generator runs a model",
+        why_no_identity=_RUN,
+    )
     threads: int = option(2, "threads that a fit is pinned to; part of a trained model's identity")
     shard_minutes: float = option(30.0, "a shard that takes longer is killed and tried again", why_no_identity=_RUN)
     shard_retries: int = option(2, "how often a shard is tried again after a cause that may pass", why_no_identity=_RUN)

@@ -73,6 +73,12 @@ def generator_config(choice: GeneratorChoice, recipe: Recipe) -> FitConfig:
     )
 
 
+def is_light(recipe: Recipe) -> bool:
+    """Whether no generator runs a model: each is Augmill's own and needs no library."""
+    names = [choice.use for choice in recipe.generators]
+    return not GENERATORS.codes(*names) and not any(GENERATORS[name].libraries for name in names)
+
+
 def check_config(name: str, options: Any, recipe: Recipe) -> FitConfig:
     fields, version, code = recipe.columns.fields, CHECKS[name].VERSION, CHECKS.code(name)
     return FitConfig(name, version, options, recipe.seed, fields, 0, code=code, **_rows(recipe))

@@ -1,4 +1,4 @@
-"""Worker processes for shards: one per device (one on a CPU), threads pinned, models loaded once, ended with their parent.
+"""Worker processes for shards: one per device, or per core where nothing runs a model; threads pinned, models loaded once.
 
 A Prefect task hands a spec over, waits, kills at the deadline, and raises a retryable error where the worker died: a
 thread cannot be interrupted inside a blocking call, a process can. The death of one costs its shard only.
@@ -45,6 +45,7 @@ from augmill.tasks.store.stage import Event
 
 GRACE_SECONDS = 5.0
 WATCH_SECONDS = 1.0  # a worker whose parent is gone ends within so long
+MOST_LIGHT = 8  # worker processes on a CPU that nobody asked for: each takes 0.2 to 0.5 GB, whatever the machine has
 TELL_SECONDS = 0.25  # between two messages of a worker on how far its job is, at least
 _log = logging.getLogger("augmill")
 
@@ -157,8 +158,9 @@ class WorkerPool:
 
     def __init__(self, devices: list[str], threads: int) -> None:
         self.threads, self.size = threads, len(devices)
-        self.free: queue.Queue[tuple[str, Worker | None]] = queue.Queue()
-        for device in devices:
+        # The one that was free last goes first: it has started, and has loaded what the next job needs.
+        self.free: queue.LifoQueue[tuple[str, Worker | None]] = queue.LifoQueue()
+        for device in reversed(devices):
             self.free.put((device, None))
         self.started: list[Worker] = []
         self.lock = threading.Lock()
@@ -225,9 +227,15 @@ def worker_pool(devices: list[str], threads: int) -> Iterator[WorkerPool]:
     pool.close()
 
 
-def find_devices(asked: tuple[str, ...], workers: int) -> list[str]:
-    """One entry per worker process: the asked devices, else every CUDA device, else the CPU."""
+def find_devices(asked: tuple[str, ...], workers: int, *, light: bool = False) -> list[str]:
+    """One entry per worker process: the asked devices, else every CUDA device, else the CPU.
+
+    ``light``: no job runs a model, so that no device is looked for, and each core has a process, up to ``MOST_LIGHT``.
+    """
     devices = list(asked)
+    if light and not devices:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return ["cpu"] * (workers or min(cores, MOST_LIGHT))
     if not devices:
         # torch takes seconds to import; the driver's own files tell whether there is a GPU at all.
         has_driver = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")  # noqa: PTH110

@@ -44,6 +44,11 @@ def make_recipe(folder: Path, rows: int, workers: int) -> Recipe:
     return build_recipe(document, base=folder)
 
 
+def devices_of(recipe: Recipe) -> list[str]:
+    """Of a run of its own: a worker per core, for `rules` runs no model."""
+    return find_devices((), recipe.run.workers, light=True)
+
+
 def run_rows(run: Run) -> dict[str, Any]:
     """Source to release with one round; the ledger."""
     ingested, split = read_source(run)
@@ -59,7 +64,7 @@ def bench(store: str | None, rows: int, real: int, workers: int) -> None:
     with tempfile.TemporaryDirectory(prefix="augmill-bench-") as folder:
         write_source(Path(folder), real)
         recipe = make_recipe(Path(folder), rows, workers)
-        with Meter() as meter, worker_pool(find_devices((), recipe.run.workers), recipe.run.threads) as pool:
+        with Meter() as meter, worker_pool(devices_of(recipe), recipe.run.threads) as pool:
             root = Store(store or f"{folder}/store")
             ledger = run_rows(plain_run(recipe, root, pool, MeteredProgress(meter)))
             size = pool.size

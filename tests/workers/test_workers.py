@@ -32,7 +32,8 @@ from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import AugmillError, CorruptObject, DeadlineExceeded, UserError, WorkerDied
 from augmill.tasks.generators import GENERATORS
-from augmill.tasks.stages.extensions import FitConfig
+from augmill.tasks.recipe.recipe import build_recipe
+from augmill.tasks.stages.extensions import FitConfig, is_light
 from augmill.tasks.stages.fit import fit, fit_check
 from augmill.tasks.stages.jobs import pack
 from augmill.tasks.stages.split import prepare_split, split
@@ -422,6 +423,26 @@ def test_there_is_a_worker_per_device_unless_told_otherwise() -> None:
     assert find_devices(("cuda:0", "cuda:1"), 0) == ["cuda:0", "cuda:1"]
     assert find_devices(("cuda:0", "cuda:1"), 3) == ["cuda:0", "cuda:1", "cuda:0"]
     assert find_devices(("cpu",), 2) == ["cpu", "cpu"]
+
+
+def test_where_no_generator_runs_a_model_each_core_has_a_worker_and_what_was_asked_for_counts() -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    assert find_devices((), 0, light=True) == ["cpu"] * min(cores, 8)
+    assert find_devices((), 3, light=True) == ["cpu"] * 3
+    assert find_devices(("cuda:0",), 0, light=True) == ["cuda:0"]
+    document = {"dataset": "d", "source": {"path": "x.csv"}, "target": {"per_class": 1}}
+    document |= {"columns": {"text": "text", "label": "label"}}
+    for uses, light in ((["rules"], True), (["rules", "causal_lm"], False)):
+        made = build_recipe(document | {"generators": [{"use": use} for use in uses]}, base=Path())
+        assert is_light(made) is light, uses
+
+
+def test_a_worker_that_is_free_is_asked_before_another_is_started() -> None:
+    pool = WorkerPool(["cuda:0", "cuda:1"], 1)
+    first = pool.free.get()
+    assert first[0] == "cuda:0"
+    pool.free.put(first)
+    assert pool.free.get() is first
 
 
 def test_a_pool_of_one_serves_many_threads_and_loses_no_place_by_failures() -> None:
