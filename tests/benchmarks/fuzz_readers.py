@@ -167,7 +167,7 @@ def everything(file: Path, options: dict[str, Any]) -> dict[str, Any]:
         chosen = SourceOptions(path=str(file), **options)
         (source,) = list_files(chosen)
         schema = scan_schema([source], chosen)
-        found["schema"] = [(each.name, str(each.type), each.metadata) for each in schema]
+        found["schema"] = [(each.name, str(each.type), repr(each.metadata)) for each in schema]
         batches = list(read_batches(source, chosen, schema=schema))
         table = pa.concat_tables([batch.table for batch in batches])
         found["rows"] = repr(table.cast(pa.schema([_as_bytes(each) for each in table.schema])).to_pylist())
