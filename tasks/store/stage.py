@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from augmill.tasks.contracts import Artifact, FitInputs, Tell, tell_nobody
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.registry import blaming
-from augmill.tasks.rows.hashing import canonical_json, hash_file, hash_json, hash_path, hash_table
+from augmill.tasks.rows.hashing import TableHasher, canonical_json, hash_file, hash_json, hash_path, hash_table
 from augmill.tasks.store.store import Store, manifest_key
 
 C = TypeVar("C")
@@ -135,6 +135,26 @@ class Work:
         """Writes a table that is already in its total order, and notes its canonical content."""
         pq.write_table(table, self.directory / name, row_group_size=ROW_GROUP, **PARQUET)
         self.contents[name] = hash_table(table)
+
+    @contextlib.contextmanager
+    def writing(self, schema: pa.Schema, name: str) -> Iterator[Callable[[pa.Table], None]]:
+        """As ``write``, of a table that comes part by part, in its total order; held is what a row group lacks."""
+        hasher, held = TableHasher(schema), schema.empty_table()
+
+        with pq.ParquetWriter(self.directory / name, schema, **PARQUET) as writer:
+
+            def take(part: pa.Table) -> None:
+                nonlocal held
+                hasher.update(part)
+                held = pa.concat_tables([held, part])
+                while held.num_rows >= ROW_GROUP:
+                    writer.write_table(held.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
+                    held = held.slice(ROW_GROUP).combine_chunks()  # else it keeps what it was cut from
+
+            yield take
+            if held.num_rows or not hasher.rows:
+                writer.write_table(held.combine_chunks(), row_group_size=ROW_GROUP)
+        self.contents[name] = hasher.hexdigest()
 
     def write_json(self, value: Any, name: str) -> None:
         (self.directory / name).write_bytes(canonical_json(value))
