@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -78,6 +79,34 @@ def _as_list(array: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, pc.list_flatten(array), mask=pc.is_null(array))
 
 
+def _valid(array: pa.Array) -> npt.NDArray[np.bool_]:
+    if array.null_count == 0:
+        return np.ones(len(array), np.bool_)
+    return np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False))
+
+
+def _spans(array: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview | None] | None:
+    """(bytes of each text, all texts together) as the array holds them; None for other types, and where a null has some.
+
+    Without a kernel for either: of 4,000 columns these took two thirds of a table's hashing.
+    """
+    kind = array.type
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        width: type = np.int32
+    elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        width = np.int64
+    else:
+        return None
+    _, offsets, data = array.buffers()
+    if offsets is None or offsets.size == 0:
+        return None
+    ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1]
+    lengths = np.diff(ends).astype(np.int64)
+    if array.null_count and bool(lengths[~_valid(array)].any()):
+        return None
+    return lengths, None if data is None else memoryview(data)[int(ends[0]) : int(ends[-1])]
+
+
 class TableHasher:
     """sha256 over canonical rows, fed batch by batch; where batches begin and end changes nothing.
 
@@ -103,7 +132,7 @@ class TableHasher:
     def _column(self, path: str, array: pa.Array) -> None:
         array = _plain(array)
         kind = array.type
-        self._feed(f"{path}\x00valid", pc.is_valid(array).to_numpy(zero_copy_only=False).tobytes())
+        self._feed(f"{path}\x00valid", _valid(array).tobytes())
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             lengths = pc.fill_null(pc.list_value_length(array), 0)
             self._feed(f"{path}\x00length", lengths.cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
@@ -118,6 +147,12 @@ class TableHasher:
 
     def _values(self, path: str, array: pa.Array) -> None:
         kind = array.type
+        if (spans := _spans(array)) is not None:
+            lengths, data = spans
+            self._feed(f"{path}\x00length", lengths.tobytes())
+            if data is not None:
+                self._feed(f"{path}\x00data", data)
+            return
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_fixed_size_binary(kind):
             array = array.cast(pa.large_binary())
             kind = array.type

@@ -118,7 +118,8 @@ class JsonLines(Reader):
                     tally.add(len(piece.rows), len(piece.refused), f"line {number} ({why.reason})")
                     refused = refused or piece.refused
                     seen.add(piece.rows)
-                seen.require_few(file)
+                seen.require_few(file, BATCH_ROWS)
+            seen.require_few(file)
         if not seen.columns:
             if refused and (doubt := doubt_lines(files[0], options)) is not None:
                 raise NoRows(doubt.problem, where=files[0].uri, fix=doubt.fix)
@@ -141,7 +142,7 @@ class JsonLines(Reader):
                 yield make_batch(piece.table.select(schema.names), "line", parsed, repaired)
             else:
                 yield _batch(piece, schema, repaired)
-        if first:
+        if first or repaired:  # of lines at the end that turned out to be blank
             yield _batch(Parsed(), schema, repaired)
 
     def sample(self, file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
@@ -156,6 +157,7 @@ class KeysSeen:
         self.columns: dict[str, ColumnSeen] = {}
         self.rows = self.cells = 0
         self._fields: dict[str, pa.Field] | None = {}
+        self._looked = 0, 0  # rows and values, when ``require_few`` last counted
 
     def fields(self) -> dict[str, pa.Field] | None:
         """The type of each key; None where a value of one must be read by our own reader."""
@@ -181,8 +183,11 @@ class KeysSeen:
         self.cells += min(piece.nulls, sum(column.null_count for column in table.columns))
         self.rows += table.num_rows
 
-    def require_few(self, file: SourceFile) -> None:
-        """Raises DataError where keys seem to be data."""
+    def require_few(self, file: SourceFile, rows: int = 0) -> None:
+        """Raises DataError where keys seem to be data. Not looked at before so many rows more, or BATCH_CELLS values."""
+        if self.rows - self._looked[0] < rows and self.cells - self._looked[1] < BATCH_CELLS:
+            return
+        self._looked = self.rows, self.cells
         sparse = self.rows * len(self.columns) > max(MAX_CELLS, 1000 * self.cells)
         if sparse or len(self.columns) > MAX_KEYS:
             many = f"{len(self.columns):,} different keys in {self.rows:,} rows with {self.cells:,} values"
@@ -209,8 +214,10 @@ def _parse(
     parsed = _Objects()
     number = 0
     with open_lines(file, options, codec, newline="\n") as lines:
+        if known is not None and known():
+            lines.widen()
         while True:
-            if known is not None and number and (block := lines.ahead()):
+            if known is not None and (block := lines.ahead()):
                 if parsed.rows or parsed.refused:
                     yield parsed  # what keys they have is ``known`` from here on
                     parsed = _Objects()
