@@ -164,19 +164,19 @@ def evaluate(run: Run, split: Artifact, mixed: Artifact, made: Made) -> Artifact
     """The gate's evidence: by the held-out rows, and where these are too few by folds of the train rows as well."""
     recipe = run.recipe
     assert made.settled is not None  # there is a mix
-    judging = how_to_judge(recipe)
-    evaluated = stages.evaluate(run, split, mixed, made.settled, config=EvaluateConfig(judging, recipe.validation))
     rows = read_json(run.store, split, "summary.json")["rows"]["validation"]
     seen = foreseen(run.store, split, recipe.gate, PROBLEMS[recipe.task])
     folds = folds_for(recipe.gate.folds, rows, recipe.gate.min_gain, recipe.gate.confidence, seen)
-    return judge_in_folds(run, split, evaluated, folds) if folds else evaluated
+    judging = how_to_judge(recipe)
+    if folds:  # run r of the whole is run r of every fold, so that none may stop before the others
+        judging = dataclasses.replace(judging, gate=dataclasses.replace(judging.gate, early=False))
+    evaluated = stages.evaluate(run, split, mixed, made.settled, config=EvaluateConfig(judging, recipe.validation))
+    return judge_in_folds(run, split, evaluated, folds, judging) if folds else evaluated
 
 
-def judge_in_folds(run: Run, split: Artifact, evaluated: Artifact, folds: int) -> Artifact:
+def judge_in_folds(run: Run, split: Artifact, evaluated: Artifact, folds: int, config: JudgeConfig) -> Artifact:
     """The whole path inside each fold; their held-out rows together judge. Raises NotProduced where a fold makes none."""
-    recipe = run.recipe
-    config = how_to_judge(recipe)
-    predicted = []
+    recipe, predicted = run.recipe, []
     for number in range(folds):
         inside = dataclasses.replace(run, place=f"fold {number + 1}")
         splits, fields = recipe.splits, recipe.columns.fields

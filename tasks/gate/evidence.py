@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Floats, Ints, Judged, Metric
 from augmill.tasks.gate.gauge import Gauge
-from augmill.tasks.gate.interval import Interval, Replicates, Resamples, interval, replicate, resample
+from augmill.tasks.gate.interval import Interval, Replicates, Resamples, interval, resample_blocks
 from augmill.tasks.gate.verdict import Verdict
 from augmill.tasks.rows.randomness import stream_key, uniforms
 from augmill.tasks.trainers import TrainerInputs, Training
@@ -90,6 +91,8 @@ def _keys(inputs: TrainerInputs, table: pa.Table, seed: int) -> Ints:
 
 
 PAIRS = (("mix", "real"), ("mix", "placebo"), ("placebo", "real"))
+# Why a gate ended before its last run (gate.stopping): what it says was clear, or nothing was left to be proven.
+Ending = Literal["clear", "hopeless"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Predictions:
 
     ``stratum``: (rows,), places in ``strata``; ``values``: (rows,), the column TARGET, None where the stratum says all of
     it; ``units``: each row's unit, None where that is the row; ``scores``: arm to (runs, rows, strata), where the metric
-    needs them; ``chosen``: arm to what the trainer chose, run by run.
+    needs them; ``chosen``: arm to what the trainer chose, run by run; ``ended``: why there are fewer runs than asked.
     """
 
     strata: tuple[str, ...]
@@ -108,6 +111,11 @@ class Predictions:
     values: Floats | None = None
     units: tuple[str, ...] | None = None
     scores: dict[str, Floats] | None = None
+    ended: Ending | None = None
+
+    @property
+    def runs(self) -> int:
+        return len(next(iter(self.arms.values())))
 
     @property
     def truth(self) -> npt.NDArray[Any]:
@@ -142,7 +150,7 @@ class Predictions:
 
     def about(self) -> dict[str, Any]:
         """What the table does not hold."""
-        return {"labels": self.strata, "chosen": self.chosen}
+        return {"labels": self.strata, "chosen": self.chosen, "ended": self.ended}
 
     @classmethod
     def from_table(cls, table: pa.Table, about: dict[str, Any]) -> Predictions:
@@ -160,6 +168,7 @@ class Predictions:
             scores={arm: np.stack([_scores(table, f"{arm}.{run}.score") for run in range(runs)]) for arm in ARMS}
             if f"{ARMS[0]}.0.score" in names
             else None,
+            ended=about.get("ended"),
         )
 
 
@@ -207,7 +216,8 @@ class Evidence(TypedDict):
 
     ``judged_by``: the metric that decided, such as "accuracy" or "focus_f1"; ``unit``: of its gains, "points" or the
     target's column; ``metrics``: how the values of each metric are read (gate.gauge.Gauge); ``stratum``: what one is
-    called. ``smallest_visible_gain``: true gain (below zero where ``not_worse`` lets a loss pass) that would have passed
+    called. ``seeds``: trainings of each arm; ``ended``: why they are fewer than ``seeds_asked``, where they are.
+    ``smallest_visible_gain``: true gain (below zero where ``not_worse`` lets a loss pass) that would have passed
     with 80 % probability here; ``rows_needed``: where inconclusive, held-out rows that would show the observed gain
     (where there is none, a point beyond what the rule asks), null where these rows suffice for that. ``test`` is
     reported and never decides.
@@ -222,6 +232,8 @@ class Evidence(TypedDict):
     stratum: str
     options: dict[str, Any]
     seeds: int
+    seeds_asked: int
+    ended: Ending | None
     draws: int
     rows: dict[str, int]
     smallest_visible_gain: float
@@ -257,13 +269,10 @@ def measure(
     seed: int,
 ) -> SplitEvidence:
     """Scores and gains of one split. Resamples of units are shared by the arms: every comparison is paired."""
-    judged = {arm: predictions.judged(arm) for arm in ARMS}
-    first = judged["mix"][0]
-    drawn = resample(first.count, len(judged["mix"]), resamples, seed)
     metrics = {**by.overall, **by.focus}
-    found = {name: {arm: replicate(metric, judged[arm], drawn) for arm in ARMS} for name, metric in metrics.items()}
-    strata = [_Stratum(predictions, judged, drawn, place) for place in np.unique(predictions.stratum)]
-    inside = {each.name: {arm: each.replicate(by.stratum, arm, min_rows_per_class) for arm in ARMS} for each in strata}
+    strata = [_Stratum.of(predictions, place) for place in np.unique(predictions.stratum)]
+    found, inside = _replicate(predictions, metrics, by.stratum, strata, resamples, seed)
+    judged = {arm: predictions.judged(arm) for arm in ARMS}
 
     def gain(metric: Metric, of: dict[str, Replicates], arm: str, reference: str, among: dict[str, Any]) -> Interval:
         difference, runs = of[arm].values - of[reference].values, of[arm].runs - of[reference].runs
@@ -294,14 +303,25 @@ def measure(
     }
 
 
+@dataclass(frozen=True)
 class _Stratum:
     """The rows of one stratum, as if there were no others."""
 
-    def __init__(self, predictions: Predictions, judged: dict[str, list[Judged]], drawn: Resamples, place: int) -> None:
-        self.name, self.place = predictions.strata[place], place
+    name: str
+    place: int
+    rows: int
+    units: Ints  # places among all units
+    judged: dict[str, list[Judged]]
+
+    @property
+    def count(self) -> int:
+        return len(self.units)
+
+    @classmethod
+    def of(cls, predictions: Predictions, place: int) -> _Stratum:
         at = np.flatnonzero(predictions.stratum == place)
+        judged = {arm: predictions.judged(arm) for arm in ARMS}
         units, own = np.unique(judged["mix"][0].units[at], return_inverse=True)
-        self.rows, self.count, self.drawn, self.units = len(at), len(units), drawn, units
 
         def part(run: Judged) -> Judged:
             scores = None if run.scores is None else run.scores[at]
@@ -309,12 +329,63 @@ class _Stratum:
                 run, truth=run.truth[at], predicted=run.predicted[at], scores=scores, units=own, count=len(units)
             )
 
-        self.judged = {arm: [part(run) for run in runs] for arm, runs in judged.items()}
+        of_arms = {arm: [part(run) for run in runs] for arm, runs in judged.items()}
+        return cls(predictions.strata[place], int(place), len(at), units, of_arms)
 
-    def replicate(self, metric: Metric, arm: str, least: int) -> Replicates:
-        """Without resamples where there are fewer than ``least`` units."""
-        drawn = self.drawn.units[:, self.units] if self.count >= least else self.drawn.units[:0]
-        return replicate(metric, self.judged[arm], Resamples(drawn, self.drawn.runs))
+
+ByArm = dict[str, Replicates]
+
+
+def _replicate(
+    predictions: Predictions,
+    metrics: Mapping[str, Metric],
+    inner: Metric,
+    strata: list[_Stratum],
+    count: int,
+    seed: int,
+) -> tuple[dict[str, ByArm], dict[str, ByArm]]:
+    """Each metric, by name, and the metric ``inner`` of each stratum, by its name; in one pass over the resamples."""
+    folded, lines = fold_alike(predictions)
+    judged = {arm: folded.judged(arm) for arm in ARMS}
+    units = judged["mix"][0].count if lines is None else len(lines)
+    inside = strata if lines is None else [_Stratum.of(folded, each.place) for each in strata]
+    asked: list[tuple[Ints | slice, Metric, dict[str, list[Judged]]]] = [
+        *((slice(None), metric, judged) for metric in metrics.values()),
+        *((each.units, inner, each.judged) for each in inside),
+    ]
+    prepared = [(at, metric, [metric.prepare(run) for arm in ARMS for run in of[arm]]) for at, metric, of in asked]
+    times = np.ones(units) if lines is None else np.bincount(lines)
+    found: list[list[Floats]] = [[] for _ in prepared]
+    drawn: list[npt.NDArray[np.float32]] = []
+    blocks = resample_blocks(units, len(judged["mix"]), count, seed, lines)
+    for block in chain([Resamples(times[None].astype(np.float32), np.empty((1, 0), np.float32))], blocks):
+        drawn.append(block.runs)
+        for values, (at, metric, runs) in zip(found, prepared, strict=True):
+            values.append(metric.over_runs(runs, block.units[:, at]))
+    weights = np.concatenate(drawn[1:])
+
+    def by_arm(values: list[Floats]) -> ByArm:
+        split = np.split(np.concatenate(values), len(ARMS), axis=1)
+        return {arm: Replicates.over(part, weights) for arm, part in zip(ARMS, split, strict=True)}
+
+    made = [by_arm(values) for values in found]
+    of_strata = zip((each.name for each in strata), made[len(metrics) :], strict=True)
+    return dict(zip(metrics, made[: len(metrics)], strict=True)), dict(of_strata)
+
+
+def fold_alike(predictions: Predictions) -> tuple[Predictions, Ints | None]:
+    """Rows that every training predicted alike as one line, and the line of each row: most rows are alike.
+
+    None where no row is folded: those with scores, numbers or units of their own stay as they are.
+    """
+    if predictions.values is not None or predictions.units is not None or predictions.scores is not None:
+        return predictions, None
+    columns = [predictions.stratum, *(run for arm in ARMS for run in predictions.arms[arm])]
+    table = np.stack(columns, axis=1, dtype=np.int32, casting="same_kind")
+    whole = table.view(np.dtype((np.void, table.dtype.itemsize * table.shape[1])))[:, 0]
+    _, first, lines = np.unique(whole, return_index=True, return_inverse=True)
+    arms = {arm: predictions.arms[arm][:, first] for arm in ARMS}
+    return replace(predictions, stratum=predictions.stratum[first], arms=arms), lines.astype(np.int64)
 
 
 def _arm_score(

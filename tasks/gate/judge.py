@@ -7,7 +7,8 @@ own seeds. Whether another sample of train rows would gain as much is not asked:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,8 @@ from augmill.tasks.contracts import ANY, ROW_ID, STRATUM, TARGET, Ints, Problem
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.gate.evidence import ARMS, Evidence, Predictions, SplitEvidence, Yardsticks, measure, trainings
 from augmill.tasks.gate.gauge import Gauge
-from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide, explain
+from augmill.tasks.gate.stopping import Looks
+from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide, explain, told_runs
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.names import nearest
@@ -87,6 +89,14 @@ class GateOptions:
         },
     )
     resamples: int = field(default=2000, metadata={"help": "bootstrap resamples of held-out rows and seeds"})
+    early: bool = field(
+        default=True,
+        metadata={
+            "later": True,
+            "help": "end before `seeds` trainings of each arm, from the third on, where the others could hardly change what"
+            " the gate says; where folds judge, all are trained",
+        },
+    )
 
     def __post_init__(self) -> None:
         bounds = [
@@ -168,7 +178,7 @@ def evaluate(
     splits = [heldout, *([test] if test is not None and test.num_rows else [])]
     predicted = predict(
         real, synthetic, splits, trainer, question, runs=options.seeds, seed=seed, workdir=workdir,
-        scores=options.needs_scores, progress=progress,
+        scores=options.needs_scores, looks=looks(heldout, options, question, seed), progress=progress,
     )  # fmt: skip
     return judge(predicted, options, question, seed, real=real.num_rows, synthetic=synthetic.num_rows)
 
@@ -181,7 +191,21 @@ def judge(
     ``options``: resolved.
     """
     measured = [_measure(part, options, question, seed) for part in predicted]
-    return _conclude(measured, options, question, real=real, synthetic=synthetic)
+    return _conclude(measured, predicted[0], options, question, real=real, synthetic=synthetic)
+
+
+def looks(heldout: pa.Table, options: GateOptions, question: Question, seed: int) -> Looks | None:
+    """What may end the gate early; None where it trains all runs. ``options``: resolved."""
+    if not options.early:
+        return None
+    metric, problem = METRICS[str(options.metric)], question.problem
+    deciding, guard = metric, None
+    if options.focus and problem.focus_metric:
+        held = set(heldout[STRATUM].unique().to_pylist())
+        named = tuple(dict.fromkeys(problem.stratum_named(name, held) or name for name in options.focus))
+        deciding, guard = METRICS[problem.focus_metric].only(named), metric
+    rule = Rule.of(options, Gauge.of(deciding, question.target))
+    return Looks(deciding, guard, rule, options.seeds, options.resamples, stream_key("looks", seed), question.target)
 
 
 def predict(
@@ -196,9 +220,12 @@ def predict(
     workdir: Path,
     arms: Sequence[str] = ARMS,
     scores: bool = False,
+    looks: Looks | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Predictions]:
-    """Trains each arm ``runs`` times; what each predicts for each split, its rows sorted by id. With ``scores``, those too.
+    """Trains each arm ``runs`` times, or fewer where ``looks`` at the first split says so; what each predicts for each
+
+    split, its rows sorted by id. With ``scores``, those too.
 
     Whoever judges by held-out rows does it through here: the gate, its folds, a comparison, and on parts of train what
     weighs generators. Raises DataError where there is nothing to train on or to judge by, UserError where the trainer
@@ -211,25 +238,47 @@ def predict(
     planned = trainings(inputs, seed, runs, arms)
     planned = planned if trainer.weights else [training.copied() for training in planned]
     found: dict[str, list[Prediction]] = {arm: [] for arm in arms}
-    for done, (training, prediction) in enumerate(zip(planned, trainer.predict(inputs, planned, workdir), strict=True)):
-        _refuse_unfit(prediction, inputs, scores)
-        found[training.arm].append(prediction if scores else replace(prediction, scores=None))
-        progress(done + 1, len(planned))
-    told = {arm: np.stack([each.target for each in of]) for arm, of in found.items()}
-    scored = {arm: np.stack([np.asarray(each.scores) for each in of]) for arm, of in found.items()} if scores else None
-    chosen = {arm: [each.chosen for each in of] for arm, of in found.items()}
-    return [
-        Predictions(
-            strata,
+    ended = None
+    cut = [
+        (
+            rows,
             _places(split, strata),
-            {arm: of[:, rows] for arm, of in told.items()},
-            chosen,
-            None if question.problem.target is None else split[TARGET].to_numpy(),
+            split[TARGET].to_numpy() if question.problem.target else None,
             _units(split, question.problem),
-            None if scored is None else {arm: of[:, rows] for arm, of in scored.items()},
         )
         for split, rows in _cut(splits)
     ]
+
+    def told(rows: slice, places: Ints, values: Any, units: tuple[str, ...] | None) -> Predictions:
+        arms = {arm: np.stack([each.target[rows] for each in of]) for arm, of in found.items()}
+        chosen = {arm: [each.chosen for each in of] for arm, of in found.items()}
+        scored = {arm: np.stack([np.asarray(each.scores)[rows] for each in of]) for arm, of in found.items() if scores}
+        return Predictions(strata, places, arms, chosen, values, units, scored or None, ended)
+
+    with _closing(trainer.predict(inputs, planned, workdir)) as predictions:
+        for done, (training, prediction) in enumerate(zip(planned, predictions, strict=True)):
+            _refuse_unfit(prediction, inputs, scores)
+            found[training.arm].append(_small(prediction, inputs, scores))
+            progress(done + 1, len(planned))
+            if looks is not None and training.arm == arms[-1] and (ended := looks.ending(told(*cut[0]))):
+                break
+    return [told(*part) for part in cut]
+
+
+@contextlib.contextmanager
+def _closing(predictions: Iterator[Prediction]) -> Iterator[Iterator[Prediction]]:
+    """What trains no further is told so: a generator ends its threads. A trainer may give any iterator."""
+    try:
+        yield predictions
+    finally:
+        if isinstance(predictions, Generator):
+            predictions.close()
+
+
+def _small(prediction: Prediction, inputs: TrainerInputs, scores: bool) -> Prediction:
+    """Without what nobody asks for, places of classes in four bytes."""
+    target = prediction.target.astype(np.int32) if inputs.classes else prediction.target
+    return replace(prediction, target=target, scores=prediction.scores if scores else None)
 
 
 def pool(parts: list[Predictions]) -> Predictions:
@@ -274,7 +323,7 @@ def judge_pooled(
     """The evidence of folds: their held-out rows together decide; what ``before`` says of the test rows is kept."""
     measured = [_measure(pool(parts), options, question, seed), *([before["test"]] if before["test"] else [])]
     rows = before["rows"]
-    return _conclude(measured, options, question, real=rows["real"], synthetic=rows["synthetic"])
+    return _conclude(measured, parts[0], options, question, real=rows["real"], synthetic=rows["synthetic"])
 
 
 def _measure(predictions: Predictions, options: GateOptions, question: Question, seed: int) -> SplitEvidence:
@@ -373,7 +422,13 @@ def _refuse_unfit(prediction: Prediction, inputs: TrainerInputs, scores: bool) -
 
 
 def _conclude(
-    measured: list[SplitEvidence], options: GateOptions, question: Question, *, real: int, synthetic: int
+    measured: list[SplitEvidence],
+    predicted: Predictions,
+    options: GateOptions,
+    question: Question,
+    *,
+    real: int,
+    synthetic: int,
 ) -> Evidence:
     """The verdict by the first split; a second one (test) is reported and decides nothing."""
     validation, metric = measured[0], str(options.metric)
@@ -395,15 +450,17 @@ def _conclude(
     summary = explain(verdict, better, gains, rule, validation["rows"], gauges[judged_by].point(score), stratum)
     return {
         "verdict": verdict,
-        "reason": summary.reason,
+        "reason": f"{summary.reason}{told_runs(predicted.runs, options.seeds, predicted.ended)}",
         "best_real": better,
         "judged_by": judged_by,
         "unit": gauges[judged_by].unit,
         "metrics": {name: gauge.to_json() for name, gauge in gauges.items()},
         "stratum": stratum,
         "options": asdict(options),
-        "seeds": options.seeds,
-        "draws": options.seeds,  # each seed draws its own placebo and its own mix
+        "seeds": predicted.runs,
+        "seeds_asked": options.seeds,
+        "ended": predicted.ended,
+        "draws": predicted.runs,  # each seed draws its own placebo and its own mix
         "rows": {
             "real": real,
             "synthetic": synthetic,

@@ -198,6 +198,14 @@ def explain(
     return Summary(f"{told} For {effect} it takes about {needed:,}. {rest}", seen, needed)
 
 
+def told_runs(done: int, asked: int, ended: str | None) -> str:
+    """A sentence of a gate that ended before all runs, with a space before it; else none."""
+    if ended is None:
+        return ""
+    rest = "could hardly have changed that" if ended == "clear" else "could hardly have proven anything"
+    return f" The gate ended after {done} of {asked} trainings of each arm: the others {rest}."
+
+
 def _asked(rule: Rule, shown: Literal["gain", "loss", "nothing"]) -> str:
     """What a published mix was proven to do."""
     margin = rule.gauge.amount(rule.margin)

@@ -15,6 +15,7 @@ from augmill.tasks.contracts import FIRST_PROBLEM, ROW_ID, STRATUM, TARGET, Arti
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Predictions
 from augmill.tasks.gate.judge import GateOptions, Question
+from augmill.tasks.gate.stopping import Looks
 from augmill.tasks.gate.verdict import foresight
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
@@ -92,7 +93,7 @@ def _is_whole(name: str) -> bool:
 
 
 def predict(
-    work: Work, config: JudgeConfig, split: Artifact, mixed: Artifact, held_out: list[pa.Table]
+    work: Work, config: JudgeConfig, split: Artifact, mixed: Artifact, held_out: list[pa.Table], looks: Looks | None
 ) -> list[Predictions]:
     """What the arms over a mix predict for each table of held-out rows.
 
@@ -110,18 +111,20 @@ def predict(
         seed=config.seed,
         workdir=work.site.store.local_scratch(work.site.place(f"trainer-{identity[:16]}")),
         scores=config.gate.needs_scores,
+        looks=looks,
         progress=lambda done, total: work.tell(done, total, "trainings"),
     )
 
 
-@stage("evaluate", version=3)
+@stage("evaluate", version=4)
 def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifact, settled: Artifact) -> None:
     """evidence.json: the gate's verdict and numbers, the release's metrics and what their suite says; predictions too."""
     how, rows = config.judge, work.read(mixed, "mix.parquet")
     synthetic, real = rows.filter(pc.not_equal(rows[ORIGIN], REAL)), work.read(mixed, "real.parquet")
     validation, test = (work.read(split, f"{name}.parquet") for name in ("validation", "test"))
     gate.require_focus(validation, how.gate, how.question.problem)
-    predicted = predict(work, how, split, mixed, [validation, *([test] if test.num_rows else [])])
+    looks = gate.looks(validation, how.gate, how.question, how.seed)
+    predicted = predict(work, how, split, mixed, [validation, *([test] if test.num_rows else [])], looks)
     counts = {"real": real.num_rows, "synthetic": synthetic.num_rows}
     found = gate.judge(predicted, how.gate, how.question, how.seed, **counts)
     work.write(predicted[0].to_table(), "predictions.parquet")
@@ -210,17 +213,17 @@ def can_judge(summary: dict[str, Any]) -> bool:
     return summary["rows"]["validation"] > 0 and summary["lacks"] is None
 
 
-@stage("predict_fold", version=1)
+@stage("predict_fold", version=2)
 def predict_fold(work: Work, config: JudgeConfig, split: Artifact, mixed: Artifact) -> None:
     """predictions.parquet: a held-out row of the fold a line, what each training of each arm predicted for it."""
     validation = work.read(split, "validation.parquet")
-    (found,) = predict(work, config, split, mixed, [validation])
+    (found,) = predict(work, config, split, mixed, [validation], None)
     work.rows = validation.num_rows
     work.write(found.to_table(), "predictions.parquet")
     work.write_json(found.about(), "predictions.json")
 
 
-@stage("judge_folds", version=3)
+@stage("judge_folds", version=4)
 def judge_folds(work: Work, config: JudgeConfig, evaluated: Artifact, predicted: list[Artifact]) -> None:
     """evidence.json as the evaluate stage writes it, the folds' held-out rows judging beside validation.
 
