@@ -73,7 +73,10 @@ class Prediction:
 
 
 class Trainer(ABC):
-    """Options are a frozen stdlib dataclass, ``Options``. A prediction depends on its own training alone."""
+    """Options are a frozen stdlib dataclass, ``Options``. A prediction depends on its own training and the first run of its
+
+    arm alone: what an arm chooses (hyper-parameters, where to start) it may choose there, for all its runs.
+    """
 
     VERSION: ClassVar[int]
     Options: ClassVar[type[Any]]
@@ -92,4 +95,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
-        """One prediction per training, in order. ``workdir`` is kept between attempts: finished work may rest there."""
+        """One prediction per training, in order, each as it is asked for: who asks may stop early, and close the iterator.
+
+        ``workdir`` is kept between attempts: finished work may rest there.
+        """

@@ -1,18 +1,17 @@
-"""Logistic or ridge regression on rows of any kind: ridge strength chosen in each training, as in ``tfidf``.
+"""Logistic or ridge regression on rows of any kind: ridge strength chosen once for each arm, as in ``tfidf``.
 
-Ridge-penalised weights lie in the span of the training rows. Where features outnumber the rows, the model is fitted on
-the Cholesky factor of the rows' Gram matrix: as many dense columns as there are rows instead of tens of thousands of
-sparse ones (BANKING77 at 10 rows per class: 770 columns for 28,000 features), with the same minimum. A real row's
-coordinates lie in the first columns, so that the arms without synthetic rows fit on a smaller square.
+The first training of an arm chooses; the others take its choice and start from its model. Choosing in each took three
+quarters of a gate.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +20,14 @@ import pyarrow as pa
 from augmill.tasks.contracts import ANY, Ints
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.logistic import log_odds
+from augmill.tasks.trainers.logistic import Fitted, Matrix, log_odds, solver
 from augmill.tasks.trainers.tuning import THREADS, Descent, learnt, require_threads, train_side_by_side
 
-EXACT_ROWS = 4096  # training rows up to which a factor is made: 64 MiB and 2 s at so many
-JITTER = 1e-4  # exact copies make the Gram matrix singular; rows have length about 1.4 and more
 STEPS = 10_000  # of scikit-learn's L-BFGS at most; it takes about 100
 
-Matrix = npt.NDArray[np.floating[Any]]
-# (rows, their targets, weights, C, the model of a smaller C or None) -> the model, (columns + 1, outputs), intercepts last,
-# that minimises C * sum(weights * loss) + |W|^2 / 2; and the classes that its outputs stand for, none for numbers.
-Fit = Callable[[Any, npt.NDArray[Any], npt.NDArray[np.float64], float, Any], tuple[Matrix, Ints]]
+# (their targets, weights, C, what was found before or None) -> what minimises C * sum(weights * loss) + |W|^2 / 2
+Fit = Callable[[npt.NDArray[Any], npt.NDArray[np.float64], float, Fitted | None], Fitted]
+Solver = Callable[[Any], Fit]  # of rows, an array or CSR
 
 
 class Strengths(Protocol):
@@ -61,7 +57,7 @@ class LinearOptions:
         metadata={"help": "inverse ridge strengths to choose from; the loss is scaled to the number of real rows"},
     )
     folds: int = field(
-        default=3, metadata={"help": "folds of the real train rows, by which each training chooses among `cs`"}
+        default=3, metadata={"help": "folds of the real train rows, by which each arm chooses among `cs`"}
     )
     threads: int = field(default=0, metadata=THREADS)
 
@@ -72,70 +68,56 @@ class LinearOptions:
 class LinearTrainer(Trainer):
     """Logistic regression for labels, ridge regression for numbers (both scikit-learn's), on rows of any kind.
 
-    Features are each kind's own (``Kind.features``), learnt from the real train rows. Chooses its strength inside each
-    training by cross-validation over real rows.
+    Features are each kind's own (``Kind.features``), learnt from the real train rows. Each arm chooses its strength once,
+    by cross-validation over real rows. Sparse features are fitted by ``logistic.solver`` in the stead of scikit-learn's.
     """
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     Options: ClassVar[type[Any]] = LinearOptions
     kinds: ClassVar[tuple[str, ...]] = (ANY,)
     problems: ClassVar[tuple[str, ...]] = ("classification", "regression")
     scores: ClassVar[bool] = True  # of classes
 
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
-        fit = _fit_logistic if inputs.classes else _fit_ridge
-        yield from regress(inputs, trainings, self.options, _coordinates, fit)
+        features, evaluation = _features(inputs)
+        dense = isinstance(features, np.ndarray)
+        solved_by = (_scikit_logistic if dense else solver) if inputs.classes else _scikit_ridge
+        yield from regress(inputs, trainings, self.options, features, evaluation, solved_by)
 
 
-def _fit_logistic(
-    inside: Any, labels: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Any
-) -> tuple[Matrix, Ints]:
+def _scikit_logistic(features: Matrix) -> Fit:
     """In float64: in float32 its line search gives up early."""
     from sklearn.linear_model import LogisticRegression
 
-    classes = np.unique(labels)
-    if len(classes) == 1:
-        return np.zeros((inside.shape[1] + 1, 1)), classes
-    found = LogisticRegression(C=c, max_iter=STEPS).fit(inside.astype(np.float64), labels, weights)
-    model = np.vstack([found.coef_.T, found.intercept_])
-    return (np.hstack([np.zeros_like(model), model]) if len(classes) == 2 else model), classes
+    def fit(labels: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Fitted | None) -> Fitted:
+        used = np.flatnonzero(weights)
+        classes = np.unique(labels[used])
+        if len(classes) == 1:
+            return Fitted(np.zeros((features.shape[1] + 1, 1)), classes, None)
+        found = LogisticRegression(C=c, max_iter=STEPS, warm_start=True)
+        if start is not None and np.array_equal(start.classes, classes):
+            found.coef_, found.intercept_ = start.state
+        found.fit(features[used].astype(np.float64), labels[used], weights[used])
+        model = np.vstack([found.coef_.T, found.intercept_])
+        model = np.hstack([np.zeros_like(model), model]) if len(classes) == 2 else model
+        return Fitted(model, classes, (found.coef_, found.intercept_))
+
+    return fit
 
 
-def _fit_ridge(
-    inside: Any, values: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Any
-) -> tuple[Matrix, Ints]:
+def _scikit_ridge(features: Any) -> Fit:
     from sklearn.linear_model import Ridge
 
-    found = Ridge(alpha=1 / c).fit(inside.astype(np.float64), values, weights)
-    return np.append(found.coef_, found.intercept_)[:, None], np.empty(0, np.int64)
+    def fit(values: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Fitted | None) -> Fitted:
+        used = np.flatnonzero(weights)
+        found = Ridge(alpha=1 / c).fit(features[used].astype(np.float64), values[used], weights[used])
+        return Fitted(np.append(found.coef_, found.intercept_)[:, None], np.empty(0, np.int64), None)
+
+    return fit
 
 
-@dataclass(frozen=True)
-class Coordinates:
-    """Rows as a model sees them: arrays, or scipy CSR matrices where there is no factor, float32.
-
-    ``factor``: the Cholesky factor of the Gram matrix of ``features``, which the coordinates then are.
-    """
-
-    rows: Any  # (training rows, columns)
-    factor: npt.NDArray[np.float32] | None
-    features: Any  # (training rows, features), or the rows again
-    evaluation: Any  # (evaluation rows, features)
-
-
-def factored(features: Any, evaluation: Any) -> Coordinates:
-    """``features``: CSR, of at most EXACT_ROWS rows."""
-    gram = (features @ features.T).toarray().astype(np.float64)
-    factor = np.linalg.cholesky(gram + JITTER * np.eye(len(gram))).astype(np.float32)
-    return Coordinates(factor, factor, features, evaluation)
-
-
-def _coordinates(inputs: TrainerInputs) -> Coordinates:
-    """Dense where all kinds' features are; else sparse; a factor in the stead of sparse ones where it is quicker.
-
-    With logistic regression on BANKING77's texts it is up to 4,000 rows (1.4 times; 5 to 10 times at 800); ridge
-    regression on sparse features is a matter of 0.1 s.
-    """
+def _features(inputs: TrainerInputs) -> tuple[Any, Any]:
+    """Of train and evaluation rows, float32: arrays where all kinds' features are dense, else CSR."""
     from scipy import sparse
 
     fields = list(inputs.fields)
@@ -147,117 +129,115 @@ def _coordinates(inputs: TrainerInputs) -> Coordinates:
             part = featurizer.transform(table.select(own))
             parts.append(np.nan_to_num(part) if isinstance(part, np.ndarray) else part)
     if all(isinstance(part, np.ndarray) for part in made[0]):
-        features, evaluation = (np.hstack(parts).astype(np.float32, copy=False) for parts in made)
-        return Coordinates(features, None, features, evaluation)
-    features, evaluation = (
+        dense = [np.hstack(parts).astype(np.float32, copy=False) for parts in made]
+        return dense[0], dense[1]
+    stacked = [
         sparse.hstack([sparse.csr_matrix(part) for part in parts], format="csr", dtype=np.float32) for parts in made
-    )
-    if inputs.classes and train.num_rows <= min(EXACT_ROWS, features.shape[1]):
-        return factored(features, evaluation)
-    return Coordinates(features, None, features, evaluation)
+    ]
+    return stacked[0], stacked[1]
 
 
 # --- What all trainings of one gate share, and one training -------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Design:
-    at: Coordinates
-    truth: npt.NDArray[
-        Any
-    ]  # of training rows: a class's place; or the target, in standard deviations of the real rows'
-    classes: int  # 0: numbers are learnt
-    middle: float  # of real rows' targets
-    spread: float
-    descent: Descent
-    fit: Fit
-    options: Strengths
 
 
 def regress(
     inputs: TrainerInputs,
     trainings: list[Training],
     options: Strengths,
-    coordinates: Callable[[TrainerInputs], Coordinates],
-    fit: Fit,
+    features: Any,
+    evaluation: Any,
+    solved_by: Solver,
 ) -> Iterator[Prediction]:
-    """As ``Trainer.predict``."""
+    """As ``Trainer.predict``. ``features``: of the training rows, real ones first; ``evaluation``: (rows, columns)."""
     import sklearn.linear_model  # noqa: F401 - brings scipy's own BLAS, which is limited only if it is there
     from threadpoolctl import threadpool_limits
 
+    design = _Design(inputs, options, features, evaluation, solved_by)
     # One BLAS thread each: sums are then taken in one order whatever the machine's cores.
     with threadpool_limits(limits=1):
-        design = _design(inputs, coordinates(inputs), fit, options)
-        yield from train_side_by_side(lambda training: _train(design, training), trainings, options.threads)
+        for trained in train_side_by_side(design.train, trainings, options.threads):
+            yield trained.prediction
 
 
-def _design(inputs: TrainerInputs, at: Coordinates, fit: Fit, options: Strengths) -> _Design:
-    truth, descent = learnt(inputs), Descent.of(inputs)
-    if inputs.classes:
-        return _Design(at, truth, len(inputs.classes), 0.0, 1.0, descent, fit, options)
-    middle, spread = float(truth[: descent.real].mean()), float(truth[: descent.real].std()) or 1.0
-    return _Design(at, (truth - middle) / spread, 0, middle, spread, descent, fit, options)
+class _Trained(NamedTuple):
+    prediction: Prediction
+    strength: float
+    fitted: Fitted
 
 
-def _train(design: _Design, training: Training) -> Prediction:
-    at, real = design.at, design.descent.real
-    weights = np.bincount(training.rows, training.weights, minlength=len(design.truth)).astype(np.float64)
-    columns = at.rows.shape[1]
-    if at.factor is not None and not weights[real:].any():
-        columns = real
-    chosen, told = _choose(design, training, weights, columns)
-    used = np.flatnonzero(weights)
-    scaled = weights[used] * (real / weights.sum())
-    model, classes = design.fit(at.rows[used, :columns], design.truth[used], scaled, chosen, None)
-    scores = _scores(at, model, columns)
-    told = {"C": chosen, **told}
-    if not design.classes:
-        return Prediction(design.middle + design.spread * scores[:, 0], None, told)
-    odds = np.full((len(scores), design.classes), -np.inf)  # of a class that no training row has
-    odds[:, classes] = log_odds(scores)
-    return Prediction(classes[scores.argmax(axis=1)], odds, told)
+class _Design:
+    def __init__(
+        self, inputs: TrainerInputs, options: Strengths, features: Any, evaluation: Any, solved_by: Solver
+    ) -> None:
+        self.options, self.features, self.evaluation, self.solved_by = options, features, evaluation, solved_by
+        self.descent, self.classes = Descent.of(inputs), len(inputs.classes)
+        # Of training rows a class's place; or the target, in standard deviations of the real rows' from their mean.
+        self.truth, self.middle, self.spread = learnt(inputs), 0.0, 1.0
+        if not self.classes:
+            known = self.truth[: self.descent.real]
+            self.middle, self.spread = float(known.mean()), float(known.std()) or 1.0
+            self.truth = (self.truth - self.middle) / self.spread
+        self._fits: dict[int, Fit] = {}
+        self._preparing = threading.Lock()
+
+    def train(self, training: Training, lead: _Trained | None) -> _Trained:
+        """``lead``: the first training of its arm, which chose."""
+        weights = np.bincount(training.rows, training.weights, minlength=len(self.truth)).astype(np.float64)
+        if lead is None:
+            strength, told = self._choose(training, weights)
+        else:
+            strength, told = lead.strength, lead.prediction.chosen
+        real = self.descent.real
+        rows = len(weights) if weights[real:].any() else real  # arms of real rows alone are not slowed by the others
+        scaled = weights[:rows] * (real / weights.sum())
+        found = self._fit_of(rows)(self.truth[:rows], scaled, strength, lead.fitted if lead else None)
+        return _Trained(self._predict(found, {"C": strength, **told}), strength, found)
+
+    def _fit_of(self, rows: int) -> Fit:
+        with self._preparing:
+            if rows not in self._fits:
+                self._fits[rows] = self.solved_by(self.features[:rows])
+            return self._fits[rows]
+
+    def _predict(self, found: Fitted, told: dict[str, float]) -> Prediction:
+        scores = _scores(self.evaluation, found)
+        if not self.classes:
+            return Prediction(self.middle + self.spread * scores[:, 0], None, told)
+        odds = np.full((len(scores), self.classes), -np.inf)  # of a class that no training row has
+        odds[:, found.classes] = log_odds(scores)
+        return Prediction(found.classes[scores.argmax(axis=1)], odds, told)
+
+    def _choose(self, training: Training, weights: npt.NDArray[np.float64]) -> tuple[float, dict[str, float]]:
+        """The C with the best cross-validated accuracy, or squared error, over real rows (the smaller on a tie), and how
+
+        good it is; the least C where there is nothing to choose.
+        """
+        real, cs = self.descent.real, sorted(self.options.cs)
+        folds = min(self.options.folds, real)
+        if len(cs) == 1 or folds < 2:
+            return cs[0], {}
+        fold = self.descent.folds(training.seed, folds)
+        merits = np.zeros(len(cs))
+        for held in range(folds):
+            used = np.flatnonzero((weights > 0) & self.descent.without(fold, held))
+            asked = np.flatnonzero(fold == held)
+            fit, outside = self.solved_by(self.features[used]), self.features[asked]
+            scaled = weights[used] * (np.count_nonzero(used < real) / weights[used].sum())
+            found = None
+            for position, c in enumerate(cs):
+                found = fit(self.truth[used], scaled, c, found)
+                merits[position] += self._merit(_scores(outside, found), found.classes, self.truth[asked])
+        best = int(merits.argmax())
+        if self.classes:
+            return cs[best], {"cv_accuracy": round(float(merits[best] / real), 4)}
+        return cs[best], {"cv_rmse": float(f"{self.spread * (-merits[best] / real) ** 0.5:.4g}")}
+
+    def _merit(self, scores: Matrix, classes: Ints, truth: npt.NDArray[Any]) -> float:
+        if self.classes:
+            return float(np.count_nonzero(classes[scores.argmax(axis=1)] == truth))
+        return -float(((scores[:, 0] - truth) ** 2).sum())
 
 
-def _choose(
-    design: _Design, training: Training, weights: npt.NDArray[np.float64], columns: int
-) -> tuple[float, dict[str, float]]:
-    """The C with the best cross-validated accuracy, or squared error, over real rows (the smaller on a tie), and how
-
-    good it is; the least C where there is nothing to choose.
-    """
-    real, cs = design.descent.real, sorted(design.options.cs)
-    folds = min(design.options.folds, real)
-    if len(cs) == 1 or folds < 2:
-        return cs[0], {}
-    fold = design.descent.folds(training.seed, folds)
-    merits = np.zeros(len(cs))
-    for held in range(folds):
-        used = np.flatnonzero((weights > 0) & design.descent.without(fold, held))
-        asked = np.flatnonzero(fold == held)
-        inside, truth, outside = design.at.rows[used, :columns], design.truth[used], design.at.rows[asked, :columns]
-        scaled = weights[used] * (np.count_nonzero(used < real) / weights[used].sum())
-        model = None
-        for position, c in enumerate(cs):
-            model, classes = design.fit(inside, truth, scaled, c, model)
-            scores = outside @ model[:-1] + model[-1]
-            merits[position] += _merit(scores, classes, design.truth[asked])
-    best = int(merits.argmax())
-    if design.classes:
-        return cs[best], {"cv_accuracy": round(float(merits[best] / real), 4)}
-    return cs[best], {"cv_rmse": float(f"{design.spread * (-merits[best] / real) ** 0.5:.4g}")}
-
-
-def _merit(scores: Any, classes: Ints, truth: npt.NDArray[Any]) -> float:
-    if len(classes):
-        return float(np.count_nonzero(classes[scores.argmax(axis=1)] == truth))
-    return -float(((scores[:, 0] - truth) ** 2).sum())
-
-
-def _scores(at: Coordinates, model: Matrix, columns: int) -> Matrix:
-    """Scores of the evaluation rows, shape (evaluation rows, outputs), through the weights on the features."""
-    from scipy.linalg import solve_triangular
-
-    if at.factor is None:
-        return np.asarray(at.evaluation @ model[:-1] + model[-1])
-    dual = solve_triangular(at.factor[:columns, :columns], model[:-1], lower=True, trans="T", check_finite=False)
-    return np.asarray(at.evaluation @ (at.features[:columns].T @ dual) + model[-1])
+def _scores(rows: Any, found: Fitted) -> Matrix:
+    """Shape (rows, outputs)."""
+    return np.asarray(rows @ found.model[:-1] + found.model[-1])

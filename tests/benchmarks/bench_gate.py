@@ -41,7 +41,7 @@ from augmill.tasks.gate.verdict import Gains, Rule, decide
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers import Prediction, TfidfOptions, TfidfTrainer, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.logistic import fit, log_odds
+from augmill.tasks.trainers.logistic import log_odds, solver
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 SETS = {"trec": "trec_kumar", "snips": "snips"}
@@ -168,9 +168,9 @@ class RandomFeatures(Trainer):
             weights = merged.weights * len(real) / merged.weights.sum()
             if learnt == "stratum":
                 labels = np.array([inputs.classes.index(name) for name in target[merged.rows]])
-                model, classes = fit(inside[:, 1:].astype(np.float32), labels, weights, 1.0)
-                odds = log_odds(outside[:, 1:] @ model[:-1] + model[-1])
-                yield Prediction(classes[odds.argmax(axis=1)], odds)
+                found = solver(inside[:, 1:].astype(np.float32))(labels, weights, 1.0, None)
+                odds = log_odds(outside[:, 1:] @ found.model[:-1] + found.model[-1])
+                yield Prediction(found.classes[odds.argmax(axis=1)], odds)
                 continue
             gram = inside.T @ (inside * weights[:, None]) + np.diag([1e-6] + [3.0] * (inside.shape[1] - 1))
             yield Prediction(outside @ np.linalg.solve(gram, inside.T @ (weights * target[merged.rows])))
