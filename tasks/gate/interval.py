@@ -136,7 +136,7 @@ class Spread:
         """Student's, where the normal distribution has ``normal``."""
         from scipy.special import ndtr, stdtrit
 
-        if self.between <= 0:
+        if self.between <= 1e-9 * self.total:
             return normal
         return -float(stdtrit((self.runs - 1) * (self.total / self.between) ** 2, ndtr(-normal)))
 

@@ -141,7 +141,8 @@ def predict_texts(
     with tempfile.TemporaryDirectory() as workdir:
         found = gate.predict(
             table(real, "r"), table(made, "s", parents), [part for part in tables if part.num_rows], trainer, question,
-            runs=options.seeds, seed=number, workdir=Path(workdir), scores=looks is None, looks=looks,
+            runs=options.seeds, seed=number, workdir=Path(workdir), scores=options.metric is None or options.needs_scores,
+            looks=looks,
         )  # fmt: skip
     return found, question
 
@@ -491,23 +492,23 @@ def report(name: str, kind: str, heldout: int, found: dict[str, list[Row]], seco
 
 def costs(name: str, kind: str, gates: int, heldout: int, test: int, seeds: int, per_class: int) -> None:
     """Whole gates, early and not, alternately."""
-    rows, spent = read(name), {early: [] for early in (True, False)}
-    for number in range(gates):
-        for early in spent:
+    rows, spent = read(name), {True: [], False: []}
+    for number in [gates, *range(gates)]:  # the first is for what is imported, and is not counted
+        for early, cells in spent.items():
             options = GateOptions(seeds=seeds, early=early).resolved(PROBLEMS["classification"])
             start = time.process_time()
             found, question = predict_texts(rows, kind, number, heldout, options, test, per_class)
             trained = time.process_time()
             evidence = gate.judge(found, options, question, number, real=0, synthetic=0)
-            spent[early].append((time.process_time() - start, time.process_time() - trained, found[0].runs))
-            print(f"{number} {early=} {evidence['verdict']} {evidence['ended']} {spent[early][-1]}", file=sys.stderr)
+            cells.append((time.process_time() - start, time.process_time() - trained, found[0].runs))
+            print(f"{number} {early=} {evidence['verdict']} {evidence['ended']} {cells[-1]}", file=sys.stderr)
     whole, measuring, runs = (
-        [float(np.median([cell[at] for cell in spent[early]])) for early in spent] for at in range(3)
+        [float(np.median([c[at] for c in cells[1:]])) for cells in spent.values()] for at in range(3)
     )
-    cells = [name, kind, per_class, gates, seeds, f"{runs[0]:.0f}", f"{whole[0]:.1f}", f"{whole[1]:.1f}"]
-    cells += [f"{whole[1] / whole[0]:.1f}", f"{measuring[0]:.1f}"]
-    cells += [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"]
-    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    row: list[Any] = [name, kind, per_class, gates, seeds, f"{runs[0]:.0f}", f"{whole[0]:.1f}", f"{whole[1]:.1f}"]
+    row += [f"{whole[1] / whole[0]:.1f}", f"{measuring[0]:.1f}"]
+    row += [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"]
+    print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 if __name__ == "__main__":
