@@ -210,6 +210,8 @@ def _result(evidence: Any, rows: Any, read: dict[str, Any]) -> dict[str, Any]:
         "left": rows.left,
         "read": read,
         "seeds": evidence["seeds"],
+        "seeds_asked": evidence["seeds_asked"],
+        "ended": evidence["ended"],
         "smallest_visible_gain": evidence["smallest_visible_gain"],
         "rows_needed": evidence["rows_needed"],
         "caveat": None if "validation" in read else SEEN,

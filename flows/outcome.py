@@ -114,6 +114,7 @@ def judge_evidence(evidence: dict[str, Any], recipe: Recipe) -> Outcome:
         "judged_by": judged_by,
         "unit": evidence.get("unit", "points"),
         "seeds": evidence["seeds"],
+        "seeds_asked": evidence["seeds_asked"],
         "heldout_rows": evidence["rows"]["validation"],
     }
     proven = headline(verdict, evidence)

@@ -280,6 +280,7 @@ def judge(
     margin: float | None = None,
     metric: str | None = None,
     seeds: int = 10,
+    early: bool = True,
     seed: int = 0,
     report: str | os.PathLike[str] | None = None,
     quiet: bool = False,
@@ -303,8 +304,10 @@ def judge(
         ``tfidf``, ``boosting``, ``linear``, or your own training as a command; by default the first that serves the rows.
     rule, min_gain, margin, metric
         When rows pass: docs/recipe.md, ``gate``.
-    seeds, seed
-        Trainings of each arm, at least 3; the seed of everything drawn.
+    seeds, early
+        Trainings of each arm, at least 3; whether fewer do where the others could hardly change the outcome.
+    seed
+        The seed of everything drawn.
     report
         Where to write the report, one HTML file.
     quiet
@@ -341,7 +344,7 @@ def judge(
             asked=Asked([text] if isinstance(text, str) else list(text), label, typed, target),
             dataset=dataset_name(given[1]) if isinstance(given[1], str) else "rows",
             trainer=trainer, seed=seed, report=None if report is None else Path(report), quiet=quiet,
-            rule=rule, min_gain=min_gain, margin=margin, metric=metric, seeds=seeds,
+            rule=rule, min_gain=min_gain, margin=margin, metric=metric, seeds=seeds, early=early,
         ).result  # fmt: skip
     same = ("outcome", "headline", "reason", "unit", "scores", "rows", "left", "report", "next")
     caveat = None if told["caveat"] is None else _in_python(told["caveat"])

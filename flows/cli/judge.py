@@ -61,6 +61,9 @@ MetricOption = Annotated[
     ),
 ]
 Seeds = Annotated[int, typer.Option(help="Trainings of each arm, at least 3.")]
+Early = Annotated[
+    bool, typer.Option("--early/--all-runs", help="Train fewer where the others could hardly change the outcome.")
+]
 Seed = Annotated[int, typer.Option(help="The seed of everything drawn.")]
 Report = Annotated[Path | None, typer.Option(help="Writes the report, one HTML file.")]
 ExitCode = Annotated[str, typer.Option(help="Exit codes by outcome, such as harmful=20,inconclusive=21.")]
@@ -85,6 +88,7 @@ def judge(
     margin: Margin = None,
     metric: MetricOption = None,
     seeds: Seeds = 10,
+    early: Early = True,
     seed: Seed = 0,
     report: Report = None,
     exit_code: ExitCode = "",
@@ -102,7 +106,7 @@ def judge(
     judged = judge_rows(
         real, synthetic, validation, asked=Asked(text or [], label, input or [], target), trainer=trainer, seed=seed,
         report=report, dataset=dataset_name(synthetic),
-        rule=rule, min_gain=min_gain, margin=margin, metric=metric, seeds=seeds,
+        rule=rule, min_gain=min_gain, margin=margin, metric=metric, seeds=seeds, early=early,
     )  # fmt: skip
     result = judged.result
     if not as_json:

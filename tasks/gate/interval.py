@@ -136,7 +136,7 @@ class Spread:
         """Student's, where the normal distribution has ``normal``."""
         from scipy.special import ndtr, stdtrit
 
-        if self.between <= 0:
+        if self.between <= 1e-9 * self.total:
             return normal
         return -float(stdtrit((self.runs - 1) * (self.total / self.between) ** 2, ndtr(-normal)))
 
@@ -160,5 +160,7 @@ def spread(
     normal, total = NormalDist().inv_cdf(confidence), float(others.var())
     between = min(total, float(runs.var(ddof=1)) / len(runs)) if len(runs) > 1 else 0.0
     below, above = max(gain - low, 0) / normal, max(high - gain, 0) / normal
-    scaled = [gauge.scale * value for value in (gain, below, above, normal * one_unit * 2**0.5)]
-    return Spread(*scaled, gauge.scale**2 * total, gauge.scale**2 * between, len(runs))
+    scale, doubt = gauge.scale, normal * one_unit * 2**0.5
+    return Spread(
+        scale * gain, scale * below, scale * above, scale * doubt, scale**2 * total, scale**2 * between, len(runs)
+    )

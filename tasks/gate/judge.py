@@ -8,7 +8,7 @@ own seeds. Whether another sample of train rows would gain as much is not asked:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -176,9 +176,10 @@ def evaluate(
     options = options.resolved(question.problem)
     require_focus(heldout, options, question.problem)
     splits = [heldout, *([test] if test is not None and test.num_rows else [])]
+    early = looks(heldout[STRATUM].unique().to_pylist(), options, question, seed)
     predicted = predict(
         real, synthetic, splits, trainer, question, runs=options.seeds, seed=seed, workdir=workdir,
-        scores=options.needs_scores, looks=looks(heldout, options, question, seed), progress=progress,
+        scores=options.needs_scores, looks=early, progress=progress,
     )  # fmt: skip
     return judge(predicted, options, question, seed, real=real.num_rows, synthetic=synthetic.num_rows)
 
@@ -194,14 +195,16 @@ def judge(
     return _conclude(measured, predicted[0], options, question, real=real, synthetic=synthetic)
 
 
-def looks(heldout: pa.Table, options: GateOptions, question: Question, seed: int) -> Looks | None:
-    """What may end the gate early; None where it trains all runs. ``options``: resolved."""
+def looks(held: Collection[str], options: GateOptions, question: Question, seed: int) -> Looks | None:
+    """What may end the gate early; None where it trains all runs. ``held``: strata of the rows that decide;
+
+    ``options``: resolved.
+    """
     if not options.early:
         return None
     metric, problem = METRICS[str(options.metric)], question.problem
     deciding, guard = metric, None
     if options.focus and problem.focus_metric:
-        held = set(heldout[STRATUM].unique().to_pylist())
         named = tuple(dict.fromkeys(problem.stratum_named(name, held) or name for name in options.focus))
         deciding, guard = METRICS[problem.focus_metric].only(named), metric
     rule = Rule.of(options, Gauge.of(deciding, question.target))

@@ -137,12 +137,12 @@ class Looks:
             step = max(steps[metric.name, arm], steps[metric.name, reference])
             return spread(difference, apart, self.rule.confidence, step, Gauge.of(metric, self.target))
 
-        found = [gain(self.deciding, *pair) for pair in PAIRS]
+        over_real, over_placebo, placebo = (gain(self.deciding, *pair) for pair in PAIRS)
         guards = [gain(self.guard, *pair) for pair in PAIRS[:2]] if self.guard else []
-        known_ones = [each for each in (*found, *guards) if each is not None]
-        if len(known_ones) < len(found) + len(guards):
+        sure = tuple(each for each in guards if each is not None)
+        if over_real is None or over_placebo is None or placebo is None or len(sure) < len(guards):
             return None
-        return Look(*known_ones[:3], tuple(known_ones[3:])).ending(self.asked, self.rule)
+        return Look(over_real, over_placebo, placebo, sure).ending(self.asked, self.rule)
 
     def _drawn(self, count: int) -> npt.NDArray[np.uint8]:
         if self._units is None:

@@ -123,7 +123,7 @@ def evaluate(work: Work, config: EvaluateConfig, split: Artifact, mixed: Artifac
     synthetic, real = rows.filter(pc.not_equal(rows[ORIGIN], REAL)), work.read(mixed, "real.parquet")
     validation, test = (work.read(split, f"{name}.parquet") for name in ("validation", "test"))
     gate.require_focus(validation, how.gate, how.question.problem)
-    looks = gate.looks(validation, how.gate, how.question, how.seed)
+    looks = gate.looks(validation[STRATUM].unique().to_pylist(), how.gate, how.question, how.seed)
     predicted = predict(work, how, split, mixed, [validation, *([test] if test.num_rows else [])], looks)
     counts = {"real": real.num_rows, "synthetic": synthetic.num_rows}
     found = gate.judge(predicted, how.gate, how.question, how.seed, **counts)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_gate.py [--gates 100] [--out gates.jsonl] [--kinds aa aa-imbalanced deletion]
         [--sets trec snips income diabetes adult] [--metrics accuracy macro_f1 auc average_precision mae rmse r2]
-        [--simulate 1000]
+        [--simulate 1000] [--cost] [--per-class 10]
 
 aa: the "mix" is a second draw of the placebo, 10 rows per class, 2.5 copies of each: nothing true to find.
 aa-imbalanced: the same with classes of 40 rows down to 4, copied up to balance; here the placebo itself may help, and
@@ -11,15 +11,21 @@ deletion: rows with a tenth of their words deleted, the gain on 2,000 further ro
 rows whose numbers are shaken by a third of their standard deviation.
 diabetes (scikit-learn's) and adult (age, from its other numbers) are regressions, income (adult's) are two labels: 100
 real rows; the trainer is a ridge or a logistic regression on random features, so that its runs differ.
---simulate: gates over made predictions of two arms that are equally good on the population of rows; no training.
+Every gate trains all runs; "early" is what it would have said and trained if it had ended where gate.early lets it.
+--simulate: gates over made predictions of two arms that are equally good on the population of rows; no training. Last,
+the same where one of them is better (power).
+--cost: processor seconds and memory of whole gates that end early, of those that train all runs, and of all but training.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
+import resource
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -33,11 +39,11 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import Judged
 from augmill.tasks.gate import judge as gate
-from augmill.tasks.gate.evidence import Predictions
+from augmill.tasks.gate.evidence import Ending, Predictions
 from augmill.tasks.gate.gauge import Gauge
 from augmill.tasks.gate.interval import interval, replicate, resample
 from augmill.tasks.gate.judge import Evidence, GateOptions, Question
-from augmill.tasks.gate.verdict import Gains, Rule, decide
+from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide
 from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.trainers import Prediction, TfidfOptions, TfidfTrainer, Trainer, TrainerInputs, Training
@@ -45,6 +51,7 @@ from augmill.tasks.trainers.logistic import log_odds, solver
 
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 SETS = {"trec": "trec_kumar", "snips": "snips"}
+LARGE = {"banking77": "banking77"}
 TABLES = {"diabetes": "regression", "adult": "regression", "income": "classification"}
 LABELS = ("accuracy", "macro_f1", "auc", "average_precision")
 NUMBERS = ("mae", "rmse", "r2")
@@ -54,8 +61,11 @@ Row = dict[str, Any]
 def read(name: str) -> list[Row]:
     """All rows of a set, distinct texts, in order."""
     seen: dict[str, Row] = {}
-    for split in ("train", "dev"):
-        for line in (SHARED / "data" / SETS[name] / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+    for split in ("train", "dev", "test"):
+        path = SHARED / "data" / (SETS | LARGE)[name] / f"{split}.jsonl"
+        if split == ("test" if name in SETS else "dev"):
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             seen.setdefault(row["text"], row)
     return list(seen.values())
@@ -112,22 +122,27 @@ def deleted(real: list[Row], rng: np.random.Generator) -> tuple[list[Row], list[
 
 
 def predict_texts(
-    rows: list[Row], kind: str, number: int, heldout: int, options: GateOptions, test: int
+    rows: list[Row], kind: str, number: int, heldout: int, options: GateOptions, test: int, per_class: int = 10
 ) -> tuple[list[Predictions], Question]:
-    """What the arms of one gate predict, over rows drawn for ``number``; ``test`` further rows stand for the truth."""
+    """What the arms of one gate predict, over rows drawn for ``number``; ``test`` further rows stand for the truth.
+
+    Without end before the last run, unless ``options.early`` is on and they are resolved.
+    """
     rng = np.random.default_rng([number, len(rows)])
     classes = len({str(row["label"]) for row in rows})
-    sizes = [10] * classes
+    sizes = [per_class] * classes
     if kind == "aa-imbalanced":
         sizes = rng.permutation(np.geomspace(40, 4, classes).astype(int)).tolist()
     real, others = take(rows, sizes, rng)
     made, parents = deleted(real, rng) if kind == "deletion" else copies(real, kind, rng)
     question, trainer = Question(PROBLEMS["classification"], ("text",)), TfidfTrainer(TfidfOptions(threads=1))
     tables = [table(others[:heldout], "v"), table(others[heldout : heldout + test], "t")]
+    looks = gate.looks((), options, question, number) if options.metric else None
     with tempfile.TemporaryDirectory() as workdir:
         found = gate.predict(
             table(real, "r"), table(made, "s", parents), [part for part in tables if part.num_rows], trainer, question,
-            runs=options.seeds, seed=number, workdir=Path(workdir), scores=True,
+            runs=options.seeds, seed=number, workdir=Path(workdir), scores=options.metric is None or options.needs_scores,
+            looks=looks,
         )  # fmt: skip
     return found, question
 
@@ -139,6 +154,24 @@ def judge(
     options = (options or GateOptions()).resolved(PROBLEMS["classification"])
     found, question = predict_texts(rows, kind, number, heldout, options, test)
     return gate.judge(found, options, question, number, real=0, synthetic=0)
+
+
+def ended_early(found: list[Predictions], options: GateOptions, question: Question, seed: int) -> list[Predictions]:
+    """As if the gate had looked after each run. ``options``: resolved."""
+    looks = gate.looks((), options, question, seed)
+    assert looks is not None
+    for runs in range(1, options.seeds):
+        if ended := looks.ending(first_runs(found[0], runs)):
+            return [first_runs(part, runs, ended) for part in found]
+    return found
+
+
+def first_runs(found: Predictions, runs: int, ended: Ending | None = None) -> Predictions:
+    scores = {arm: of[:runs] for arm, of in found.scores.items()} if found.scores else None
+    chosen = {arm: of[:runs] for arm, of in found.chosen.items()}
+    return replace(
+        found, arms={a: of[:runs] for a, of in found.arms.items()}, scores=scores, chosen=chosen, ended=ended
+    )
 
 
 # --- Real tables --------------------------------------------------------------------------------------------------------
@@ -232,9 +265,9 @@ def predict_table(
 
 
 def arms_without_effect(
-    metric: str, held: int, runs: int, spread: float, rng: np.random.Generator
+    metric: str, held: int, runs: int, spread: float, rng: np.random.Generator, better: float = 0.0
 ) -> list[list[Judged]]:
-    """Two arms that are equally good on the population of rows, ``runs`` trainings of each.
+    """Two arms that are equally good on the population of rows, ``runs`` trainings of each; the first ``better``.
 
     A row is hard or easy, an arm has luck with a row whatever the run (0.3), a run with all rows (``spread``) and with one
     row (0.3).
@@ -245,19 +278,23 @@ def arms_without_effect(
         return [
             [
                 Judged(
-                    truth, truth + base + luck + spread * rng.normal() + 0.3 * rng.normal(size=held), None, units, held
+                    truth,
+                    truth + base * size + luck + spread * rng.normal() + 0.3 * rng.normal(size=held),
+                    None,
+                    units,
+                    held,
                 )
                 for _ in range(runs)
             ]
-            for luck in 0.3 * rng.normal(size=(2, held))
+            for luck, size in zip(0.3 * rng.normal(size=(2, held)), (1 - better / 2, 1.0), strict=True)
         ]
     truth, names = rng.integers(4, size=held), tuple("0123")
     own, base = np.eye(4)[truth], 1.2 * rng.normal(size=(held, 4))
     arms = []
-    for _ in range(2):
+    for more in (better, 0.0):
         luck, arm = 0.3 * rng.normal(size=(held, 4)), []
         for _ in range(runs):
-            scores = base + luck + (1.5 + spread * rng.normal()) * own + 0.3 * rng.normal(size=(held, 4))
+            scores = base + luck + (1.5 + more + spread * rng.normal()) * own + 0.3 * rng.normal(size=(held, 4))
             arm.append(Judged(truth, scores.argmax(axis=1), scores, units, held, names))
         arms.append(arm)
     return arms
@@ -275,14 +312,74 @@ def simulate(name: str, gates: int, held: int, runs: int, spread: float, resampl
     return proven
 
 
+def simulate_early(
+    name: str, gates: int, held: int, runs: int, spread: float, better: float = 0.0, resamples: int = 200, seed: int = 1
+) -> Counter[str]:
+    """How many gates find the mix better, and worse, than the placebo where they end early and where they do not.
+
+    The real rows alone are far behind, which is the worst case for the rule: the mix need only beat the placebo by luck.
+    """
+    question = Question(PROBLEMS["regression" if name in NUMBERS else "classification"], ("text",), "target")
+    options = GateOptions(seeds=runs, metric=name, resamples=resamples).resolved(question.problem)
+    told, rng = Counter[str](), np.random.default_rng([seed, held, runs])
+    for number in range(gates):
+        mix, placebo = arms_without_effect(name, held, runs, spread, rng, better)
+        all_runs = predictions(mix, placebo)
+        (early,) = ended_early([all_runs], options, question, number)
+        verdicts = [over_placebo(part, options, question, number) for part in (early, all_runs)]
+        for when, verdict in zip(("early", "all"), verdicts, strict=True):
+            told[f"{verdict} {when}"] += 1
+        told["differ"] += verdicts[0] != verdicts[1]
+        told["runs"] += early.runs
+    return told
+
+
+def predictions(mix: list[Judged], placebo: list[Judged]) -> Predictions:
+    """As a gate has them, with real rows alone that are never right."""
+    truth, numbers = mix[0].truth, mix[0].scores is None
+    wrong = truth + 100.0 if numbers else (truth + 1) % 4
+    arms = {"placebo": [run.predicted for run in placebo], "mix": [run.predicted for run in mix]}
+    arms["real"] = [wrong] * len(mix)
+    scores = None
+    if not numbers:
+        scores = {"placebo": np.stack([run.scores for run in placebo]), "mix": np.stack([run.scores for run in mix])}
+        scores["real"] = np.stack([np.eye(4)[wrong] + 0.01 * run.scores for run in mix])
+    stratum = np.zeros(len(truth), np.int64) if numbers else truth
+    strata, chosen = ("all",) if numbers else tuple("0123"), {arm: [{}] * len(mix) for arm in arms}
+    stacked = {arm: np.stack(of) for arm, of in arms.items()}
+    return Predictions(strata, stratum, stacked, chosen, truth if numbers else None, scores=scores)
+
+
+def over_placebo(found: Predictions, options: GateOptions, question: Question, seed: int) -> str:
+    """better, worse or neither, by the bounds of the gain over the placebo."""
+    metric = METRICS[str(options.metric)]
+    judged = {arm: found.judged(arm) for arm in ("mix", "placebo")}
+    drawn = resample(len(found.stratum), found.runs, options.resamples, seed)
+    one, other = (replicate(metric, judged[arm], drawn) for arm in ("mix", "placebo"))
+    step = max(metric.one_unit(run) for arm in judged.values() for run in arm)
+    gain = interval(one.values - other.values, one.runs - other.runs, 0.95, step, Gauge.of(metric))
+    return "better" if gain.low > 0 else "worse" if gain.high < 0 else "neither"
+
+
+CELLS = ((150, 10, 0.2, 0.0), (400, 10, 0.15, 0.0), (60, 10, 0.1, 0.0), (400, 10, 1.0, 0.0), (400, 10, 0.15, 0.15))
+
+
 def simulations(gates: int, metrics: list[str]) -> None:
+    print("`better`: what the first arm is better by; 5 % found better are stated where it is 0.\n")
     print(
-        "| metric | held-out | runs | spread of runs | gates | found better (5 % stated) |\n|---|---|---|---|---|---|"
+        "| metric | held-out | runs | spread of runs | better | gates | found better: early | all runs | found worse: early "
+        "| all runs | verdicts that differ | runs trained |"
     )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name in metrics:
-        for held, runs, spread in ((150, 6, 0.2), (400, 5, 0.15), (60, 10, 0.1)):
-            found = simulate(name, gates, held, runs, spread)
-            print(f"| {name} | {held} | {runs} | {spread} | {gates} | {found} ({found / gates:.1%}) |", flush=True)
+        for held, runs, spread, better in CELLS:
+            found = simulate_early(name, gates, held, runs, spread, better)
+            shares = [
+                f"{found[key] / gates:.1%}"
+                for key in ("better early", "better all", "worse early", "worse all", "differ")
+            ]
+            mean = f"{found['runs'] / gates:.1f}"
+            print(f"| {' | '.join(map(str, (name, held, runs, spread, better, gates, *shares, mean)))} |", flush=True)
 
 
 # --- The table of real gates --------------------------------------------------------------------------------------------
@@ -297,6 +394,7 @@ def summary(evidence: Evidence, metric: str) -> Row:
         "over_placebo": gains.mix_placebo.low > 0,
         "over_real": gains.mix_real.low > 0,
         "placebo_over_real": gains.placebo_real.low > 0,
+        "best_real": best_real(gains.placebo_real),
         "gain": gains.mix_real.gain,
         "half_width": gains.mix_real.gain - gains.mix_real.low,
         "half_width_placebo": gains.mix_placebo.gain - gains.mix_placebo.low,
@@ -317,6 +415,13 @@ def judge_by(
             options = replace(how, metric=metric).resolved(question.problem)
             evidence = gate.judge(found, options, question, number, real=0, synthetic=0)
             judged |= {name: summary(evidence, name) for name in names if name in evidence["metrics"]}
+        options = replace(how, metric=metric).resolved(question.problem)
+        part = ended_early(found, options, question, number)
+        early = gate.judge(part, options, question, number, real=0, synthetic=0) if part[0].ended else None
+        told = judged[metric] if early is None else summary(early, metric)
+        for key in ("verdict", "over_placebo", "best_real"):
+            judged[metric][f"{key}_early"] = told[key]
+        judged[metric]["runs"] = part[0].runs
     return judged
 
 
@@ -330,15 +435,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="trainings of each arm")
     parser.add_argument("--test", type=int, default=2000, help="further rows that stand for the truth")
     parser.add_argument("--out", type=Path, default=None, help="a JSON line per gate, as each finishes")
+    parser.add_argument("--per-class", type=int, default=10, help="--cost: real rows per class")
+    parser.add_argument("--cost", action="store_true", help="what whole gates over texts cost, instead of the error")
     parser.add_argument("--simulate", type=int, default=0, help="simulated gates per metric, instead of real ones")
     options = parser.parse_args()
     if options.simulate:
         return simulations(options.simulate, options.metrics)
+    if options.cost:
+        print(
+            "| set | kind | rows a class | gates | runs asked | trained | CPU-s | all runs: CPU-s | ratio | measuring | MiB |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        for name, kind in itertools.product(options.sets, options.kinds):
+            costs(name, kind, options.gates, options.heldout[0], options.test, options.seeds, options.per_class)
+        return None
     how = GateOptions(seeds=options.seeds)
     print(
-        "| set | kind | held-out | metric | gates | published | of these harmful | over placebo | half width | s/gate |"
+        "| set | kind | held-out | metric | gates | published | of these harmful | over placebo | early: published "
+        "| early: over placebo | verdicts or best_real that differ | runs trained | half width | s/gate |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name in options.sets:
         rows: Any = read_numbers(name) if name in TABLES else read(name)
         predict: Any = predict_table if name in TABLES else predict_texts
@@ -367,11 +483,32 @@ def report(name: str, kind: str, heldout: int, found: dict[str, list[Row]], seco
         harmful = sum(min(gate["true_gain"], gate["true_gain_placebo"]) < 0 for gate in published)
         over = sum(gate["over_placebo"] for gate in gates)
         width = float(np.mean([gate["half_width"] for gate in gates]))
-        print(
-            f"| {name} | {kind} | {heldout} | {metric} | {len(gates)} | {len(published)} | {harmful} | {over} "
-            f"| {width:.3g} | {seconds:.2f} |",
-            flush=True,
-        )
+        early = [sum(g["verdict_early"] == "published" for g in gates), sum(g["over_placebo_early"] for g in gates)]
+        other = sum((g["verdict"], g["best_real"]) != (g["verdict_early"], g["best_real_early"]) for g in gates)
+        cells: list[Any] = [name, kind, heldout, metric, len(gates), len(published), harmful, over, *early, other]
+        cells += [f"{np.mean([g['runs'] for g in gates]):.1f}", f"{width:.3g}", f"{seconds:.2f}"]
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def costs(name: str, kind: str, gates: int, heldout: int, test: int, seeds: int, per_class: int) -> None:
+    """Whole gates, early and not, alternately."""
+    rows, spent = read(name), {True: [], False: []}
+    for number in [gates, *range(gates)]:  # the first is for what is imported, and is not counted
+        for early, cells in spent.items():
+            options = GateOptions(seeds=seeds, early=early).resolved(PROBLEMS["classification"])
+            start = time.process_time()
+            found, question = predict_texts(rows, kind, number, heldout, options, test, per_class)
+            trained = time.process_time()
+            evidence = gate.judge(found, options, question, number, real=0, synthetic=0)
+            cells.append((time.process_time() - start, time.process_time() - trained, found[0].runs))
+            print(f"{number} {early=} {evidence['verdict']} {evidence['ended']} {cells[-1]}", file=sys.stderr)
+    whole, measuring, runs = (
+        [float(np.median([c[at] for c in cells[1:]])) for cells in spent.values()] for at in range(3)
+    )
+    row: list[Any] = [name, kind, per_class, gates, seeds, f"{runs[0]:.0f}", f"{whole[0]:.1f}", f"{whole[1]:.1f}"]
+    row += [f"{whole[1] / whole[0]:.1f}", f"{measuring[0]:.1f}"]
+    row += [f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"]
+    print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,11 @@ def test_every_train_row_judges_once_beside_validation(folded: tuple[Path, dict,
     parts = [pq.read_table(files["validation.parquet"])["row_id"].to_pylist() for files in fold_artifacts(store)]
     judged = [row_id for part in parts for row_id in part]
     assert len(parts) == 3 and len(judged) == len(set(judged)) == train_rows
+
+
+def test_where_folds_judge_no_part_of_them_ends_early(folded: tuple[Path, dict, int]) -> None:
+    _, evidence, _ = folded
+    assert not evidence["options"]["early"] and evidence["ended"] is None
     assert evidence["folds"] == 3
     plain = evidence["rows"]["validation"] - train_rows
     assert plain > 0 and evidence["validation"]["rows"] == plain + train_rows
