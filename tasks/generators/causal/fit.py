@@ -32,6 +32,7 @@ from augmill.tasks.generators.lm.train import (
     train,
     train_tokenizer,
 )
+from augmill.tasks.generators.lm.vocabulary import trim
 
 if TYPE_CHECKING:
     from augmill.tasks.generators.causal.options import CausalLMOptions
@@ -252,8 +253,8 @@ def _prepare(rows: TokenRows, unlabelled: TokenRows, options: CausalLMOptions) -
     labels = sorted(set(rows.strata))
     names = {label: f"<|label:{index}|>" for index, label in enumerate(labels)}
     extra = [UNLABELLED] if options.pretrain_on == "unlabelled" else []
+    texts = [text for row in (*rows.texts, *unlabelled.texts) for text in row]
     if options.model == SCRATCH:
-        texts = [text for row in (*rows.texts, *unlabelled.texts) for text in row]
         specials = [END, *names.values(), *extra]
         tokenizer = train_tokenizer(texts, specials, options.vocabulary)
         model = scratch_model(
@@ -266,6 +267,9 @@ def _prepare(rows: TokenRows, unlabelled: TokenRows, options: CausalLMOptions) -
             model_path(options), trust_remote_code=options.trust_remote_code, allow_pickle=options.allow_pickle
         )
         new = {name: _WORDS.sub(" ", label).strip() for label, name in names.items()} | dict.fromkeys(extra, "")
+        base.tokenizer.encode_special_tokens = True  # a user's text that holds `<|end|>` is text
+        if options.keep_tokens == "seen":
+            base = trim(base, [*texts, *new.values()])
         ids = add_tokens(base.model, base.tokenizer, new | ({END: ""} if base.end is None else {}))
     end = ids[END] if base.end is None else base.end
     plan = {
@@ -289,15 +293,18 @@ class _Run:
         self.options, self.ctx, self.base = options, ctx, base
         self.prompt = len(plan["start"]) + 1
         # The end's vector too, where the model had none: it is as new as the labels'.
-        ends = [plan["end"]] if base.end is None else []
-        self.tokens = sorted({*plan["labels"].values(), *ends, plan.get("unlabelled", plan["end"])} - {base.end})
+        self.ends = [plan["end"]] if base.end is None else []
+        labels = {*plan["labels"].values(), plan.get("unlabelled", plan["end"])} - {plan["end"]}
+        self.tokens = [*sorted(labels), *self.ends]
         self.written: list[Checkpoints] = []
 
     def train(self, rows: Tokens, select: Tokens, seed: int, *, last: bool) -> dict[str, Any]:
         """Trains and merges. The end of a training that is not the last is noted too: the next one stands on it."""
         options, ctx, model = self.options, self.ctx, self.base.model
         schedule = options.schedule(len(rows), pretraining=not last)
-        adapted = Adapted(model, options.adapter, self.tokens, schedule.steps) if options.adapter else None
+        adapted = None
+        if options.adapter:
+            adapted = Adapted(model, options.adapter, self.tokens, self.ends, schedule.steps, schedule.precision)
         model = adapted.model if adapted else model
         key = ""
         if ctx.scratch is not None or options.log_to != "none":

@@ -98,6 +98,14 @@ class CausalLMOptions:
             "`float16` needs a GPU; `bfloat16` pays on a CPU or GPU that supports it."
         },
     )
+    keep_tokens: Literal["seen", "all"] = field(
+        default="seen",
+        metadata={
+            "help": "Pretrained models only. `seen`: the vocabulary is cut to the tokens of the train (and unlabelled) "
+            "rows, the 8,192 commonest and single bytes, where that is less than half of it: training and decoding cost "
+            "less, and rows are written with these; `all`: as the model has it."
+        },
+    )
     adapter: Adapter | None = field(
         default=None,
         metadata={"help": "Trains an adapter and the labels' vectors instead of the whole model (extra `[adapters]`)."},

@@ -49,10 +49,7 @@ def add_tokens(model: Any, tokenizer: Any, tokens: dict[str, str]) -> dict[str, 
     ids: dict[str, int] = {token: tokenizer.token_to_id(token) for token in tokens}
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     if tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
-        takes = inspect.signature(model.resize_token_embeddings).parameters  # MobileBERT's has no such option
-        model.resize_token_embeddings(
-            tokenizer.get_vocab_size(), **({"mean_resizing": False} if "mean_resizing" in takes else {})
-        )
+        resize(model, tokenizer.get_vocab_size())
     new = list(ids.values())
     old = [index for index in range(min(new)) if index not in ids.values()]
     with torch.no_grad():
@@ -64,6 +61,12 @@ def add_tokens(model: Any, tokenizer: Any, tokens: dict[str, str]) -> dict[str, 
             output = model.get_output_embeddings().weight
             output[new] = output[old].mean(dim=0)
     return ids
+
+
+def resize(model: Any, vocabulary: int) -> None:
+    """Gives the model's embeddings and its head so many rows: the first of those it has, and new ones."""
+    takes = inspect.signature(model.resize_token_embeddings).parameters  # MobileBERT's has no such option
+    model.resize_token_embeddings(vocabulary, **({"mean_resizing": False} if "mean_resizing" in takes else {}))
 
 
 def banned_tokens(model: Any, tokenizer: Any, end: int) -> list[int]:

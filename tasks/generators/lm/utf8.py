@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of its own, in vocabularies that fall back to bytes
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a byte of its own, in vocabularies that fall back to bytes
 _MOST = 1 << 26  # cells of a table; with more, as of a large vocabulary and many characters, any UTF-8 is allowed
 
 
@@ -94,16 +94,16 @@ def _bytes_of(tokenizer: Any, vocabulary: int) -> list[bytes] | None:
     tokens = [None if index in special else tokenizer.id_to_token(index) for index in range(vocabulary)]
     layout = json.loads(tokenizer.to_str())
     if '"ByteLevel"' in json.dumps([layout["pre_tokenizer"], layout["decoder"]]):
-        code = _byte_of_character()
+        code = byte_of_character()
         known = [None if token is None or not set(token) <= code.keys() else token for token in tokens]
         return [bytes(code[character] for character in token) if token else b"" for token in known]
-    if any(token and _BYTE.fullmatch(token) for token in tokens):
-        found = [(token, _BYTE.fullmatch(token or "")) for token in tokens]
+    if any(token and BYTE.fullmatch(token) for token in tokens):
+        found = [(token, BYTE.fullmatch(token or "")) for token in tokens]
         return [bytes([int(byte[1], 16)]) if byte else (token or "").encode() for token, byte in found]
     return None
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """The printable characters by which byte-level BPE writes bytes (Radford 2019)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
