@@ -18,7 +18,8 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-MOST_EDITS = 8  # of a text that counts as plain: deletions take time by their square
+# Of a text that counts as plain: deletions take time by the square of the edits; 17 bytes are held for each byte edited.
+MOST_EDITS, MOST_BYTES = 8, 1000
 _END, _SPACE = 0x1E, ord(" ")  # between texts, and between words; no canonical text holds the first
 _ALNUM = np.array([chr(code).isalnum() for code in range(128)])
 _HINTS = np.array([chr(code) in "[{<%@#$" for code in range(128)])  # of ``_edits._HINTS``; a bracket alone is one here
@@ -27,12 +28,12 @@ _HINTS = np.array([chr(code) in "[{<%@#$" for code in range(128)])  # of ``_edit
 class PlainTexts:
     """Canonical texts taken apart; those of ``plain`` can be edited here.
 
-    ``weights``: of swaps and deletions, no other edit being wanted; ``edits``: how many words of each text are edited, as
-    ``Sentence`` has them; ``can``: whether any edit applies to it.
+    ``wanted``: if not, none counts as plain; ``weights``: of swaps and deletions, no other edit being wanted.
+    ``edits``: how many words of each text are edited, as ``Sentence`` has it; ``can``: whether any edit applies to it.
     """
 
-    def __init__(self, texts: Sequence[str], weights: Mapping[Any, float], strength: float) -> None:
-        is_plain = np.array([text.isascii() for text in texts], np.bool_)
+    def __init__(self, texts: Sequence[str], weights: Mapping[Any, float], strength: float, wanted: bool) -> None:
+        is_plain = np.array([wanted and len(text) <= MOST_BYTES and text.isascii() for text in texts], np.bool_)
         whole = "\x1e".join(
             ["", *(text if plain else "" for text, plain in zip(texts, is_plain.tolist(), strict=True)), ""]
         )
@@ -85,9 +86,9 @@ class PlainTexts:
         return np.bincount(self._word_text[other], minlength=len(self._counts)) > 0
 
     def edit(self, texts: Ints, draws: Floats) -> pa.StringArray:
-        """An edited copy of each of these texts, all of which are edited in equally many words.
+        """An edited copy of each of these texts. ``draws``: (rows, 1 + 2 * the most edits at least), in [0, 1), as
 
-        ``draws``: (rows, 1 + 2 * edits at least), numbers in [0, 1), as ``_edits.edit`` takes them.
+        ``_edits.edit`` takes them.
         """
         total = np.where(self._can_swap, self._swap, 0.0) + np.where(self._can_delete, self._delete, 0.0)
         swaps = self._can_swap[texts] & (~self._can_delete[texts] | (draws[:, 0] * total[texts] < self._swap))
@@ -105,9 +106,11 @@ class PlainTexts:
         rows = np.cumsum(counts) - counts
         stands = words.copy()  # which word stands at each place
         for at in range(int(self.edits[texts].max(initial=0))):
-            one = (draws[:, 2 * at] * counts).astype(np.int64)
-            other = (one + 1 + (draws[:, 2 * at + 1] * (counts - 1)).astype(np.int64)) % counts
-            one, other = rows + one, rows + other
+            more = self.edits[texts] > at
+            of, first, second = counts[more], draws[more, 2 * at], draws[more, 2 * at + 1]
+            one = (first * of).astype(np.int64)
+            other = rows[more] + (one + 1 + (second * (of - 1)).astype(np.int64)) % of
+            one += rows[more]
             stands[one], stands[other] = stands[other], stands[one]
         # What stands before a word, the word; and what stands after the last.
         size = 2 * counts + 1
@@ -123,10 +126,11 @@ class PlainTexts:
         return self._put_together(starts, ends, size)
 
     def _deleted(self, texts: Ints, draws: Floats) -> pa.StringArray:
-        counts, edits = self._counts[texts], int(self.edits[texts].max(initial=0))
-        gone = np.full((len(texts), edits), np.iinfo(np.int64).max)
-        for at in range(edits):
-            more = at < counts - 1
+        counts = self._counts[texts]
+        edits = np.minimum(self.edits[texts], counts - 1)
+        gone = np.full((len(texts), int(edits.max(initial=0))), np.iinfo(np.int64).max)
+        for at in range(gone.shape[1]):
+            more = edits > at
             place = (draws[:, at] * (counts - at)).astype(np.int64)
             for before in range(at):  # ascending: the words left are counted without those that went
                 place += place >= gone[:, before]

@@ -9,7 +9,7 @@ random punctuation marks. Synonyms come from a thesaurus the user names: that is
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -95,14 +95,15 @@ class _Editor:
     """How texts are edited: plain ones all at once, any other by itself."""
 
     def __init__(self, thesaurus: Thesaurus, options: RulesOptions) -> None:
-        weights, self.strength = options.operations, options.strength
-        self.quick = not thesaurus.choices and not weights.get("punctuation", 0)  # no edit but those PlainTexts has
-        self.weights = weights
+        self.thesaurus, self.weights, self.strength = thesaurus, options.operations, options.strength
+        self.take_apart = lru_cache(maxsize=PREPARED)(self._take_apart)
 
-        def take_apart(text: str) -> Sentence:
-            return prepare(text, thesaurus, weights, options.strength)
+    def _take_apart(self, text: str) -> Sentence:
+        return prepare(text, self.thesaurus, self.weights, self.strength)
 
-        self.take_apart = lru_cache(maxsize=PREPARED)(take_apart)
+    def plain(self, texts: list[str]) -> PlainTexts:
+        only = not self.thesaurus.choices and not self.weights.get("punctuation", 0)  # no edits but those that it has
+        return PlainTexts(texts, self.weights, self.strength, wanted=only)
 
 
 class _Texts:
@@ -110,34 +111,34 @@ class _Texts:
 
     def __init__(self, texts: Sequence[str | None], editor: _Editor) -> None:
         self.texts = canonical_texts([text or "" for text in texts])
-        self._quick = PlainTexts(self.texts if editor.quick else [], editor.weights, editor.strength)
-        self._plain = self._quick.plain if editor.quick else np.zeros(len(self.texts), np.bool_)
-        self.can = self._quick.can if editor.quick else np.zeros(len(self.texts), np.bool_)
-        self._rest = {at: editor.take_apart(self.texts[at]) for at in np.flatnonzero(~self._plain).tolist()}
+        self._plain = editor.plain(self.texts)
+        self.can = self._plain.can.copy()
+        self._rest = {at: editor.take_apart(self.texts[at]) for at in np.flatnonzero(~self._plain.plain).tolist()}
         for at, sentence in self._rest.items():
             self.can[at] = len(sentence.operations) > 0
 
     def edit(self, which: Ints, seeds: Ints, stream: int) -> pa.Array:
         """An edited copy of each of these texts, which edits can change."""
-        plain = self._plain[which]
+        plain = self._plain.plain[which]
         made, order = [pa.array([], pa.string())], [np.empty(0, np.int64)]
-        if plain.any():
-            edits = np.where(plain, self._quick.edits[which], 0)
-            for count in np.unique(edits[plain]).tolist():
-                order.append(np.flatnonzero(edits == count))
-                draws = uniforms(seeds[order[-1]], 1 + 2 * count, stream=stream)
-                made.append(self._quick.edit(which[order[-1]], draws))
-        rest = np.flatnonzero(~plain)
-        sentences = [self._rest[at] for at in which[rest].tolist()]
         # By the power of two of the numbers they take: one long text must not make all others dear.
-        takes = np.array([1 << (sentence.draws - 1).bit_length() for sentence in sentences], np.int64)
-        for count in np.unique(takes).tolist():
-            own = np.flatnonzero(takes == count)
-            draws = uniforms(seeds[rest[own]], count, stream=stream).tolist()
-            texts = [edit(sentences[at], numbers) for at, numbers in zip(own.tolist(), draws, strict=True)]
-            order.append(rest[own])
+        for count, own in _by_size(np.flatnonzero(plain), self._plain.edits[which[plain]]):
+            made.append(self._plain.edit(which[own], uniforms(seeds[own], 1 + 2 * count, stream=stream)))
+            order.append(own)
+        rest = np.flatnonzero(~plain)
+        for count, own in _by_size(rest, np.array([self._rest[at].draws for at in which[rest].tolist()], np.int64)):
+            draws = uniforms(seeds[own], count, stream=stream).tolist()
+            texts = [edit(self._rest[at], numbers) for at, numbers in zip(which[own].tolist(), draws, strict=True)]
+            order.append(own)
             made.append(pa.array(texts, pa.string()))
         return pa.concat_arrays(made).take(pa.array(np.argsort(np.concatenate(order))))
+
+
+def _by_size(rows: Ints, sizes: Ints) -> Iterator[tuple[int, Ints]]:
+    """(the most that some may be, those rows), by the power of two of their sizes."""
+    powers = np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
+    for power in np.unique(powers).tolist():
+        yield 1 << power, rows[powers == power]
 
 
 class _Editable:

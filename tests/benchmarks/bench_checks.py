@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -58,6 +59,20 @@ def fit(extension: Any, inputs: FitInputs, folder: Path) -> tuple[Any, Fitted, C
     return extension, Fitted(folder, "content"), context
 
 
+def plain_python(texts: dict[str, list[str]], strata: list[str], seed: int) -> pa.Table:
+    """What `rules` does with its usual options, as one would write it by hand: no row hangs on its number alone."""
+    draw, made = random.Random(seed), []
+    for stratum in strata:
+        words = draw.choice(texts[stratum]).split()
+        if draw.random() < 0.5 and len(words) > 1:
+            one, other = draw.randrange(len(words)), draw.randrange(len(words))
+            words[one], words[other] = words[other], words[one]
+        else:
+            del words[draw.randrange(len(words))]
+        made.append(" ".join(words))
+    return pa.table({"text": pa.array(made), "stratum": pa.array(strata)})
+
+
 def spent(work: Callable[[], pa.Table]) -> tuple[float, pa.Table]:
     before = time.process_time()
     made = work()
@@ -70,6 +85,9 @@ def measure(name: str, per_class: int, shards: int, rows: int) -> dict[str, floa
     none = train.slice(0, 0)
     inputs = FitInputs(train, none, held_out, none, none)
     classes = sorted(set(train["stratum"].to_pylist()))
+    texts: dict[str, list[str]] = {}
+    for stratum, text in zip(train["stratum"].to_pylist(), train["text"].to_pylist(), strict=True):
+        texts.setdefault(stratum, []).append(text)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="augmill-bench-") as folder:
         generator, made, own = fit(GENERATORS["rules"](GENERATORS["rules"].Options()), inputs, Path(folder) / "rules")
@@ -80,12 +98,13 @@ def measure(name: str, per_class: int, shards: int, rows: int) -> dict[str, floa
                 sorted(classes[at % len(classes)] for at in range(rows)), ordinals, row_seeds(7, ordinals)
             )
             seconds, table = spent(lambda request=request: generator.sample(made, request, own))
+            by_hand, _ = spent(lambda request=request, shard=shard: plain_python(texts, request.strata, shard))
             line = {"rules": seconds}
             table = table.filter(pc.is_null(table["reason"]))
             for each, (check, artifact, context) in fitted.items():
                 line[each], _ = spent(lambda c=check, a=artifact, x=context, t=table: c.judge(a, t, x))
             if shard:
-                for part, seconds in (line | {"all": sum(line.values())}).items():
+                for part, seconds in (line | {"all": sum(line.values()), "(rules in plain Python)": by_hand}).items():
                     found.setdefault(part, []).append(1e6 * seconds / rows)
     return {part: statistics.median(values) for part, values in found.items()}
 
