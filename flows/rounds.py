@@ -253,7 +253,7 @@ def generate_round(
 
 HEAD = 4  # shards of a generator by which its pace is known; in a worker's first one it also loads what it needs
 SECONDS = 10.0  # that a shard of a fast generator is to take; what a kill costs
-MOST_JOINED = 25
+MOST_JOINED = 8  # 16,000 rows: what the checks of a shard hold of its rows together grows with them
 
 
 def _first_shards(run: Run, configs: Sequence[ShardConfig]) -> tuple[list[ShardConfig], list[ShardConfig]]:
