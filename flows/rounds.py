@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,14 +23,23 @@ from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar, parse_days
 from augmill.tasks.stages.drift import DriftConfig, Profile, drift, reference
 from augmill.tasks.stages.extensions import FitConfig, check_config, checks_of, generator_config
-from augmill.tasks.stages.generate import RoundConfig, SetAsideConfig, ShardConfig, generate, sample, set_aside
-from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards
+from augmill.tasks.stages.generate import (
+    PaceConfig,
+    RoundConfig,
+    SetAsideConfig,
+    ShardConfig,
+    generate,
+    pace,
+    sample,
+    set_aside,
+)
+from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, cut_shards, join_segments
 from augmill.tasks.stages.settle import SettleConfig
 from augmill.tasks.stages.stratify import StratifyConfig
 from augmill.tasks.stages.targets import nothing_to_make, targets_for
 from augmill.tasks.stages.user_columns import codes_of
 from augmill.tasks.stages.weigh import WeighConfig
-from augmill.tasks.store.stage import Event, read_json
+from augmill.tasks.store.stage import Event, read_json, read_manifest
 from augmill.tasks.store.store import Store
 
 _log = logging.getLogger("augmill")
@@ -174,7 +184,7 @@ def shard_configs(recipe: Recipe, segments: list[dict[str, Any]], strata: list[s
         ShardConfig(
             generators[name], judges[name], tuple(part), tuple(strata), recipe.validation, near=recipe.settle.near
         )
-        for part in cut_shards(segments, recipe.run.shard_rows)
+        for part in cut_shards(segments, recipe.run.first_rows)
         for name in (part[0]["generator"],)
     ]
 
@@ -215,20 +225,86 @@ def generate_round(
             except OutOfTime as error:  # not tried again, and no end of the round: what stands counts
                 return _give_up(run, number, job, error)
 
-        def done(shard: int, artifact: Artifact) -> None:
-            shown.advance(artifact.rows, part=shard)
-            bar.advance(artifact.rows)
+        def make(first: int, some: Sequence[ShardConfig]) -> list[Artifact]:
+            def done(shard: int, artifact: Artifact) -> None:
+                shown.advance(artifact.rows, part=first + shard)
+                bar.advance(artifact.rows)
 
-        shards = map_bounded(
-            one,
-            list(enumerate(configs)),
-            run.stop,
-            limit=2 * run.session.pool.size,
-            on_done=done,
-            give_up=lambda job, error: _give_up(run, number, job, error),
-        )
+            return map_bounded(
+                one,
+                list(enumerate(some, first)),
+                run.stop,
+                limit=2 * run.session.pool.size,
+                on_done=done,
+                give_up=lambda job, error: _give_up(run, number, job, error),
+            )
+
+        head, rest = _first_shards(run, configs)
+        shards = make(0, head)
+        if rest:
+            rest = _join_shards(run, head, shards, rest, fitted, run.events[before:])
+            shards += make(len(head), rest)
         shown.note = f"{len(shards)} shards{_from_before(run.events[before:], len(shards))}"
-        return _require_valid(run, number, configs, shards)
+        return _require_valid(run, number, [*head, *rest], shards)
+
+
+# --- Shards of rows that take seconds: the first few of a generator show how fast it is -------------------------------
+
+
+HEAD = 4  # shards of a generator by which its pace is known; in a worker's first one it also loads what it needs
+SECONDS = 10.0  # that a shard of a fast generator is to take; what a kill costs
+MOST_JOINED = 8  # 16,000 rows: what the checks of a shard hold of its rows together grows with them
+
+
+def _first_shards(run: Run, configs: Sequence[ShardConfig]) -> tuple[list[ShardConfig], list[ShardConfig]]:
+    """(the shards to begin with, those that follow once it is known how fast these were).
+
+    All at once where the recipe says how large shards are, or where their size could decide what is set aside.
+    """
+    if run.recipe.run.shard_rows or run.recipe.validation.min_passed:
+        return list(configs), []
+    head: list[ShardConfig] = []
+    rest: list[ShardConfig] = []
+    seen = Counter[str]()
+    for config in configs:
+        seen[config.generator.extension] += 1
+        (head if seen[config.generator.extension] <= HEAD else rest).append(config)
+    return head, rest
+
+
+def _join_shards(
+    run: Run,
+    head: Sequence[ShardConfig],
+    made: Sequence[Artifact],
+    rest: Sequence[ShardConfig],
+    fitted: dict[str, Artifact],
+    events: Sequence[Event],
+) -> list[ShardConfig]:
+    """The rest, as many together as take ``SECONDS``; as many as in the run that asked this generator first."""
+    took = {event.key: event.seconds for event in events if not event.reused}
+    fastest: dict[str, float] = {}
+    for config, shard in zip(head, made, strict=True):
+        if shard.key in took:
+            sampled = read_manifest(run.store, shard)["meta"]["spent"]
+            seconds = took[shard.key] + sum(took.get(key, 0.0) for key in sampled)
+            name = config.generator.extension
+            fastest[name] = min(seconds, fastest.get(name, seconds))
+    joined: list[ShardConfig] = []
+    at_once, free = dict[str, int](), 0
+    for config in rest:
+        name = config.generator.extension
+        if free and joined[-1].generator is config.generator:
+            free -= 1
+            together = join_segments([*joined[-1].segments, *config.segments])
+            joined[-1] = replace(joined[-1], segments=tuple(together))
+            continue
+        if name not in at_once:
+            found = min(MOST_JOINED, int(SECONDS / max(fastest.get(name, SECONDS), 0.001))) or 1
+            noted = pace(run.site, PaceConfig(config.generator, config.checks, found), fitted[name])
+            at_once[name] = read_json(run.store, noted, "pace.json")["joined"]
+        joined.append(config)
+        free = at_once[name] - 1
+    return joined
 
 
 def _give_up(run: Run, number: int, job: tuple[int, ShardConfig], error: AugmillError) -> Artifact:

@@ -263,7 +263,7 @@ def plan_facts(recipe: Recipe, counts: dict[str, int]) -> dict[str, Any]:
         "adaptive_rounds": recipe.plan.rounds if adaptive else None,
         "asked_at_most": sum(math.ceil(recipe.refill.max_asked * target) for target in targets.values()),
         "max_rounds": recipe.refill.max_rounds,
-        "shards_first": len(cut_shards(segments, recipe.run.shard_rows)),
+        "shards_first": len(cut_shards(segments, recipe.run.first_rows)),
     }
 
 

@@ -322,6 +322,9 @@ _RUN = "where and how fast, not what is made"
 _WEEK = 10_080.0  # minutes
 
 
+FIRST_ROWS = 2_000
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Where and how fast it runs. Nothing here changes a row."""
@@ -334,7 +337,11 @@ class RunOptions:
     orchestrator: Literal["prefect", "none"] = option(
         "prefect", "none: the same tasks without Prefect, for other schedulers", why_no_identity=_RUN
     )
-    shard_rows: int = option(2_000, "maximum rows per shard; a shard should take minutes", why_no_identity=_RUN)
+    shard_rows: int = option(
+        0,
+        "maximum rows per shard; 0: 2,000, and more of those generators that make and judge so many in less than 10 s",
+        why_no_identity=_RUN,
+    )
     devices: tuple[str, ...] = option(
         (), "cpu, cuda:0, ...; empty: every CUDA device, or the CPU", why_no_identity=_RUN
     )
@@ -365,9 +372,14 @@ class RunOptions:
         why_no_identity=_RUN,
     )
 
+    @property
+    def first_rows(self) -> int:
+        """Rows of a shard before anything is known of its generator's pace."""
+        return self.shard_rows or FIRST_ROWS
+
     def __post_init__(self) -> None:
         check(0 <= self.store_patience <= 86_400, "store_patience: between 0 and 86,400 seconds")
-        check(1 <= self.shard_rows <= 10_000_000, "shard_rows: between 1 and 10,000,000")
+        check(0 <= self.shard_rows <= 10_000_000, "shard_rows: between 0 and 10,000,000")
         check(0 <= self.workers <= 256, "workers: between 0 and 256")
         check(1 <= self.threads <= 256, "threads: between 1 and 256")
         check(0 <= self.shard_retries <= 100, "shard_retries: between 0 and 100")

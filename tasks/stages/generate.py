@@ -297,6 +297,24 @@ def _passed(rows: pa.Table) -> pa.Array:
     return pc.and_(pc.is_null(rows["reason"]), pc.is_null(rows["rejected"]))
 
 
+# --- Pace: how fast a generator's shards are, measured once, so that another run cuts the same ones -------------------
+
+
+@dataclass(frozen=True)
+class PaceConfig:
+    """``joined``: how many of the first shards' size one shard is to hold from then on."""
+
+    generator: FitConfig
+    checks: tuple[FitConfig, ...]
+    joined: int = field(metadata={"identity": False, "why": "measured: how shards are cut changes no row"})
+
+
+@stage("pace", version=1)
+def pace(work: Work, config: PaceConfig, fitted: Artifact) -> None:
+    """pace.json; no part of what follows."""
+    work.note({"joined": config.joined}, "pace.json")
+
+
 # --- Set aside: what stands for a shard without rows ------------------------------------------------------------------
 
 

@@ -141,6 +141,18 @@ def _pieces(segments: list[dict[str, Any]], limit: int) -> Iterator[dict[str, An
             yield segment | {"start": segment["start"] + start, "count": count}
 
 
+def join_segments(segments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same ordinals in the same order; ranges that follow one another are one."""
+    joined: list[dict[str, Any]] = []
+    for part in segments:
+        last = joined[-1] if joined else None
+        if last and part == last | {"start": last["start"] + last["count"], "count": part["count"]}:
+            joined[-1] = last | {"count": last["count"] + part["count"]}
+        else:
+            joined.append(part)
+    return joined
+
+
 @stage("plan", version=1)
 def plan(work: Work, config: PlanConfig, split: Artifact, settled: list[Artifact]) -> None:
     """Writes plan.json: the targets and this round's segments. ``settled``: the previous round's, or none."""

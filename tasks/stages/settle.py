@@ -82,7 +82,7 @@ def mark_accepted(rows: pl.DataFrame, config: SettleConfig) -> pl.DataFrame:
         for generator, quota in split_target(target, config.shares).items()
     ]
     schema = {STRATUM: pl.String, "generator": pl.String, "quota": pl.Int64, "target": pl.Int64}
-    kinds = {name: rows.schema[name] for name in (STRATUM, "generator")}
+    kinds: dict[Any, Any] = {name: rows.schema[name] for name in (STRATUM, "generator")}
     ranked = (
         rows.with_row_index("priority")
         .join(
@@ -119,8 +119,7 @@ def decide(
     accepted = mark_accepted(marked.filter(pl.col("refused").is_null()), config).select("at", "accepted")
     rows = rows.join(marked.select("at", "refused"), on="at", how="left", maintain_order="left")
     rows = rows.join(accepted, on="at", how="left", maintain_order="left")
-    text = [pl.col(name).cast(pl.String) for name in ("reason", "rejected")]
-    why = pl.coalesce(*text, "refused")
+    why = pl.coalesce(pl.col("reason", "rejected").cast(pl.String), "refused")
     status = (
         pl.when(pl.col("reason").is_not_null())
         .then(pl.lit("undelivered"))
@@ -139,8 +138,8 @@ def decide(
 
 def _counted(rows: pl.DataFrame, *names: str) -> list[dict[str, Any]]:
     """``len`` of each group, sorted by what it is called."""
-    text = [pl.col(name).cast(pl.String) for name in names]
-    return rows.group_by(*names).len().with_columns(text).sort(*names).to_dicts()
+    counted = rows.group_by(*names).len().with_columns(pl.col(*names).cast(pl.String))
+    return counted.sort(*names).to_dicts()
 
 
 def _entries(rows: pl.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
@@ -265,7 +264,7 @@ class _Pile:
         self.starts = np.concatenate([[0], np.cumsum([frame.height for frame in frames])])
         self.notes = [_shard_ledger(shard, frame) for shard, frame in zip(shards, frames, strict=True)]
         keys = pl.concat(frames)
-        # In the order of their names, as text has it.
+        # In the order of their names, letter by letter.
         enums = {name: pl.Enum(keys[name].unique().drop_nulls().cast(pl.String).sort()) for name in _KEYS[:3]}
         self.keys = keys.with_columns(pl.col(name).cast(pl.String).cast(kind) for name, kind in enums.items())
         self.twins = pa.concat_tables(twins)
@@ -291,7 +290,7 @@ class _Pile:
         return frame, twins_of(passed, fields, near)
 
     def mark(self, passed: pl.DataFrame) -> pl.DataFrame:
-        """As ``mark_duplicates``, by digests, and by the texts of those rows alone that may be near another."""
+        """As ``mark_duplicates``, by digests, and by those whole rows alone that may be near another."""
         sound = self.keys.select(pl.col("reason").is_null() & pl.col("rejected").is_null()).to_series()
         place = (np.cumsum(sound.to_numpy()) - 1)[passed["at"].to_numpy()]
         digests = pl.Series(self.twins["digest"].cast(pa.binary()).take(pa.array(place)))
@@ -301,8 +300,8 @@ class _Pile:
         keys = np.stack([self.twins[name].to_numpy()[place[first]] for name in columns], 1) if columns else None
         if keys is not None:
             at = np.flatnonzero(first)[crowded(keys)]
-            texts = self.rows(passed["at"].to_numpy()[at], fields=True)
-            refused[at[~near_groups(texts, self.config.fields, self.config.settle.near)]] = 2
+            doubtful = self.rows(passed["at"].to_numpy()[at], fields=True)
+            refused[at[~near_groups(doubtful, self.config.fields, self.config.settle.near)]] = 2
         words = {0: None, 1: DUPLICATE, 2: NEAR}
         return passed.with_columns(refused=pl.Series(refused).replace_strict(words, return_dtype=pl.String))
 

@@ -1,4 +1,4 @@
-"""What tells twins among candidates: kept with each shard, so that settle reads no text but those of rows that may be near."""
+"""What tells twins among candidates: kept with each shard, so that settle reads few rows whole."""
 
 from __future__ import annotations
 

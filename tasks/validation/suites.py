@@ -335,7 +335,7 @@ def hold(table: pa.Table, suite: Sequence[Expectation], samples: bool) -> list[d
         found = known[1](table, kwargs)
         if found is None:
             return None
-        listed = {"partial_unexpected_list": []} if samples else {}
+        listed: dict[str, Any] = {"partial_unexpected_list": []} if samples else {}
         results.append({**each, "status": "passed", "message": "", "result": found | listed})
     return results
 

@@ -153,6 +153,29 @@ def test_thousands_of_rows_of_one_template_are_not_compared_pair_by_pair() -> No
     assert 0 < kept.sum() < len(texts)
 
 
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 0.8, 0.95]), st.sampled_from([1, 50, 1 << 22]))
+@settings(max_examples=30, deadline=None)
+def test_pairs_and_crowds_leave_the_same_rows(seed: int, least: float, held: int) -> None:
+    """Few candidate pairs are looked at all at once, in pieces of any size; many by their rarest hashes."""
+    distinct = list(dict.fromkeys(map(equal, sentences(60, seed))))
+    sketches = near.Sketches.of(distinct, least)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near, "_PAIRS", held)
+        patch.setattr(near, "_PAIRS_A_ROW", 10**9)
+        by_pairs = near._kept(sketches, least)
+        patch.setattr(near, "_PAIRS_A_ROW", -1)
+        assert by_pairs.tolist() == near._kept(sketches, least).tolist()
+
+
+@given(TEXTS | LONG, st.sampled_from([0.5, 0.8, 0.95]))
+@settings(max_examples=60, deadline=None)
+def test_rows_that_groups_find_near_share_a_key(texts: list[str], least: float) -> None:
+    keys, index = near.near_keys(texts, least), TextIndex.build(texts, least)
+    query, position, _ = index.matches(texts)
+    assert keys.shape == (len(texts), choose_bands(least)[0])
+    assert (keys[query] == keys[position]).any(axis=1).all()
+
+
 def test_a_row_near_only_to_a_dropped_row_is_kept() -> None:
     chain = ["abcdefghijklmnopqrst", "abcdefghijklmnopqrstuvw", "abcdefghijklmnopqrstuvwxyz"]
     assert [jaccard(chain[0], chain[1]) >= 0.8, jaccard(chain[1], chain[2]) >= 0.8] == [True, True]

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from augmill.tasks.recipe.sections import Refill, Target
-from augmill.tasks.stages.plan import PlanConfig, ask, cut_shards, plan_round
+from augmill.tasks.stages.plan import PlanConfig, ask, cut_shards, join_segments, plan_round
 from augmill.tasks.stages.targets import split_target, targets_for
 from augmill.tasks.store.stage import Work
 from augmill.tasks.store.store import Store
@@ -179,6 +179,17 @@ def test_shards_hold_each_asked_ordinal_once_whatever_their_size(segments: list[
     for shard in shards:
         assert 0 < sum(part["count"] for part in shard) <= size
         assert len({part["generator"] for part in shard}) == 1
+
+
+@given(SEGMENTS, st.integers(1, 70), st.integers(1, 5))
+def test_joined_segments_hold_the_same_ordinals_in_the_same_order(
+    segments: list[dict[str, Any]], size: int, together: int
+) -> None:
+    pieces = [part for shard in cut_shards(segments, size) for part in shard]
+    for at in range(0, len(pieces), together):
+        joined = join_segments(pieces[at : at + together])
+        assert ordinals(joined) == ordinals(pieces[at : at + together])
+    assert join_segments(pieces) == segments
 
 
 @given(SEGMENTS)

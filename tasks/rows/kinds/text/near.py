@@ -241,6 +241,7 @@ def _exact(a: Sketches, rows_a: Ints, b: Sketches, rows_b: Ints) -> Floats:
 
 
 _PAIRS = 1 << 22  # candidate pairs held at once: 64 MiB
+_PAIRS_A_ROW = 100  # of candidates: 0.1 us each, beside 100 us for a row among crowds
 _LOW44, _LOW50 = np.uint64((1 << 44) - 1), np.uint64((1 << 50) - 1)
 
 
@@ -411,11 +412,54 @@ def near_keys(texts: Sequence[str], threshold: float) -> npt.NDArray[np.uint32]:
 
 
 def _kept(sketches: Sketches, threshold: float) -> Bools:
-    """Greedy choice among distinct rows; only those that share a band with another row need a look.
+    """Greedy choice among distinct rows; only those that share a band with another row need a look."""
+    runs = [_runs(column) for column in sketches.keys.T]
+    if sum(int((sizes * (sizes - 1) // 2).sum()) for _, sizes in runs) > _PAIRS_A_ROW * len(sketches.sizes):
+        return _kept_of_crowds(sketches, threshold)
+    near: dict[int, list[int]] = {}
+    for pairs in _pairs(runs, len(sketches.sizes)):
+        before, after = pairs // len(sketches.sizes), pairs % len(sketches.sizes)
+        found = verify(sketches, after, sketches, before, threshold)[0]
+        for row, other in zip(after[found].tolist(), before[found].tolist(), strict=True):
+            near.setdefault(row, []).append(other)
+    kept = np.ones(len(sketches.sizes), dtype=bool)
+    for row in sorted(near):
+        kept[row] = not kept[near[row]].any()
+    return kept
 
-    Rows of one template share bands by the thousand. So candidates are looked up by their rarest hashes first, which
-    loses none that is near (prefix filter: Xiao et al., "Efficient similarity joins for near duplicate detection",
-    WWW 2008): two near rows share one of the first few of the smaller row and the first few more of the larger one.
+
+def _runs(column: Words) -> tuple[Ints, Ints]:
+    """(rows that share their word with another, word by word and ascending within one; how many share each)."""
+    order = np.argsort(column, kind="stable")
+    ranked = column[order]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(ranked)), bool), ranked[1:] != ranked[:-1]]))
+    sizes = np.diff(starts, append=len(ranked))
+    return order[np.repeat(sizes > 1, sizes)], sizes[sizes > 1]
+
+
+def _pairs(runs: list[tuple[Ints, Ints]], rows: int) -> Iterator[Ints]:
+    """Pairs of rows that share a band, as ``earlier * rows + later``; at most about ``_PAIRS`` at once, each once among these."""
+    held: list[Ints] = []
+    for order, sizes in runs:
+        left = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(order)) - 1  # how many of its run come after each
+        step, at = 1, np.flatnonzero(left > 0)
+        while len(at):
+            held.append(order[at] * rows + order[at + step])
+            step += 1
+            at = at[left[at] >= step]
+            if sum(map(len, held)) > _PAIRS:
+                yield _distinct(np.concatenate(held))
+                held = []
+    if held:
+        yield _distinct(np.concatenate(held))
+
+
+def _kept_of_crowds(sketches: Sketches, threshold: float) -> Bools:
+    """As ``_kept``. Rows of one template share bands by the thousand, and the pairs would be more than can be looked at.
+
+    So candidates are looked up by their rarest hashes first, which loses none that is near (prefix filter: Xiao et al.,
+    "Efficient similarity joins for near duplicate detection", WWW 2008): two near rows share one of the first few of the
+    smaller row and the first few more of the larger one.
     """
     kept = np.ones(len(sketches.sizes), dtype=bool)
     crowded = np.zeros(len(kept), dtype=bool)
