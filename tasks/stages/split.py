@@ -6,10 +6,16 @@ import dataclasses
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import FIRST_PROBLEM, ROW_ID, STRATUM, TARGET, Artifact, Problem, ReadLimits
 from augmill.tasks.errors import DataError, UserError
@@ -19,12 +25,16 @@ from augmill.tasks.problems.strata import STRATA, restratify
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Splits
 from augmill.tasks.rows.kinds import RowIndex, equal_keys, group_keys, real_schema, type_of
-from augmill.tasks.rows.schema import SPLIT, class_counts
+from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
 from augmill.tasks.stages.user_columns import read_fields, versions_of
 from augmill.tasks.store.stage import Work, stage
 
+Bools = npt.NDArray[np.bool_]
+
 HELD_OUT = ("validation", "test")
+SPLITS = ("train", *HELD_OUT)
+PART_ROWS, PART_CELLS = 65_536, 4_000_000  # of the rows that are read at once, whichever is less
 FEW = 20  # rows; of more, it is the recipe's splits that leave train without any
 
 
@@ -101,23 +111,124 @@ def _exclude_table(config: SplitConfig) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+class _HeldOut:
+    """What train and unlabelled rows must not stand in or near: the rows to judge by, and those of excluded files."""
+
+    def __init__(self, held_out: pa.Table, exclude: pa.Table, config: SplitConfig) -> None:
+        against = pa.concat_tables([table.select([ROW_ID, *config.fields]) for table in (held_out, exclude)])
+        self.ids, self.fields = against[ROW_ID].combine_chunks(), config.fields
+        self.index = RowIndex.build(against, config.fields, config.splits.near)
+
+    def near(self, rows: pa.Table) -> tuple[Bools, pa.Table]:
+        """(which rows stand in or near one, exactly or nearly; those rows with reason, match and similarity)."""
+        best, similarity = self.index.nearest(rows)
+        matched = best >= 0
+        out = rows.filter(pa.array(matched))
+        held = out.select([name for name in (ROW_ID, STRATUM, TARGET) if name in out.column_names] + list(self.fields))
+        reasons = ["in_heldout" if s >= 1 else "near_heldout" for s in similarity[matched]]
+        held = held.append_column("reason", pa.array(reasons, pa.string()))
+        held = held.append_column("match", self.ids.take(pa.array(best[matched], pa.int64())))
+        return matched, held.append_column("similarity", pa.array(similarity[matched], pa.float64()))
+
+
 def hold_back(train: pa.Table, held_out: pa.Table, exclude: pa.Table, config: SplitConfig) -> tuple[pa.Table, pa.Table]:
     """(train without the rows that stand, exactly or nearly, in a held-out set; those rows with match and similarity)."""
-    against = pa.concat_tables([t.select([ROW_ID, *config.fields]) for t in (held_out, exclude)])
-    best, similarity = RowIndex.build(against, config.fields, config.splits.near).nearest(train)
-    matched = pa.array(best >= 0)
-    out = train.filter(matched)
-    ids = against[ROW_ID].take(pa.array(best[best >= 0], pa.int64()))
-    held = out.select([name for name in (ROW_ID, STRATUM, TARGET) if name in out.column_names] + list(config.fields))
-    reasons = ["in_heldout" if s >= 1 else "near_heldout" for s in similarity[best >= 0]]
-    held = held.append_column("reason", pa.array(reasons, pa.string()))
-    held = held.append_column("match", ids).append_column("similarity", pa.array(similarity[best >= 0], pa.float64()))
-    return train.filter(pc.invert(matched)), held
+    matched, held = _HeldOut(held_out, exclude, config).near(train)
+    return train.filter(pa.array(~matched)), held
 
 
-def _different(table: pa.Table, config: SplitConfig) -> int:
-    """How many rows are left of which none equals another: equal ones share a split."""
-    return len(set(equal_keys(table, config.fields)))
+class _Parts:
+    """The snapshot's rows, read again part by part: only what is held out is ever held whole.
+
+    ``codes``: the place in SPLITS of each row's split; ``leaves``: which rows of train stand in or near a held-out one.
+    """
+
+    def __init__(self, path: Path, config: SplitConfig) -> None:
+        self.path, self.config = path, config
+        self.fitted: dict[str, Any] | None = None
+        known = pq.read_schema(path)
+        self.schema = known.remove(known.get_field_index(SPLIT))
+        self.size = max(1, min(PART_ROWS, PART_CELLS // len(known)))
+        asked = [SPLIT] if config.splits.given else [*config.fields, *([GROUP] if GROUP in known.names else [])]
+        codes = [[SPLITS.index(name) for name in split_names(part, config)] for part in self._read(asked)]
+        self.codes = np.array([code for part in codes for code in part], np.uint8)
+        self.leaves = np.zeros(len(self.codes), np.bool_)
+
+    def _read(self, columns: list[str]) -> Iterator[pa.Table]:
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:
+            for batch in file.iter_batches(self.size, columns=columns):
+                yield pa.Table.from_batches([batch])
+
+    def fit_strata(self) -> dict[str, Any]:
+        train = [part.filter(pa.array(self.codes[at] == 0)) for at, part in self._placed([TARGET])]
+        self.fitted = self.config.learnt.fit_strata(pa.concat_tables(train))
+        return self.fitted
+
+    def _placed(self, columns: list[str]) -> Iterator[tuple[slice, pa.Table]]:
+        start = 0
+        for part in self._read(columns):
+            yield slice(start, start + part.num_rows), part
+            start += part.num_rows
+        if not start:
+            yield slice(0, 0), self.schema.empty_table().select(columns)
+
+    def of(self, *splits: str, columns: list[str] | None = None) -> Iterator[tuple[slice, Bools, pa.Table]]:
+        """Of each part: its place, which of its rows are of these splits and stay in them, and these rows."""
+        chosen = [*(columns or self.schema.names)]
+        read = [*chosen, *([TARGET] if self.fitted and STRATUM in chosen and TARGET not in chosen else [])]
+        codes = [SPLITS.index(name) for name in splits]
+        for at, part in self._placed(read):
+            mask = np.isin(self.codes[at], codes) & ~self.leaves[at]
+            rows = part.filter(pa.array(mask))
+            if self.fitted is not None and STRATUM in chosen:
+                rows = restratify(rows, self.config.learnt, self.fitted)
+            yield at, mask, rows.select(chosen)
+
+    def table(self, *splits: str, columns: list[str]) -> pa.Table:
+        return pa.concat_tables([rows for _, _, rows in self.of(*splits, columns=columns)])
+
+    def counts(self, *splits: str) -> dict[str, int]:
+        """Rows by class."""
+        found = Counter[str]()
+        for _, _, rows in self.of(*splits, columns=[STRATUM]):
+            found.update(class_counts(rows[STRATUM]))
+        return dict(sorted(found.items()))
+
+    def hold_back(self, held_out: _HeldOut) -> pa.Table:
+        """The rows of train that stand in or near a held-out one: from here on they leave."""
+        held, leaves = list[pa.Table](), self.leaves.copy()
+        for at, mask, rows in self.of("train", columns=self._about):
+            near, found = held_out.near(rows)
+            leaves[at][np.flatnonzero(mask)[near]] = True
+            held.append(found)
+        self.leaves = leaves
+        return pa.concat_tables(held)
+
+    @property
+    def _about(self) -> list[str]:
+        """The columns by which a row that leaves is told."""
+        return [*(name for name in (ROW_ID, STRATUM, TARGET) if name in self.schema.names), *self.config.fields]
+
+    def rare(self, names: list[str]) -> pa.Table:
+        """The rows of these classes, split by split: from here on they leave too."""
+        found, leaves, about = list[pa.Table](), self.leaves.copy(), self._about
+        for split in SPLITS:
+            for at, mask, rows in self.of(split, columns=about):
+                is_rare = np.asarray(pc.is_in(rows[STRATUM], pa.array(names, pa.string())))
+                leaves[at][np.flatnonzero(mask)[is_rare]] = True
+                found.append(rows.filter(pa.array(is_rare)))
+        self.leaves = leaves
+        return pa.concat_tables(found)
+
+    def different(self, *splits: str, stratum: str | None = None, most: int | None = None) -> int:
+        """How many rows are left of which none equals another: equal ones share a split. Counted to ``most`` at most."""
+        seen = set[bytes]()
+        for _, _, rows in self.of(*splits, columns=[*self.config.fields, STRATUM]):
+            part = rows if stratum is None else rows.filter(pc.equal(rows[STRATUM], stratum))
+            seen.update(hashlib.blake2b(key, digest_size=16).digest() for key in equal_keys(part, self.config.fields))
+            if most is not None and len(seen) >= most:
+                break
+        return len(seen)
 
 
 @dataclass(frozen=True)
@@ -144,15 +255,17 @@ def _twins(held: pa.Table, given: int, config: SplitConfig) -> _Twins:
     return _Twins(class_counts(held[STRATUM]), 2 * near > given, told, f"{fix}, remove repeats, or raise splits.near")
 
 
-def _rare(train: pa.Table, everything: pa.Table, twins: _Twins, config: SplitConfig) -> list[str]:
-    """Strata with fewer train rows than the problem needs. Raises DataError where the recipe says stop."""
-    counts, least = class_counts(train[STRATUM]), config.learnt.least(config.labels)
-    rare = [name for name in class_counts(everything[STRATUM]) if counts.get(name, 0) < least]
+def _rare(parts: _Parts, before: dict[str, int], twins: _Twins) -> list[str]:
+    """Strata with fewer train rows than the problem needs. Raises DataError where the recipe says stop.
+
+    ``before``: rows by class, before any left.
+    """
+    config = parts.config
+    counts, least = parts.counts("train"), config.learnt.least(config.labels)
+    rare = [name for name in before if counts.get(name, 0) < least]
     if rare and config.learnt.stops(config.labels):
-        before = class_counts(everything[STRATUM])
-        different = {
-            name: _different(everything.filter(pc.equal(everything[STRATUM], name)), config) for name in rare[:5]
-        }
+        parts.leaves[:] = False
+        different = {name: parts.different(*SPLITS, stratum=name) for name in rare[:5]}
         found = ", ".join(
             f"{name!r} has {counts.get(name, 0)} (of {before[name]:,} rows, {rows:,} different)"
             for name, rows in different.items()
@@ -169,10 +282,8 @@ def _rare(train: pa.Table, everything: pa.Table, twins: _Twins, config: SplitCon
     return rare
 
 
-def _leave(tables: dict[str, pa.Table], rare: list[str], schema: pa.Schema) -> tuple[dict[str, pa.Table], pa.Table]:
-    """(the tables without the rare classes, those rows of all splits with their reason)."""
-    are_rare = {name: pc.is_in(table[STRATUM], pa.array(rare, pa.string())) for name, table in tables.items()}
-    left = pa.concat_tables([table.filter(are_rare[name]) for name, table in tables.items()])
+def _as_held(left: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of rare classes among those that were held back."""
     empty = {"reason": pa.repeat("rare_class", left.num_rows)}
     columns = [
         left[field.name]
@@ -180,17 +291,20 @@ def _leave(tables: dict[str, pa.Table], rare: list[str], schema: pa.Schema) -> t
         else empty.get(field.name, pa.nulls(left.num_rows, field.type))
         for field in schema
     ]
-    kept = {name: table.filter(pc.invert(are_rare[name])) for name, table in tables.items()}
-    return kept, pa.table(columns, schema=schema)
+    return pa.table(columns, schema=schema)
 
 
-def _unlabelled(work: Work, given: list[Artifact], held_out: pa.Table, exclude: pa.Table, config: SplitConfig) -> int:
+def _unlabelled(work: Work, given: list[Artifact], held_out: _HeldOut, config: SplitConfig) -> int:
     """Writes the unlabelled rows that stand, exactly or nearly, in no held-out set; how many had to leave."""
-    schema = real_schema(config.fields)
+    schema, left = real_schema(config.fields), 0
     rows = work.read(given[0]) if given else schema.empty_table()
-    kept, left = hold_back(rows, held_out, exclude, config)
-    work.write(kept, "unlabelled.parquet")
-    return int(left.num_rows)
+    with work.writing(rows.schema, "unlabelled.parquet") as write:
+        for start in range(0, rows.num_rows, PART_ROWS):
+            part = rows.slice(start, PART_ROWS)
+            near, _ = held_out.near(part)
+            write(part.filter(pa.array(~near)))
+            left += int(near.sum())
+    return left
 
 
 @stage("split", version=4)
@@ -201,34 +315,30 @@ def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[
     Raises DataError with one class only, nothing to train or judge on, a rare class (unless quarantined), or
     nothing but copies of one row.
     """
-    rows = work.read(ingested)
-    names = pa.array(split_names(rows, config))
-    rows = rows.drop_columns([SPLIT])
+    parts = _Parts(work.path(ingested, "rows.parquet"), config)
     if config.learnt.fits_strata:
-        fitted = config.learnt.fit_strata(rows.filter(pc.equal(names, "train")))
-        rows = restratify(rows, config.learnt, fitted)
-        work.write_json(fitted, STRATA)
-    tables = {name: rows.filter(pc.equal(names, name)) for name in ("train", *HELD_OUT)}
+        work.write_json(parts.fit_strata(), STRATA)
     exclude = _exclude_table(config)
-    held_out = pa.concat_tables([tables[name] for name in HELD_OUT])
-    given_train = tables["train"].num_rows
-    tables["train"], held = hold_back(tables["train"], held_out, exclude, config)
+    about = [ROW_ID, *config.fields]
+    judged = pa.concat_tables([parts.table(name, columns=about) for name in HELD_OUT])
+    held_out = _HeldOut(judged, exclude, config)
+    del judged
+    given_train, classes = int((parts.codes == 0).sum()), parts.counts(*SPLITS)
+    held = parts.hold_back(held_out)
     twins = _twins(held, given_train, config)
-    rare = _rare(tables["train"], rows, twins, config)
+    rare = _rare(parts, classes, twins)
     if rare:
-        tables, left = _leave(tables, rare, held.schema)
-        held = pa.concat_tables([held, left])
-    _require_sound(tables, rows, twins, config)
-    for name, table in tables.items():
-        work.write(table, f"{name}.parquet")
+        held = pa.concat_tables([held, _as_held(parts.rare(rare), held.schema)])
+    _require_sound(parts, twins)
+    counts = _write(work, parts)
     work.write(exclude, "exclude.parquet")
-    left = _unlabelled(work, unlabelled, held_out, exclude, config)
+    left = _unlabelled(work, unlabelled, held_out, config)
     work.write(held, "held_back.parquet")
-    work.rows = rows.num_rows
+    work.rows = len(parts.codes)
     work.write_json(
         {
-            "rows": {name: table.num_rows for name, table in tables.items()},
-            "classes": {name: class_counts(table[STRATUM]) for name, table in tables.items()},
+            "rows": {name: sum(of.values()) for name, of in counts.items()},
+            "classes": counts,
             "train_before_leaving": given_train,
             "held_back": dict(sorted(Counter(held["reason"].to_pylist()).items())),
             "rare_classes": rare,
@@ -239,21 +349,36 @@ def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[
     )
 
 
-def _require_sound(tables: dict[str, pa.Table], rows: pa.Table, twins: _Twins, config: SplitConfig) -> None:
-    lack = config.learnt.lacks(tables["train"])
+def _write(work: Work, parts: _Parts) -> dict[str, dict[str, int]]:
+    """Writes the splits; the rows of each by class."""
+    counts = {}
+    for name in SPLITS:
+        found = Counter[str]()
+        with work.writing(parts.schema, f"{name}.parquet") as write:
+            for _, _, rows in parts.of(name):
+                write(rows)
+                found.update(class_counts(rows[STRATUM]))
+        counts[name] = dict(sorted(found.items()))
+    return counts
+
+
+def _require_sound(parts: _Parts, twins: _Twins) -> None:
+    config, rows = parts.config, len(parts.codes)
+    train = parts.table("train", columns=[name for name in (STRATUM, TARGET) if name in parts.schema.names])
+    lack = config.learnt.lacks(train)
     if lack is not None:
         problem, fix = lack
-        if 0 < rows.num_rows < FEW and not tables["train"].num_rows:
-            problem = f"there are too few rows ({rows.num_rows}): none of them is in train"
+        if 0 < rows < FEW and not train.num_rows:
+            problem = f"there are too few rows ({rows}): none of them is in train"
             raise DataError(problem, where="source", fix="give more rows, or check the splits section")
         raise DataError(
-            f"{problem} ({rows.num_rows:,} rows before the split)" + (f": {twins.told}" if twins.classes else ""),
+            f"{problem} ({rows:,} rows before the split)" + (f": {twins.told}" if twins.classes else ""),
             where="source",
             fix=twins.fix if twins.many else fix,
         )
-    if _different(tables["train"], config) < 2:
+    if parts.different("train", most=2) < 2:
         raise DataError("all train rows are equal", where="source", fix="check the columns to learn from (columns)")
-    if tables["validation"].num_rows == 0:
+    if not bool(((parts.codes == 1) & ~parts.leaves).any()):
         raise DataError(
             "no validation row: nothing could be proven",
             where="splits",

@@ -25,6 +25,7 @@ from augmill.tasks.stages.refusals import too_many_partitions
 from augmill.tasks.stages.user_columns import read_fields, taken_over
 from augmill.tasks.store.erasure import ERASED, Erased
 
+MOST_READS = 10_000  # labels that are kept as they were read
 BAD_PARTITION = "bad_partition"  # why a row is refused whose partition is said, and is none
 # Reasons that are neither of a row's inputs nor of its target, with what they are about.
 OF_THE_ROW = {
@@ -93,6 +94,8 @@ class UnitRows:
         self.repaired: Counter[str] = Counter()
         self.parts: dict[str, PartitionSeen] = {}  # "": of no partition
         self.partitioned = config.partition is not None or config.columns.partition is not None
+        self.given = bool(config.split_files or config.split_column)
+        self._reads: dict[tuple[type, Any, str | None, str | None], ReadTarget] = {}
 
     def part(self, name: str | None) -> PartitionSeen:
         return self.parts.get(name or "") or self.parts.setdefault(name or "", PartitionSeen())  # two a row
@@ -161,6 +164,33 @@ class UnitRows:
         within = name if self.partitioned and self.config.columns.id is None else None
         return self.config.erased.holds(id_within(within, stem))
 
+    def read(self, unread: str | None, target: Any, split: str | None, name: str | None) -> ReadTarget:
+        """As ``refusal``, with what it coerced counted. Labels are few, so that each is looked at once."""
+        if unread is None and self.problem.target is None and type(target) in (str, int, bool):
+            key = (type(target), target, split, name)
+            found = self._reads.get(key)
+            if found is None:
+                if len(self._reads) >= MOST_READS:
+                    self._reads.clear()
+                found = self._reads[key] = self.refusal(None, target, split, name)
+            return found
+        before = self.targets.coerced
+        found = self.refusal(unread, target, split, name)
+        self.part(name).coerced += self.targets.coerced - before
+        return found
+
+    def take(self, names: list[str | None], strata: list[str]) -> None:
+        """Counts rows that are taken, by partition and class."""
+        if len(set(names)) == 1:
+            part = self.part(names[0])
+            part.taken += len(names)
+            part.classes.update(strata)
+            return
+        for name, stratum in zip(names, strata, strict=True):
+            part = self.part(name)
+            part.taken += 1
+            part.classes[stratum] += 1
+
     def refusal(self, unread: str | None, target: Any, split: str | None, name: str | None) -> ReadTarget:
         """The row's target as read, with the reason why the row is refused. ``unread``: that of its inputs."""
         if unread is not None:
@@ -228,32 +258,41 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
     """(the rows that are taken, as a table; their indices in the batch; the refused ones)."""
     with_id, erased = rows.config.columns.id is not None, bool(rows.config.erased.hashes)
     hashes = stems(batch.fields, rows.config.columns.fields) if erased or not with_id else [""] * batch.table.num_rows
-    kept: list[int] = []
-    out: dict[str, list[Any]] = {ROW_ID: [], STRATUM: [], TARGET: [], SPLIT: []}
+    kept, reads, splits = list[int](), list[ReadTarget](), list[str | None]()
     refused: list[dict[str, str]] = []
-    for index in range(batch.table.num_rows):
-        name, before = batch.names[index], rows.targets.coerced
-        split = rows.split_of(batch.file, batch.splits[index])
-        read = rows.refusal(batch.unread[index], batch.targets[index], split, name)
-        part, reason = rows.part(name), read.reason
-        part.coerced += rows.targets.coerced - before
-        if reason == "no_partition" and batch.said[index] is not None:
-            reason = BAD_PARTITION
-        if not reason and with_id and batch.ids[index] in (None, ""):
-            reason = "no_id"
-        if erased and rows.is_erased(batch.ids[index], hashes[index], name):
-            reason = ERASED  # after its label was read: the ids of labels, by first appearance, do not shift
+    said = zip(batch.unread, batch.targets, batch.splits, batch.names, strict=True)
+    for index, (unread, target, asked, name) in enumerate(said):
+        split = rows.split_of(batch.file, asked) if rows.given else None
+        read = rows.read(unread, target, split, name)
+        reason = read.reason
+        if reason or with_id or erased:
+            reason = _reason(rows, batch, index, reason, hashes[index])
         if reason:
             refused.append(batch.refused(index, reason) | ({"row": ""} if reason == ERASED else {}))
-            part.refused[reason] += 1
+            rows.part(name).refused[reason] += 1
             continue
-        part.taken += 1
-        part.classes[str(read.stratum)] += 1
         kept.append(index)
-        row_id = str(batch.ids[index]) if with_id else hashes[index]
-        for column, value in ((ROW_ID, row_id), (STRATUM, read.stratum), (TARGET, read.value), (SPLIT, split)):
-            out[column].append(value)
-    return _assemble(rows, batch, kept, out), kept, refused
+        reads.append(read)
+        splits.append(split)
+    rows.take([batch.names[index] for index in kept], [str(read.stratum) for read in reads])
+    own = {
+        ROW_ID: [str(batch.ids[index]) if with_id else hashes[index] for index in kept],
+        STRATUM: [read.stratum for read in reads],
+        TARGET: [read.value for read in reads],
+        SPLIT: splits,
+    }
+    return _assemble(rows, batch, kept, own), kept, refused
+
+
+def _reason(rows: UnitRows, batch: OpenBatch, index: int, reason: str, stem: str) -> str:
+    """Why the row is refused, ``reason`` being what its inputs and its target say; "" where it is not."""
+    if reason == "no_partition" and batch.said[index] is not None:
+        reason = BAD_PARTITION
+    if not reason and rows.config.columns.id is not None and batch.ids[index] in (None, ""):
+        reason = "no_id"
+    if rows.config.erased.hashes and rows.is_erased(batch.ids[index], stem, batch.names[index]):
+        reason = ERASED  # after its label was read: the ids of labels, by first appearance, do not shift
+    return reason
 
 
 def _as_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -36,7 +36,8 @@ def read_fields(table: pa.Table, columns: Columns, limits: ReadLimits) -> tuple[
     for name, field in zip(columns.sources, columns.fields, strict=True):
         type = columns.types[name]
         arrays[field], found = KINDS[type].read(table[name], type, limits)
-        reasons = [min(filter(None, pair), default=None) for pair in zip(reasons, found, strict=True)]
+        if any(found):
+            reasons = [min(filter(None, pair), default=None) for pair in zip(reasons, found, strict=True)]
     return pa.table(arrays), reasons
 
 
