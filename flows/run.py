@@ -22,7 +22,7 @@ from augmill.flows.orchestration.server import early_server
 from augmill.flows.progress import Artifacts, Progress
 from augmill.flows.provenance import code_version
 from augmill.flows.signals import Stop, held_back, interruptible
-from augmill.tasks.boundary.processes import own_temporary, require_posix, sweep_temporary, this_process
+from augmill.tasks.boundary.processes import importing, own_temporary, require_posix, sweep_temporary, this_process
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.errors import AugmillError, exit_code_of
 from augmill.tasks.recipe.origin import dataset_of
@@ -176,7 +176,7 @@ def _imported(kind: str) -> Iterator[None]:
     """Imports Prefect where it is the orchestrator, with a line on the terminal, while its server starts."""
     with early_server(kind):
         if kind == "prefect" and "prefect" not in sys.modules:
-            with Progress() as shown, shown.waiting("Prefect"), importing_prefect():
+            with Progress() as shown, shown.waiting("Prefect"), importing_prefect(), importing():
                 importlib.import_module("prefect.main")
         yield
 

@@ -165,11 +165,6 @@ def _too_few(recipe: Recipe, as_of: str | None, units: Units) -> str | None:
     return too_few_rows(recipe.source.ready, name, rows)
 
 
-def require_suite(recipe: Recipe) -> Suite | None:
-    """The user's own suite, where there is one. Raises UserError where it is none."""
-    return None if recipe.validation.source is None else load_suite(recipe.validation.source)
-
-
 def require_sound_rows(
     recipe: Recipe, store: Store, as_of: str | None, units: Units, gathered: Artifact, suite: Suite | None
 ) -> None:
@@ -221,7 +216,7 @@ def read_source(run: Run, *, clock: Clock = utc_now, sleep: Sleep | None = None)
     DataError where it cannot be read. Notes in ``run.source`` what was read.
     """
     recipe, as_of = run.recipe, run.as_of
-    suite = require_suite(recipe)
+    suite = load_suite(recipe.validation.source)
     units = wait_until_ready(recipe, as_of, lambda: ingest(run, as_of), clock, sleep or run.stop.wait)
     run.source |= {"source": window_of(recipe, units, as_of), "source_versions": {}}
     run.note_version("source", units.version)

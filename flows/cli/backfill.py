@@ -11,6 +11,7 @@ import typer
 
 from augmill.flows.cli.run import OrchestratorOption, RecipePath, SetOption, StoreOption, VerboseOption
 from augmill.flows.terminal import flush, say, say_result
+from augmill.tasks.boundary.processes import importing
 
 if TYPE_CHECKING:
     from augmill.flows.nights.plan import BackfillPlan, Estimate
@@ -93,9 +94,10 @@ def backfill(
 
     --dry-run prints the plan: which snapshots, why, and what they are expected to take.
     """
-    from augmill.flows.nights import flows as runs
-    from augmill.tasks.recipe.origin import name_of
-    from augmill.tasks.recipe.recipe import load_recipe
+    with importing():
+        from augmill.flows.nights import flows as runs
+        from augmill.tasks.recipe.origin import name_of
+        from augmill.tasks.recipe.recipe import load_recipe
 
     # What the first three may be, Request says.
     request = runs.BackfillRequest(
@@ -127,10 +129,11 @@ def nightly(
 
     How far back it looks is schedule.look_back. A changed recipe makes no earlier snapshot again: `augmill backfill` does.
     """
-    from augmill.flows.nights.flows import run_nightly
-    from augmill.flows.nights.paging import watched
-    from augmill.tasks.recipe.origin import name_of
-    from augmill.tasks.recipe.recipe import load_recipe
+    with importing():
+        from augmill.flows.nights.flows import run_nightly
+        from augmill.flows.nights.paging import watched
+        from augmill.tasks.recipe.origin import name_of
+        from augmill.tasks.recipe.recipe import load_recipe
 
     loaded, known = load_recipe(recipe, store=store, changes=changes), _known(orchestrator)
     with nullcontext() if dry_run else watched(loaded, datetime.now(UTC)):  # its webhook is told of what went wrong

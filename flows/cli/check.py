@@ -14,6 +14,7 @@ import typer
 
 from augmill.flows.cli.run import RecipePath, SetOption, StoreOption
 from augmill.flows.terminal import print_lines, say
+from augmill.tasks.boundary.processes import importing
 
 if TYPE_CHECKING:
     from augmill.tasks.gate.gauge import Gauge
@@ -52,9 +53,10 @@ def check(
     Rows and classes, how many rows a run will make, how small a gain it can prove, how long it will take, and what to
     do next.
     """
-    from augmill.flows.cli.survey import store_facts, survey
-    from augmill.tasks.recipe.layers import read_document
-    from augmill.tasks.recipe.recipe import load_recipe
+    with importing():
+        from augmill.flows.cli.survey import store_facts, survey
+        from augmill.tasks.recipe.layers import read_document
+        from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store, changes=changes)
     found = survey(loaded, as_of=as_of) | {"store": store_facts(loaded, as_of)}

@@ -13,6 +13,7 @@ import typer
 
 from augmill.flows.cli.run import OrchestratorOption, RecipePath, SetOption, StoreOption, VerboseOption
 from augmill.flows.terminal import say, say_result
+from augmill.tasks.boundary.processes import importing
 
 if TYPE_CHECKING:
     from augmill.flows.compare import Compared
@@ -71,9 +72,10 @@ def compare(
 
     Runs each of them with each seed, and publishes nothing.
     """
-    from augmill.flows.compare import Compared, entrants, run_compare
-    from augmill.tasks.recipe.origin import name_of
-    from augmill.tasks.recipe.recipe import load_recipe
+    with importing():
+        from augmill.flows.compare import Compared, entrants, run_compare
+        from augmill.tasks.recipe.origin import name_of
+        from augmill.tasks.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, store=store, changes=changes)
     _require_orchestrator(orchestrator)

@@ -9,6 +9,7 @@ import typer
 
 from augmill.flows.columns import Asked
 from augmill.flows.terminal import say, say_result
+from augmill.tasks.boundary.processes import importing
 
 SHOWN = 8  # labels or columns in a sentence
 
@@ -98,9 +99,10 @@ def judge(
 
     The synthetic rows may come from anywhere. Publishes nothing.
     """
-    from augmill.flows.cli.init import dataset_name
-    from augmill.flows.cli.run import parse_exit_codes
-    from augmill.flows.judge import judge_rows
+    with importing():
+        from augmill.flows.cli.init import dataset_name
+        from augmill.flows.cli.run import parse_exit_codes
+        from augmill.flows.judge import judge_rows
 
     codes = parse_exit_codes(exit_code)
     judged = judge_rows(

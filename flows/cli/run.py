@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from augmill.flows.terminal import Line, print_lines, say, say_result
+from augmill.tasks.boundary.processes import importing
 
 COLOURS_OF = {"published": "green", "inconclusive": "yellow"}  # of outcomes; the others are red
 
@@ -71,10 +72,11 @@ def run(
 
     What is finished is kept: after an interruption the same command goes on where it stopped.
     """
-    from augmill.flows.orchestration.server import early_server
-    from augmill.tasks.errors import UserError
-    from augmill.tasks.recipe.origin import name_of
-    from augmill.tasks.recipe.recipe import load_recipe
+    with importing():
+        from augmill.flows.orchestration.server import early_server
+        from augmill.tasks.errors import UserError
+        from augmill.tasks.recipe.origin import name_of
+        from augmill.tasks.recipe.recipe import load_recipe
 
     codes = parse_exit_codes(exit_code)
     if orchestrator not in (None, "prefect", "none"):
@@ -84,7 +86,8 @@ def run(
     command, kind = f"augmill run {name_of(recipe, changes)}", orchestrator or loaded.run.orchestrator
     command += f" --as-of {as_of}" if as_of else ""
     with early_server(kind):
-        from augmill.flows.augment import run_recipe
+        with importing():
+            from augmill.flows.augment import run_recipe
 
         result = run_recipe(
             loaded, as_of=as_of, command=command, orchestrator=kind, republish=republish, verbose=verbose

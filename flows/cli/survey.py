@@ -92,15 +92,15 @@ def _files(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _read(recipe: Recipe, site: Site, as_of: str | None) -> tuple[Artifact, Artifact, str | None]:
-    from augmill.flows.source import require_suite
     from augmill.flows.units import read_units, told_future
     from augmill.tasks.stages.gather import gather, prepare_gather
     from augmill.tasks.stages.ingest import prepare_ingest
     from augmill.tasks.stages.split import prepare_split, split
     from augmill.tasks.stages.unlabelled import prepare_unlabelled, unlabelled
     from augmill.tasks.store.attempts import utc_now
+    from augmill.tasks.validation import load_suite
 
-    require_suite(recipe)
+    load_suite(recipe.validation.source)
     units = read_units(site, prepare_ingest(recipe, as_of, site.store))
     ingested = gather(site, prepare_gather(recipe, as_of), units.artifacts)
     found = [unlabelled(site, prepare_unlabelled(recipe, as_of, site.store))] if recipe.unlabelled else []

@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from augmill.tasks.boundary.processes import importing
 from augmill.tasks.rows.kinds import KINDS, type_of
 
 Bounds = tuple[float | None, float | None]
@@ -289,7 +290,7 @@ def great_expectations_context(**sites: dict[str, Any]) -> Iterator[Any]:
     deprecations (``sre_constants``) that our user can do nothing about.
     """
     with _LOCK:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), importing():
             warnings.simplefilter("ignore")
             import great_expectations as gx
             from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults

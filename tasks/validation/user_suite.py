@@ -14,11 +14,13 @@ from augmill.tasks.validation.suites import Expectation, great_expectations_cont
 KEY = "validation.source"
 
 
-def load_suite(path: str) -> list[Expectation]:
-    """A list of ``{type: ..., kwargs: {...}}``, YAML or JSON. Raises UserError, also for a type that there is not.
+def load_suite(path: str | None) -> list[Expectation] | None:
+    """A list of ``{type: ..., kwargs: {...}}``, YAML or JSON; None without a path.
 
-    Imports Great Expectations (3 s): asked for only where the recipe names a suite.
+    Raises UserError, also for a type that there is not. Imports Great Expectations (3 s): asked for only where the recipe names a suite.
     """
+    if path is None:
+        return None
     if not Path(path).is_file():
         raise UserError("there is no such file", where=f"{path} ({KEY})", fix=f"correct {KEY}")
     document, _ = read_yaml(Path(path))

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from augmill.tasks.boundary.processes import own_temporary, sweep_temporary
+from augmill.tasks.boundary.processes import importing, own_temporary, sweep_temporary
 from augmill.tasks.boundary.retries import PATIENCE
 from augmill.tasks.contracts import Artifact, Tell, tell_nobody
 from augmill.tasks.errors import (
@@ -303,7 +303,8 @@ class Messages(logging.Handler):
 
 
 def _run_job(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    from augmill.tasks.stages.jobs import run_job
+    with importing():
+        from augmill.tasks.stages.jobs import run_job
 
     PATIENCE.renew(job.get("patience"), silent=True)
     try:

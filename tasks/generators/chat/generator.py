@@ -24,7 +24,6 @@ from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generat
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators._parents import answer, sort_parents
 from augmill.tasks.generators.chat.backend import Backend, ModelCall, keep_answers
-from augmill.tasks.generators.chat.endpoint import check_endpoint, endpoint_backend
 from augmill.tasks.generators.chat.examples import EXAMPLES, Examples, write_examples
 from augmill.tasks.generators.chat.local import (
     load_chat,
@@ -64,6 +63,8 @@ class Chat(Generator):
         options: ChatOptions = self.options
         _shown_fields(options, fields)
         if options.backend == "endpoint":
+            from augmill.tasks.generators.chat.endpoint import check_endpoint  # asyncio, which others need not wait for
+
             check_endpoint(options)
             return
         if options.backend == "vllm":
@@ -146,6 +147,8 @@ class Chat(Generator):
         """Loaded models stay in the fit's cache: once per process."""
         options: ChatOptions = self.options
         if options.backend == "endpoint":
+            from augmill.tasks.generators.chat.endpoint import endpoint_backend
+
             return endpoint_backend(options, fitted.content)
         if options.backend == "vllm":
             backend = vllm_backend(options, lambda: fitted.get("vllm", lambda: load_vllm(options)))
