@@ -1,11 +1,15 @@
-"""TF-IDF features of texts and text pairs: one map for all arms, so that arms differ in rows and weights alone."""
+"""TF-IDF features of texts and text pairs: one map for all arms, so that arms differ in rows and weights alone.
+
+What stands in a real or an evaluation row's features does not hang on the synthetic rows: columns that only these have
+are 0 there. So what an arm of real rows predicts is the same beside any synthetic rows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from augmill.tasks.rows.kinds.text import is_unspaced
 
@@ -15,48 +19,77 @@ Sparse = Any  # scipy.sparse.csr_matrix of float32
 def text_features(train: list[list[str]], evaluation: list[list[str]], idf_rows: int) -> tuple[Sparse, Sparse]:
     """TF-IDF of words 1-2 and characters 2-5 within word bounds; characters 1-4 alone where words are not spaced.
 
-    ``train[f]`` and ``evaluation[f]`` are the texts of field f. The vocabulary is that of all training rows, the
-    inverse document frequencies those of the first ``idf_rows`` (the real ones). Each block of a row has length 1.
-    Pairs: each field's block over one shared vocabulary, what the two share, and how much they overlap.
+    ``train[f]`` and ``evaluation[f]`` are the texts of field f. The inverse document frequencies are those of the first
+    ``idf_rows`` training rows (the real ones). Each block of a row has length 1. Pairs: each field's block over one
+    shared vocabulary, what the two share, and how much they overlap.
 
     Returns csr float32 of shapes (train rows, features) and (evaluation rows, features).
     """
-    texts = [text for field in train for text in field]
-    unspaced = is_unspaced(texts)
-    plans = [("char", (1, 4))] if unspaced else [("word", (1, 2)), ("char_wb", (2, 5))]
-    blocks = [block for plan in plans if (block := _tfidf(train, evaluation, idf_rows, *plan)) is not None]
-    if not blocks:
-        return _empty(len(train[0])), _empty(len(evaluation[0]))
-    return _stack([b[0] for b in blocks]), _stack([b[1] for b in blocks])
+    unspaced = is_unspaced([text for field in train for text in field[:idf_rows]])
+    fields = [[text.lower() for text in (*rows, *held)] for rows, held in zip(train, evaluation, strict=True)]
+    counted = [_characters(fields)] if unspaced else [_words(fields), _word_parts(fields)]
+    features = _stack([part for counts in counted for part in _with_overlap(_weigh(counts, len(fields), idf_rows))])
+    return features[: len(train[0])], features[len(train[0]) :]
 
 
-def _tfidf(
-    train: list[list[str]], evaluation: list[list[str]], idf_rows: int, analyzer: str, ngrams: tuple[int, int]
-) -> tuple[list[Sparse], list[Sparse]] | None:
-    """Blocks of one kind of n-gram for all fields (and, for pairs, their overlap); None where no text has any."""
+# --- Counts: (texts of one field after the other, n-grams) ------------------------------------------------------------
+
+
+def _words(fields: list[list[str]]) -> Sparse:
+    return _count((text for field in fields for text in field), "word", (1, 2))
+
+
+def _characters(fields: list[list[str]]) -> Sparse:
+    return _count((text for field in fields for text in field), "char", (1, 4))
+
+
+def _word_parts(fields: list[list[str]]) -> Sparse:
+    """Characters 2-5 within word bounds: those of each distinct word are counted once. It takes a quarter of the time."""
+    from scipy.sparse import csr_matrix
+
+    places: dict[str, int] = {}
+    ends, words = [0], []
+    for field in fields:
+        for text in field:
+            words += [places.setdefault(word, len(places)) for word in text.split()]
+            ends.append(len(words))
+    parts = _count(places, "char_wb", (2, 5))
+    ones = np.ones(len(words), dtype=np.float32)
+    counts = csr_matrix((ones, np.array(words, dtype=np.int32), ends), shape=(len(ends) - 1, len(places))) @ parts
+    counts.sort_indices()
+    return counts
+
+
+def _count(texts: Iterable[str], analyzer: str, ngrams: tuple[int, int]) -> Sparse:
+    """A column an n-gram, in alphabetical order; one of zeros where no text has any."""
+    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import CountVectorizer
 
+    given = list(texts)
     words = {"token_pattern": r"(?u)\b\w+\b"} if analyzer == "word" else {}  # one-letter words count too
-    counter = CountVectorizer(analyzer=analyzer, ngram_range=ngrams, dtype=np.float32, **words)
+    counter = CountVectorizer(analyzer=analyzer, ngram_range=ngrams, dtype=np.float32, lowercase=False, **words)
     try:
-        counter.fit(text for field in train for text in field)
+        return counter.fit_transform(given)
     except ValueError:  # "empty vocabulary": texts of punctuation alone have no words, empty ones no characters
-        return None
-    counted = [counter.transform(field) for field in train]
-    seen = sum(np.asarray((matrix[:idf_rows] > 0).sum(axis=0)).ravel() for matrix in counted)
-    idf = (np.log((1 + idf_rows * len(train)) / (1 + seen)) + 1).astype(np.float32)
-    weighted = [_weigh(matrix, idf) for matrix in counted]
-    held = [_weigh(counter.transform(field), idf) for field in evaluation]
-    return _with_overlap(weighted), _with_overlap(held)
+        return csr_matrix((len(given), 1), dtype=np.float32)
 
 
-def _weigh(counts: Sparse, idf: npt.NDArray[np.float32]) -> Sparse:
-    """(1 + log tf) * idf, each row of length 1 (or 0 where it is empty)."""
-    from scipy.sparse import diags
+# --- Weights and blocks -------------------------------------------------------------------------------------------------
+
+
+def _weigh(counts: Sparse, fields: int, idf_rows: int) -> list[Sparse]:
+    """Of each field (1 + log tf) * idf, each row of length 1 (or 0 where it is empty)."""
     from sklearn.preprocessing import normalize
 
-    counts.data = 1 + np.log(counts.data)
-    return normalize(counts @ diags(idf)).astype(np.float32).tocsr()
+    rows = counts.shape[0] // fields
+    firsts = [slice(counts.indptr[rows * at], counts.indptr[rows * at + idf_rows]) for at in range(fields)]
+    seen = sum(np.bincount(counts.indices[first], minlength=counts.shape[1]) for first in firsts)
+    idf = (np.log((1 + idf_rows * fields) / (1 + seen)) + 1).astype(np.float32)
+    np.log(counts.data, out=counts.data)
+    counts.data += 1
+    counts.data *= idf[counts.indices]
+    weighed = normalize(counts, copy=False)
+    return [weighed] if fields == 1 else [weighed[rows * at : rows * (at + 1)] for at in range(fields)]
 
 
 def _with_overlap(fields: list[Sparse]) -> list[Sparse]:
@@ -73,13 +106,7 @@ def _with_overlap(fields: list[Sparse]) -> list[Sparse]:
     return [*fields, first.minimum(second).tocsr(), csr_matrix(steps.astype(np.float32))]
 
 
-def _stack(blocks: list[list[Sparse]]) -> Sparse:
+def _stack(blocks: list[Sparse]) -> Sparse:
     from scipy.sparse import hstack
 
-    return hstack([matrix for kind in blocks for matrix in kind], format="csr", dtype=np.float32)
-
-
-def _empty(rows: int) -> Sparse:
-    from scipy.sparse import csr_matrix
-
-    return csr_matrix((rows, 1), dtype=np.float32)
+    return hstack(blocks, format="csr", dtype=np.float32)

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from augmill.tasks.rows.randomness import uniforms
+
 Matrix = npt.NDArray[np.floating[Any]]
 Product = Callable[[Matrix], Matrix]  # A -> X X'A
 
@@ -42,36 +44,56 @@ class Fitted(NamedTuple):
 
 
 def solver(features: Any) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64], float, Fitted | None], Fitted]:
-    """A fit of these rows, (rows, columns), CSR or an array: (labels, weights, c, start) -> the least of
+    """A fit of these rows, (rows, columns), CSR or an array of float32: (labels, weights, c, start) -> the least of
 
     c * sum(weights * log-loss) + |W|^2 / 2; the intercepts are not penalised. Rows may weigh nothing. ``start``: found
     before for the same rows, such as with a smaller ``c`` or other weights.
     """
-    product = _product(features)
+    product, project = _products(features)
 
     def fit(
         labels: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], c: float, start: Fitted | None = None
     ) -> Fitted:
         classes = np.unique(labels[weights > 0])
         target = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
-        loss = _Loss(product, target, (c * weights).astype(features.dtype)[:, None])
-        begin = np.zeros((len(labels) + 1, len(classes)), dtype=features.dtype)
+        loss = _Loss(product, target, (c * weights).astype(np.float32)[:, None])
+        begin = np.zeros((len(labels) + 1, len(classes)), dtype=np.float32)
         if start is not None and np.array_equal(start.classes, classes):
             begin = start.state
         dual = minimise(loss, begin)
-        return Fitted(np.vstack([features.T @ dual[:-1], dual[-1:]]), classes, dual)
+        return Fitted(np.vstack([project(dual[:-1]), dual[-1:]]), classes, dual)
 
     return fit
 
 
-def _product(features: Any) -> Product:
+def _products(features: Any) -> tuple[Product, Product]:
+    """A -> X X'A and A -> X'A.
+
+    Of a sparse X, equal columns (n-grams that always come together) stand as one that is so much longer: inner products
+    stay, and a quarter of BANKING77's numbers goes.
+    """
     if isinstance(features, np.ndarray):
-        return lambda dual: features @ (features.T @ dual)
+        return lambda dual: features @ (features.T @ dual), lambda dual: features.T @ dual
+    columns = features.tocsc()
+    sums = np.ascontiguousarray(
+        columns.T @ uniforms(np.arange(features.shape[0]), 2)
+    )  # equal in 106 bits: equal columns
+    _, first, place, count = np.unique(
+        sums.view(np.complex128)[:, 0], return_index=True, return_inverse=True, return_counts=True
+    )
+    length = np.sqrt(count).astype(np.float32)
+    back = columns[:, first].T
+    back.data *= np.repeat(length, np.diff(back.indptr))
+    ahead = back.T.tocsr()  # half the time of a product with the transpose of a CSR matrix
+
+    def project(dual: Matrix) -> Matrix:
+        merged: Matrix = (back @ dual) / length[:, None]
+        return merged[place]
+
     if features.shape[0] <= DENSE_ROWS:
-        gram = (features @ features.T).toarray()
-        return lambda dual: gram @ dual
-    back = features.T.tocsr()  # half the time of a product with the transpose of a CSR matrix
-    return lambda dual: features @ (back @ dual)
+        gram = (ahead @ back).toarray()
+        return lambda dual: gram @ dual, project
+    return lambda dual: ahead @ (back @ dual), project
 
 
 def log_odds(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -20,10 +20,12 @@ from augmill.tasks.boundary.masking import masked
 from augmill.tasks.errors import UserError
 from augmill.tasks.gate.evidence import trainings
 from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.rows.kinds.text import is_unspaced
 from augmill.tasks.trainers import logistic
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
-from augmill.tasks.trainers.contract import TrainerInputs, Training
+from augmill.tasks.trainers.contract import Trainer, TrainerInputs, Training
 from augmill.tasks.trainers.features import text_features
+from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.logistic import log_odds, solver
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 from augmill.tasks.trainers.tuning import train_side_by_side
@@ -233,6 +235,63 @@ def test_copies_of_held_rows_do_not_help_to_choose(named: bool) -> None:
     mix = [training for training in trainings(problem, 3, 1) if training.arm == "mix"]
     (found,) = TfidfTrainer(TfidfOptions()).predict(problem, mix, Path())
     assert found.chosen["cv_accuracy"] < 0.55
+
+
+def plain_features(fields: list[list[str]], idf_rows: int) -> np.ndarray:
+    """Of the texts of one or two fields, by scikit-learn from each text as it stands, dense."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    blocks: list[np.ndarray] = []
+    texts = [text for field in fields for text in field]
+    for analyzer, ngrams in (("word", (1, 2)), ("char_wb", (2, 5))):
+        words = {"token_pattern": r"(?u)\b\w+\b"} if analyzer == "word" else {}
+        counter = CountVectorizer(analyzer=analyzer, ngram_range=ngrams, **words)
+        try:
+            counts = counter.fit_transform(texts).toarray().astype(np.float64)
+        except ValueError:
+            counts = np.zeros((len(texts), 1))
+        parts = np.split(counts, len(fields))
+        seen = sum((part[:idf_rows] > 0).sum(axis=0) for part in parts)
+        idf = np.log((1 + idf_rows * len(fields)) / (1 + seen)) + 1
+        weighed = [np.where(part > 0, 1 + np.log(np.maximum(part, 1)), 0) * idf for part in parts]
+        weighed = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in weighed]
+        blocks += weighed
+        if len(fields) == 2:
+            cosine = (weighed[0] * weighed[1]).sum(axis=1, keepdims=True)
+            blocks += [np.minimum(*weighed), cosine, *(np.maximum(cosine - edge, 0) * 2 for edge in (0.25, 0.5, 0.75))]
+    return np.hstack(blocks)
+
+
+DIRTY = st.text(
+    st.sampled_from("abAB ss\u00dfe\u0301\u0130\u03a3\t\n\u00a0\u2003.,!_1\x00\x1f\u4e2d\U0001f600"), max_size=12
+)
+
+
+@given(st.integers(1, 2), st.data())
+def test_features_are_those_of_each_whole_text_by_scikit_learn(fields: int, data: st.DataObject) -> None:
+    train, held = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
+    real = data.draw(st.integers(1, train))
+    texts = [data.draw(st.lists(DIRTY, min_size=train + held, max_size=train + held)) for _ in range(fields)]
+    if is_unspaced([text for field in texts for text in field[:real]]):
+        return
+    found = text_features([field[:train] for field in texts], [field[train:] for field in texts], real)
+    plain = plain_features(texts, real)
+    assert np.allclose(found[0].toarray(), plain[:train], atol=1e-5)
+    assert np.allclose(found[1].toarray(), plain[train:], atol=1e-5)
+
+
+@pytest.mark.parametrize("trainer", [TfidfTrainer, LinearTrainer])
+def test_what_real_rows_alone_predict_is_the_same_beside_any_synthetic_rows(trainer: type[Trainer]) -> None:
+    problem = toy()
+    other = replace(problem, synthetic=table("z", ["never heard of", "nor of this"], ["0", "1"], [["r0000"], []]))
+    none = replace(problem, synthetic=problem.synthetic.slice(0, 0))
+    (planned,) = trainings(none, 3, 1, ("real",))
+    first, *others = (
+        next(trainer(trainer.Options()).predict(rows, [planned], Path())) for rows in (problem, other, none)
+    )
+    for found in others:
+        assert found.chosen == first.chosen
+        assert first.scores is not None and np.array_equal(found.scores, first.scores)
 
 
 def test_chinese_is_read_by_characters_and_empty_texts_do_no_harm() -> None:
