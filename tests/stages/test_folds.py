@@ -163,11 +163,6 @@ def test_every_train_row_judges_once_beside_validation(folded: tuple[Path, dict,
     parts = [pq.read_table(files["validation.parquet"])["row_id"].to_pylist() for files in fold_artifacts(store)]
     judged = [row_id for part in parts for row_id in part]
     assert len(parts) == 3 and len(judged) == len(set(judged)) == train_rows
-
-
-def test_where_folds_judge_no_part_of_them_ends_early(folded: tuple[Path, dict, int]) -> None:
-    _, evidence, _ = folded
-    assert not evidence["options"]["early"] and evidence["ended"] is None
     assert evidence["folds"] == 3
     plain = evidence["rows"]["validation"] - train_rows
     assert plain > 0 and evidence["validation"]["rows"] == plain + train_rows
@@ -194,3 +189,8 @@ def test_no_row_that_a_fold_is_judged_by_is_a_parent_in_it(folded: tuple[Path, d
         overlaps = [len(parents & part) for part in held]
         generated += min(overlaps) == 0
     assert generated >= 3
+
+
+def test_where_folds_judge_no_part_of_them_ends_early(folded: tuple[Path, dict, int]) -> None:
+    _, evidence, _ = folded
+    assert not evidence["options"]["early"] and evidence["ended"] is None
