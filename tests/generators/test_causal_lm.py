@@ -15,7 +15,7 @@ from tiny_masked_lm import untrained
 
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators.causal.generator import CausalLMOptions
-from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, draw, penalise
+from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, draw, lower, penalise, torch_threads
 from augmill.tasks.generators.lm.load import load_fitted, load_pretrained
 from augmill.tasks.generators.lm.train import is_select, train_tokenizer
 from augmill.tasks.rows.randomness import uniforms
@@ -123,6 +123,95 @@ def test_a_row_is_the_same_at_every_batch_size_and_number_of_threads(tmp_path: P
         for threads in (1, 2):
             assert bench.sample(asked, threads=threads, decode_batch=batch).equals(whole), (batch, threads)
     assert bench.sample(part(asked, [77])).equals(whole.slice(77, 1).combine_chunks())
+
+
+def untaught(kind: str, hidden: int) -> Any:
+    """Two layers with random weights; of ``llama`` all heads share their keys, and no width is a power of two."""
+    import transformers
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        size: dict[str, Any] = {"vocab_size": 333, "max_position_embeddings": 64}
+        if kind == "gpt2":
+            config = transformers.GPT2Config(**size, n_embd=hidden, n_layer=2, n_head=8, initializer_range=0.2)
+            return transformers.GPT2LMHeadModel(config).eval()
+        size |= {"hidden_size": hidden, "intermediate_size": 300, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = transformers.LlamaConfig(**size, num_key_value_heads=1, initializer_range=0.2)
+        return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_row_is_the_same_in_any_batch_in_either_precision(kind: str, precision: Any) -> None:
+    model = lower(untaught(kind, 264), precision)
+    prompts = np.array([[1, 2 + row % 3, 9] for row in range(40)], dtype=np.int64)
+    noise, grammar, plain = uniforms(np.arange(40), 12), Grammar(0, 1, ()), Sampling(1.5, 333, 1.0, 0.0, 1.0)
+    with torch_threads(1):
+        whole, _ = decode(model, prompts, noise, grammar, plain)
+        for batch in (1, 3, 8, 21):
+            parts = [slice(start, start + batch) for start in range(0, 40, batch)]
+            found = [decode(model, prompts[part], noise[part], grammar, plain)[0] for part in parts]
+            assert np.array_equal(np.concatenate(found), whole), batch
+    assert len({row.tobytes() for row in whole}) == 40
+
+
+def test_auto_goes_by_the_models_width_and_not_by_the_machine() -> None:
+    kinds = {width: lower(untaught("gpt2", width), "auto").dtype for width in (64, 248, 256, 320)}
+    assert kinds == {64: torch.float32, 248: torch.float32, 256: torch.bfloat16, 320: torch.bfloat16}
+    assert lower(untaught("gpt2", 320), "float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_likeliest_tokens_are_those_of_generate_token_for_token(kind: str) -> None:
+    model = untaught(kind, 64)
+    prompts = np.random.default_rng(0).integers(1, 333, (12, 5))
+    tokens, _ = decode(
+        model, prompts, uniforms(np.arange(12), 20), Grammar(0, 1, (0,)), Sampling(1.0, 1, 1.0, 0.0, 1.0)
+    )
+    want = model.generate(
+        torch.from_numpy(prompts), attention_mask=torch.ones(12, 5, dtype=torch.int64), do_sample=False,
+        max_new_tokens=20, min_new_tokens=20, suppress_tokens=[0], eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    assert tokens.tolist() == want[:, 5:].tolist()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_tokens_come_as_often_as_transformers_own_processors_say(precision: Any) -> None:
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    draws, model = 200_000, lower(untaught("llama", 64), precision)
+    prompt = np.array([[1, 5, 7, 300]])
+    noise = uniforms(np.arange(draws), 1, stream=3)
+    # Logits in bfloat16 are often equal, and which of two equal ones a cut takes is nobody's law.
+    top_k, top_p = (40, 0.9) if precision == "float32" else (333, 1.0)
+    sampling = Sampling(1.3, top_k, top_p, 0.02, 1.0)
+    tokens, _ = decode(model, np.repeat(prompt, draws, axis=0), noise, Grammar(0, 1, (0, 3)), sampling)
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(np.repeat(prompt, 8, axis=0))).logits[:1, -1].float()
+    logits[:, [0, 3]] = -torch.inf
+    parts = [TemperatureLogitsWarper(1.3), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p), MinPLogitsWarper(0.02)]
+    chances = torch.softmax(LogitsProcessorList(parts)(torch.from_numpy(prompt), logits).double(), dim=-1)[0].numpy()
+    counts = np.bincount(tokens[:, 0], minlength=333)
+    asked = chances > 0
+    assert counts[~asked].sum() == 0 and asked.sum() > 10
+    chi_square = float(((counts - draws * chances)[asked] ** 2 / (draws * chances)[asked]).sum())
+    freedom = int(asked.sum()) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5 + 8  # above the 0.9999 quantile
+
+
+def test_a_prompt_that_rows_share_is_read_once_and_the_head_asked_at_the_last_place() -> None:
+    model, seen = untaught("gpt2", 64), []
+    model.transformer.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
+    model.lm_head.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape[:2])))
+    prompts = np.array([[1, 2 + row % 3, 9, 9] for row in range(40)], dtype=np.int64)
+    decode(model, prompts, uniforms(np.arange(40), 2), Grammar(0, 1, (0,)), Sampling(1.0, 333, 1.0, 0.0, 1.0))
+    assert seen == [(8, 4), (8, 1), (40, 1), (40, 1)]  # three prompts, filled up to a tile
 
 
 def test_the_label_conditions_the_row(tiny: Bench) -> None:

@@ -19,7 +19,7 @@ from tiny_seq2seq import TEXTS, babbler, bart_model, fast_tokenizer, folder, see
 from augmill.tasks.contracts import Context
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators.lm.decode import Sampling, draw, penalise, torch_threads
-from augmill.tasks.generators.lm.encoder_decoder import Frame, sample, search
+from augmill.tasks.generators.lm.encoder_decoder import Frame, pad_rows, sample, search
 from augmill.tasks.generators.lm.models import load_model
 from augmill.tasks.generators.lm.rewriting import require_sentencepiece
 from augmill.tasks.generators.seq2seq.generator import Seq2Seq
@@ -99,18 +99,19 @@ def test_the_batched_loop_draws_what_a_plain_loop_over_one_row_without_a_cache_d
     model, _ = loaded(untrained(kind))
     vocabulary = model.get_output_embeddings().weight.shape[0]
     frame = Frame((1, 5), (*range(12), *range(40, vocabulary)))  # few words, so that marks come up
-    sources = np.random.default_rng(0).integers(12, 60, (11, 7))
+    rng = np.random.default_rng(0)
+    sources = [rng.integers(12, 60, length).tolist() for length in (7, 3, 7, 12, 1, 9, 15, 2, 7, 11, 5)]
     noise = uniforms(np.arange(11), 24)
     marks = [(6, 2) if row % 2 else (2,) for row in range(11)]
     sampling = Sampling(1.2, 28, 0.99, 0.001, 1.0 if kind == "bart" else 1.3)
-    found = sample(model, sources, marks, noise, frame, sampling)
+    found = sample(model, pad_rows(sources, 96), marks, noise, frame, sampling)
     for row in range(11):
         drawn: list[int] = []
         said = 0
         with torch.inference_mode(), torch_threads(1):
             for step in range(24):
                 ids = torch.tensor([[*frame.start, *drawn]])
-                logits = model(input_ids=torch.from_numpy(sources[row : row + 1]), decoder_input_ids=ids).logits[:, -1]
+                logits = model(input_ids=torch.tensor([sources[row]]), decoder_input_ids=ids).logits[:, -1]
                 keep = logits[0, marks[row][said]].clone()
                 logits[:, list(frame.banned)] = -torch.inf
                 logits[0, marks[row][said]] = keep

@@ -23,7 +23,7 @@ from augmill.tasks.generators._parents import answer
 from augmill.tasks.generators.causal.adapter import require_peft
 from augmill.tasks.generators.causal.fit import fit_model, model_path, read_row, require_logger, require_time
 from augmill.tasks.generators.causal.options import SCRATCH, CausalLMOptions
-from augmill.tasks.generators.lm.decode import TILE, Grammar, decode, torch_threads
+from augmill.tasks.generators.lm.decode import TILE, Grammar, decode, lower, torch_threads
 from augmill.tasks.generators.lm.load import load_fitted, save
 from augmill.tasks.generators.lm.models import check_files, quiet
 from augmill.tasks.generators.lm.utf8 import characters_of
@@ -33,11 +33,11 @@ from augmill.tasks.rows.randomness import uniforms
 class CausalLM(Generator):
     """A label-conditioned language model, trained or fine-tuned on the train rows.
 
-    Repeatable on a CPU in float32, with the same libraries and the same kind of CPU: the fit for a given thread count
+    Repeatable on a CPU, in either precision, with the same libraries and the same kind of CPU: the fit for a given thread count
     (part of its identity), the rows at any thread count and batch. Not promised on a GPU.
     """
 
-    VERSION = 2
+    VERSION = 3
     Options = CausalLMOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -79,8 +79,7 @@ class CausalLM(Generator):
         """
         plan = fitted.read_json("lm.json")
         model, tokenizer = fitted.get(
-            f"model:{ctx.device}",
-            lambda: load_fitted(fitted, ctx.device, trust_remote_code=self.options.trust_remote_code),
+            f"model:{ctx.device}:{self.options.decode_precision}", lambda: self._load(fitted, ctx.device)
         )
         labels = np.array([plan["labels"].get(stratum, -1) for stratum in request.strata], dtype=np.int64)
         known = np.flatnonzero(labels >= 0)
@@ -101,6 +100,10 @@ class CausalLM(Generator):
         for at, row, done in zip(known.tolist(), tokens, whole, strict=True):
             texts[at], reasons[at] = read_row(row.tolist(), bool(done), tokenizer, plan["end"], len(ctx.fields))
         return answer(request, ctx.fields, texts, [[]] * len(request), reasons)
+
+    def _load(self, fitted: Fitted, device: str) -> tuple[Any, Any]:
+        model, tokenizer = load_fitted(fitted, device, trust_remote_code=self.options.trust_remote_code)
+        return lower(model, self.options.decode_precision), tokenizer
 
     def _decode(
         self,

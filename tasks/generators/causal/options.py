@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from augmill.tasks.generators.lm.decode import Sampling
+from augmill.tasks.generators.lm.decode import Precision, Sampling
 from augmill.tasks.generators.lm.train import TrainingSchedule
 
 SCRATCH = "scratch"
@@ -133,6 +133,13 @@ class CausalLMOptions:
     decode_batch: int = field(
         default=256,
         metadata={"help": "Number of rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
+    )
+    decode_precision: Precision = field(
+        default="auto",
+        metadata={
+            "help": "The precision of the model while rows are drawn: `float32`, `bfloat16`, or `auto`, which is bfloat16 "
+            "for models 256 wide or wider, on any machine. Choose `float32` on a CPU without AVX512-BF16 or AMX."
+        },
     )
     checkpoint_minutes: float = field(
         default=10.0,

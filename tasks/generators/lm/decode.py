@@ -7,10 +7,11 @@ first (docs/decisions.md, "Decoding").
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 # shapes, float32, AVX-512); at other sizes they differ by 1e-6, which flips a token in about one draw in a million.
 # 8 leaves room for other kernels.
 TILE = 8
+# In bfloat16 only one row alone differs (it goes by a kernel for vectors); 2 to 64 were the same bits at widths 256, 264.
+HALF_TILE = 4
+# Below this width products in bfloat16 save less than the rest of a step costs: 1.4 times faster at 256, none at 128.
+HALF_FROM = 256
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,137 @@ def penalise(logits: torch.Tensor, seen: torch.Tensor, end: int, penalty: float)
     return logits.scatter(1, seen, torch.where(seen == end, logits.gather(1, seen), scores))
 
 
+def lower(model: Any, precision: Precision) -> Any:
+    """The model with its weights in the precision of decoding, in place; ``draw`` computes in float64 in any.
+
+    ``auto`` goes by the model's width alone, never by the machine, on which rows must not hang: bfloat16 from
+    ``HALF_FROM`` up. A CPU without AVX512-BF16 or AMX computes that too, but slowly.
+    """
+    import torch
+
+    width = getattr(model.config.get_text_config(), "hidden_size", 0)
+    if precision == "float32" or (precision == "auto" and width < HALF_FROM):
+        return model
+    model = model.to(torch.bfloat16)
+    if model.device.type == "cpu" and getattr(model.config, "_attn_implementation", "") == "sdpa":
+        # Of one query a row: 1.0 ms as plain products, 5.4 ms as the fused kernel (128 rows, 12 heads of 64, 32 keys).
+        model.set_attn_implementation("eager")
+    return model
+
+
+class Work(Protocol):
+    """A model at work on the lines of a batch: what ``draw_rows`` asks of it at each step."""
+
+    device: Any
+    tile: int  # lines come in multiples of it
+
+    def logits(self, live: torch.Tensor, step: int) -> torch.Tensor:
+        """(lines, vocabulary) in float32, -inf where a token must not be drawn. ``live``: which row each line is."""
+
+    def take(self, chosen: torch.Tensor, live: torch.Tensor, step: int) -> torch.Tensor:
+        """Takes the drawn tokens; which lines go on."""
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Goes on with these lines, in this order."""
+
+
+def fill_tiles(rows: int, tile: int) -> npt.NDArray[np.int64]:
+    """The row of each line: lines beyond the rows, up to a whole tile, repeat the first one."""
+    return np.concatenate([np.arange(rows), np.zeros(-rows % tile, dtype=np.int64)])
+
+
+def draw_rows(
+    work: Work,
+    noise: npt.NDArray[np.float64],
+    sampling: Sampling,
+    spared: int = -1,
+    check_time: Callable[[], None] = lambda: None,
+    finished: Callable[[int], None] = lambda rows: None,
+) -> npt.NDArray[np.int64]:
+    """The tokens (rows, steps) that ``work`` draws with its rows' own ``noise`` (rows, steps); -1 behind a row's last.
+
+    The loop of every model here. A row ends when its work says so; finished rows leave the batch, in whole tiles, and
+    cost nothing. ``spared``: a token that is never penalised. ``check_time`` is called at each step, and may raise;
+    ``finished`` is told how many rows have left the batch.
+    """
+    import torch
+
+    rows, steps = noise.shape
+    fill = fill_tiles(rows, work.tile)
+    uniform = torch.from_numpy(noise[fill]).to(work.device)
+    tokens = torch.full((len(fill), steps), -1, dtype=torch.int64, device=work.device)
+    live = torch.arange(len(fill), device=work.device)
+    going = live < rows  # what fills the tile is nobody's row
+    with torch.inference_mode():
+        for step in range(steps):
+            check_time()
+            logits = work.logits(live, step)
+            if sampling.repetition_penalty != 1.0 and step:
+                logits = penalise(logits, tokens[live, :step].clamp(min=0), spared, sampling.repetition_penalty)
+            chosen = draw(logits, uniform[live, step], sampling)
+            tokens[live, step] = torch.where(going[live], chosen, -1)
+            going[live] &= work.take(chosen, live, step)
+            alive = going[live]
+            count = int(alive.sum())
+            if not count:
+                break
+            size = count + -count % work.tile
+            if size < len(live):
+                kept = torch.argsort(~alive, stable=True)[:size]
+                live = live[kept]
+                work.keep(kept)
+            finished(max(0, rows - len(live)))
+    finished(rows)
+    return tokens[:rows].cpu().numpy()
+
+
+def tile_of(model: Any) -> int:
+    """Lines of a batch come in multiples of this, so that a row's sums are those of any other batch."""
+    import torch
+
+    return HALF_TILE if getattr(model, "dtype", None) == torch.bfloat16 else TILE
+
+
+class Continuation:
+    """A causal model that continues prompts: each distinct prompt is read once, then each row goes on by itself."""
+
+    def __init__(self, model: Any, prompts: npt.NDArray[np.int64], grammar: Grammar) -> None:
+        import torch
+
+        self.model, self.device, self.tile, self.grammar = model, model.device, tile_of(model), grammar
+        takes = inspect.signature(getattr(model, "forward", model)).parameters
+        self.options = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}  # the head at the last place only
+        distinct, which = np.unique(prompts, axis=0, return_inverse=True)
+        distinct = distinct[fill_tiles(len(distinct), self.tile)]
+        which = which.reshape(-1)[fill_tiles(len(prompts), self.tile)]
+        self.ids = torch.from_numpy(distinct).to(self.device)
+        self.which: torch.Tensor | None = torch.from_numpy(which).to(self.device)
+        self.ends = torch.zeros(len(which), dtype=torch.int64, device=self.device)
+        self.banned = torch.tensor(grammar.banned, dtype=torch.int64, device=self.device)
+        self.rule = _Rule(grammar.characters, len(which), self.device)
+        self.past: Any = None
+
+    def logits(self, live: torch.Tensor, step: int) -> torch.Tensor:
+        import torch
+
+        output = self.model(input_ids=self.ids, past_key_values=self.past, use_cache=True, **self.options)
+        self.past, logits = output.past_key_values, output.logits[:, -1]
+        if self.which is not None:  # behind the prompts
+            self.past.batch_select_indices(self.which)
+            logits, self.which = logits[self.which], None
+        return self.rule.mask(logits.float().index_fill(1, self.banned, -torch.inf), live)
+
+    def take(self, chosen: torch.Tensor, live: torch.Tensor, step: int) -> torch.Tensor:
+        self.rule.go_on(chosen, live)
+        self.ids = chosen[:, None]
+        self.ends[live] += chosen == self.grammar.end
+        return self.ends[live] < self.grammar.fields
+
+    def keep(self, kept: torch.Tensor) -> None:
+        self.ids = self.ids[kept]
+        self.past.batch_select_indices(kept)
+
+
 def decode(
     model: Any,
     prompts: npt.NDArray[np.int64],
@@ -106,43 +243,12 @@ def decode(
     """Continues each prompt until its row is whole or the noise is used up.
 
     ``prompts``: (rows, prompt length), all of one length, so nothing is padded; ``noise``: (rows, most new tokens).
-    Returns the tokens (rows, most new tokens), -1 where none was drawn, and whether each row is whole. What stands
-    after the end of a whole row is meaningless. Finished rows leave the batch: they cost nothing. ``check_time`` is
-    called at each step, and may raise; ``finished`` is told how many rows have left the batch.
+    Returns the tokens (rows, most new tokens), -1 behind a row's end, and whether each row is whole. For the rest see
+    ``draw_rows``.
     """
-    import torch
-
-    device = model.device
-    rows, steps = noise.shape
-    size = _tiles(rows)
-    fill = np.concatenate([np.arange(rows), np.zeros(size - rows, dtype=np.int64)])  # rows beyond repeat the first
-    tokens = torch.full((size, steps), -1, dtype=torch.int64, device=device)
-    ends = torch.zeros(size, dtype=torch.int64, device=device)
-    ends[rows:] = grammar.fields
-    banned = torch.tensor(grammar.banned, dtype=torch.int64, device=device)
-    uniform = torch.from_numpy(noise[fill]).to(device)
-    ids = torch.from_numpy(prompts[fill]).to(device)
-    live, past = torch.arange(size, device=device), None
-    rule = _Rule(grammar.characters, size, device)
-    with torch.inference_mode():
-        for step in range(steps):
-            check_time()
-            output = model(input_ids=ids, past_key_values=past, use_cache=True)
-            past = output.past_key_values
-            logits = output.logits[:, -1].float().index_fill(1, banned, -torch.inf)
-            if sampling.repetition_penalty != 1.0 and step:
-                logits = penalise(logits, tokens[live, :step], grammar.end, sampling.repetition_penalty)
-            chosen = draw(rule.mask(logits, live), uniform[live, step], sampling)
-            rule.go_on(chosen, live)
-            tokens[live, step] = chosen
-            ends[live] += chosen == grammar.end
-            alive = ends[live] < grammar.fields
-            if not alive.any():
-                break
-            live, ids = _drop_finished(live, chosen, alive, past)
-            finished(max(0, rows - len(live)))
-    finished(rows)
-    return tokens[:rows].cpu().numpy(), (ends[:rows] >= grammar.fields).cpu().numpy()
+    work = Continuation(model, prompts, grammar)
+    tokens = draw_rows(work, noise, sampling, grammar.end, check_time, finished)
+    return tokens, (tokens == grammar.end).sum(axis=1) >= grammar.fields
 
 
 class _Rule:
@@ -163,21 +269,3 @@ class _Rule:
     def go_on(self, chosen: torch.Tensor, live: torch.Tensor) -> None:
         if self.tables is not None:
             self.states[live] = self.tables[1][self.states[live], chosen].long()
-
-
-def _drop_finished(
-    live: torch.Tensor, chosen: torch.Tensor, alive: torch.Tensor, past: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows that stay, in whole tiles, and the next token of each; ``past`` is cut to them in place."""
-    import torch
-
-    size = _tiles(int(alive.sum()))
-    if size < len(live):
-        kept = torch.argsort(~alive, stable=True)[:size]
-        live, chosen = live[kept], chosen[kept]
-        past.batch_select_indices(kept)
-    return live, chosen[:, None]
-
-
-def _tiles(rows: int) -> int:
-    return -(-rows // TILE) * TILE

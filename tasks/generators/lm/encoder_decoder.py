@@ -1,7 +1,7 @@
 """Batched decoding from an encoder-decoder model: by sampling, with the noise of a row its own, or by beams.
 
-A row hangs on its own source alone. The rows of a batch have one source length, so the encoder needs no padding, which
-would change the order of its sums; a batch is a whole number of tiles and runs on one thread (``_lm_decode``).
+A row hangs on its own source alone. A source is padded to a width that its own length alone decides, so that a batch
+holds sources of many lengths and a row is the same bits in any; a batch is whole tiles on one thread (``lm.decode``).
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import numpy.typing as npt
 
 from augmill.tasks.contracts import Context
 from augmill.tasks.errors import DeadlineExceeded, WorldError
-from augmill.tasks.generators.lm.decode import TILE, Sampling, draw, penalise, torch_threads
+from augmill.tasks.generators.lm.decode import TILE, Sampling, draw_rows, fill_tiles, tile_of, torch_threads
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
 Ints = npt.NDArray[np.int64]
+PAD = -1  # a place of a source that nothing attends to
+NARROWEST = 16
 Outcome = list[int] | None  # the tokens before the last mark; None where that did not come within the bound
 
 
@@ -36,21 +38,39 @@ class Frame:
     banned: tuple[int, ...]
 
 
+def width_of(length: int, most: int) -> int:
+    """Tokens that a source of ``length`` is padded to: 16, 32, 64 and so on, above it, but no more than ``most``."""
+    width = NARROWEST
+    while width <= length:
+        width *= 2
+    return max(length, min(width, most))
+
+
+def pad_rows(rows: Sequence[Sequence[int]], most: int) -> Ints:
+    """(rows, width) with ``PAD`` behind each; all are of one width."""
+    width = width_of(max(map(len, rows)), most)
+    return np.array([[*row, *[PAD] * (width - len(row))] for row in rows], dtype=np.int64)
+
+
 class Decoder:
     """The decoder of a model at work on one batch: encoded sources, what was computed so far, the next logits.
 
-    ``sources``: (rows, source length). Rows are filled up to whole tiles with copies of the first.
+    ``sources``: (rows, width), with ``PAD`` behind those that are shorter. Rows are filled up to whole tiles with
+    copies of the first.
     """
 
     def __init__(self, model: Any, sources: Ints, frame: Frame, copies: int = 1) -> None:
         import torch
 
         self.model, self.frame = model, frame
-        self.rows = len(sources)
-        fill = np.concatenate([np.arange(self.rows), np.zeros(_tiles(self.rows) - self.rows, dtype=np.int64)])
-        ids = torch.from_numpy(sources[fill]).to(model.device)
-        encoded = model.get_encoder()(input_ids=ids).last_hidden_state
+        self.rows, self.tile = len(sources), tile_of(model)
+        ids = torch.from_numpy(sources[fill_tiles(self.rows, self.tile)]).to(model.device)
+        # Without padding no mask at all: a mask of ones would be dropped in some batches, and another kernel be taken.
+        self.mask = (ids != PAD).long() if (sources == PAD).any() else None
+        ids = ids.masked_fill(ids == PAD, getattr(model.config, "pad_token_id", None) or 0)
+        encoded = model.get_encoder()(input_ids=ids, attention_mask=self.mask).last_hidden_state
         self.encoded = encoded.repeat_interleave(copies, dim=0)
+        self.mask = None if self.mask is None else self.mask.repeat_interleave(copies, dim=0)
         self.banned = torch.tensor(frame.banned, dtype=torch.int64, device=model.device)
         self.past: Any = None
 
@@ -73,6 +93,7 @@ class Decoder:
 
         output = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
+            attention_mask=self.mask,
             decoder_input_ids=ids,
             past_key_values=self.past,
             use_cache=True,
@@ -83,21 +104,38 @@ class Decoder:
             1, marks[:, None], logits.gather(1, marks[:, None])
         )
 
-    def keep(self, alive: torch.Tensor) -> torch.Tensor:
-        """The lines to go on with, those that are alive first: finished ones leave the batch, in whole tiles."""
-        import torch
-
-        size = _tiles(int(alive.sum()))
-        if size >= len(self):
-            return torch.arange(len(self), device=alive.device)
-        kept = torch.argsort(~alive, stable=True)[:size]
-        self.select(kept)
-        return kept
-
     def select(self, lines: torch.Tensor) -> None:
         """Goes on with these lines, in this order; a line may stand more than once."""
         self.encoded = self.encoded[lines]
+        self.mask = None if self.mask is None else self.mask[lines]
         self.past.batch_select_indices(lines)
+
+
+class Targets:
+    """Targets under way, as ``draw_rows`` asks for them: each says its marks in their order, and ends with the last."""
+
+    def __init__(self, decoder: Decoder, marks: Sequence[Sequence[int]]) -> None:
+        import torch
+
+        self.decoder, self.device, self.tile = decoder, decoder.model.device, decoder.tile
+        own = [marks[row] for row in fill_tiles(decoder.rows, self.tile).tolist()]
+        self.count = torch.tensor([len(part) for part in own], device=self.device)
+        self.order = _table([[*part, part[-1]] for part in own]).to(self.device)  # one more, for those that are whole
+        self.said, self.ids = torch.zeros_like(self.count), decoder.start()
+        self.following = self.order[:, 0]
+
+    def logits(self, live: torch.Tensor, step: int) -> torch.Tensor:
+        self.following = self.order[live, self.said[live]]
+        return self.decoder.logits(self.ids, self.following)
+
+    def take(self, chosen: torch.Tensor, live: torch.Tensor, step: int) -> torch.Tensor:
+        self.said[live] += (self.said[live] < self.count[live]) & (chosen == self.following)
+        self.ids = chosen[:, None]
+        return self.said[live] < self.count[live]
+
+    def keep(self, kept: torch.Tensor) -> None:
+        self.ids = self.ids[kept]
+        self.decoder.select(kept)
 
 
 def sample(
@@ -115,35 +153,12 @@ def sample(
     """
     import torch
 
-    rows, steps = noise.shape
     with torch.inference_mode():
-        decoder = Decoder(model, sources, frame)
-        size, device = len(decoder), model.device
-        fill = [at if at < rows else 0 for at in range(size)]
-        uniform = torch.from_numpy(noise[fill]).to(device)
-        count = torch.tensor([len(marks[at]) for at in fill], device=device)
-        order = _table([[*marks[at], marks[at][-1]] for at in fill]).to(device)  # one more, for those that are whole
-        tokens = torch.full((size, steps), -1, dtype=torch.int64, device=device)
-        live, ids = torch.arange(size, device=device), decoder.start()
-        said = torch.where(live < rows, 0, count)  # what fills the tile is nobody's row
-        for step in range(steps):
-            check_time()
-            following = order[live, said[live]]
-            logits = decoder.logits(ids, following)
-            if sampling.repetition_penalty != 1.0 and step:
-                seen = tokens[live, :step].clamp(min=0)  # below are those that are whole
-                logits = penalise(logits, seen, -1, sampling.repetition_penalty)
-            chosen = draw(logits, uniform[live, step], sampling)
-            going = said[live] < count[live]
-            tokens[live, step] = torch.where(going, chosen, -1)
-            said[live] += going & (chosen == following)
-            alive = said[live] < count[live]
-            if not alive.any():
-                break
-            kept = decoder.keep(alive)
-            live, ids = live[kept], chosen[kept, None]
-    found = zip(tokens[:rows].tolist(), (said == count)[:rows].tolist(), strict=True)
-    return [[token for token in row if token >= 0][:-1] if whole else None for row, whole in found]
+        work = Targets(Decoder(model, sources, frame), marks)
+        tokens = draw_rows(work, noise, sampling, check_time=check_time)
+    whole = (work.said == work.count)[: len(sources)].tolist()
+    found = zip(tokens.tolist(), whole, strict=True)
+    return [[token for token in row if token >= 0][:-1] if done else None for row, done in found]
 
 
 def search(
@@ -242,9 +257,16 @@ class _Hunt:
 
 
 def in_parts(
-    sources: Sequence[Sequence[int]], run: Callable[[list[int]], list[T]], batch: int, ctx: Context, who: str
+    sources: Sequence[Sequence[int]],
+    run: Callable[[list[int]], list[T]],
+    batch: int,
+    most: int,
+    ctx: Context,
+    who: str,
 ) -> list[T]:
-    """What ``run`` makes of the sources at these places, all of one length; on a CPU one thread a part.
+    """What ``run`` makes of the sources at these places, all of one width (``most``: see ``width_of``); on a CPU one
+
+    thread a part. Sources that fill their width are apart from those that need padding.
 
     Splits a part that does not fit the device's memory (``repeatable`` is not promised there).
     """
@@ -260,12 +282,13 @@ def in_parts(
         torch.cuda.empty_cache()
         return attempt(part[: len(part) // 2]) + attempt(part[len(part) // 2 :])
 
-    groups: defaultdict[int, list[int]] = defaultdict(list)
+    groups: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
     for at, source in enumerate(sources):
-        groups[len(source)].append(at)
+        width = width_of(len(source), most)
+        groups[width, len(source) == width].append(at)
     lanes = ctx.threads if ctx.device == "cpu" else 1
     parts = []
-    for _, places in sorted(groups.items(), reverse=True):  # the longest first, so that lanes end together
+    for _, places in sorted(groups.items(), reverse=True):  # the widest first, so that lanes end together
         size = max(1, min(batch, _tiles(-(-len(places) // lanes))))
         parts += [places[start : start + size] for start in range(0, len(places), size)]
     found: dict[int, T] = {}

@@ -18,7 +18,7 @@ from augmill.tasks.contracts import STRATUM, Context, Fitted, Request
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators._parents import Parents, changed_fields, draw_fields
 from augmill.tasks.generators.lm.decode import Sampling
-from augmill.tasks.generators.lm.encoder_decoder import Frame, Outcome, in_parts, require_time, sample, search
+from augmill.tasks.generators.lm.encoder_decoder import Frame, Outcome, in_parts, pad_rows, require_time, sample, search
 from augmill.tasks.generators.lm.losses import Example
 from augmill.tasks.generators.lm.models import Kind, check_files, find_model, load_model, quiet
 from augmill.tasks.rows.kinds.text import canonical
@@ -63,15 +63,15 @@ class Task:
 
         Sampled; or, by beams, a source is searched once and the seed picks one of its beams.
         """
-        ask = require_time(self.ctx, self.who)
+        ask, most = require_time(self.ctx, self.who), longest(model, self.decoding.max_length)
 
         def draw(part: list[int]) -> list[Outcome]:
-            lines = np.array([sources[at] for at in part], dtype=np.int64)
+            lines = pad_rows([sources[at] for at in part], most)
             noise = uniforms(seeds[part], steps, stream=stream)
             return sample(model, lines, [marks[at] for at in part], noise, frame, self.decoding.sampling, ask)
 
         if not self.decoding.beams:
-            drawn = in_parts(sources, draw, self.decoding.batch, self.ctx, self.who)
+            drawn = in_parts(sources, draw, self.decoding.batch, most, self.ctx, self.who)
             self._count(sum(steps if row is None else len(row) + 1 for row in drawn))
             return drawn
         asked = [(tuple(source), own) for source, own in zip(sources, marks, strict=True)]
@@ -79,11 +79,11 @@ class Task:
         distinct = list(places)
 
         def hunt(part: list[int]) -> list[list[list[int]]]:
-            lines = np.array([distinct[at][0] for at in part], dtype=np.int64)
+            lines = pad_rows([distinct[at][0] for at in part], most)
             return search(model, lines, [distinct[at][1] for at in part], steps, self.decoding.beams, frame, ask)
 
         batch = max(1, self.decoding.batch // self.decoding.beams)
-        found = in_parts([source for source, _ in distinct], hunt, batch, self.ctx, self.who)
+        found = in_parts([source for source, _ in distinct], hunt, batch, most, self.ctx, self.who)
         self._count(sum(len(row) + 1 for beams in found for row in beams))
         picks = uniforms(seeds, 1, stream=stream)[:, 0].tolist()
         chosen = [found[places[source]] for source in asked]

@@ -1,4 +1,4 @@
-"""Masked places filled one after another, in batches of rows of one length, with the noise of a row its own.
+"""Masked places filled one after another, in batches of rows padded to one width, with the noise of a row its own.
 
 One after another, from left to right: filled at once, two neighbours would not know of each other, and the pieces of one
 word would make no word. A row takes as many steps of the model as it has masks; finished rows leave the batch.
@@ -17,14 +17,16 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Context
 from augmill.tasks.errors import DataError
 from augmill.tasks.generators._parents import changed_fields, draw_fields
-from augmill.tasks.generators.lm.decode import TILE, Sampling, draw
-from augmill.tasks.generators.lm.encoder_decoder import in_parts, require_time
+from augmill.tasks.generators.lm.decode import TILE, Sampling, draw_rows, fill_tiles, tile_of
+from augmill.tasks.generators.lm.encoder_decoder import PAD, in_parts, pad_rows, require_time
 from augmill.tasks.generators.lm.losses import IGNORED, Example
 from augmill.tasks.generators.masked.model import Filler
 from augmill.tasks.generators.masked.text import MOST, Protection, Taken, Unit, draw_units, put_words, take_apart
 from augmill.tasks.rows.randomness import uniforms
 
 if TYPE_CHECKING:
+    import torch
+
     from augmill.tasks.generators.masked.model import Filler
     from augmill.tasks.generators.masked.options import MaskedLMOptions
 
@@ -63,48 +65,61 @@ def fill(filler: Filler, jobs: Sequence[Job], seeds: Ints, filling: Filling, ctx
         chosen = [order[at] for at in part]
         return _fill(filler, [jobs[at] for at in chosen], seeds[chosen], filling, ask)
 
-    longest = max(len(job.row) for job in jobs)
+    longest = 1 if filler.narrows else max(len(job.row) for job in jobs)
     batch = min(filling.batch, max(TILE, FLOATS // (longest * len(filler.kinds)) // TILE * TILE))
-    made = in_parts([jobs[at].row for at in order], run, batch, ctx, "masked_lm")
+    made = in_parts([jobs[at].row for at in order], run, batch, filler.bound, ctx, "masked_lm")
     ctx.usage["tokens"] = ctx.usage.get("tokens", 0) + sum(map(len, made))
     found = dict(zip(order, made, strict=True))
     return [found[at] for at in range(len(jobs))]
 
 
 def _fill(filler: Filler, jobs: list[Job], seeds: Ints, filling: Filling, ask: Any) -> list[list[int]]:
-    """``jobs``: rows of one length. Filled up to whole tiles with copies of one, which are thrown away."""
+    """``jobs``: rows of one width."""
     import torch
 
-    ranked = sorted(range(len(jobs)), key=lambda at: -len(jobs[at].places))  # those with most masks stay longest
-    counts = [len(jobs[at].places) for at in ranked]
-    lines = [*ranked, *[ranked[-1]] * (_tiles(len(ranked)) - len(ranked))]
-    device = filler.model.device
-    ids = torch.tensor([jobs[at].row for at in lines], device=device)
-    places, was = (
-        torch.tensor([[*part, *part[-1:] * (counts[0] - len(part))] for part in parts], device=device)
-        for parts in ([jobs[at].places for at in lines], [jobs[at].was for at in lines])
-    )
-    noise = torch.from_numpy(uniforms(seeds[lines], counts[0], stream=2)).to(device)
-    kinds = torch.from_numpy(filler.kinds).to(device)
-    made = torch.zeros_like(was)
+    counts = [len(job.places) for job in jobs]
     with torch.inference_mode():
-        for step in range(counts[0]):
-            ask()
-            live = torch.arange(_tiles(sum(count > step for count in counts)), device=device)
-            logits = filler.model(input_ids=ids[: len(live)]).logits[live, places[live, step]].float()
-            old = was[live, step]
-            logits = logits.masked_fill(kinds != kinds[old][:, None], -torch.inf)
-            if not filling.may_stay:
-                logits = logits.scatter(1, old[:, None], -torch.inf)
-            chosen = draw(logits, noise[live, step], filling.sampling)
-            made[live, step] = chosen
-            ids[live, places[live, step]] = chosen  # of a finished row nothing is asked any more
-    found = dict(zip(ranked, made.tolist(), strict=False))  # without what fills the tile
-    return [found[at][: len(jobs[at].places)] for at in range(len(jobs))]
+        work = _Places(filler, jobs, filling.may_stay)
+        made = draw_rows(work, uniforms(seeds, max(counts), stream=2), filling.sampling, check_time=ask)
+    return [row[:count] for row, count in zip(made.tolist(), counts, strict=True)]
 
 
-def _tiles(rows: int) -> int:
-    return -(-rows // TILE) * TILE
+class _Places:
+    """The masked places of a batch of rows, as ``draw_rows`` asks for them: one of each row a step."""
+
+    def __init__(self, filler: Filler, jobs: list[Job], may_stay: bool) -> None:
+        import torch
+
+        self.filler, self.may_stay = filler, may_stay
+        self.device, self.tile = filler.model.device, tile_of(filler.model)
+        lines = [jobs[at] for at in fill_tiles(len(jobs), self.tile).tolist()]
+        most = max(len(job.places) for job in jobs)
+        self.ids = torch.from_numpy(pad_rows([job.row for job in lines], filler.bound)).to(self.device)
+        self.seen = (self.ids != PAD).long()
+        self.padded = bool((self.ids == PAD).any())
+        self.ids.masked_fill_(self.ids == PAD, filler.pad)
+        self.places, self.was = (
+            torch.tensor([[*part, *part[-1:] * (most - len(part))] for part in parts], device=self.device)
+            for parts in ([job.places for job in lines], [job.was for job in lines])
+        )
+        self.counts = torch.tensor([len(job.places) for job in lines], device=self.device)
+        self.kinds = torch.from_numpy(filler.kinds).to(self.device)
+
+    def logits(self, live: torch.Tensor, step: int) -> torch.Tensor:
+        import torch
+
+        mask = self.seen[live] if self.padded else None
+        logits = self.filler.logits_at(self.ids[live], mask, self.places[live, step]).float()
+        old = self.was[live, step]
+        logits = logits.masked_fill(self.kinds != self.kinds[old][:, None], -torch.inf)
+        return logits if self.may_stay else logits.scatter(1, old[:, None], -torch.inf)
+
+    def take(self, chosen: torch.Tensor, live: torch.Tensor, step: int) -> torch.Tensor:
+        self.ids[live, self.places[live, step]] = chosen  # of a finished row nothing is asked any more
+        return self.counts[live] > step + 1
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Nothing is kept between steps but the rows themselves."""
 
 
 # --- Rows taken apart for a masked language model: which words are masked, what is to be said, the row with other -----

@@ -136,7 +136,7 @@ class BackTranslation(Generator):
     sampled or by beams. Not promised on a GPU.
     """
 
-    VERSION = 1
+    VERSION = 2
     Options = BackTranslationOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
