@@ -37,7 +37,7 @@ class CausalLM(Generator):
     (part of its identity), the rows at any thread count and batch. Not promised on a GPU.
     """
 
-    VERSION = 2
+    VERSION = 3
     Options = CausalLMOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False

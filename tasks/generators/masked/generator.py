@@ -42,7 +42,7 @@ class MaskedLM(Generator):
     (part of its identity), the rows at any thread count and batch. Not promised on a GPU.
     """
 
-    VERSION = 2
+    VERSION = 3
     Options = MaskedLMOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False

@@ -54,7 +54,7 @@ class Seq2Seq(Generator):
     (part of its identity), the rows at any thread count and batch, sampled or by beams. Not promised on a GPU.
     """
 
-    VERSION = 2
+    VERSION = 3
     Options = Seq2SeqOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
