@@ -40,6 +40,10 @@ TINIEST = {
     "bench_row_order.py": (["--rows", "900", "--repeats", "1"], "| rows | order | row group |"),
     "bench_tables.py": (["--rows", "200", "--asked", "100"], "| generator | train rows |"),
     "table_runs.py": (["--sets", "wine", "--seeds", "1"], "| wine | verify --all |"),
+    "bench_checks.py": (
+        ["--data", "trec_kumar", "--per-class", "5", "--shards", "1", "--rows", "50"],
+        "| us a row | trec_kumar |",
+    ),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
 WITHOUT_SHARED = {

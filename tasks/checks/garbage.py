@@ -188,7 +188,9 @@ def _as_read(texts: Sequence[str]) -> tuple[list[str], dict[int, str]]:
     for at, text in enumerate(texts):
         if not text.isascii() and has_clusters(text):
             found = clusters(text)
-            names |= {part: chr(0xF0000 + len(names) % 0xFFFE) for part in found if len(part) > 1 and part not in names}
+            for part in found:
+                if len(part) > 1:
+                    names.setdefault(part, chr(0xF0000 + len(names) % 0xFFFE))
             out[at] = "".join(names.get(part, part) for part in found)
     return out, {ord(name): part for part, name in names.items()}
 
@@ -264,7 +266,7 @@ class Garbage(Check):
     Score: the largest statistic relative to its bound; above 1 the row is refused.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     Options: ClassVar[type[GarbageOptions]] = GarbageOptions
     problems: ClassVar[tuple[str, ...]] = (ANY,)
 

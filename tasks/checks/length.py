@@ -22,7 +22,7 @@ from augmill.tasks.checks.base import (
     write_check,
 )
 from augmill.tasks.contracts import ANY, Check, Context, FitInputs, Fitted
-from augmill.tasks.rows.kinds.text import canonical, is_unspaced
+from augmill.tasks.rows.kinds.text import is_unspaced, prepared
 from augmill.tasks.rows.shown import count_characters
 
 Bounds = dict[str, list[int]]  # unit -> [least, most], both allowed
@@ -51,9 +51,8 @@ class LengthOptions:
 
 def measure(texts: Sequence[str], spaced: bool) -> dict[str, list[int]]:
     """Lengths of canonical texts: characters as a reader counts them, and words where these are set apart by spaces."""
-    clean = [canonical(text) for text in texts]
-    units = {"characters": [count_characters(text) for text in clean]}
-    return units | ({"words": [len(text.split()) for text in clean]} if spaced else {})
+    units = {"characters": [len(text) if text.isascii() else count_characters(text) for text in texts]}
+    return units | ({"words": [text.count(" ") + (text != "") for text in texts]} if spaced else {})
 
 
 def learn(units: dict[str, list[int]], options: LengthOptions) -> Bounds:
@@ -88,9 +87,8 @@ class Length(Check):
         folds = fold_numbers(inputs.train, ctx.fields, FOLDS)
         refused = np.zeros(inputs.train.num_rows, dtype=bool)
         learnt: dict[str, Any] = {}
-        for name in text_fields(ctx.fields):
-            texts = field_values(inputs.train, name)
-            units = measure(texts, spaced=not is_unspaced(texts))
+        for name, texts in _texts_by_field(inputs.train, ctx):
+            units = measure(texts, spaced=not is_unspaced(field_values(inputs.train, name)))
             learnt[name] = learn(units, self.options)
             for fold in range(FOLDS):
                 inside = folds == fold
@@ -106,10 +104,16 @@ class Length(Check):
         learnt = fitted.read_json(CHECK_FILE)
         result: list[str | None] = [None] * candidates.num_rows
         shortest = np.full(candidates.num_rows, np.iinfo(np.int64).max)
-        for name in text_fields(ctx.fields):
+        for name, texts in _texts_by_field(candidates, ctx):
             bounds: Bounds = learnt["fields"][name]
-            units = measure(field_values(candidates, name), spaced="words" in bounds)
+            units = measure(texts, spaced="words" in bounds)
             shortest = np.minimum(shortest, units["characters"])
             why = reasons(units, {} if learnt["abstains"] else bounds)
             result = [before or now for before, now in zip(result, why, strict=True)]
         return verdicts(result, shortest.astype(np.float64))
+
+
+def _texts_by_field(rows: pa.Table, ctx: Context) -> list[tuple[str, list[str]]]:
+    """The canonical texts of each text column; null counts as empty."""
+    fields = text_fields(ctx.fields)
+    return list(zip(fields, prepared(rows.select(fields)).canonical, strict=True))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from checking import Bench, candidates, real, sentences, shared_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from augmill.tasks.checks.garbage import CharacterModel, clean, measure
+from augmill.tasks.rows.kinds.text import canonical
+from augmill.tasks.rows.shown import clusters
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
@@ -77,3 +86,65 @@ def test_a_character_of_several_code_points_counts_as_one(tmp_path: Path) -> Non
     heap = "".join(letter + "\u0336\u0321\u0347\u035a" for letter in "please tell me why")
     found = bench.reasons(candidates([("fee", text) for text in ("नमस्ते दुनिया", stuck, heap)]))
     assert found[0] is None and found[1] == "repeated_character" and found[2] is not None
+
+
+def slowly(text: str) -> tuple[float, float, float]:
+    """(longest run, share of 4-grams that stand before, share of symbols) of a clean text, character by character."""
+    marks = clusters(text)
+    run = longest = 1
+    for before, mark in pairwise(marks):
+        run = run + 1 if mark == before and mark != " " else 1
+        longest = max(longest, run)
+    grams = ["".join(marks[at : at + 4]) for at in range(len(marks) - 3)]
+    again = 1 - len(set(grams)) / len(grams) if len(marks) >= 12 else 0.0
+    symbols = sum(not (mark[0].isalnum() or mark[0] == " ") for mark in marks) / len(marks)
+    return longest, again, symbols
+
+
+@given(
+    st.lists(
+        st.text(st.sampled_from("ab AZ.!é中国ßﬁ\u0301🙂\u200d👩\ufe0f🇩🇪\x1f\t"), max_size=40), min_size=1, max_size=6
+    )
+)
+@settings(deadline=None)
+def test_texts_measured_together_have_the_statistics_of_each_by_itself(texts: list[str]) -> None:
+    made = clean([canonical(text) for text in texts])
+    assert made == [canonical(text).casefold() or "\ufffd" for text in texts]
+    model = CharacterModel.of(["please tell me", "é中 why a fee was charged", "it is AB.!"])
+    found = measure(made, model, 3.0)
+    for at, text in enumerate(made):
+        longest, again, symbols = slowly(text)
+        assert (found["run"][at], found["symbols"][at]) == (longest, pytest.approx(symbols))
+        assert found["repeated"][at] == pytest.approx(again)
+        assert {name: value[at] for name, value in found.items()} == {
+            name: pytest.approx(value[0], rel=1e-12) for name, value in measure([text], model, 3.0).items()
+        }
+
+
+@given(st.lists(st.text(st.sampled_from("abc é中"), min_size=1, max_size=20), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_the_surprise_of_pairs_is_that_of_their_counts(texts: list[str]) -> None:
+    train = ["abc cab", "中é a", "bbb"]
+    pairs = Counter(pair for text in train for pair in pairwise(f"\n{text}"))
+    seconds, firsts = (Counter[str]() for _ in range(2))
+    for (first, second), count in pairs.items():
+        seconds[second] += count
+        firsts[first] += count
+
+    def bits(first: str, second: str) -> float:
+        alone = (seconds[second] + 0.1) / (seconds.total() + 0.1 * len(seconds) + 1)
+        return -math.log2((pairs[first, second] + 2 * alone) / (firsts[first] + 2))
+
+    found = measure(texts, CharacterModel.of(train), 3.0)
+    for at, text in enumerate(texts):
+        own = [bits(first, second) for first, second in pairwise(f"\n{text}")]
+        assert found["surprise"][at] == pytest.approx((sum(own) + 8 * 3.0) / (len(text) + 8))
+        assert found["unseen"][at] == pytest.approx(sum(mark not in seconds for mark in text) / len(text))
+
+
+def test_two_emoji_of_several_code_points_are_two_characters_whatever_stands_in_other_rows(bench: Bench) -> None:
+    text = "please tell me why 👩🏽🙏🏽👩🏽🙏🏽👩🏽🙏🏽👩🏽🙏🏽"
+    alone = bench.judge(candidates([("fee", text)])).to_pylist()
+    among = bench.judge(candidates([("fee", "hm 🙏🏽"), ("fee", "hm 👩🏽"), ("fee", text)])).to_pylist()
+    assert alone == among[2:]
+    assert alone[0]["reason"] != "repeated_character"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 from checking import Bench, candidates, real, sentences, shared_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from augmill.tasks.rows.kinds.text import canonical, equal
 from augmill.tasks.rows.kinds.text.near import jaccard
 
 TRAIN = [
@@ -92,3 +97,63 @@ def test_copied_held_out_rows_of_trec_are_all_refused(tmp_path: Path) -> None:
     train, test = shared_rows("trec_kumar", "train", 50), shared_rows("trec_kumar", "test", None)
     check = Bench("relations", tmp_path, real(train), held_out=real(test, prefix="h"))
     assert set(check.reasons(candidates(test))) == {"in_heldout"}
+
+
+WORDS = st.sampled_from(["where", "is", "my", "new", "card", "Card!", "fee", "why", "the"])
+LINES = st.lists(WORDS, min_size=1, max_size=5).map(" ".join)
+
+
+def slowly(check: Bench, rows: pa.Table, under: str, free: set[str]) -> list[str | None]:
+    """The reasons, row by row and parent by parent."""
+    train = {row["row_id"]: row for row in check.train.to_pylist()}
+    held = check.held_out["text"].to_pylist()
+    same = {"canonical": canonical, "fold": equal}[under]
+    found: list[str | None] = []
+    for row in rows.to_pylist():
+        parents = [i for i in row["parent_ids"] or [] if i in train or i not in free]
+        own = {equal(train[i]["text"]) for i in parents if i in train}
+        to_held = max((jaccard(row["text"], text) for text in held), default=0.0)
+        others = [each["text"] for each in train.values() if equal(each["text"]) not in own]
+        to_train = max((jaccard(row["text"], text) for text in others), default=0.0)
+        if to_held >= 0.8:
+            found.append("in_heldout" if to_held == 1 else "near_heldout")
+        elif any(i not in train or train[i]["stratum"] != row["stratum"] for i in parents):
+            found.append("parent_left")
+        elif any(same(train[i]["text"]) == same(row["text"]) for i in parents):
+            found.append("equals_parent")
+        else:
+            found.append(None if to_train < 0.95 else "in_train" if to_train == 1 else "near_train")
+    return found
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), LINES), min_size=1, max_size=5),
+    st.lists(LINES, max_size=2),
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"), LINES, st.none() | st.lists(st.sampled_from(["r0", "r1", "u0", "gone"]), max_size=3)
+        ),
+        max_size=6,
+    ),
+    st.sampled_from(["canonical", "fold"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_verdicts_are_those_of_a_loop_over_rows_and_parents(
+    train: list[tuple[str, str]],
+    held: list[str],
+    asked: list[tuple[str, str, list[str] | None]],
+    under: str,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        check = Bench(
+            "relations",
+            Path(folder) / "check",
+            real(train),
+            held_out=real([("a", text) for text in held], prefix="h"),
+            unlabelled=real([("", "a free text")], prefix="u"),
+            parent_normalisation=under,
+        )
+        rows = candidates([(stratum, text) for stratum, text, _ in asked])
+        parents = pa.array([ids for *_, ids in asked], pa.list_(pa.string()))
+        rows = rows.set_column(rows.column_names.index("parent_ids"), "parent_ids", parents)
+        assert check.reasons(rows) == slowly(check, rows, under, {"u0"})

@@ -11,15 +11,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import regex
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Context, FitInputs, Fitted, Request
 from augmill.tasks.errors import UserError
-from augmill.tasks.generators._edits import edit, holds_whole, index_thesaurus, prepare, read_thesaurus, split_words
+from augmill.tasks.generators._edits import (
+    Operation,
+    edit,
+    holds_whole,
+    index_thesaurus,
+    prepare,
+    read_thesaurus,
+    split_words,
+)
+from augmill.tasks.generators._plain import MOST_EDITS, PlainTexts
 from augmill.tasks.generators.rules import Rules, RulesOptions
 from augmill.tasks.rows.kinds import candidate_schema, real_schema
-from augmill.tasks.rows.kinds.text import canonical, fold
+from augmill.tasks.rows.kinds.text import canonical, canonical_texts, fold
 from augmill.tasks.rows.randomness import row_seeds, uniforms
 from augmill.tasks.rows.shown import CLUSTER
 
@@ -340,3 +349,39 @@ def test_a_broken_thesaurus_is_the_users_error(tmp_path: Path, content: bytes | 
 def test_options_out_of_bounds_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"expected|need"):
         RulesOptions(**options)  # type: ignore[arg-type]
+
+
+LINES = st.lists(st.sampled_from(["a", "b", "bb!", "(c)", "--", "d,", "'e", "x_y", "A"]), max_size=40).map(" ".join)
+
+
+@given(
+    st.lists(
+        LINES | texts | st.sampled_from(["www.x.org a b", "to @bob and c", "[x] y z", "a://b c", "é b c"]), min_size=1
+    ),
+    st.sampled_from(
+        [{"swap": 1.0, "delete": 1.0}, {"swap": 0.3, "delete": 2.0, "insert": 1.0}, {"swap": 1.0}, {"delete": 1.0}]
+    ),
+    st.sampled_from([0.1, 0.3, 0.9]),
+    st.integers(0, 2**40),
+)
+@settings(deadline=None)
+def test_plain_texts_are_edited_together_as_each_is_by_itself(
+    lines: list[str], weights: dict[Operation, float], strength: float, key: int
+) -> None:
+    lines = canonical_texts(lines)
+    slow = [prepare(line, index_thesaurus([]), weights, strength) for line in lines]
+    quick = PlainTexts(lines, weights, strength, wanted=True)
+    for line, sentence, plain, can, edits in zip(lines, slow, quick.plain, quick.can, quick.edits, strict=True):
+        assert not plain or (can == bool(sentence.operations) and edits == sentence.edits and not holds_whole(line))
+    some = np.flatnonzero(quick.can).repeat(2)[::-1]
+    draws = uniforms(row_seeds(key, np.arange(len(some))), 1 + 2 * MOST_EDITS)
+    assert quick.edit(some, draws).to_pylist() == [
+        edit(slow[at], numbers) for at, numbers in zip(some.tolist(), draws.tolist(), strict=True)
+    ]
+    assert not PlainTexts(lines, weights, strength, wanted=False).plain.any()
+
+
+def test_most_english_texts_are_plain() -> None:
+    lines = [text for _, _, text in ROWS[:4]]
+    assert PlainTexts(lines, {"swap": 1.0}, 0.1, wanted=True).plain.all()
+    assert not PlainTexts(["word " * 300, "é", "a b c d " * 40], {"swap": 1.0}, 0.9, wanted=True).plain.any()

@@ -252,3 +252,36 @@ def test_bands_keep_the_stated_recall_at_the_threshold(least: float) -> None:
 def test_a_threshold_outside_its_range_is_refused(wrong: float) -> None:
     with pytest.raises(ValueError, match="Jaccard threshold"):
         TextIndex.build(["x"], wrong)
+
+
+@given(TEXTS | LONG, TEXTS | LONG, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
+@settings(max_examples=100, deadline=None)
+def test_no_row_that_is_near_is_passed_over_before_its_sketch_is_made(a: list[str], b: list[str], least: float) -> None:
+    quick, slow = TextIndex.build(b, least), TextIndex.build(b, least)
+    slow._possible = lambda hashed: np.arange(len(hashed.sizes))  # type: ignore[method-assign]
+    for one, other in zip(quick.matches(a), slow.matches(a), strict=True):
+        assert one.tolist() == other.tolist()
+
+
+@pytest.mark.parametrize("least", [0.8, 0.9, 0.95])
+def test_queries_of_a_template_find_what_they_find_when_all_that_share_a_band_are_compared(
+    least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*templated(300, 1000, seed=7), *sentences(100, seed=8)]
+    queries = [*templated(100, 1000, seed=9), *(text + " now" for text in rows[:20]), *sentences(50, seed=10)]
+    index = TextIndex.build(rows, least)
+    monkeypatch.setattr(near, "_CROWDED", 10**9)
+    slow = index.matches(queries)
+    monkeypatch.setattr(near, "_CROWDED", 3)
+    quick = index.matches(queries)
+    assert len(slow[0]) > 100
+    for one, other in zip(quick, slow, strict=True):
+        assert one.tolist() == other.tolist()
+
+
+def test_queries_of_one_template_are_not_compared_with_all_rows_of_it() -> None:
+    index, queries = TextIndex.build(templated(3000, 10**5, seed=11), 0.95), templated(1000, 10**5, seed=12)
+    started = time.process_time()
+    found = index.matches(queries)
+    assert time.process_time() - started < 6  # 0.3 s; 12 s where each is verified against all that share a band
+    assert len(found[0]) > 0

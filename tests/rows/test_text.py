@@ -6,12 +6,24 @@ import re
 import time
 import unicodedata
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.generators._edits import split_words
-from augmill.tasks.rows.kinds.text import canonical, fold, is_unspaced, join_fields, shingles
+from augmill.tasks.rows.kinds.text import (
+    canonical,
+    canonical_texts,
+    equal,
+    fold,
+    is_unspaced,
+    join_fields,
+    prepared,
+    shingles,
+)
+from augmill.tasks.rows.kinds.text.normal import fold_texts
+from augmill.tasks.rows.kinds.text.prepared import KEPT
 from augmill.tasks.rows.shown import CLUSTER, JOINERS, clusters, count_characters, cut
 
 TEXT = st.text(st.characters(exclude_characters="\x1f"), max_size=20)
@@ -145,3 +157,39 @@ def test_a_text_of_flags_alone_is_cut_in_linear_time() -> None:
     started = time.process_time()
     assert len(clusters("\U0001f1e9" * 40_001)) == 20_001
     assert time.process_time() - started < 1.0
+
+
+COLUMN = st.lists(TEXT | PLAIN | st.text("ab .\x1e\t\n", max_size=9), max_size=8)
+
+
+@given(COLUMN)
+def test_texts_normalised_together_are_as_one_by_one(texts: list[str]) -> None:
+    texts = [text.replace("\x1f", " ") for text in texts]
+    assert canonical_texts(texts) == [canonical(text) for text in texts]
+    assert fold_texts(texts) == [fold(text) for text in texts]
+
+
+@given(st.lists(st.tuples(st.none() | TEXT | PLAIN, st.none() | TEXT | PLAIN), max_size=6), st.sampled_from([1, 2]))
+def test_what_is_prepared_of_a_table_is_what_each_row_is_by_itself(rows: list[tuple[str, str]], width: int) -> None:
+    columns = [[row[at] for row in rows] for at in range(width)]
+    table = pa.table({f"text{at}": pa.array(column, pa.string()) for at, column in enumerate(columns)})
+    made, parts = prepared(table), [row[:width] for row in rows]
+    joined = [join_fields(row) for row in parts]
+    assert made.joined == joined
+    assert made.id == [join_fields(canonical(part or "") for part in row) for row in parts]
+    assert made.equal == [equal(text) for text in joined]
+    assert made.fold == [fold(text) for text in joined]
+    assert made.canonical == [[canonical(text or "") for text in column] for column in columns]
+
+
+def test_the_texts_of_equal_tables_are_prepared_once_and_those_of_others_anew() -> None:
+    def table(*texts: str) -> pa.Table:
+        return pa.table({"text": list(texts)})
+
+    first = prepared(table("a", "b"))
+    assert prepared(table("a", "b")) is first
+    assert prepared(pa.record_batch({"text": ["a", "b"]})) is first
+    assert prepared(table("a", "c")).equal == ["a", "c"]
+    assert prepared(table("a", "b").rename_columns(["text_b"])) is not first
+    large = table("x" * KEPT)
+    assert prepared(large) is not prepared(large)  # so that no process holds on to it

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -242,7 +242,9 @@ def _exact(a: Sketches, rows_a: Ints, b: Sketches, rows_b: Ints) -> Floats:
 
 _PAIRS = 1 << 22  # candidate pairs held at once: 64 MiB
 _PAIRS_A_ROW = 100  # of candidates: 0.1 us each, beside 100 us for a row among crowds
-_LOW44, _LOW50 = np.uint64((1 << 44) - 1), np.uint64((1 << 50) - 1)
+_CROWDED = 64  # rows that share a band with a query, from which on they are looked for by their rare hashes
+_LOW44 = np.uint64((1 << 44) - 1)
+_Spans = tuple[Ints, Ints, Ints, Ints]  # queries; where among rows those begin and end that each may be near; the rows
 
 
 def jaccard(a: str, b: str, size: int = SIZE) -> float:
@@ -318,7 +320,7 @@ class TextIndex:
         for start, hashed in asked.blocks():
             possible = self._possible(hashed)
             sketches = hashed.sketches(possible, self.threshold)
-            for queries, rows in self._candidates(sketches, np.arange(len(possible))):
+            for queries, rows in self._candidates(sketches):
                 near, similarity = verify(sketches, queries, self._sketches, rows, self.threshold)
                 yield possible[queries[near]] + start, self._rows[rows[near]], similarity[near]
 
@@ -340,21 +342,59 @@ class TextIndex:
         known[(values & np.uint64(size - 1)).astype(np.int64)] = True
         return known
 
-    def _candidates(self, sketches: Sketches, queries: Ints) -> Iterator[tuple[Ints, Ints]]:
-        """Distinct (query, row) pairs that share a band; at most ``_PAIRS`` at once, however crowded a band is."""
-        spans = [_spans(ranked, keys[queries]) for keys, (ranked, _) in zip(sketches.keys.T, self._sorted, strict=True)]
-        total = sum(int((high - low).sum()) for low, high in spans)
+    def _candidates(self, sketches: Sketches) -> Iterator[tuple[Ints, Ints]]:
+        """Distinct (query, row) pairs that share a band, all those of a query in one piece.
+
+        Of a query whose bands are crowded, as those of one template are, only pairs that could be near.
+        """
+
+        def by_band(queries: Ints) -> list[_Spans]:
+            keys = sketches.keys[queries].T
+            return [
+                (queries, *_spans(ranked, own), rows) for own, (ranked, rows) in zip(keys, self._sorted, strict=True)
+            ]
+
+        def by_rare_hash(queries: Ints) -> list[_Spans]:
+            few, more = _rare_hashes(sketches, queries, self._rare.rarity, self.threshold)
+            known = (self._rare.more, self._rare.few)  # of two near rows the smaller shares one of few with the other
+            return [
+                (queries[own.places], *_spans(rows.words, own.words), rows.places)
+                for own, rows in zip((few, more), known, strict=True)
+            ]
+
+        queries = np.arange(len(sketches.sizes))
+        spans = by_band(queries)
+        crowded = np.sum([high - low for _, low, high, _ in spans], axis=0) > _CROWDED
+        if not crowded.any():
+            yield from self._pairs(queries, by_band, spans)
+            return
+        yield from self._pairs(queries[~crowded], by_band)
+        for query, row in self._pairs(queries[crowded], by_rare_hash):
+            shared = (sketches.keys[query] == self._sketches.keys[row]).any(axis=1)
+            yield query[shared], row[shared]
+
+    def _pairs(
+        self, queries: Ints, find: Callable[[Ints], list[_Spans]], known: list[_Spans] | None = None
+    ) -> Iterator[tuple[Ints, Ints]]:
+        """The distinct pairs of the spans that ``find`` gives; at most ``_PAIRS`` at once, however long these are."""
+        spans = find(queries) if known is None else known
+        total = sum(int((high - low).sum()) for _, low, high, _ in spans)
         if total > _PAIRS and len(queries) > 1:
             half = len(queries) // 2
-            yield from self._candidates(sketches, queries[:half])
-            yield from self._candidates(sketches, queries[half:])
+            yield from self._pairs(queries[:half], find)
+            yield from self._pairs(queries[half:], find)
         elif total:
             words = [
-                np.repeat(queries, high - low) * len(self) + order[ranges(low, high - low)]
-                for (low, high), (_, order) in zip(spans, self._sorted, strict=True)
+                np.repeat(of, high - low) * len(self) + rows[ranges(low, high - low)] for of, low, high, rows in spans
             ]
             pairs = _distinct(np.concatenate(words))
             yield pairs // len(self), pairs % len(self)
+
+    @cached_property
+    def _rare(self) -> _Rare:
+        rarity = _Rarity.of(self._sketches.values)
+        few, more = _rare_hashes(self._sketches, np.arange(len(self)), rarity, self.threshold)
+        return _Rare(rarity, few.ascending(), more.ascending())
 
     def save(self, directory: Path, name: str) -> dict[str, Path]:
         """Writes ``name.arrow`` and ``name.json``; returns file name -> path. Sketches are made anew by ``load``."""
@@ -487,19 +527,22 @@ def _kept_of_crowds(sketches: Sketches, threshold: float) -> Bools:
 
 def _prefixes(sketches: Sketches, rows: Ints, threshold: float) -> Iterator[tuple[list[int], list[int]]]:
     """Of each row its rarest hashes: as few as it needs beside a larger row, and as many as beside a smaller one."""
-    rarity, size = _rarity(sketches.values)
+    rarity = _Rarity.of(sketches.values)
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
-        sizes = sketches.sizes[block]
-        values = sketches.values[ranges(sketches.offsets[block], sizes)]
-        places = np.repeat(np.arange(len(block), dtype=np.uint64), sizes)
-        ranks = rarity[values % size].astype(np.uint64)
-        words = np.sort((places << np.uint64(50)) | (ranks << np.uint64(44)) | (values & _LOW44))
-        more = _first_hashes(sizes, threshold)
-        few = _first_hashes(sizes, 2 * threshold / (1 + threshold))
-        chosen = words[ranges(np.cumsum(sizes) - sizes, more)] & _LOW50
-        for prefix, least in zip(np.split(chosen, np.cumsum(more)[:-1]), few.tolist(), strict=True):
-            yield prefix[:least].tolist(), prefix.tolist()
+        few, more = (part.by_row(len(block)) for part in _rare_hashes(sketches, block, rarity, threshold))
+        yield from zip(few, more, strict=True)
+
+
+def _rare_hashes(sketches: Sketches, rows: Ints, rarity: _Rarity, threshold: float) -> tuple[_Placed, _Placed]:
+    """Of each row its rarest hashes, rarest first: as few as it needs beside a larger row, more beside a smaller one."""
+    sizes = sketches.sizes[rows]
+    words = sort_rows(rarity.ranked(sketches.values[ranges(sketches.offsets[rows], sizes)]), sizes)
+    counts = [_first_hashes(sizes, share) for share in (2 * threshold / (1 + threshold), threshold)]
+    few, more = (
+        _Placed(words[ranges(np.cumsum(sizes) - sizes, own)], np.repeat(np.arange(len(rows)), own)) for own in counts
+    )
+    return few, more
 
 
 def _first_hashes(sizes: Ints, share: float) -> Ints:
@@ -508,13 +551,49 @@ def _first_hashes(sizes: Ints, share: float) -> Ints:
     return counts
 
 
-def _rarity(values: Words) -> tuple[npt.NDArray[np.uint8], np.uint64]:
-    """(how often hashes occur, in powers of two, by their remainder; the divisor).
+@dataclass(frozen=True)
+class _Rarity:
+    """How often hashes occur, in powers of two, by their remainder.
 
     Roughly is enough: any fixed order of the hashes gives the same rows, one that puts rare ones first the fewest.
     """
-    size = 1 << min(23, max(16, len(values).bit_length() - 3))
-    counts = np.zeros(size, np.int64)
-    for start in range(0, len(values), size):
-        counts += np.bincount((values[start : start + size] % np.uint64(size)).astype(np.int64), minlength=size)
-    return np.log2(counts + 1, dtype=np.float32).astype(np.uint8), np.uint64(size)
+
+    powers: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, values: Words) -> _Rarity:
+        size = 1 << min(23, max(16, len(values).bit_length() - 3))
+        counts = np.zeros(size, np.int64)
+        for start in range(0, len(values), size):
+            counts += np.bincount((values[start : start + size] % np.uint64(size)).astype(np.int64), minlength=size)
+        return cls(np.log2(counts + 1, dtype=np.float32).astype(np.uint8))
+
+    def ranked(self, values: Words) -> Words:
+        """The hashes as words that stand in this order, rare ones first."""
+        ranks = self.powers[values % np.uint64(len(self.powers))].astype(np.uint64)
+        return (ranks << np.uint64(44)) | (values & _LOW44)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Hashes, and the place of the row that has each."""
+
+    words: Words
+    places: Ints
+
+    def ascending(self) -> _Placed:
+        order = np.argsort(self.words, kind="stable")
+        return _Placed(self.words[order], self.places[order])
+
+    def by_row(self, rows: int) -> list[list[int]]:
+        ends = np.cumsum(np.bincount(self.places, minlength=rows))[:-1]
+        return [part.tolist() for part in np.split(self.words, ends)]
+
+
+@dataclass(frozen=True)
+class _Rare:
+    """The rare hashes of an index's rows."""
+
+    rarity: _Rarity
+    few: _Placed
+    more: _Placed
