@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from augmill.tasks.rows.kinds import equal_keys, near_keys
 
+VERSION = 1  # of what they hold; those of another one are made anew by settle, and no shard is judged again
 TWINS = "twins.parquet"  # of a shard, beside its content: another threshold makes another one, and no other row
-MOST = 1 << 15
+MOST = 1 << 13  # rows: 20 MB of what near ones are found by
 _DIGEST = pa.binary(16)
 
 
@@ -22,12 +23,12 @@ def twins_of(rows: pa.Table, fields: Sequence[str], near: float) -> pa.Table:
     keys = near_keys(rows, fields, near) if near < 1 else np.empty((rows.num_rows, 0), np.uint32)
     columns = {f"near {place}": pa.array(column) for place, column in enumerate(keys.T)}
     table = pa.table({"digest": pa.array(digests, _DIGEST)} | columns)
-    return table.replace_schema_metadata({"near": repr(near)})
+    return table.replace_schema_metadata({"made": f"{VERSION}, {near!r}"})
 
 
 def made_for(twins: pa.Schema, near: float) -> bool:
     """Whether they tell which rows are near from that threshold up."""
-    return (twins.metadata or {}).get(b"near") == repr(near).encode()
+    return (twins.metadata or {}).get(b"made") == f"{VERSION}, {near!r}".encode()
 
 
 def crowds(columns: Sequence[npt.NDArray[np.uint32]]) -> Iterator[npt.NDArray[np.int64]]:
