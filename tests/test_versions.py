@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -51,15 +52,27 @@ from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
 from augmill.tasks.stages.drift import DriftConfig, profile
-from augmill.tasks.stages.generate import SetAsideConfig, set_aside
+from augmill.tasks.stages.extensions import generator_config
+from augmill.tasks.stages.generate import (
+    PaceConfig,
+    RoundConfig,
+    SetAsideConfig,
+    ShardConfig,
+    pace,
+    set_aside,
+    validate,
+)
+from augmill.tasks.stages.jobs import run_shard
 from augmill.tasks.stages.mix import MixConfig, arrange_real
 from augmill.tasks.stages.plan import AdaptiveConfig, PlanConfig, plan_adaptive
 from augmill.tasks.stages.stratify import StratifyConfig, stratify
+from augmill.tasks.stages.twins import TWINS
 from augmill.tasks.stages.weigh import WeighConfig, weigh
-from augmill.tasks.store.stage import Site, Stage, Work, commit, fetch, read_manifest
+from augmill.tasks.store.stage import Site, Stage, Work, commit, fetch, look_up, read_manifest
 from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS
 from augmill.tasks.trainers.contract import TrainerInputs
+from augmill.tasks.validation import ValidationOptions
 
 RECORDED = Path(__file__).with_name("versions.json")
 sys.path.append(str(Path(__file__).with_name("generators")))  # helpers, also where this file is run by itself
@@ -303,7 +316,10 @@ def extension_entry(kind: str, name: str) -> list[Any]:
 
 
 def artifact_says(store: Store, artifact: Artifact) -> dict[str, Any]:
-    said = {name: portable(name, fetch(store, artifact, name)) for name in read_manifest(store, artifact)["files"]}
+    names = [
+        name for name in read_manifest(store, artifact)["files"] if name != TWINS
+    ]  # which has a VERSION of its own
+    said = {name: portable(name, fetch(store, artifact, name)) for name in names}
     if "manifest.json" in said:
         del said["manifest.json"]["recipe"]  # another recipe key, or another default, is no other row
     return said
@@ -351,6 +367,18 @@ def stage_runs() -> Iterator[tuple[Any, dict[str, Any]]]:
         plan_adaptive(site, AdaptiveConfig(recipe.plan, base, 2), split, [settled], [weighed])
         segment = {"generator": "rules", "stratum": "refund", "start": 0, "count": 3}
         set_aside(site, SetAsideConfig("rules", recipe.columns.fields, (segment,), "deadline"))
+        generator = generator_config(recipe.generators[0], recipe)
+        pace(site, PaceConfig(generator, (), 3), split)
+        looked_at = ValidationOptions()
+        judged = ShardConfig(generator, (), (segment,), ("refund",), looked_at)
+        fitted = next(event for event in run.events if event.stage == "fit")
+        fit_artifact = look_up(store, *fitted.key.split("/"))
+        assert fit_artifact
+        validate(
+            site,
+            RoundConfig(recipe.columns.fields, ("refund",), looked_at),
+            [run_shard(replace(site, observe=lambda event: None), judged, fit_artifact, [])],
+        )
         stratify(
             site, StratifyConfig("regression", 1), *(numbered_split(site, here / str(step), step) for step in (1, 3))
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,7 +28,7 @@ from augmill.tasks.rows.shown import visible
 from augmill.tasks.stages.user_columns import give_back
 from augmill.tasks.store.log import Log, append
 from augmill.tasks.store.releases import FORMAT, read_manifest_of
-from augmill.tasks.store.stage import Work, fetch, read_manifest, stage
+from augmill.tasks.store.stage import ROW_GROUP, Work, fetch, read_manifest, stage
 from augmill.tasks.store.store import Store, release_key
 
 # --- The dataset card: README.md with the front matter that ``datasets.load_dataset`` and the Hub read ----------------
@@ -183,7 +186,7 @@ def build_release(
     order_table = order_table.rename_columns(["epoch", "position", f"{config.prefix}row_id"])
     work.write(order_table, "order.parquet")
     files["order.parquet"] = {"rows": order_table.num_rows, "content": work.contents["order.parquet"]}
-    in_use = set().union(*(set(rows[STRATUM].to_pylist()) for rows in tables.values()))
+    in_use = set().union(*(pc.unique(rows[STRATUM]).to_pylist() for rows in tables.values()))
     # By first appearance in the source, of all its labels: neither a new nor a retired one, nor a rare class that gets
     # rows enough, shifts another's. So there may be gaps.
     ids = {name: labels["ids"][name] for name in labels["order"] if name in in_use}
@@ -218,10 +221,11 @@ def build_release(
     work.rows = counts["train"]["rows"]
 
 
-def order_by_hash(ids: list[str]) -> list[int]:
+def order_by_hash(ids: list[str]) -> npt.NDArray[np.int64]:
     """The places of the ids in the order of their sha256, which knows neither class nor origin and is always the same."""
-    digests = [hashlib.sha256(row_id.encode()).digest() for row_id in ids]
-    return sorted(range(len(digests)), key=digests.__getitem__)
+    digests = b"".join(hashlib.sha256(row_id.encode()).digest() for row_id in ids)
+    words = np.frombuffer(digests, dtype=">u8").reshape(-1, 4)
+    return np.lexsort(words.T[::-1])
 
 
 def _write_splits(
@@ -232,11 +236,18 @@ def _write_splits(
     for name, rows in tables.items():
         if not rows.num_rows:
             continue  # no empty Parquet
-        table = user_table(rows.take(order_by_hash(rows[ROW_ID].to_pylist())), name, config, schema, labels)
+        order = pa.array(order_by_hash(rows[ROW_ID].to_pylist()))
+        parts = (
+            user_table(rows.take(order.slice(start, ROW_GROUP)), name, config, schema, labels)
+            for start in range(0, rows.num_rows, ROW_GROUP)
+        )
+        first = next(parts)
         file_name = f"{name}/part-00000.parquet"
         (work.directory / name).mkdir()
-        work.write(table, file_name)
-        files[file_name] = {"rows": table.num_rows, "content": work.contents[file_name]}
+        with work.writing(first.schema, file_name) as take:
+            for part in itertools.chain([first], parts):
+                take(part)
+        files[file_name] = {"rows": rows.num_rows, "content": work.contents[file_name]}
     return files
 
 

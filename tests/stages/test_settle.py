@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import LedgerError
 from augmill.tasks.recipe.sections import Settle
+from augmill.tasks.rows.hashing import hash_table
 from augmill.tasks.rows.kinds import equal_keys
 from augmill.tasks.rows.kinds.text.near import jaccard
+from augmill.tasks.stages import twins
 from augmill.tasks.stages.generate import shard_schema
 from augmill.tasks.stages.settle import (
     DUPLICATE,
@@ -34,10 +36,15 @@ from augmill.tasks.stages.settle import (
     verify_ledger,
 )
 from augmill.tasks.stages.targets import split_target
-from augmill.tasks.stages.twins import TWINS, twins_of
+from augmill.tasks.stages.twins import TWINS, made_for, twins_of
 from augmill.tasks.store.stage import Site, Work, stage
 from augmill.tasks.store.store import Store
 
+PINNED: dict[float, str] = {
+    0.8: "d342505fdaf2af92",
+    0.95: "e5ea2adb5ac0a13d",
+    1.0: "2f71786155434143",
+}  # near: the hash of what tells twins among three rows
 LONG = "please tell me where the parcel of my last order is and when it will arrive at my door today"
 
 
@@ -346,6 +353,14 @@ def shard_of(site: Site, rows: list[dict[str, Any]], near: float | None = None) 
             work.notes.add(TWINS)
 
     return shard(site, [rows, near])
+
+
+def test_what_tells_twins_is_made_anew_where_it_changes_with_its_version() -> None:
+    rows = table([candidate(0, LONG), candidate(1, "Same text!"), candidate(2, "\u9000\u6b3e")])
+    made = {near: hash_table(twins_of(rows, ("text",), near))[:16] for near in (0.8, 0.95, 1.0)}
+    assert (twins.VERSION, made) == (1, PINNED), "count twins.VERSION up: shards that stand hold what was told before"
+    assert made_for(twins_of(rows, ("text",), 0.8).schema, 0.8)
+    assert not made_for(twins_of(rows, ("text",), 0.8).schema, 0.95)
 
 
 @settings(max_examples=30, deadline=None)
