@@ -220,6 +220,7 @@ class _Open:
                         lines.source.skip()
                         yield rows.behind(lines.number)
                         lines.number += rows.lines
+                    if rows is not None or lines.source.narrow():
                         continue
                 lines.begin()
                 start = lines.number + 1

@@ -227,12 +227,14 @@ def _parse(
                     lines.skip()
                     yield clean.behind(number)
                     number += clean.lines
+                if clean is not None or (fields and lines.narrow()):
                     continue
             line = next(lines.given, None)
             if line is None:
                 break
             number += 1
-            lines.widen()
+            if number == 1:
+                lines.widen()
             row = None if line.isspace() else _row(line, options, repaired)  # an error of json's costs ten times more
             if isinstance(row, Refusal) and number == 1:
                 _require_no_array(line, file)
