@@ -174,8 +174,9 @@ class Lines:
     """A file's lines as ``read_lines`` gives them, or blocks of whole lines as bytes where its reader can take them so.
 
     Iterated, it gives lines. ``ahead`` shows the block that begins with the next of them, ``skip`` passes it over.
-    A block is one line until ``widen`` is called, and less for a while behind one that its reader could not take. Only UTF-8 comes in blocks, since there a line feed is one wherever
-    it stands; and no line longer than LINE_LIMIT, behind which all are read one by one.
+    A block is one line until ``widen`` is called, and less for a while behind one that its reader could not take. Only
+    UTF-8 comes in blocks, since there a line feed is one wherever it stands; and no line longer than LINE_LIMIT: from
+    there on all are read one by one.
     """
 
     def __init__(self, plain: BinaryIO, file: SourceFile, codec: str, newline: str) -> None:
@@ -224,9 +225,9 @@ class Lines:
                 self.blank = _count_blank(line, self.blank, self.file)
                 yield line
         if not self.in_blocks:
-            rest = (
-                cast(BinaryIO, io.BufferedReader(_Again(self.read, self.plain), 1 << 20)) if self.read else self.plain
-            )
+            rest = self.plain
+            if self.read:
+                rest = cast(BinaryIO, io.BufferedReader(_Again(self.read, self.plain), 1 << 20))
             yield from _decoded(rest, self.file, self.codec, self.newline, self.first, self.blank)
 
     def _load(self) -> bytes:
