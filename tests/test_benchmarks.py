@@ -40,6 +40,8 @@ TINIEST = {
     "bench_row_order.py": (["--rows", "900", "--repeats", "1"], "| rows | order | row group |"),
     "bench_tables.py": (["--rows", "200", "--asked", "100"], "| generator | train rows |"),
     "table_runs.py": (["--sets", "wine", "--seeds", "1"], "| wine | verify --all |"),
+    "bench_readers.py": (["--megabytes", "0.2", "--repeats", "1"], "| stage | CPU s |"),
+    "fuzz_readers.py": (["--files", "20"], "| file | all rows |"),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
 WITHOUT_SHARED = {
@@ -48,9 +50,11 @@ WITHOUT_SHARED = {
     "bench_nights.py",
     "bench_overhead.py",
     "bench_prefect.py",
+    "bench_readers.py",
     "bench_row_order.py",
     "bench_tables.py",
     "flip_files.py",
+    "fuzz_readers.py",
     "table_runs.py",
 }
 
