@@ -44,6 +44,8 @@ TINIEST = {
         ["--data", "trec_kumar", "--per-class", "5", "--shards", "1", "--rows", "50"],
         "| us a row | trec_kumar |",
     ),
+    "bench_readers.py": (["--megabytes", "0.2", "--repeats", "1"], "| stage | CPU s |"),
+    "fuzz_readers.py": (["--files", "20"], "| file | all rows |"),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
 WITHOUT_SHARED = {
@@ -52,9 +54,11 @@ WITHOUT_SHARED = {
     "bench_nights.py",
     "bench_overhead.py",
     "bench_prefect.py",
+    "bench_readers.py",
     "bench_row_order.py",
     "bench_tables.py",
     "flip_files.py",
+    "fuzz_readers.py",
     "table_runs.py",
 }
 

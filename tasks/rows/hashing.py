@@ -92,7 +92,7 @@ def _spans(array: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview | None] |
     """
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        width: type = np.int32
+        width: Any = np.int32
     elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         width = np.int64
     else:
@@ -100,7 +100,7 @@ def _spans(array: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview | None] |
     _, offsets, data = array.buffers()
     if offsets is None or offsets.size == 0:
         return None
-    ends = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1]
+    ends: npt.NDArray[Any] = np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1]
     lengths = np.diff(ends).astype(np.int64)
     if array.null_count and bool(lengths[~_valid(array)].any()):
         return None

@@ -53,7 +53,7 @@ class Parsed(Generic[R]):
     """Rows parsed and refused so far, with the numbers of the lines (or rows) where they stand."""
 
     rows: list[R] = field(default_factory=list)
-    numbers: list[int] | Numbers = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     refused: list[tuple[int, Refusal]] = field(default_factory=list)
 
 
@@ -83,14 +83,15 @@ def _joined(pieces: list[CleanRows]) -> CleanRows:
 def make_batch(
     table: pa.Table,
     noun: str,
-    parsed: Parsed[R],
+    numbers: Sequence[int] | Numbers,
+    refused: Sequence[tuple[int, Refusal]],
     repaired: Counter[str],
     bad: dict[int, Refusal] | None = None,
 ) -> Batch:
     """A batch without the rows ``bad`` (index in ``table`` -> why). Takes the counts out of ``repaired``."""
-    numbers, refused = parsed.numbers, list(parsed.refused)
+    refused = list(refused)
     if bad:
-        refused += [(numbers[index], refusal) for index, refusal in bad.items()]
+        refused += [(int(numbers[index]), refusal) for index, refusal in bad.items()]
         kept = [index for index in range(len(numbers)) if index not in bad]
         table, numbers = table.take(pa.array(kept, pa.int64())), [numbers[index] for index in kept]
     places = pc.binary_join_element_wise(noun, pa.array(numbers, pa.int64()).cast(pa.string()), " ")

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from augmill.tasks.boundary.parquet import Sizes, Unpacked, damaged, is_text, plain_schema, read_tables
 from augmill.tasks.errors import DataError
 
-from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, make_batch, unify
+from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, make_batch, unify
 from .clean import Numbers
 from .magic import HEAD, foreign
 from .options import Batch, Reader, SourceFile, SourceOptions
@@ -50,11 +50,10 @@ class Parquet(Reader):
             for table, sizes in read_tables(stream, file.uri, wanted.names, BATCH_ROWS, BATCH_CELLS):
                 for part, numbers, refused in _split(table, sizes, options, row, read):
                     first = False
-                    parsed: Parsed[None] = Parsed(numbers=numbers, refused=refused)
-                    yield _clean(_cast(part, wanted, file), parsed, options, repaired)
+                    yield _clean(_cast(part, wanted, file), numbers, refused, options, repaired)
                 row += table.num_rows
         if first:
-            yield make_batch(wanted.empty_table(), "row", Parsed(), repaired)
+            yield make_batch(wanted.empty_table(), "row", [], [], repaired)
 
     def sample(self, file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
@@ -133,7 +132,13 @@ def _cast(table: pa.Table, wanted: pa.Schema, file: SourceFile) -> pa.Table:
         ) from error
 
 
-def _clean(table: pa.Table, parsed: Parsed[None], options: SourceOptions, repaired: Counter[str]) -> Batch:
+def _clean(
+    table: pa.Table,
+    numbers: Numbers,
+    refused: list[tuple[int, Refusal]],
+    options: SourceOptions,
+    repaired: Counter[str],
+) -> Batch:
     bad: dict[int, Refusal] = {}
     for position, field in enumerate(table.schema):
         if not pa.types.is_string(field.type):
@@ -149,7 +154,7 @@ def _clean(table: pa.Table, parsed: Parsed[None], options: SourceOptions, repair
                 bad.setdefault(index, Refusal(text.reason, f"column {field.name!r}: {text.detail}"))
             values[index] = None if isinstance(text, Refusal) else text.encode()
         table = table.set_column(position, field, pa.array(values, pa.binary()).cast(pa.string()))
-    return make_batch(table, "row", parsed, repaired, dict(sorted(bad.items())))
+    return make_batch(table, "row", numbers, refused, repaired, dict(sorted(bad.items())))
 
 
 def _suspects(raw: pa.Array, options: SourceOptions) -> list[int]:
@@ -173,15 +178,15 @@ def _is_plain(raw: pa.Array, options: SourceOptions) -> bool:
     ends = np.frombuffer(offsets, np.int32)[raw.offset : raw.offset + len(raw) + 1]
     if data is None or ends[0] == ends[-1]:
         return True
-    if int(np.diff(ends).max()) > options.max_cell_bytes:
-        return False
     text = bytes(memoryview(data)[ends[0] : ends[-1]])
-    if b"\x00" in text:
+    if int(np.diff(ends).max()) > options.max_cell_bytes or b"\x00" in text:
         return False
     if text.isascii():
         return True
     starts = np.frombuffer(text, np.uint8)[ends[:-1][ends[:-1] < ends[-1]] - ends[0]]
-    if bool((starts & 0xC0 == 0x80).any()):  # a cell that begins within a character, which the cell before it did not end
+    if bool(
+        (starts & 0xC0 == 0x80).any()
+    ):  # a cell that begins within a character, which the cell before it did not end
         return False
     try:
         return "\ufeff" not in text.decode()

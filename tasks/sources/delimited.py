@@ -110,7 +110,7 @@ class Delimited(Reader):
         for piece in join_clean(opened.pieces([name for _, name in wanted], limit), limit):
             first = False
             if isinstance(piece, CleanRows):
-                yield make_batch(piece.table, "line", Parsed[list[str]](numbers=piece.numbers), opened.repaired)
+                yield make_batch(piece.table, "line", piece.numbers, [], opened.repaired)
             else:
                 yield _batch(piece, wanted, opened.repaired)
         if first:
@@ -134,7 +134,7 @@ def _batch(parsed: Parsed[list[str]], wanted: list[tuple[int, str]], repaired: C
         name: pa.array([cell or None for cell in columns[index]] if columns else [], pa.string())
         for index, name in wanted
     }
-    return make_batch(pa.table(arrays), "line", parsed, repaired)
+    return make_batch(pa.table(arrays), "line", parsed.numbers, parsed.refused, repaired)
 
 
 class _Open:
@@ -220,6 +220,7 @@ class _Open:
                         lines.source.skip()
                         yield rows.behind(lines.number)
                         lines.number += rows.lines
+                    if rows is not None or lines.source.narrow():
                         continue
                 lines.begin()
                 start = lines.number + 1

@@ -25,7 +25,7 @@ from augmill.tasks.rows.shown import cut
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, join_clean, make_batch
 from .clean import EXACT, CleanRows, parse_objects
 from .doubts import Doubt, doubt_json, doubt_objects
-from .lines import find_encoding, open_lines, read_lines
+from .lines import Lines, find_encoding, open_lines, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
 
@@ -71,7 +71,7 @@ class ColumnSeen:
 
         file: none of them is past what a float can hold, so that it makes no difference.
         """
-        count = len(column) - column.null_count
+        count = int(len(column) - column.null_count)
         if count:
             self.kinds[_KIND[column.type.id]] += count
             if pa.types.is_integer(column.type):
@@ -138,8 +138,7 @@ class JsonLines(Reader):
         for piece in join_clean(_parse(file, options, repaired, limit, known), limit):
             first = False
             if isinstance(piece, CleanRows):
-                parsed = Parsed[dict[str, Any]](numbers=piece.numbers)
-                yield make_batch(piece.table.select(schema.names), "line", parsed, repaired)
+                yield make_batch(piece.table.select(schema.names), "line", piece.numbers, [], repaired)
             else:
                 yield _batch(piece, schema, repaired)
         if first or repaired:  # of lines at the end that turned out to be blank
@@ -217,14 +216,11 @@ def _parse(
         if known is not None and known():
             lines.widen()
         while True:
-            if known is not None and (block := lines.ahead()):
+            if known is not None and lines.ahead():
                 if parsed.rows or parsed.refused:
                     yield parsed  # what keys they have is ``known`` from here on
                     parsed = _Objects()
-                fields = known()
-                clean = parse_objects(block, fields, options.max_cell_bytes) if fields else None
-                if clean is not None:
-                    lines.skip()
+                if (clean := _take_block(lines, known(), options)) is not None:
                     yield clean.behind(number)
                     number += clean.lines
                     continue
@@ -232,15 +228,27 @@ def _parse(
             if line is None:
                 break
             number += 1
-            lines.widen()
             row = None if line.isspace() else _row(line, options, repaired)  # an error of json's costs ten times more
-            if isinstance(row, Refusal) and number == 1:
-                _require_no_array(line, file)
+            if number == 1:
+                _require_no_array(line, row, file)
+                lines.widen()
             if row is not None and parsed.add(number, line, row, limit):
                 yield parsed
                 parsed = _Objects()
     if parsed.rows or parsed.refused:
         yield parsed
+
+
+def _take_block(lines: Lines, fields: dict[str, pa.Field] | None, options: SourceOptions) -> CleanRows | None:
+    """The objects of the next block, or of less of it, where nothing in it is odd."""
+    while fields and (block := lines.ahead()):
+        clean = parse_objects(block, fields, options.max_cell_bytes)
+        if clean is not None:
+            lines.skip()
+            return clean
+        if not lines.narrow():
+            break
+    return None
 
 
 class _Objects(Parsed[dict[str, Any]]):
@@ -259,8 +267,8 @@ class _Objects(Parsed[dict[str, Any]]):
         return full or len(self.refused) >= BATCH_ROWS
 
 
-def _require_no_array(line: str, file: SourceFile) -> None:
-    if line.lstrip().startswith("["):
+def _require_no_array(line: str, row: dict[str, Any] | Refusal | None, file: SourceFile) -> None:
+    if isinstance(row, Refusal) and line.lstrip().startswith("["):
         array = doubt_json("[")
         assert array is not None
         raise DataError(array.problem, where=f"{file.uri} line 1", fix=f"write JSON Lines: {array.fix}")
@@ -311,7 +319,8 @@ def _mend_row(row: dict[str, Any], options: SourceOptions, repaired: Counter[str
 def _batch(parsed: Parsed[dict[str, Any]], schema: pa.Schema, repaired: Counter[str]) -> Batch:
     bad: dict[int, Refusal] = {}
     arrays = [convert([row.get(column.name) for row in parsed.rows], column, bad) for column in schema]
-    return make_batch(pa.table(arrays, names=schema.names), "line", parsed, repaired, dict(sorted(bad.items())))
+    table = pa.table(arrays, names=schema.names)
+    return make_batch(table, "line", parsed.numbers, parsed.refused, repaired, dict(sorted(bad.items())))
 
 
 def convert(values: list[Any], column: pa.Field, bad: dict[int, Refusal]) -> pa.Array:

@@ -29,7 +29,8 @@ LINE_LIMIT = 16 << 20  # characters; a longer line is not kept: its row is refus
 BLANK_LIMIT = 1_000_000  # a megabyte of gzip holds a thousand of these
 FILE_LIMIT = 1 << 30  # characters; a line longer than this ends the reading: no text file, or a gzip bomb
 BLOCK_CODEC = "utf-8"
-BLOCK = 256 << 10  # bytes of whole lines that are offered at once; an odd line sends so many to the slow reader
+BLOCK = 1 << 20  # bytes of whole lines that are offered at once, where the blocks before were taken;
+LEAST = 16  # else a sixteenth of it: so much goes to the slow reader for an odd line
 _MAGIC: dict[str, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
 
@@ -173,21 +174,31 @@ class Lines:
     """A file's lines as ``read_lines`` gives them, or blocks of whole lines as bytes where its reader can take them so.
 
     Iterated, it gives lines. ``ahead`` shows the block that begins with the next of them, ``skip`` passes it over.
-    A block is one line until ``widen`` is called. Only UTF-8 comes in blocks, since there a line feed is one wherever
-    it stands; and no line longer than LINE_LIMIT, behind which all are read one by one.
+    A block is one line until ``widen`` is called, and less for a while behind one that its reader could not take. Only
+    UTF-8 comes in blocks, since there a line feed is one wherever it stands; and no line longer than LINE_LIMIT: from
+    there on all are read one by one.
     """
 
     def __init__(self, plain: BinaryIO, file: SourceFile, codec: str, newline: str) -> None:
         self.plain, self.file, self.codec, self.newline = plain, file, codec, newline
         self.in_blocks = codec == BLOCK_CODEC
-        self.size, self.first, self.ended, self.blank = 1, True, False, 0
+        self.size = self.least = self.most = 1
+        self.first, self.ended, self.blank = True, False, 0
         self.read = self.block = b""  # from the file, but in no block yet; the block whose lines come next
         self.left = 0  # characters of the block whose lines are being given
         self.given = self._lines()
 
     def widen(self, size: int = 0) -> None:
         """From now on a block is as many lines as ``size`` bytes hold, or BLOCK."""
-        self.size = max(size, BLOCK)
+        self.least, self.most = max(size, BLOCK // LEAST), max(size, BLOCK)
+        self.size = self.most
+
+    def narrow(self) -> bool:
+        """Whether less than the block that was shown can be: ``ahead`` shows it next."""
+        if self.size <= self.least or not self.block:
+            return False
+        self.read, self.block, self.size = self.block + self.read, b"", self.least
+        return True
 
     def ahead(self) -> bytes:
         """The next block; none within one whose first lines were given, at the file's end, and where blocks end."""
@@ -200,6 +211,7 @@ class Lines:
 
     def skip(self) -> None:
         self.blank, self.block = _trailing_blank(self.block), b""
+        self.size = min(2 * self.size, self.most)
 
     def __iter__(self) -> Iterator[str]:
         return self.given
@@ -213,9 +225,9 @@ class Lines:
                 self.blank = _count_blank(line, self.blank, self.file)
                 yield line
         if not self.in_blocks:
-            rest = (
-                cast(BinaryIO, io.BufferedReader(_Again(self.read, self.plain), 1 << 20)) if self.read else self.plain
-            )
+            rest = self.plain
+            if self.read:
+                rest = cast(BinaryIO, io.BufferedReader(_Again(self.read, self.plain), 1 << 20))
             yield from _decoded(rest, self.file, self.codec, self.newline, self.first, self.blank)
 
     def _load(self) -> bytes:

@@ -275,7 +275,7 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
         reads.append(read)
         splits.append(split)
     rows.take([batch.names[index] for index in kept], [str(read.stratum) for read in reads])
-    own = {
+    own: dict[str, list[Any]] = {
         ROW_ID: [str(batch.ids[index]) if with_id else hashes[index] for index in kept],
         STRATUM: [read.stratum for read in reads],
         TARGET: [read.value for read in reads],

@@ -1,9 +1,11 @@
 """The content hash sees rows, not how they are stored: cuts, encodings and buffers change nothing; values do."""
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmill.tasks.rows import hashing
 from augmill.tasks.rows.hashing import TableHasher, canonical_json, hash_json, hash_table
 
 SCHEMA = pa.schema(
@@ -79,3 +81,20 @@ def test_bytes_of_one_length_and_uuids_hash_by_their_bytes(values: list, size: i
         assert hasher.hexdigest() == hash_table(whole)
         turned = whole.take(pa.array(range(len(values))[::-1], pa.int64()))
         assert (hash_table(turned) == hash_table(whole)) == (values == values[::-1])
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=12), st.data())
+def test_texts_hashed_from_their_buffers_are_hashed_as_by_kernels(texts: list[str | None], data: st.DataObject) -> None:
+    under = pa.array([each or "under a null" for each in texts], pa.string())
+    mask = pa.array([each is not None for each in texts], pa.bool_())
+    validity = pa.array([each is not None for each in texts]).buffers()[1] if texts else None
+    columns = {
+        str(kind): pa.array(texts, pa.string()).cast(kind)
+        for kind in (pa.string(), pa.large_string(), pa.large_binary())
+    }
+    columns["filled"] = pa.Array.from_buffers(pa.string(), len(texts), [validity, *under.buffers()[1:]])
+    table = pa.table(columns).slice(data.draw(st.integers(0, len(mask))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "_spans", lambda array: None)
+        by_kernels = hash_table(table)
+    assert hash_table(table) == by_kernels

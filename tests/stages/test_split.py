@@ -20,6 +20,7 @@ from augmill.tasks.recipe.recipe import build_recipe
 from augmill.tasks.recipe.sections import Splits
 from augmill.tasks.rows.kinds.text import fold
 from augmill.tasks.rows.kinds.text.near import jaccard
+from augmill.tasks.stages import split as stage_split
 from augmill.tasks.stages.split import SplitConfig, hold_back, prepare_split, split, split_names
 from augmill.tasks.store.stage import Site, Work
 from augmill.tasks.store.store import Store
@@ -290,3 +291,19 @@ def test_where_the_same_bytes_are_read_from_is_no_identity() -> None:
     config = config_of()
     elsewhere = dataclasses.replace(config, exclude=((None, ()),))  # type: ignore[arg-type]
     assert split.identity(config, ()) == split.identity(elsewhere, ())
+
+
+@pytest.mark.parametrize("rare", ["stop", "quarantine"])
+def test_how_many_rows_are_read_at_once_changes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rare: str
+) -> None:
+    rows = [{"text": f"row {at} of this set", "label": "ab"[at % 2]} for at in range(60)]
+    rows += [{"text": f"row {at} of this set!", "label": "a"} for at in range(0, 60, 3)]
+    rows += [{"text": "alone in its class", "label": "c"}] if rare == "quarantine" else []
+    found = []
+    for at, size in enumerate((65_536, 1, 7)):
+        monkeypatch.setattr(stage_split, "PART_ROWS", size)
+        (tmp_path / str(at)).mkdir()
+        found.append(Splat(tmp_path / str(at), rows, labels={"rare": rare, "min_rows": 2}))
+    assert found[0].artifact.content == found[1].artifact.content == found[2].artifact.content
+    assert found[0].summary == found[1].summary == found[2].summary
