@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -32,6 +33,7 @@ TINIEST = {
         ["--shards", "2", "--starts", "1"],
         "| way | before the first shard | 2 shards | first stage line |",
     ),
+    "bench_commits.py": (["--measure", "help", "--repeats", "1", "--dry-run"], "| date | commit | what |"),
     "flip_files.py": (["--files", "3"], "| kind | files | verify |"),
     "bench_prefect.py": (
         ["--runs", "2", "--session", "1", "--nights", "1", "--served", "1"],
@@ -49,6 +51,7 @@ TINIEST = {
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
 WITHOUT_SHARED = {
+    "bench_commits.py",
     "bench_million.py",
     "bench_decode.py",
     "bench_nights.py",
@@ -103,3 +106,14 @@ def test_every_module_of_stages_gate_and_store_names_the_tests_that_its_mutants_
     assert set(COVERED) == modules
     named = {name for names in COVERED.values() for name in names.split()}
     assert not [name for name in named if not (ROOT / f"tests/{name}.py").exists()]
+
+
+def test_the_picture_of_speed_is_drawn_from_its_table() -> None:
+    import bench_commits
+
+    assert bench_commits.PICTURE.read_text(encoding="utf-8") == bench_commits.draw(
+        bench_commits.read_table(bench_commits.TABLE)
+    )
+    again = [dict(zip(bench_commits.HEADER, ("2026-11-30", "a<b", "x & y", "2", "0.5", "4"), strict=True))] * 9
+    panels = ElementTree.fromstring(bench_commits.draw(again))
+    assert len(panels.findall(".//{*}circle")) == 9 and "x & y: rows a CPU second" in [t.text for t in panels.iter()]

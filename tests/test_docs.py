@@ -128,6 +128,7 @@ NOT_RUN = {
     "python tests/benchmarks/bench_stages.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
     "python tests/benchmarks/bench_decode.py": "the same",
     "python tests/benchmarks/bench_decode.py --device cuda:0": "needs a GPU",
+    "python tests/benchmarks/bench_commits.py --measure all": "minutes; test_benchmarks.py measures `--help`",
     "python tests/benchmarks/bench_million.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
     "python tests/benchmarks/bench_gate.py": "the same",
     "python tests/benchmarks/bench_stages.py --per-class --rows 100000 --seeds 3 --kinds table": "the same",

@@ -17,7 +17,7 @@ KEY = "validation.source"
 def load_suite(path: str | None) -> list[Expectation] | None:
     """A list of ``{type: ..., kwargs: {...}}``, YAML or JSON; None without a path.
 
-    Raises UserError, also for a type that there is not. Imports Great Expectations (3 s): asked for only where the recipe names a suite.
+    Raises UserError, also for a type that there is not. Imports Great Expectations (3 s), where the recipe names a suite.
     """
     if path is None:
         return None

@@ -73,9 +73,45 @@ def test_a_second_run_does_no_work_and_says_so(copied_run: Path) -> None:
     assert ended.code == 0 and ended.last["new"] is False and "already published, nothing changed" in ended.out
     stages = [line for line in ended.err.splitlines() if " s  " in line]
     work = [line for line in stages if "from the store" not in line]
+    # The report says where the release is, and the copied store is elsewhere.
     assert len(stages) > 10 and {line.split()[0] for line in work} <= {"source", "publish", "report"}, work
     assert fingerprint(copied_run / "store" / "private" / "objects") == objects
     assert fingerprint(copied_run / "store" / "public") == public
+
+
+def test_an_unchanged_run_makes_no_page_again_and_imports_nothing_that_makes_some(copied_run: Path) -> None:
+    """Great Expectations costs 3 s of processor time, Prefect 1.3; a run that finds all in the store takes 1.3 in all."""
+    recipe = write_recipe(copied_run, validation={"data_docs": True})
+    report = Path(augmill("run", recipe).last["report"]).parent
+    pages = fingerprint(report)
+    assert "data_docs/index.html" in pages
+    code = (
+        f"import sys; sys.argv = ['augmill', 'run', {str(recipe)!r}]\n"
+        "from augmill.flows.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('great_expectations', 'prefect', 'sklearn', 'jinja2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "published, nothing changed" in done.stdout and "report" in done.stderr
+    assert fingerprint(report) == pages
+
+
+def test_a_report_is_made_again_where_a_file_is_gone_or_would_be_another(copied_run: Path) -> None:
+    recipe = copied_run / "recipe.yaml"
+    report = Path(augmill("run", recipe).last["report"]).parent
+    made, beside = report / "made_from.txt", report / "source_rows_refused.parquet"
+    beside.unlink()
+    augmill("run", recipe)
+    assert beside.is_file()
+    other = made.read_text().replace(made.read_text()[:8], "0" * 8)  # as by an edited template, or another version
+    made.write_text(other)
+    (report / "index.html").write_text("stale")
+    augmill("run", recipe)
+    assert "stale" not in (report / "index.html").read_text() and made.read_text() != other
+    made.write_bytes(b"\xff\n../../x")  # whatever somebody made of it
+    assert augmill("run", recipe).last["report"] and len(made.read_text().splitlines()[0]) == 64
 
 
 def test_exit_codes_follow_the_outcome_and_the_recipe(copied_run: Path, first_run: tuple[Path, Ended]) -> None:
