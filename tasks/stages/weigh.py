@@ -190,7 +190,7 @@ def _rate(asked: int, passed: int) -> float:
     return (passed + 1) / (asked + 2)
 
 
-@stage("weigh", version=1)
+@stage("weigh", version=2)
 def weigh(work: Work, config: WeighConfig, split: Artifact, settled: Artifact) -> None:
     """weights.json: each generator's weight, and what it hangs on. Rows: those that judged."""
     columns = ["generator", "asked", "ordinal", "seed", STRATUM, *config.fields, "parent_ids"]

@@ -37,10 +37,13 @@ class TfidfTrainer(Trainer):
     scores: ClassVar[bool] = True
 
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
-        train = [[*_texts(inputs.real, name), *_texts(inputs.synthetic, name)] for name in inputs.fields]
-        held = [_texts(inputs.evaluation, name) for name in inputs.fields]
-        features, evaluation = text_features(train, held, inputs.real.num_rows)
-        yield from regress(inputs, trainings, self.options, features, evaluation, solver)
+        yield from regress(inputs, trainings, self.options, *_features(inputs), solver)
+
+
+def _features(inputs: TrainerInputs) -> tuple[Any, Any]:
+    train = [[*_texts(inputs.real, name), *_texts(inputs.synthetic, name)] for name in inputs.fields]
+    held = [_texts(inputs.evaluation, name) for name in inputs.fields]
+    return text_features(train, held, inputs.real.num_rows)
 
 
 def _texts(table: Any, name: str) -> list[str]:
