@@ -118,7 +118,7 @@ def lower(model: Any, precision: Precision) -> Any:
     return model
 
 
-class Work(Protocol):
+class Drawing(Protocol):
     """A model at work on the lines of a batch: what ``draw_rows`` asks of it at each step."""
 
     device: Any
@@ -140,7 +140,7 @@ def fill_tiles(rows: int, tile: int) -> npt.NDArray[np.int64]:
 
 
 def draw_rows(
-    work: Work,
+    work: Drawing,
     noise: npt.NDArray[np.float64],
     sampling: Sampling,
     spared: int = -1,
