@@ -518,7 +518,8 @@ class _Rarity:
     def ranked(self, values: Words) -> Words:
         """The hashes as words that stand in this order, rare ones first."""
         ranks = self.powers[values % np.uint64(len(self.powers))].astype(np.uint64)
-        return (ranks << np.uint64(44)) | (values & _LOW44)
+        words: Words = (ranks << np.uint64(44)) | (values & _LOW44)
+        return words
 
 
 @dataclass(frozen=True)
