@@ -571,8 +571,8 @@ class _Rarity:
     def ranked(self, values: Words) -> Words:
         """The hashes as words that stand in this order, rare ones first."""
         ranks = self.powers[values % np.uint64(len(self.powers))].astype(np.uint64)
-        ranked: Words = (ranks << np.uint64(44)) | (values & _LOW44)
-        return ranked
+        words: Words = (ranks << np.uint64(44)) | (values & _LOW44)
+        return words
 
 
 @dataclass(frozen=True)
