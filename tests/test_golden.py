@@ -47,6 +47,7 @@ QUICK = (("published", None), ("harmful", None), ("nights", DAYS[0]))  # the oth
 # Stages that have other identities than when the store was made -> the decision (docs/decisions.md has each). Whatever is
 # not named is found again, also where what stands before it was made anew with the same content.
 MOVED = {
+    "validate": "is new: Great Expectations looks at a round's rows together",
     "fit": "rules, interpolate, masked_lm and seq2seq leave characters and placeholders whole; chat redacts otherwise; "
     "replay matches labels as a run does: each counts 2",
     "fit_check": "length and garbage count characters as readers do",
