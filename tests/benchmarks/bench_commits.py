@@ -163,6 +163,12 @@ def write_table(path: Path, lines: list[dict[str, str]]) -> None:
         writer.writerows(lines)
 
 
+def keep(lines: list[dict[str, str]]) -> None:
+    """Both files, which a test holds together."""
+    write_table(TABLE, lines)
+    PICTURE.write_text(draw(lines), encoding="utf-8")
+
+
 WIDE, HIGH, LEFT, TOP, GAP = (
     330,
     96,
@@ -234,9 +240,9 @@ def main() -> None:
         lines = [line for line in lines if (line["commit"], line["what"]) != new[1:3]]
         lines.append(dict(zip(HEADER, new, strict=True)))
         if not given.dry_run:  # at once: the next may take minutes
-            write_table(TABLE, lines)
-    if not given.dry_run:
-        PICTURE.write_text(draw(lines), encoding="utf-8")
+            keep(lines)
+    if not names and not given.dry_run:
+        keep(lines)
     print(markdown(HEADER, [[line[name] for name in HEADER] for line in lines]))
 
 
