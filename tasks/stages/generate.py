@@ -249,9 +249,13 @@ def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, .
     rows = rows.add_column(0, "generator", generator)
     work.rows = rows.num_rows
     work.write(rows, "candidates.parquet")
-    passed = rows.filter(_passed(rows)).select(["ordinal", "asked", STRATUM, *fields, "seed"])
-    delivered = rows.num_rows - rows["reason"].drop_null().length()
-    work.write(twins_of(passed, fields, config.near), TWINS)
+    kept = _passed(rows)
+    passed = rows.filter(kept).select(["ordinal", "asked", STRATUM, *fields, "seed"])
+    there = pc.is_null(rows["reason"])
+    delivered = int(pc.sum(there).as_py() or 0)
+    # Of all that were judged, since what the checks made of these texts is still at hand.
+    twins = twins_of(rows.filter(there), fields, config.near).filter(kept.filter(there))
+    work.write(twins, TWINS)
     work.notes.add(TWINS)
     if config.validation.enabled:
         summary = validate_shard(passed, fields, config.strata, config.validation, delivered=delivered)

@@ -90,7 +90,7 @@ class Text(Kind):
         return near_duplicate_groups(joined(columns), threshold)
 
     def near_keys(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.uint32]:
-        return near_keys(prepared(columns).equal, threshold)
+        return near_keys(prepared(columns).queries, threshold)
 
     def profile(self, columns: pa.Table) -> dict[str, Any]:
         """lengths: rows by the binary order of magnitude of their characters: 0, 1, 2-3, 4-7, 8-15, ...

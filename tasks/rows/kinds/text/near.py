@@ -442,13 +442,12 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Bools:
     return keep
 
 
-def near_keys(texts: Sequence[str], threshold: float) -> npt.NDArray[np.uint32]:
-    """(texts, bands), of texts as ``equal`` gives them: near ones share a key of one band; 32 bits of it, which few
-
-    that are not near share.
-    """
-    keys = Sketches.of(list(texts), threshold).keys
-    return keys.astype(np.uint32)  # the lower half
+def near_keys(texts: Sequence[str] | Queries, threshold: float) -> npt.NDArray[np.uint32]:
+    """(texts, bands): near texts share a key of one band; 32 bits of it, which few that are not near share."""
+    asked = _asked(texts)
+    made = (hashed.sketches(np.arange(len(hashed.sizes)), threshold).keys for _, hashed in asked.blocks())
+    keys = np.concatenate([np.empty((0, choose_bands(threshold)[0]), np.uint64), *made])
+    return keys.astype(np.uint32)[asked.inverse]  # the lower half
 
 
 def _kept(sketches: Sketches, threshold: float) -> Bools:
