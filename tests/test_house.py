@@ -30,7 +30,6 @@ FILES_OF_THEIR_OWN = {
     "tasks/rows/kinds/text/diversity.py": "a subject of its own: how varied texts are",
     "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",
     "tasks/trainers/_guard.py": "a process of its own, run by its path with the standard library alone",
-    "tasks/trainers/features.py": "a subject of its own: texts as numbers, apart from the regression on them",
     "tasks/validation/user_suite.py": "the user's own suite; it stands apart from those that Augmill writes",
 }
 # A command, or an extension, is a file however small: what imports it is the list of its kind.

@@ -20,13 +20,13 @@ import pyarrow as pa
 from augmill.tasks.contracts import ANY, Ints
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.logistic import Fitted, Matrix, log_odds, solver
+from augmill.tasks.trainers.logistic import Matrix, Regressed, log_odds, solver
 from augmill.tasks.trainers.tuning import THREADS, Descent, learnt, require_threads, train_side_by_side
 
 STEPS = 10_000  # of scikit-learn's L-BFGS at most; it takes about 100
 
 # (their targets, weights, C, what was found before or None) -> what minimises C * sum(weights * loss) + |W|^2 / 2
-Fit = Callable[[npt.NDArray[Any], npt.NDArray[np.float64], float, Fitted | None], Fitted]
+Fit = Callable[[npt.NDArray[Any], npt.NDArray[np.float64], float, Regressed | None], Regressed]
 Solver = Callable[[Any], Fit]  # of rows, an array or CSR
 
 
@@ -89,18 +89,18 @@ def _scikit_logistic(features: Matrix) -> Fit:
     """In float64: in float32 its line search gives up early."""
     from sklearn.linear_model import LogisticRegression
 
-    def fit(labels: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Fitted | None) -> Fitted:
+    def fit(labels: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Regressed | None) -> Regressed:
         used = np.flatnonzero(weights)
         classes = np.unique(labels[used])
         if len(classes) == 1:
-            return Fitted(np.zeros((features.shape[1] + 1, 1)), classes, None)
+            return Regressed(np.zeros((features.shape[1] + 1, 1)), classes, None)
         found = LogisticRegression(C=c, max_iter=STEPS, warm_start=True)
         if start is not None and np.array_equal(start.classes, classes):
             found.coef_, found.intercept_ = start.state
         found.fit(features[used].astype(np.float64), labels[used], weights[used])
         model = np.vstack([found.coef_.T, found.intercept_])
         model = np.hstack([np.zeros_like(model), model]) if len(classes) == 2 else model
-        return Fitted(model, classes, (found.coef_, found.intercept_))
+        return Regressed(model, classes, (found.coef_, found.intercept_))
 
     return fit
 
@@ -108,10 +108,10 @@ def _scikit_logistic(features: Matrix) -> Fit:
 def _scikit_ridge(features: Any) -> Fit:
     from sklearn.linear_model import Ridge
 
-    def fit(values: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Fitted | None) -> Fitted:
+    def fit(values: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Regressed | None) -> Regressed:
         used = np.flatnonzero(weights)
         found = Ridge(alpha=1 / c).fit(features[used].astype(np.float64), values[used], weights[used])
-        return Fitted(np.append(found.coef_, found.intercept_)[:, None], np.empty(0, np.int64), None)
+        return Regressed(np.append(found.coef_, found.intercept_)[:, None], np.empty(0, np.int64), None)
 
     return fit
 
@@ -162,7 +162,7 @@ def regress(
 class _Trained(NamedTuple):
     prediction: Prediction
     strength: float
-    fitted: Fitted
+    fitted: Regressed
 
 
 class _Design:
@@ -199,7 +199,7 @@ class _Design:
                 self._fits[rows] = self.solved_by(self.features[:rows])
             return self._fits[rows]
 
-    def _predict(self, found: Fitted, told: dict[str, float]) -> Prediction:
+    def _predict(self, found: Regressed, told: dict[str, float]) -> Prediction:
         scores = _scores(self.evaluation, found)
         if not self.classes:
             return Prediction(self.middle + self.spread * scores[:, 0], None, told)
@@ -238,6 +238,6 @@ class _Design:
         return -float(((scores[:, 0] - truth) ** 2).sum())
 
 
-def _scores(rows: Any, found: Fitted) -> Matrix:
+def _scores(rows: Any, found: Regressed) -> Matrix:
     """Shape (rows, outputs)."""
     return np.asarray(rows @ found.model[:-1] + found.model[-1])

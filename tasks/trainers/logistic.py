@@ -33,7 +33,7 @@ ENOUGH = 1e-5
 DENSE_ROWS = 2048
 
 
-class Fitted(NamedTuple):
+class Regressed(NamedTuple):
     """``model``: (columns + 1, outputs), intercepts last; ``classes``: what the outputs stand for, none for numbers.
 
     ``state``: what another fit of the same rows may start from.
@@ -44,7 +44,9 @@ class Fitted(NamedTuple):
     state: Any
 
 
-def solver(features: Any) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64], float, Fitted | None], Fitted]:
+def solver(
+    features: Any,
+) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64], float, Regressed | None], Regressed]:
     """A fit of these rows, (rows, columns), CSR or an array of float32: (labels, weights, c, start) -> the least of
 
     c * sum(weights * log-loss) + |W|^2 / 2; the intercepts are not penalised. Rows may weigh nothing. ``start``: found
@@ -53,8 +55,8 @@ def solver(features: Any) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.flo
     product, project = _products(features)
 
     def fit(
-        labels: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], c: float, start: Fitted | None = None
-    ) -> Fitted:
+        labels: npt.NDArray[np.int64], weights: npt.NDArray[np.float64], c: float, start: Regressed | None = None
+    ) -> Regressed:
         classes = np.unique(labels[weights > 0])
         target = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
         loss = _Loss(
@@ -64,7 +66,7 @@ def solver(features: Any) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.flo
         if start is not None and np.array_equal(start.classes, classes):
             begin = start.state
         dual = minimise(loss, begin)
-        return Fitted(np.vstack([project(dual[:-1]), dual[-1:]]), classes, dual)
+        return Regressed(np.vstack([project(dual[:-1]), dual[-1:]]), classes, dual)
 
     return fit
 
