@@ -21,7 +21,7 @@ from augmill.tasks.errors import DataError
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, join_clean, make_batch, unify
 from .clean import CleanCells, CleanRows
 from .doubts import Doubt, cut_rows, doubt_header
-from .lines import Lines, find_encoding, open_lines, read_lines
+from .lines import LineBlocks, find_encoding, open_lines, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import Refusal, is_odd, mend
 
@@ -58,7 +58,7 @@ class _Lines:
     ``number``: lines taken so far; ``size``: characters of the current record; ``odd``: ``mend`` must see it.
     """
 
-    def __init__(self, source: Lines) -> None:
+    def __init__(self, source: LineBlocks) -> None:
         self.source, self.back, self.taken = source, deque[str](), list[str]()
         self.number = self.size = self.replayed = 0
         self.odd = False

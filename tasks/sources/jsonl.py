@@ -25,7 +25,7 @@ from augmill.tasks.rows.shown import cut
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, Parsed, Tally, join_clean, make_batch
 from .clean import EXACT, CleanRows, parse_objects
 from .doubts import Doubt, doubt_json, doubt_objects
-from .lines import Lines, find_encoding, open_lines, read_lines
+from .lines import LineBlocks, find_encoding, open_lines, read_lines
 from .options import Batch, Reader, SourceFile, SourceOptions
 from .repair import OVERLONG, Refusal, is_odd, mend, mend_values
 
@@ -239,7 +239,7 @@ def _parse(
         yield parsed
 
 
-def _take_block(lines: Lines, fields: dict[str, pa.Field] | None, options: SourceOptions) -> CleanRows | None:
+def _take_block(lines: LineBlocks, fields: dict[str, pa.Field] | None, options: SourceOptions) -> CleanRows | None:
     """The objects of the next block, or of less of it, where nothing in it is odd."""
     while fields and (block := lines.ahead()):
         clean = parse_objects(block, fields, options.max_cell_bytes)

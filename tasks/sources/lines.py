@@ -170,7 +170,7 @@ class _Again(io.RawIOBase):
         return len(data)
 
 
-class Lines:
+class LineBlocks:
     """A file's lines as ``read_lines`` gives them, or blocks of whole lines as bytes where its reader can take them so.
 
     Iterated, it gives lines. ``ahead`` shows the block that begins with the next of them, ``skip`` passes it over.
@@ -249,9 +249,9 @@ class Lines:
 
 
 @contextmanager
-def open_lines(file: SourceFile, options: SourceOptions, codec: str, newline: str) -> Iterator[Lines]:
+def open_lines(file: SourceFile, options: SourceOptions, codec: str, newline: str) -> Iterator[LineBlocks]:
     with open_plain(file, options) as plain:
-        lines = Lines(plain, file, codec, newline)
+        lines = LineBlocks(plain, file, codec, newline)
         try:
             yield lines
         finally:
