@@ -92,15 +92,14 @@ def products(model: Any, rows: int, steps: int) -> Callable[[], None]:
     matrices = [part for name, part in model.named_parameters() if part.dim() == 2 and "wpe" not in name]
     weights = [part.detach().to(torch.bfloat16) for part in matrices]  # GPT-2's stand the other way round
     turned = [not isinstance(model, transformers.GPT2LMHeadModel) or at == 0 for at in range(len(weights))]
-    sizes = {weight.shape[1 if turn else 0] for weight, turn in zip(weights, turned, strict=True)}
-    given = {size: torch.randn(rows, size, device=model.device, dtype=torch.bfloat16) for size in sizes}
-    parts = [weight.T if turn else weight for weight, turn in zip(weights, turned, strict=True)]
+    parts = [weight if turn else weight.T.contiguous() for weight, turn in zip(weights, turned, strict=True)]
+    given = {part.shape[1]: torch.randn(rows, part.shape[1], device=model.device).bfloat16() for part in parts}
 
     def run() -> None:
         with torch.inference_mode():
             for _ in range(steps):
                 for part in parts:
-                    torch.mm(given[part.shape[0]], part)
+                    torch.nn.functional.linear(given[part.shape[1]], part)
 
     return run
 
