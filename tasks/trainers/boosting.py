@@ -27,7 +27,8 @@ class BoostingOptions:
     iterations: int = field(
         default=200,
         metadata={
-            "help": "maximum number of trees (of each class, if there are more than two); each arm chooses how many"
+            "help": "maximum number of trees (of each class, if there are more than two); the first three trainings of each "
+            "arm choose how many"
         },
     )
     learning_rate: float = field(default=0.1, metadata={"help": "how much each tree counts"})
@@ -126,7 +127,7 @@ def _edges(values: npt.NDArray[np.float32]) -> Floats:
 
 
 def _train(rows: _Cells, training: Training, lead: Prediction | None, options: BoostingOptions) -> Prediction:
-    """``lead``: the first training of its arm, which chose."""
+    """``lead``: the training of its arm that chose for it."""
     from threadpoolctl import threadpool_limits
 
     weights = np.bincount(training.rows, training.weights, minlength=len(rows.truth)).astype(np.float64)

@@ -73,9 +73,9 @@ class Prediction:
 
 
 class Trainer(ABC):
-    """Options are a frozen stdlib dataclass, ``Options``. A prediction depends on its own training and the first run of its
+    """Options are a frozen stdlib dataclass, ``Options``. A prediction depends on its own training and on
 
-    arm alone: what an arm chooses (hyper-parameters, where to start) it may choose there, for all its runs.
+    one of the first runs of its arm alone: what an arm chooses (hyper-parameters, where to start) it may choose there.
     """
 
     VERSION: ClassVar[int]

@@ -1,7 +1,7 @@
-"""Logistic or ridge regression on rows of any kind: ridge strength chosen once for each arm, as in ``tfidf``.
+"""Logistic or ridge regression on rows of any kind: ridge strength chosen a few times for each arm, as in ``tfidf``.
 
-The first training of an arm chooses; the others take its choice and start from its model. Choosing in each took three
-quarters of a gate.
+The first trainings of an arm choose (``tuning.CHOOSING``); the others take turns with their choices, and start from their
+models. Choosing in each took three quarters of a gate.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, 
 from augmill.tasks.trainers.logistic import Matrix, Regressed, log_odds, solver
 from augmill.tasks.trainers.tuning import THREADS, Descent, learnt, require_threads, train_side_by_side
 
+COPIED = (
+    20_000  # train rows from which on folds weigh others nothing instead of copying theirs: slower, but half the memory
+)
 STEPS = 10_000  # of scikit-learn's L-BFGS at most; it takes about 100
 
 # (their targets, weights, C, what was found before or None) -> what minimises C * sum(weights * loss) + |W|^2 / 2
@@ -57,7 +60,10 @@ class LinearOptions:
         metadata={"help": "inverse ridge strengths to choose from; the loss is scaled to the number of real rows"},
     )
     folds: int = field(
-        default=3, metadata={"help": "folds of the real train rows, by which each arm chooses among `cs`"}
+        default=3,
+        metadata={
+            "help": "folds of the real train rows, by which the first three trainings of each arm choose among `cs`"
+        },
     )
     threads: int = field(default=0, metadata=THREADS)
 
@@ -68,8 +74,9 @@ class LinearOptions:
 class LinearTrainer(Trainer):
     """Logistic regression for labels, ridge regression for numbers (both scikit-learn's), on rows of any kind.
 
-    Features are each kind's own (``Kind.features``), learnt from the real train rows. Each arm chooses its strength once,
-    by cross-validation over real rows. Sparse features are fitted by ``logistic.solver`` in the stead of scikit-learn's.
+    Features are each kind's own (``Kind.features``), learnt from the real train rows. The first three trainings of each
+    arm choose their strength, by cross-validation over real rows. Sparse features are fitted by ``logistic.solver`` in
+    the stead of scikit-learn's.
     """
 
     VERSION: ClassVar[int] = 2
@@ -181,17 +188,21 @@ class _Design:
         self._preparing = threading.Lock()
 
     def train(self, training: Training, lead: _Trained | None) -> _Trained:
-        """``lead``: the first training of its arm, which chose."""
+        """``lead``: the training of its arm that chose for it."""
         weights = np.bincount(training.rows, training.weights, minlength=len(self.truth)).astype(np.float64)
         if lead is None:
             strength, told = self._choose(training, weights)
         else:
             strength, told = lead.strength, lead.prediction.chosen
-        real = self.descent.real
-        rows = len(weights) if weights[real:].any() else real  # arms of real rows alone are not slowed by the others
-        scaled = weights[:rows] * (real / weights.sum())
-        found = self._fit_of(rows)(self.truth[:rows], scaled, strength, lead.fitted if lead else None)
+        at = self._rows(weights)
+        scaled = weights[at] * (self.descent.real / weights.sum())
+        found = self._fit_of(len(at))(self.truth[at], scaled, strength, lead.fitted if lead else None)
         return _Trained(self._predict(found, {"C": strength, **told}), strength, found)
+
+    def _rows(self, weights: npt.NDArray[np.float64]) -> Ints:
+        """All rows, or the real ones, whose arm is not slowed by the others."""
+        real = self.descent.real
+        return np.arange(len(weights) if weights[real:].any() else real)
 
     def _fit_of(self, rows: int) -> Fit:
         with self._preparing:
@@ -219,13 +230,15 @@ class _Design:
         fold = self.descent.folds(training.seed, folds)
         merits = np.zeros(len(cs))
         for held in range(folds):
-            used = np.flatnonzero((weights > 0) & self.descent.without(fold, held))
+            inside = (weights > 0) & self.descent.without(fold, held)
+            scaled = np.where(inside, weights * (np.count_nonzero(inside[:real]) / weights[inside].sum()), 0.0)
+            at = self._rows(weights) if len(weights) > COPIED else np.flatnonzero(inside)
+            fit = self._fit_of(len(at)) if len(weights) > COPIED else self.solved_by(self.features[at])
             asked = np.flatnonzero(fold == held)
-            fit, outside = self.solved_by(self.features[used]), self.features[asked]
-            scaled = weights[used] * (np.count_nonzero(used < real) / weights[used].sum())
+            outside = self.features[asked]
             found = None
             for position, c in enumerate(cs):
-                found = fit(self.truth[used], scaled, c, found)
+                found = fit(self.truth[at], scaled[at], c, found)
                 merits[position] += self._merit(_scores(outside, found), found.classes, self.truth[asked])
         best = int(merits.argmax())
         if self.classes:

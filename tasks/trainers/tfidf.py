@@ -21,7 +21,10 @@ class TfidfOptions:
         metadata={"help": "inverse ridge strengths to choose from; the loss is scaled to the number of real rows"},
     )
     folds: int = field(
-        default=3, metadata={"help": "folds of the real train rows, by which each arm chooses among `cs`"}
+        default=3,
+        metadata={
+            "help": "folds of the real train rows, by which the first three trainings of each arm choose among `cs`"
+        },
     )
     threads: int = field(default=0, metadata=THREADS)
 
@@ -30,7 +33,10 @@ class TfidfOptions:
 
 
 class TfidfTrainer(Trainer):
-    """Each arm chooses C once, in its first training, by cross-validation over real rows; the others start from its model."""
+    """The first three trainings of each arm choose C, by cross-validation over real rows; the others take turns with their
+
+    choices, and start from their models.
+    """
 
     VERSION: ClassVar[int] = 2
     Options: ClassVar[type[Any]] = TfidfOptions
