@@ -28,7 +28,7 @@ from augmill.tasks.trainers.features import text_features
 from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.logistic import log_odds, solver
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
-from augmill.tasks.trainers.tuning import train_side_by_side
+from augmill.tasks.trainers.tuning import CHOOSING, train_side_by_side
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "nrst"]
 
@@ -170,11 +170,12 @@ def test_the_solver_reaches_the_least_loss_over_all_features_whatever_it_starts_
     assert reached <= least + 2e-3 * max(least, 1.0)
 
 
-def test_an_arm_chooses_once_and_its_later_runs_predict_as_they_would_from_nothing() -> None:
+def test_the_first_runs_of_an_arm_choose_and_its_later_runs_predict_as_they_would_from_nothing() -> None:
     problem = toy(train=200, made=200, held=400)
-    planned, trainer = trainings(problem, 3, 3), TfidfTrainer(TfidfOptions())
+    planned, trainer = trainings(problem, 3, 3 * CHOOSING), TfidfTrainer(TfidfOptions())
     found = list(trainer.predict(problem, planned, Path()))
-    for first, later, training in zip(found[:3] * 2, found[3:], planned[3:], strict=True):
+    choosing = 3 * CHOOSING  # of three arms
+    for first, later, training in zip(found[:choosing] * 2, found[choosing:], planned[choosing:], strict=True):
         assert later.chosen == first.chosen
         once = TfidfTrainer(TfidfOptions(cs=(first.chosen["C"],)))
         (cold,) = once.predict(problem, [training], Path())
