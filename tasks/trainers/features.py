@@ -1,7 +1,8 @@
 """TF-IDF features of texts and text pairs: one map for all arms, so that arms differ in rows and weights alone.
 
-What stands in a real or an evaluation row's features does not hang on the synthetic rows: columns that only these have
-are 0 there. So what an arm of real rows predicts is the same beside any synthetic rows.
+An n-gram that no training row has counts for nothing, in the length of an evaluation row too. If it did, a row of many new
+words would be shortened, the intercepts would decide, and where classes are imbalanced that is the largest one: 5.8 points of
+the example's real rows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from augmill.tasks.rows.kinds.text import is_unspaced
 
@@ -30,8 +32,8 @@ def text_features(train: list[list[str]], evaluation: list[list[str]], idf_rows:
     unspaced = is_unspaced([text for field in train for text in field[:idf_rows]])
     fields = [[text.lower() for text in (*rows, *held)] for rows, held in zip(train, evaluation, strict=True)]
     counted = [_characters(fields)] if unspaced else [_words(fields), _word_parts(fields)]
-    blocks = [part for counts in counted for part in _with_overlap(_weigh(counts, len(fields), idf_rows))]
     rows, last = len(train[0]), len(fields[0])
+    blocks = [part for counts in counted for part in _with_overlap(_weigh(counts, len(fields), rows, idf_rows))]
     return _stack(blocks, 0, rows), _stack(blocks, rows, last)
 
 
@@ -80,17 +82,23 @@ def _count(texts: Iterable[str], analyzer: str, ngrams: tuple[int, int]) -> Spar
 # --- Weights and blocks -------------------------------------------------------------------------------------------------
 
 
-def _weigh(counts: Sparse, fields: int, idf_rows: int) -> list[Sparse]:
-    """Of each field (1 + log tf) * idf, each row of length 1 (or 0 where it is empty)."""
+def _weigh(counts: Sparse, fields: int, train_rows: int, idf_rows: int) -> list[Sparse]:
+    """Of each field (1 + log tf) * idf, 0 for what no training row has, each row of length 1 (or 0 where it is empty)."""
     from sklearn.preprocessing import normalize
 
     rows = counts.shape[0] // fields
-    firsts = [slice(counts.indptr[rows * at], counts.indptr[rows * at + idf_rows]) for at in range(fields)]
-    seen = sum(np.bincount(counts.indices[first], minlength=counts.shape[1]) for first in firsts)
-    idf = (np.log((1 + idf_rows * fields) / (1 + seen)) + 1).astype(np.float32)
+
+    def seen_in(first: int) -> npt.NDArray[np.int64]:
+        """In how many of each field's first rows a column stands."""
+        parts = [slice(counts.indptr[rows * at], counts.indptr[rows * at + first]) for at in range(fields)]
+        return np.bincount(np.concatenate([counts.indices[part] for part in parts]), minlength=counts.shape[1])
+
+    idf = (np.log((1 + idf_rows * fields) / (1 + seen_in(idf_rows))) + 1).astype(np.float32)
+    idf[seen_in(train_rows) == 0] = 0
     np.log(counts.data, out=counts.data)
     counts.data += 1
     counts.data *= idf[counts.indices]
+    counts.eliminate_zeros()
     weighed = normalize(counts, copy=False)
     return [weighed] if fields == 1 else [weighed[rows * at : rows * (at + 1)] for at in range(fields)]
 
