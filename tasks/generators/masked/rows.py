@@ -27,7 +27,6 @@ from augmill.tasks.rows.randomness import uniforms
 if TYPE_CHECKING:
     import torch
 
-    from augmill.tasks.generators.masked.model import Filler
     from augmill.tasks.generators.masked.options import MaskedLMOptions
 
 
