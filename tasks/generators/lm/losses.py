@@ -7,6 +7,7 @@ something is to be said and nowhere else.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100  # where nothing is to be said
 Example = tuple[list[int], list[int]]
+_HOOKING = threading.Lock()  # torch numbers hooks by a plain counter: two threads could be given one number
 Ints = npt.NDArray[np.int64]
-Places = npt.NDArray[np.bool_]
 
 
 def count_targets(examples: Sequence[Example]) -> int:
@@ -31,7 +32,8 @@ def causal_loss(model: Any, batch: Sequence[Example]) -> torch.Tensor:
     # Padding stands after a row's end, where causal attention cannot see it; its id is free.
     ids, wanted = _pad([row for row, _ in batch], 0), _pad([said for _, said in batch], IGNORED)
     asked = wanted[:, 1:] != IGNORED
-    logits = logits_at(model, np.pad(asked, ((0, 0), (0, 1))), input_ids=_tensor(ids, model), use_cache=False)
+    places = _tensor(np.flatnonzero(np.pad(asked, ((0, 0), (0, 1)))), model)
+    logits = logits_at(model, places, input_ids=_tensor(ids, model), use_cache=False)
     return _cross_entropy(logits, wanted[:, 1:][asked])
 
 
@@ -39,7 +41,8 @@ def mask_loss(model: Any, batch: Sequence[Example], pad: int) -> torch.Tensor:
     """What stood in the masked places of a row."""
     ids, wanted = _pad([row for row, _ in batch], pad), _pad([said for _, said in batch], IGNORED)
     seen = _pad([[1] * len(row) for row, _ in batch], 0)
-    logits = logits_at(model, wanted != IGNORED, input_ids=_tensor(ids, model), attention_mask=_tensor(seen, model))
+    places = _tensor(np.flatnonzero(wanted != IGNORED), model)
+    logits = logits_at(model, places, input_ids=_tensor(ids, model), attention_mask=_tensor(seen, model))
     return _cross_entropy(logits, wanted[wanted != IGNORED])
 
 
@@ -48,35 +51,43 @@ def pair_loss(model: Any, batch: Sequence[Example], start: Sequence[int], pad: i
     ids, seen = _pad([source for source, _ in batch], pad), _pad([[1] * len(source) for source, _ in batch], 0)
     given = _pad([[*start, *target[:-1]] for _, target in batch], pad)
     wanted = _pad([[IGNORED] * (len(start) - 1) + target for _, target in batch], IGNORED)
+    places = _tensor(np.flatnonzero(wanted != IGNORED), model)
     logits = logits_at(
-        model, wanted != IGNORED, input_ids=_tensor(ids, model), attention_mask=_tensor(seen, model),
+        model, places, input_ids=_tensor(ids, model), attention_mask=_tensor(seen, model),
         decoder_input_ids=_tensor(given, model), use_cache=False,
     )  # fmt: skip
     return _cross_entropy(logits, wanted[wanted != IGNORED])
 
 
-def logits_at(model: Any, asked: Places, **inputs: Any) -> torch.Tensor:
-    """(places, vocabulary) logits of the model, of the places where ``asked`` (rows, length) is true.
+def logits_at(model: Any, places: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """(places, vocabulary) logits of the model at ``places``, counted through the batch row after row.
 
     Models differ in what they do around the head (T5 scales before it, Gemma 2 caps after it), so their own code runs,
     and the head finds fewer rows in its input. A model whose head is no module of its own gives all, of which these are
-    taken.
+    taken. Threads may ask one model side by side.
     """
-    import torch
+    own = threading.get_ident()
 
-    places = torch.from_numpy(np.flatnonzero(asked)).to(model.device)
-    head = model.get_output_embeddings()
+    def take(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return (inputs[0].flatten(0, -2)[places], *inputs[1:]) if threading.get_ident() == own else None
 
-    def take(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0].flatten(0, -2)[places], *inputs[1:])
-
-    hook = head.register_forward_pre_hook(take) if isinstance(head, torch.nn.Linear) else None
+    hook = None
+    if has_head(model):
+        with _HOOKING:
+            hook = model.get_output_embeddings().register_forward_pre_hook(take)
     try:
         logits: torch.Tensor = model(**inputs).logits
     finally:
         if hook is not None:
             hook.remove()
     return logits if logits.dim() == 2 else logits.flatten(0, 1)[places]
+
+
+def has_head(model: Any) -> bool:
+    """Whether its last matrix is a module of its own, so that it can be taken at some places only."""
+    import torch
+
+    return isinstance(model.get_output_embeddings(), torch.nn.Linear)
 
 
 def _cross_entropy(logits: torch.Tensor, wanted: Ints) -> torch.Tensor:

@@ -8,7 +8,6 @@ whatever the label is called, two labels that share a word stay apart, and no te
 from __future__ import annotations
 
 import re
-import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,8 +29,6 @@ from augmill.tasks.generators.seq2seq import LABEL_WORDS
 from augmill.tasks.rows.kinds.text import CJK, canonical
 
 if TYPE_CHECKING:
-    import torch
-
     from augmill.tasks.generators.masked.options import MaskedLMOptions
 
 BETWEEN = "<|between|>"
@@ -39,7 +36,6 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _UNSPACED = f"[{CJK}]"
 _UNUSED = re.compile(r"madeupword\d+")  # places that RoBERTa keeps free, no special tokens
 _MARKS = ("##", "Ġ", "▁")  # WordPiece goes on with a word; byte-level BPE and SentencePiece begin one
-_ASKED = threading.local()  # the places that a thread's batch is asked about
 _PLAN = ("labels", "frame", "mask", "pad", "bound", "lead")
 
 
@@ -90,44 +86,6 @@ class Filler:
         return np.where(
             [counts[kind] > 1 for kind in kinds.tolist()], kinds, np.minimum(kinds, KEPT)
         )  # alone: no other
-
-    @cached_property
-    def narrows(self) -> bool:
-        """Whether the model's last matrix is a layer of its own, so that it can be asked about some places only.
-
-        Hooked once, and told its places by thread: batches run side by side.
-        """
-        import torch
-
-        head = self.model.get_output_embeddings()
-        if not isinstance(head, torch.nn.Linear):
-            return False
-
-        def narrow(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-            places = getattr(_ASKED, "places", None)
-            return None if places is None else (given[0][torch.arange(len(places)), places][:, None],)
-
-        head.register_forward_pre_hook(narrow)
-        with torch.inference_mode():
-            ids = torch.full((1, 2), self.mask, device=self.model.device)
-            return self._ask(ids, None, ids[:, 0] * 0).shape[1] == 1
-
-    def _ask(self, ids: torch.Tensor, seen: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
-        _ASKED.places = places
-        try:
-            found: torch.Tensor = self.model(input_ids=ids, attention_mask=seen).logits
-            return found
-        finally:
-            _ASKED.places = None
-
-    def logits_at(self, ids: torch.Tensor, seen: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
-        """(rows, vocabulary) at one place of each of ``ids`` (rows, width); ``seen``: 1 where there is no padding."""
-        import torch
-
-        if self.narrows:
-            return self._ask(ids, seen, places)[:, 0]
-        found: torch.Tensor = self.model(input_ids=ids, attention_mask=seen).logits[torch.arange(len(ids)), places]
-        return found
 
     def encode(self, text: str) -> Encoded:
         found = self.tokenizer.encode(self.lead + text, add_special_tokens=False)

@@ -19,7 +19,7 @@ from augmill.tasks.errors import DataError
 from augmill.tasks.generators._parents import changed_fields, draw_fields
 from augmill.tasks.generators.lm.decode import TILE, Sampling, draw_rows, fill_tiles, tile_of
 from augmill.tasks.generators.lm.encoder_decoder import PAD, in_parts, pad_rows, require_time
-from augmill.tasks.generators.lm.losses import IGNORED, Example
+from augmill.tasks.generators.lm.losses import IGNORED, Example, has_head, logits_at
 from augmill.tasks.generators.masked.model import Filler
 from augmill.tasks.generators.masked.text import MOST, Protection, Taken, Unit, draw_units, put_words, take_apart
 from augmill.tasks.rows.randomness import uniforms
@@ -27,7 +27,6 @@ from augmill.tasks.rows.randomness import uniforms
 if TYPE_CHECKING:
     import torch
 
-    from augmill.tasks.generators.masked.model import Filler
     from augmill.tasks.generators.masked.options import MaskedLMOptions
 
 
@@ -65,7 +64,7 @@ def fill(filler: Filler, jobs: Sequence[Job], seeds: Ints, filling: Filling, ctx
         chosen = [order[at] for at in part]
         return _fill(filler, [jobs[at] for at in chosen], seeds[chosen], filling, ask)
 
-    longest = 1 if filler.narrows else max(len(job.row) for job in jobs)
+    longest = 1 if has_head(filler.model) else max(len(job.row) for job in jobs)
     batch = min(filling.batch, max(TILE, FLOATS // (longest * len(filler.kinds)) // TILE * TILE))
     made = in_parts([jobs[at].row for at in order], run, batch, filler.bound, ctx, "masked_lm")
     ctx.usage["tokens"] = ctx.usage.get("tokens", 0) + sum(map(len, made))
@@ -108,8 +107,9 @@ class _Places:
     def logits(self, live: torch.Tensor, step: int) -> torch.Tensor:
         import torch
 
-        mask = self.seen[live] if self.padded else None
-        logits = self.filler.logits_at(self.ids[live], mask, self.places[live, step]).float()
+        ids, mask = self.ids[live], self.seen[live] if self.padded else None
+        places = torch.arange(len(ids), device=self.device) * ids.shape[1] + self.places[live, step]
+        logits = logits_at(self.filler.model, places, input_ids=ids, attention_mask=mask).float()
         old = self.was[live, step]
         logits = logits.masked_fill(self.kinds != self.kinds[old][:, None], -torch.inf)
         return logits if self.may_stay else logits.scatter(1, old[:, None], -torch.inf)
