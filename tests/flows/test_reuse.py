@@ -14,6 +14,7 @@ from chain import make_run, produce_and_publish, public_bytes, tiny_recipe, writ
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmill.flows import rounds
 from augmill.flows.provenance import spent_on
 from augmill.flows.source import read_source
 from augmill.tasks.contracts import Artifact, Context, FitInputs, Fitted, Generator, Request
@@ -117,6 +118,65 @@ def test_a_larger_target_samples_the_shortfall_alone_and_gives_the_bytes_of_a_co
     assert 0 < sampled(more) < sampled(first) / 3
     assert sampled(more) + sampled(first) >= sampled(cold_events)
     assert {name: value for name, value in warm.items() if name.startswith("more/")} == cold
+
+
+# Of a fast generator the first shards show how many of that size are to be joined; that number is kept.
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards small enough for a tiny source to have many: two of four rows first, and then the joined ones."""
+    monkeypatch.setattr("augmill.tasks.recipe.sections.FIRST_ROWS", 4)
+    monkeypatch.setattr(rounds, "HEAD", 2)
+    monkeypatch.setattr(rounds, "MOST_JOINED", 3)
+
+
+def shards_of(events: list[Event]) -> list[int]:
+    """Rows of each shard that was made, smallest first."""
+    return sorted(event.rows for event in events if event.stage == "generate" and not event.reused)
+
+
+def noted(events: list[Event]) -> list[tuple[bool, str]]:
+    return [(event.reused, event.key) for event in events if event.stage == "pace"]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_rerun_cuts_the_shards_that_the_first_run_cut_and_finds_them_all(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "SECONDS", 1e6)  # fast enough for as many together as there may be
+    first, expected = place.run("store", shard_rows=0)
+    made = shards_of(first)
+    assert made.count(12) > 2 and max(made) == 12, "three joined"
+    assert noted(first)[0][0] is False
+    monkeypatch.setattr(rounds, "SECONDS", 1e-9)  # the machine is slow now: measured again, none would be joined
+    again, found = place.run("store", shard_rows=0)
+    assert shards_of(again) == [] and all(reused for reused, _ in noted(again))
+    assert {event.key for event in again if event.stage == "generate"} == {
+        event.key for event in first if event.stage == "generate"
+    }
+    assert found == expected
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_how_many_shards_are_joined_changes_no_row(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "SECONDS", 1e6)
+    joined, expected = place.run("joined", shard_rows=0)
+    monkeypatch.setattr(rounds, "SECONDS", 1e-9)
+    apart, found = place.run("apart", shard_rows=0)
+    assert max(shards_of(joined)) == 12 and max(shards_of(apart)) == 4
+    assert sum(shards_of(joined)) == sum(shards_of(apart)) and found == expected
+    assert place.run("fixed", shard_rows=25)[1] == expected
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_shards_of_the_size_that_the_recipe_gives_are_never_joined(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "SECONDS", 1e6)
+    for how in ({"shard_rows": 4}, {"shard_rows": 0, "validation": {"min_passed": 0.01}}):
+        events, _ = place.run(f"store {how['shard_rows']}", **how)
+        assert max(shards_of(events)) == 4 and noted(events) == []
 
 
 def rot(store: Store, key: str) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from augmill.tasks.recipe.sections import Mix
+from augmill.tasks.rows.randomness import row_seeds, stream_key
 from augmill.tasks.rows.schema import SCORES, as_training
 from augmill.tasks.stages.mix import MixConfig, arrange, reading_order, synthetic_ids, weigh_placebo
 
@@ -183,3 +187,79 @@ def test_without_synthetic_rows_alternating_epochs_are_whole_ones() -> None:
     rows = as_training(real_rows("aabb"))
     read = epochs(rows, config_of(order="alternating", epochs=2))
     assert [sorted(ids) for ids in read] == [["r0", "r1", "r2", "r3"]] * 2
+
+
+# --- what is done to columns at once is what a loop over rows does ---------------------------------------------------
+
+
+def by_rows(train: pa.Table, accepted: pa.Table, config: MixConfig) -> list[dict[str, Any]]:
+    """The mix, row by row."""
+    real = as_training(train.drop_columns(["position"]))
+    rows, own = real.to_pylist(), [name for name in real.column_names if name.startswith("user.")]
+    at = {row["row_id"]: row for row in real.to_pylist()}
+    weights = {"rules": config.mix.synthetic_weight, "self_training": config.mix.pseudo_labelled_weight}
+    for row in accepted.to_pylist():
+        key = "\x1f".join(str(row[name]) for name in ("generator", "asked", "ordinal", "seed"))
+        parent = at.get(row["parent_ids"][0], {}) if row["parent_ids"] else {}
+        rows.append(
+            {name: row[name] for name in ("stratum", "text", "generator", "parent_ids", "seed", "scores")}
+            | {name: parent.get(name) if name.removeprefix("user.") in config.copy else None for name in own}
+            | {"row_id": "syn-" + hashlib.sha256(key.encode()).hexdigest()[:24], "weight": weights[row["generator"]]}
+            | {"origin": "synthetic" if row["generator"] == "rules" else "pseudo_labelled"}
+        )
+    return rows
+
+
+def order_by_rows(rows: list[dict[str, Any]], config: MixConfig) -> list[tuple[int, int, str]]:
+    """(epoch, position, id), by lists of ids."""
+
+    def shuffled(count: int, epoch: int, what: str) -> list[int]:
+        keys = row_seeds(stream_key(config.seed, "order", epoch, what), np.arange(count, dtype=np.int64)).tolist()
+        return sorted(range(count), key=lambda at: (keys[at], at))
+
+    def turn(ids: list[str], size: int, epoch: int, what: str) -> list[str]:
+        laps = (ids[at] for lap in range(size * (epoch + 1)) for at in shuffled(len(ids), lap, f"lap-{what}"))
+        return list(islice(laps, size * epoch, size * (epoch + 1)))
+
+    real = [row["row_id"] for row in rows if row["origin"] == "real"]
+    made = [row["row_id"] for row in rows if row["origin"] != "real"]
+    read: list[tuple[int, int, str]] = []
+    for epoch in range(config.mix.epochs):
+        ids = [row["row_id"] for row in rows]
+        if config.mix.order == "alternating" and made:
+            size = round(len(real) * config.mix.synthetic_share)
+            ids = turn(made, size, epoch, "synthetic") + turn(real, len(real) - size, epoch, "real")
+        read += [(epoch, place, ids[at]) for place, at in enumerate(shuffled(len(ids), epoch, "epoch"))]
+    return read
+
+
+PARENTS = st.lists(st.sampled_from(["r0", "r1", "r2", "gone", ""]), max_size=2) | st.none()
+
+
+@given(
+    real=CLASSES,
+    made=st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from(["rules", "self_training"]), PARENTS), max_size=20
+    ),
+    weights=st.tuples(st.floats(0.001, 10), st.floats(0.001, 10)),
+    copied=st.sampled_from([(), ("lang",), ("lang", "stars")]),
+    order=st.sampled_from(["shuffled", "alternating"]),
+    cut=st.integers(0, 20),
+)
+def test_a_mix_is_what_its_rows_are_one_by_one(
+    real: str, made: list[Any], weights: tuple[float, float], copied: tuple[str, ...], order: str, cut: int
+) -> None:
+    accepted = accepted_rows("".join(name for name, _, _ in made), parents=[parents for _, _, parents in made])
+    generators = pa.array([generator for _, generator, _ in made], pa.string())
+    accepted = accepted.set_column(0, "generator", generators)
+    accepted = pa.concat_tables([accepted.slice(0, cut), accepted.slice(cut)])  # as it is read: in several pieces
+    how = {"synthetic_weight": weights[0], "pseudo_labelled_weight": weights[1], "order": order}
+    config = config_of(copy=copied, epochs=3, **how)
+    mixed = arrange(real_rows(real), accepted, config)
+    rows = by_rows(real_rows(real), accepted, config)
+    assert mixed.to_pylist() == rows
+    alone = arrange(real_rows(real), accepted.slice(0, 0), config)
+    each = {name: math.fsum(row["weight"] for row in rows if row["stratum"] == name) for name in real}
+    assert weigh_placebo(alone, mixed)["weight"].to_pylist() == [each[name] / real.count(name) for name in real]
+    read = reading_order(mixed, config)
+    assert list(zip(*(column.to_pylist() for column in read.columns), strict=True)) == order_by_rows(rows, config)

@@ -33,7 +33,7 @@ from augmill.tasks.stages.publish import ReleaseConfig, build_release, order_by_
 from augmill.tasks.stages.settle import verify_ledger
 from augmill.tasks.stages.split import prepare_split, split
 from augmill.tasks.store.releases import verify_release
-from augmill.tasks.store.stage import Site, read_manifest
+from augmill.tasks.store.stage import Site, Work, read_manifest
 from augmill.tasks.store.store import Store, release_key
 
 LABELS = (30, 1, 20, 30, 1)  # three classes; 30 appears first, so that no sorting would give this order
@@ -194,6 +194,28 @@ def test_the_order_of_a_release_hangs_on_nothing_but_the_ids() -> None:
     standing = [ids[at] for at in order_by_hash(ids)]
     assert sorted(standing) == sorted(ids) and standing != ids
     assert [ids[::-1][at] for at in order_by_hash(ids[::-1])] == standing
+
+
+@pytest.mark.parametrize("group", [1, 7, 16, 1000])
+def test_a_release_is_written_part_by_part_as_it_would_be_at_once(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """Each split's rows by their ids' hashes, by plain sorting; the same file, byte for byte."""
+    monkeypatch.setattr(publish, "ROW_GROUP", group)
+    monkeypatch.setattr("augmill.tasks.store.stage.ROW_GROUP", 16)
+    work = Work(made.produced.run.site, tmp_path)
+    tables = {"train": work.read(made.mixed, "mix.parquet"), "test": work.read(made.mixed, "real.parquet").slice(0, 5)}
+    schema = pq.read_schema(work.path(made.produced.ingested, "source.parquet")).remove_metadata()
+    labels = work.read_json(made.produced.ingested, "labels.json")["values"]
+    found = publish._write_splits(work, made.config, tables, schema, labels)
+    assert list(found) == ["train/part-00000.parquet", "test/part-00000.parquet"]
+    for name, rows in tables.items():
+        digests = [hashlib.sha256(row_id.encode()).digest() for row_id in rows["row_id"].to_pylist()]
+        order = sorted(range(rows.num_rows), key=digests.__getitem__)
+        work.write(publish.user_table(rows.take(order), name, made.config, schema, labels), "whole")
+        file = f"{name}/part-00000.parquet"
+        assert found[file] == {"rows": rows.num_rows, "content": work.contents["whole"]}
+        assert (tmp_path / file).read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_a_release_reads_alike_through_pyarrow_polars_and_duckdb(made: Made) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Artifact
@@ -248,3 +250,34 @@ def test_an_artifact_is_laid_out_as_the_directory_it_was(site: Site, tmp_path: P
         laid = fetch_directory(site.store, artifact, tmp_path / "laid")
     found = sorted(path.relative_to(laid).as_posix() for path in laid.rglob("*") if path.is_file())
     assert found == ["files/model.json", "rows.parquet"]
+
+
+MANY = pa.table(
+    {
+        "n": pa.array([None if at % 11 == 3 else at for at in range(300)], pa.int64()),
+        "text": pa.array([None if at % 7 == 2 else f"text {at % 40}" for at in range(300)], pa.string()),
+        "list": pa.array([None if at % 5 == 1 else [f"r{at}"] * (at % 3) for at in range(300)], pa.list_(pa.string())),
+    }
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 300), st.lists(st.integers(0, 300), max_size=12), st.integers(1, 100))
+def test_a_table_that_comes_in_parts_is_the_file_that_it_is_as_a_whole(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, cuts: list[int], group: int
+) -> None:
+    """Whatever the parts: empty ones, those of several row groups, none at all; in the same groups, byte for byte."""
+    work = Work(Site(Store("unused")), tmp_path_factory.mktemp("work"))
+    table, ends = MANY.slice(0, rows), [0, *sorted(min(cut, rows) for cut in cuts), rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("augmill.tasks.store.stage.ROW_GROUP", group)
+        work.write(table, "whole")
+        with work.writing(table.schema, "parts") as take:
+            for start, end in itertools.pairwise(ends if rows else [0]):
+                take(table.slice(start, end - start))
+    assert work.contents["parts"] == work.contents["whole"]
+    whole, parts = (pq.ParquetFile(work.directory / name) for name in ("whole", "parts"))
+    assert parts.read().equals(table)
+    groups = [[file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)] for file in (whole, parts)]
+    assert groups[0] == groups[1]
+    assert (work.directory / "parts").read_bytes() == (work.directory / "whole").read_bytes()
