@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -118,8 +120,7 @@ def cast_column(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.Chun
 
 
 REFUSED_SCHEMA = UNIT_REFUSED.remove(UNIT_REFUSED.get_field_index("partition"))
-BATCH_ROWS = 65_536  # of which keys are Python objects at a time
-_KEY = pa.binary(16)
+PART_ROWS, PART_CELLS = 16_384, 4_000_000  # of the rows that are read at once, whichever is less
 
 
 @dataclass(frozen=True)
@@ -202,11 +203,10 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     files = [name for unit in window.units for name in unit.about["files"]]
     if not window.units:
         raise _no_row(window, files, schema, [])
-    rows, doubled, places = _name(config, *_read_rows(work, window, schema))
-    rows, conflicting, several = _settle_conflicts(config, rows, places)
-    refused = _refused(work, window) + doubled + conflicting
+    written = _write_rows(work, _Rows(work, window, schema))
+    refused = _refused(work, window) + written.refused
     refused.sort(key=_place(window))
-    if not rows.num_rows:
+    if not work.rows:
         raise _no_row(window, files, schema, refused)
     read = sum(part["read"] for part in window.parts())
     counted = [row for row in refused if row["reason"] != ERASED]  # erased on purpose: no sign of an unsound source
@@ -215,8 +215,6 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     kind = schema.field(config.columns.answer).type
     if config.as_of is None:  # else a label may come with a later partition
         config.learnt.require_named(config.labels, said, kind)
-    work.rows = rows.num_rows
-    work.write(rows)
     work.write(pa.Table.from_pylist(refused, REFUSED_SCHEMA), "refused.parquet")
     work.notes.add("refused.parquet")
     work.write(schema.empty_table(), "source.parquet")  # the columns and types that a release gives back
@@ -224,8 +222,8 @@ def gather(work: Work, config: GatherConfig, artifacts: list[Artifact]) -> None:
     if config.learnt.target is None:  # whether each fits its column's type
         config.learnt.column(pa.table({STRATUM: labels["order"]}), labels["values"], kind)
     work.write_json(labels, "labels.json")
-    warnings = config.learnt.doubts(config.labels, said, class_counts(rows[STRATUM]), several, kind)
-    summary = _summary(window, units, files, rows.num_rows, refused) | ({"warnings": warnings} if warnings else {})
+    warnings = config.learnt.doubts(config.labels, said, written.classes, written.several, kind)
+    summary = _summary(window, units, files, work.rows, refused) | ({"warnings": warnings} if warnings else {})
     work.note(summary, "summary.json")
 
 
@@ -244,27 +242,157 @@ def _where(unit: _Unit) -> str:
     return f"{files[0]}{of}"
 
 
-def _read_rows(work: Work, window: _Window, schema: pa.Schema) -> tuple[pa.Table, pa.Table | None]:
-    """(the window's rows in total order; where each stands, if any may be refused here)."""
-    config, tables, places = window.config, list[pa.Table](), list[pa.Table]()
-    for done, unit in enumerate(window.units):
-        work.tell(done, len(window.units), "units")
-        rows = work.read(unit.artifact)
-        placed = config.columns.id is not None or config.refuse.conflicts != "keep"
-        where = work.read(unit.artifact, "places.parquet") if placed else None
-        if not all(window.holds(name) for name in unit.names):
-            kept = pc.is_in(rows[PARTITION], pa.array([name for name in unit.names if window.holds(name)], pa.string()))
-            rows, where = rows.filter(kept), where and where.filter(kept)
-        tables.append(_in_types(rows, schema, config, _where(unit)))
-        places += [where] if where is not None else []
-    rows = pa.concat_tables(tables).combine_chunks()
-    table = pa.concat_tables(places) if places else None
-    if config.partitioned:  # within a partition as they stand: by file, then by place
-        places_of = pc.index_in(rows[PARTITION], value_set=pa.array(window.names, pa.string()))
-        keyed = pa.table({"partition": places_of, "at": pa.array(range(rows.num_rows), pa.int64())})
-        order = pc.sort_indices(keyed, sort_keys=[("partition", "ascending"), ("at", "ascending")])
-        rows, table = rows.take(order), table and table.take(order)
-    return rows, table
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Digests = npt.NDArray[np.uint64]  # (rows, 2): 16 bytes each
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows that follow one another, and where each stands: in which of the units, as which row of it."""
+
+    rows: pa.Table
+    unit: Ints
+    at: Ints
+
+
+class _Rows:
+    """The window's rows in total order, read part by part, as often as asked: what is held of each is a few numbers.
+
+    ``ids``: of each row its id, or the hash of the one it has. ``keys`` and ``labels``, where there are classes: of what
+    equal rows share, and the place of the row's label in ``strata``. ``moves``: where each row stands among all as the
+    units have them (by file, then by place), where that is not the total order.
+    """
+
+    def __init__(self, work: Work, window: _Window, schema: pa.Schema) -> None:
+        self.work, self.window, self.schema, self.config = work, window, schema, window.config
+        self.units = window.units
+        if all(len(unit.names) <= 1 for unit in self.units):  # one without any has no rows, or none is in a partition
+            places = {name: at for at, name in enumerate(window.names)}
+            self.units = sorted(self.units, key=lambda unit: places[unit.names[0]] if unit.names else -1)
+        known = pq.read_schema(work.path(self.units[0].artifact, "rows.parquet"))
+        self.size = max(1, min(PART_ROWS, PART_CELLS // len(known)))
+        self.empty = self._in_types(known.empty_table(), 0)
+        self.strata: list[str] = []
+        self.ids, self.keys, self.labels, self.moves = self._look()
+
+    def _look(self) -> tuple[Digests, Digests, Ints, Ints | None]:
+        config, numbers = self.config, dict[str, int]()
+        classes = config.learnt.target is None
+        asked = [ROW_ID, *([PARTITION] if config.partitioned else [])]
+        asked += [STRATUM, *config.columns.fields] if classes else []
+        found: list[list[npt.NDArray[Any]]] = [[_none()], [_none()], [np.empty(0, np.int64)], [np.empty(0, np.int64)]]
+        for part in self._read(asked, tell=True):
+            rows = part.rows
+            found[0].append(_id_digests(rows, config))
+            if classes:
+                found[1].append(_digests(equal_keys(rows, config.columns.fields)))
+                of = rows[STRATUM].to_pylist()
+                found[2].append(np.fromiter((numbers.setdefault(one, len(numbers)) for one in of), np.int32, len(of)))
+            if config.partitioned:  # within a partition as they stand
+                names = pa.array(self.window.names, pa.string())
+                found[3].append(pc.index_in(rows[PARTITION], value_set=names).to_numpy().astype(np.int32))
+        self.strata = list(numbers)
+        ids, keys, labels, places = (np.concatenate(parts) for parts in found)
+        if bool((places[1:] >= places[:-1]).all()):
+            return ids, keys, labels, None
+        moves = np.argsort(places, kind="stable")
+        return ids[moves], keys[moves] if classes else keys, labels[moves] if classes else labels, moves
+
+    def _read(self, columns: list[str] | None = None, *, tell: bool = False) -> Iterator[_Part]:
+        """As the units have them."""
+        for number, unit in enumerate(self.units):
+            if tell:
+                self.work.tell(number, len(self.units), "units")
+            held = [name for name in unit.names if self.window.holds(name)]
+            asked = None if columns is None else list(dict.fromkeys([*columns, *([PARTITION] if unit.names else [])]))
+            start = 0
+            with pq.ParquetFile(self.work.path(unit.artifact, "rows.parquet"), pre_buffer=False) as file:
+                for batch in file.iter_batches(self.size, columns=asked):
+                    rows, at = pa.Table.from_batches([batch]), np.arange(start, start + batch.num_rows)
+                    start += batch.num_rows
+                    if len(held) < len(unit.names):
+                        kept = pc.is_in(rows[PARTITION], pa.array(held, pa.string()))
+                        rows, at = rows.filter(kept), at[np.asarray(kept)]
+                    rows = self._in_types(rows, number) if columns is None else rows.select(columns)
+                    yield _Part(rows, np.full(len(at), number), at)
+
+    def parts(self) -> Iterator[tuple[slice, _Part]]:
+        """All columns of all rows in total order. Where files mix partitions the rows are held at once, to be sorted."""
+        if self.moves is None:
+            start = 0
+            for part in self._read():
+                yield slice(start, start + part.rows.num_rows), part
+                start += part.rows.num_rows
+            return
+        held = list(self._read())
+        rows = pa.concat_tables([part.rows for part in held]).combine_chunks()
+        unit, at = np.concatenate([part.unit for part in held]), np.concatenate([part.at for part in held])
+        del held
+        for start in range(0, len(at), self.size):
+            moves = self.moves[start : start + self.size]
+            yield slice(start, start + len(moves)), _Part(rows.take(pa.array(moves)), unit[moves], at[moves])
+
+    def _in_types(self, rows: pa.Table, unit: int) -> pa.Table:
+        return _in_types(rows, self.schema, self.config, _where(self.units[unit]))
+
+    def places(self, found: list[_Refusal]) -> list[dict[str, str]]:
+        """The refused rows as they are told, with the file and place of each."""
+        told = []
+        for number, unit in enumerate(self.units):
+            own = [one for one in found if one.unit == number]
+            if own:
+                places = self.work.read(unit.artifact, "places.parquet", PLACES.names)
+                where = places.take(pa.array([one.at for one in own], pa.int64())).to_pylist()
+                told += [place | one.told for place, one in zip(where, own, strict=True)]
+        return told
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    unit: int
+    at: int
+    told: dict[str, str]
+
+
+def _none() -> Digests:
+    return np.empty((0, 2), np.uint64)
+
+
+def _packed(digests: bytes) -> Digests:
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2)
+
+
+def _digests(keys: Iterable[bytes]) -> Digests:
+    """16 bytes for each, where what they are made of would be gigabytes over a window."""
+    return _packed(b"".join(hashlib.blake2b(key, digest_size=16).digest() for key in keys))
+
+
+def _id_digests(rows: pa.Table, config: GatherConfig) -> Digests:
+    """Of rows with an id column the hash of the id; else the id that a row has where no other is like it."""
+    ids = rows[ROW_ID].to_pylist()
+    if config.columns.id is not None:
+        return _digests(row_id.encode("utf-8", "surrogatepass") for row_id in ids)
+    partitions = rows[PARTITION].to_pylist() if config.partitioned else [None] * len(ids)
+    return _packed(bytes.fromhex("".join(map(id_within, partitions, ids))))
+
+
+def _runs(digests: Digests) -> tuple[Ints, Ints]:
+    """(an order in which equal ones stand side by side, each run in the order given; where each of these begins)."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
+    ranked = digests[order]
+    starts = np.ones(len(order), np.bool_)
+    starts[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)
+    return order, np.flatnonzero(starts)
+
+
+def _occurrences(digests: Digests) -> npt.NDArray[np.int32]:
+    """Of each the how-manieth of those that equal it, from 1. No window changes it: a partition's are of it alone."""
+    order, starts = _runs(digests)
+    sizes = np.diff(starts, append=len(order))
+    found = np.empty(len(order), np.int32)
+    found[order] = np.arange(len(order)) - np.repeat(starts, sizes) + 1
+    return found
 
 
 def _in_types(rows: pa.Table, schema: pa.Schema, config: GatherConfig, where: str) -> pa.Table:
@@ -281,90 +409,91 @@ def _in_types(rows: pa.Table, schema: pa.Schema, config: GatherConfig, where: st
     return pa.table(arrays)
 
 
-def _refusal(
-    rows: pa.Table, fields: Sequence[str], places: pa.Table, index: int, reason: str, detail: str
-) -> dict[str, str]:
-    shown = cut(show(rows.slice(index, 1).select(fields), fields)[0], 200)
-    return {name: places[name][index].as_py() for name in PLACES.names} | {
-        "reason": reason, "detail": detail, "row": shown
-    }  # fmt: skip
-
-
-def _name(
-    config: GatherConfig, rows: pa.Table, places: pa.Table | None
-) -> tuple[pa.Table, list[dict[str, str]], pa.Table | None]:
-    """(the rows with their ids and positions; those whose id stands before, refused; the places of the former)."""
-    ids, seen = rows[ROW_ID].to_pylist(), Counter[str]()
-    refused: list[dict[str, str]] = []
-    if config.columns.id is not None:
-        assert places is not None
-        at = {row_id: index for index, row_id in reversed(list(enumerate(ids)))}  # the first place of each
-        first = sorted(at.values())
-        again = sorted(set(range(len(ids))) - set(first))
-        refused = [_refusal(rows, config.columns.fields, places, index, "duplicate_id", "") for index in again]
-        kept = pa.array(first, pa.int64())
-        rows, places, names = rows.take(kept), places.take(kept), [ids[index] for index in first]
-    else:
-        names = list(_hashed(ids, rows[PARTITION].to_pylist() if config.partitioned else None, seen))
-    positions = pa.array(range(rows.num_rows), pa.int64())
-    order = [*(name for name in (ROW_ID, STRATUM, TARGET) if name in rows.column_names), *config.columns.fields, SPLIT]
-    arrays = {name: rows[name] for name in order} | {POSITION: positions}
-    arrays |= {name: rows[name] for name in (GROUP, PARTITION) if name in rows.column_names}
-    arrays |= {name: rows[name] for name in rows.column_names if name.startswith(USER_PREFIX)}
-    return pa.table(arrays | {ROW_ID: pa.array(names, pa.string())}), refused, places
-
-
-def _settle_conflicts(
-    config: GatherConfig, rows: pa.Table, places: pa.Table | None
-) -> tuple[pa.Table, list[dict[str, str]], tuple[int, int]]:
-    """(the rows that stay; those that leave for ``refuse.conflicts``; equal ones under several labels, and their rows).
+def _conflicts(rows: _Rows, doubled: Bools) -> tuple[Bools, tuple[int, int]]:
+    """(which rows leave for ``refuse.conflicts``; equal ones under several labels, and their rows, where all stay).
 
     Over the window's rows as a set: no order changes who stays. Ids were given before, so that none of them shifts.
     """
-    if config.learnt.target is not None:
-        return rows, [], (0, 0)
-    parts = [_equal_digests(part, config.columns.fields) for part in rows.to_batches(BATCH_ROWS)]
-    keys = pa.chunked_array(parts, _KEY)
-    pairs = pa.table({"key": keys, STRATUM: rows[STRATUM]}).group_by(["key", STRATUM]).aggregate([([], "count_all")])
-    strata = pairs.group_by("key").aggregate([("key", "count")])
-    several = strata.filter(pc.greater(strata["key_count"], 1))["key"]
-    at = pc.indices_nonzero(pc.is_in(keys, several)).to_pylist()
-    if config.refuse.conflicts == "keep" or not at:
-        return rows, [], (len(several), len(at))
-    assert places is not None
-    found = pairs.filter(pc.is_in(pairs["key"], several)).to_pylist()
-    winners = _winners(found) if config.refuse.conflicts == "majority" else {}
-    refused, left = [], set[int]()
-    for index in at:
-        label = rows[STRATUM][index].as_py()
-        if winners.get(keys[index].as_py()) != label:
-            left.add(index)
-            detail = f"label {label!r}"
-            refused.append(_refusal(rows, config.columns.fields, places, index, CONFLICT, detail))
-    kept = pa.array([index for index in range(rows.num_rows) if index not in left], pa.int64())
-    return rows.take(kept), refused, (0, 0)
+    leave = np.zeros(len(doubled), np.bool_)
+    if rows.config.learnt.target is not None:
+        return leave, (0, 0)
+    left = np.flatnonzero(~doubled)
+    order, starts = _runs(rows.keys[left])
+    order = left[order]
+    sizes, labels = np.diff(starts, append=len(order)), rows.labels[order]
+    several = np.zeros(len(starts), np.bool_)
+    if len(starts):
+        several = np.minimum.reduceat(labels, starts) != np.maximum.reduceat(labels, starts)
+    at = order[np.repeat(several, sizes)]
+    how = rows.config.refuse.conflicts
+    if how == "keep" or not len(at):
+        return leave, (int(several.sum()), len(at))
+    leave[at] = True
+    if how == "majority":
+        for of in np.split(at, np.cumsum(sizes[several])[:-1]):
+            found, counts = np.unique(rows.labels[of], return_counts=True)
+            if (counts == counts.max()).sum() == 1:  # where two have as many there is no winner
+                leave[of[rows.labels[of] == found[counts.argmax()]]] = False
+    return leave, (0, 0)
 
 
-def _equal_digests(rows: pa.RecordBatch, fields: tuple[str, ...]) -> pa.Array:
-    """Of what equal rows share: 16 bytes each, where what they are made of would be gigabytes over a window."""
-    return pa.array([hashlib.blake2b(key, digest_size=16).digest() for key in equal_keys(rows, fields)], _KEY)
+def _refusals(part: _Part, which: Bools, fields: Sequence[str], reason: str) -> list[_Refusal]:
+    at = np.flatnonzero(which)
+    if not len(at):
+        return []
+    rows = part.rows.take(pa.array(at))
+    details = [f"label {label!r}" for label in rows[STRATUM].to_pylist()] if reason == CONFLICT else [""] * len(at)
+    found = zip(at.tolist(), details, show(rows.select(fields), fields), strict=True)
+    return [
+        _Refusal(int(part.unit[one]), int(part.at[one]), {"reason": reason, "detail": detail, "row": cut(shown, 200)})
+        for one, detail, shown in found
+    ]
 
 
-def _winners(found: Sequence[dict[str, Any]]) -> dict[bytes, str]:
-    """Of each key the label that more of its rows have than any other; where two have as many there is none."""
-    by: dict[bytes, list[tuple[int, str]]] = {}
-    for pair in found:
-        by.setdefault(pair["key"], []).append((pair["count_all"], pair[STRATUM]))
-    ranked = {key: sorted(pairs, reverse=True) for key, pairs in by.items()}
-    return {key: best[1] for key, (best, second, *_) in ranked.items() if best[0] > second[0]}
+def _named(rows: pa.Table, fields: Sequence[str], names: Sequence[str], positions: Ints) -> pa.Table:
+    """The rows as a snapshot has them, with their ids and positions."""
+    order = [*(name for name in (ROW_ID, STRATUM, TARGET) if name in rows.column_names), *fields, SPLIT]
+    own = dict(zip(rows.column_names, rows.columns, strict=True))
+    arrays = {name: own[name] for name in order} | {POSITION: pa.array(positions, pa.int64())}
+    arrays |= {name: own[name] for name in (GROUP, PARTITION) if name in own}
+    arrays |= {name: column for name, column in own.items() if name.startswith(USER_PREFIX)}
+    return pa.table(arrays | {ROW_ID: pa.array(names, pa.string())})
 
 
-def _hashed(stems: Iterable[str], partitions: list[str] | None, seen: Counter[str]) -> Iterable[str]:
-    """The hash of the inputs, in a partitioned source of the partition too, and the occurrence: no window changes it."""
-    for index, stem in enumerate(stems):
-        name = id_within(None if partitions is None else partitions[index], stem)
-        seen[name] += 1
-        yield name if seen[name] == 1 else f"{name}-{seen[name]}"
+@dataclass(frozen=True)
+class _Written:
+    classes: dict[str, int]  # rows by class
+    refused: list[dict[str, str]]  # those that leave here
+    several: tuple[int, int]  # equal ones under several labels, and their rows, where these stay
+
+
+def _write_rows(work: Work, rows: _Rows) -> _Written:
+    """Writes the rows that stay, each with its id: of doubled ones of an id column the first."""
+    config, fields = rows.config, rows.config.columns.fields
+    times = _occurrences(rows.ids)
+    doubled = times > 1 if config.columns.id is not None else np.zeros(len(times), np.bool_)
+    leave, several = _conflicts(rows, doubled)
+    positions = np.cumsum(~doubled) - 1
+    found, classes = list[_Refusal](), Counter[str]()
+    with work.writing(_named(rows.empty, fields, [], positions[:0]).schema, "rows.parquet") as write:
+        for at, part in rows.parts():
+            stays = ~(doubled[at] | leave[at])
+            own_ids = config.columns.id is not None
+            names = part.rows[ROW_ID].to_pylist() if own_ids else _names(rows.ids[at], times[at])
+            found += _refusals(part, doubled[at], fields, "duplicate_id")
+            found += _refusals(part, leave[at], fields, CONFLICT)
+            named = _named(part.rows, fields, names, positions[at])
+            named = named if stays.all() else named.filter(pa.array(stays))
+            classes.update(class_counts(named[STRATUM]))
+            work.rows += named.num_rows
+            write(named)
+    return _Written(dict(sorted(classes.items())), rows.places(found), several)
+
+
+def _names(digests: Digests, times: npt.NDArray[np.int32]) -> list[str]:
+    """The hash of the inputs, in a partitioned source of the partition too, and the occurrence."""
+    text = digests.tobytes().hex()
+    return [text[32 * at : 32 * at + 32] + ("" if time == 1 else f"-{time}") for at, time in enumerate(times.tolist())]
 
 
 def _refused(work: Work, window: _Window) -> list[dict[str, str]]:
