@@ -6,10 +6,12 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +19,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from partitioned import DATED, Nights, Row, labelled, write_day
 
+import augmill.tasks.stages.gather as gathering
 import augmill.tasks.stages.ingest as ingesting
 from augmill.flows.nights.states import snapshots_of
 from augmill.flows.units import read_units, source_view
@@ -32,6 +35,7 @@ rows_of_days = st.lists(
     min_size=1,
     max_size=12,
 )
+CONFLICTS = ["keep", "majority", "drop"]
 Drawn = list[tuple[str, str, str]]
 
 
@@ -108,6 +112,32 @@ def test_a_window_that_moves_shifts_no_id_of_row_or_label(
         assert seen(narrow.rows(day)) == inside
         wide, small = (each.work.read_json(each.gathered(day), "labels.json") for each in (everything, narrow))
         assert small == wide
+
+
+@settings(max_examples=3, phases=[Phase.generate])
+@given(drawn=rows_of_days, how=st.sampled_from(["one file", "files", "hive"]), conflicts=st.sampled_from(CONFLICTS))
+def test_where_parts_are_cut_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, drawn: Drawn, how: str, conflicts: str
+) -> None:
+    drawn = [(DAYS[5], "x", "a"), *drawn, (DAYS[0], " x ", "b"), (DAYS[0], "x", "b")]
+    found = []
+    for rows in (gathering.PART_ROWS, 1, 3):
+        nights = lay_out(tmp_path_factory.mktemp("in"), drawn, how)
+        nights.document |= {"refuse": {"max_share": 1.0, "conflicts": conflicts}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gathering, "PART_ROWS", rows)
+            found.append((nights.rows(), nights.refused(), nights.gathered().content))
+    assert found == [found[0]] * 3
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
+def test_occurrences_are_counted_in_the_order_of_rows(drawn: list[tuple[int, int]]) -> None:
+    seen = Counter[tuple[int, int]]()
+    counted = []
+    for digest in drawn:
+        seen[digest] += 1
+        counted.append(seen[digest])
+    assert gathering._occurrences(np.array(drawn, np.uint64).reshape(-1, 2)).tolist() == counted
 
 
 def test_label_ids_are_in_order_of_first_appearance_by_partition(tmp_path: Path) -> None:
