@@ -65,7 +65,7 @@ def bench(store: str | None, rows: int, real: int, workers: int) -> None:
         write_source(Path(folder), real)
         recipe = make_recipe(Path(folder), rows, workers)
         with Meter() as meter, worker_pool(devices_of(recipe), recipe.run.threads) as pool:
-            root = Store(store or f"{folder}/store")
+            root = Store(f"{store or folder}/{rows}")  # else the second size finds rows of the first one
             ledger = run_rows(plain_run(recipe, root, pool, MeteredProgress(meter)))
             size = pool.size
     print(f"\n{rows:,} candidates from {real:,} real rows, {size} worker(s)\n")

@@ -176,6 +176,15 @@ def test_rows_that_groups_find_near_share_a_key(texts: list[str], least: float) 
     assert (keys[query] == keys[position]).any(axis=1).all()
 
 
+@pytest.mark.parametrize("least", [0.7, 0.95])
+def test_rows_that_are_near_and_not_equal_share_a_key(least: float) -> None:
+    texts = sentences(300, seed=2) + templated(100, 1000, seed=5)
+    keys = near.near_keys(texts, least)
+    query, position, similarity = TextIndex.build(texts, least).matches(texts)
+    assert (similarity < 1).sum() > 10
+    assert (keys[query] == keys[position]).any(axis=1).all()
+
+
 def test_a_row_near_only_to_a_dropped_row_is_kept() -> None:
     chain = ["abcdefghijklmnopqrst", "abcdefghijklmnopqrstuvw", "abcdefghijklmnopqrstuvwxyz"]
     assert [jaccard(chain[0], chain[1]) >= 0.8, jaccard(chain[1], chain[2]) >= 0.8] == [True, True]
