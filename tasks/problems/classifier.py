@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import Featurizer
 from augmill.tasks.problems.encoder import Encoder
 from augmill.tasks.rows.kinds import kinds_of
@@ -141,8 +142,9 @@ def _features(parts: list[tuple[Featurizer, list[str]]], rows: pa.Table) -> Any:
 
 def _regression(features: Any, strata: Sequence[str], penalty: float) -> tuple[list[str], Matrix, Matrix]:
     """(classes, weights (classes, features), bias (classes,)): the minimum of mean log loss + penalty / 2 * |w|^2."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+    with importing():
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=1 / (penalty * len(strata)), class_weight="balanced", tol=1e-3, max_iter=100)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from augmill.tasks.boundary.processes import importing
 from augmill.tasks.rows.segments import Lookup, sort_rows
 
 Ints = npt.NDArray[np.int64]
@@ -68,7 +69,8 @@ class Encoder:
 
 def vectorizers(spaced: bool, **options: Any) -> list[Any]:
     """Characters by threes alone: with 4-grams held-out log loss was no better on TREC and BANKING77."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    with importing():
+        from sklearn.feature_extraction.text import TfidfVectorizer
 
     options |= {"lowercase": False, "sublinear_tf": True, "dtype": np.float32}
     if not spaced:

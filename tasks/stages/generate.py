@@ -253,7 +253,7 @@ def _write(work: Work, config: ShardConfig, rows: pa.Table, fields: tuple[str, .
     passed = rows.filter(kept).select(["ordinal", "asked", STRATUM, *fields, "seed"])
     there = pc.is_null(rows["reason"])
     delivered = int(pc.sum(there).as_py() or 0)
-    # Of all that were judged, since what the checks made of these texts is still at hand.
+    # Of all that were judged, since what the checks made of these rows is still at hand.
     twins = twins_of(rows.filter(there), fields, config.near).filter(kept.filter(there))
     work.write(twins, TWINS)
     work.notes.add(TWINS)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from augmill.tasks.boundary.processes import importing
 from augmill.tasks.rows.kinds.text import is_unspaced
 
 Sparse = Any  # scipy.sparse.csr_matrix of float32
@@ -67,8 +68,9 @@ def _word_parts(fields: list[list[str]]) -> Sparse:
 
 def _count(texts: Iterable[str], analyzer: str, ngrams: tuple[int, int]) -> Sparse:
     """A column an n-gram, in alphabetical order; one of zeros where no text has any."""
-    from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import CountVectorizer
+    with importing():
+        from scipy.sparse import csr_matrix
+        from sklearn.feature_extraction.text import CountVectorizer
 
     given = list(texts)
     words = {"token_pattern": r"(?u)\b\w+\b"} if analyzer == "word" else {}  # one-letter words count too

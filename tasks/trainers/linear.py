@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import ANY, Ints
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
@@ -156,7 +157,8 @@ def regress(
     solved_by: Solver,
 ) -> Iterator[Prediction]:
     """As ``Trainer.predict``. ``features``: of the training rows, real ones first; ``evaluation``: (rows, columns)."""
-    import sklearn.linear_model  # noqa: F401 - brings scipy's own BLAS, which is limited only if it is there
+    with importing():
+        import sklearn.linear_model  # noqa: F401 - brings scipy's own BLAS, which is limited only if it is there
     from threadpoolctl import threadpool_limits
 
     design = _Design(inputs, options, features, evaluation, solved_by)
