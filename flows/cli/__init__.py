@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import shlex
 import sys
@@ -97,6 +99,7 @@ def main() -> NoReturn:
     from augmill.flows.orchestration.logs import prepare_prefect
     from augmill.flows.signals import interruptible
 
+    atexit.register(gc.freeze)  # else the interpreter's end looks for cycles in every module: 1 s after a run
     debug, as_json = (option in sys.argv[1:] for option in ANYWHERE)
     arguments = [argument for argument in sys.argv[1:] if argument not in ANYWHERE]
     json_asked.set(as_json)
