@@ -248,7 +248,7 @@ Digests = npt.NDArray[np.uint64]  # (rows, 2): 16 bytes each
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Stretch:
     """Rows that follow one another, and where each stands: in which of the units, as which row of it."""
 
     rows: pa.Table
@@ -299,7 +299,7 @@ class _Rows:
         moves = np.argsort(places, kind="stable")
         return ids[moves], keys[moves] if classes else keys, labels[moves] if classes else labels, moves
 
-    def _read(self, columns: list[str] | None = None, *, tell: bool = False) -> Iterator[_Part]:
+    def _read(self, columns: list[str] | None = None, *, tell: bool = False) -> Iterator[_Stretch]:
         """As the units have them."""
         for number, unit in enumerate(self.units):
             if tell:
@@ -315,9 +315,9 @@ class _Rows:
                         kept = pc.is_in(rows[PARTITION], pa.array(held, pa.string()))
                         rows, at = rows.filter(kept), at[np.asarray(kept)]
                     rows = self._in_types(rows, number) if columns is None else rows.select(columns)
-                    yield _Part(rows, np.full(len(at), number), at)
+                    yield _Stretch(rows, np.full(len(at), number), at)
 
-    def parts(self) -> Iterator[tuple[slice, _Part]]:
+    def parts(self) -> Iterator[tuple[slice, _Stretch]]:
         """All columns of all rows in total order. Where files mix partitions the rows are held at once, to be sorted."""
         if self.moves is None:
             start = 0
@@ -331,7 +331,7 @@ class _Rows:
         del held
         for start in range(0, len(at), self.size):
             moves = self.moves[start : start + self.size]
-            yield slice(start, start + len(moves)), _Part(rows.take(pa.array(moves)), unit[moves], at[moves])
+            yield slice(start, start + len(moves)), _Stretch(rows.take(pa.array(moves)), unit[moves], at[moves])
 
     def _in_types(self, rows: pa.Table, unit: int) -> pa.Table:
         return _in_types(rows, self.schema, self.config, _where(self.units[unit]))
@@ -437,7 +437,7 @@ def _conflicts(rows: _Rows, doubled: Bools) -> tuple[Bools, tuple[int, int]]:
     return leave, (0, 0)
 
 
-def _refusals(part: _Part, which: Bools, fields: Sequence[str], reason: str) -> list[_Refusal]:
+def _refusals(part: _Stretch, which: Bools, fields: Sequence[str], reason: str) -> list[_Refusal]:
     at = np.flatnonzero(which)
     if not len(at):
         return []
@@ -492,8 +492,10 @@ def _write_rows(work: Work, rows: _Rows) -> _Written:
 
 def _names(digests: Digests, times: npt.NDArray[np.int32]) -> list[str]:
     """The hash of the inputs, in a partitioned source of the partition too, and the occurrence."""
-    text = digests.tobytes().hex()
-    return [text[32 * at : 32 * at + 32] + ("" if time == 1 else f"-{time}") for at, time in enumerate(times.tolist())]
+    digits = digests.tobytes().hex()
+    return [
+        digits[32 * at : 32 * at + 32] + ("" if time == 1 else f"-{time}") for at, time in enumerate(times.tolist())
+    ]
 
 
 def _refused(work: Work, window: _Window) -> list[dict[str, str]]:
