@@ -119,7 +119,7 @@ def test_a_window_that_moves_shifts_no_id_of_row_or_label(
 def test_where_parts_are_cut_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, drawn: Drawn, how: str, conflicts: str
 ) -> None:
-    drawn = [(DAYS[5], "x", "a"), *drawn, (DAYS[0], " x ", "b"), (DAYS[0], "x", "b")]
+    drawn = [(DAYS[5], "x", "a"), *drawn, (DAYS[0], " x ", "b"), (DAYS[0], "x", "b"), (DAYS[0], "said once", "a")]
     found = []
     for rows in (gathering.PART_ROWS, 1, 3):
         nights = lay_out(tmp_path_factory.mktemp("in"), drawn, how)
