@@ -11,10 +11,11 @@ from commands import augmill, write_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmill.flows import report as flow_report
 from augmill.flows.outcome import NEXT
-from augmill.flows.progress import Artifacts
 from augmill.tasks.gate.interval import Interval
 from augmill.tasks.gate.verdict import Gains, Rule, decide, explain, headline, proven, sight, true_effect
+from augmill.tasks.report import ReportEvidence, report_markdown
 
 UP, DOWN, WIDE = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(-1.3, -6, 2.2)
 GAIN, LOSS, NOTHING = Gains(UP, UP, UP), Gains(DOWN, UP, UP), Gains(WIDE, WIDE, WIDE)
@@ -165,7 +166,13 @@ def lax_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     gate = {"seeds": 3, "resamples": 200, "rule": "not_worse", "margin": 60.0}
     recipe = write_recipe(folder, gate=gate)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Artifacts, "markdown", lambda self, key, text, description="": sent.append(text + description))
+        render = flow_report.render_report
+
+        def render_both(evidence: ReportEvidence) -> str:
+            sent.append(report_markdown(evidence, "the page"))  # what Prefect gets, where it records
+            return render(evidence)
+
+        patch.setattr(flow_report, "render_report", render_both)
         ran = augmill("run", recipe)
     assert ran.last["outcome"] == "published", ran.out + ran.err
     release, store = ran.last["release"], folder / "store"
