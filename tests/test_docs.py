@@ -129,6 +129,18 @@ NOT_RUN = {
     "python tests/benchmarks/bench_decode.py": "the same",
     "python tests/benchmarks/bench_decode.py --device cuda:0": "needs a GPU",
     "python tests/benchmarks/bench_commits.py --measure all": "minutes; test_benchmarks.py measures `--help`",
+    "python tests/benchmarks/bench_commits.py --measure help check rerun example": "the same",
+    "python tests/benchmarks/bench_commits.py": "the same",
+    **dict.fromkeys(
+        (
+            "python tests/benchmarks/bench_readers.py --megabytes 40 --repeats 5 --only csv jsonl parquet",
+            "python tests/benchmarks/data_plane.py --rows 1000000",
+            "python tests/benchmarks/bench_decode.py --models 5m,gpt2,bart --threads 1",
+            "python tests/benchmarks/bench_checks.py",
+            "python tests/benchmarks/bench_gate.py --cost --sets banking77 --kinds deletion --heldout 1540 --test 1540 --per-class 10",
+        ),
+        "minutes; tests/test_benchmarks.py runs it at its tiniest size",
+    ),
     "python tests/benchmarks/bench_million.py": "minutes; tests/test_benchmarks.py runs it at its tiniest size",
     "python tests/benchmarks/bench_gate.py": "the same",
     "python tests/benchmarks/bench_stages.py --per-class --rows 100000 --seeds 3 --kinds table": "the same",
