@@ -137,7 +137,8 @@ NOT_RUN = {
             "python tests/benchmarks/data_plane.py --rows 1000000",
             "python tests/benchmarks/bench_decode.py --models 5m,gpt2,bart --threads 1",
             "python tests/benchmarks/bench_checks.py",
-            "python tests/benchmarks/bench_gate.py --cost --sets banking77 --kinds deletion --heldout 1540 --test 1540 --per-class 10",
+            "python tests/benchmarks/bench_gate.py --cost --sets banking77 --kinds deletion --heldout 1540 --test 1540 "
+            "--per-class 10",
         ),
         "minutes; tests/test_benchmarks.py runs it at its tiniest size",
     ),
