@@ -63,6 +63,8 @@ class BackfillRun:
         # One at a time runs on this thread, where Prefect can end a stage at its time limit.
         pool: Executor = _Inline() if most == 1 else ThreadPoolExecutor(most, thread_name_prefix="augmill-backfill")
         running: dict[Future[Any], PlannedSnapshot] = {}
+        if self._session.api.recording:
+            augment.in_prefect()  # made once, before several threads ask for it
         try:
             while True:
                 while len(running) < most and (line := self._next(list(running.values()))) is not None:

@@ -131,15 +131,13 @@ def measure(way: str, counts: list[int], rows: int, folder: Path) -> tuple[float
 
 def as_flow(place: Place, count: int, rows: int) -> None:
     """The round inside a flow of its own; where there is no Prefect, as it is."""
-    from prefect import flow  # here: its home is named in main
-
-    from augmill.flows.flow import call_flow, ending
+    from augmill.flows.flow import OwnFlow, call_flow  # here: Prefect's home is named in main
 
     def overhead(shards: int) -> dict[str, Any]:
         place.as_a_round(shards, rows)
         return {"outcome": "made", "reason": f"{shards} shards"}
 
-    call_flow(place.run.session, flow(ending(overhead), name="overhead", persist_result=False), count)
+    call_flow(place.run.session, OwnFlow(overhead, "overhead", name="overhead"), count)
 
 
 def first_stage_line(folder: Path, way: str) -> float:
