@@ -253,11 +253,15 @@ def test_rows_folded_into_lines_measure_as_the_rows_do(
     [(60, 0.1), pytest.param(400, 0.15, marks=pytest.mark.slow), pytest.param(400, 1.0, marks=pytest.mark.slow)],
 )
 def test_mixes_without_effect_are_found_better_early_no_more_often_than_stated(held: int, spread: float) -> None:
-    """Two standard deviations of a count of 400 above (1 - confidence) / CERTAIN, as other simulations here."""
+    """Three standard deviations of a count of 400 above (1 - confidence) / CERTAIN, since six counts are looked at, whose
+
+    200 resamples are rough; and no more than 1 / CERTAIN times what all runs find, give or take three gates.
+    """
     found = bench_gate.simulate_early("accuracy", 400, held, 10, spread)
     stated = 0.05 / CERTAIN
-    most = 400 * stated + 2 * (400 * stated * (1 - stated)) ** 0.5
-    assert max(found["better early"], found["worse early"]) <= most, found
+    most = 400 * stated + 3 * (400 * stated * (1 - stated)) ** 0.5
+    for claim in ("better", "worse"):
+        assert found[f"{claim} early"] <= min(most, found[f"{claim} all"] / CERTAIN + 3), found
     assert found["differ"] <= 12, found
 
 
