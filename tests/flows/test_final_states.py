@@ -18,6 +18,7 @@ from relay import Relay
 from augmill.flows import run as running
 from augmill.flows.augment import run_recipe
 from augmill.flows.nights.flows import BackfillRequest, backfill, run_backfill
+from augmill.flows.orchestration import client as prefect_client
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators import GENERATORS, rules
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
@@ -139,6 +140,8 @@ def test_the_snapshots_of_a_backfill_are_runs_within_it_and_share_its_session(
 ) -> None:
     """Called as a deployment calls it: by the recipe's address."""
     counted: dict[str, int] = {}
+    for name in ("STILL_TIMEOUT", "REQUEST_TIMEOUT"):  # the verdict is of what is recorded, not of how fast
+        monkeypatch.setattr(prefect_client, name, 60.0)
 
     def counting(module: Any, name: str) -> None:
         counted[name], real = 0, getattr(module, name)
