@@ -291,6 +291,10 @@ class Kind(ABC):
     def show(self, columns: pa.Table) -> list[str]:
         """Each row in one line, for reports and messages; not escaped."""
 
+    def draw(self, columns: pa.Table) -> list[str] | None:
+        """Each row as HTML that reports set as it stands (a picture with its bytes in it); None: ``show`` says it all."""
+        return None
+
     def similarities(self, made: pa.Table, real: pa.Table) -> Floats:
         """(made, real), 0 to 1: how alike rows are, for reports; 1 for equal ones and else 0 where a kind knows no more."""
         own, others = self.equal(made), self.equal(real)
