@@ -254,15 +254,20 @@ def _write_report(path: Path, judged: JudgedEvidence, dataset: str) -> None:
 def _report_evidence(judged: JudgedEvidence, dataset: str) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
     from augmill.flows.report import told_target
-    from augmill.tasks.rows.kinds import show, sizes
+    from augmill.tasks.rows.kinds import draw, show, sizes
 
     evidence, rows, result = judged.evidence, judged.rows, judged.result
     train, made = class_counts(rows.train[STRATUM]), class_counts(rows.synthetic[STRATUM])
     spread = range(0, rows.synthetic.num_rows, max(1, rows.synthetic.num_rows // SAMPLES))[:SAMPLES]
     picked = rows.synthetic.take(pa.array(spread, pa.int64()))
     samples = [
-        {"text": text, "label": told_target(row), "generator": "given"}
-        for text, row in zip(show(picked, rows.fields), picked.to_pylist(), strict=True)
+        {"text": text, "drawn": drawn, "label": told_target(row), "generator": "given"}
+        for text, drawn, row in zip(
+            show(picked, rows.fields),
+            draw(picked, rows.fields),
+            picked.drop_columns(list(rows.fields)).to_pylist(),
+            strict=True,
+        )
     ]
     counted = [sizes(part, rows.fields) for part in (rows.train, rows.synthetic)]
     lengths = {"real": counted[0][1], "synthetic": counted[1][1]} if counted[0] and counted[1] else {}

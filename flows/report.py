@@ -26,7 +26,7 @@ from augmill.tasks.recipe.recipe import rows_of
 from augmill.tasks.recipe.sections import report_link
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_file, hash_json
-from augmill.tasks.rows.kinds import show, similarities, sizes
+from augmill.tasks.rows.kinds import draw, show, similarities, sizes
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
 from augmill.tasks.store.stage import Work, fetch, read_json
@@ -240,11 +240,11 @@ def _spread(rows: pa.Table) -> pa.Table:
 def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[Sample]:
     """Each row as the report shows it, with the train row that it is most like."""
     alike, samples = similarities(rows, train, fields), list[Sample]()
-    for at, (shown, row) in enumerate(
-        zip(show(rows, fields), rows.drop_columns(list(fields)).to_pylist(), strict=True)
-    ):
+    plain = rows.drop_columns(list(fields)).to_pylist()
+    for at, (shown, drawn, row) in enumerate(zip(show(rows, fields), draw(rows, fields), plain, strict=True)):
         sample: Sample = {
             "text": shown,
+            "drawn": drawn,
             "label": told_target(row),
             "generator": row["generator"],
             "row_id": row[ROW_ID],
@@ -257,6 +257,7 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[S
             (other,) = near.drop_columns(list(fields)).to_pylist()
             sample["nearest"] = {
                 "text": show(near, fields)[0],
+                "drawn": draw(near, fields)[0],
                 "label": told_target(other),
                 "row_id": other[ROW_ID],
                 "similarity": round(float(alike[at, best]), 3),

@@ -219,6 +219,7 @@ class Kind(ABC):
     hub: ClassVar[str] = (
         ""  # what the Hub calls rows of this kind alone in its task categories: text, tabular, image, ...
     )
+    feature: ClassVar[str] = ""  # the class of ``datasets`` that such a column of a release opens as: Image, Audio
     unsaid: ClassVar[int] = 0  # the version that no identity holds: rows were read by it before identities had versions
 
     @abstractmethod

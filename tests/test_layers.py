@@ -55,7 +55,7 @@ SHELVES = {
 FRONT = 15  # names that a package's front may offer
 # The functions that read rows, what they take and give, and the registry; what is asked of whole rows.
 # The functions that read rows, what they take and give, and the registry; what is asked of whole rows.
-WIDE = {"tasks/sources": 21, "tasks/rows/kinds": 21}
+WIDE = {"tasks/sources": 21, "tasks/rows/kinds": 22}
 # A bare GPU worker has none of these; extensions and what lies below them do without, in their functions too.
 NOT_IN_EXTENSIONS = {"prefect", "polars", "great_expectations", "pydantic", "ray", "rich", "typer"}
 # Imported only inside the functions that need them: each costs 1 to 10 seconds.

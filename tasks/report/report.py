@@ -20,18 +20,20 @@ from augmill.tasks.rows.shown import PAGE, POLICY, cut, visible
 
 
 class Nearest(TypedDict, total=False):
-    """The real row a sample stands nearest to. ``similarity``: Jaccard over character 5-grams, 0 to 1."""
+    """The real row a sample stands nearest to. ``similarity``: as its kind measures it, 0 to 1."""
 
     text: Required[str]
+    drawn: str
     label: str
     row_id: str
     similarity: float
 
 
 class Sample(TypedDict, total=False):
-    """A synthetic row as the report shows it; ``reason`` where it was refused."""
+    """A synthetic row as the report shows it; ``reason`` where it was refused. ``drawn``: HTML, of our own making."""
 
     text: Required[str]
+    drawn: str
     label: Required[str]
     generator: Required[str]
     row_id: str
@@ -471,5 +473,10 @@ def environment() -> Any:
     )
     environment.filters |= {"points": points, "count": lambda value: f"{value:,}", "ways": ways}
     charts = {"forest": forest, "flow": flow, "histogram": histogram, "stacked": stacked, "dumbbell": dumbbell}
-    environment.globals |= {"policy": Markup(POLICY), "marked": marked, **charts}
+    environment.globals |= {
+        "policy": Markup(POLICY),
+        "marked": marked,
+        "drawn": lambda row: Markup(row or ""),
+        **charts,
+    }
     return environment

@@ -78,4 +78,6 @@ def cut(text: str, most: int) -> str:
 
 
 # A page of ours fetches nothing and runs nothing, whatever a row could still do to it.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
+)

@@ -22,7 +22,7 @@ from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds import kinds_of
+from augmill.tasks.rows.kinds import KINDS, kinds_of
 from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
 from augmill.tasks.rows.shown import visible
 from augmill.tasks.stages.user_columns import give_back
@@ -158,7 +158,14 @@ def user_table(
     for name in ADDED:
         own = pa.array([split] * rows.num_rows, pa.string()) if name == "split" else rows[name]
         arrays[f"{config.prefix}{name}"] = own
-    return pa.table(arrays)
+    return pa.table(arrays).replace_schema_metadata(_features(config.columns))
+
+
+def _features(columns: Columns) -> dict[str, str] | None:
+    """What ``datasets`` reads from a Parquet file's schema: the classes of columns that are more than their type says."""
+    kinds = {name: KINDS[columns.types[name]].feature for name in columns.sources}
+    found = {name: {"_type": feature} for name, feature in kinds.items() if feature}
+    return {"huggingface": json.dumps({"info": {"features": found}})} if found else None
 
 
 def _check_clash(schema: pa.Schema, prefix: str) -> None:

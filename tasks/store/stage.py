@@ -14,7 +14,9 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import Artifact, FitInputs, Tell, tell_nobody
@@ -27,6 +29,31 @@ C = TypeVar("C")
 
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 ROW_GROUP = 122_880  # rows; DuckDB's own size. Smaller ones cost bytes, larger ones are not read side by side
+
+GROUP_BYTES = 64 << 20  # of files in a group's rows, such as pictures, from which on it is closed: readers hold a group
+
+
+def group_end(table: pa.Table) -> int:
+    """Rows of the first row group of a table, which hangs on the rows alone; 0 where they do not fill one."""
+    ends = [ROW_GROUP] if table.num_rows >= ROW_GROUP else []
+    leaves = [leaf for column in table.columns for leaf in _leaves(column) if _is_bytes(leaf.type)]
+    if leaves:
+        sizes = np.sum([pc.fill_null(pc.binary_length(leaf), 0).to_numpy() for leaf in leaves], axis=0)
+        at = int(np.searchsorted(np.cumsum(sizes), GROUP_BYTES))
+        ends += [at + 1] if at < table.num_rows else []
+    return min(ends, default=0)
+
+
+def _leaves(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    if pa.types.is_struct(column.type):
+        for at in range(column.type.num_fields):
+            yield from _leaves(pc.struct_field(column, [at]))
+    else:
+        yield column
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def identity_of(value: Any) -> Any:
@@ -133,6 +160,10 @@ class Work:
 
     def write(self, table: pa.Table, name: str = "rows.parquet") -> None:
         """Writes a table that is already in its total order, and notes its canonical content."""
+        if any(_is_bytes(leaf.type) for column in table.columns for leaf in _leaves(column)):
+            with self.writing(table.schema, name) as take:
+                take(table)
+            return
         pq.write_table(table, self.directory / name, row_group_size=ROW_GROUP, **PARQUET)
         self.contents[name] = hash_table(table)
 
@@ -147,9 +178,12 @@ class Work:
                 nonlocal held
                 hasher.update(part)
                 held = pa.concat_tables([held, part])
-                while held.num_rows >= ROW_GROUP:
-                    writer.write_table(held.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
-                    held = held.slice(ROW_GROUP).combine_chunks()  # else it keeps what it was cut from
+                start = 0
+                while rows := group_end(held.slice(start)):
+                    writer.write_table(held.slice(start, rows).combine_chunks(), row_group_size=ROW_GROUP)
+                    start += rows
+                if start:
+                    held = held.slice(start).combine_chunks()  # else it keeps what it was cut from
 
             yield take
             if held.num_rows or not hasher.rows:

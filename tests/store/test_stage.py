@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import CorruptObject, UserError
+from augmill.tasks.rows.kinds.media import media
 from augmill.tasks.store.stage import Event, Site, Stage, Work, fetch, fetch_directory, identity_of, look_up, stage
 from augmill.tasks.store.store import Store, manifest_key, object_key
 
@@ -281,3 +282,31 @@ def test_a_table_that_comes_in_parts_is_the_file_that_it_is_as_a_whole(
     groups = [[file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)] for file in (whole, parts)]
     assert groups[0] == groups[1]
     assert (work.directory / "parts").read_bytes() == (work.directory / "whole").read_bytes()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 40)), max_size=40),
+    st.lists(st.integers(0, 40), max_size=6),
+    st.integers(1, 60),
+)
+def test_row_groups_of_files_end_where_their_bytes_do_however_the_rows_come(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int | None], cuts: list[int], most: int
+) -> None:
+    files = media([None if size is None else bytes(size) for size in sizes])
+    table = pa.table({"row": pa.array(range(len(sizes)), pa.int64()), "image:photo": files})
+    work = Work(Site(Store("unused")), tmp_path_factory.mktemp("work"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("augmill.tasks.store.stage.GROUP_BYTES", most)
+        with work.writing(table.schema, "parts") as take:
+            for start, end in itertools.pairwise([0, *sorted(min(cut, len(sizes)) for cut in cuts), len(sizes)]):
+                take(table.slice(start, end - start))
+        work.write(table, "whole")
+    written = pq.ParquetFile(work.directory / "parts")
+    assert written.read().equals(table)
+    assert (work.directory / "parts").read_bytes() == (work.directory / "whole").read_bytes()
+    groups = [written.read_row_group(at)["row"].to_pylist() for at in range(written.num_row_groups)]
+    for group in groups:
+        held = [sizes[row] or 0 for row in group]
+        assert sum(held[:-1]) < most
+    assert all(sum(sizes[row] or 0 for row in group) >= most for group in groups[:-1])

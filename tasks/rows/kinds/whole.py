@@ -131,6 +131,12 @@ def show(table: pa.Table, fields: Sequence[str]) -> list[str]:
     return [" | ".join(row) for row in zip(*parts, strict=True)]
 
 
+def draw(table: pa.Table, fields: Sequence[str]) -> list[str]:
+    """Each row as HTML that reports set as it stands, by the kinds that draw; empty where none does."""
+    parts = [drawn for kind, own in kinds_of(fields) if (drawn := kind.draw(table.select(own))) is not None]
+    return ["".join(row) for row in zip(*parts, strict=True)] if parts else [""] * table.num_rows
+
+
 def similarities(made: pa.Table, real: pa.Table, fields: Sequence[str]) -> Floats:
     """(made, real), 0 to 1: how alike rows are, as the kind in which they are least alike says."""
     found = [kind.similarities(made.select(own), real.select(own)) for kind, own in kinds_of(fields)]
