@@ -61,7 +61,8 @@ def _averages(size: int, wanted: int) -> Samples:
     reach = max(1.0, scale)
     middles = (np.arange(wanted)[:, None] + 0.5) * scale
     weights = np.maximum(0.0, 1 - np.abs(np.arange(size) + 0.5 - middles) / reach)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    made: Samples = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return made
 
 
 def _statistics(columns: pa.Table) -> npt.NDArray[np.float32]:

@@ -139,4 +139,5 @@ def _sketch(spectrum: Codes) -> Sketched:
     steps = np.diff(_segments(len(spectrum)) @ bands, axis=1)
     steps -= steps.mean()
     most = np.abs(steps).max()
-    return np.round(steps.ravel() * (127 / most if most else 0.0)).astype(np.int8)
+    made: Sketched = np.round(steps.ravel() * (127 / most if most else 0.0)).astype(np.int8)
+    return made

@@ -65,7 +65,8 @@ def mel_filters(mels: int, window: int, rate: int, low: float, high: float) -> S
     weights = np.maximum(0.0, np.minimum(rise, fall))
     narrow = weights.sum(axis=0) == 0  # narrower than a step of the transform: the step nearest to its middle
     weights[np.abs(at - edges[1:-1]).argmin(axis=0)[narrow], np.flatnonzero(narrow)] = 1.0
-    return (weights / weights.sum(axis=0)).astype(np.float32)
+    made: Samples = (weights / weights.sum(axis=0)).astype(np.float32)
+    return made
 
 
 def log_mel(mono: Samples, rate: int, mels: int = MELS) -> Samples:

@@ -19,7 +19,7 @@ from augmill.tasks.contracts import Floats, Ints, NearIndex
 from augmill.tasks.rows.kinds.audio.heard import BANDS, HOP, RATE, SKETCH, Codes, Print, prints
 
 PROPOSED = 0.85  # least cosine of sketches: planted twins have 0.95 and more, 1 in 10,000 pairs of FSDD has
-STEEP = 4.0  # similarity = 1 - STEEP * (1 - cosine): 0.8 is a cosine of 0.95, which no two takes of FSDD reach
+STEEP = 6.5  # similarity = 1 - STEEP * (1 - cosine): 0.8 is a cosine of 0.969, which no two takes of FSDD pass
 NOT_EQUAL = 0.9999  # the most that sounds are similar which are not the same
 SHIFT = 0.05  # of the longer sound's length, by which middles may lie apart: what is cut at one end moves it by half
 BITS, BANDED = 10, 24  # a key's bits, keys a row: two sketches of cosine 0.93 share one with a chance of 0.9996
@@ -80,11 +80,10 @@ class NearSounds(NearIndex):
         return cls([rows[position] for position in positions.tolist()], positions, threshold)
 
     def matches(self, columns: pa.Table) -> tuple[Ints, Ints, Floats]:
-        found = list(self._matches(columns))
-        query, place, near = (np.array(part) for part in zip(*found, strict=True)) if found else ([], [], [])
-        position = self.positions[np.array(place, np.int64)]
-        order = np.lexsort((position, query))
-        return np.array(query, np.int64)[order], position[order], np.array(near, np.float64)[order]
+        found = sorted((query, int(self.positions[place]), near) for query, place, near in self._matches(columns))
+        query = np.array([each[0] for each in found], np.int64)
+        position = np.array([each[1] for each in found], np.int64)
+        return query, position, np.array([each[2] for each in found], np.float64)
 
     def nearest(self, columns: pa.Table) -> tuple[Ints, Floats]:
         best, value = np.full(columns.num_rows, -1, np.int64), np.zeros(columns.num_rows)
