@@ -248,7 +248,8 @@ def _moved(values: torch.Tensor, drawn: Drawn, rows: Ints) -> torch.Tensor:
     if len(bent):
         knots = torch.from_numpy((drawn.knots[rows[bent]] * short).astype(np.float32))
         maps[bent] += torch.nn.functional.interpolate(knots, size=(height, width), mode="bicubic", align_corners=True)
-    return remap(values, maps[:, 0], maps[:, 1], padding_mode="border", align_corners=True)
+    moved: torch.Tensor = remap(values, maps[:, 0], maps[:, 1], padding_mode="border", align_corners=True)
+    return moved
 
 
 def _slack(drawn: Drawn, rows: Ints, side: int) -> Floats:
@@ -300,7 +301,7 @@ def _tensor(amounts: Floats) -> torch.Tensor:
     return torch.from_numpy(amounts.astype(np.float32))
 
 
-def _brightness(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _brightness(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import adjust_brightness
 
     return adjust_brightness(values, _tensor(drawn.amount("brightness")[rows]))
@@ -312,7 +313,7 @@ def _contrast(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> 
     return middle + (values - middle) * _tensor(1 + drawn.amount("contrast")[rows])[:, None, None, None]
 
 
-def _saturation(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _saturation(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import adjust_saturation_with_gray_subtraction
 
     if values.shape[1] == 1:
@@ -320,44 +321,44 @@ def _saturation(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -
     return adjust_saturation_with_gray_subtraction(values, _tensor(np.maximum(1 + drawn.amount("saturation")[rows], 0)))
 
 
-def _hue(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _hue(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import adjust_hue
 
     return values if values.shape[1] == 1 else adjust_hue(values, _tensor(drawn.amount("hue")[rows] * 2 * math.pi))
 
 
-def _solarize(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _solarize(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import solarize
 
     return solarize(values, _tensor(1 - np.abs(drawn.amount("solarize")[rows])).clamp(0, 1))
 
 
-def _posterize(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _posterize(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import posterize
 
     bits = np.maximum(8 - np.ceil(np.abs(drawn.amount("posterize")[rows])), 1)
     return posterize(values, _tensor(bits).int())
 
 
-def _autocontrast(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _autocontrast(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import normalize_min_max
 
     return normalize_min_max(values)
 
 
-def _equalize(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _equalize(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import equalize
 
     return equalize(values)
 
 
-def _sharpness(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _sharpness(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.enhance import sharpness
 
     return values if min(values.shape[2:]) < 3 else sharpness(values, _tensor(1 + drawn.amount("sharpness")[rows]))
 
 
-def _blur(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
+def _blur(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     from kornia.filters import gaussian_blur2d
 
     short = min(values.shape[2:])
