@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from augmill.tasks.contracts import MAX_FILE_BYTES
+
 Format = str  # csv, jsonl, parquet, delta, or one of a reader from outside
 Compression = Literal["none", "gzip", "zstd"]
 
@@ -115,6 +117,11 @@ class SourceOptions:
         metadata={"help": "lines above the header of a CSV (a title, the date of an export)", "later": True},
     )
 
+    max_file_bytes: int = field(
+        default=MAX_FILE_BYTES,
+        metadata={"help": "a row with a larger picture or sound (bytes) is refused", "later": True},
+    )
+
     def __post_init__(self) -> None:
         if not self.path or "\x00" in self.path:
             raise ValueError(
@@ -128,6 +135,8 @@ class SourceOptions:
             raise ValueError(f"skip_lines: between 0 and 1,000, found {self.skip_lines}")
         if not 1 <= self.max_cell_bytes <= 2**24:
             raise ValueError(f"max_cell_bytes: between 1 and {2**24} (16 MiB), found {self.max_cell_bytes}")
+        if not 1 <= self.max_file_bytes <= 2**30:
+            raise ValueError(f"max_file_bytes: between 1 and {2**30} (1 GiB), found {self.max_file_bytes}")
         if self.encoding != "auto":
             try:
                 "a".encode(self.encoding).decode(codecs.lookup(self.encoding).name, "surrogateescape")

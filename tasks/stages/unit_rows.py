@@ -245,7 +245,7 @@ class OpenBatch:
 
 def open_batch(rows: UnitRows, file: SourceFile, table: pa.Table, locations: list[str]) -> OpenBatch:
     columns = rows.config.columns
-    fields, unread = read_fields(table, columns, ReadLimits(rows.config.max_chars))
+    fields, unread = read_fields(table, columns, ReadLimits(rows.config.max_chars, rows.config.source.max_file_bytes))
     ids, splits = (
         table[name].to_pylist() if name else [None] * table.num_rows for name in (columns.id, rows.config.split_column)
     )

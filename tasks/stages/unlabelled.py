@@ -89,7 +89,8 @@ def unlabelled(work: Work, config: UnlabelledConfig) -> None:
             left["unreadable"] += len(batch.refused)
             names, _ = rows.partitions(file, batch.table)
             ids = batch.table[columns.id].to_pylist() if columns.id else [None] * batch.table.num_rows
-            fields, unread = read_fields(batch.table, columns, ReadLimits(config.max_chars))
+            limits = ReadLimits(config.max_chars, config.source.max_file_bytes)
+            fields, unread = read_fields(batch.table, columns, limits)
             hashes = stems(fields, columns.fields)
             kept: list[int] = []
             for at, (row_id, name, stem) in enumerate(zip(ids, names, hashes, strict=True)):
