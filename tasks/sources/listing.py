@@ -14,7 +14,7 @@ from typing import Any, cast
 from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.rows.names import nearest
 
-from .options import SourceFile
+from .options import Member, SourceFile
 from .patterns import glob_pattern
 from .storage import ask, connect, is_remote, reaching, split_uri
 
@@ -183,22 +183,22 @@ def _refuse_leaving(paths: list[Path], root: Path) -> None:
 
 def _entry(path: Path, root: Path) -> Entry:
     status = path.stat()
-    return Entry(str(path), path.relative_to(root).as_posix(), status.st_size, _local_stamp(status))
+    return Entry(str(path), path.relative_to(root).as_posix(), status.st_size, local_stamp(status))
 
 
-def _local_stamp(status: os.stat_result) -> str:
+def local_stamp(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
 
 
-def _remote_stamp(meta: Any) -> str:
+def remote_stamp(meta: Any) -> str:
     """Quotes stand around an e_tag in some answers of a store and not in others."""
     return str(meta.get("e_tag") or f"{meta['last_modified'].isoformat()}-{meta['size']}").strip('"')
 
 
-def is_settled(file: SourceFile, now_ns: int) -> bool:
+def is_settled(file: SourceFile | Member, now_ns: int) -> bool:
     """Whether another change would give another stamp: a clock may show one time twice within its grain (2 s on FAT)."""
     local = re.fullmatch(r"(-?[0-9]+)-[0-9]+-[0-9]+", file.stamp)
-    return is_remote(file.uri) or file.format == "delta" if local is None else int(local[1]) < now_ns - 2_000_000_000
+    return is_remote(file.uri) or file.stamp.startswith("delta-") if local is None else int(local[1]) < now_ns - 2_000_000_000
 
 
 def require_unchanged(file: SourceFile) -> None:
@@ -209,10 +209,10 @@ def require_unchanged(file: SourceFile) -> None:
         import obstore
 
         bucket, key = split_uri(file.uri)
-        stamp = _remote_stamp(ask(file.uri, lambda: obstore.head(connect(bucket), key)))
+        stamp = remote_stamp(ask(file.uri, lambda: obstore.head(connect(bucket), key)))
     else:
         with reaching(file.uri):
-            stamp = _local_stamp(Path(file.uri).stat())
+            stamp = local_stamp(Path(file.uri).stat())
     if stamp != file.stamp:
         fix = "run it again once nothing is being written there; writers should rename finished files into place"
         raise ConflictError("the file changed while it was read", where=file.uri, fix=fix)
@@ -296,7 +296,7 @@ def _outside_stores(objects: list[Any], root: str) -> list[Any]:
 def _remote_entry(bucket: str, root: str, meta: dict[str, Any]) -> Entry:
     key = str(meta["path"])
     name = key[len(root) + 1 :] if root else key
-    return Entry(f"{bucket}/{key}", name, int(meta["size"]), _remote_stamp(meta))
+    return Entry(f"{bucket}/{key}", name, int(meta["size"]), remote_stamp(meta))
 
 
 def _remote_table(store: Any, root: str, keys: list[str]) -> str:
