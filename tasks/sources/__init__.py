@@ -24,6 +24,7 @@ from .delta import Delta
 from .doubts import Doubt
 from .encoding import guess_encoding
 from .files import list_files
+from .folder import Folder
 from .guess import guess_columns
 from .jsonl import JsonLines, doubt_lines
 from .lines import find_encoding
@@ -37,6 +38,7 @@ _SHIPPED: dict[str, type[Reader]] = {
     "jsonl": JsonLines,
     "parquet": Parquet,
     "delta": Delta,
+    "folder": Folder,
 }
 SOURCES = Registry("source", Reader, _SHIPPED)
 
@@ -73,6 +75,8 @@ def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
         found = find_dialect(file, options)
         out |= {"encoding": found.codec, "encoding_why": found.codec_why}
         return out | {"delimiter": found.delimiter, "delimiter_why": found.delimiter_why}
+    if file.format == "folder":
+        return out | {"members": str(len(file.members))}
     if file.format == "delta":
         return out | {"version": str(file.version)}
     if file.format == "jsonl":

@@ -170,11 +170,13 @@ def _walk(root: Path) -> list[Path]:
 def _refuse_leaving(paths: list[Path], root: Path) -> None:
     """Raises UserError for a link to outside of ``root``; drops linked directories inside, which are walked anyway."""
     inside = root.resolve()
+    holds = cache(lambda directory: directory.resolve().is_relative_to(inside))  # once for all files in it
     for item in paths:
-        if item.is_symlink() and not item.exists():
+        link = item.is_symlink()
+        if link and not item.exists():
             problem = "a link leads nowhere, or to itself"
             raise UserError(problem, where=str(item), fix="remove it, or put the file in its place")
-        if not item.resolve().is_relative_to(inside):
+        if not (item.resolve().is_relative_to(inside) if link else holds(item.parent)):
             raise UserError(
                 f"a link leads out of {root}", where=str(item), fix="copy the file into the directory, or name it alone"
             )
@@ -203,7 +205,7 @@ def is_settled(file: SourceFile | Member, now_ns: int) -> bool:
 
 def require_unchanged(file: SourceFile) -> None:
     """Raises ConflictError where the file is no longer the one that was listed (and hashed since)."""
-    if not file.stamp or file.format == "delta":  # a table's files are written once
+    if not file.stamp or file.format == "delta":  # a table's files are written once; those of a directory tell themselves
         return
     if is_remote(file.uri):
         import obstore
@@ -230,7 +232,8 @@ def _table_roots(root: str) -> list[str]:
 
 def _local_table(paths: list[Path], root: Path) -> str:
     top = Path(_table_roots(str(root.absolute()))[-1])
-    directories = {above for item in paths for above in item.absolute().parents if above.is_relative_to(top)}
+    own = {item.parent for item in paths}
+    directories = {above for it in own for above in (it.absolute(), *it.absolute().parents) if above.is_relative_to(top)}
     for directory in sorted(directories):
         if (directory / "_delta_log").is_dir():
             return _TABLES["_delta_log"]
