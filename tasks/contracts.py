@@ -194,11 +194,15 @@ class Featurizer(ABC):
         """float32, (rows, features): a numpy array, or a scipy CSR matrix. NaN in an array: a value is missing."""
 
 
+MAX_FILE_BYTES = 50_000_000  # of one picture or sound, unless a recipe says otherwise
+
+
 @dataclass(frozen=True)
 class ReadLimits:
-    """Of what is read from a source: characters of one value at most."""
+    """Of what is read from a source: characters of one text at most, bytes of one file (a picture, a sound)."""
 
     max_chars: int
+    max_bytes: int = MAX_FILE_BYTES
 
 
 class Kind(ABC):
@@ -216,6 +220,9 @@ class Kind(ABC):
     verbatim: ClassVar[bool] = (
         False  # fields hold the user's values as they came: a release gives real ones back from them
     )
+    # Its values are files: texts in a source's column of its types name files that lie beside the table, and ``read`` is
+    # given what is in them (``kinds.media.RELEASED``). Ids go by their bytes, so that a column's values stay verbatim.
+    files: ClassVar[bool] = False
     hub: ClassVar[str] = (
         ""  # what the Hub calls rows of this kind alone in its task categories: text, tabular, image, ...
     )

@@ -7,12 +7,14 @@ handed back with its place and reason, a bad file raises DataError.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from augmill.tasks.errors import DataError
 from augmill.tasks.registry import Registry
+from augmill.tasks.rows.kinds.media import RELEASED, is_media
 from augmill.tasks.rows.names import nearest
 
 from .batching import Tally, unify
@@ -22,11 +24,13 @@ from .delta import Delta
 from .doubts import Doubt
 from .encoding import guess_encoding
 from .files import list_files
+from .folder import Folder
 from .guess import guess_columns
 from .jsonl import JsonLines, doubt_lines
 from .lines import find_encoding
 from .listing import is_settled, require_unchanged
-from .options import REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
+from .members import fill, name_files
+from .options import FILES, REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
 from .storage import exists, hash_file, open_bytes
 
 _SHIPPED: dict[str, type[Reader]] = {
@@ -34,6 +38,7 @@ _SHIPPED: dict[str, type[Reader]] = {
     "jsonl": JsonLines,
     "parquet": Parquet,
     "delta": Delta,
+    "folder": Folder,
 }
 SOURCES = Registry("source", Reader, _SHIPPED)
 
@@ -54,6 +59,7 @@ __all__ = [
     "hash_file",
     "is_settled",
     "list_files",
+    "name_files",
     "open_bytes",
     "read_batches",
     "read_schema",
@@ -69,6 +75,8 @@ def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
         found = find_dialect(file, options)
         out |= {"encoding": found.codec, "encoding_why": found.codec_why}
         return out | {"delimiter": found.delimiter, "delimiter_why": found.delimiter_why}
+    if file.format == "folder":
+        return out | {"members": str(len(file.members))}
     if file.format == "delta":
         return out | {"version": str(file.version)}
     if file.format == "jsonl":
@@ -103,6 +111,8 @@ def scan_schema(files: Sequence[SourceFile], options: SourceOptions) -> pa.Schem
     groups = {kind: [file for file in files if file.format == kind] for kind in _formats(files)}
     parts = [(group, SOURCES[kind]().schema(group, options)) for kind, group in groups.items() if group]
     own = unify([schema for _, schema in parts], [group[0] for group, _ in parts])
+    for name in dict.fromkeys(name for file in files for name in file.named):
+        own = own.set(own.get_field_index(name), pa.field(name, RELEASED))
     return _with_partition(own, {key: "" for file in files for key in file.partition})
 
 
@@ -139,17 +149,34 @@ def _read(
 ) -> Iterator[Batch]:
     reader = SOURCES[file.format]()
     present = [*(reader.columns(file, options) if schema is not None and file.format != "jsonl" else [])]
-    wanted = _with_partition(schema if schema is not None else reader.schema([file], options), file.partition)
+    wanted = _with_partition(schema if schema is not None else scan_schema([file], options), file.partition)
     names = list(dict.fromkeys([*(present or wanted.names), *file.partition]))
     _require([*needed, *(columns or [])], names, file, options)
     if columns is not None:
         wanted = pa.schema([wanted.field(name) for name in dict.fromkeys(columns)])
-    inner = pa.schema([field for field in wanted if field.name not in file.partition])
+    inner = pa.schema([_asked(field, file, needed) for field in wanted if field.name not in file.partition])
     tally = Tally(file)
-    for batch in reader.batches(file, options, inner):
+    for batch in _filled(reader.batches(file, options, inner), file, options):
         last = batch.refused[-1] if batch.refused else None
         tally.add(len(batch.locations), len(batch.refused), f"{last.location} ({last.reason})" if last else "")
-        yield Batch(_complete(batch, wanted, file), batch.locations, batch.refused, batch.repaired)
+        yield replace(batch, table=_complete(batch, wanted, file))
+
+
+def _filled(batches: Iterator[Batch], file: SourceFile, options: SourceOptions) -> Iterator[Batch]:
+    """With the files that texts name, where some do."""
+    if not file.named:
+        yield from batches
+        return
+    known = {member.name: member for member in file.members}
+    for batch in batches:
+        yield from fill(batch, file, options, known)
+
+
+def _asked(field: pa.Field, file: SourceFile, needed: Sequence[str]) -> pa.Field:
+    """As the reader is asked for it: the names of files; needed files marked, since they may be longer than texts."""
+    if field.name in file.named:
+        return pa.field(field.name, pa.string())
+    return field.with_metadata(FILES) if field.name in needed and is_media(field.type) else field
 
 
 def _formats(files: Sequence[SourceFile]) -> list[str]:

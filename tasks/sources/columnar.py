@@ -21,7 +21,7 @@ from augmill.tasks.errors import DataError
 from .batching import BATCH_CELLS, BATCH_CHARACTERS, BATCH_ROWS, make_batch, unify
 from .clean import Numbers
 from .magic import HEAD, foreign
-from .options import Batch, Reader, SourceFile, SourceOptions
+from .options import FILES, Batch, Reader, SourceFile, SourceOptions
 from .repair import Refusal, mend
 from .storage import open_bytes, reaching
 
@@ -43,12 +43,13 @@ class Parquet(Reader):
     def batches(self, file: SourceFile, options: SourceOptions, schema: pa.Schema) -> Iterator[Batch]:
         present = set(_schema(file).names)
         wanted = pa.schema([field for field in schema if field.name in present])
+        files = {field.name for field in wanted if field.metadata == FILES}
         repaired: Counter[str] = Counter()
         row, first = 1, True
         read = Unpacked(file.uri, file.size)
         with _damage(file), open_bytes(file.uri) as stream:
             for table, sizes in read_tables(stream, file.uri, wanted.names, BATCH_ROWS, BATCH_CELLS):
-                for part, numbers, refused in _split(table, sizes, options, row, read):
+                for part, numbers, refused in _split(table, sizes, files, options, row, read):
                     first = False
                     yield _clean(_cast(part, wanted, file), numbers, refused, options, repaired)
                 row += table.num_rows
@@ -89,20 +90,27 @@ def _schema(file: SourceFile) -> pa.Schema:
 
 
 def _split(
-    table: pa.Table, sizes: Sizes, options: SourceOptions, row: int, read: Unpacked
+    table: pa.Table, sizes: Sizes, files: set[str], options: SourceOptions, row: int, read: Unpacked
 ) -> Iterator[tuple[pa.Table, Numbers, list[tuple[int, Refusal]]]]:
     """(rows, their numbers, those refused) in pieces of about 8 MiB as they will be decoded; ``row``: the first's number.
 
-    A row is refused for a cell of more than ``max_cell_bytes``, and for more than ROW_LIMIT in all.
+    A row is refused for a cell of more than ``max_cell_bytes``, a file of more than ``max_file_bytes``, and for more than
+    ROW_LIMIT in all but its files.
     """
-    total, bad = np.zeros(table.num_rows, np.int64), dict[int, Refusal]()
+    total, beside, bad = np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, np.int64), dict[int, Refusal]()
     for name, own in sizes.items():
         total += own
-        if is_text(table.schema.field(name).type):
-            for index in np.flatnonzero(own > options.max_cell_bytes).tolist():
-                found = f"{own[index]:,} bytes, at most {options.max_cell_bytes:,} are allowed"
-                bad.setdefault(index, Refusal("cell_too_long", f"column {name!r}: {found}"))
-    for index in np.flatnonzero(total > ROW_LIMIT).tolist():
+        beside += own * (name in files)
+        if name in files:
+            reason, most = "file_too_large", options.max_file_bytes
+        elif is_text(table.schema.field(name).type):
+            reason, most = "cell_too_long", options.max_cell_bytes
+        else:
+            continue
+        for index in np.flatnonzero(own > most).tolist():
+            found = f"{own[index]:,} bytes, at most {most:,} are allowed"
+            bad.setdefault(index, Refusal(reason, f"column {name!r}: {found}"))
+    for index in np.flatnonzero(total - beside > ROW_LIMIT).tolist():
         found = f"the row has {total[index]:,} bytes, at most {ROW_LIMIT:,} are allowed"
         bad.setdefault(index, Refusal("cell_too_long", found))
     kept, refused = np.arange(table.num_rows), [(row + index, bad[index]) for index in sorted(bad)]

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from augmill.tasks.errors import DataError, UserError
 
 from .delta import is_delta, list_delta
+from .folder import FOLDER, is_folder, list_folder
 from .listing import Entry, is_hidden, is_leftover, list_local, list_remote
 from .magic import HEAD, foreign
 from .options import Compression, Format, SourceFile, SourceOptions
@@ -56,6 +57,10 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
             if "Delta" in found.table
             else "export the table's current rows to plain Parquet and read those",
         )
+    names = [entry.name for entry in entries]
+    if options.format == FOLDER or (options.format == "auto" and not found.single and is_folder(names)):
+        files = list_folder(found.entries, found.root, lambda name: _partition(name, found.root, options), options.path)
+        return _partitioned(files, options)
     chosen = _choose(entries, options, found.single)
     filled = [(entry, kind) for entry, kind in chosen if entry.size]
     if not filled:
@@ -64,6 +69,11 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
     if len(filled) < len(chosen):
         _warn_of_empty(found.root, tuple(entry.name for entry, _ in chosen if not entry.size))
     files = [_source_file(entry, kind, found.root, options) for entry, kind in filled]
+    return _partitioned(files, options)
+
+
+def _partitioned(files: list[SourceFile], options: SourceOptions) -> list[SourceFile]:
+    """Sorted by name. Raises UserError where there should be partitions, and are none."""
     if options.hive is True and not all(file.partition for file in files):
         raise UserError(
             "expected key=value directories (hive: true), found none",
@@ -82,16 +92,21 @@ def _warn_of_empty(root: str, names: tuple[str, ...]) -> None:
 def _source_file(entry: Entry, kind: Format, root: str, options: SourceOptions) -> SourceFile:
     suffix = Path(entry.name).suffix.lower()
     compression = COMPRESSIONS.get(suffix, "none") if options.compression == "auto" else options.compression
-    partition: dict[str, str] = {}
-    if options.hive is not False:
-        above = root.rstrip("/").split("/")
-        start = len(above)
-        while start and "=" in above[start - 1]:
-            start -= 1
-        parts = [*above[start:], *entry.name.split("/")[:-1]]
-        pairs = (part.split("=", 1) for part in parts if "=" in part)
-        partition = {unquote(key): unquote(value) for key, value in pairs}
+    partition = _partition(entry.name, root, options)
     return SourceFile(entry.uri, entry.name, kind, compression, entry.size, partition, entry.stamp)
+
+
+def _partition(name: str, root: str, options: SourceOptions) -> dict[str, str]:
+    """What the ``key=value`` directories say on the way to a file, from above the root on."""
+    if options.hive is False:
+        return {}
+    above = root.rstrip("/").split("/")
+    start = len(above)
+    while start and "=" in above[start - 1]:
+        start -= 1
+    parts = [*above[start:], *name.split("/")[:-1]]
+    pairs = (part.split("=", 1) for part in parts if "=" in part)
+    return {unquote(key): unquote(value) for key, value in pairs}
 
 
 def _format_of(name: str) -> Format | None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from augmill.tasks.errors import ConflictError, UserError
 from augmill.tasks.rows.names import nearest
 
-from .options import SourceFile
+from .options import Member, SourceFile
 from .patterns import glob_pattern
 from .storage import ask, connect, is_remote, reaching, split_uri
 
@@ -170,11 +170,13 @@ def _walk(root: Path) -> list[Path]:
 def _refuse_leaving(paths: list[Path], root: Path) -> None:
     """Raises UserError for a link to outside of ``root``; drops linked directories inside, which are walked anyway."""
     inside = root.resolve()
+    holds = cache(lambda directory: directory.resolve().is_relative_to(inside))  # once for all files in it
     for item in paths:
-        if item.is_symlink() and not item.exists():
+        link = item.is_symlink()
+        if link and not item.exists():
             problem = "a link leads nowhere, or to itself"
             raise UserError(problem, where=str(item), fix="remove it, or put the file in its place")
-        if not item.resolve().is_relative_to(inside):
+        if not (item.resolve().is_relative_to(inside) if link else holds(item.parent)):
             raise UserError(
                 f"a link leads out of {root}", where=str(item), fix="copy the file into the directory, or name it alone"
             )
@@ -183,36 +185,36 @@ def _refuse_leaving(paths: list[Path], root: Path) -> None:
 
 def _entry(path: Path, root: Path) -> Entry:
     status = path.stat()
-    return Entry(str(path), path.relative_to(root).as_posix(), status.st_size, _local_stamp(status))
+    return Entry(str(path), path.relative_to(root).as_posix(), status.st_size, local_stamp(status))
 
 
-def _local_stamp(status: os.stat_result) -> str:
+def local_stamp(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
 
 
-def _remote_stamp(meta: Any) -> str:
+def remote_stamp(meta: Any) -> str:
     """Quotes stand around an e_tag in some answers of a store and not in others."""
     return str(meta.get("e_tag") or f"{meta['last_modified'].isoformat()}-{meta['size']}").strip('"')
 
 
-def is_settled(file: SourceFile, now_ns: int) -> bool:
+def is_settled(file: SourceFile | Member, now_ns: int) -> bool:
     """Whether another change would give another stamp: a clock may show one time twice within its grain (2 s on FAT)."""
     local = re.fullmatch(r"(-?[0-9]+)-[0-9]+-[0-9]+", file.stamp)
-    return is_remote(file.uri) or file.format == "delta" if local is None else int(local[1]) < now_ns - 2_000_000_000
+    return is_remote(file.uri) or file.stamp.startswith("delta-") if local is None else int(local[1]) < now_ns - 2_000_000_000
 
 
 def require_unchanged(file: SourceFile) -> None:
     """Raises ConflictError where the file is no longer the one that was listed (and hashed since)."""
-    if not file.stamp or file.format == "delta":  # a table's files are written once
+    if not file.stamp or file.format == "delta":  # a table's files are written once; those of a directory tell themselves
         return
     if is_remote(file.uri):
         import obstore
 
         bucket, key = split_uri(file.uri)
-        stamp = _remote_stamp(ask(file.uri, lambda: obstore.head(connect(bucket), key)))
+        stamp = remote_stamp(ask(file.uri, lambda: obstore.head(connect(bucket), key)))
     else:
         with reaching(file.uri):
-            stamp = _local_stamp(Path(file.uri).stat())
+            stamp = local_stamp(Path(file.uri).stat())
     if stamp != file.stamp:
         fix = "run it again once nothing is being written there; writers should rename finished files into place"
         raise ConflictError("the file changed while it was read", where=file.uri, fix=fix)
@@ -230,7 +232,8 @@ def _table_roots(root: str) -> list[str]:
 
 def _local_table(paths: list[Path], root: Path) -> str:
     top = Path(_table_roots(str(root.absolute()))[-1])
-    directories = {above for item in paths for above in item.absolute().parents if above.is_relative_to(top)}
+    own = {item.parent for item in paths}
+    directories = {above for it in own for above in (it.absolute(), *it.absolute().parents) if above.is_relative_to(top)}
     for directory in sorted(directories):
         if (directory / "_delta_log").is_dir():
             return _TABLES["_delta_log"]
@@ -296,7 +299,7 @@ def _outside_stores(objects: list[Any], root: str) -> list[Any]:
 def _remote_entry(bucket: str, root: str, meta: dict[str, Any]) -> Entry:
     key = str(meta["path"])
     name = key[len(root) + 1 :] if root else key
-    return Entry(f"{bucket}/{key}", name, int(meta["size"]), _remote_stamp(meta))
+    return Entry(f"{bucket}/{key}", name, int(meta["size"]), remote_stamp(meta))
 
 
 def _remote_table(store: Any, root: str, keys: list[str]) -> str:

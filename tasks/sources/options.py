@@ -7,12 +7,17 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
 
+from augmill.tasks.contracts import MAX_FILE_BYTES
+
 Format = str  # csv, jsonl, parquet, delta, or one of a reader from outside
 Compression = Literal["none", "gzip", "zstd"]
+
+# Marks a column of files, in the metadata of the field as a reader is asked for it: its values may be longer than texts.
+FILES = {b"files": b"yes"}
 
 # Why a row can be refused here; labels and texts are judged later, by the ingest stage.
 REASONS: dict[str, str] = {
@@ -26,6 +31,10 @@ REASONS: dict[str, str] = {
     "nul": "a NUL character, where `nul: refuse_row`",
     "bom": "a stray U+FEFF inside a text, where `bom: refuse`",
     "cell_too_long": "a cell of more than `max_cell_bytes`",
+    "no_such_file": "a name that is no file's beside the table",
+    "outside_source": "a name that is absolute, or leads out of the source's directory",
+    "file_too_large": "a picture or sound of more than `max_file_bytes`",
+    "bad_sample": "files of a tar that make no row: named twice, a link, or no text where one belongs",
 }
 
 
@@ -115,6 +124,11 @@ class SourceOptions:
         metadata={"help": "lines above the header of a CSV (a title, the date of an export)", "later": True},
     )
 
+    max_file_bytes: int = field(
+        default=MAX_FILE_BYTES,
+        metadata={"help": "a row with a larger picture or sound (bytes) is refused", "later": True},
+    )
+
     def __post_init__(self) -> None:
         if not self.path or "\x00" in self.path:
             raise ValueError(
@@ -128,6 +142,8 @@ class SourceOptions:
             raise ValueError(f"skip_lines: between 0 and 1,000, found {self.skip_lines}")
         if not 1 <= self.max_cell_bytes <= 2**24:
             raise ValueError(f"max_cell_bytes: between 1 and {2**24} (16 MiB), found {self.max_cell_bytes}")
+        if not 1 <= self.max_file_bytes <= 2**30:
+            raise ValueError(f"max_file_bytes: between 1 and {2**30} (1 GiB), found {self.max_file_bytes}")
         if self.encoding != "auto":
             try:
                 "a".encode(self.encoding).decode(codecs.lookup(self.encoding).name, "surrogateescape")
@@ -135,9 +151,22 @@ class SourceOptions:
                 raise ValueError(f"encoding: there is no text codec {self.encoding!r}; auto finds one") from None
 
 
+class Member(NamedTuple):
+    """A file that is a value of a row. ``name``: as the row has it; ``stamp``: as SourceFile's.
+
+    ``reason``: why it cannot be read, of ``REASONS``; then there is nothing else of it.
+    """
+
+    name: str
+    uri: str
+    size: int
+    stamp: str
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source. ``name`` is relative to the source's root, with ``/``; sizes are bytes as stored."""
+    """One file of a source, or a directory of files that are rows, as ``.`` in its own place. ``name`` is relative to the source's root, with ``/``; sizes are bytes as stored."""
 
     uri: str
     name: str
@@ -148,6 +177,8 @@ class SourceFile:
     stamp: str = ""  # changes when the file does (e_tag, or modification time and size); never content
     kept: bytes = b""  # a bit a row, the lowest first: 0 where a Delta table deleted it since; beyond the end all stand
     version: int | None = None  # of the Delta table
+    members: tuple[Member, ...] = ()  # of a directory that is read as one; of a table the files that its rows name
+    named: tuple[str, ...] = ()  # the columns whose texts name them
 
 
 @dataclass(frozen=True)
@@ -161,12 +192,16 @@ class RefusedRow:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows in file order; ``locations[i]`` says where row i stands; ``repaired`` counts stripped characters' cells."""
+    """Rows in file order; ``locations[i]`` says where row i stands; ``repaired`` counts stripped characters' cells.
+
+    ``names``: of a directory that is read as one the file that each row is.
+    """
 
     table: pa.Table
     locations: pa.Array
     refused: list[RefusedRow]
     repaired: dict[str, int] = field(default_factory=dict)
+    names: list[str] | None = None
 
 
 class Reader(ABC):

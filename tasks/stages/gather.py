@@ -504,9 +504,14 @@ def _refused(work: Work, window: _Window) -> list[dict[str, str]]:
 
 
 def _place(window: _Window) -> Any:
-    """The order of places: by file as the units have them, then by line or row."""
+    """The order of places: by file as the units have them, then by line or row; of a directory by the name in it."""
     files = {name: at for at, name in enumerate(name for unit in window.units for name in unit.about["files"])}
-    return lambda row: (files[row["file"]], int(row["location"].rsplit(" ", 1)[-1]), row["reason"])
+
+    def place(row: dict[str, str]) -> tuple[int, int, str, str]:
+        number = row["location"].rsplit(" ", 1)[-1]
+        return files[row["file"]], int(number) if number.isdecimal() else 0, row["location"], row["reason"]
+
+    return place
 
 
 def _no_row(window: _Window, files: list[str], schema: pa.Schema, refused: list[dict[str, str]]) -> AugmillError:

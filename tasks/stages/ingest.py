@@ -21,11 +21,11 @@ from augmill.tasks.rows.calendar import FORMS
 from augmill.tasks.rows.hashing import TableHasher
 from augmill.tasks.rows.names import spelt_otherwise
 from augmill.tasks.rows.schema import PLACES, UNIT_REFUSED
-from augmill.tasks.sources import SOURCES, SourceFile, describe_file, list_files, read_batches, scan_schema
+from augmill.tasks.sources import SOURCES, SourceFile, describe_file, list_files, name_files, read_batches, scan_schema
 from augmill.tasks.stages.partitions import Cut, cut_source, cuts_upto, hash_files
 from augmill.tasks.stages.refusals import require_columns, require_plain
 from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig, UnitRows, convert, open_batch
-from augmill.tasks.stages.user_columns import versions_of
+from augmill.tasks.stages.user_columns import files_named, versions_of
 from augmill.tasks.store.erasure import Erased, read_erased
 from augmill.tasks.store.stage import PARQUET, Work, stage
 from augmill.tasks.store.store import Store
@@ -44,6 +44,7 @@ def prepare_ingest(
     to read.
     """
     listed = list_files(recipe.source) if listed is None else listed
+    listed = name_files(listed, recipe.source, files_named(recipe.columns))
     cuts = cut_source(listed, recipe)
     if as_of is not None:
         cuts = cuts_upto(cuts, recipe, as_of)
@@ -162,7 +163,7 @@ def _write_rows(work: Work, rows: UnitRows, schema: pa.Schema) -> list[dict[str,
         for file in config.handles:
             _warn_of_column(file, config)
             for batch in read_batches(file, config.source, needed=needed, schema=schema):
-                opened = open_batch(rows, file, batch.table, batch.locations.to_pylist())
+                opened = open_batch(rows, file, batch)
                 rows.see(batch.table, opened.names)
                 table, kept, bad = convert(rows, opened)
                 rows.repaired.update(batch.repaired)

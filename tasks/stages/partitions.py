@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar, parse_days, rank
-from augmill.tasks.rows.hashing import seal
+from augmill.tasks.rows.hashing import canonical_json, seal
 from augmill.tasks.sources import SourceFile, SourceOptions, hash_file, is_settled
+from augmill.tasks.sources.folder import FOLDER, divide
+from augmill.tasks.sources.members import hash_members
 from augmill.tasks.sources.patterns import found_in
 from augmill.tasks.stages.refusals import no_row_upto, require_alike
 from augmill.tasks.store.shapes import NAME
 from augmill.tasks.store.store import Store
 
+SHA256 = 64  # hexadecimal digits; what is shorter says why a file is not read
 # More in one file are no partitions but single rows; so many days are 27 years.
 MOST = 10_000
 
@@ -37,7 +42,9 @@ def file_value(file: SourceFile, column: str | None, pattern: str | None, calend
     if column is not None:
         value = file.partition.get(column)
         return _joined(file.partition, column) or value if calendar.dated and value is not None else value
-    return found_in(file.name, pattern) if pattern is not None else None
+    if pattern is None:
+        return None
+    return found_in(file.members[0].name if file.format == FOLDER else file.name, pattern)
 
 
 def _joined(partition: dict[str, str], column: str) -> str | None:
@@ -57,6 +64,8 @@ def cut_source(files: Sequence[SourceFile], recipe: Recipe) -> list[Cut]:
     if not is_partitioned(recipe):
         return [Cut(None, tuple(files))]
     column, pattern = recipe.columns.partition, recipe.partitions.pattern
+    if pattern is not None:
+        files = [part for file in files for part in divide(file, partial(found_in, pattern=pattern))]
     groups: dict[str, list[SourceFile]] = {}
     cuts = []
     for file in files:
@@ -113,21 +122,29 @@ def hash_files(
     """sha256 by address; read once while nothing changes: what is known stands in the store.
 
     A local file that changed less than 2 s ago is not noted: another change may leave the same time and size. Of
-    ``listed`` alone is anything kept. The note is a cache: made anew where it is gone or rotted.
+    ``listed`` alone is anything kept. The note is a cache: made anew where it is gone or rotted. A file with members
+    stands for what is in all of them, too.
     """
     key = f"private/sources/{dataset}/hashes.json"
     noted = (store.read_sealed(key) if store is not None else None) or {}
-    stamps = {file.uri: file.stamp for file in listed}
+    stamps = {item.uri: item.stamp for file in listed for item in (file, *file.members) if item.stamp}
     known = {uri: pair for uri, pair in noted.items() if uri in stamps and pair[0] == stamps[uri]}
     found: dict[str, str] = {}
     for file in files:
+        now = time.time_ns()
         if file.stamp and file.uri in known:
             found[file.uri] = known[file.uri][1]
-            continue
-        now = time.time_ns()
-        found[file.uri] = hash_file(file, how)
-        if is_settled(file, now):
-            known[file.uri] = [file.stamp, found[file.uri]]
+        elif file.format != FOLDER:
+            found[file.uri] = hash_file(file, how)
+            if is_settled(file, now):
+                known[file.uri] = [file.stamp, found[file.uri]]
+        if file.members:
+            own, inside = found.get(file.uri, ""), hashlib.sha256()
+            for member, digest in hash_members(file.members, how, lambda each: known.get(each.uri, ("", None))[1]):
+                inside.update(canonical_json([member.name, digest]) + b"\n")
+                if not member.reason and len(digest) == SHA256 and is_settled(member, now):
+                    known[member.uri] = [member.stamp, digest]
+            found[file.uri] = hashlib.sha256(f"{own}\n{inside.hexdigest()}".encode()).hexdigest()
     if store is not None and known != noted:
         store.put(key, seal(known))
     return found

@@ -14,6 +14,7 @@ from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
 from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.kinds.media import is_media
 from augmill.tasks.rows.names import SHOWN, nearest
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
@@ -31,6 +32,10 @@ REMEDIES = {
     "not_an_object": "write one JSON object a line",
     "invalid_encoding": "set source.encoding to the file's encoding, or auto",
     "cell_too_long": "shorten those cells, or raise source.max_cell_bytes",
+    "no_such_file": "put the file where it is named, relative to the table's own directory, or correct the name",
+    "outside_source": "put the files into the source's directory, and name them relative to the table's own",
+    "file_too_large": "make those files smaller, or raise source.max_file_bytes",
+    "bad_sample": "pack the tar again: plain files, each named once",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
     CONFLICT: "give equal rows one label, or set refuse.conflicts",
     "duplicate_id": "check columns.id: each value must be unique; without it ids are made from the inputs",
@@ -132,11 +137,13 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
         inside = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
         kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
         bytes_of = pa.types.is_binary(inside) or pa.types.is_fixed_size_binary(inside)
+        type = columns.types.get(name)
+        if type is not None and KINDS[type].files and is_media(field.type):
+            continue
         if kind != str(field.type) or pa.types.is_nested(inside) or (bytes_of and key not in MAY_BE_BYTES):
             doubt = doubt_file(file, how)
             hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
             raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=f"{of}{key}", fix=fix)
-        type = columns.types.get(name)
         plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         if type is not None and not KINDS[type].takes(plain, type):
             raise DataError(

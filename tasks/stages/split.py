@@ -103,7 +103,7 @@ def _exclude_table(config: SplitConfig) -> pa.Table:
     for options, files in config.exclude:
         for file in files:
             for batch in read_batches(file, options, list(config.sources), needed=list(config.sources)):
-                fields, unread = read_fields(batch.table, columns, ReadLimits(sys.maxsize))
+                fields, unread = read_fields(batch.table, columns, ReadLimits(sys.maxsize, sys.maxsize))
                 ids = [f"{file.name}:{place}" for place in batch.locations.to_pylist()]
                 keys = [pa.array(ids, pa.string()), pa.array([""] * len(ids), pa.string())]
                 read = pa.Table.from_arrays([*keys, *fields.columns], schema=schema)

@@ -17,9 +17,10 @@ from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar
 from augmill.tasks.rows.hashing import TableHasher
 from augmill.tasks.rows.kinds import stems
+from augmill.tasks.rows.kinds.media import is_media, titles
 from augmill.tasks.rows.names import name_meant, name_of
 from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within
-from augmill.tasks.sources import RefusedRow, SourceFile, SourceOptions
+from augmill.tasks.sources import Batch, RefusedRow, SourceFile, SourceOptions
 from augmill.tasks.stages.partitions import MOST, file_value
 from augmill.tasks.stages.refusals import too_many_partitions
 from augmill.tasks.stages.user_columns import read_fields, taken_over
@@ -143,11 +144,12 @@ class UnitRows:
             for line in lines
         ]
 
-    def split_of(self, file: SourceFile, value: Any) -> str | None:
+    def split_of(self, file: str, value: Any) -> str | None:
+        """``file``: the name of the row's own."""
         config = self.config
         if config.split_files:
-            base = file.name.rsplit("/", 1)[-1]
-            hits = [s for s, p in config.split_files.items() if fnmatch(file.name, p) or fnmatch(base, p)]
+            base = file.rsplit("/", 1)[-1]
+            hits = [s for s, p in config.split_files.items() if fnmatch(file, p) or fnmatch(base, p)]
             return hits[0] if hits else None
         if config.split_column is None:
             return None
@@ -226,32 +228,43 @@ class OpenBatch:
     names: list[str | None]
     said: list[Any]  # the values that the names were made of
     calendar: Calendar
+    files: list[str] | None = None  # of a directory that is read as one the file that each row is
 
     def refused(self, index: int, reason: str) -> dict[str, str]:
         about = OF_THE_ROW.get(reason, "" if self.unread[index] else self.columns.answer_type)
         values = {"": None, "split": self.splits, "partition": self.said}.get(about, self.targets)
         value = values and values[index]
         why = f": {self.calendar.why_not(value)}" if reason == BAD_PARTITION else ""
-        inputs = [self.table[name][index].as_py() for name in self.columns.sources]
+        inputs = [_shown(self.table[name], index) for name in self.columns.sources]
         return {
             "file": self.file.name,
             "location": self.locations[index],
             "reason": reason,
             "detail": "" if value is None else f"{about} {value!r}{why}",
-            "row": " | ".join("" if value is None else str(value)[:200] for value in inputs),
+            "row": " | ".join(inputs),
             "partition": self.names[index] or "",
         }
 
 
-def open_batch(rows: UnitRows, file: SourceFile, table: pa.Table, locations: list[str]) -> OpenBatch:
+def _shown(column: pa.ChunkedArray, index: int) -> str:
+    """What a refused row's value is called: of a file its name, or its hash and size, never what is in it."""
+    if is_media(column.type):
+        return str(titles(column.slice(index, 1))[0] or "")[:200]
+    value = column[index].as_py()
+    return "" if value is None else str(value)[:200]
+
+
+def open_batch(rows: UnitRows, file: SourceFile, batch: Batch) -> OpenBatch:
+    table, locations = batch.table, batch.locations.to_pylist()
     columns = rows.config.columns
-    fields, unread = read_fields(table, columns, ReadLimits(rows.config.max_chars))
+    fields, unread = read_fields(table, columns, ReadLimits(rows.config.max_chars, rows.config.source.max_file_bytes))
     ids, splits = (
         table[name].to_pylist() if name else [None] * table.num_rows for name in (columns.id, rows.config.split_column)
     )
     targets = table[columns.answer].to_pylist()
     said = rows.partitions(file, table)
-    return OpenBatch(file, table, locations, columns, fields, unread, targets, ids, splits, *said, rows.config.calendar)
+    decided = (targets, ids, splits, *said)
+    return OpenBatch(file, table, locations, columns, fields, unread, *decided, rows.config.calendar, batch.names)
 
 
 def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list[dict[str, str]]]:
@@ -262,7 +275,8 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
     refused: list[dict[str, str]] = []
     said = zip(batch.unread, batch.targets, batch.splits, batch.names, strict=True)
     for index, (unread, target, asked, name) in enumerate(said):
-        split = rows.split_of(batch.file, asked) if rows.given else None
+        own = batch.file.name if batch.files is None else batch.files[index]
+        split = rows.split_of(own, asked) if rows.given else None
         read = rows.read(unread, target, split, name)
         reason = read.reason
         if reason or with_id or erased:

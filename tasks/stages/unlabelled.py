@@ -16,11 +16,11 @@ from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar, rank
 from augmill.tasks.rows.kinds import real_schema, stems
 from augmill.tasks.rows.schema import id_within
-from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, read_batches
+from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, name_files, read_batches
 from augmill.tasks.stages.partitions import cut_source, hash_files, is_partitioned, window_start
 from augmill.tasks.stages.refusals import require_plain
 from augmill.tasks.stages.unit_rows import IngestConfig, UnitRows
-from augmill.tasks.stages.user_columns import read_fields
+from augmill.tasks.stages.user_columns import files_named, read_fields
 from augmill.tasks.store.erasure import ERASED, Erased, read_erased
 from augmill.tasks.store.stage import Work, stage
 from augmill.tasks.store.store import Store
@@ -47,7 +47,7 @@ class UnlabelledConfig:
 def prepare_unlabelled(recipe: Recipe, as_of: str | None, store: Store) -> UnlabelledConfig:
     """Lists and hashes the files. Raises UserError or DataError where there is nothing to read."""
     assert recipe.unlabelled is not None
-    listed = list_files(recipe.unlabelled)
+    listed = name_files(list_files(recipe.unlabelled), recipe.unlabelled, files_named(recipe.columns))
     cuts = cut_source(listed, recipe)
     hashes = hash_files(listed, listed, recipe.unlabelled, store, f"{recipe.dataset}/unlabelled")
     handles = tuple((cut.partition, file) for cut in cuts for file in cut.files)
@@ -89,7 +89,8 @@ def unlabelled(work: Work, config: UnlabelledConfig) -> None:
             left["unreadable"] += len(batch.refused)
             names, _ = rows.partitions(file, batch.table)
             ids = batch.table[columns.id].to_pylist() if columns.id else [None] * batch.table.num_rows
-            fields, unread = read_fields(batch.table, columns, ReadLimits(config.max_chars))
+            limits = ReadLimits(config.max_chars, config.source.max_file_bytes)
+            fields, unread = read_fields(batch.table, columns, limits)
             hashes = stems(fields, columns.fields)
             kept: list[int] = []
             for at, (row_id, name, stem) in enumerate(zip(ids, names, hashes, strict=True)):

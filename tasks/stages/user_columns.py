@@ -24,6 +24,11 @@ def versions_of(columns: Columns, problem: str) -> dict[str, int | str] | None:
     return {**shipped, **(codes_of(columns, problem) or {})} or None
 
 
+def files_named(columns: Columns) -> list[str]:
+    """The inputs whose values are files: where they hold texts, these name them."""
+    return [name for name, type in columns.types.items() if KINDS[type].files]
+
+
 def codes_of(columns: Columns, problem: str) -> dict[str, str] | None:
     """The code from outside that says what these rows are, by name, for identities; None where all of it ships."""
     return {**(KINDS.codes(*columns.types.values()) or {}), **(PROBLEMS.codes(problem) or {})} or None

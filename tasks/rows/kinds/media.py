@@ -71,6 +71,18 @@ def to_release(values: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.StructArray.from_arrays(parts, fields=list(kind), mask=values.is_null())
 
 
+def titles(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
+    """What to call each value of a column for which ``is_media`` holds: the file's name, else its hash and size."""
+    inside = pa.types.is_struct(column.type)
+    files = files_of(column) if inside else column.to_pylist()
+    names = names_of(column) if inside and column.type.get_field_index("path") >= 0 else [None] * len(files)
+    return [name or (None if file is None else _digest(file)) for name, file in zip(names, files, strict=True)]
+
+
+def _digest(file: bytes) -> str:
+    return f"sha256 {hashlib.sha256(file).hexdigest()[:16]} ({len(file):,} bytes)"
+
+
 def digests(columns: pa.Table) -> list[bytes]:
     """Of each row, the sha256 of each of its files one after the other; of a null, of nothing."""
     each = [[hashlib.sha256(file or b"").digest() for file in files_of(column)] for column in columns.columns]
