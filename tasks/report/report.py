@@ -375,7 +375,7 @@ def ways(drift: Mapping[str, Any]) -> str:
 
 
 def _lengths(lengths: Mapping[str, list[int]]) -> dict[str, Any]:
-    if not lengths.get("real"):
+    if not lengths.get("real") or len({value for values in lengths.values() for value in values}) < 2:
         return {}
     middle = {kind: sorted(values)[len(values) // 2] for kind, values in lengths.items() if values}
     return {"real": lengths["real"], "synthetic": lengths.get("synthetic", []), "median": middle}

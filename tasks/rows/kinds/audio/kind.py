@@ -36,6 +36,8 @@ class Audio(Kind):
     libraries: ClassVar[tuple[str, ...]] = ("soundfile",)
     remedies: ClassVar[Mapping[str, str]] = REMEDIES
     verbatim: ClassVar[bool] = True
+    files: ClassVar[bool] = True
+    feature: ClassVar[str] = "Audio"
     hub: ClassVar[str] = "audio"
 
     def arrow(self, type: str) -> pa.DataType:
