@@ -24,6 +24,7 @@ P = ParamSpec("P")
 _log = logging.getLogger("augmill")
 Result = dict[str, Any]  # what the last line of stdout says
 
+DEPLOYED = "augmill.flows.deployed"  # stays when modules move: servers keep the name as long as a deployment stands
 LISTED = 3  # snapshots that failed are named up to so many
 BEGINNINGS = 3  # times that Prefect is asked to begin a run: an API under load misses one request in some thousand
 
@@ -46,6 +47,8 @@ class OwnFlow(Generic[P]):
 
             made = flow(name=self._name, flow_run_name=self._run_name, persist_result=False)
             self._flow = made(ending(self.body))
+            # What a deployment of it names as its entrypoint: there stands Prefect's flow, where the body's module has ours.
+            self._flow.__module__ = DEPLOYED
         return self._flow
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:

@@ -83,8 +83,6 @@ def _deployment(
         entrypoint_type=EntrypointType.MODULE_PATH,
         job_variables=dict(job_variables or {}),
     )
-    # The name that stays when modules move: servers keep it as long as the deployment stands.
-    deployment.entrypoint = f"augmill.flows.deployed.{flow.fn.__name__}"
     deployment.work_pool_name = pool  # None, said aloud: takes one that was served from a pool out of it
     return deployment
 

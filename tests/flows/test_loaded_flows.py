@@ -9,6 +9,9 @@ import textwrap
 from typing import Any
 
 import pytest
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import load_flow_from_entrypoint
+from prefect.types.entrypoint import EntrypointType
 
 from augmill.flows.augment import augment
 from augmill.flows.compare import compare
@@ -53,6 +56,13 @@ def test_every_flow_can_be_sent_to_another_process_by_name_and_by_value() -> Non
     sent = run_python(SEND, *(f"{flow.fn.__module__}.{name}" for name, flow in FLOWS.items()))
     got = [json.loads(line) for line in run_python(RECEIVE, given=sent).splitlines()]
     assert got == [[["Flow", flow.name, *flow.parameters.properties] for flow in FLOWS.values()]] * 2
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_that_anyone_deploys_is_found_by_the_entrypoint_that_prefect_gives_it(name: str) -> None:
+    deployment = RunnerDeployment.from_flow(FLOWS[name], name="any", entrypoint_type=EntrypointType.MODULE_PATH)
+    assert deployment.entrypoint == f"augmill.flows.deployed.{name}"
+    assert load_flow_from_entrypoint(deployment.entrypoint) is FLOWS[name]
 
 
 @pytest.mark.parametrize("name", ["augment", "backfill", "nightly", "compare"])
