@@ -281,3 +281,26 @@ def test_a_table_that_comes_in_parts_is_the_file_that_it_is_as_a_whole(
     groups = [[file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)] for file in (whole, parts)]
     assert groups[0] == groups[1]
     assert (work.directory / "parts").read_bytes() == (work.directory / "whole").read_bytes()
+
+
+def test_a_manifest_is_asked_for_once_and_again_where_it_was_moved_aside(site: Site) -> None:
+    asked: list[str] = []
+
+    class Counted(Store):
+        def get(self, key: str) -> bytes | None:
+            asked.append(key)
+            return super().get(key)
+
+    count, ran = counting()
+    made = count(site, Options())
+    key, store = manifest_key(*made.key.split("/")), Counted(site.store.root)
+    for _ in range(3):
+        fetch(store, made, "rows.parquet")
+    assert asked == [key]
+    store.move_aside(key)
+    with pytest.raises(CorruptObject, match="gone"):
+        fetch(store, made, "rows.parquet")
+    assert count(Site(store), Options()) == made and len(ran) == 2
+    asked.clear()
+    fetch(store, made, "rows.parquet")
+    assert asked == []  # what was written is known
