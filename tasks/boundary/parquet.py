@@ -8,6 +8,7 @@ count that it names.
 from __future__ import annotations
 
 import io
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -436,11 +437,14 @@ def _inflate(raw: bytes, size: int, codec: str, where: str) -> bytes:
         raise _damaged(f"a page does not unpack: {error}", where) from error
 
 
+_LENGTH = struct.Struct("<I")
+
+
 def _longest(texts: bytes) -> int:
     """Bytes of the longest text in a dictionary's page: four bytes of length before each."""
-    at = longest = 0
-    while at + 4 <= len(texts):
-        length = int.from_bytes(texts[at : at + 4], "little")
+    at, longest, last, read = 0, 0, len(texts) - 4, _LENGTH.unpack_from
+    while at <= last:
+        (length,) = read(texts, at)
         longest, at = max(longest, length), at + 4 + length
     return min(longest, len(texts))
 

@@ -14,8 +14,8 @@ from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from itertools import accumulate, chain
+from functools import cache, cached_property
+from itertools import accumulate, chain, pairwise
 from logging import Logger
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +64,7 @@ _HINTS = re.compile(r"[{<%@#$]|://|www\.|\[[A-Z]", re.IGNORECASE)  # what one of
 _BLANK_WITHIN = ("{{", "{%", "<")  # where one may hold a blank
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, as below
 class PhraseSite:
     """Where a phrase of the thesaurus stands (``length`` tokens from ``start``) and what may stand there instead."""
 
@@ -97,6 +97,11 @@ class Thesaurus:
 
     choices: dict[tuple[str, ...], tuple[str, ...]]
     longest: int
+
+    @cached_property
+    def begins(self) -> set[str]:
+        """The first words of its phrases."""
+        return {phrase[0] for phrase in self.choices if phrase}
 
 
 @cache
@@ -209,6 +214,8 @@ def tell_scripts(columns: Iterable[Iterable[str | None]], who: str, log: Logger)
 
 
 def _match_key(word: str) -> str:
+    if word.isascii():  # the same, in a fifth of the time
+        return word.lower()
     return unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
 
 
@@ -270,18 +277,22 @@ def find_sites(tokens: list[Token], thesaurus: Thesaurus, *, across: bool = Fals
     """
     keys = [_match_key(core) for _, core, _ in tokens]
     sites: list[PhraseSite] = []
-    start = 0
-    while start < len(keys):
-        length = 1
-        for size in range(min(thesaurus.longest, len(keys) - start), 0, -1):
-            span = range(start + 1, start + size)
-            choices = thesaurus.choices.get(tuple(keys[start : start + size]))
-            if choices and (across or not any((tokens[at - 1][2] + tokens[at][0]).strip() for at in span)):
+    choices_of, longest, begins, free = thesaurus.choices, thesaurus.longest, thesaurus.begins, 0
+    for start, key in enumerate(keys):
+        if start < free or key not in begins:
+            continue
+        for size in range(min(longest, len(keys) - start), 0, -1):
+            choices = choices_of.get(tuple(keys[start : start + size]))
+            if choices and (size == 1 or across or not _are_apart(tokens[start : start + size])):
                 sites.append(PhraseSite(start, size, choices))
-                length = size
+                free = start + size
                 break
-        start += length
     return sites
+
+
+def _are_apart(tokens: list[Token]) -> bool:
+    """Whether punctuation stands between some of the words."""
+    return any((before[2] + after[0]).strip() for before, after in pairwise(tokens))
 
 
 def prepare(text: str | None, thesaurus: Thesaurus, weights: Mapping[Operation, float], strength: float) -> Sentence:

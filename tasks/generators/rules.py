@@ -48,6 +48,7 @@ Ints = npt.NDArray[np.int64]
 
 CHUNK = 4096  # rows edited at a time
 PREPARED = 1 << 14  # rows kept taken apart per process; about 5 kB each at 12 words
+KEPT = 1 << 22  # bytes of parents' texts up to which all are prepared once per process; 17 are held for each (70 MB)
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,26 @@ class _Editor:
 
 
 class _Texts:
-    """Texts of one column. ``texts``: in their canonical form; ``can``: whether any edit changes each."""
+    """Texts of one column. ``array``: in their canonical form. What of them is not plain is taken apart when it is needed."""
 
     def __init__(self, texts: Sequence[str | None], editor: _Editor) -> None:
-        self.texts = canonical_texts([text or "" for text in texts])
-        self._plain = editor.plain(self.texts)
-        self.can = self._plain.can.copy()
-        self._rest = {at: editor.take_apart(self.texts[at]) for at in np.flatnonzero(~self._plain.plain).tolist()}
-        for at, sentence in self._rest.items():
-            self.can[at] = len(sentence.operations) > 0
+        self._texts = canonical_texts([text or "" for text in texts])
+        self.array = pa.array(self._texts, pa.string())
+        self._take_apart = editor.take_apart
+        self._plain = editor.plain(self._texts)
+        # Of texts that are not plain: the numbers that an edit takes, 0 where none changes it; not known yet below.
+        self._draws = np.where(self._plain.plain, self._plain.can, -1)
+
+    def can_edit(self, which: Ints) -> npt.NDArray[np.bool_]:
+        """Which of these texts any edit changes."""
+        for at in np.unique(which[self._draws[which] < 0]).tolist():
+            sentence = self._take_apart(self._texts[at])
+            self._draws[at] = sentence.draws if sentence.operations else 0
+        found: npt.NDArray[np.bool_] = self._draws[which] > 0
+        return found
 
     def edit(self, which: Ints, seeds: Ints, stream: int) -> pa.Array:
-        """An edited copy of each of these texts, which edits can change."""
+        """An edited copy of each of these texts, which edits can change (``can_edit`` was asked)."""
         plain = self._plain.plain[which]
         made, order = [pa.array([], pa.string())], [np.empty(0, np.int64)]
         # By the power of two of the numbers they take: one long text must not make all others dear.
@@ -126,11 +135,11 @@ class _Texts:
             made.append(self._plain.edit(which[own], uniforms(seeds[own], 1 + 2 * count, stream=stream)))
             order.append(own)
         rest = np.flatnonzero(~plain)
-        for count, own in _by_size(rest, np.array([self._rest[at].draws for at in which[rest].tolist()], np.int64)):
+        for count, own in _by_size(rest, self._draws[which[rest]]):
             draws = uniforms(seeds[own], count, stream=stream).tolist()
-            texts = [edit(self._rest[at], numbers) for at, numbers in zip(which[own].tolist(), draws, strict=True)]
+            sentences = map(self._take_apart, [self._texts[at] for at in which[own].tolist()])
             order.append(own)
-            made.append(pa.array(texts, pa.string()))
+            made.append(pa.array(list(map(edit, sentences, draws)), pa.string()))
         return pa.concat_arrays(made).take(pa.array(np.argsort(np.concatenate(order))))
 
 
@@ -147,13 +156,19 @@ class _Editable:
     def __init__(self, fitted: Fitted, options: RulesOptions, fields: tuple[str, ...]) -> None:
         self.parents = Parents(fitted)
         self.known = set(fitted.read_json("summary.json")["rows"])
-        self.editor = _Editor(index_thesaurus(fitted.read_json("thesaurus.json")), options)
-        self.columns = [self.parents.table[name].combine_chunks() for name in fields]
+        self._editor = _Editor(index_thesaurus(fitted.read_json("thesaurus.json")), options)
+        self._columns = [self.parents.table[name].combine_chunks() for name in fields]
+        self._all: list[_Texts] = []
+        if sum(column.nbytes for column in self._columns) <= KEPT:  # with an empty text behind them, of no parent
+            self._all = [_Texts([*column.to_pylist(), ""], self._editor) for column in self._columns]
 
-    def texts_of(self, rows: Ints) -> list[_Texts]:
-        """By field; empty ones of no row, -1."""
-        at = pa.array(rows, mask=rows < 0)
-        return [_Texts(column.take(at).to_pylist(), self.editor) for column in self.columns]
+    def texts_of(self, rows: Ints) -> tuple[list[_Texts], Ints]:
+        """(texts by field, the place of each row's among them); empty ones of no row, -1."""
+        if self._all:
+            return self._all, np.where(rows < 0, self.parents.table.num_rows, rows)
+        distinct, own = np.unique(rows, return_inverse=True)
+        at = pa.array(distinct, mask=distinct < 0)
+        return [_Texts(column.take(at).to_pylist(), self._editor) for column in self._columns], own
 
 
 class Rules(Generator):
@@ -180,7 +195,8 @@ class Rules(Generator):
         editable, editor = np.zeros(train.num_rows, dtype=bool), _Editor(thesaurus, options)
         for name in (ctx.fields[at] for at in changed_fields(options.change, ctx.fields, "rules")):
             for start in range(0, train.num_rows, CHUNK):
-                editable[start : start + CHUNK] |= _Texts(train[name].slice(start, CHUNK).to_pylist(), editor).can
+                texts = train[name].slice(start, CHUNK).to_pylist()
+                editable[start : start + CHUNK] |= _Texts(texts, editor).can_edit(np.arange(len(texts)))
         parents = train.filter(pa.array(editable))
         write_parents(parents, ctx)
         summary = {"rows": count_classes(train), "editable": count_classes(parents), "synonym_groups": len(groups)}
@@ -200,10 +216,7 @@ class Rules(Generator):
             chunk = Request(request.strata[part], request.ordinals[part], request.seeds[part])
             numbers = uniforms(chunk.seeds, 2)
             rows = editable.parents.draw(chunk, numbers[:, 0])
-            distinct, own = np.unique(rows, return_inverse=True)
-            texts, changed = _edit_rows(
-                editable.texts_of(distinct), own, chunk.seeds, numbers[:, 1], options, ctx.fields
-            )
+            texts, changed = _edit_rows(*editable.texts_of(rows), chunk.seeds, numbers[:, 1], options, ctx.fields)
             pieces.append(_to_table(editable, chunk, np.where(changed, rows, -1), texts, ctx.fields))
         return pa.concat_tables(pieces).combine_chunks()
 
@@ -222,10 +235,10 @@ def _edit_rows(
     draws the field where one alone is edited.
     """
     editable = changed_fields(options.change, fields, "rules")
-    can = np.array([texts[name].can[own] for name in editable])
+    can = np.array([texts[name].can_edit(own) for name in editable])
     if options.change == "one":
         can &= np.cumsum(can, axis=0) - 1 == (which * can.sum(axis=0)).astype(np.int64)
-    columns = [pa.array(column.texts, pa.string()).take(pa.array(own)) for column in texts]
+    columns = [column.array.take(pa.array(own)) for column in texts]
     changed = np.zeros(len(seeds), np.bool_)
     for name, rows in zip(editable, can, strict=True):
         at = np.flatnonzero(rows)

@@ -38,13 +38,14 @@ def guess_encoding(sample: bytes, where: str = "source") -> tuple[str, str]:
         half = sample[offset::2]
         if half and half.count(0) > 0.6 * len(half) and sample.count(0) < 0.65 * len(sample):
             return codec, "every other byte is NUL"
+    if not sample.isascii() and _decodes_start(sample):  # as line by line, in a tenth of the time
+        return "utf-8", "decodes as UTF-8"
     lines = [line for line in sample.splitlines() if not line.isascii()][:20_000]
     good = sum(_decodes(line, "utf-8") for line in lines[:-1])
     good += sum(_decodes_start(line) if sample.endswith(line) else _decodes(line, "utf-8") for line in lines[-1:])
-    if lines and good == len(lines):  # none: ASCII with many NULs, and no UTF-16
-        return "utf-8", "decodes as UTF-8"
-    if lines and good * 2 >= len(lines):
-        return "utf-8", f"{good:,} of {len(lines):,} lines beyond ASCII decode as UTF-8, the rest are damaged"
+    if lines and good * 2 >= len(lines):  # none: ASCII with many NULs, and no UTF-16
+        damaged = f"{good:,} of {len(lines):,} lines beyond ASCII decode as UTF-8, the rest are damaged"
+        return "utf-8", damaged if good < len(lines) else "decodes as UTF-8"
     return _guess_legacy(sample, lines, where)
 
 

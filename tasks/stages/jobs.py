@@ -113,16 +113,16 @@ def run_shard(site: Site, config: ShardConfig, fitted: Artifact, checks: list[Ar
 
     ``config.raw``: the pieces that the bank held when the shard was planned.
     """
-    if look_up(site.store, generate.name, generate.identity(config, (fitted, checks))) is None:
-        whole = require_whole(site, config.raw)
-        missing = cut_segments(cover(whole), config.segments)[1]
-        if missing:
-            made = sample(site, SampleConfig(config.generator, tuple(missing)), fitted)
-            note_in_bank(site.store, bank_of(config.generator, fitted.content), made, missing)
-            whole += [{**piece, "artifact": made.key} for piece in missing]
-        raw = cut_segments(cover(whole), config.segments)[0]
-        config = dataclasses.replace(config, raw=tuple(raw))
-    return generate(site, config, fitted, checks)
+    if look_up(site.store, generate.name, generate.identity(config, (fitted, checks))) is not None:
+        return generate(site, config, fitted, checks)
+    whole = require_whole(site, config.raw)
+    missing = cut_segments(cover(whole), config.segments)[1]
+    if missing:
+        made = sample(site, SampleConfig(config.generator, tuple(missing)), fitted)
+        note_in_bank(site.store, bank_of(config.generator, fitted.content), made, missing)
+        whole += [{**piece, "artifact": made.key} for piece in missing]
+    raw = cut_segments(cover(whole), config.segments)[0]
+    return generate.make(site, dataclasses.replace(config, raw=tuple(raw)), fitted, checks)
 
 
 def require_whole(site: Site, pieces: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:

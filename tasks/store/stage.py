@@ -205,10 +205,12 @@ class Work:
 
 
 def read_manifest(store: Store, artifact: Artifact) -> dict[str, Any]:
-    stage, identity = artifact.key.split("/")
-    body = store.read_sealed(manifest_key(stage, identity))
+    """As this process saw it last: it is written once. One that is moved aside or made anew is read again."""
+    key = manifest_key(*artifact.key.split("/"))
+    body = store.seen.get(key) or store.read_sealed(key)
     if body is None:
         raise CorruptObject("the manifest is gone", where=artifact.key, fix="run it again: it is made anew")
+    store.see(key, body)
     return body
 
 
@@ -264,18 +266,22 @@ class Stage(Generic[C]):
 
     def __call__(self, site: Site, config: C, *inputs: Artifact | list[Artifact]) -> Artifact:
         started = time.monotonic()
-        identity = self.identity(config, inputs)
-        artifact = look_up(site.store, self.name, identity)
-        reused = artifact is not None
-        usage: dict[str, int] = {}
+        artifact = look_up(site.store, self.name, self.identity(config, inputs))
         if artifact is None:
-            with tempfile.TemporaryDirectory(prefix=f"augmill-{self.name}-") as directory:
-                work = Work(site, Path(directory))
-                with blaming():
-                    self.run(work, config, *inputs)
-                artifact = commit(work, self.name, identity)
-                usage = work.meta.get("usage", {})
-        site.observe(Event(self.name, artifact.key, artifact.rows, reused, time.monotonic() - started, usage))
+            return self.make(site, config, *inputs)
+        site.observe(Event(self.name, artifact.key, artifact.rows, True, time.monotonic() - started))
+        return artifact
+
+    def make(self, site: Site, config: C, *inputs: Artifact | list[Artifact]) -> Artifact:
+        """The Artifact, without a look whether it stands in the store: for who has looked."""
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"augmill-{self.name}-") as directory:
+            work = Work(site, Path(directory))
+            with blaming():
+                self.run(work, config, *inputs)
+            artifact = commit(work, self.name, self.identity(config, inputs))
+        usage = work.meta.get("usage", {})
+        site.observe(Event(self.name, artifact.key, artifact.rows, False, time.monotonic() - started, usage))
         return artifact
 
 
@@ -298,6 +304,7 @@ def look_up(store: Store, name: str, identity: str) -> Artifact | None:
     if any(store.size(object_key(entry["sha256"])) != entry["size"] for entry in body["files"].values()):
         store.move_aside(key)
         return None
+    store.see(key, body)
     return _artifact(name, identity, body)
 
 
@@ -330,6 +337,7 @@ def commit(work: Work, name: str, identity: str) -> Artifact:
         "meta": work.meta,
     }
     standing = work.site.store.write_sealed(manifest_key(name, identity), body)
+    work.site.store.see(manifest_key(name, identity), standing)
     return _artifact(name, identity, standing)
 
 

@@ -122,6 +122,8 @@ T = TypeVar("T")
 
 RENEWED = timedelta(minutes=30)
 PIECE = 1 << 20  # bytes that are handed over at least: what a connection that breaks takes with it
+UNASKED = 1 << 22  # bytes up to which an object is written to a bucket without asking whether it stands there
+SEEN = 4096  # manifests that a process remembers; about 5 kB each
 READERS = 16  # documents asked for at once: from a bucket, 400 of 30 ms each take a second instead of twelve
 
 
@@ -163,6 +165,7 @@ class Store:
         self.root = root
         self.local: Path | None = None if root.startswith(REMOTE_SCHEMES) else Path(os.path.expanduser(root)).absolute()  # noqa: PTH111
         self._verified: set[str] = set()
+        self.seen: dict[str, dict[str, Any]] = {}  # manifests, by key, as this process read or wrote them last
         self._lock = threading.Lock()
         self._downloads: Path | None = None
         self.backend = backend or self._open()
@@ -333,6 +336,7 @@ class Store:
     def move_aside(self, key: str) -> None:
         """Takes a corrupt object out of the way; where another process did so first, there is nothing left to do."""
         aside = f"private/aside/{key}.{os.urandom(4).hex()}"
+        self.seen.pop(key, None)
 
         def move() -> None:
             if self.local is not None:
@@ -349,7 +353,9 @@ class Store:
     def put_object(self, path: Path) -> tuple[str, int]:
         """(sha256, bytes) of a file that now stands in the store, as one that is new: gc leaves it alone."""
         sha256, size = hash_file(path), path.stat().st_size
-        standing = self.head(object_key(sha256))
+        # To ask a bucket about a small one would be one more trip, nearly always in vain: it is written over itself.
+        asked = self.local is not None or size > UNASKED
+        standing = self.head(object_key(sha256)) if asked else None
         if standing is None or standing.size != size or datetime.now(UTC) - standing.modified > RENEWED:
             self.put(object_key(sha256), path)
         return sha256, size
@@ -400,6 +406,12 @@ class Store:
         if body is None:
             self.move_aside(key)
         return body
+
+    def see(self, key: str, body: dict[str, Any]) -> None:
+        """Remembers a document that is written once, so that it is not asked for again."""
+        if len(self.seen) >= SEEN:
+            self.seen.clear()
+        self.seen[key] = body
 
     @staticmethod
     def unsealed(key: str, raw: bytes | None) -> dict[str, Any] | None:
@@ -486,6 +498,7 @@ class LookingStore(Store):
         self._gone.add(key)
 
     def move_aside(self, key: str) -> None:
+        self.seen.pop(key, None)
         self.delete(key)
 
     def tidy(self, prefix: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import tracemalloc
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reading import put, read
 
 from augmill.tasks.errors import DataError
@@ -61,6 +64,28 @@ def test_some_damaged_lines_do_not_make_a_utf8_file_another(tmp_path: Path) -> N
 @pytest.mark.parametrize("cut", range(1, 4))
 def test_a_sample_cut_inside_a_character_is_still_utf8(cut: int) -> None:
     assert guess_encoding("好好😀".encode()[:-cut])[0] == "utf-8"
+
+
+PARTS = st.sampled_from(
+    [b"a", b"\n", b"\r", b"\r\n", "é".encode(), "好".encode(), "😀".encode(), b"\xe9", b"\xf0\x9f", b"\x85"]
+)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=12).map(b"".join))
+def test_a_sample_is_utf8_at_once_where_it_is_line_by_line(sample: bytes) -> None:
+    lines = [line for line in sample.splitlines() if not line.isascii()]
+    decoders = [codecs.getincrementaldecoder("utf-8")() for _ in lines]
+    try:
+        for line, decoder in zip(lines, decoders, strict=True):
+            decoder.decode(line, final=not (line is lines[-1] and sample.endswith(line)))
+        expected = bool(lines)
+    except UnicodeDecodeError:
+        expected = False
+    try:
+        found = guess_encoding(sample)[1] == "decodes as UTF-8"
+    except DataError:
+        found = False
+    assert found == expected
 
 
 @pytest.mark.parametrize("magic", [b"PAR1....", b"PK\x03\x04....", b"%PDF-1.7"])

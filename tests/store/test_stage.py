@@ -310,3 +310,26 @@ def test_row_groups_of_files_end_where_their_bytes_do_however_the_rows_come(
         held = [sizes[row] or 0 for row in group]
         assert sum(held[:-1]) < most
     assert all(sum(sizes[row] or 0 for row in group) >= most for group in groups[:-1])
+
+
+def test_a_manifest_is_asked_for_once_and_again_where_it_was_moved_aside(site: Site) -> None:
+    asked: list[str] = []
+
+    class Counted(Store):
+        def get(self, key: str) -> bytes | None:
+            asked.append(key)
+            return super().get(key)
+
+    count, ran = counting()
+    made = count(site, Options())
+    key, store = manifest_key(*made.key.split("/")), Counted(site.store.root)
+    for _ in range(3):
+        fetch(store, made, "rows.parquet")
+    assert asked == [key]
+    store.move_aside(key)
+    with pytest.raises(CorruptObject, match="gone"):
+        fetch(store, made, "rows.parquet")
+    assert count(Site(store), Options()) == made and len(ran) == 2
+    asked.clear()
+    fetch(store, made, "rows.parquet")
+    assert asked == []  # what was written is known

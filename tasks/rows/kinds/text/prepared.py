@@ -77,6 +77,6 @@ def prepared(columns: pa.Table | pa.RecordBatch) -> Prepared:
         if known.columns.equals(table):
             return known
     made = Prepared(table)
-    if table.nbytes <= KEPT:
+    if table.num_rows and table.nbytes <= KEPT:  # one without rows only asks what kind the columns are of
         _last[:] = [made]
     return made
