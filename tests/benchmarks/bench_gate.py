@@ -201,7 +201,7 @@ class RandomFeatures(Trainer):
             weights = merged.weights * len(real) / merged.weights.sum()
             if learnt == "stratum":
                 labels = np.array([inputs.classes.index(name) for name in target[merged.rows]])
-                found = solver(inside[:, 1:].astype(np.float32))(labels, weights, 1.0, None)
+                (found,) = solver(inside[:, 1:].astype(np.float32))(labels, weights, [1.0])
                 odds = log_odds(outside[:, 1:] @ found.model[:-1] + found.model[-1])
                 yield Prediction(found.classes[odds.argmax(axis=1)], odds)
                 continue
