@@ -356,10 +356,9 @@ def _store(found: dict[str, Any]) -> list[str]:
 
 
 # --- How long a run will take, roughly: counts from the survey times rates measured on the real sets ------------------
-# The rates: 2 shared cores, 2026-11, ``augmill run --orchestrator none``. Seconds that the gate took, and (estimated):
-# the example, 201 train rows and 10 classes, 4 (3); BANKING77, 760 and 77, 43 (59); TNEWS, 1,185 and 15, 19 (29); TREC,
-# 4,874 and 6, 335 (227); SST-2, 6,225 and 2, 227 (245); ``augmill judge`` on SNIPS, 13,034 and 7, 3 seeds, 194 (184).
-# How many steps a fit takes depends on the texts.
+# A gate's time is the processor's if it trains all its runs; most end earlier. Measured, and (estimated) for as many runs, on
+# 2 shared and busy cores, 2026-11-30: TREC, 60 train rows, 10 runs, 0.6 s (0.7); 240 rows, 1.2 (1.3); SNIPS, 700, 3 runs, 2.4
+# (2.2); BANKING77, 770 and 77 classes, 3 runs, 5.7 to 6.8 (7.9); 3,850, 67 (57). The steps of a fit hang on the texts.
 
 
 START = {"none": 4.0, "prefect": 16.0}  # imports; Prefect's server took 8 to 18 s, of which imports are a part
@@ -367,14 +366,12 @@ FIRST_SHARD = 2.0  # Great Expectations is imported by each worker's first shard
 FASTEST = 2_500.0  # rows a second through the word edits and the checks: 0.3 to 0.5 ms a row
 CHECKS_BASE, CHECKS_ROW, CHECKS_ROWS = 1.0, 7e-4, 4_000  # the label check measures itself on so many rows at most
 SETTLE_ROW = 1e-4  # settle, mix and publish, per row of the mix
-TRAINING_BASE = 0.07  # seconds of a training, however small
-TRAINING = (
-    4.5e-9  # seconds per (row x column x (class + 60)) of the built-in trainer's default choice among 3 C in 3 folds
-)
-CLASSES = 60  # below about so many classes a fit is bound by reading its rows, not by arithmetic
-EXACT = 4096  # columns of the built-in trainer at most
-COPIES = 3  # of its rows at a time: SNIPS peaked at 1.4 GB, where one copy takes 0.43
-DEFAULT_FITS = 7.0  # 3 C x 3 folds of two thirds of the rows, and the last one on all
+TRAINING_BASE = 0.02  # seconds of a training, however small: its look, and its part of what is measured at the end
+FEATURES_ROW = 5e-5  # seconds of a text, once a gate
+# Seconds per row and (class + 20) of fits on texts with 3 C one after the other, at 1,000 rows; more rows take more steps.
+# From 200 rows of TREC to 6,700 of BANKING77 it was 2.1e-6 to 4.8e-6.
+TEXTS, CLASSES, STEPS = 2.8e-6, 20, 0.25
+ONE = 0.4  # of it a fit with one C that starts from another model
 # Boosting and linear: CPU-seconds of a training with the defaults, and (estimated). On adult at 200, 2,000, 10,000 and
 # 30,000 rows boosting took 0.3 (0.4), 0.7 (0.7), 1.5 (1.7) and 3.1 (4.2), linear 0.06 (0.02), 0.2 (0.2), 0.9 (0.9) and 3.3
 # (2.7); on digits (1,258 rows, 64 columns, 10 classes) 7.8 (11) and 0.3 (0.3).
@@ -382,10 +379,10 @@ TREE = 5e-4  # seconds of a tree, however few its rows
 TREE_CELL = 1.5e-8  # and per row and column
 LINEAR_CELL, LINEAR_CLASS = 7e-8, 1.5e-8  # seconds per row and feature of a fit, and more for each class
 RIDGE_CELL, RIDGE_TERM = 1.5e-8, 1.2e-7  # the same of ridge regression; and per row and term of its texts
-TERMS, TERM_CLASS = (
-    180,
-    3e-7,
-)  # terms of a text of BANKING77; seconds per row, term and class of logistic regression on them
+TERMS = 150  # of a text of BANKING77, SNIPS or TREC
+# Bytes per row: its terms in six copies, and per class what a fit remembers of 5 steps, twice as two fits go on at once.
+# BANKING77 at 50 a class, 11,550 rows in all, took 470 to 510 MiB with the process's 200.
+TERM_BYTES, CLASS_BYTES = 48, 208
 FEATURES = {"number": 2, "timestamp": 8, "category": 11}  # of a column; a category's hang on its values, adult's are 11
 CELL_BYTES = 48  # two trainings at a time, each with its copies in float64
 MODEL_MINUTES = 1.5  # the small model's steps are bounded (causal_lm, `model: scratch`)
@@ -441,46 +438,56 @@ def _generate(recipe: Recipe, plan: dict[str, Any]) -> Part:
 
 
 def _evaluate(recipe: Recipe, train: int, target: int, held_out: int, classes: int) -> Part:
-    trainings = 3 * recipe.gate.seeds
-    known: dict[str, Callable[[Recipe, float, int, int], float]]
-    known = {"tfidf": _tfidf_seconds, "boosting": _boosting_seconds, "linear": _linear_seconds}
+    from augmill.tasks.trainers.tuning import CHOOSING
+
+    seeds = recipe.gate.seeds
+    upto = "up to " if recipe.gate.early and seeds > CHOOSING else ""
+    known: dict[str, Costs] = {"tfidf": _tfidf_seconds, "boosting": _boosting_seconds, "linear": _linear_seconds}
     if recipe.trainer.use not in known:
         who = "your command" if recipe.trainer.use == "command" else recipe.trainer.use
-        return ("evaluate", None, f"{trainings} trainings by {who}")
+        return ("evaluate", None, f"{upto}{3 * seeds} trainings by {who}")
     # Real alone and placebo train on the real rows, the mix on four fifths of the synthetic ones too.
-    seconds = known[recipe.trainer.use]
-    real, mix = seconds(recipe, train, train, classes), seconds(recipe, train + 0.8 * target, train + target, classes)
-    return (
-        "evaluate",
-        TRAINING_BASE * trainings + recipe.gate.seeds * (2 * real + mix),
-        f"{trainings} trainings, {held_out:,} held-out rows, {classes} classes",
+    (real, chosen_real), (mix, chosen_mix) = (
+        known[recipe.trainer.use](recipe, rows, classes) for rows in (train, train + 0.8 * target)
     )
+    choosing = min(seeds, CHOOSING)
+    seconds = choosing * (2 * (real + chosen_real) + mix + chosen_mix) + (seeds - choosing) * (real + mix)
+    seconds += 3 * TRAINING_BASE * seeds + FEATURES_ROW * (train + target + held_out)
+    return ("evaluate", seconds, f"processor time, {upto}{3 * seeds} trainings")
 
 
-def _tfidf_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> float:
-    """Of one training on ``rows`` rows. ``factor``: rows that it has coordinates by, one for each."""
-    return TRAINING * rows * min(factor, EXACT) * (classes + CLASSES) * _fits_of(recipe.trainer.options) / DEFAULT_FITS
+Costs = Callable[["Recipe", float, int], tuple[float, float]]  # rows, classes: seconds of a fit, of a choice before it
 
 
-def _fits_of(options: Any) -> float:
-    """Of a regression that chooses its strength: in fits on all rows."""
-    return 1 + (len(options.cs) * (options.folds - 1) if len(options.cs) > 1 else 0)
+def _choosing(options: Any) -> float:
+    """Of a regression: fits of all C on all rows, in rows."""
+    return options.folds - 1 if len(options.cs) > 1 else 0
 
 
-def _boosting_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> float:
+def _tfidf_seconds(recipe: Recipe, rows: float, classes: int) -> tuple[float, float]:
+    options = recipe.trainer.options
+    path = TEXTS * rows * (rows / 1000) ** STEPS * (classes + CLASSES)
+    return ONE * path, path * _choosing(options) * len(options.cs) / 3
+
+
+def _boosting_seconds(recipe: Recipe, rows: float, classes: int) -> tuple[float, float]:
     options, columns = recipe.trainer.options, len(recipe.columns.fields)
     trees = options.iterations * (classes if classes > 2 and recipe.problem.target is None else 1)
+    cells, folds = TREE_CELL * rows * columns, options.folds
     # Each fold trains all trees on what is left without it, and the last fit on all rows at most as many.
-    return float(trees * (TREE * (options.folds + 1) + TREE_CELL * rows * columns * max(options.folds, 1)))
+    return trees * (TREE + cells), trees * (TREE * folds + cells * max(folds - 1, 0))
 
 
-def _linear_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> float:
-    (table, texts), fits = _linear_features(recipe), _fits_of(recipe.trainer.options)
+def _linear_seconds(recipe: Recipe, rows: float, classes: int) -> tuple[float, float]:
+    (table, texts), options = _linear_features(recipe), recipe.trainer.options
     if recipe.problem.target is not None:
-        return fits * rows * (table * RIDGE_CELL + texts * TERMS * RIDGE_TERM)
-    if texts and factor > EXACT:  # then there is no factor
-        return fits * rows * (table + texts * TERMS) * TERM_CLASS * max(classes - 1, 1)
-    return fits * rows * (table + (factor if texts else 0)) * (LINEAR_CELL + LINEAR_CLASS * classes)
+        fit = rows * (table * RIDGE_CELL + texts * TERMS * RIDGE_TERM)
+    elif texts:
+        one, choice = _tfidf_seconds(recipe, rows, classes)
+        return one * (texts + table / TERMS), choice * (texts + table / TERMS)
+    else:
+        fit = rows * table * (LINEAR_CELL + LINEAR_CLASS * classes)
+    return fit, fit * _choosing(options) * len(options.cs)
 
 
 def _linear_features(recipe: Recipe) -> tuple[int, int]:
@@ -493,16 +500,14 @@ def _linear_features(recipe: Recipe) -> tuple[int, int]:
 
 def trainer_bytes(recipe: Recipe, found: dict[str, Any]) -> int:
     """Memory that the built-in trainer holds at its peak, roughly; 0 where the user's own command trains."""
-    rows = found["splits"]["rows"]["train"] + found["plan"]["target"]
-    if recipe.trainer.use == "tfidf":
-        return int(4 * rows * min(rows, EXACT) * COPIES)
+    rows, classes = found["splits"]["rows"]["train"] + found["plan"]["target"], len(found["classes"])
     if recipe.trainer.use == "boosting":
         return int(rows * len(recipe.columns.fields) * CELL_BYTES)
-    if recipe.trainer.use == "linear":
-        table, texts = _linear_features(recipe)
-        factor = recipe.problem.target is None and rows <= EXACT
-        return int(rows * (table + (rows if texts and factor else texts * TERMS)) * CELL_BYTES)
-    return 0
+    if recipe.trainer.use not in ("tfidf", "linear"):
+        return 0
+    table, texts = (0, len(recipe.columns.fields)) if recipe.trainer.use == "tfidf" else _linear_features(recipe)
+    outputs = classes if texts and recipe.problem.target is None else 0
+    return int(rows * (table * CELL_BYTES + texts * TERMS * TERM_BYTES + outputs * CLASS_BYTES))
 
 
 # --- A recipe as it will be used: every key with its value, and whether the value is a default ------------------------

@@ -82,11 +82,6 @@ def resample_blocks(units: int, runs: int, count: int, seed: int, lines: Ints | 
         yield Resamples(of_units, of_runs / of_runs.sum(axis=1, keepdims=True))
 
 
-def replicate(metric: Metric, judged: Sequence[Judged], resamples: Resamples) -> Replicates:
-    """``judged``: the same held-out rows after each run of one arm."""
-    return Replicates.over(by_run(metric, judged, resamples.units), resamples.runs)
-
-
 def by_run(metric: Metric, judged: Sequence[Judged], units: npt.NDArray[Any]) -> Floats:
     """(1 + resamples, runs): the observed value of each run, then those in the resamples. ``units``: as in Resamples."""
     prepared = [metric.prepare(run) for run in judged]

@@ -61,8 +61,9 @@ class BoostingOptions:
 class BoostingTrainer(Trainer):
     """Boosted trees of scikit-learn (``HistGradientBoostingClassifier``, ``-Regressor``), which read tables as they are.
 
-    How many trees is chosen once for each arm, by cross-validation over real rows: by log loss, or squared error. On
-    200 rows of adult about 25 are best, and 200 lose 4 points of AUC; on 10,000 rows 100 to 200 are best.
+    The first three trainings of each arm choose how many trees, by cross-validation over real rows: by log loss, or
+    squared error; the others take turns with their choices. On 200 rows of adult about 25 are best, and 200 lose 4 points
+    of AUC; on 10,000 rows 100 to 200 are best.
     """
 
     VERSION: ClassVar[int] = 2

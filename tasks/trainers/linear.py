@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -21,7 +21,7 @@ from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import ANY, Ints
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.logistic import Matrix, Regressed, log_odds, solver
+from augmill.tasks.trainers.logistic import Fit, Matrix, Regressed, log_odds, solver
 from augmill.tasks.trainers.tuning import THREADS, Descent, learnt, require_threads, train_side_by_side
 
 COPIED = (
@@ -29,8 +29,6 @@ COPIED = (
 )
 STEPS = 10_000  # of scikit-learn's L-BFGS at most; it takes about 100
 
-# (their targets, weights, C, what was found before or None) -> what minimises C * sum(weights * loss) + |W|^2 / 2
-Fit = Callable[[npt.NDArray[Any], npt.NDArray[np.float64], float, Regressed | None], Regressed]
 Solver = Callable[[Any], Fit]  # of rows, an array or CSR
 
 
@@ -80,7 +78,7 @@ class LinearTrainer(Trainer):
     the stead of scikit-learn's.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     Options: ClassVar[type[Any]] = LinearOptions
     kinds: ClassVar[tuple[str, ...]] = (ANY,)
     problems: ClassVar[tuple[str, ...]] = ("classification", "regression")
@@ -97,18 +95,21 @@ def _scikit_logistic(features: Matrix) -> Fit:
     """In float64: in float32 its line search gives up early."""
     from sklearn.linear_model import LogisticRegression
 
-    def fit(labels: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Regressed | None) -> Regressed:
+    def fit(
+        labels: npt.NDArray[Any], weights: npt.NDArray[np.float64], cs: Sequence[float], start: Regressed | None
+    ) -> Iterator[Regressed]:
         used = np.flatnonzero(weights)
         classes = np.unique(labels[used])
         if len(classes) == 1:
-            return Regressed(np.zeros((features.shape[1] + 1, 1)), classes, None)
-        found = LogisticRegression(C=c, max_iter=STEPS, warm_start=True)
+            yield from [Regressed(np.zeros((features.shape[1] + 1, 1)), classes, None)] * len(cs)
+            return
+        found, two = LogisticRegression(max_iter=STEPS, warm_start=True), len(classes) == 2
         if start is not None and np.array_equal(start.classes, classes):
-            found.coef_, found.intercept_ = start.state
-        found.fit(features[used].astype(np.float64), labels[used], weights[used])
-        model = np.vstack([found.coef_.T, found.intercept_])
-        model = np.hstack([np.zeros_like(model), model]) if len(classes) == 2 else model
-        return Regressed(model, classes, (found.coef_, found.intercept_))
+            found.coef_, found.intercept_ = start.model[:-1, two:].T.copy(), start.model[-1, two:].copy()
+        for c in cs:
+            found.set_params(C=c).fit(features[used].astype(np.float64), labels[used], weights[used])
+            model = np.vstack([found.coef_.T, found.intercept_])
+            yield Regressed(np.hstack([np.zeros_like(model), model]) if two else model, classes, None)
 
     return fit
 
@@ -116,10 +117,13 @@ def _scikit_logistic(features: Matrix) -> Fit:
 def _scikit_ridge(features: Any) -> Fit:
     from sklearn.linear_model import Ridge
 
-    def fit(values: npt.NDArray[Any], weights: npt.NDArray[np.float64], c: float, start: Regressed | None) -> Regressed:
+    def fit(
+        values: npt.NDArray[Any], weights: npt.NDArray[np.float64], cs: Sequence[float], start: Regressed | None
+    ) -> Iterator[Regressed]:
         used = np.flatnonzero(weights)
-        found = Ridge(alpha=1 / c).fit(features[used].astype(np.float64), values[used], weights[used])
-        return Regressed(np.append(found.coef_, found.intercept_)[:, None], np.empty(0, np.int64), None)
+        for c in cs:
+            found = Ridge(alpha=1 / c).fit(features[used].astype(np.float64), values[used], weights[used])
+            yield Regressed(np.append(found.coef_, found.intercept_)[:, None], np.empty(0, np.int64), None)
 
     return fit
 
@@ -193,24 +197,31 @@ class _Design:
         """``lead``: the training of its arm that chose for it."""
         weights = np.bincount(training.rows, training.weights, minlength=len(self.truth)).astype(np.float64)
         if lead is None:
-            strength, told = self._choose(training, weights)
+            strength, told, start = self._choose(training, weights)
         else:
-            strength, told = lead.strength, lead.prediction.chosen
+            strength, told, start = lead.strength, lead.prediction.chosen, lead.fitted
         at = self._rows(weights)
         scaled = weights[at] * (self.descent.real / weights.sum())
-        found = self._fit_of(len(at))(self.truth[at], scaled, strength, lead.fitted if lead else None)
-        return _Trained(self._predict(found, {"C": strength, **told}), strength, found)
+        if start is not None and start.dual is not None:
+            start = start._replace(dual=start.dual[np.append(at, len(weights))])
+        (found,) = self._fit_of(at)(self.truth[at], scaled, [strength], start)
+        prediction = self._predict(found, {"C": strength, **told})
+        return _Trained(prediction, strength, _Duals(self).add(found, at).mean() or found)
 
     def _rows(self, weights: npt.NDArray[np.float64]) -> Ints:
-        """All rows, or the real ones, whose arm is not slowed by the others."""
+        """Those that weigh anything; of many rows all, or all real ones, which are not copied then."""
+        if len(weights) <= COPIED:
+            return np.flatnonzero(weights)
         real = self.descent.real
         return np.arange(len(weights) if weights[real:].any() else real)
 
-    def _fit_of(self, rows: int) -> Fit:
+    def _fit_of(self, at: Ints) -> Fit:
+        if len(at) not in (self.descent.real, len(self.truth)):
+            return self.solved_by(self.features[at])
         with self._preparing:
-            if rows not in self._fits:
-                self._fits[rows] = self.solved_by(self.features[:rows])
-            return self._fits[rows]
+            if len(at) not in self._fits:
+                self._fits[len(at)] = self.solved_by(self.features[: len(at)])
+            return self._fits[len(at)]
 
     def _predict(self, found: Regressed, told: dict[str, float]) -> Prediction:
         scores = _scores(self.evaluation, found)
@@ -220,37 +231,60 @@ class _Design:
         odds[:, found.classes] = log_odds(scores)
         return Prediction(found.classes[scores.argmax(axis=1)], odds, told)
 
-    def _choose(self, training: Training, weights: npt.NDArray[np.float64]) -> tuple[float, dict[str, float]]:
-        """The C with the best cross-validated accuracy, or squared error, over real rows (the smaller on a tie), and how
+    def _choose(
+        self, training: Training, weights: npt.NDArray[np.float64]
+    ) -> tuple[float, dict[str, float], Regressed | None]:
+        """The C with the best cross-validated accuracy, or squared error, over real rows (the smaller on a tie), how good
 
-        good it is; the least C where there is nothing to choose.
+        it is, and where a fit of all rows may start; the least C where there is nothing to choose.
         """
         real, cs = self.descent.real, sorted(self.options.cs)
         folds = min(self.options.folds, real)
         if len(cs) == 1 or folds < 2:
-            return cs[0], {}
+            return cs[0], {}, None
         fold = self.descent.folds(training.seed, folds)
-        merits = np.zeros(len(cs))
+        merits, duals = np.zeros(len(cs)), [_Duals(self) for _ in cs]
         for held in range(folds):
             inside = (weights > 0) & self.descent.without(fold, held)
             scaled = np.where(inside, weights * (np.count_nonzero(inside[:real]) / weights[inside].sum()), 0.0)
-            at = self._rows(weights) if len(weights) > COPIED else np.flatnonzero(inside)
-            fit = self._fit_of(len(at)) if len(weights) > COPIED else self.solved_by(self.features[at])
-            asked = np.flatnonzero(fold == held)
+            at, asked = self._rows(scaled), np.flatnonzero(fold == held)
             outside = self.features[asked]
-            found = None
-            for position, c in enumerate(cs):
-                found = fit(self.truth[at], scaled[at], c, found)
+            for position, found in enumerate(self._fit_of(at)(self.truth[at], scaled[at], cs, None)):
                 merits[position] += self._merit(_scores(outside, found), found.classes, self.truth[asked])
+                duals[position].add(found, at)
         best = int(merits.argmax())
+        start = duals[best].mean()
         if self.classes:
-            return cs[best], {"cv_accuracy": round(float(merits[best] / real), 4)}
-        return cs[best], {"cv_rmse": float(f"{self.spread * (-merits[best] / real) ** 0.5:.4g}")}
+            return cs[best], {"cv_accuracy": round(float(merits[best] / real), 4)}, start
+        return cs[best], {"cv_rmse": float(f"{self.spread * (-merits[best] / real) ** 0.5:.4g}")}, start
 
     def _merit(self, scores: Matrix, classes: Ints, truth: npt.NDArray[Any]) -> float:
         if self.classes:
             return float(np.count_nonzero(classes[scores.argmax(axis=1)] == truth))
         return -float(((scores[:, 0] - truth) ** 2).sum())
+
+
+class _Duals:
+    """What fits of some rows each say of every row, in the mean; they start another from near its end."""
+
+    def __init__(self, design: _Design) -> None:
+        self.rows, self.classes = len(design.truth), design.classes
+        self.sum: Matrix | None = None
+        self.times = np.zeros((self.rows + 1, 1), dtype=np.float32)
+
+    def add(self, found: Regressed, at: Ints) -> _Duals:
+        if found.dual is not None:
+            if self.sum is None:
+                self.sum = np.zeros((self.rows + 1, self.classes), dtype=np.float32)
+            places = np.append(at, self.rows)
+            self.sum[places[:, None], found.classes] += found.dual
+            self.times[places] += 1
+        return self
+
+    def mean(self) -> Regressed | None:
+        if self.sum is None:
+            return None
+        return Regressed(np.empty((0, 0)), np.arange(self.classes), self.sum / np.maximum(self.times, 1))
 
 
 def _scores(rows: Any, found: Regressed) -> Matrix:

@@ -41,7 +41,7 @@ from augmill.tasks.contracts import Judged
 from augmill.tasks.gate import judge as gate
 from augmill.tasks.gate.evidence import Ending, Predictions
 from augmill.tasks.gate.gauge import Gauge
-from augmill.tasks.gate.interval import interval, replicate, resample
+from augmill.tasks.gate.interval import Replicates, by_run, interval, resample
 from augmill.tasks.gate.judge import Evidence, GateOptions, Question
 from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide
 from augmill.tasks.metrics import METRICS
@@ -201,7 +201,7 @@ class RandomFeatures(Trainer):
             weights = merged.weights * len(real) / merged.weights.sum()
             if learnt == "stratum":
                 labels = np.array([inputs.classes.index(name) for name in target[merged.rows]])
-                found = solver(inside[:, 1:].astype(np.float32))(labels, weights, 1.0, None)
+                (found,) = solver(inside[:, 1:].astype(np.float32))(labels, weights, [1.0])
                 odds = log_odds(outside[:, 1:] @ found.model[:-1] + found.model[-1])
                 yield Prediction(found.classes[odds.argmax(axis=1)], odds)
                 continue
@@ -306,7 +306,7 @@ def simulate(name: str, gates: int, held: int, runs: int, spread: float, resampl
     drawn, rng = resample(held, runs, resamples, 0), np.random.default_rng([seed, held, runs])
     for _ in range(gates):
         arms = arms_without_effect(name, held, runs, spread, rng)
-        one, other = (replicate(metric, arm, drawn) for arm in arms)
+        one, other = (Replicates.over(by_run(metric, arm, drawn.units), drawn.runs) for arm in arms)
         step = max(metric.one_unit(run) for arm in arms for run in arm)
         proven += interval(one.values - other.values, one.runs - other.runs, 0.95, step, gauge).low > 0
     return proven
@@ -355,7 +355,7 @@ def over_placebo(found: Predictions, options: GateOptions, question: Question, s
     metric = METRICS[str(options.metric)]
     judged = {arm: found.judged(arm) for arm in ("mix", "placebo")}
     drawn = resample(len(found.stratum), found.runs, options.resamples, seed)
-    one, other = (replicate(metric, judged[arm], drawn) for arm in ("mix", "placebo"))
+    one, other = (Replicates.over(by_run(metric, judged[arm], drawn.units), drawn.runs) for arm in ("mix", "placebo"))
     step = max(metric.one_unit(run) for arm in judged.values() for run in arm)
     gain = interval(one.values - other.values, one.runs - other.runs, 0.95, step, Gauge.of(metric))
     return "better" if gain.low > 0 else "worse" if gain.high < 0 else "neither"

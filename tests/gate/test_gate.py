@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from augmill.tasks.contracts import Judged
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.gate.evidence import Evidence
-from augmill.tasks.gate.interval import Interval, Resamples, interval, replicate, resample
+from augmill.tasks.gate.interval import Interval, Replicates, Resamples, by_run, interval, resample
 from augmill.tasks.gate.judge import GateOptions, Question, evaluate
 from augmill.tasks.gate.verdict import (
     Gains,
@@ -191,7 +191,7 @@ def bounds(truth: np.ndarray, arm: np.ndarray, reference: np.ndarray, drawn: Res
     found = {}
     for metric in (METRICS["accuracy"], METRICS["macro_f1"]):
         judged = [[Judged(truth, run, None, units, len(truth), names) for run in runs] for runs in (arm, reference)]
-        a, b = (replicate(metric, runs, drawn) for runs in judged)
+        a, b = (Replicates.over(by_run(metric, runs, drawn.units), drawn.runs) for runs in judged)
         found[metric.name] = interval(a.values - b.values, a.runs - b.runs, 0.95, metric.one_unit(judged[0][0]))
     return found
 

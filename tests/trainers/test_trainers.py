@@ -103,7 +103,7 @@ def test_the_solver_reaches_the_minimum_that_scikit_learn_reaches(c: float) -> N
         own = (chance / chance.sum(axis=1, keepdims=True))[np.arange(80), labels]
         return float(-c * (weights * np.log(own)).sum() + 0.5 * (slopes**2).sum())
 
-    found = solver(csr_matrix(inside))(labels, weights, c, None)
+    (found,) = solver(csr_matrix(inside))(labels, weights, [c], None)
     assert found.classes.tolist() == [0, 1, 2]
     assert loss(found.model[:-1], found.model[-1]) <= loss(theirs.coef_.T, theirs.intercept_) * 1.001
 
@@ -149,9 +149,13 @@ def weighed_rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, f
     return rows, labels.astype(np.int64), weights, draw(st.sampled_from([0.1, 1.0, 10.0, 100.0]))
 
 
-@given(weighed_rows(), st.booleans(), st.sampled_from(["kept", "sparse", "array"]))
+@given(
+    weighed_rows(),
+    st.sampled_from(["nothing", "other weights", "a path"]),
+    st.sampled_from(["kept", "sparse", "array"]),
+)
 def test_the_solver_reaches_the_least_loss_over_all_features_whatever_it_starts_from(
-    case: tuple[np.ndarray, np.ndarray, np.ndarray, float], warm: bool, products: str
+    case: tuple[np.ndarray, np.ndarray, np.ndarray, float], begin: str, products: str
 ) -> None:
     from scipy.sparse import csr_matrix
 
@@ -159,8 +163,10 @@ def test_the_solver_reaches_the_least_loss_over_all_features_whatever_it_starts_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logistic, "DENSE_ROWS", 1000 if products == "kept" else 0)
         fit = solver(rows if products == "array" else csr_matrix(rows))
-    start = fit(labels, weights * np.random.default_rng(0).random(len(rows)), c / 10, None) if warm else None
-    found = fit(labels, weights, c, start)
+    (start,) = fit(labels, weights * np.random.default_rng(0).random(len(rows)), [c / 10], None)
+    cs = [c / 1000, c / 10, c] if begin == "a path" else [c]
+    for found in fit(labels, weights, cs, start if begin == "other weights" else None):
+        assert found.dual is not None
     used = weights > 0
     classes, target = np.unique(labels[used], return_inverse=True)
     assert found.classes.tolist() == classes.tolist()
