@@ -270,7 +270,8 @@ class TextIndex:
 
 def _strings(texts: Texts) -> pa.ChunkedArray:
     """Texts that stand end to end, without a copy; as many in a chunk as 2 GiB hold."""
-    chunks, ends, start = [], np.concatenate([[0], np.cumsum(texts.lengths, dtype=np.int64)]), 0
+    chunks: list[pa.Array] = []
+    ends, start = np.concatenate([[0], np.cumsum(texts.lengths, dtype=np.int64)]), 0
     while start < len(texts) or not chunks:
         stop = int(np.searchsorted(ends, ends[start] + np.iinfo(np.int32).max, "right")) - 1
         offsets = (ends[start : stop + 1] - ends[start]).astype(np.int32)

@@ -81,7 +81,7 @@ class Texts:
         return len(self.starts)
 
     def take(self, rows: Ints | slice) -> list[str]:
-        view, starts = memoryview(self.data), self.starts[rows]
+        view, starts = self.data.data, self.starts[rows]
         ends = starts + self.lengths[rows]
         return [
             str(view[start:end], "utf-8", "surrogatepass")
