@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from augmill.tasks.contracts import Artifact, FitInputs, Tell, tell_nobody
+from augmill.tasks.contracts import USER_PREFIX, Artifact, FitInputs, Tell, tell_nobody
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.registry import blaming
 from augmill.tasks.rows.hashing import TableHasher, canonical_json, hash_file, hash_json, hash_path, hash_table
@@ -342,8 +342,16 @@ def commit(work: Work, name: str, identity: str) -> Artifact:
 
 
 def load_inputs(work: Work, artifact: Artifact, *, held_out: bool) -> FitInputs:
-    """The split artifact as an extension's inputs; without ``held_out`` the held-out tables are empty (law 6)."""
-    tables = {name: work.read(artifact, f"{name}.parquet") for name in ("train", "validation", "test", "exclude")}
-    if not held_out:
-        tables |= {name: tables[name].slice(0, 0) for name in ("validation", "test", "exclude")}
-    return FitInputs(**tables, unlabelled=work.read(artifact, "unlabelled.parquet"))
+    """The split artifact as an extension's inputs; without ``held_out`` the held-out tables are empty (law 6).
+
+    The user's further columns, of which there may be thousands, stay on the disk: no fit may know them.
+    """
+    tables = {}
+    for name in ("train", "validation", "test", "exclude", "unlabelled"):
+        path = work.path(artifact, f"{name}.parquet")
+        known = pq.read_schema(path)
+        columns = [column for column in known.names if not column.startswith(USER_PREFIX)]
+        empty = not held_out and name not in ("train", "unlabelled")
+        schema = pa.schema([known.field(column) for column in columns])
+        tables[name] = schema.empty_table() if empty else pq.read_table(path, columns=columns)
+    return FitInputs(**tables)

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from augmill.tasks.rows.kinds.text import equal, shingles
-from augmill.tasks.rows.kinds.text.near import PERMUTATIONS, Sketches, TextIndex
+from augmill.tasks.rows.kinds.text.near import TextIndex
+from augmill.tasks.rows.kinds.text.sketches import PERMUTATIONS, Sketches
 
 THRESHOLD = 0.8
 Pairs = set[tuple[int, int]]

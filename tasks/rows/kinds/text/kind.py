@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +18,12 @@ from augmill.tasks.contracts import Featurizer, Floats, Ints, Kind, NearIndex, R
 from augmill.tasks.rows.kinds.text.diversity import diversity
 from augmill.tasks.rows.kinds.text.near import TextIndex, near_duplicate_groups, near_keys
 from augmill.tasks.rows.kinds.text.normal import canonical, is_unspaced, join_fields, shingles
-from augmill.tasks.rows.kinds.text.prepared import prepared
+from augmill.tasks.rows.kinds.text.prepared import Prepared, prepared
+from augmill.tasks.rows.kinds.text.sketches import LARGE
 from augmill.tasks.rows.schema import distance
 from augmill.tasks.rows.shown import count_characters
 
+PART = 1 << 15  # rows whose normalised texts are held at once
 WORDY = 3.0  # words a value has on average from which a column of texts counts as one that is read, not as names
 
 
@@ -81,7 +83,9 @@ class Text(Kind):
         return [text.encode("utf-8", "surrogatepass") for text in prepared(columns).equal]
 
     def near(self, columns: pa.Table, threshold: float) -> NearIndex:
-        return NearTexts(TextIndex.build(prepared(columns).queries, threshold))
+        if columns.nbytes <= LARGE:
+            return NearTexts(TextIndex.build(prepared(columns).queries, threshold))
+        return NearTexts(TextIndex.build_parts((Prepared(part).equal for _, part in _parts(columns)), threshold))
 
     def load_near(self, directory: Path, name: str) -> NearIndex:
         return NearTexts(TextIndex.load(directory, name))
@@ -146,13 +150,22 @@ class NearTexts(NearIndex):
         self.index = index
 
     def matches(self, columns: pa.Table) -> tuple[Ints, Ints, Floats]:
-        return self.index.matches(prepared(columns).queries)
+        found = [(start, *self.index.matches(prepared(part).queries)) for start, part in _parts(columns)]
+        query = np.concatenate([start + of for start, of, _, _ in found])
+        return query, np.concatenate([at for _, _, at, _ in found]), np.concatenate([near for *_, near in found])
 
     def nearest(self, columns: pa.Table) -> tuple[Ints, Floats]:
-        return self.index.nearest(prepared(columns).queries)
+        found = [self.index.nearest(prepared(part).queries) for _, part in _parts(columns)]
+        return np.concatenate([at for at, _ in found]), np.concatenate([near for _, near in found])
 
     def save(self, directory: Path, name: str) -> dict[str, Path]:
         return self.index.save(directory, name)
+
+
+def _parts(columns: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """(place of the first row, rows), one part at least; normalised texts take some ten times what they take here."""
+    for start in range(0, max(1, columns.num_rows), PART):
+        yield start, columns if columns.num_rows <= PART else columns.slice(start, PART)
 
 
 def script_of(mark: str) -> str:

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from augmill.tasks.rows.kinds.text.near import Queries
 from augmill.tasks.rows.kinds.text.normal import canonical_texts, fold_texts, join_fields
+from augmill.tasks.rows.kinds.text.sketches import Queries
 
 KEPT = 1 << 22  # bytes of text of the table last asked for that is kept: about 100 MB with all that is made of it
 
