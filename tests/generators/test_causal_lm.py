@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from generating import ROWS, TINY_LM, Bench, agreement, ask, part
 from tiny_masked_lm import untrained
 
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators.causal.generator import CausalLMOptions
-from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, draw, lower, penalise, torch_threads
+from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, draw, lower, penalise, tabulate, torch_threads
 from augmill.tasks.generators.lm.load import load_fitted, load_pretrained
 from augmill.tasks.generators.lm.train import is_select, train_tokenizer
 from augmill.tasks.rows.randomness import uniforms
@@ -159,6 +160,21 @@ def test_auto_goes_by_the_models_width_and_not_by_the_machine() -> None:
     kinds = {width: lower(untaught("gpt2", width), "auto").dtype for width in (64, 248, 256, 320)}
     assert kinds == {64: torch.float32, 248: torch.float32, 256: torch.bfloat16, 320: torch.bfloat16}
     assert lower(untaught("gpt2", 320), "float32").dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["gelu_pytorch_tanh", "gelu_new", "gelu_fast"])
+def test_an_activation_looked_up_is_the_same_for_every_number_in_bfloat16(kind: str) -> None:
+    config = transformers.GPT2Config(
+        vocab_size=9, n_positions=8, n_embd=8, n_layer=1, n_head=1, activation_function=kind
+    )
+    plain = transformers.GPT2LMHeadModel(config).bfloat16().eval()
+    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16).view(torch.bfloat16)
+    numbers = torch.cat([every[every.isfinite()], every[every.isfinite()].flip(0)]).view(2, 1, -1)
+    want = plain.transformer.h[0].mlp.act(numbers)
+    table = tabulate(plain).transformer.h[0].mlp.act
+    assert type(table).__name__ == "Lookup"
+    assert torch.equal(table(numbers).view(torch.int16), want.view(torch.int16))
+    assert torch.equal(table(numbers.transpose(0, 2)), want.transpose(0, 2))  # whatever the strides
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
