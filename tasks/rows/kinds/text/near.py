@@ -82,7 +82,7 @@ class TextIndex:
     def build_parts(cls, parts: Iterable[list[str]], threshold: float) -> TextIndex:
         """As ``build``, of many texts given part by part as ``normal.equal`` has them. The index lies in mapped files:
 
-        about 400 bytes a row and three times the text on the disk, 24 bytes a row in memory.
+        about 400 bytes a row and the text on the disk, this twice while it is made; 24 bytes a row in memory.
         """
         given, spool, digests = Spool(mapped=True), Spool(mapped=True), [b""]
 
@@ -181,10 +181,11 @@ class TextIndex:
         """
 
         def by_band(queries: Ints) -> list[_Spans]:
-            keys = sketches.keys[queries].T
-            return [
-                (queries, *_spans(ranked, own), rows) for own, (ranked, rows) in zip(keys, self._sorted, strict=True)
-            ]
+            found = []
+            for own, (ranked, rows) in zip(sketches.keys[queries].T, self._sorted, strict=True):
+                found.append((queries, *_spans(ranked, own), rows))
+                self._spool.rest()  # else all bands of a large index are in memory at once
+            return found
 
         def by_rare_hash(queries: Ints) -> list[_Spans]:
             few, more = _rare_hashes(sketches, queries, self._rare.rarity, self.threshold)
@@ -224,6 +225,7 @@ class TextIndex:
                 np.repeat(of, high - low) * len(self) + rows[ranges(low, high - low)] for of, low, high, rows in spans
             ]
             pairs = _distinct(np.concatenate(words))
+            self._spool.rest()
             yield pairs // len(self), pairs % len(self)
 
     @cached_property
