@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 # Columns of ingested rows beside contracts.real_schema and ``user.*``.
 SPLIT = "given_split"
@@ -17,6 +18,8 @@ POSITION = "position"
 # Of a unit of the source: its refused rows, and where each of its rows stands.
 UNIT_REFUSED = pa.schema([(name, pa.string()) for name in ("file", "location", "reason", "detail", "row", "partition")])
 PLACES = pa.schema([("file", pa.string()), ("location", pa.string())])
+
+PART_BYTES = 64 << 20  # of rows that are read part by part, unpacked: some hundred pictures
 
 ORIGIN, REAL = "origin", "real"  # any other origin (contracts.Generator.origin) is of a row that was added
 SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
@@ -45,6 +48,12 @@ def distance(one: Mapping[str, int], other: Mapping[str, int]) -> float:
         return float(any(totals))
     keys = sorted(one.keys() | other.keys())
     return sum(abs(one.get(key, 0) / totals[0] - other.get(key, 0) / totals[1]) for key in keys) / 2
+
+
+def rows_at_once(about: pq.FileMetaData, most: int) -> int:
+    """Rows of a Parquet file that are held at once: ``most``, and as many as have about ``PART_BYTES``."""
+    size = sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups))
+    return max(1, min(most, PART_BYTES * about.num_rows // max(size, 1)))
 
 
 def as_training(rows: pa.Table) -> pa.Table:

@@ -79,6 +79,14 @@ def titles(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     return [name or (None if file is None else _digest(file)) for name, file in zip(names, files, strict=True)]
 
 
+def with_titles(table: pa.Table) -> pa.Table:
+    """The table with what files are called instead of the files."""
+    for at, field in enumerate(table.schema):
+        if is_media(field.type):
+            table = table.set_column(at, field.name, pa.array(titles(table.column(at)), pa.string()))
+    return table
+
+
 def _digest(file: bytes) -> str:
     return f"sha256 {hashlib.sha256(file).hexdigest()[:16]} ({len(file):,} bytes)"
 
