@@ -32,6 +32,7 @@ from .listing import is_settled, require_unchanged
 from .members import fill, name_files
 from .options import FILES, REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
 from .storage import exists, hash_file, open_bytes
+from .webdataset import WebDataset
 
 _SHIPPED: dict[str, type[Reader]] = {
     "csv": Delimited,
@@ -39,6 +40,7 @@ _SHIPPED: dict[str, type[Reader]] = {
     "parquet": Parquet,
     "delta": Delta,
     "folder": Folder,
+    "webdataset": WebDataset,
 }
 SOURCES = Registry("source", Reader, _SHIPPED)
 

@@ -25,8 +25,12 @@ FORMATS: dict[str, Format] = {
     ".json": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
 }
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+
+_TABLES = "CSV, JSON Lines or Parquet, or a directory of pictures or sounds"
 
 _log = logging.getLogger("augmill")
 
@@ -130,18 +134,19 @@ def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[
         if chosen:
             return [(entry, kind) for entry in chosen]
     known = [(entry, kind) for entry, kind in zip(entries, kinds, strict=True) if kind is not None]
+    known = [each for each in known if each[1] != "webdataset"] or known  # beside tables tars are something else
     counts = Counter(kind for _, kind in known)
     if options.format != "auto" or not known:
-        wanted = "CSV, JSON Lines or Parquet" if options.format == "auto" else options.format
+        wanted = _TABLES if options.format == "auto" else options.format
         if entries and (other := _foreign(entries[0])) is not None:
-            problem = f"expected a file of {wanted}, found {other[0]}"
+            problem = f"expected {wanted}, found {other[0]}"
             raise UserError(problem, where=entries[0].uri, fix=other[1])
         names = (
             ", ".join(entry.name for entry in entries[:5])
             or "nothing but hidden files (`_x`, `.x`) and leftovers (`x~`, `x.part`)"
         )
         raise UserError(
-            f"expected files of {wanted}, found {names}",
+            f"expected {wanted}, found {names}",
             where=options.path,
             fix=f"set source.format, or use one of the endings {' '.join(FORMATS)} (and .gz, .zst)",
         )

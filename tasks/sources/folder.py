@@ -52,7 +52,9 @@ class Folder(Reader):
         for member in file.members:
             large = too_large(member, options)
             if member.reason or large:
-                refused.append(RefusedRow(member.name, member.reason or "file_too_large", large or "its name is no UTF-8"))
+                refused.append(
+                    RefusedRow(member.name, member.reason or "file_too_large", large or "its name is no UTF-8")
+                )
             else:
                 kept.append(member)
         for part in in_parts([member.size * asked for member in kept], BATCH_ROWS):
