@@ -300,7 +300,13 @@ def test_heavy_libraries_are_imported_inside_functions() -> None:
 
 def test_what_is_imported_is_a_declared_dependency() -> None:
     """Of pyproject.toml, or comes with one that is: each of these names the library whose own types it is."""
-    names = {"pyyaml": "yaml", "scikit_learn": "sklearn", "google_re2": "re2", "python_stdnum": "stdnum"}
+    names = {
+        "pyyaml": "yaml",
+        "scikit_learn": "sklearn",
+        "google_re2": "re2",
+        "python_stdnum": "stdnum",
+        "pillow": "PIL",
+    }
     declared = {
         re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_")
         for requirement in importlib.metadata.requires("augmill") or []

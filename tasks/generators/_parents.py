@@ -20,6 +20,7 @@ from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"
+BATCH = 256  # rows of a batch of ``stream_parents``
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -34,6 +35,17 @@ def write_parents(rows: pa.Table, ctx: Context) -> Path:
     rows, path = rows.combine_chunks(), ctx.workdir / PARENTS
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
+    return path
+
+
+def stream_parents(train: pa.Table, names: tuple[str, ...], ctx: Context) -> Path:
+    """As ``write_parents(sort_parents(...))``, in batches of BATCH rows: for rows whose files are not held twice."""
+    order = pc.sort_indices(train.select([STRATUM, ROW_ID]), sort_keys=[(STRATUM, "ascending"), (ROW_ID, "ascending")])
+    rows, path = train.select([ROW_ID, STRATUM, *names]), ctx.workdir / PARENTS
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        for start in range(0, len(order), BATCH):
+            part = pa.concat_tables([rows.slice(at, 1) for at in order.slice(start, BATCH).to_pylist()])
+            writer.write_table(part.combine_chunks())
     return path
 
 

@@ -44,6 +44,26 @@ def learnt(inputs: TrainerInputs) -> npt.NDArray[Any]:
     return np.array([index[label] for table in tables for label in table[STRATUM].to_pylist()], dtype=np.int64)
 
 
+def side_by_side(train: Callable[[Training], T], trainings: list[Training], threads: int) -> Iterator[T]:
+    """What ``train`` makes of each training, in order, ``threads`` of them at a time (0: one a core).
+
+    No more are begun than work beside the one that is waited for; whoever closes the iterator waits for these alone.
+    """
+    workers = threads or os.cpu_count() or 1
+    queue: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for training in trainings:
+                queue.append(pool.submit(train, training))
+                if len(queue) == workers:
+                    yield queue.popleft().result()
+            while queue:
+                yield queue.popleft().result()
+        finally:
+            for waiting in queue:
+                waiting.cancel()
+
+
 def train_side_by_side(
     train: Callable[[Training, T | None], T], trainings: list[Training], threads: int
 ) -> Iterator[T]:

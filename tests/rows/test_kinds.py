@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from drawn_sounds import file_of, sounds, wav, word
 from drawn_tables import tables
 from hypothesis import given, settings
 
 from augmill.tasks.contracts import Kind
 from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.kinds.audio import Audio
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 from augmill.testing.kinds import KIND_LAWS, Law, kind_laws
@@ -29,6 +32,17 @@ JOBS = pa.array(["Sales", "sales", None, "Tech-support", "Sales", "?!", "Ｓales
 MOMENTS = pa.array([0, 999_999, None, -1, 1_700_000_000_000_000, 0, 1, 0], pa.int64()).view(
     pa.timestamp("us", tz="UTC")
 )
+# Equal: as WAV and FLAC; near: quieter, and as MP3; else of its own.
+SOUNDS = [
+    wav(word(1)),
+    file_of(word(1), 8000, "FLAC"),
+    wav(word(2)),
+    wav(word(1) * np.float32(0.5)),
+    file_of(word(2), 8000, "MP3"),
+    wav(word(3)),
+    wav(word(1)),
+    b"no sound at all",
+]
 EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
     "text": (Text(), [pa.table({"text": TEXTS}), pa.table(PAIRS)]),
     "table": (
@@ -37,6 +51,13 @@ EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
             pa.table({"number:age": NUMBERS, "category:job": JOBS, "timestamp:hired": MOMENTS}),
             pa.table({"number:age": pa.nulls(8, pa.float64())}),
             pa.table({"category:job": JOBS}),
+        ],
+    ),
+    "audio": (
+        Audio(),
+        [
+            sounds(SOUNDS),
+            sounds(SOUNDS[:7]).append_column("audio:reply", sounds([*SOUNDS[2:6], *SOUNDS[:3]])["audio:clip"]),
         ],
     ),
 }

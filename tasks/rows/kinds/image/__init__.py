@@ -1,0 +1,5 @@
+"""Pictures as a kind: decoding within bounds, what equal and near mean for them, and their pixels for what learns."""
+
+from augmill.tasks.rows.kinds.image.kind import Image
+
+__all__ = ["Image"]
