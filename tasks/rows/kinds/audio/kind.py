@@ -36,6 +36,7 @@ class Audio(Kind):
     libraries: ClassVar[tuple[str, ...]] = ("soundfile",)
     remedies: ClassVar[Mapping[str, str]] = REMEDIES
     verbatim: ClassVar[bool] = True
+    files: ClassVar[bool] = True
     hub: ClassVar[str] = "audio"
 
     def arrow(self, type: str) -> pa.DataType:

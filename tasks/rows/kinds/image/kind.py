@@ -37,6 +37,7 @@ class Image(Kind):
     types: ClassVar[tuple[str, ...]] = ("image",)
     libraries: ClassVar[tuple[str, ...]] = ("pillow",)
     verbatim: ClassVar[bool] = True
+    files: ClassVar[bool] = True
     hub: ClassVar[str] = "image"
     remedies: ClassVar[Mapping[str, str]] = REMEDIES
 
