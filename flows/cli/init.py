@@ -208,7 +208,9 @@ def _choose_generator(draft: Draft) -> None:
     rows = rows_of_document(draft.document)
     for name, kind in sorted(GENERATORS.items(), key=lambda item: bool(item[1].libraries)):
         free = all(default_of(item) is not dataclasses.MISSING for item in dataclasses.fields(kind.Options))
-        light = not kind.libraries or any(KINDS[type].files for type in draft.document["columns"].get("inputs", {}).values())
+        light = not kind.libraries or any(
+            KINDS[type].files for type in draft.document["columns"].get("inputs", {}).values()
+        )
         if free and light and rows.served_whole(kind) and not kind(kind.Options()).wants_unlabelled():
             draft.document["generators"] = [{"use": name}]
             draft.why["generators"] = BEGINNINGS.get(name, "The first that serves these rows.")

@@ -150,6 +150,11 @@ def guess_target(columns: Mapping[str, Sniffed], taken: Sequence[str]) -> tuple[
     return best, f"{named or last}, {columns[best].distinct:,} distinct values in {columns[best].known:,} rows"
 
 
+def is_class(name: str, found: Sniffed) -> bool:
+    """Whether whole numbers beside files are classes, however many, as their name says: a directory's, a tar's ``cls``."""
+    return found.whole and _target_rank(name) == 0
+
+
 def _is_learnable(found: Sniffed) -> bool:
     few = found.distinct <= min(MOST_CLASSES, max(2, found.known // 2))
     return found.type != "timestamp" and (target_type(found) == "number" or few)
