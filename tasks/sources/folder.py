@@ -106,7 +106,13 @@ def _is_beside(name: str) -> bool:
 
 def is_folder(names: Sequence[str]) -> bool:
     """Whether a directory with these files holds pictures or sounds, and nothing else but what often lies beside them."""
-    return any(map(is_media_file, names)) and all(is_media_file(name) or _is_beside(name) for name in names)
+    return any(map(is_media_file, names)) and not beside_media(names)
+
+
+def beside_media(names: Sequence[str]) -> list[str]:
+    """Where some files are pictures or sounds, those that are none and do not often lie beside them."""
+    others = [name for name in names if not is_media_file(name)]
+    return [name for name in others if not _is_beside(name)] if len(others) < len(names) else []
 
 
 def list_folder(

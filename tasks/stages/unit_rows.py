@@ -275,8 +275,8 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
     refused: list[dict[str, str]] = []
     said = zip(batch.unread, batch.targets, batch.splits, batch.names, strict=True)
     for index, (unread, target, asked, name) in enumerate(said):
-        own = batch.file.name if batch.files is None else batch.files[index]
-        split = rows.split_of(own, asked) if rows.given else None
+        file = batch.file.name if batch.files is None else batch.files[index]
+        split = rows.split_of(file, asked) if rows.given else None
         read = rows.read(unread, target, split, name)
         reason = read.reason
         if reason or with_id or erased:
