@@ -70,7 +70,9 @@ def test_a_camera_s_names_are_no_hidden_ones(tmp_path: Path) -> None:
 
 
 def test_partitions_are_source_files_and_no_labels(tmp_path: Path) -> None:
-    lay(tmp_path, {"day=2026-10-01/cat/1.png": b"a", "day=2026-10-02/cat/1.png": b"b", "cat/day=2026-10-02/2.png": b"c"})
+    lay(
+        tmp_path, {"day=2026-10-01/cat/1.png": b"a", "day=2026-10-02/cat/1.png": b"b", "cat/day=2026-10-02/2.png": b"c"}
+    )
     options = SourceOptions(path=str(tmp_path))
     files = list_files(options)
     assert [(file.name, file.partition) for file in files] == [
@@ -83,7 +85,13 @@ def test_partitions_are_source_files_and_no_labels(tmp_path: Path) -> None:
 
 
 def test_names_of_all_alphabets_cases_and_lines_stay(tmp_path: Path) -> None:
-    files = {"Katze é/ü 猫.png": b"a", "cat/a.png": b"b", "cat/A.png": b"c", "x.png/1.png": b"d", "two\nlines/1.png": b"e"}
+    files = {
+        "Katze é/ü 猫.png": b"a",
+        "cat/a.png": b"b",
+        "cat/A.png": b"c",
+        "x.png/1.png": b"d",
+        "two\nlines/1.png": b"e",
+    }
     lay(tmp_path, files)
     found = rows(tmp_path)
     assert {name: data for name, data, _ in found} == files
