@@ -69,3 +69,39 @@ def id_within(partition: str | None, stem: str) -> str:
     if partition is None:
         return stem
     return hashlib.sha256(f"{partition}\x1f{stem}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+# --- Files as values: a struct of ``bytes`` and ``path`` as the library datasets has them, or bytes alone -------------
+
+
+def is_media(kind: pa.DataType) -> bool:
+    """Whether a source's column of that type holds files: bytes alone, or a struct that has them."""
+    if pa.types.is_struct(kind):
+        at = kind.get_field_index("bytes")
+        return at >= 0 and _is_bytes(kind.field(at).type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def titles(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
+    """What to call each value of a column for which ``is_media`` holds: the file's name, else its hash and size."""
+    inside = pa.types.is_struct(column.type)
+    files = (pc.struct_field(column, "bytes") if inside else column).to_pylist()
+    named = inside and column.type.get_field_index("path") >= 0
+    names = pc.struct_field(column, "path").to_pylist() if named else [None] * len(files)
+    return [name or (None if file is None else _digest(file)) for name, file in zip(names, files, strict=True)]
+
+
+def with_titles(table: pa.Table) -> pa.Table:
+    """The table with what files are called instead of the files."""
+    for at, field in enumerate(table.schema):
+        if is_media(field.type):
+            table = table.set_column(at, field.name, pa.array(titles(table.column(at)), pa.string()))
+    return table
+
+
+def _digest(file: bytes) -> str:
+    return f"sha256 {hashlib.sha256(file).hexdigest()[:16]} ({len(file):,} bytes)"

@@ -37,7 +37,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass
-class Sample:
+class TarSample:
     """The files of one base name that follow each other. ``refusal``: why they make no row."""
 
     key: str
@@ -100,7 +100,7 @@ def _batch(
     )
 
 
-def _row_of(sample: Sample, options: SourceOptions, repaired: Counter[str]) -> dict[str, Any] | Refusal:
+def _row_of(sample: TarSample, options: SourceOptions, repaired: Counter[str]) -> dict[str, Any] | Refusal:
     """The sample's values by column."""
     if sample.refusal is not None:
         return sample.refusal
@@ -172,9 +172,9 @@ def _schema_of(key: _Key, options: SourceOptions) -> pa.Schema:
 # --- The files of a tar ------------------------------------------------------------------------------------------------
 
 
-def _samples(file: SourceFile, options: SourceOptions, wanted: set[str]) -> Iterator[Sample]:
+def _samples(file: SourceFile, options: SourceOptions, wanted: set[str]) -> Iterator[TarSample]:
     """``wanted``: the columns whose files are read; of others, but for ``json``, only that they are there."""
-    held: Sample | None = None
+    held: TarSample | None = None
     with _opened(file, options) as tar:
         for info in tar.files():
             directory, slash, base = info.name.rpartition("/")
@@ -185,7 +185,7 @@ def _samples(file: SourceFile, options: SourceOptions, wanted: set[str]) -> Iter
             if held is not None and key != held.key:
                 yield held
                 held = None
-            held = held or Sample(key)
+            held = held or TarSample(key)
             refusal = _why_refused(info, name, held, options)
             held.refusal = held.refusal or refusal
             if refusal is None:
@@ -195,7 +195,7 @@ def _samples(file: SourceFile, options: SourceOptions, wanted: set[str]) -> Iter
         yield held
 
 
-def _why_refused(info: tarfile.TarInfo, name: str, sample: Sample, options: SourceOptions) -> Refusal | None:
+def _why_refused(info: tarfile.TarInfo, name: str, sample: TarSample, options: SourceOptions) -> Refusal | None:
     if info.name.startswith("/") or ".." in info.name.split("/") or "\0" in info.name:
         return Refusal("outside_source", f"{info.name!r}")
     if not info.isreg() or info.issparse():

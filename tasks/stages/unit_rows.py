@@ -17,9 +17,8 @@ from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar
 from augmill.tasks.rows.hashing import TableHasher
 from augmill.tasks.rows.kinds import stems
-from augmill.tasks.rows.kinds.media import is_media, titles
 from augmill.tasks.rows.names import name_meant, name_of
-from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within
+from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within, is_media, titles
 from augmill.tasks.sources import Batch, RefusedRow, SourceFile, SourceOptions
 from augmill.tasks.stages.partitions import MOST, file_value
 from augmill.tasks.stages.refusals import too_many_partitions

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from augmill.tasks.boundary.processes import importing
 from augmill.tasks.rows.kinds import KINDS, type_of
-from augmill.tasks.rows.kinds.media import with_titles
+from augmill.tasks.rows.schema import with_titles
 
 Bounds = tuple[float | None, float | None]
 Expectation = dict[str, Any]

@@ -26,7 +26,8 @@ from augmill.tasks.contracts import (
     Request,
 )
 from augmill.tasks.rows.kinds import candidate_schema
-from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, media, titles, to_release
+from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, media, to_release
+from augmill.tasks.rows.schema import titles
 
 BLOB = "blobs:Blob"  # as a recipe names it
 

@@ -24,10 +24,10 @@ from augmill.tasks.sources import (
     SourceOptions,
     list_files,
     members,
-    name_files,
     read_batches,
     scan_schema,
 )
+from augmill.tasks.sources.members import name_files
 from augmill.tasks.stages.partitions import hash_files
 from augmill.tasks.store.store import Store
 
