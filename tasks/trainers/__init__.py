@@ -2,6 +2,7 @@
 
 from augmill.tasks.registry import Registry
 from augmill.tasks.trainers.boosting import BoostingTrainer
+from augmill.tasks.trainers.cnn import CnnTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 from augmill.tasks.trainers.linear import LinearTrainer
@@ -24,6 +25,7 @@ _SHIPPED: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
     "boosting": BoostingTrainer,
     "linear": LinearTrainer,
+    "cnn": CnnTrainer,
     "command": CommandTrainer,
 }
 TRAINERS = Registry("trainer", Trainer, _SHIPPED)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from augmill.tasks.contracts import Floats, Ints
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators.transforms.options import TransformsOptions
+from augmill.tasks.rows.kinds.image.decode import format_of
 from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.randomness import uniforms
 
@@ -404,18 +405,19 @@ _STEPS: tuple[tuple[str, Step], ...] = (
 
 
 def decode(file: bytes) -> tuple[Pixels, str]:
-    """(pixels as they are to be seen, the format)."""
+    """(pixels as they are to be seen, of 16 bits the higher 8; the format)."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(file)) as opened:
-        found = opened.format or ""
         picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I"):
+        high: Pixels = (np.clip(np.asarray(picture), 0, 0xFFFF) >> 8).astype(np.uint8)
+        return high[..., None], format_of(file)
     if picture.mode not in ("L", "RGB", "RGBA"):
-        grey = picture.mode in ("1", "L")
-        clear = picture.mode in ("LA", "PA") or "transparency" in picture.info
-        picture = picture.convert("L" if grey else "RGBA" if clear else "RGB")
+        clear = picture.mode in ("LA", "PA", "La", "RGBa") or "transparency" in picture.info
+        picture = picture.convert("L" if picture.mode == "1" else "RGBA" if clear else "RGB")
     pixels = np.asarray(picture)
-    return pixels.reshape(*pixels.shape[:2], -1), found
+    return pixels.reshape(*pixels.shape[:2], -1), format_of(file)
 
 
 def encode(pixels: Pixels, format: str) -> bytes:
