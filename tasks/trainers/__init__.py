@@ -20,12 +20,13 @@ __all__ = [
 ]
 
 
-# The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, others `linear`.
+# The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, pictures
+# and sound `cnn`, others `linear`.
 _SHIPPED: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
     "boosting": BoostingTrainer,
-    "linear": LinearTrainer,
     "cnn": CnnTrainer,
+    "linear": LinearTrainer,
     "command": CommandTrainer,
 }
 TRAINERS = Registry("trainer", Trainer, _SHIPPED)

@@ -176,7 +176,7 @@ class Pictures:
             pictures = [decode(row[field]) for row in files]
             for rows in _batches([pixels.shape for pixels, _ in pictures]):
                 before = np.stack([pictures[row][0] for row in rows.tolist()])
-                after = _transformed(before, drawn, rows, seeds, attempt)
+                after = transformed(before, drawn, rows, seeds, attempt)
                 differs = (before != after).any(axis=(1, 2, 3))
                 changed[rows] |= differs
                 for row, pixels in zip(rows[differs].tolist(), after[differs], strict=True):
@@ -201,7 +201,7 @@ def _batches(shapes: Sequence[tuple[int, ...]]) -> list[Ints]:
     return found
 
 
-def _transformed(before: Pixels, drawn: Drawn, rows: Ints, seeds: Ints, attempt: int) -> Pixels:
+def transformed(before: Pixels, drawn: Drawn, rows: Ints, seeds: Ints, attempt: int) -> Pixels:
     """``before``: (pictures, height, width, channels), all of them rows of ``drawn``."""
     import torch
 
