@@ -58,7 +58,7 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     from augmill.tasks.problems import PROBLEMS, problem_learning
     from augmill.tasks.rows.kinds import KINDS
     from augmill.tasks.sources import guess_columns, read_schema
-    from augmill.tasks.sources.guess_table import reads_as_table, sniff_columns
+    from augmill.tasks.sources.guess_table import best_files, guess_target, is_class, reads_as_table, sniff_columns
     from augmill.tasks.stages.refusals import require_header, require_rows
 
     names = read_schema(file, source)
@@ -77,6 +77,15 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     guess = guess_columns(file, source)
     found = sniff_columns(file, source, guess["id"])
     general = bool(asked.inputs or asked.target)
+    files = None if inputs else best_files(found)
+    if files is not None:
+        told = guess_target(found, [files]) if target is None else None
+        if told is not None and is_class(told[0], found[told[0]]):
+            target = told[0], "label"
+        chosen = _choose_general([(files, found[files].type)], target, found, guess, where=where)
+        chosen.why["inputs"] = f"holds files of the type {found[files].type}"
+        chosen.why["target"] = told[1] if told is not None else chosen.why["target"]
+        return chosen
     if not general and (asked.text or not reads_as_table(guess["text"], found)):
         return _choose_text(file, source, asked, guess, where=where)
     if not inputs and not reads_as_table(guess["text"], found):

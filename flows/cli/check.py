@@ -384,6 +384,7 @@ TERMS = 150  # of a text of BANKING77, SNIPS or TREC
 # BANKING77 at 50 a class, 11,550 rows in all, took 470 to 510 MiB with the process's 200.
 TERM_BYTES, CLASS_BYTES = 48, 208
 FEATURES = {"number": 2, "timestamp": 8, "category": 11}  # of a column; a category's hang on its values, adult's are 11
+CNN_CELL = 2e-8  # seconds per row of a step, pixel and channel of the first layer: 21 ms a step with the defaults
 CELL_BYTES = 48  # two trainings at a time, each with its copies in float64
 MODEL_MINUTES = 1.5  # the small model's steps are bounded (causal_lm, `model: scratch`)
 
@@ -442,7 +443,8 @@ def _evaluate(recipe: Recipe, train: int, target: int, held_out: int, classes: i
 
     seeds = recipe.gate.seeds
     upto = "up to " if recipe.gate.early and seeds > CHOOSING else ""
-    known: dict[str, Costs] = {"tfidf": _tfidf_seconds, "boosting": _boosting_seconds, "linear": _linear_seconds}
+    known: dict[str, Costs]
+    known = {"tfidf": _tfidf_seconds, "boosting": _boosting_seconds, "linear": _linear_seconds, "cnn": _cnn_seconds}
     if recipe.trainer.use not in known:
         who = "your command" if recipe.trainer.use == "command" else recipe.trainer.use
         return ("evaluate", None, f"{upto}{3 * seeds} trainings by {who}")
@@ -488,6 +490,12 @@ def _linear_seconds(recipe: Recipe, rows: float, classes: int) -> tuple[float, f
     else:
         fit = rows * table * (LINEAR_CELL + LINEAR_CLASS * classes)
     return fit, fit * _choosing(options) * len(options.cs)
+
+
+def _cnn_seconds(recipe: Recipe, rows: float, classes: int) -> tuple[float, float]:
+    options = recipe.trainer.options
+    net = 3 if options.net == "residual" else 1
+    return CNN_CELL * options.steps * options.batch * options.side**2 * options.width * net, 0.0
 
 
 def _linear_features(recipe: Recipe) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def dataset_name(data: str) -> str:
     whole = data if "://" in data else os.path.normpath(Path(data).expanduser().absolute())
     parts = [part for part in whole.split("/") if part and not re.search(r"[*?\[]", part)]
     for part in reversed(parts):
-        stem = re.sub(r"(\.(csv|tsv|jsonl|ndjson|json|parquet|pq|gz|gzip|zst|zstd))+$", "", part.lower())
+        stem = re.sub(r"(\.(csv|tsv|jsonl|ndjson|json|parquet|pq|tar|tgz|gz|gzip|zst|zstd))+$", "", part.lower())
         name = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:64]
         if name and name not in (*SPLIT_OF, "data", "raw"):
             return name
@@ -143,7 +143,7 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
     draft = Draft({"dataset": name, "source": {"path": path}, "columns": {}})
     if as_csv:
         draft.document["source"]["format"] = "csv"
-    splits = split_files([file.name for file in files])
+    splits = split_files([each.name for file in files for each in file.members or (file,)])
     train = next((file for file in files if file.name.startswith(splits.get("train", "").rstrip("*"))), files[0])
     doubt = doubt_file(train, source)
     if doubt is not None and doubt.skip:
@@ -198,16 +198,20 @@ def _write_columns(draft: Draft, chosen: Chosen) -> None:
 
 
 def _choose_generator(draft: Draft) -> None:
-    """The first that serves these rows, needs no options and trains no model."""
+    """The first that serves these rows, needs no options and no large library; of pictures and sounds each needs one."""
     from augmill.flows.cli.schema import default_of
     from augmill.tasks.errors import UserError
     from augmill.tasks.generators import GENERATORS
     from augmill.tasks.recipe.recipe import rows_of_document
+    from augmill.tasks.rows.kinds import KINDS
 
     rows = rows_of_document(draft.document)
-    for name, kind in GENERATORS.items():
+    for name, kind in sorted(GENERATORS.items(), key=lambda item: bool(item[1].libraries)):
         free = all(default_of(item) is not dataclasses.MISSING for item in dataclasses.fields(kind.Options))
-        if free and not kind.libraries and rows.served_whole(kind) and not kind(kind.Options()).wants_unlabelled():
+        light = not kind.libraries or any(
+            KINDS[type].files for type in draft.document["columns"].get("inputs", {}).values()
+        )
+        if free and light and rows.served_whole(kind) and not kind(kind.Options()).wants_unlabelled():
             draft.document["generators"] = [{"use": name}]
             draft.why["generators"] = BEGINNINGS.get(name, "The first that serves these rows.")
             return

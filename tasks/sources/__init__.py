@@ -29,9 +29,10 @@ from .guess import guess_columns
 from .jsonl import JsonLines, doubt_lines
 from .lines import find_encoding
 from .listing import is_settled, require_unchanged
-from .members import fill, name_files
+from .members import fill
 from .options import FILES, REASONS, Batch, Reader, RefusedRow, SourceFile, SourceOptions
 from .storage import exists, hash_file, open_bytes
+from .webdataset import WebDataset
 
 _SHIPPED: dict[str, type[Reader]] = {
     "csv": Delimited,
@@ -39,6 +40,7 @@ _SHIPPED: dict[str, type[Reader]] = {
     "parquet": Parquet,
     "delta": Delta,
     "folder": Folder,
+    "webdataset": WebDataset,
 }
 SOURCES = Registry("source", Reader, _SHIPPED)
 
@@ -59,7 +61,6 @@ __all__ = [
     "hash_file",
     "is_settled",
     "list_files",
-    "name_files",
     "open_bytes",
     "read_batches",
     "read_schema",

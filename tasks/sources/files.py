@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from augmill.tasks.errors import DataError, UserError
 
 from .delta import is_delta, list_delta
-from .folder import FOLDER, is_folder, list_folder
+from .folder import FOLDER, beside_media, is_folder, list_folder
 from .listing import Entry, is_hidden, is_leftover, list_local, list_remote
 from .magic import HEAD, foreign
 from .options import Compression, Format, SourceFile, SourceOptions
@@ -25,8 +25,12 @@ FORMATS: dict[str, Format] = {
     ".json": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
 }
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+
+_TABLES = "CSV, JSON Lines or Parquet, or a directory of pictures or sounds"
 
 _log = logging.getLogger("augmill")
 
@@ -57,8 +61,8 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
             if "Delta" in found.table
             else "export the table's current rows to plain Parquet and read those",
         )
-    names = [entry.name for entry in entries]
-    if options.format == FOLDER or (options.format == "auto" and not found.single and is_folder(names)):
+    alone = options.format == "auto" and not found.single and is_folder([entry.name for entry in entries])
+    if options.format == FOLDER or alone:
         files = list_folder(found.entries, found.root, lambda name: _partition(name, found.root, options), options.path)
         return _partitioned(files, options)
     chosen = _choose(entries, options, found.single)
@@ -130,18 +134,22 @@ def _choose(entries: list[Entry], options: SourceOptions, single: bool) -> list[
         if chosen:
             return [(entry, kind) for entry in chosen]
     known = [(entry, kind) for entry, kind in zip(entries, kinds, strict=True) if kind is not None]
+    known = [each for each in known if each[1] != "webdataset"] or known  # beside tables tars are something else
     counts = Counter(kind for _, kind in known)
+    if options.format == "auto" and not known and not single and (others := beside_media([e.name for e in entries])):
+        problem = f"found pictures or sounds, and beside them {', '.join(others[:5])}"
+        raise UserError(problem, where=options.path, fix="set source.format: folder to leave these out, or move them")
     if options.format != "auto" or not known:
-        wanted = "CSV, JSON Lines or Parquet" if options.format == "auto" else options.format
+        wanted = _TABLES if options.format == "auto" else options.format
         if entries and (other := _foreign(entries[0])) is not None:
-            problem = f"expected a file of {wanted}, found {other[0]}"
+            problem = f"expected {wanted}, found {other[0]}"
             raise UserError(problem, where=entries[0].uri, fix=other[1])
         names = (
             ", ".join(entry.name for entry in entries[:5])
             or "nothing but hidden files (`_x`, `.x`) and leftovers (`x~`, `x.part`)"
         )
         raise UserError(
-            f"expected files of {wanted}, found {names}",
+            f"expected {wanted}, found {names}",
             where=options.path,
             fix=f"set source.format, or use one of the endings {' '.join(FORMATS)} (and .gz, .zst)",
         )

@@ -52,7 +52,9 @@ class Folder(Reader):
         for member in file.members:
             large = too_large(member, options)
             if member.reason or large:
-                refused.append(RefusedRow(member.name, member.reason or "file_too_large", large or "its name is no UTF-8"))
+                refused.append(
+                    RefusedRow(member.name, member.reason or "file_too_large", large or "its name is no UTF-8")
+                )
             else:
                 kept.append(member)
         for part in in_parts([member.size * asked for member in kept], BATCH_ROWS):
@@ -104,7 +106,13 @@ def _is_beside(name: str) -> bool:
 
 def is_folder(names: Sequence[str]) -> bool:
     """Whether a directory with these files holds pictures or sounds, and nothing else but what often lies beside them."""
-    return any(map(is_media_file, names)) and all(is_media_file(name) or _is_beside(name) for name in names)
+    return any(map(is_media_file, names)) and not beside_media(names)
+
+
+def beside_media(names: Sequence[str]) -> list[str]:
+    """Where some files are pictures or sounds, those that are none and do not often lie beside them."""
+    others = [name for name in names if not is_media_file(name)]
+    return [name for name in others if not _is_beside(name)] if len(others) < len(names) else []
 
 
 def list_folder(

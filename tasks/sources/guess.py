@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from decimal import Decimal
 from itertools import chain
 from typing import Any
 
+import pyarrow as pa
+
+from augmill.tasks.rows.kinds.media import is_media
+
 from .options import SourceFile, SourceOptions
 
 ROWS = 2000
+FILES_LOOKED_AT = 20  # pictures or sounds, of these rows
 IDENTIFIER = re.compile(r"(^|_)(ids?|uuid|guid|key|idx|index)($|_)|^column_1$")
 _DATE = re.compile(r"(^|_)(date|day|dt|time|timestamp|created|updated|at|month)($|_)")
 _DAY = re.compile(r"(19|20)\d\d([-/.]?W?\d{1,2}){0,2}([T ].*)?")  # not the seconds since 1970
@@ -18,7 +24,7 @@ _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _SECOND = re.compile(r"_?(b|2)$")
 
 # What people call the label: such a name as a whole, a grade as a whole, the first as a part, what else sorts rows.
-LABEL = r"labels?|gold|gold_label|class|category|intent|target|sentiment|topic|tag|y|coarse_label|emotion|stance"
+LABEL = r"labels?|cls|gold|gold_label|class|category|intent|target|sentiment|topic|tag|y|coarse_label|emotion|stance"
 GRADE = r"score|ratings?|stars?|star_rating|overall|polarity|spam|toxicity|class_(index|label|name)|is_\w+"
 _SORT = r"type|kind|genre|product|priority|queue|department|division|team|group|severity|reason"
 # Measures, people and places: no labels, however few values there are.
@@ -47,10 +53,10 @@ def guess_columns(file: SourceFile, options: SourceOptions) -> dict[str, Any]:
     other half of a pair. label: by name first, then few distinct values. id: distinct in every row and named so. date:
     ISO dates. ask: where a person may mean another column than the one that was chosen.
     """
-    from . import read_schema, sample_rows
+    from . import read_schema
 
-    names = read_schema(file, options)
-    rows = sample_rows(file, options, ROWS)
+    rows = first_rows(file, options)
+    names = [name for name in read_schema(file, options) if not any(isinstance(row.get(name), dict) for row in rows)]
     values = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in names}
     why: dict[str, str] = {}
     dates = [name for name in names if _is_date(name, values[name])]
@@ -66,6 +72,30 @@ def guess_columns(file: SourceFile, options: SourceOptions) -> dict[str, Any]:
     texts = _guess_texts([name for name in rest if name != label], values, why)
     ask = [*_ask_label(label, rest, values), *_ask_text(texts, [name for name in rest if name != label], values)]
     return {"text": texts, "label": label, "id": identifier, "date": dates, "ask": ask, "why": why}
+
+
+def first_rows(file: SourceFile, options: SourceOptions) -> list[dict[str, Any]]:
+    """The first rows with the partition's values; of a directory rows from all over it; files of the first few alone."""
+    from . import SOURCES, sample_rows
+
+    if file.format in ("csv", "jsonl"):
+        return sample_rows(file, options, ROWS)
+    file = replace(file, members=file.members[:: max(1, len(file.members) // ROWS)])
+    reader = SOURCES[file.format]()
+    schema = reader.schema([file], options)
+    plain = pa.schema([field for field in schema if not is_media(field.type)])
+    if len(plain) == len(schema):
+        return sample_rows(file, options, ROWS)
+    rows: list[dict[str, Any]] = []
+    for batch in reader.batches(file, options, plain) if len(plain) else ():
+        rows += [row | file.partition for row in batch.table.slice(0, ROWS - len(rows)).to_pylist()]
+        if len(rows) >= ROWS:
+            break
+    few = replace(file, members=file.members[:FILES_LOOKED_AT])
+    files = next(reader.batches(few, options, pa.schema([field for field in schema if is_media(field.type)])))
+    for at, row in enumerate(files.table.slice(0, FILES_LOOKED_AT).to_pylist()):
+        rows[at : at + 1] = [(rows[at] if at < len(rows) else dict(file.partition)) | row]
+    return rows
 
 
 def is_usual_name(name: str) -> bool:

@@ -12,8 +12,11 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import ReadLimits
 from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.kinds.media import RELEASED, is_media
 
-from .guess import GRADE, IDENTIFIER, LABEL, ROWS, snaked, text_rank
+from .folder import FOLDER
+from .guess import FILES_LOOKED_AT, GRADE, IDENTIFIER, LABEL, first_rows, snaked, text_rank
+from .members import name_files, read_files, too_large
 from .options import SourceFile, SourceOptions
 
 # What people call what is to be learnt, beside a label or a grade: as the whole name, or as its last word.
@@ -45,11 +48,36 @@ class Sniffed:
 
 def sniff_columns(file: SourceFile, options: SourceOptions, identifier: str | None) -> dict[str, Sniffed]:
     """Every column by the kind that is surest of it. ``identifier``: the column of ids, if there is one."""
-    from . import read_schema, sample_rows
+    from . import read_schema
 
-    rows = sample_rows(file, options, ROWS)
-    names = read_schema(file, options)
-    return {name: _sniff(name, [row.get(name) for row in rows], identifier) for name in names}
+    rows, found = first_rows(file, options), dict[str, Sniffed]()
+    for name in read_schema(file, options):
+        values = [row.get(name) for row in rows]
+        files = _files_named(file, options, name, values)
+        found[name] = _sniff(name, values, identifier) if files is None else _sniff_files(name, files)
+    return found
+
+
+def _files_named(file: SourceFile, options: SourceOptions, name: str, values: list[Any]) -> pa.ChunkedArray | None:
+    """The first values' files, where most of these texts name one that lies beside the table."""
+    texts = [value for value in values if isinstance(value, str) and value][:FILES_LOOKED_AT]
+    if not any("." in text for text in texts) or file.format == FOLDER:
+        return None
+    (own,) = name_files([file], options, [name], most=FILES_LOOKED_AT)
+    there = [m for m in own.members if not m.reason and not too_large(m, options)]
+    if not there or 2 * len(there) < len(own.members):
+        return None
+    rows = [{"bytes": data, "path": m.name} for m, data in zip(there, read_files(there), strict=True)]
+    return pa.chunked_array([pa.array(rows, RELEASED)])
+
+
+def _sniff_files(name: str, files: pa.ChunkedArray) -> Sniffed:
+    """A column of files by the kind that is surest of them."""
+    kinds = [kind for kind in dict.fromkeys(KINDS.values()) if kind.files]
+    known = len(files) - files.null_count
+    type, sure = max((kind.sniff(files, name) for kind in kinds), key=lambda found: found[1], default=("text", 0.0))
+    left = "" if sure and known else "it holds no value" if not known else "its files are neither pictures nor sounds"
+    return Sniffed(type if not left else "text", known, known, False, 0.0, left)
 
 
 def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
@@ -57,6 +85,8 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
         column = pa.chunked_array([pa.array(values)])
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         return Sniffed("text", 0, 0, False, 0.0, "its values are of several types")
+    if is_media(column.type):
+        return _sniff_files(name, column)
     if pa.types.is_nested(column.type):
         return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
     kinds = dict.fromkeys(KINDS.values())
@@ -98,6 +128,12 @@ def _is_text(name: str, found: Sniffed) -> bool:
     return rank < 3 or (found.type == "text" and (rank == 3 or found.length > SHORT))
 
 
+def best_files(columns: Mapping[str, Sniffed]) -> str | None:
+    """The column of files to learn from: the one that most rows have, of these the first; None where there is none."""
+    able = [name for name, found in columns.items() if KINDS[found.type].files and not found.left]
+    return max(able, key=lambda name: (columns[name].known, -able.index(name)), default=None)
+
+
 def target_type(found: Sniffed) -> str:
     """``label`` or ``number``."""
     return "number" if found.type == "number" and not (found.whole and found.distinct <= CLASSES) else "label"
@@ -112,6 +148,11 @@ def guess_target(columns: Mapping[str, Sniffed], taken: Sequence[str]) -> tuple[
     named = "named as a target" if _target_rank(best) < 3 else ""
     last = "the last column" if best == [*columns][-1] else "the last column that can be learnt"
     return best, f"{named or last}, {columns[best].distinct:,} distinct values in {columns[best].known:,} rows"
+
+
+def is_class(name: str, found: Sniffed) -> bool:
+    """Whether whole numbers beside files are classes, however many, as their name says: a directory's, a tar's ``cls``."""
+    return found.whole and _target_rank(name) == 0
 
 
 def _is_learnable(found: Sniffed) -> bool:

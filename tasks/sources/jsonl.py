@@ -228,7 +228,9 @@ def _parse(
             if line is None:
                 break
             number += 1
-            row = None if line.isspace() else _row(line, options, repaired)  # an error of json's costs ten times more
+            row = (
+                None if line.isspace() else parse_row(line, options, repaired)
+            )  # an error of json's costs ten times more
             if number == 1:
                 _require_no_array(line, row, file)
                 lines.widen()
@@ -283,7 +285,7 @@ def doubt_lines(file: SourceFile, options: SourceOptions) -> Doubt | None:
     return doubt_json(head) or doubt_objects(JsonLines().sample(file, options, 100))
 
 
-def _row(line: str, options: SourceOptions, repaired: Counter[str]) -> dict[str, Any] | Refusal | None:
+def parse_row(line: str, options: SourceOptions, repaired: Counter[str]) -> dict[str, Any] | Refusal | None:
     """The line's object, why it is refused, or None for a blank line."""
     odd = is_odd(line)
     if odd:

@@ -200,12 +200,18 @@ def remote_stamp(meta: Any) -> str:
 def is_settled(file: SourceFile | Member, now_ns: int) -> bool:
     """Whether another change would give another stamp: a clock may show one time twice within its grain (2 s on FAT)."""
     local = re.fullmatch(r"(-?[0-9]+)-[0-9]+-[0-9]+", file.stamp)
-    return is_remote(file.uri) or file.stamp.startswith("delta-") if local is None else int(local[1]) < now_ns - 2_000_000_000
+    return (
+        is_remote(file.uri) or file.stamp.startswith("delta-")
+        if local is None
+        else int(local[1]) < now_ns - 2_000_000_000
+    )
 
 
 def require_unchanged(file: SourceFile) -> None:
     """Raises ConflictError where the file is no longer the one that was listed (and hashed since)."""
-    if not file.stamp or file.format == "delta":  # a table's files are written once; those of a directory tell themselves
+    if (
+        not file.stamp or file.format == "delta"
+    ):  # a table's files are written once; those of a directory tell themselves
         return
     if is_remote(file.uri):
         import obstore
@@ -233,7 +239,9 @@ def _table_roots(root: str) -> list[str]:
 def _local_table(paths: list[Path], root: Path) -> str:
     top = Path(_table_roots(str(root.absolute()))[-1])
     own = {item.parent for item in paths}
-    directories = {above for it in own for above in (it.absolute(), *it.absolute().parents) if above.is_relative_to(top)}
+    directories = {
+        above for it in own for above in (it.absolute(), *it.absolute().parents) if above.is_relative_to(top)
+    }
     for directory in sorted(directories):
         if (directory / "_delta_log").is_dir():
             return _TABLES["_delta_log"]

@@ -9,6 +9,7 @@ from augmill.tasks.errors import DataError
 
 HEAD = 4096  # bytes that tell
 _EXPORT = "export its rows as CSV, JSON Lines or Parquet"
+_PICTURES = "name the directory of the pictures, or a file of rows (.csv, .jsonl, .parquet)"
 _UNPACK = "unpack it, and name the file in it"
 # (where, bytes, what it is, what to do)
 _MAGIC = (
@@ -25,9 +26,9 @@ _MAGIC = (
     (0, b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (0, b"\xfd7zXZ\x00", "an xz file", "compress it with gzip or zstd, or not at all"),
     (4, b"1AY&SY", "a bzip2 file", "compress it with gzip or zstd, or not at all"),
-    (257, b"ustar", "a tar archive", _UNPACK),
-    (0, b"\x89PNG\r\n", "an image", "name a file of rows (.csv, .jsonl, .parquet)"),
-    (0, b"\xff\xd8\xff", "an image", "name a file of rows (.csv, .jsonl, .parquet)"),
+    (257, b"ustar", "a tar archive", "name it .tar if it holds samples of pictures or sounds, or else unpack it"),
+    (0, b"\x89PNG\r\n", "an image", _PICTURES),
+    (0, b"\xff\xd8\xff", "an image", _PICTURES),
 )
 
 

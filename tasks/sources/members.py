@@ -164,27 +164,22 @@ class _Directory:
         path = os.path.normpath(os.path.join(self.base, name))  # noqa: PTH118 - a Path costs 10 times more
         if "\0" in name:
             return Member(name, "", 0, "", "no_such_file")
-        if os.path.isabs(name) or "://" in name:  # noqa: PTH117
-            return Member(name, "", 0, "", "outside_source")
         directory = os.path.dirname(path)  # noqa: PTH120
         if directory not in self.above:
             self.above[directory] = self._holds(directory)
-        if not self.above[directory]:
+        if name.startswith("/") or "://" in name or not self.above[directory]:
             return Member(name, "", 0, "", "outside_source")
         with reaching(path):
             try:
-                status = os.lstat(path)
-                if stat.S_ISLNK(status.st_mode):
-                    if not self._holds(path):
-                        return Member(name, "", 0, "", "outside_source")
-                    status = os.stat(path)  # noqa: PTH116
+                link = stat.S_ISLNK(os.lstat(path).st_mode)
+                status = os.stat(path)  # noqa: PTH116
             except PermissionError:
                 raise
             except OSError:  # also too long a name, a link that leads to itself, a file on the way
                 return Member(name, "", 0, "", "no_such_file")
-        if not stat.S_ISREG(status.st_mode):
-            return Member(name, "", 0, "", "no_such_file")
-        return Member(name, path, status.st_size, local_stamp(status))
+        reason = "outside_source" if link and not self._holds(path) else ""
+        reason = reason or ("" if stat.S_ISREG(status.st_mode) else "no_such_file")
+        return Member(name, "", 0, "", reason) if reason else Member(name, path, status.st_size, local_stamp(status))
 
     def _holds(self, path: str) -> bool:
         return posixpath.commonpath([self.real, os.path.realpath(path)]) == self.real
@@ -253,7 +248,9 @@ def fill(batch: Batch, file: SourceFile, options: SourceOptions, known: dict[str
             texts = [cells[name][at] or None for at in kept[part]]
             held = [known[text] for text in texts if text]
             data = iter(read_files(held))
-            files = pa.array([None if text is None else {"bytes": next(data), "path": text} for text in texts], RELEASED)
+            files = pa.array(
+                [None if text is None else {"bytes": next(data), "path": text} for text in texts], RELEASED
+            )
             rows = rows.set_column(rows.column_names.index(name), pa.field(name, RELEASED), files)
         yield Batch(rows, locations.slice(part.start, part.stop - part.start), refused, repaired)
         refused, repaired = [], {}

@@ -166,7 +166,9 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source, or a directory of files that are rows, as ``.`` in its own place. ``name`` is relative to the source's root, with ``/``; sizes are bytes as stored."""
+    """One file of a source, or a directory of files that are rows, called ``.`` in its own place.
+
+    ``name`` is relative to the source's root, with ``/``; sizes are bytes as stored."""
 
     uri: str
     name: str

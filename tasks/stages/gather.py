@@ -38,6 +38,7 @@ from augmill.tasks.rows.schema import (
     UNIT_REFUSED,
     class_counts,
     id_within,
+    rows_at_once,
 )
 from augmill.tasks.rows.shown import cut
 from augmill.tasks.stages.partitions import is_partitioned, window_start
@@ -308,7 +309,7 @@ class _Rows:
             asked = None if columns is None else list(dict.fromkeys([*columns, *([PARTITION] if unit.names else [])]))
             start = 0
             with pq.ParquetFile(self.work.path(unit.artifact, "rows.parquet"), pre_buffer=False) as file:
-                for batch in file.iter_batches(self.size, columns=asked):
+                for batch in file.iter_batches(rows_at_once(file.metadata, self.size), columns=asked):
                     rows, at = pa.Table.from_batches([batch]), np.arange(start, start + batch.num_rows)
                     start += batch.num_rows
                     if len(held) < len(unit.names):

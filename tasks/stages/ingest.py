@@ -21,7 +21,8 @@ from augmill.tasks.rows.calendar import FORMS
 from augmill.tasks.rows.hashing import TableHasher
 from augmill.tasks.rows.names import spelt_otherwise
 from augmill.tasks.rows.schema import PLACES, UNIT_REFUSED
-from augmill.tasks.sources import SOURCES, SourceFile, describe_file, list_files, name_files, read_batches, scan_schema
+from augmill.tasks.sources import SOURCES, SourceFile, describe_file, list_files, read_batches, scan_schema
+from augmill.tasks.sources.members import name_files
 from augmill.tasks.stages.partitions import Cut, cut_source, cuts_upto, hash_files
 from augmill.tasks.stages.refusals import require_columns, require_plain
 from augmill.tasks.stages.unit_rows import BAD_PARTITION, IngestConfig, UnitRows, convert, open_batch

@@ -127,7 +127,8 @@ def hash_files(
     """
     key = f"private/sources/{dataset}/hashes.json"
     noted = (store.read_sealed(key) if store is not None else None) or {}
-    stamps = {item.uri: item.stamp for file in listed for item in (file, *file.members) if item.stamp}
+    stamps = {file.uri: file.stamp for file in listed if file.stamp}
+    stamps |= {member.uri: member.stamp for file in listed for member in file.members}
     known = {uri: pair for uri, pair in noted.items() if uri in stamps and pair[0] == stamps[uri]}
     found: dict[str, str] = {}
     for file in files:

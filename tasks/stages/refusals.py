@@ -14,8 +14,8 @@ from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
 from augmill.tasks.rows.kinds import KINDS
-from augmill.tasks.rows.kinds.media import is_media
 from augmill.tasks.rows.names import SHOWN, nearest
+from augmill.tasks.rows.schema import is_media
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 

@@ -25,7 +25,7 @@ from augmill.tasks.problems.strata import STRATA, restratify
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Splits
 from augmill.tasks.rows.kinds import RowIndex, equal_keys, group_keys, real_schema, type_of
-from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts
+from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts, rows_at_once
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
 from augmill.tasks.stages.user_columns import read_fields, versions_of
 from augmill.tasks.store.stage import Work, stage
@@ -156,7 +156,7 @@ class _Parts:
 
     def _read(self, columns: list[str]) -> Iterator[pa.Table]:
         with pq.ParquetFile(self.path, pre_buffer=False) as file:
-            for batch in file.iter_batches(self.size, columns=columns):
+            for batch in file.iter_batches(rows_at_once(file.metadata, self.size), columns=columns):
                 yield pa.Table.from_batches([batch])
 
     def fit_strata(self) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar
 from augmill.tasks.rows.hashing import TableHasher
 from augmill.tasks.rows.kinds import stems
-from augmill.tasks.rows.kinds.media import is_media, titles
 from augmill.tasks.rows.names import name_meant, name_of
-from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within
+from augmill.tasks.rows.schema import GROUP, PARTITION, SPLIT, id_within, is_media, titles
 from augmill.tasks.sources import Batch, RefusedRow, SourceFile, SourceOptions
 from augmill.tasks.stages.partitions import MOST, file_value
 from augmill.tasks.stages.refusals import too_many_partitions
@@ -275,8 +274,8 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
     refused: list[dict[str, str]] = []
     said = zip(batch.unread, batch.targets, batch.splits, batch.names, strict=True)
     for index, (unread, target, asked, name) in enumerate(said):
-        own = batch.file.name if batch.files is None else batch.files[index]
-        split = rows.split_of(own, asked) if rows.given else None
+        file = batch.file.name if batch.files is None else batch.files[index]
+        split = rows.split_of(file, asked) if rows.given else None
         read = rows.read(unread, target, split, name)
         reason = read.reason
         if reason or with_id or erased:

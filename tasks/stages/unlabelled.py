@@ -16,7 +16,8 @@ from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.calendar import Calendar, rank
 from augmill.tasks.rows.kinds import real_schema, stems
 from augmill.tasks.rows.schema import id_within
-from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, name_files, read_batches
+from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, read_batches
+from augmill.tasks.sources.members import name_files
 from augmill.tasks.stages.partitions import cut_source, hash_files, is_partitioned, window_start
 from augmill.tasks.stages.refusals import require_plain
 from augmill.tasks.stages.unit_rows import IngestConfig, UnitRows

@@ -25,7 +25,7 @@ def versions_of(columns: Columns, problem: str) -> dict[str, int | str] | None:
 
 
 def files_named(columns: Columns) -> list[str]:
-    """The inputs whose values are files: where they hold texts, these name them."""
+    """The inputs whose values are files: where they hold names, the files lie beside the table."""
     return [name for name, type in columns.types.items() if KINDS[type].files]
 
 

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from augmill.tasks.boundary.processes import importing
 from augmill.tasks.rows.kinds import KINDS, type_of
+from augmill.tasks.rows.schema import with_titles
 
 Bounds = tuple[float | None, float | None]
 Expectation = dict[str, Any]
@@ -225,6 +226,7 @@ def run_suite(
         for name, largest in max_null_share.items()
         if shares[name] > largest
     ]
+    table = with_titles(table)  # a frame of files would hold them all once more, and show them where one is at fault
     results = hold(table, suite, samples) if plainly else None
     if results is None:
         results = _evaluate(table, suite, samples)

@@ -45,6 +45,13 @@ class TransformsOptions:
         },
     )
     # --- Sound alone
+    noise_files: str | None = field(
+        default=None,
+        metadata={
+            "file": True,
+            "help": "a directory of recordings of noise (WAV, FLAC, OGG, MP3), stretches of which are laid under sounds",
+        },
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 10:

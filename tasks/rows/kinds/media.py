@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from augmill.tasks.rows.schema import is_media as is_media  # noqa: PLC0414 - a part of what media are
+
 # Inside the pipeline. Large, since all pictures of a split in one array pass 2 GiB soon.
 MEDIA = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
 # In a release, and of a source's column whose texts name files.
@@ -38,18 +40,6 @@ def names_of(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
     return found
 
 
-def is_media(kind: pa.DataType) -> bool:
-    """Whether a source's column of that type holds files: bytes alone, or a struct that has them."""
-    if pa.types.is_struct(kind):
-        at = kind.get_field_index("bytes")
-        return at >= 0 and _is_bytes(kind.field(at).type)
-    return _is_bytes(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
 def from_source(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A source's column for which ``is_media`` holds, as ``MEDIA``."""
     if not pa.types.is_struct(column.type):
@@ -69,18 +59,6 @@ def to_release(values: pa.Array, kind: pa.DataType) -> pa.Array:
         for field in kind
     ]
     return pa.StructArray.from_arrays(parts, fields=list(kind), mask=values.is_null())
-
-
-def titles(column: pa.ChunkedArray | pa.Array) -> list[str | None]:
-    """What to call each value of a column for which ``is_media`` holds: the file's name, else its hash and size."""
-    inside = pa.types.is_struct(column.type)
-    files = files_of(column) if inside else column.to_pylist()
-    names = names_of(column) if inside and column.type.get_field_index("path") >= 0 else [None] * len(files)
-    return [name or (None if file is None else _digest(file)) for name, file in zip(names, files, strict=True)]
-
-
-def _digest(file: bytes) -> str:
-    return f"sha256 {hashlib.sha256(file).hexdigest()[:16]} ({len(file):,} bytes)"
 
 
 def digests(columns: pa.Table) -> list[bytes]:

@@ -72,6 +72,16 @@ class Sound:
     clipped: float
 
 
+@dataclass(frozen=True)
+class Track:
+    """A file with all its channels: ``wave`` (frames, channels); ``format`` and ``subtype`` as libsndfile calls them."""
+
+    wave: Samples
+    rate: int
+    format: str
+    subtype: str
+
+
 def soundfile() -> ModuleType:
     """The library. Raises UserError where it is not installed."""
     try:
@@ -96,6 +106,13 @@ def samples(data: bytes) -> tuple[Samples, int]:
     """(one channel, its rate in Hz); raises as ``decode``."""
     sound = decode(data)
     return sound.mono, sound.rate
+
+
+def track(data: bytes) -> Track:
+    """A file that ``decode`` takes, to be changed and written anew. Raises as that does."""
+    decode(data)  # its bounds, before it is held whole
+    with opened(data) as file:
+        return Track(file.read(dtype="float32", always_2d=True), file.samplerate, file.format, file.subtype)
 
 
 def opened(data: bytes | None) -> Any:

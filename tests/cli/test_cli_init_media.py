@@ -1,0 +1,106 @@
+"""``augmill init`` on pictures and sounds: in directories, beside a table, in Parquet, in a tar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import yaml
+from commands import augmill
+from PIL import Image
+
+COUNT = 60
+CLASSES = ("12", "7", "30")  # numbers as names, as of characters and of digits
+
+
+def picture(at: int) -> bytes:
+    pixels = np.random.default_rng(at).integers(0, 255, (12, 12, 3)).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def sound(at: int) -> bytes:
+    out = io.BytesIO()
+    samples = np.random.default_rng(at).normal(0, 0.1, 4000)
+    soundfile.write(out, samples, 8000, format="WAV")
+    return out.getvalue()
+
+
+def rows(make: Any = picture) -> list[tuple[bytes, str]]:
+    return [(make(at), CLASSES[at % 3]) for at in range(COUNT)]
+
+
+def lay_folder(root: Path, make: Any, ending: str) -> Path:
+    for at, (data, label) in enumerate(rows(make)):
+        path = root / ("train" if at % 4 else "test") / label / f"{at}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def lay_table(root: Path) -> Path:
+    (root / "images").mkdir(parents=True)
+    with (root / "metadata.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file_name", "label", "note"])
+        for at, (data, label) in enumerate(rows()):
+            (root / f"images/{at}.png").write_bytes(data)
+            writer.writerow([f"images/{at}.png", label, "taken on a sunny day by somebody"])
+    return root
+
+
+def lay_parquet(path: Path) -> Path:
+    pictures = [{"bytes": data, "path": None} for data, _ in rows()]
+    labels = [CLASSES.index(label) for _, label in rows()]
+    pq.write_table(pa.table({"image": pictures, "label": pa.array(labels, pa.int64())}), path)
+    return path
+
+
+def lay_tar(path: Path) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for at, (data, label) in enumerate(rows(sound)):
+            for ending, content in (("wav", data), ("cls", label.encode()), ("json", b'{"speaker": "me"}')):
+                info = tarfile.TarInfo(f"{at:04}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("source", ["pictures", "sounds", "table", "parquet", "tar"])
+def test_init_finds_files_and_their_classes_in_what_check_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, columns = {
+        "pictures": (lambda: lay_folder(tmp_path / "photos", picture, "png"), ({"file": "image"}, {"label": "label"})),
+        "sounds": (lambda: lay_folder(tmp_path / "clips", sound, "wav"), ({"file": "audio"}, {"label": "label"})),
+        "table": (lambda: lay_table(tmp_path / "shop"), ({"file_name": "image"}, {"label": "label"})),
+        "parquet": (lambda: lay_parquet(tmp_path / "set.parquet"), ({"image": "image"}, {"label": "label"})),
+        "tar": (lambda: lay_tar(tmp_path / "set.tar"), ({"wav": "audio"}, {"cls": "label"})),
+    }[source]
+    ended = augmill("init", data(), "--out", "recipe.yaml")
+    assert ended.code == 0, ended.err
+    text = (tmp_path / "recipe.yaml").read_text()
+    recipe = yaml.safe_load(text)
+    assert (recipe["columns"]["inputs"], recipe["columns"]["target"]) == columns
+    assert len(text.splitlines()) <= 60 and recipe["generators"] == [{"use": "transforms"}]
+    if source in ("pictures", "sounds"):
+        assert recipe["splits"]["files"] == {"train": "train/*", "validation": "test/*"}
+    checked = augmill("check", "recipe.yaml")
+    assert checked.code == 0 and f"{COUNT} rows read: {COUNT} used, 0 refused" in checked.out, checked.err
+
+
+def test_a_directory_without_classes_asks_what_to_learn(tmp_path: Path) -> None:
+    for at in range(12):
+        (tmp_path / f"{at}.png").write_bytes(picture(at))
+    ended = augmill("init", tmp_path, "--out", tmp_path / "recipe.yaml")
+    assert ended.code != 0 and "cannot tell which column to predict" in ended.err
