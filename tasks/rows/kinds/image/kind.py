@@ -16,6 +16,7 @@ from augmill.tasks.contracts import Floats, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.image.decode import REMEDIES, Refused, format_of, pixels, resized, size_of
 from augmill.tasks.rows.kinds.image.features import PictureFeatures, nearest_cosines
 from augmill.tasks.rows.kinds.image.looks import Look, looks, luminance, thumbnail
+from augmill.tasks.rows.kinds.image.near import PictureIndex, distinct_groups
 from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, media, names_of, to_release
 from augmill.tasks.rows.schema import distance
 from augmill.tasks.rows.shown import visible
@@ -77,18 +78,14 @@ class Image(Kind):
     def equal(self, columns: pa.Table) -> list[bytes]:
         return [b"".join(one.key for one in row) for row in _rows(columns)]
 
-    def near(self, columns: pa.Table, threshold: float) -> NearIndex | None:
-        return None
+    def near(self, columns: pa.Table, threshold: float) -> NearIndex:
+        return PictureIndex.build(columns, threshold)
 
     def load_near(self, directory: Path, name: str) -> NearIndex:
-        raise NotImplementedError
+        return PictureIndex.load(directory, name)
 
     def groups(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.bool_]:
-        keep, seen = np.zeros(columns.num_rows, np.bool_), set[bytes]()
-        for row, key in enumerate(self.equal(columns)):
-            keep[row] = key not in seen
-            seen.add(key)
-        return keep
+        return distinct_groups(columns, threshold)
 
     def profile(self, columns: pa.Table) -> dict[str, Any]:
         """Of all pictures: ``picture_sizes`` by the binary order of magnitude of their pixels, ``picture_formats``,
