@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from drawn_pictures import drawn, photos, saved
 from drawn_tables import tables
 from hypothesis import given, settings
 
 from augmill.tasks.contracts import Kind
 from augmill.tasks.rows.kinds import KINDS
+from augmill.tasks.rows.kinds.image import Image
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 from augmill.testing.kinds import KIND_LAWS, Law, kind_laws
@@ -29,7 +31,19 @@ JOBS = pa.array(["Sales", "sales", None, "Tech-support", "Sales", "?!", "Ｓales
 MOMENTS = pa.array([0, 999_999, None, -1, 1_700_000_000_000_000, 0, 1, 0], pa.int64()).view(
     pa.timestamp("us", tz="UTC")
 )
+# Equal: as two files of one picture; near: as JPEG, and mirrored; flat ones, and none at all.
+PICTURES = [
+    saved(drawn(1), "PNG"),
+    saved(drawn(1), "PNG", compress_level=1),
+    saved(drawn(1), "JPEG", quality=70),
+    saved(drawn(1)[:, ::-1], "PNG"),
+    saved(drawn(2), "WEBP"),
+    saved(drawn(3)[..., 0], "PNG"),
+    saved(drawn(1) // 255, "PNG"),
+    None,
+]
 EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
+    "image": (Image(), [photos(PICTURES), photos(PICTURES, [*PICTURES[:2], *PICTURES[1:7]])]),
     "text": (Text(), [pa.table({"text": TEXTS}), pa.table(PAIRS)]),
     "table": (
         Table(),

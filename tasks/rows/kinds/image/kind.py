@@ -15,7 +15,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import Floats, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.image.decode import REMEDIES, Refused, format_of, pixels, resized, size_of
 from augmill.tasks.rows.kinds.image.features import PictureFeatures, nearest_cosines
-from augmill.tasks.rows.kinds.image.looks import Look, looks, luminance, thumbnail
+from augmill.tasks.rows.kinds.image.looks import Appearance, looks, luminance, thumbnail
 from augmill.tasks.rows.kinds.image.near import PictureIndex, distinct_groups
 from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, media, names_of, to_release
 from augmill.tasks.rows.schema import distance
@@ -164,7 +164,7 @@ class Image(Kind):
         return "pixels", [sum(one.width * one.height for one in row) for row in _rows(columns)]
 
 
-def _rows(columns: pa.Table) -> list[tuple[Look, ...]]:
+def _rows(columns: pa.Table) -> list[tuple[Appearance, ...]]:
     return list(zip(*(looks(column) for column in columns.columns), strict=True))
 
 
@@ -195,7 +195,7 @@ def _plane(file: bytes | None, side: int, channels: int) -> npt.NDArray[np.float
     return np.moveaxis(square, -1, 0).astype(np.float32) / np.float32(255)
 
 
-def _shown(file: bytes | None, name: str | None, one: Look) -> str:
+def _shown(file: bytes | None, name: str | None, one: Appearance) -> str:
     import hashlib
 
     if file is None:
@@ -217,7 +217,7 @@ def _drawn(file: bytes | None) -> str:
 _HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 
 
-def _colours(one: Look) -> Counter[str]:
+def _colours(one: Appearance) -> Counter[str]:
     pixels = one.small.reshape(-1, 3).astype(np.int32)
     most, least = pixels.max(axis=1), pixels.min(axis=1)
     spread = np.maximum(most - least, 1)

@@ -43,7 +43,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class _Windows:
+class _Cutouts:
     """Parts of pictures, as matrices from the left and from the right; the first is the whole picture.
 
     ``opposite``: of each window the one at the other end of both sides; ``crossed``: where the other picture is mirrored.
@@ -56,7 +56,7 @@ class _Windows:
     crossed: Ints
 
     @classmethod
-    def over(cls, shares: Sequence[tuple[float, int]], basis: Floats) -> _Windows:
+    def over(cls, shares: Sequence[tuple[float, int]], basis: Floats) -> _Cutouts:
         """``basis``: (size, cells): what becomes of a side's cells."""
         places, views = [(0.0, float(SIDE))], [(0, 0)]
         opposite, crossed = [0], [0]
@@ -104,8 +104,8 @@ def _whole_numbers(vectors: Floats32, flat: float) -> npt.NDArray[np.int16]:
 
 
 @cache
-def _cells() -> _Windows:
-    return _Windows.over(_MANY, np.eye(_CELLS))
+def _cells() -> _Cutouts:
+    return _Cutouts.over(_MANY, np.eye(_CELLS))
 
 
 def cells_of(grey: Bytes) -> npt.NDArray[np.int16]:
@@ -115,13 +115,13 @@ def cells_of(grey: Bytes) -> npt.NDArray[np.int16]:
 
 
 @cache
-def _waves() -> _Windows:
+def _waves() -> _Cutouts:
     """The first orthonormal cosines (DCT-II) over 16 cells a side."""
     cells = 2 * _FREQUENCIES
     angles = np.pi / cells * np.arange(_FREQUENCIES)[:, None] * (np.arange(cells) + 0.5)
     basis = np.sqrt(2 / cells) * np.cos(angles)
     basis[0] /= np.sqrt(2)
-    return _Windows.over(_FEW, basis)
+    return _Cutouts.over(_FEW, basis)
 
 
 def waves_of(grey: Bytes) -> npt.NDArray[np.int16]:
@@ -146,7 +146,7 @@ def _mirrored_cells(vectors: Floats32) -> Floats32:
 
 
 def _registered(
-    ours: Floats32, theirs: Floats32, mirrored: bool, windows: _Windows, mirror: Callable[[Floats32], Floats32]
+    ours: Floats32, theirs: Floats32, mirrored: bool, windows: _Cutouts, mirror: Callable[[Floats32], Floats32]
 ) -> Floats:
     """Of pairs, each as (windows, numbers): the greatest cosine of a window over the other's whole, or of opposite ones."""
     other = mirror(theirs) if mirrored else theirs
