@@ -51,6 +51,10 @@ TINIEST = {
     "fuzz_readers.py": (["--files", "20"], "| file | all rows |"),
     "data_plane.py": (["--rows", "400", "--real", "300"], "| stage |"),
     "bench_training.py": (["--steps", "4", "--repeats", "1"], "| scratch |"),
+    "bench_near_images.py": (
+        ["--sets", "omniglot", "--pictures", "40", "--planted", "10", "--indexed", "60"],
+        "| set | planted | pairs | found |",
+    ),
     "bench_gate.py": (["--gates", "1", "--kinds", "aa", "--heldout", "100"], "| trec | aa |"),
 }
 WITHOUT_SHARED = {

@@ -27,6 +27,7 @@ FILES_OF_THEIR_OWN = {
     ),
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
     "tasks/problems/regression.py": "one file a problem",
+    "tasks/rows/kinds/image/features.py": "a subject of its own: pictures as numbers for learners",
     "tasks/rows/kinds/text/diversity.py": "a subject of its own: how varied texts are",
     "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",
     "tasks/trainers/_guard.py": "a process of its own, run by its path with the standard library alone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +18,20 @@ from augmill.tasks.rows.kinds import KINDS, kinds_of
 def versions_of(columns: Columns, problem: str) -> dict[str, int | str] | None:
     """What reads the rows: the kinds and the problem, but for the versions that identities do not hold (``unsaid``).
 
-    ``problem``: as ``Recipe.learnt``.
+    And what the kinds decode with, major.minor. ``problem``: as ``Recipe.learnt``.
     """
     readers: list[Kind | Problem] = [*(kind for kind, _ in kinds_of(columns.fields)), PROBLEMS[problem]]
     shipped = {each.name: each.VERSION for each in readers if each.unsaid != each.VERSION}
-    return {**shipped, **(codes_of(columns, problem) or {})} or None
+    decoders = {name: _version(name) for kind, _ in kinds_of(columns.fields) for name in kind.libraries}
+    return {**shipped, **decoders, **(codes_of(columns, problem) or {})} or None
+
+
+def _version(package: str) -> str:
+    """Of a package that is not there none: whoever decodes says what to install."""
+    try:
+        return ".".join(importlib.metadata.version(package).split(".")[:2])
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def files_named(columns: Columns) -> list[str]:

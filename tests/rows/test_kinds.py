@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from drawn_pictures import drawn, photos, saved
 from drawn_sounds import file_of, sounds, wav, word
 from drawn_tables import tables
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from augmill.tasks.contracts import Kind
 from augmill.tasks.rows.kinds import KINDS
 from augmill.tasks.rows.kinds.audio import Audio
+from augmill.tasks.rows.kinds.image import Image
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 from augmill.testing.kinds import KIND_LAWS, Law, kind_laws
@@ -43,7 +45,19 @@ SOUNDS = [
     wav(word(1)),
     b"no sound at all",
 ]
+# Equal: as two files of one picture; near: as JPEG, and mirrored; flat ones, and none at all.
+PICTURES = [
+    saved(drawn(1), "PNG"),
+    saved(drawn(1), "PNG", compress_level=1),
+    saved(drawn(1), "JPEG", quality=70),
+    saved(drawn(1)[:, ::-1], "PNG"),
+    saved(drawn(2), "WEBP"),
+    saved(drawn(3)[..., 0], "PNG"),
+    saved(drawn(1) // 255, "PNG"),
+    None,
+]
 EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
+    "image": (Image(), [photos(PICTURES), photos(PICTURES, [*PICTURES[:2], *PICTURES[1:7]])]),
     "text": (Text(), [pa.table({"text": TEXTS}), pa.table(PAIRS)]),
     "table": (
         Table(),

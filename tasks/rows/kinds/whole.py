@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,15 @@ def candidate_schema(fields: Sequence[str], target: pa.DataType | None = None) -
     )
 
 
+def _keys_of(kind: Kind, of: str) -> Callable[[pa.Table], list[bytes]]:
+    """``of``: id, equal, or split."""
+    return kind.id if of == "id" or (of == "split" and kind.libraries) else kind.equal
+
+
 def _joined(table: pa.Table | pa.RecordBatch, fields: Sequence[str], of: str) -> list[bytes]:
     """Of one kind its own bytes; of several each with its name and length, so that none runs into another."""
     table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-    parts = [(kind.name, getattr(kind, of)(table.select(own))) for kind, own in kinds_of(fields)]
+    parts = [(kind.name, _keys_of(kind, of)(table.select(own))) for kind, own in kinds_of(fields)]
     if len(parts) == 1:
         only: list[bytes] = parts[0][1]
         return only
@@ -117,8 +122,11 @@ def stems(table: pa.Table, fields: Sequence[str]) -> list[str]:
 
 
 def group_keys(table: pa.Table, fields: Sequence[str]) -> list[bytes]:
-    """By what rows stay together: the group, where there is one; a row without goes by what equal rows share."""
-    keys = equal_keys(table, fields)
+    """By what rows stay together: the group, where there is one; a row without goes by what equal rows share.
+
+    Of a kind whose ``equal`` hangs on a decoder, by what copies share (``id``): no new version of it may move a row.
+    """
+    keys = _joined(table, fields, "split")
     if GROUP not in table.column_names:
         return keys
     return [

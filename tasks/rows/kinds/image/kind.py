@@ -15,7 +15,8 @@ import pyarrow as pa
 from augmill.tasks.contracts import Floats, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.image.decode import REMEDIES, Refused, format_of, pixels, resized, size_of
 from augmill.tasks.rows.kinds.image.features import PictureFeatures, nearest_cosines
-from augmill.tasks.rows.kinds.image.looks import Look, looks, luminance, thumbnail
+from augmill.tasks.rows.kinds.image.looks import Appearance, looks, luminance, thumbnail
+from augmill.tasks.rows.kinds.image.near import PictureIndex, distinct_groups
 from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, media, names_of, to_release
 from augmill.tasks.rows.schema import distance
 from augmill.tasks.rows.shown import visible
@@ -79,18 +80,14 @@ class Image(Kind):
     def equal(self, columns: pa.Table) -> list[bytes]:
         return [b"".join(one.key for one in row) for row in _rows(columns)]
 
-    def near(self, columns: pa.Table, threshold: float) -> NearIndex | None:
-        return None
+    def near(self, columns: pa.Table, threshold: float) -> NearIndex:
+        return PictureIndex.build(columns, threshold)
 
     def load_near(self, directory: Path, name: str) -> NearIndex:
-        raise NotImplementedError
+        return PictureIndex.load(directory, name)
 
     def groups(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.bool_]:
-        keep, seen = np.zeros(columns.num_rows, np.bool_), set[bytes]()
-        for row, key in enumerate(self.equal(columns)):
-            keep[row] = key not in seen
-            seen.add(key)
-        return keep
+        return distinct_groups(columns, threshold)
 
     def profile(self, columns: pa.Table) -> dict[str, Any]:
         """Of all pictures: ``picture_sizes`` by the binary order of magnitude of their pixels, ``picture_formats``,
@@ -169,7 +166,7 @@ class Image(Kind):
         return "pixels", [sum(one.width * one.height for one in row) for row in _rows(columns)]
 
 
-def _rows(columns: pa.Table) -> list[tuple[Look, ...]]:
+def _rows(columns: pa.Table) -> list[tuple[Appearance, ...]]:
     return list(zip(*(looks(column) for column in columns.columns), strict=True))
 
 
@@ -200,7 +197,7 @@ def _plane(file: bytes | None, side: int, channels: int) -> npt.NDArray[np.float
     return np.moveaxis(square, -1, 0).astype(np.float32) / np.float32(255)
 
 
-def _shown(file: bytes | None, name: str | None, one: Look) -> str:
+def _shown(file: bytes | None, name: str | None, one: Appearance) -> str:
     import hashlib
 
     if file is None:
@@ -222,7 +219,7 @@ def _drawn(file: bytes | None) -> str:
 _HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 
 
-def _colours(one: Look) -> Counter[str]:
+def _colours(one: Appearance) -> Counter[str]:
     pixels = one.small.reshape(-1, 3).astype(np.int32)
     most, least = pixels.max(axis=1), pixels.min(axis=1)
     spread = np.maximum(most - least, 1)

@@ -21,7 +21,7 @@ Floats32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """One picture. ``key``: what pictures of the same pixels share; ``small``: (SIDE, SIDE, 3)."""
 
     key: bytes
@@ -37,10 +37,10 @@ class Look:
         return float(self.small.mean())
 
 
-_known: dict[bytes, Look] = {}
+_known: dict[bytes, Appearance] = {}
 
 
-def look(data: bytes | None) -> Look:
+def look(data: bytes | None) -> Appearance:
     """Of a file; one that is refused, or missing, looks white, and its key is of its bytes."""
     digest = hashlib.sha256(data or b"").digest()
     found = _known.get(digest)
@@ -51,20 +51,20 @@ def look(data: bytes | None) -> Look:
     return found
 
 
-def looks(column: pa.ChunkedArray | pa.Array) -> list[Look]:
+def looks(column: pa.ChunkedArray | pa.Array) -> list[Appearance]:
     """Of each value of a column of ``MEDIA``."""
     return [look(data) for data in files_of(column)]
 
 
-def _seen(data: bytes, digest: bytes) -> Look:
+def _seen(data: bytes, digest: bytes) -> Appearance:
     try:
         picture = pixels(data)
     except Refused as refused:
         white = np.full((SIDE, SIDE, 3), 255, np.uint8)
-        return Look(f"{refused.reason}\n".encode() + digest, 0, 0, True, 0.0, white)
+        return Appearance(f"{refused.reason}\n".encode() + digest, 0, 0, True, 0.0, white)
     height, width = picture.shape[:2]
     small = resized(picture, SIDE, SIDE)
-    return Look(pixel_digest(picture), width, height, is_grey(picture), _sharpness(picture), small)
+    return Appearance(pixel_digest(picture), width, height, is_grey(picture), _sharpness(picture), small)
 
 
 def luminance(pictures: npt.NDArray[Any]) -> Floats32:
