@@ -204,23 +204,27 @@ def numbers(kind: Any) -> Iterator[tuple[str, bool]]:
             yield name, float in kinds
 
 
-# Of rows that are tables: what else a recipe has then.
-TABLE = {
-    "columns": {"inputs": {"text": "category", "lang": "category"}, "target": {"label": "label"}},
-    "generators": [{"use": "resample"}],
+# By kind of row, what else a recipe of such rows has.
+OTHERWISE: dict[str, dict[str, Any]] = {"text": {}} | {
+    kind: {
+        "columns": {"inputs": {"text": type, "lang": type}, "target": {"label": "label"}},
+        "generators": [{"use": generator}],
+    }
+    for kind, type, generator in (("table", "category", "resample"), ("image", "image", "transforms"))
 }
 
 
-def serves_texts(place: str) -> bool:
-    """Whether what stands there serves texts, as all but some extensions do."""
+def served(place: str) -> str:
+    """The kind of row that what stands there serves: texts, as all but some extensions do, or else tables, or pictures."""
     where, *name = place.split(".")
     registry: Any = {"generators": GENERATORS, "checks": CHECKS, "trainer": TRAINERS}.get(where)
-    return not (registry and name) or bool({"text", ANY} & set(registry[name[0]].kinds))
+    kinds = {ANY} if not (registry and name) else set(registry[name[0]].kinds)
+    return next(kind for kind in OTHERWISE if {kind, ANY} & kinds)
 
 
 def with_value(place: str, name: str, value: str) -> str:
     """The recipe with one value set, ``value`` as YAML."""
-    document = yaml.safe_load(RECIPE) | ({} if serves_texts(place) else TABLE)
+    document = yaml.safe_load(RECIPE) | OTHERWISE[served(place)]
     where, *extension = place.split(".")
     needed = {
         "trainer.command": {"command": "x {train} {eval} {seed} {predictions}"},
@@ -399,6 +403,8 @@ ANOTHER: dict[str, Any] = {
     "schedule.webhook": "PAGER",
     **dict.fromkeys(("schedule.look_back", "retain.releases", "retain.rejected", "retain.requests"), "3d"),
     **dict.fromkeys(("trainer.tfidf.cs", "trainer.linear.cs"), (3.0,)),
+    "trainer.cnn.width": 32,
+    "generators.transforms.amounts": {"amounts": {"hue": 0.1}},
     "trainer.command.command": "y {train} {eval} {seed} {predictions}",
 }
 
@@ -451,10 +457,9 @@ def put(recipe: Recipe, place: str, section: Any) -> Recipe:
     return dataclasses.replace(recipe, **{where: section}) if where else section
 
 
-def whole_recipe(directory: Path, trainer: str, texts: bool = True) -> Recipe:
-    """A recipe with every generator and check that serves texts, or else tables; its trainer is the one named."""
+def whole_recipe(directory: Path, trainer: str, kind: str = "text") -> Recipe:
+    """A recipe with every generator and check that serves rows of this kind; its trainer is the one named."""
     write_rows(directory / "rows.csv")
-    kind = "text" if texts else "table"
     options = {
         "replay": {"path": str(directory / "rows.csv")},
         "back_translation": {"pivots": [{"there": "a", "back": "b"}]},
@@ -468,7 +473,7 @@ def whole_recipe(directory: Path, trainer: str, texts: bool = True) -> Recipe:
         ],
         "trainer": {"use": trainer}
         | ({"command": "x {train} {eval} {seed} {predictions}"} if trainer == "command" else {}),
-        "columns": {"text": ["text", "lang"], "label": "label"} if texts else TABLE["columns"],
+        "columns": OTHERWISE[kind].get("columns", {"text": ["text", "lang"], "label": "label"}),
         "splits": {"column": "lang"},
         "partitions": {"pattern": "(.*)", "every": "day"},
         "unlabelled": {"path": str(directory / "rows.csv")},
@@ -500,9 +505,9 @@ def stages(recipe: Recipe) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("place", "kind"), list(sections()))
 def test_a_field_changes_the_identity_unless_it_is_listed_with_a_reason(tmp_path: Path, place: str, kind: Any) -> None:
-    texts = serves_texts(place)
-    named = place.partition(".")[2] if place.startswith("trainer.") else "tfidf" if texts else "boosting"
-    recipe = whole_recipe(tmp_path, named, texts)
+    of = served(place)
+    usual = {"text": "tfidf", "table": "boosting", "image": "cnn"}[of]
+    recipe = whole_recipe(tmp_path, place.partition(".")[2] if place.startswith("trainer.") else usual, of)
     hints, known = typing.get_type_hints(kind), stages(recipe)
     plain = [name for name in hints if place or not dataclasses.is_dataclass(hints[name])]
     for name in set(plain) - ({"generators", "checks", "trainer"} if not place else set()):
@@ -550,7 +555,10 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
         "validation.data_docs",
     }
     expected |= {f"outcomes.{name}" for name in ("harmful", "inconclusive", "not_produced", "unsound_source")}
-    expected |= {*(f"trainer.{name}.threads" for name in ("tfidf", "boosting", "linear")), "trainer.command.timeout"}
+    expected |= {
+        *(f"trainer.{name}.threads" for name in ("tfidf", "boosting", "linear", "cnn")),
+        "trainer.command.timeout",
+    }
     models = {"causal_lm", "masked_lm", "seq2seq", "back_translation"} & set(GENERATORS)
     expected |= {f"generators.{name}.decode_batch" for name in models}
     asking = ("decode_batch", "base_url", "api_key", "price_in", "price_out", "timeout", "tries", "max_parallel")
@@ -571,6 +579,7 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
         ({"text": "text", "lang": "text"}, "label", "rules", "tfidf"),
         ({"text": "category", "lang": "category"}, "label", "resample", "boosting"),
         ({"text": "category"}, "number", "resample", "boosting"),
+        ({"text": "image"}, "label", "transforms", "cnn"),
     ],
 )
 def test_the_first_trainer_that_serves_the_rows_is_the_default(
@@ -581,7 +590,7 @@ def test_the_first_trainer_that_serves_the_rows_is_the_default(
     recipe = build_recipe(document, base=tmp_path)
     assert recipe.trainer == TrainerChoice(trainer, TRAINERS[trainer].Options())
     # An option of the default trainer needs no name of it.
-    assert build_recipe(document | {"trainer": {"folds": 4}}, base=tmp_path).trainer.options.folds == 4
+    assert build_recipe(document | {"trainer": {"threads": 4}}, base=tmp_path).trainer.options.threads == 4
 
 
 def test_rows_of_several_kinds_and_numbers_of_texts_are_for_linear() -> None:
@@ -591,7 +600,7 @@ def test_rows_of_several_kinds_and_numbers_of_texts_are_for_linear() -> None:
 
 
 def test_a_trainer_that_does_not_serve_the_rows_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    document = yaml.safe_load(RECIPE) | TABLE | {"trainer": "tfidf"}
+    document = yaml.safe_load(RECIPE) | OTHERWISE["table"] | {"trainer": "tfidf"}
     for given, others in ((document, "boosting, linear, command"), (yaml.safe_load(RECIPE), "tfidf, linear, command")):
         name = given.get("trainer", "boosting")
         with pytest.raises(UserError) as caught:
