@@ -147,6 +147,7 @@ NOT_RUN = {
     "python tests/benchmarks/bench_stages.py --per-class --rows 100000 --seeds 3 --kinds table": "the same",
     "python tests/benchmarks/table_runs.py": "the same",
     "python tests/benchmarks/bench_tables.py": "the same",
+    "python tests/benchmarks/bench_transforms.py": "the same",
     "python tests/benchmarks/bench_row_order.py --groups 32768 122880 1048576": "the same",
     "python tests/benchmarks/bench_nights.py": "the same",
     "python tests/benchmarks/bench_prefect.py": "half an hour; tests/test_benchmarks.py runs it at its tiniest size",

@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -105,10 +107,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seq2seq": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
     "back_translation": {"pivots": pivots, "least_similar": 0.0, "max_length": 64},
     "chat": {"model": "tiny", "backend": "endpoint", "base_url": address},
+    "cnn": {"steps": 60, "width": 8, "side": 16, "learning_rate": 0.01},
     "command": {"command": sys.executable + " {here}/train.py {{train}} {{eval}} {{seed}} {{predictions}}"},
 }
 # Their rows hang on weights, whose last bits are the CPU's: what is hashed of a row is what was asked and its seed.
-BY_WEIGHTS = {"masked_lm", "seq2seq", "back_translation", "causal_lm"}
+BY_WEIGHTS = {"masked_lm", "seq2seq", "back_translation", "causal_lm", "transforms"}
 # Its scores come from a solver that stops where a bound is met, which differs in the sixth digit between kinds of CPU.
 BY_SOLVER = {"teacher"}
 SLOW = {
@@ -118,6 +121,8 @@ SLOW = {
     "causal_lm",
     "chat",
     "command",
+    "transforms",
+    "cnn",
 }  # torch is imported; processes are started
 TRAIN = """
 import sys, pyarrow as pa, pyarrow.parquet as pq
@@ -206,6 +211,44 @@ def cells(prefix: str, count: int, seed: int) -> pa.Table:
     return pa.table(columns, schema=real_schema(TABLE_FIELDS))
 
 
+PICTURE_FIELDS = ("image:photo",)
+
+
+def pictures(prefix: str, count: int, seed: int) -> pa.Table:
+    """Rows for extensions that serve pictures alone: each class of a brightness of its own, as PNG without compression."""
+    drawn, names = Random(seed), sorted(WORDS)
+    strata = [drawn.choice(names) for _ in range(count)]
+    files = [png(bytes([80 * names.index(each) + drawn.randrange(20) for _ in range(256)]), 16) for each in strata]
+    columns = {
+        "row_id": [f"{prefix}{at}" for at in range(count)],
+        "stratum": strata,
+        PICTURE_FIELDS[0]: [{"bytes": file, "path": None} for file in files],
+    }
+    return pa.table(columns, schema=real_schema(PICTURE_FIELDS))
+
+
+def png(grey: bytes, width: int) -> bytes:
+    """Without a library, whose next version may write other bytes."""
+    lines = b"".join(b"\0" + grey[at : at + width] for at in range(0, len(grey), width))
+    stored = b"\x78\x01\x01" + struct.pack("<HH", len(lines), len(lines) ^ 0xFFFF) + lines
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, len(grey) // width, 8, 0, 0, 0, 0)),
+        (b"IDAT", stored + struct.pack(">I", zlib.adler32(lines))),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def sample_rows(extension: Any) -> tuple[Any, tuple[str, ...]]:
+    """(what makes rows that it serves, their fields)."""
+    if serves_texts(extension):
+        return rows, ("text",)
+    return (cells, TABLE_FIELDS) if "table" in extension.kinds else (pictures, PICTURE_FIELDS)
+
+
 def serves_texts(extension: Any) -> bool:
     return bool({"text", ANY} & set(extension.kinds))
 
@@ -227,9 +270,8 @@ def fitted(extension: Any, here: Path) -> tuple[Fitted, Context, dict[str, Any]]
     """The extension fitted to fixed rows: its files, and what they say."""
     work = here / "files"
     work.mkdir()
-    texts = serves_texts(extension)
-    ctx = Context(seed=3, fields=("text",) if texts else TABLE_FIELDS, workdir=work)
-    made = rows if texts else cells
+    made, fields = sample_rows(extension)
+    ctx = Context(seed=3, fields=fields, workdir=work)
     none = made("n", 0, 0)
     wants = isinstance(extension, Generator) and extension.wants_unlabelled()
     free = rows("u", 40, 6).set_column(1, "stratum", pa.array([""] * 40)) if wants else none
@@ -264,8 +306,7 @@ def run_check(name: str, here: Path) -> Any:
 
 
 def run_trainer(name: str, here: Path) -> Any:
-    texts = serves_texts(TRAINERS[name])
-    draw, fields = (rows, ("text",)) if texts else (cells, TABLE_FIELDS)
+    draw, fields = sample_rows(TRAINERS[name])
     made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
     problem = TrainerInputs(
         draw("r", 45, 1), made, draw("v", 30, 2), fields, PROBLEMS["classification"], tuple(sorted(WORDS))

@@ -387,6 +387,7 @@ TERMS, TERM_CLASS = (
     3e-7,
 )  # terms of a text of BANKING77; seconds per row, term and class of logistic regression on them
 FEATURES = {"number": 2, "timestamp": 8, "category": 11}  # of a column; a category's hang on its values, adult's are 11
+CNN_CELL = 2e-8  # seconds per row of a step, pixel and channel of the first layer: 21 ms a step with the defaults
 CELL_BYTES = 48  # two trainings at a time, each with its copies in float64
 MODEL_MINUTES = 1.5  # the small model's steps are bounded (causal_lm, `model: scratch`)
 
@@ -443,7 +444,7 @@ def _generate(recipe: Recipe, plan: dict[str, Any]) -> Part:
 def _evaluate(recipe: Recipe, train: int, target: int, held_out: int, classes: int) -> Part:
     trainings = 3 * recipe.gate.seeds
     known: dict[str, Callable[[Recipe, float, int, int], float]]
-    known = {"tfidf": _tfidf_seconds, "boosting": _boosting_seconds, "linear": _linear_seconds}
+    known = {"tfidf": _tfidf_seconds, "boosting": _boosting_seconds, "linear": _linear_seconds, "cnn": _cnn_seconds}
     if recipe.trainer.use not in known:
         who = "your command" if recipe.trainer.use == "command" else recipe.trainer.use
         return ("evaluate", None, f"{trainings} trainings by {who}")
@@ -481,6 +482,12 @@ def _linear_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> f
     if texts and factor > EXACT:  # then there is no factor
         return fits * rows * (table + texts * TERMS) * TERM_CLASS * max(classes - 1, 1)
     return fits * rows * (table + (factor if texts else 0)) * (LINEAR_CELL + LINEAR_CLASS * classes)
+
+
+def _cnn_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> float:
+    options = recipe.trainer.options
+    net = 3 if options.net == "residual" else 1
+    return float(CNN_CELL * options.steps * options.batch * options.side**2 * options.width * net)
 
 
 def _linear_features(recipe: Recipe) -> tuple[int, int]:

@@ -42,7 +42,8 @@ Held = Annotated[
 TrainerOption = Annotated[
     str | None,
     typer.Option(
-        help="What trains: tfidf for texts, boosting or linear for tables, or your own training as a command; by default "
+        help="What trains: tfidf for texts, boosting or linear for tables, cnn for pictures "
+        "and sound, or your own training as a command; by default "
         "the first that serves the rows. See docs/recipe.md.",
         show_default=False,
     ),

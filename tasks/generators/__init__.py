@@ -11,6 +11,7 @@ from augmill.tasks.generators.rules import Rules
 from augmill.tasks.generators.self_training import SelfTraining
 from augmill.tasks.generators.seq2seq import BackTranslation, Seq2Seq
 from augmill.tasks.generators.smote import Smote
+from augmill.tasks.generators.transforms import Transforms
 from augmill.tasks.registry import Registry
 
 _SHIPPED: dict[str, type[Generator]] = {
@@ -25,6 +26,7 @@ _SHIPPED: dict[str, type[Generator]] = {
     "chat": Chat,
     "resample": Resample,
     "smote": Smote,
+    "transforms": Transforms,
 }
 
 GENERATORS = Registry("generator", Generator, _SHIPPED)

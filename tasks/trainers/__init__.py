@@ -2,6 +2,7 @@
 
 from augmill.tasks.registry import Registry
 from augmill.tasks.trainers.boosting import BoostingTrainer
+from augmill.tasks.trainers.cnn import CnnTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 from augmill.tasks.trainers.linear import LinearTrainer
@@ -19,10 +20,12 @@ __all__ = [
 ]
 
 
-# The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, others `linear`.
+# The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, pictures
+# and sound `cnn`, others `linear`.
 _SHIPPED: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
     "boosting": BoostingTrainer,
+    "cnn": CnnTrainer,
     "linear": LinearTrainer,
     "command": CommandTrainer,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pictured import PICTURE_FIELDS, picture_rows
 
 from augmill.tasks.contracts import ANY
 from augmill.tasks.generators import GENERATORS
@@ -23,11 +24,12 @@ TINY_LM: dict[str, Any] = {"layers": 1, "hidden": 32, "heads": 2, "vocabulary": 
 
 def fields_of(name: str) -> tuple[str, ...]:
     """Such that the generator serves them."""
-    return ("text",) if {"text", ANY} & set(GENERATORS[name].kinds) else TABLE_FIELDS
+    kinds = set(GENERATORS[name].kinds)
+    return ("text",) if {"text", ANY} & kinds else TABLE_FIELDS if "table" in kinds else PICTURE_FIELDS
 
 
 def rows_of(fields: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    return TABLE_ROWS if fields == TABLE_FIELDS else ROWS
+    return TABLE_ROWS if fields == TABLE_FIELDS else picture_rows() if fields == PICTURE_FIELDS else ROWS
 
 
 def options_of(name: str, folder: Path) -> dict[str, Any]:

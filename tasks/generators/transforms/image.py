@@ -23,6 +23,7 @@ import numpy.typing as npt
 from augmill.tasks.contracts import Floats, Ints
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators.transforms.options import TransformsOptions
+from augmill.tasks.rows.kinds.image.decode import format_of
 from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.randomness import uniforms
 
@@ -175,7 +176,7 @@ class Pictures:
             pictures = [decode(row[field]) for row in files]
             for rows in _batches([pixels.shape for pixels, _ in pictures]):
                 before = np.stack([pictures[row][0] for row in rows.tolist()])
-                after = _transformed(before, drawn, rows, seeds, attempt)
+                after = transformed(before, drawn, rows, seeds, attempt)
                 differs = (before != after).any(axis=(1, 2, 3))
                 changed[rows] |= differs
                 for row, pixels in zip(rows[differs].tolist(), after[differs], strict=True):
@@ -200,7 +201,7 @@ def _batches(shapes: Sequence[tuple[int, ...]]) -> list[Ints]:
     return found
 
 
-def _transformed(before: Pixels, drawn: Drawn, rows: Ints, seeds: Ints, attempt: int) -> Pixels:
+def transformed(before: Pixels, drawn: Drawn, rows: Ints, seeds: Ints, attempt: int) -> Pixels:
     """``before``: (pictures, height, width, channels), all of them rows of ``drawn``."""
     import torch
 
@@ -404,18 +405,19 @@ _STEPS: tuple[tuple[str, Step], ...] = (
 
 
 def decode(file: bytes) -> tuple[Pixels, str]:
-    """(pixels as they are to be seen, the format)."""
+    """(pixels as they are to be seen, of 16 bits the higher 8; the format)."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(file)) as opened:
-        found = opened.format or ""
         picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I"):
+        high: Pixels = (np.clip(np.asarray(picture), 0, 0xFFFF) >> 8).astype(np.uint8)
+        return high[..., None], format_of(file)
     if picture.mode not in ("L", "RGB", "RGBA"):
-        grey = picture.mode in ("1", "L")
-        clear = picture.mode in ("LA", "PA") or "transparency" in picture.info
-        picture = picture.convert("L" if grey else "RGBA" if clear else "RGB")
+        clear = picture.mode in ("LA", "PA", "La", "RGBa") or "transparency" in picture.info
+        picture = picture.convert("L" if picture.mode == "1" else "RGBA" if clear else "RGB")
     pixels = np.asarray(picture)
-    return pixels.reshape(*pixels.shape[:2], -1), found
+    return pixels.reshape(*pixels.shape[:2], -1), format_of(file)
 
 
 def encode(pixels: Pixels, format: str) -> bytes:
