@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from augmill.tasks.contracts import Kind
 from augmill.tasks.rows.kinds import KINDS
-from augmill.tasks.rows.kinds.audio import Audio
+from augmill.tasks.rows.kinds.audio import Audio, encode
 from augmill.tasks.rows.kinds.image import Image
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
@@ -37,7 +37,7 @@ MOMENTS = pa.array([0, 999_999, None, -1, 1_700_000_000_000_000, 0, 1, 0], pa.in
 # Equal: as WAV and FLAC; near: quieter, and as MP3; else of its own.
 SOUNDS = [
     wav(word(1)),
-    file_of(word(1), 8000, "FLAC"),
+    encode(word(1), 8000, "FLAC"),
     wav(word(2)),
     wav(word(1) * np.float32(0.5)),
     file_of(word(2), 8000, "MP3"),

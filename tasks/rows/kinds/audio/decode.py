@@ -32,7 +32,8 @@ FORMATS = {"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3"}
 _BLOCK = 1 << 16  # frames: 2 MiB of 8 channels
 _FINEST = 1000  # of a ratio of two rates: 44,101 to 16,000 Hz would else be filtered by 880,000 taps
 # What writers put in a WAV file's header where they cannot go back to say how long it became: ffmpeg, sox, none.
-_UNSAID = {0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF, 0}
+_UNSAID = {0xFFFFFFFF, 0x7FFFF000, 0}
+_WHOLE = {"PCM_16": (16, np.int16, 0), "PCM_24": (24, np.int32, 8)}  # bits, what holds them, by how many places higher
 
 REMEDIES = {
     "no_audio": "fill the empty cells, or check that columns.inputs names the column of sounds",
@@ -204,6 +205,8 @@ def at_rate(mono: Samples, rate: int, wanted: int) -> Samples:
 
     ratio = Fraction(wanted, rate).limit_denominator(_FINEST)
     up, down = ratio.numerator, ratio.denominator
+    if up == down:  # within one in a thousand
+        return mono
     made: Samples = resample_poly(mono, up, down, window=_lowpass(up, down)).astype(np.float32, copy=False)
     return made
 
@@ -226,6 +229,11 @@ def encode(sound: Samples, rate: int, format: str = "WAV", subtype: str = "PCM_1
     """
     if format == "OGG" or subtype in ("FLOAT", "DOUBLE"):
         raise ValueError(f"{format} of {subtype} holds the time at which it was written")
+    values: npt.NDArray[Any] = np.clip(sound, -1.0, 1.0)
+    if subtype in _WHOLE:  # libsndfile would round for WAV as it does not for FLAC, and not back to what it read
+        depth, kind, shift = _WHOLE[subtype]
+        most = 2.0 ** (depth - 1)
+        values = np.minimum(np.round(values * np.float64(most)), most - 1).astype(kind) << shift
     buffer = io.BytesIO()
-    soundfile().write(buffer, np.clip(sound, -1.0, 1.0), rate, format=format, subtype=subtype)
+    soundfile().write(buffer, values, rate, format=format, subtype=subtype)
     return buffer.getvalue()

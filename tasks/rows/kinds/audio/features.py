@@ -1,9 +1,9 @@
-"""Sounds as numbers: statistics of log-mel spectra for regressions, pictures of them for networks."""
+"""Sounds as numbers: cepstra over time for regressions, pictures of log-mel spectra for networks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,39 +14,42 @@ from augmill.tasks.rows.kinds.audio.decode import RefusedSound, Samples, decode
 from augmill.tasks.rows.kinds.audio.melspectrogram import DEPTH, MELS, log_mel
 from augmill.tasks.rows.kinds.media import files_of
 
-THIRDS = 3  # parts of a sound in time
+PLACES, CEPSTRA = 8, 20  # in time, and how many coefficients at each
+HEARD = 6.0  # natural logarithms (26 dB) below the loudest cell: before the first frame above it, and after the last, is rest
 _LEAST = 1e-3  # of a standard deviation: a feature that hardly differs over the train rows says nothing
 
 
 class SoundFeatures(Featurizer):
-    """Of each third of a sound's log-mel spectrum mean, standard deviation and mean step over time of every band, and the
+    """Mel cepstra (Davis and Mermelstein 1980) at eight places of what is heard of a sound, and the logarithm of its seconds;
 
-    logarithm of its seconds; standardised by the train rows.
+    standardised by the train rows.
     """
 
     def __init__(self, train: pa.Table) -> None:
-        found = _statistics(train).astype(np.float64)
+        found = _numbers(train).astype(np.float64)
         self.middle = found.mean(axis=0) if len(found) else np.zeros(found.shape[1])
         self.spread = found.std(axis=0) if len(found) else np.ones(found.shape[1])
         self.spread[self.spread < _LEAST] = 1.0
 
     def transform(self, columns: pa.Table) -> npt.NDArray[np.float32]:
-        made: npt.NDArray[np.float32] = ((_statistics(columns) - self.middle) / self.spread).astype(np.float32)
+        made: npt.NDArray[np.float32] = ((_numbers(columns) - self.middle) / self.spread).astype(np.float32)
         return made
 
 
 def spectra(column: pa.ChunkedArray) -> Iterator[tuple[Samples, float]]:
-    """(log-mel spectrum, seconds) of each sound; of a file that is none, one frame of nothing."""
+    """(log-mel spectrum of what is heard, seconds) of each sound; of a file that is none, one frame of nothing."""
     for data in files_of(column):
         try:
             sound = decode(data)
-            yield log_mel(sound.mono, sound.rate), len(sound.mono) / sound.rate
+            spectrum = log_mel(sound.mono, sound.rate)
+            loud = np.flatnonzero(spectrum.max(axis=1) > -HEARD)
+            yield spectrum[loud[0] : loud[-1] + 1], len(sound.mono) / sound.rate
         except RefusedSound:
             yield np.full((1, MELS), -DEPTH, np.float32), 0.0
 
 
 def planes(columns: pa.Table, side: int) -> npt.NDArray[np.float32]:
-    """(rows, fields, side, side), 0 to 1: log-mel spectra, low bands first, each resized to its whole length."""
+    """(rows, fields, side, side), 0 to 1: log-mel spectra, low bands first, of what is heard, resized."""
     made = np.zeros((columns.num_rows, columns.num_columns, side, side), np.float32)
     for channel, column in enumerate(columns.columns):
         for row, (spectrum, _) in enumerate(spectra(column)):
@@ -65,20 +68,21 @@ def _averages(size: int, wanted: int) -> Samples:
     return made
 
 
-def _statistics(columns: pa.Table) -> npt.NDArray[np.float32]:
-    width = THIRDS * 3 * MELS + 1
+def _numbers(columns: pa.Table) -> npt.NDArray[np.float32]:
+    width = PLACES * CEPSTRA + 1
     made = np.zeros((columns.num_rows, columns.num_columns * width), np.float32)
     for at, column in enumerate(columns.columns):
         for row, (spectrum, seconds) in enumerate(spectra(column)):
-            made[row, at * width : (at + 1) * width] = _of_one(spectrum, seconds)
+            cepstra = _averages(len(spectrum), PLACES) @ spectrum @ _cosines()
+            made[row, at * width : (at + 1) * width] = [*cepstra.ravel(), np.log(seconds + 0.01)]
     return made
 
 
-def _of_one(spectrum: Samples, seconds: float) -> Samples:
-    edges = np.linspace(0, len(spectrum), THIRDS + 1).astype(int)
-    found = []
-    for start, stop in pairwise(edges):
-        part = spectrum[min(start, len(spectrum) - 1) : max(stop, start + 1)]
-        steps = np.abs(np.diff(part, axis=0)).mean(axis=0) if len(part) > 1 else np.zeros(MELS, np.float32)
-        found += [part.mean(axis=0), part.std(axis=0), steps]
-    return np.concatenate([*found, [np.float32(np.log(seconds + 0.01))]]).astype(np.float32)
+@cache
+def _cosines() -> Samples:
+    """(bands, cepstra): the first of a cosine transform, orthonormal."""
+    turns = np.pi * (np.arange(MELS)[:, None] + 0.5) * np.arange(CEPSTRA) / MELS
+    made: Samples = (np.cos(turns) * np.where(np.arange(CEPSTRA), np.sqrt(2 / MELS), np.sqrt(1 / MELS))).astype(
+        np.float32
+    )
+    return made

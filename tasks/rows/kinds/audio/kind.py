@@ -15,7 +15,7 @@ from augmill.tasks.contracts import Featurizer, Floats, Kind, NearIndex, ReadLim
 from augmill.tasks.rows.kinds.audio import features
 from augmill.tasks.rows.kinds.audio.decode import REMEDIES, RefusedSound, decode, opened
 from augmill.tasks.rows.kinds.audio.drawing import drawn
-from augmill.tasks.rows.kinds.audio.heard import heard, prints
+from augmill.tasks.rows.kinds.audio.heard import Heard, heard, prints
 from augmill.tasks.rows.kinds.audio.near import NearSounds, near_keys, similarity
 from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, names_of, to_release
 from augmill.tasks.rows.schema import distance
@@ -125,16 +125,11 @@ class Audio(Kind):
         return features.planes(columns, side)
 
     def show(self, columns: pa.Table) -> list[str]:
-        found = []
-        for name, field in zip(columns.column_names, heard(columns), strict=True):
-            called = (path or "sound" for path in names_of(columns[name]))
-            found.append(
-                [
-                    f"{path}, {each.print.seconds:.2f} s, {each.rate / 1000:g} kHz"
-                    for path, each in zip(called, field, strict=True)
-                ]
-            )
-        return [" | ".join(row) for row in zip(*found, strict=True)]
+        fields = [
+            [_shown(path, each) for path, each in zip(names_of(column), own, strict=True)]
+            for column, own in zip(columns.columns, heard(columns), strict=True)
+        ]
+        return [" | ".join(row) for row in zip(*fields, strict=True)]
 
     def draw(self, columns: pa.Table) -> list[str]:
         """The outline of each sound over time and a player, with its first seconds in it, written anew by us."""
@@ -164,6 +159,11 @@ class Audio(Kind):
     def sizes(self, columns: pa.Table) -> tuple[str, list[int]]:
         rows = zip(*prints(columns), strict=True)
         return "milliseconds", [round(1000 * sum(each.seconds for each in row)) for row in rows]
+
+
+def _shown(path: str | None, sound: Heard) -> str:
+    about = f"{sound.print.seconds:.2f} s, {sound.rate / 1000:g} kHz" if sound.rate else "no sound"
+    return f"{path or 'sound'}, {about}"
 
 
 def _opens(data: bytes) -> bool:
