@@ -168,7 +168,7 @@ def check(recipe: Where | Recipe, *, as_of: str | date | None = None) -> CheckRe
     'refund'
     """
     with _called():
-        from augmill.flows.cli.check import estimate, trainer_bytes
+        from augmill.flows.cli.costs import estimate, trainer_bytes
         from augmill.flows.cli.survey import store_facts, survey
 
         loaded, day = _recipe(recipe, None), _day(as_of)
