@@ -27,6 +27,8 @@ FILES_OF_THEIR_OWN = {
     ),
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
     "tasks/problems/regression.py": "one file a problem",
+    "tasks/rows/kinds/audio/drawing.py": "a subject of its own: sounds as a report shows and plays them",
+    "tasks/rows/kinds/audio/features.py": "a subject of its own: sounds as numbers for learners",
     "tasks/rows/kinds/image/features.py": "a subject of its own: pictures as numbers for learners",
     "tasks/rows/kinds/text/diversity.py": "a subject of its own: how varied texts are",
     "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",

@@ -90,7 +90,7 @@ def _generate(recipe: Recipe, plan: dict[str, Any]) -> Part:
 
 
 def _evaluate(recipe: Recipe, train: int, target: int, held_out: int, classes: int) -> Part:
-    from augmill.tasks.trainers.tuning import CHOOSING
+    from augmill.tasks.trainers import CHOOSING
 
     seeds = recipe.gate.seeds
     upto = "up to " if recipe.gate.early and seeds > CHOOSING else ""

@@ -7,8 +7,10 @@ from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
+from augmill.tasks.trainers.tuning import CHOOSING
 
 __all__ = [
+    "CHOOSING",
     "QUICK",
     "TRAINERS",
     "Prediction",

@@ -128,7 +128,7 @@ def tabulate(model: Any) -> Any:
     """
     import torch
 
-    class Lookup(torch.nn.Module):
+    class Tabulated(torch.nn.Module):
         """What an activation gives for each number of bfloat16, by its bits as an integer from -32,768 up."""
 
         def __init__(self, activation: Any) -> None:
@@ -145,7 +145,7 @@ def tabulate(model: Any) -> Any:
     for part in list(model.modules()) if model.device.type == "cpu" else []:
         for name, child in part.named_children():
             if type(child).__module__ == "transformers.activations" and type(child).__name__ in BY_TANH:
-                setattr(part, name, Lookup(child))
+                setattr(part, name, Tabulated(child))
     return model
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from augmill.tasks.contracts import Floats, Ints
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators.transforms.options import TransformsOptions
-from augmill.tasks.rows.kinds.image.decode import format_of
+from augmill.tasks.rows.kinds.image import format_of
 from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.randomness import uniforms
 

@@ -164,14 +164,14 @@ def _registered(
     return best
 
 
-class Pictures:
+class GreyPictures:
     """One field's pictures, as they are compared. ``keys``: what equal ones share; ``grey``: (pictures, SIDE, SIDE)."""
 
     def __init__(self, keys: Sequence[bytes], grey: Bytes) -> None:
         self.keys, self.grey = list(keys), grey
 
     @classmethod
-    def of(cls, column: pa.ChunkedArray) -> Pictures:
+    def of(cls, column: pa.ChunkedArray) -> GreyPictures:
         keys, grey = list[bytes](), np.empty((len(column), SIDE, SIDE), np.uint8)
         at = 0
         for chunk in column.chunks:
@@ -182,8 +182,8 @@ class Pictures:
                     at += 1
         return cls(keys, grey)
 
-    def take(self, at: Ints) -> Pictures:
-        return Pictures([self.keys[row] for row in at.tolist()], self.grey[at])
+    def take(self, at: Ints) -> GreyPictures:
+        return GreyPictures([self.keys[row] for row in at.tolist()], self.grey[at])
 
     @cached_property
     def waves(self) -> npt.NDArray[np.int16]:
@@ -197,7 +197,7 @@ class Pictures:
         return _whole_numbers(self.waves[:, 0, _LOW].astype(np.float32), 1.0).astype(np.float32)
 
 
-def _proposed(ours: Pictures, theirs: Pictures) -> Iterator[tuple[Ints, Ints]]:
+def _proposed(ours: GreyPictures, theirs: GreyPictures) -> Iterator[tuple[Ints, Ints]]:
     """Pairs (query, position) whose frequencies are alike, mirrored or not, or which are equal; some queries at once."""
     odd = _SIGNS[_LOW] < 0
     known = [np.ascontiguousarray(theirs.first[:, side].T) for side in (~odd, odd)]
@@ -215,7 +215,7 @@ def _proposed(ours: Pictures, theirs: Pictures) -> Iterator[tuple[Ints, Ints]]:
         yield query + start, position
 
 
-def _similarity(ours: Pictures, theirs: Pictures, query: Ints, position: Ints, least: float) -> Floats:
+def _similarity(ours: GreyPictures, theirs: GreyPictures, query: Ints, position: Ints, least: float) -> Floats:
     """Of each pair: 1 where they are equal, 0 where they are less alike than ``least``."""
     found = np.zeros(len(query))
     one, other = (side.keys for side in (ours, theirs))
@@ -232,7 +232,7 @@ def _similarity(ours: Pictures, theirs: Pictures, query: Ints, position: Ints, l
     return found
 
 
-def _coarse(ours: Pictures, theirs: Pictures, query: Ints, position: Ints, mirrored: bool) -> Floats:
+def _coarse(ours: GreyPictures, theirs: GreyPictures, query: Ints, position: Ints, mirrored: bool) -> Floats:
     """Cosines of frequencies over few windows; -1 where the whole pictures' are too far apart for any."""
     found, sign = np.full(len(query), -1.0), _SIGNS[_LOW] if mirrored else np.float32(1)
     for start in range(0, len(query), _PAIRS):
@@ -244,7 +244,7 @@ def _coarse(ours: Pictures, theirs: Pictures, query: Ints, position: Ints, mirro
     return found
 
 
-def _exact(ours: Pictures, theirs: Pictures, query: Ints, position: Ints, mirrored: bool) -> Floats:
+def _exact(ours: GreyPictures, theirs: GreyPictures, query: Ints, position: Ints, mirrored: bool) -> Floats:
     """Cosines of cells over many windows."""
     found = np.zeros(len(query))
     for start in range(0, len(query), _SURE):
@@ -259,7 +259,7 @@ def _exact(ours: Pictures, theirs: Pictures, query: Ints, position: Ints, mirror
 class PictureIndex(NearIndex):
     """Rows by all their pictures: as alike as the least alike of them. ``positions``: of the distinct rows."""
 
-    def __init__(self, fields: Sequence[Pictures], positions: Ints, threshold: float) -> None:
+    def __init__(self, fields: Sequence[GreyPictures], positions: Ints, threshold: float) -> None:
         self.fields, self.positions, self.threshold = list(fields), positions, threshold
 
     @classmethod
@@ -267,14 +267,14 @@ class PictureIndex(NearIndex):
         """``threshold``: least similarity that counts as near. Raises ValueError where it is not in (0, 1]."""
         if not 0 < threshold <= 1:
             raise ValueError(f"a threshold is above 0 and at most 1, found {threshold}")
-        fields, first = [Pictures.of(column) for column in columns.columns], dict[tuple[bytes, ...], int]()
+        fields, first = [GreyPictures.of(column) for column in columns.columns], dict[tuple[bytes, ...], int]()
         for row, keys in enumerate(zip(*(field.keys for field in fields), strict=True)):
             first.setdefault(keys, row)
         positions = np.fromiter(first.values(), np.int64, len(first))
         return cls([field.take(positions) for field in fields], positions, threshold)
 
     def matches(self, columns: pa.Table) -> tuple[Ints, Ints, Floats]:
-        asked = [Pictures.of(column) for column in columns.columns]
+        asked = [GreyPictures.of(column) for column in columns.columns]
         found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
         for query, position in _proposed(asked[0], self.fields[0]):
             left, similarity = np.arange(len(query)), np.ones(len(query))
@@ -312,7 +312,7 @@ class PictureIndex(NearIndex):
         fields = []
         for number in range(table.num_columns // 2):
             grey = table[f"grey {number}"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            fields.append(Pictures(table[f"key {number}"].to_pylist(), grey.reshape(-1, SIDE, SIDE)))
+            fields.append(GreyPictures(table[f"key {number}"].to_pylist(), grey.reshape(-1, SIDE, SIDE)))
         return cls(fields, table["position"].to_numpy(), float(table.schema.metadata[b"threshold"]))
 
 
