@@ -27,6 +27,7 @@ C = TypeVar("C")
 
 PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
 ROW_GROUP = 122_880  # rows; DuckDB's own size. Smaller ones cost bytes, larger ones are not read side by side
+GROUP_BYTES = 128 << 20  # unpacked; of rows that hold pictures a group is as many as have about that
 
 
 def identity_of(value: Any) -> Any:
@@ -147,7 +148,7 @@ class Work:
                 nonlocal held
                 hasher.update(part)
                 held = pa.concat_tables([held, part])
-                while held.num_rows >= ROW_GROUP:
+                while held.num_rows >= ROW_GROUP or (held.num_rows and held.nbytes >= GROUP_BYTES):
                     writer.write_table(held.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
                     held = held.slice(ROW_GROUP).combine_chunks()  # else it keeps what it was cut from
 
