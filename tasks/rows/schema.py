@@ -52,7 +52,7 @@ def distance(one: Mapping[str, int], other: Mapping[str, int]) -> float:
 
 def rows_at_once(about: pq.FileMetaData, most: int) -> int:
     """Rows of a Parquet file that are held at once: ``most``, and as many as have about ``PART_BYTES``."""
-    size = sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups))
+    size: int = sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups))
     return max(1, min(most, PART_BYTES * int(about.num_rows) // max(size, 1)))
 
 
