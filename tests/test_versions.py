@@ -29,7 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chain import WORDS, make_run, tiny_recipe, write_rows
+from reading import put
 from safetensors.numpy import load_file
+from test_webdataset import tar
 
 from augmill.flows.augment import make_snapshot
 from augmill.tasks.checks import CHECKS
@@ -330,9 +332,21 @@ def run_source(name: str, here: Path) -> Any:
         path.write_text(SOURCE_ROWS[name], encoding="utf-8")
     elif name == "delta":
         pytest.importorskip("deltalake").write_deltalake(path, rows)
+    elif name == "folder":
+        for file, data in {"day=1/a/1.png": b"one", "day=1/2.wav": b"", "day=1/b/c/3.jpg": b"too large a file"}.items():
+            put(path / file, data)
+    elif name == "webdataset":
+        files = [
+            ("a/1.png", b"one"),
+            ("a/1.cls", b"x\n"),
+            ("a/1.json", b'{"n": 1}'),
+            ("../2.png", b"two"),
+            ("3.txt", b"y"),
+        ]
+        put(path := here / "rows.tar", tar(files))
     else:
         pq.write_table(rows, path)
-    options = SourceOptions(path=str(path))
+    options = SourceOptions(path=str(path), max_file_bytes=10)
     (file,) = list_files(options)
     return [
         [str(batch.table.schema), batch.table.to_pylist(), batch.locations.to_pylist(), batch.repaired]

@@ -19,7 +19,7 @@ POSITION = "position"
 UNIT_REFUSED = pa.schema([(name, pa.string()) for name in ("file", "location", "reason", "detail", "row", "partition")])
 PLACES = pa.schema([("file", pa.string()), ("location", pa.string())])
 
-PART_BYTES = 64 << 20  # of rows that are read part by part, unpacked: some hundred pictures
+PART_BYTES = 32 << 20  # of rows that are read part by part, unpacked: some hundred pictures
 
 ORIGIN, REAL = "origin", "real"  # any other origin (contracts.Generator.origin) is of a row that was added
 SCORES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))

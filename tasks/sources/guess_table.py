@@ -89,7 +89,7 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
         return _sniff_files(name, column)
     if pa.types.is_nested(column.type):
         return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
-    kinds = dict.fromkeys(KINDS.values())
+    kinds = [kind for kind in dict.fromkeys(KINDS.values()) if not kind.files]  # names of files that are not there
     type, sure = max((kind.sniff(column, name) for kind in kinds), key=lambda found: found[1])
     if not sure:
         return Sniffed(type, 0, 0, False, 0.0, "it holds no value")

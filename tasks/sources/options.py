@@ -91,7 +91,8 @@ class SourceOptions:
     format: str = _option(
         "auto",
         "auto: decided by the file name; or csv, jsonl, parquet; delta: the path is the directory of a Delta table (extra "
-        "`delta`); or a reader of your own",
+        "`delta`); folder: a directory of pictures or sounds, a row a file (columns `file` and `label`, the directory in "
+        "which it lies); webdataset: tars of samples, a column an extension; or a reader of your own",
     )
     version: int | None = field(
         default=None,

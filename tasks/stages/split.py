@@ -26,8 +26,10 @@ from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Splits
 from augmill.tasks.rows.kinds import RowIndex, equal_keys, group_keys, real_schema, type_of
 from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts, rows_at_once
-from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, hash_file, list_files, read_batches
-from augmill.tasks.stages.user_columns import read_fields, versions_of
+from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, read_batches
+from augmill.tasks.sources.members import name_files
+from augmill.tasks.stages.partitions import hash_files
+from augmill.tasks.stages.user_columns import files_named, read_fields, versions_of
 from augmill.tasks.store.stage import Work, stage
 
 Bools = npt.NDArray[np.bool_]
@@ -65,15 +67,15 @@ def prepare_split(recipe: Recipe) -> SplitConfig:
     for path in recipe.splits.heldout_exclude:
         options = dataclasses.replace(recipe.source, path=path, format="auto")
         try:
-            exclude.append((options, tuple(list_files(options))))
+            exclude.append((options, tuple(name_files(list_files(options), options, files_named(recipe.columns)))))
         except UserError as error:  # it speaks of the source
             where = f"{error.where} (splits.heldout_exclude)"
             raise UserError(error.problem, where=where, fix="correct splits.heldout_exclude") from error
     columns = recipe.columns
     excluded = tuple(
-        (options, SOURCES[file.format].VERSION, hash_file(file, options))
+        (options, SOURCES[file.format].VERSION, digest)
         for options, files in exclude
-        for file in files
+        for file, digest in zip(files, hash_files(files, files, options, None, recipe.dataset).values(), strict=True)
     )
     versions = versions_of(columns, recipe.learnt)
     named = (columns.fields, columns.sources)

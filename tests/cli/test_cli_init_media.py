@@ -17,8 +17,8 @@ import yaml
 from commands import augmill
 from PIL import Image
 
-COUNT = 60
-CLASSES = ("12", "7", "30")  # numbers as names, as of characters and of digits
+COUNT = 144
+CLASSES = tuple(map(str, range(12)))  # numbers as names, as of characters; in a table so many would be amounts
 
 
 def picture(at: int) -> bytes:
@@ -36,12 +36,12 @@ def sound(at: int) -> bytes:
 
 
 def rows(make: Any = picture) -> list[tuple[bytes, str]]:
-    return [(make(at), CLASSES[at % 3]) for at in range(COUNT)]
+    return [(make(at), CLASSES[at % 12]) for at in range(COUNT)]
 
 
 def lay_folder(root: Path, make: Any, ending: str) -> Path:
     for at, (data, label) in enumerate(rows(make)):
-        path = root / ("train" if at % 4 else "test") / label / f"{at}.{ending}"
+        path = root / ("train" if at // 12 % 4 else "test") / label / f"{at}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return root
