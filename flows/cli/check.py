@@ -382,12 +382,10 @@ TREE = 5e-4  # seconds of a tree, however few its rows
 TREE_CELL = 1.5e-8  # and per row and column
 LINEAR_CELL, LINEAR_CLASS = 7e-8, 1.5e-8  # seconds per row and feature of a fit, and more for each class
 RIDGE_CELL, RIDGE_TERM = 1.5e-8, 1.2e-7  # the same of ridge regression; and per row and term of its texts
-TERMS, TERM_CLASS = (
-    180,
-    3e-7,
-)  # terms of a text of BANKING77; seconds per row, term and class of logistic regression on them
+# Terms of a text of BANKING77; seconds per row, term and class of logistic regression on them.
+TERMS, TERM_CLASS = 180, 3e-7
 FEATURES = {"number": 2, "timestamp": 8, "category": 11}  # of a column; a category's hang on its values, adult's are 11
-CNN_CELL = 2e-8  # seconds per row of a step, pixel and channel of the first layer: 21 ms a step with the defaults
+CNN_CELL = 2e-8  # seconds per row of a step, pixel and channel: 21 ms a step with the defaults
 CELL_BYTES = 48  # two trainings at a time, each with its copies in float64
 MODEL_MINUTES = 1.5  # the small model's steps are bounded (causal_lm, `model: scratch`)
 
@@ -485,9 +483,8 @@ def _linear_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> f
 
 
 def _cnn_seconds(recipe: Recipe, rows: float, factor: int, classes: int) -> float:
-    options = recipe.trainer.options
-    net = 3 if options.net == "residual" else 1
-    return float(CNN_CELL * options.steps * options.batch * options.side**2 * options.width * net)
+    o = recipe.trainer.options
+    return float(CNN_CELL * o.steps * o.batch * o.side**2 * o.width * (3 if o.net == "residual" else 1))
 
 
 def _linear_features(recipe: Recipe) -> tuple[int, int]:
