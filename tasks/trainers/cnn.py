@@ -102,7 +102,7 @@ class CnnTrainer(Trainer):
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
         with importing():
             import torch
-        rows, before = _Planes(inputs, self.options.side), torch.get_num_threads()
+        rows, before = _Views(inputs, self.options.side), torch.get_num_threads()
         workdir.mkdir(parents=True, exist_ok=True)
         try:
             yield from side_by_side(
@@ -112,7 +112,7 @@ class CnnTrainer(Trainer):
             torch.set_num_threads(before)
 
 
-class _Planes:
+class _Views:
     """What all trainings of one gate share. ``truth``: of training rows a class's place, or the target less its mean, in
 
     standard deviations, ``middle`` and ``spread``, of the real ones.
@@ -170,7 +170,7 @@ def _hash(array: npt.NDArray[Any]) -> str:
 # --- One training --------------------------------------------------------------------------------------------------------
 
 
-def _rested(rows: _Planes, training: Training, options: CnnOptions, workdir: Path) -> Prediction:
+def _rested(rows: _Views, training: Training, options: CnnOptions, workdir: Path) -> Prediction:
     """What an earlier attempt found, where it did."""
     from safetensors.numpy import load_file, save_file
 
@@ -186,7 +186,7 @@ def _rested(rows: _Planes, training: Training, options: CnnOptions, workdir: Pat
     return Prediction(found["target"], found.get("scores"))
 
 
-def _train(rows: _Planes, training: Training, options: CnnOptions) -> dict[str, npt.NDArray[Any]]:
+def _train(rows: _Views, training: Training, options: CnnOptions) -> dict[str, npt.NDArray[Any]]:
     """``training``: each row once. Returns ``target`` and, of classes, ``scores``."""
     import torch
 
@@ -231,7 +231,7 @@ def _losses(made: torch.Tensor, truth: torch.Tensor, classes: int) -> torch.Tens
     return functional.mse_loss(made[:, 0], truth, reduction="none")
 
 
-def _found(made: npt.NDArray[np.float64], known: Ints, rows: _Planes) -> dict[str, npt.NDArray[Any]]:
+def _found(made: npt.NDArray[np.float64], known: Ints, rows: _Views) -> dict[str, npt.NDArray[Any]]:
     """``known``: the classes that training rows have; of others nothing was learnt."""
     if not rows.classes:
         return {"target": rows.middle + rows.spread * made[:, 0]}

@@ -139,7 +139,7 @@ def test_a_finished_training_is_not_made_again_and_another_one_is(
 
 def test_a_grey_picture_is_one_plane_and_a_coloured_one_three(tmp_path: Path) -> None:
     given = inputs()
-    assert cnn._Rows(given, 16).train.shape == (48, 3, 16, 16)
+    assert cnn._Views(given, 16).train.shape == (48, 3, 16, 16)
     grey = [value(file_of(drawn(at, at % 2, (16, 16), 1))) for at in range(40)]
     real = given.real.set_column(2, given.real.schema.field(2), pa.array(grey, given.real.schema.field(2).type))
-    assert cnn._Rows(dataclasses.replace(given, real=real), 16).train.shape == (48, 1, 16, 16)
+    assert cnn._Views(dataclasses.replace(given, real=real), 16).train.shape == (48, 1, 16, 16)

@@ -23,7 +23,6 @@ import numpy.typing as npt
 from augmill.tasks.contracts import Floats, Ints
 from augmill.tasks.errors import UserError
 from augmill.tasks.generators.transforms.options import TransformsOptions
-from augmill.tasks.rows.kinds.image import format_of
 from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.randomness import uniforms
 
@@ -43,17 +42,18 @@ GREY = (0.299, 0.587, 0.114)
 Amounts = dict[str, tuple[float, float]]
 POLICIES: dict[str, Amounts] = {
     "light": {
-        "rotate": (1.0, 10.0),
-        "scale": (1.0, 0.1),
-        "shear": (1.0, 8.0),
-        "shift": (1.0, 0.06),
+        "rotate": (1.0, 12.0),
+        "scale": (1.0, 0.15),
+        "shear": (1.0, 10.0),
+        "shift": (1.0, 0.08),
+        "crop": (0.5, 0.2),
         "elastic": (0.5, 0.03),
-        "brightness": (0.5, 0.1),
-        "contrast": (0.5, 0.2),
-        "saturation": (0.5, 0.2),
-        "hue": (0.3, 0.02),
+        "brightness": (0.8, 0.2),
+        "contrast": (0.8, 0.4),
+        "saturation": (0.8, 0.5),
+        "hue": (0.5, 0.05),
         "blur": (0.1, 0.015),
-        "noise": (0.2, 0.02),
+        "noise": (0.1, 0.02),
     },
     "strong": {
         "rotate": (1.0, 20.0),
@@ -174,18 +174,18 @@ class Pictures:
         changed = np.zeros(len(files), np.bool_)
         for field in range(len(files[0]) if files else 0):
             pictures = [decode(row[field]) for row in files]
-            for rows in _batches([pixels.shape for pixels, _ in pictures]):
-                before = np.stack([pictures[row][0] for row in rows.tolist()])
+            for rows in _batches([pixels.shape for pixels in pictures]):
+                before = np.stack([pictures[row] for row in rows.tolist()])
                 after = transformed(before, drawn, rows, seeds, attempt)
                 differs = (before != after).any(axis=(1, 2, 3))
                 changed[rows] |= differs
                 for row, pixels in zip(rows[differs].tolist(), after[differs], strict=True):
-                    made[row][field] = encode(pixels, self._format(pictures[row][1]))
+                    made[row][field] = encode(pixels, self._format(files[row][field]))
         return [row if new else None for row, new in zip(made, changed.tolist(), strict=True)]
 
-    def _format(self, parent: str) -> str:
+    def _format(self, parent: bytes) -> str:
         if self.options.format == "as_parent":
-            return "jpeg" if parent == "JPEG" else "png"
+            return "jpeg" if parent.startswith(b"\xff\xd8\xff") else "png"
         return self.options.format
 
 
@@ -404,20 +404,20 @@ _STEPS: tuple[tuple[str, Step], ...] = (
 # --- Files ---------------------------------------------------------------------------------------------------------------
 
 
-def decode(file: bytes) -> tuple[Pixels, str]:
-    """(pixels as they are to be seen, of 16 bits the higher 8; the format)."""
+def decode(file: bytes) -> Pixels:
+    """Pixels as they are to be seen; of 16 bits the higher 8."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(file)) as opened:
         picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I"):
         high: Pixels = (np.clip(np.asarray(picture), 0, 0xFFFF) >> 8).astype(np.uint8)
-        return high[..., None], format_of(file)
+        return high[..., None]
     if picture.mode not in ("L", "RGB", "RGBA"):
         clear = picture.mode in ("LA", "PA", "La", "RGBa") or "transparency" in picture.info
         picture = picture.convert("L" if picture.mode == "1" else "RGBA" if clear else "RGB")
     pixels = np.asarray(picture)
-    return pixels.reshape(*pixels.shape[:2], -1), format_of(file)
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def encode(pixels: Pixels, format: str) -> bytes:

@@ -1,6 +1,5 @@
 """Pictures as a kind: decoding within bounds, what equal and near mean for them, and their pixels for what learns."""
 
-from augmill.tasks.rows.kinds.image.decode import format_of
 from augmill.tasks.rows.kinds.image.kind import Image
 
-__all__ = ["Image", "format_of"]
+__all__ = ["Image"]
