@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from augmill.tasks.contracts import ReadLimits
+from augmill.tasks.checks.relations import Relations, RelationsOptions
+from augmill.tasks.contracts import Context, FitInputs, Fitted, ReadLimits
 from augmill.tasks.rows.kinds import KINDS, equal_keys, group_keys, id_keys
 from augmill.tasks.rows.kinds.image import Image
 from augmill.tasks.rows.kinds.image.decode import REMEDIES, Pixels, Refused, encode, pixels, size_of
@@ -282,3 +283,21 @@ def test_a_made_picture_fits_the_users_own_column() -> None:
     for kind in (pa.binary(), pa.struct([("path", pa.string()), ("bytes", pa.binary())]), MEDIA):
         released = KIND.release(values, kind)
         assert released.type == kind and KIND.read(pa.chunked_array([released]), "image", LIMITS)[1] == [None]
+
+
+def test_a_made_picture_may_be_its_parent_mirrored_but_no_held_out_picture_nor_another_one_of_train(
+    tmp_path: Path,
+) -> None:
+    def rows(names: str, pictures: list[Pixels]) -> pa.Table:
+        keys = {"row_id": list(names), "stratum": ["a"] * len(names)}
+        return pa.table({**keys, "image:photo": media([encode(np.ascontiguousarray(one)) for one in pictures])})
+
+    train, held = rows("xy", [drawn(1), drawn(2)]), rows("h", [drawn(3)])
+    made = [drawn(1)[:, ::-1], drawn(1), drawn(3)[:, ::-1], drawn(2)[:, ::-1], drawn(9), drawn(3)]
+    names = ["image:photo"]
+    ctx = Context(seed=0, fields=tuple(names), workdir=tmp_path)
+    check = Relations(RelationsOptions(parent_normalisation="fold"))
+    check.fit(FitInputs(train, held, held.slice(0, 0), held.slice(0, 0), held.slice(0, 0)), ctx)
+    asked = rows("uvwabc", made).append_column("parent_ids", pa.array([["x"]] * 6, pa.list_(pa.string())))
+    reasons = check.judge(Fitted(tmp_path, ""), asked, ctx)["reason"].to_pylist()
+    assert reasons == [None, "equals_parent", "near_heldout", "near_train", None, "in_heldout"]
