@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import Floats, Ints, NearIndex
-from augmill.tasks.rows.kinds.image.looks import SIDE, Floats32, looks, luminance
+from augmill.tasks.rows.kinds.image.looks import SIDE, Floats32, files_in, look, luminance
 
 PROPOSED = (
     0.68  # least cosine of the first frequencies: 2 % of pairs that a crop of 8 % makes have less, and 99 % of others
@@ -173,13 +173,10 @@ class Pictures:
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> Pictures:
         keys, grey = list[bytes](), np.empty((len(column), SIDE, SIDE), np.uint8)
-        at = 0
-        for chunk in column.chunks:
-            for start in range(0, len(chunk), _QUERIES):  # so that few files are held beside the column
-                for one in looks(chunk.slice(start, _QUERIES)):
-                    keys.append(one.key)
-                    grey[at] = np.rint(luminance(one.small))
-                    at += 1
+        for at, file in enumerate(files_in(column)):
+            one = look(file)
+            keys.append(one.key)
+            grey[at] = np.rint(luminance(one.small))
         return cls(keys, grey)
 
     def take(self, at: Ints) -> Pictures:
