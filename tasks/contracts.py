@@ -258,7 +258,10 @@ class Kind(ABC):
 
     @abstractmethod
     def equal(self, columns: pa.Table) -> list[bytes]:
-        """What rows share that a reader would call the same: for splits, relations, duplicates."""
+        """What rows share that a reader would call the same: for relations, duplicates, and splits.
+
+        Splits go by ``id`` where the kind has ``libraries``, whose next version may give other keys.
+        """
 
     @abstractmethod
     def near(self, columns: pa.Table, threshold: float) -> NearIndex | None:

@@ -164,7 +164,11 @@ class Splits:
     validation: float = option(0.15, "share of rows that judge the mix (read once, by the gate)")
     test: float = option(0.15, "share of rows that are only reported")
     seed: int = option(0, "a row's split is a hash of this seed and its text or group")
-    near: float = option(0.8, "a train row this similar to a held-out row leaves train (Jaccard, character 5-grams)")
+    near: float = option(
+        0.8,
+        "a train row this similar to a held-out row leaves train (texts: Jaccard of character 5-grams; pictures: "
+        "1 - 4 (1 - cosine) once one is laid over the other)",
+    )
     heldout_exclude: tuple[str, ...] = option((), "files whose texts no training row may repeat", file=True)
 
     def __post_init__(self) -> None:

@@ -203,10 +203,11 @@ def near_groups(table: pa.Table, fields: Sequence[str], threshold: float) -> npt
 def near_keys(table: pa.Table, fields: Sequence[str], threshold: float) -> npt.NDArray[np.uint32]:
     """(rows, keys): of rows that ``near_groups`` finds near and that are not equal each pair shares a key in one place.
 
-    Of several kinds the keys of the first for which anything is near: rows are near in all of them or in none.
+    Of several kinds the keys of the first for which anything is near, and which has keys to tell rows apart: rows are near
+    in all of them or in none.
     """
     exact = is_exact(fields)
-    for kind, own in kinds_of(fields):
+    for kind, own in sorted(kinds_of(fields), key=lambda part: type(part[0]).near_keys is Kind.near_keys):
         if kind.name not in exact:
             return kind.near_keys(table.select(own), threshold)
     return np.empty((table.num_rows, 0), np.uint32)

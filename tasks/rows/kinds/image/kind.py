@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import Floats, Kind, NearIndex, ReadLimits
 from augmill.tasks.rows.kinds.image.decode import REMEDIES, Refused, format_of, pixels, resized, size_of
 from augmill.tasks.rows.kinds.image.features import PictureFeatures, nearest_cosines
-from augmill.tasks.rows.kinds.image.looks import Appearance, looks, luminance, thumbnail
+from augmill.tasks.rows.kinds.image.looks import Appearance, files_in, looks, luminance, thumbnail
 from augmill.tasks.rows.kinds.image.near import PictureIndex, distinct_groups
 from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, media, names_of, to_release
 from augmill.tasks.rows.schema import distance
@@ -30,7 +31,10 @@ _WAYS = ("picture_sizes", "picture_formats", "brightness", "sharpness", "colours
 class Image(Kind):
     """``id``: the files' bytes. ``equal``: the same decoded pixels, so it hangs on the decoder's version.
 
-    A picture may not be missing. One file's name counts for nothing.
+    Near: 1 - 4 (1 - cosine) of brightness, once one picture is laid over the other, mirrored or not (``near.py``). At the
+    default of 0.8 that is a cosine of 0.95: recompressed, resized, mirrored pictures, crops of up to 8 % and shifts of up to
+    5 % are near; one turned by 8 degrees is not. Colours alone make no difference. A picture may not be missing; a file's
+    name counts for nothing.
     """
 
     VERSION: ClassVar[int] = 1
@@ -69,7 +73,7 @@ class Image(Kind):
             files: list[bytes | None] = [None] * len(column)
             return media(files), ["no_picture"] * len(column)
         values = from_source(column) if column.type != MEDIA else column
-        return values.combine_chunks(), [_why_refused(file) for file in files_of(values)]
+        return values.combine_chunks(), [_why_refused(file) for file in files_in(values)]
 
     def release(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
         return to_release(values, kind)
@@ -97,7 +101,7 @@ class Image(Kind):
         """
         found: dict[str, Counter[str]] = {way: Counter() for way in _WAYS}
         for column in columns.columns:
-            for file, one in zip(files_of(column), looks(column), strict=True):
+            for file, one in zip(files_in(column), looks(column), strict=True):
                 found["picture_sizes"][str((one.width * one.height).bit_length())] += 1
                 found["picture_formats"][_format(file)] += 1
                 found["brightness"][str(int(one.brightness) // 16)] += 1
@@ -123,7 +127,7 @@ class Image(Kind):
         """
         made = np.empty((columns.num_rows, columns.num_columns, channels, side, side), np.float32)
         for at, column in enumerate(columns.columns):
-            for row, file in enumerate(files_of(column)):
+            for row, file in enumerate(files_in(column)):
                 made[row, at] = _plane(file, side, channels)
         return made.reshape(columns.num_rows, columns.num_columns * channels, side, side)
 
@@ -135,14 +139,14 @@ class Image(Kind):
         """Name, or the beginning of the file's sha256; size; format."""
         named = [names_of(column) for column in columns.columns]
         parts = [
-            [_shown(*each) for each in zip(files_of(column), names, looks(column), strict=True)]
+            [_shown(*each) for each in zip(files_in(column), names, looks(column), strict=True)]
             for column, names in zip(columns.columns, named, strict=True)
         ]
         return [" | ".join(row) for row in zip(*parts, strict=True)]
 
     def draw(self, columns: pa.Table) -> list[str]:
         """Thumbnails of ``THUMBNAIL`` pixels a side at most, drawn anew: nothing of the files but pixels gets into a page."""
-        parts = [[_drawn(file) for file in files_of(column)] for column in columns.columns]
+        parts = [[_drawn(file) for file in files_in(column)] for column in columns.columns]
         return ["".join(row) for row in zip(*parts, strict=True)]
 
     def similarities(self, made: pa.Table, real: pa.Table) -> Floats:
@@ -166,8 +170,8 @@ class Image(Kind):
         return "pixels", [sum(one.width * one.height for one in row) for row in _rows(columns)]
 
 
-def _rows(columns: pa.Table) -> list[tuple[Appearance, ...]]:
-    return list(zip(*(looks(column) for column in columns.columns), strict=True))
+def _rows(columns: pa.Table) -> Iterator[tuple[Appearance, ...]]:
+    return zip(*(looks(column) for column in columns.columns), strict=True)
 
 
 def _why_refused(file: bytes | None) -> str | None:
@@ -198,8 +202,6 @@ def _plane(file: bytes | None, side: int, channels: int) -> npt.NDArray[np.float
 
 
 def _shown(file: bytes | None, name: str | None, one: Appearance) -> str:
-    import hashlib
-
     if file is None:
         return "no picture"
     called = visible(name) if name else hashlib.sha256(file).hexdigest()[:12]

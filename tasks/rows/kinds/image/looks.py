@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from augmill.tasks.rows.kinds.media import files_of
 
 SIDE = 48  # pixels of the small picture by which pictures are compared, whatever their shape
 _KEPT = 1 << 13  # looks that are kept: about 60 MB
+_BESIDE = 64
 _FINE = 256  # pixels of a side on which sharpness is measured, at most
 
 Floats32 = npt.NDArray[np.float32]
@@ -51,9 +53,15 @@ def look(data: bytes | None) -> Appearance:
     return found
 
 
-def looks(column: pa.ChunkedArray | pa.Array) -> list[Appearance]:
+def files_in(column: pa.ChunkedArray | pa.Array) -> Iterator[bytes | None]:
+    """The bytes of each value of a column of ``MEDIA``, of which a few at once are held beside it."""
+    for start in range(0, len(column), _BESIDE):
+        yield from files_of(column.slice(start, _BESIDE))
+
+
+def looks(column: pa.ChunkedArray | pa.Array) -> Iterator[Appearance]:
     """Of each value of a column of ``MEDIA``."""
-    return [look(data) for data in files_of(column)]
+    return map(look, files_in(column))
 
 
 def _seen(data: bytes, digest: bytes) -> Appearance:
