@@ -40,12 +40,14 @@ def istft(spectrum: npt.NDArray[np.complex64], window: int, hop: int, length: in
     """
     parts, count = window // hop, len(spectrum)
     frames = np.fft.irfft(spectrum, window, axis=1).astype(np.float32) * hann(window)
-    made, weights = np.zeros((2, count + parts - 1, hop), np.float32)
+    made: Samples = np.zeros((count + parts - 1, hop), np.float32)
+    weights = np.zeros_like(made)
     square = np.square(hann(window)).reshape(parts, hop)
     for part in range(parts):
         made[part : part + count] += frames[:, part * hop : (part + 1) * hop]
         weights[part : part + count] += square[part]
-    found: Samples = (made / np.maximum(weights, np.float32(1e-6))).ravel()[window // 2 :][:length]
+    made /= np.maximum(weights, 1e-6)
+    found = made.ravel()[window // 2 :][:length]
     return np.pad(found, (0, length - len(found)))
 
 
