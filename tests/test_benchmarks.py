@@ -41,6 +41,7 @@ TINIEST = {
     ),
     "bench_row_order.py": (["--rows", "900", "--repeats", "1"], "| rows | order | row group |"),
     "bench_tables.py": (["--rows", "200", "--asked", "100"], "| generator | train rows |"),
+    "bench_sounds.py": (["--rows", "12", "--repeats", "1"], "| twin | found | others found |"),
     "bench_transforms.py": (["--rows", "70", "--repeats", "1"], "| policy | rows/s |"),
     "table_runs.py": (["--sets", "wine", "--seeds", "1"], "| wine | verify --all |"),
     "bench_checks.py": (
@@ -66,6 +67,7 @@ WITHOUT_SHARED = {
     "bench_prefect.py",
     "bench_readers.py",
     "bench_row_order.py",
+    "bench_sounds.py",
     "bench_tables.py",
     "bench_transforms.py",
     "data_plane.py",

@@ -75,10 +75,14 @@ class Sound:
 
 @dataclass(frozen=True)
 class Track:
-    """A file with all its channels: ``wave`` (frames, channels); ``format`` and ``subtype`` as libsndfile calls them."""
+    """A file with all its channels: ``wave`` (frames, channels); ``digest`` as of ``Sound``.
+
+    ``format`` and ``subtype``: as libsndfile has them.
+    """
 
     wave: Samples
     rate: int
+    digest: bytes
     format: str
     subtype: str
 
@@ -111,9 +115,10 @@ def samples(data: bytes) -> tuple[Samples, int]:
 
 def track(data: bytes) -> Track:
     """A file that ``decode`` takes, to be changed and written anew. Raises as that does."""
-    decode(data)  # its bounds, before it is held whole
+    sound = decode(data)  # within bounds, before all of it is held
     with opened(data) as file:
-        return Track(file.read(dtype="float32", always_2d=True), file.samplerate, file.format, file.subtype)
+        wave = file.read(dtype="float32", always_2d=True)
+        return Track(wave, sound.rate, sound.digest, file.format, file.subtype)
 
 
 def opened(data: bytes | None) -> Any:

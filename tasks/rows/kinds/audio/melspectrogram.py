@@ -34,20 +34,21 @@ def stft(mono: Samples, window: int, hop: int) -> npt.NDArray[np.complex64]:
 
 
 def istft(spectrum: npt.NDArray[np.complex64], window: int, hop: int, length: int) -> Samples:
-    """The samples of what ``stft`` gives, the least-squares ones where it was changed (Griffin and Lim 1984)."""
+    """The samples of what ``stft`` gives, the least-squares ones where it was changed (Griffin and Lim 1984).
+
+    ``hop`` divides ``window``.
+    """
+    parts, count = window // hop, len(spectrum)
     frames = np.fft.irfft(spectrum, window, axis=1).astype(np.float32) * hann(window)
-    made = np.zeros(window + hop * (len(frames) - 1), np.float32)
+    made: Samples = np.zeros((count + parts - 1, hop), np.float32)
     weights = np.zeros_like(made)
-    square = hann(window) ** 2
-    for at, frame in enumerate(frames):
-        made[at * hop : at * hop + window] += frame
-        weights[at * hop : at * hop + window] += square
+    square = np.square(hann(window)).reshape(parts, hop)
+    for part in range(parts):
+        made[part : part + count] += frames[:, part * hop : (part + 1) * hop]
+        weights[part : part + count] += square[part]
     made /= np.maximum(weights, 1e-6)
-    start = window // 2
-    whole = np.zeros(length, np.float32)
-    part = made[start : start + length]
-    whole[: len(part)] = part
-    return whole
+    found = made.ravel()[window // 2 :][:length]
+    return np.pad(found, (0, length - len(found)))
 
 
 @cache
