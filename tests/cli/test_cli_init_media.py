@@ -104,3 +104,17 @@ def test_a_directory_without_classes_asks_what_to_learn(tmp_path: Path) -> None:
         (tmp_path / f"{at}.png").write_bytes(picture(at))
     ended = augmill("init", tmp_path, "--out", tmp_path / "recipe.yaml")
     assert ended.code != 0 and "cannot tell which column to predict" in ended.err
+
+
+def test_damaged_files_are_refused_each_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = lay_folder(tmp_path / "photos", picture, "png")
+    whole = (root / "train/0/12.png").read_bytes()
+    bad = {"train/0/12.png": whole[: len(whole) // 2], "train/1/13.png": b"this is a text", "test/2/2.png": b""}
+    for name, data in bad.items():
+        (root / name).write_bytes(data)
+    assert augmill("init", root, "--out", "recipe.yaml").code == 0
+    checked = augmill("check", "recipe.yaml")
+    assert checked.code == 0 and f"{COUNT} rows read: {COUNT - 3} used, 3 refused" in checked.out
+    assert f"folder, {COUNT} files" in checked.out
+    assert all(name in checked.out for name in bad), checked.out
