@@ -89,10 +89,13 @@ def test_a_row_that_weighs_nothing_teaches_nothing_and_copies_are_weights(tmp_pa
         training(real, [4.0] * 20 + [2.0] * 20),
         training(real, [0.0] * 20 + [1.0] * 20),
         training(real[20:]),
+        training(real),
     ]
-    copies, weights, scaled, without, alone = (found.scores for found in predict(given, planned, tmp_path, steps=8))
+    copies, weights, scaled, without, alone, even = (
+        found.scores for found in predict(given, planned, tmp_path, steps=8)
+    )
     assert np.array_equal(copies, weights) and np.array_equal(weights, scaled) and np.array_equal(without, alone)
-    assert not np.array_equal(weights, without)
+    assert not np.array_equal(weights, even), "weights count"
 
 
 def test_every_training_of_every_arm_takes_as_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
