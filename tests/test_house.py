@@ -27,6 +27,8 @@ FILES_OF_THEIR_OWN = {
     ),
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
     "tasks/problems/regression.py": "one file a problem",
+    "tasks/rows/kinds/audio/drawing.py": "HTML of a sound: what a report shows, apart from what rows are",
+    "tasks/rows/kinds/audio/features.py": "sounds as numbers for learners, as tasks/rows/kinds/table/features.py",
     "tasks/rows/kinds/text/diversity.py": "a subject of its own: how varied texts are",
     "flows/releases/verify.py": "what one looks for beside its siblings gc, forgetting and lineage",
     "tasks/trainers/_guard.py": "a process of its own, run by its path with the standard library alone",
