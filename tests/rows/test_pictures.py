@@ -149,7 +149,7 @@ def test_a_name_says_nothing_of_what_a_file_is() -> None:
         max_size=7,
     )
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_pictures_keep_all_laws_whatever_stands_in_them(rows: list[tuple[int, str]]) -> None:
     def file(seed: int, how: str) -> bytes | None:
         if how in ("PNG", "JPEG", "WEBP"):

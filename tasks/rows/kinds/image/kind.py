@@ -108,7 +108,7 @@ class Image(Kind):
         return {way: dict(sorted(counts.items())) for way, counts in found.items()}
 
     def drift(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
-        return {way: distance(one[way], other[way]) for way in _WAYS}
+        return {way: min(1.0, distance(one[way], other[way])) for way in _WAYS}  # shares add up to a bit above 1
 
     def expectations(self, field: str, max_null_share: float) -> list[dict[str, Any]]:
         """Great Expectations sees a file as a dict with its bytes: it can say that one is there, and ``read`` the rest."""
