@@ -41,6 +41,14 @@ class NoRows(DataError):
     """A file without a row from which its columns could be known."""
 
 
+class RefusedFile(DataError):
+    """A row's file that is no picture or sound to learn from. ``reason``: one of its kind's remedies; the kind tells the row."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class UnsoundSource(DataError):
     """The source can be read but not trusted: too many refused rows, a class that vanished."""
 

@@ -62,7 +62,7 @@ class CnnOptions:
     learning_rate: float = field(
         default=0.003, metadata={"help": "at its highest: it rises for a fifth of the steps, then falls"}
     )
-    weight_decay: float = field(default=0.05, metadata={"help": "of AdamW"})
+    weight_decay: float = field(default=0.05, metadata={"help": "weight decay of AdamW"})
     threads: int = field(default=0, metadata=THREADS)
 
     def __post_init__(self) -> None:

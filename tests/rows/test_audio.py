@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.contracts import ReadLimits
+from augmill.tasks.errors import RefusedFile
 from augmill.tasks.rows.kinds import KINDS, RowIndex, near_groups
-from augmill.tasks.rows.kinds.audio import Audio, RefusedSound, decode, encode, istft, samples, stft
+from augmill.tasks.rows.kinds.audio import Audio, decode, encode, istft, samples, stft
 from augmill.tasks.rows.kinds.audio.decode import REMEDIES, SECONDS, at_rate
 from augmill.tasks.rows.kinds.audio.features import planes
 from augmill.tasks.rows.kinds.audio.heard import prints
@@ -117,13 +118,14 @@ def test_a_hundred_such_files_are_refused_row_by_row_in_bounded_memory(tmp_path:
     code = """if True:
         import resource, sys
         from pathlib import Path
-        from augmill.tasks.rows.kinds.audio.decode import RefusedSound, decode
+        from augmill.tasks.errors import RefusedFile
+        from augmill.tasks.rows.kinds.audio.decode import decode
         import scipy.signal
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for path in map(Path, sys.argv[1:]):
             try:
                 decode(path.read_bytes())
-            except RefusedSound as refused:
+            except RefusedFile as refused:
                 print(refused.reason)
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     """
@@ -160,7 +162,7 @@ def test_a_file_with_changed_bytes_is_refused_or_a_sound_within_bounds(
         data[int(share * len(data))] = value
     try:
         sound = decode(bytes(data))
-    except RefusedSound as refused:
+    except RefusedFile as refused:
         assert refused.reason in REMEDIES
         return
     assert np.isfinite(sound.mono).all() and len(sound.mono) <= SECONDS[1] * sound.rate

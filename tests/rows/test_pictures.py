@@ -19,9 +19,10 @@ from PIL import Image as Pillow
 
 from augmill.tasks.checks.relations import Relations, RelationsOptions
 from augmill.tasks.contracts import Context, FitInputs, Fitted, ReadLimits
+from augmill.tasks.errors import RefusedFile
 from augmill.tasks.rows.kinds import KINDS, equal_keys, group_keys, id_keys
 from augmill.tasks.rows.kinds.image import Image
-from augmill.tasks.rows.kinds.image.decode import REMEDIES, Pixels, Refused, encode, pixels, size_of
+from augmill.tasks.rows.kinds.image.decode import REMEDIES, Pixels, encode, pixels, size_of
 from augmill.tasks.rows.kinds.image.near import PictureIndex
 from augmill.tasks.rows.kinds.media import MEDIA, media
 from augmill.testing.kinds import kind_laws
@@ -58,13 +59,14 @@ MEMORY = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 from drawn_pictures import hostile
-from augmill.tasks.rows.kinds.image.decode import Refused, pixels
+from augmill.tasks.errors import RefusedFile
+from augmill.tasks.rows.kinds.image.decode import pixels
 files = [file for file, _ in hostile()]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for file in files:
     try:
         pixels(file or b"")
-    except Refused:
+    except RefusedFile:
         pass
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
@@ -86,7 +88,7 @@ def test_a_file_cut_short_is_refused_or_the_same_picture(seed: int, format: str,
     file = saved(drawn(seed), format)
     try:
         found = pixels(file[: int(share * len(file))])
-    except Refused as refused:
+    except RefusedFile as refused:
         assert refused.reason in REMEDIES
     else:
         assert np.array_equal(found, pixels(file))
@@ -149,7 +151,7 @@ def test_a_name_says_nothing_of_what_a_file_is() -> None:
         max_size=7,
     )
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_pictures_keep_all_laws_whatever_stands_in_them(rows: list[tuple[int, str]]) -> None:
     def file(seed: int, how: str) -> bytes | None:
         if how in ("PNG", "JPEG", "WEBP"):

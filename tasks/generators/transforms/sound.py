@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from augmill.tasks.contracts import Ints
-from augmill.tasks.errors import UserError
+from augmill.tasks.errors import RefusedFile, UserError
 from augmill.tasks.generators.transforms.options import TransformsOptions
-from augmill.tasks.rows.kinds.audio import RefusedSound, Track, at_rate, decode, encode, istft, samples, stft, track
+from augmill.tasks.rows.kinds.audio import Track, at_rate, decode, encode, istft, samples, stft, track
 from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.randomness import uniforms
 
@@ -124,7 +124,7 @@ class Sounds:
             parent = track(file)
             made = _written(self._changed(parent.wave, parent.rate, drawn, key), parent)
             return made if decode(made).digest != parent.digest else None
-        except RefusedSound:
+        except RefusedFile:
             return None
 
     def changed(self, sounds: Sequence[tuple[Wave, int]], seeds: Ints) -> list[Wave]:
@@ -180,7 +180,7 @@ def _noise(path: Path, rate: int) -> Wave:
     """Raises UserError where it is no sound."""
     try:
         mono, own = samples(path.read_bytes())
-    except RefusedSound as refused:
+    except RefusedFile as refused:
         problem = f"noise_files: {path.name} cannot be used: {refused.reason}"
         raise UserError(problem, where="transforms", fix="remove it, or record it again") from None
     return at_rate(mono, own, rate)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.errors import UserError
+from augmill.tasks.errors import RefusedFile, UserError
 
 Samples = npt.NDArray[np.float32]
 
@@ -48,14 +48,6 @@ REMEDIES = {
     "too_large": f"compress those files (FLAC, OGG) to at most {BYTES >> 20} MiB, or cut them",
     "silent": f"record those files again: no sample is above {SILENCE:g} of full scale (-60 dB)",
 }
-
-
-class RefusedSound(ValueError):
-    """A file that is no sound that can be used. ``reason``: one of ``REMEDIES``."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ def soundfile() -> ModuleType:
 
 
 def decode(data: bytes | None) -> Sound:
-    """The samples of a file. Raises RefusedSound, and UserError where soundfile is not installed."""
+    """The samples of a file. Raises RefusedFile, and UserError where soundfile is not installed."""
     with opened(data) as file:
         _require_bounds(file)
         return _read(file, _whole_to(bytes(data or b"")))
@@ -122,30 +114,30 @@ def track(data: bytes) -> Track:
 
 
 def opened(data: bytes | None) -> Any:
-    """A ``soundfile.SoundFile`` of one of ``FORMATS``. Raises RefusedSound."""
+    """A ``soundfile.SoundFile`` of one of ``FORMATS``. Raises RefusedFile."""
     if data is None:
-        raise RefusedSound("no_audio")
+        raise RefusedFile("no_audio")
     if not data:
-        raise RefusedSound("empty")
+        raise RefusedFile("empty")
     if len(data) > BYTES:
-        raise RefusedSound("too_large")
+        raise RefusedFile("too_large")
     library = soundfile()
     try:
         file = library.SoundFile(io.BytesIO(data))
     except (library.LibsndfileError, ValueError, RuntimeError):
         begun = data[:4] in (b"fLaC", b"OggS") or (data[:4] == b"RIFF" and data[8:12] == b"WAVE")
-        raise RefusedSound("truncated" if begun else "not_audio") from None
+        raise RefusedFile("truncated" if begun else "not_audio") from None
     if file.format not in FORMATS:
         file.close()
-        raise RefusedSound("not_audio")
+        raise RefusedFile("not_audio")
     return file
 
 
 def _require_bounds(file: Any) -> None:
     if not RATES[0] <= file.samplerate <= RATES[1]:
-        raise RefusedSound("bad_rate")
+        raise RefusedFile("bad_rate")
     if file.channels > CHANNELS:
-        raise RefusedSound("too_many_channels")
+        raise RefusedFile("too_many_channels")
 
 
 def _read(file: Any, whole: bool) -> Sound:
@@ -157,26 +149,26 @@ def _read(file: Any, whole: bool) -> Sound:
         try:
             block = file.read(_BLOCK, dtype="float32", always_2d=True)
         except (library.LibsndfileError, RuntimeError):
-            raise RefusedSound("truncated") from None
+            raise RefusedFile("truncated") from None
         if not len(block):
             break
         loud = np.abs(block)
         peak = max(peak, float(loud.max()))
         if not np.isfinite(peak) or np.isnan(loud).any():
-            raise RefusedSound("not_finite")
+            raise RefusedFile("not_finite")
         frames, clipped = frames + len(block), clipped + int(np.count_nonzero(loud >= CLIPPED))
         if frames > most:
-            raise RefusedSound("too_long")
+            raise RefusedFile("too_long")
         hashed.update(np.ascontiguousarray(block).data)
         mono.append(block.mean(axis=1, dtype=np.float32) if file.channels > 1 else block[:, 0])
     if not frames:
-        raise RefusedSound("empty" if whole else "truncated")
+        raise RefusedFile("empty" if whole else "truncated")
     if not whole or (file.format in ("FLAC", "MP3") and frames < said):
-        raise RefusedSound("truncated")
+        raise RefusedFile("truncated")
     if frames < SECONDS[0] * rate:
-        raise RefusedSound("too_short")
+        raise RefusedFile("too_short")
     if peak < SILENCE:
-        raise RefusedSound("silent")
+        raise RefusedFile("silent")
     share = clipped / (frames * file.channels)
     return Sound(np.concatenate(mono), rate, file.channels, hashed.digest(), peak, share)
 

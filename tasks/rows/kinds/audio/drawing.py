@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from augmill.tasks.rows.kinds.audio.decode import RefusedSound, Samples, at_rate, decode, encode
+from augmill.tasks.errors import RefusedFile
+from augmill.tasks.rows.kinds.audio.decode import Samples, at_rate, decode, encode
 
 SECONDS = 10.0  # that play
 RATE = 16_000  # Hz, of a player's sound at most
@@ -21,7 +22,7 @@ def drawn(data: bytes | None) -> str:
     """HTML; empty where the file is no sound. As FLAC, which browsers play and which is the same bytes each time."""
     try:
         sound = decode(data)
-    except RefusedSound:
+    except RefusedFile:
         return ""
     mono = sound.mono[: int(SECONDS * sound.rate)]
     rate = min(RATE, sound.rate)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import Featurizer
-from augmill.tasks.rows.kinds.audio.decode import RefusedSound, Samples, decode
+from augmill.tasks.errors import RefusedFile
+from augmill.tasks.rows.kinds.audio.decode import Samples, decode
 from augmill.tasks.rows.kinds.audio.melspectrogram import DEPTH, MELS, log_mel
 from augmill.tasks.rows.kinds.media import files_of
 
@@ -44,7 +45,7 @@ def spectra(column: pa.ChunkedArray) -> Iterator[tuple[Samples, float]]:
             spectrum = log_mel(sound.mono, sound.rate)
             loud = np.flatnonzero(spectrum.max(axis=1) > -HEARD)
             yield spectrum[loud[0] : loud[-1] + 1], len(sound.mono) / sound.rate
-        except RefusedSound:
+        except RefusedFile:
             yield np.full((1, MELS), -DEPTH, np.float32), 0.0
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.rows.kinds.audio.decode import RefusedSound, Samples, Sound, at_rate, decode
+from augmill.tasks.errors import RefusedFile
+from augmill.tasks.rows.kinds.audio.decode import Samples, Sound, at_rate, decode
 from augmill.tasks.rows.kinds.audio.melspectrogram import below_loudest, stft
 from augmill.tasks.rows.kinds.media import files_of
 
@@ -97,7 +98,7 @@ def prints(columns: pa.Table) -> list[list[Print]]:
 def _hear(data: bytes | None, key: bytes) -> Heard:
     try:
         sound = decode(data)
-    except RefusedSound:  # made rows may hold anything; they are equal to their copies, and near to nothing
+    except RefusedFile:  # made rows may hold anything; they are equal to their copies, and near to nothing
         nothing = Print(b"file " + key, 0.0, np.zeros((0, BANDS), np.uint8), np.zeros(SKETCH, np.int8))
         return Heard(nothing, 0, 0, -120.0, 1.0, 0.0)
     level = 10 * np.log10(np.mean(np.square(sound.mono), dtype=np.float64) + 1e-12)

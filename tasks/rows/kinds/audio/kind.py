@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import Featurizer, Floats, Kind, NearIndex, ReadLimits
+from augmill.tasks.errors import RefusedFile
 from augmill.tasks.rows.kinds.audio import features
-from augmill.tasks.rows.kinds.audio.decode import REMEDIES, RefusedSound, decode, opened
+from augmill.tasks.rows.kinds.audio.decode import REMEDIES, decode, opened
 from augmill.tasks.rows.kinds.audio.drawing import drawn
 from augmill.tasks.rows.kinds.audio.heard import Heard, heard, prints
 from augmill.tasks.rows.kinds.audio.near import NearSounds, near_keys, similarity
@@ -169,7 +170,7 @@ def _shown(path: str | None, sound: Heard) -> str:
 def _opens(data: bytes) -> bool:
     try:
         opened(data).close()
-    except RefusedSound:
+    except RefusedFile:
         return False
     return True
 
@@ -177,6 +178,6 @@ def _opens(data: bytes) -> bool:
 def _reason(data: bytes | None) -> str | None:
     try:
         decode(data)
-    except RefusedSound as refused:
+    except RefusedFile as refused:
         return refused.reason
     return None

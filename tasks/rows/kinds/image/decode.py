@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from augmill.tasks.errors import UserError
+from augmill.tasks.errors import RefusedFile, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,14 +43,6 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
-class Refused(Exception):
-    """A file that is no picture to learn from; ``reason``: one of REMEDIES."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def pillow() -> Any:
     """The library. Raises UserError where it is not installed."""
     try:
@@ -65,25 +57,25 @@ def pillow() -> Any:
 
 
 def format_of(data: bytes) -> str:
-    """The format that a file's first bytes say: a key of FORMATS. Raises Refused."""
+    """The format that a file's first bytes say: a key of FORMATS. Raises RefusedFile."""
     if data.startswith(_PNG):
         return "PNG"
     if data.startswith(_JPEG):
         return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    raise Refused("not_a_picture" if data else "no_picture")
+    raise RefusedFile("not_a_picture" if data else "no_picture")
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """(width, height) of the picture as it is seen, which its orientation may have turned, by its header. Raises Refused."""
+    """(width, height) of the picture as it is seen, which its orientation may have turned, by its header. Raises RefusedFile."""
     opened = _open(data)
     width, height = opened.size
     return (height, width) if _orientation(opened, data) >= 5 else (width, height)
 
 
 def pixels(data: bytes) -> Pixels:
-    """The picture of a file, (height, width, 3). Raises Refused.
+    """The picture of a file, (height, width, 3). Raises RefusedFile.
 
     EXIF's orientation is applied. Transparent parts stand on white; of 16 bits the higher 8 count; colour profiles do not.
     """
@@ -94,7 +86,7 @@ def pixels(data: bytes) -> Pixels:
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - OSError, SyntaxError, ValueError, struct.error, ... by format
-        raise Refused("damaged") from None
+        raise RefusedFile("damaged") from None
 
 
 def encode(picture: Pixels, format: str = "PNG") -> bytes:
@@ -134,11 +126,11 @@ def _open(data: bytes) -> Image.Image:
     """
     format = format_of(data)
     if len(data) > MOST_BYTES:
-        raise Refused("too_many_bytes")
+        raise RefusedFile("too_many_bytes")
     if format == "WEBP":  # whose decoder takes room for all pixels before it says how many there are
         _hold_size(*_webp_size(data))
     elif format == "JPEG" and data.count(b"\xff\xda") > MOST_SCANS:
-        raise Refused("too_many_scans")
+        raise RefusedFile("too_many_scans")
     pillow()
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.PngImagePlugin import PngImageFile
@@ -150,25 +142,25 @@ def _open(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - as in ``pixels``
-        raise Refused("damaged") from None
+        raise RefusedFile("damaged") from None
     _hold_size(*opened.size)
     if getattr(opened, "n_frames", 1) > 1:
-        raise Refused("animated")
+        raise RefusedFile("animated")
     return opened
 
 
 def _hold_size(width: int, height: int) -> None:
     if width * height > MOST_PIXELS or max(width, height) > MOST_SIDE:
-        raise Refused("too_many_pixels")
+        raise RefusedFile("too_many_pixels")
     if min(width, height) < LEAST_SIDE:
-        raise Refused("too_small")
+        raise RefusedFile("too_small")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
     """(width, height) by the first chunk: extended, lossless or lossy (RFC 9649)."""
     kind = data[12:16]
     if len(data) < 30 or kind not in (b"VP8X", b"VP8L", b"VP8 "):
-        raise Refused("damaged")
+        raise RefusedFile("damaged")
     if kind == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     bits = int.from_bytes(data[21:25] if kind == b"VP8L" else data[26:30], "little")

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.contracts import Floats, Kind, NearIndex, ReadLimits
-from augmill.tasks.rows.kinds.image.decode import REMEDIES, Refused, format_of, pixels, resized, size_of
+from augmill.tasks.errors import RefusedFile
+from augmill.tasks.rows.kinds.image.decode import REMEDIES, format_of, pixels, resized, size_of
 from augmill.tasks.rows.kinds.image.features import PictureFeatures, nearest_cosines
 from augmill.tasks.rows.kinds.image.looks import Appearance, files_in, looks, luminance, thumbnail
 from augmill.tasks.rows.kinds.image.near import PictureIndex, distinct_groups
@@ -110,7 +111,7 @@ class Image(Kind):
         return {way: dict(sorted(counts.items())) for way, counts in found.items()}
 
     def drift(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
-        return {way: distance(one[way], other[way]) for way in _WAYS}
+        return {way: min(1.0, distance(one[way], other[way])) for way in _WAYS}  # shares add up to a bit above 1
 
     def expectations(self, field: str, max_null_share: float) -> list[dict[str, Any]]:
         """Great Expectations sees a file as a dict with its bytes: it can say that one is there, and ``read`` the rest."""
@@ -177,7 +178,7 @@ def _rows(columns: pa.Table) -> Iterator[tuple[Appearance, ...]]:
 def _why_refused(file: bytes | None) -> str | None:
     try:
         pixels(file or b"")
-    except Refused as refused:
+    except RefusedFile as refused:
         return refused.reason
     return None
 
@@ -185,7 +186,7 @@ def _why_refused(file: bytes | None) -> str | None:
 def _format(file: bytes | None) -> str:
     try:
         return format_of(file or b"")
-    except Refused:
+    except RefusedFile:
         return "none"
 
 
@@ -193,7 +194,7 @@ def _plane(file: bytes | None, side: int, channels: int) -> npt.NDArray[np.float
     """(channels, side, side); white where the file is refused."""
     try:
         picture = pixels(file or b"")
-    except Refused:
+    except RefusedFile:
         return np.ones((channels, side, side), np.float32)
     square = resized(picture, side, side)
     if channels == 1:

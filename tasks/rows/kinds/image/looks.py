@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.rows.kinds.image.decode import Pixels, Refused, encode, is_grey, pixel_digest, pixels, resized
+from augmill.tasks.errors import RefusedFile
+from augmill.tasks.rows.kinds.image.decode import Pixels, encode, is_grey, pixel_digest, pixels, resized
 from augmill.tasks.rows.kinds.media import files_of
 
 SIDE = 48  # pixels of the small picture by which pictures are compared, whatever their shape
@@ -67,7 +68,7 @@ def looks(column: pa.ChunkedArray | pa.Array) -> Iterator[Appearance]:
 def _seen(data: bytes, digest: bytes) -> Appearance:
     try:
         picture = pixels(data)
-    except Refused as refused:
+    except RefusedFile as refused:
         white = np.full((SIDE, SIDE, 3), 255, np.uint8)
         return Appearance(f"{refused.reason}\n".encode() + digest, 0, 0, True, 0.0, white)
     height, width = picture.shape[:2]
@@ -96,7 +97,7 @@ def thumbnail(data: bytes | None, side: int) -> bytes | None:
     """A PNG of at most so many pixels a side, with nothing of the file but its pixels; None where it is refused."""
     try:
         picture = pixels(data or b"")
-    except Refused:
+    except RefusedFile:
         return None
     height, width = picture.shape[:2]
     if max(height, width) > side:

@@ -25,7 +25,8 @@ import pyarrow as pa
 from augmill.tasks.contracts import Floats, Ints, NearIndex
 from augmill.tasks.rows.kinds.image.looks import SIDE, Floats32, files_in, look, luminance
 
-PROPOSED = 0.68  # least cosine of the first frequencies: about 2 % of what a crop of 8 % makes has less, and 95 to 99 % of all pairs
+# Least cosine of the first frequencies: about 2 % of what a crop of 8 % makes has less, and 95 to 99 % of all pairs.
+PROPOSED = 0.68
 SLACK = 0.05  # by how much the cosine over few windows and frequencies may fall short of the one that decides
 STEEP = 4.0  # similarity is 1 - STEEP (1 - cosine): 0.8, as for texts, is a cosine of 0.95, and 0.95 one of 0.9875
 MOST = 0.9999  # of pictures that are not equal
