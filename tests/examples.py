@@ -75,7 +75,7 @@ def write_shapes(folder: Path) -> None:
 
 RATE, SECONDS = 8000, 0.4
 SOUNDS = ("bell", "buzz", "chirp", "drum", "horn")
-HEARD = {"train": 8, "validation": 30, "test": 15}  # sounds of each class
+HEARD = {"train": 5, "validation": 30, "test": 15}  # sounds of each class
 
 
 def make_sound(name: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -83,11 +83,12 @@ def make_sound(name: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     time = np.arange(int(RATE * SECONDS)) / RATE
     pitch, start, length = rng.uniform(150, 450), rng.uniform(0, 0.12), rng.uniform(0.18, 0.26)
     since = np.clip(time - start, 0, None)
+    slope = rng.choice([-1, 1]) * rng.uniform(1.5, 6)
     phase = 2 * np.pi * pitch * since
     wave = {
         "bell": lambda: sum(np.sin(phase * ratio) * np.exp(-since * 6 * ratio) for ratio in (1, 2.76, 5.4)),
         "buzz": lambda: 2 * (pitch / 3 * since % 1) - 1,
-        "chirp": lambda: np.sin(phase * (1 + 6 * since)),
+        "chirp": lambda: np.sin(phase * (1 + slope * since)),
         "drum": lambda: (
             np.sin(phase / 3 * np.exp(-since * 4)) * np.exp(-since * 18)
             + 0.3 * rng.normal(size=len(time)) * np.exp(-since * 40)
@@ -97,7 +98,7 @@ def make_sound(name: str, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         ),
     }[name]()
     heard = (time >= start) & (time < start + length)
-    mixed = rng.uniform(0.15, 0.7) * wave * heard / max(abs(wave).max(), 1e-9) + rng.normal(0, 0.02, len(time))
+    mixed = rng.uniform(0.1, 0.4) * wave * heard / max(abs(wave).max(), 1e-9) + rng.normal(0, 0.06, len(time))
     return np.clip(mixed, -1, 1).astype(np.float32)
 
 
