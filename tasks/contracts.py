@@ -521,6 +521,8 @@ class Generator(ABC):
     normalisation: ClassVar[str] = "canonical"
     # Versions of these packages (major.minor) are part of the identity of fit and sampling.
     libraries: ClassVar[tuple[str, ...]] = ()
+    # And of these where a recipe has fields of the kind, beside what the kind itself decodes with.
+    kind_libraries: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # What it serves: it makes all fields of these kinds (ANY: whatever they are), for these problems.
     kinds: ClassVar[tuple[str, ...]] = ("text",)
     problems: ClassVar[tuple[str, ...]] = ("classification",)

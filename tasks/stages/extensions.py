@@ -23,6 +23,7 @@ from augmill.tasks.metrics import METRICS
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.reader import GeneratorChoice
 from augmill.tasks.recipe.recipe import Recipe
+from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.rows.randomness import row_seeds, stream_key
 from augmill.tasks.sources import SOURCES
 from augmill.tasks.stages.user_columns import codes_of, versions_of
@@ -59,7 +60,8 @@ def generator_config(choice: GeneratorChoice, recipe: Recipe) -> FitConfig:
     kind = GENERATORS[choice.use]
     # A generator without libraries trains nothing: threads cannot change it.
     threads = recipe.run.threads if kind.libraries else 0
-    libraries = library_versions(kind.libraries)
+    of_kinds = [name for own, _ in kinds_of(recipe.columns.fields) for name in kind.kind_libraries.get(own.name, ())]
+    libraries = library_versions((*kind.libraries, *of_kinds))
     return FitConfig(
         choice.use,
         kind.VERSION,

@@ -19,6 +19,7 @@ from augmill.tasks.rows.kinds.media import MEDIA, RELEASED, media
 from augmill.tasks.rows.schema import rows_at_once, titles, with_titles
 from augmill.tasks.sources.members import name_files
 from augmill.tasks.stages import ingest
+from augmill.tasks.stages.extensions import generator_config
 from augmill.tasks.stages.split import _exclude_table, prepare_split
 from augmill.tasks.stages.user_columns import give_back
 
@@ -193,3 +194,21 @@ def test_a_snapshot_of_files_is_gathered_the_same_in_other_parts(
     monkeypatch.setattr(schema, "PART_BYTES", 200)
     other = lay(tmp_path / "other/in", {f"{'ab'[at % 2]}/{at}.png": f"{at}".encode() * 9 for at in range(40)})
     assert ingested(other).artifact.content == whole.artifact.content
+
+
+def test_a_fit_hangs_on_the_libraries_of_the_kinds_that_a_recipe_has() -> None:
+    """A user of sounds needs no library of pictures."""
+    found = {}
+    for type in ("image", "audio"):
+        document = {
+            "dataset": "media",
+            "source": {"path": "rows.parquet"},
+            "columns": {"inputs": {"file": type}, "target": {"label": "label"}},
+            "target": {"per_class": 5},
+            "generators": [{"use": "transforms"}],
+            "run": {"store": "store"},
+        }
+        recipe = build_recipe(document, base=Path("/"))
+        found[type] = generator_config(recipe.generators[0], recipe).libraries
+    assert found["image"].keys() - found["audio"].keys() == {"kornia"}
+    assert found["audio"].keys() == {"torch", "scipy"}

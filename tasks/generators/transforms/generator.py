@@ -5,7 +5,7 @@ moves. Several fields of one row get the same transformation, so that what they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -44,7 +44,8 @@ class Transforms(Generator):
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     normalisation: ClassVar[str] = "fold"
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "kornia", "pillow")
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "scipy")
+    kind_libraries: ClassVar[Mapping[str, tuple[str, ...]]] = {"image": ("kornia",)}
     kinds: ClassVar[tuple[str, ...]] = ("image", "audio")
     problems: ClassVar[tuple[str, ...]] = ("classification", "regression")
 
