@@ -20,6 +20,9 @@ from augmill.tasks.recipe.origin import decode, read_origin, shown
 
 
 MAX_NODES = 100_000  # after aliases are expanded; a large recipe has hundreds
+MAX_LEVELS = (
+    100  # of sections and lists within one another; what walks over nodes calls itself up to three times a level
+)
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.2, 10.3.2; and the merge key, which 1.2 has no more and recipes use.
 _CORE = {
@@ -159,17 +162,17 @@ def _held(node: yaml.Node | None, seen: set[int] | None = None) -> Iterator[From
             yield from _held(child[1] if isinstance(child, tuple) else child, seen)
 
 
-def expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many nodes the document has once aliases are expanded; each node is visited once. Raises UserError for more
+def expanded_size(node: yaml.Node, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """(nodes, levels) that the document has once aliases are expanded; each node is visited once. Raises UserError for more
 
-    than ``MAX_NODES``, and for keys that are no plain texts, or stand twice.
+    than ``MAX_NODES`` and ``MAX_LEVELS``, and for keys that are no plain texts, or stand twice.
     """
     if id(node) in sizes:
-        if sizes[id(node)] < 0:
+        if sizes[id(node)][0] < 0:
             at = place_of_node(node)
             raise UserError("an alias refers to itself", where=at, fix="write the value out")
         return sizes[id(node)]
-    sizes[id(node)] = -1
+    sizes[id(node)] = -1, 0
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -186,15 +189,18 @@ def expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
                 node.value[index] = (_text_node(key), value)
     elif isinstance(node, yaml.SequenceNode):
         children = list(node.value)
-    total = 1 + sum(expanded_size(child, sizes) for child in children)
-    if total > MAX_NODES:
-        raise UserError(
-            f"the recipe holds more than {MAX_NODES:,} values once its aliases are expanded",
-            where=place_of_node(node),
-            fix="write the values out, without aliases of aliases",
-        )
-    sizes[id(node)] = total
-    return total
+    below = [expanded_size(child, sizes) for child in children]
+    total, levels = 1 + sum(size for size, _ in below), 1 + max((depth for _, depth in below), default=0)
+    found = {"values": (total, MAX_NODES), "levels": (levels, MAX_LEVELS)}
+    for what, (count, most) in found.items():
+        if count > most:
+            raise UserError(
+                f"the recipe holds more than {most:,} {what} once its aliases are expanded",
+                where=place_of_node(node),
+                fix="write the values out, without aliases of aliases",
+            )
+    sizes[id(node)] = total, levels
+    return total, levels
 
 
 def _text_node(node: yaml.ScalarNode) -> yaml.ScalarNode:

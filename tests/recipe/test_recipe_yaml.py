@@ -16,6 +16,7 @@ from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.document import Lines, read_yaml
 from augmill.tasks.recipe.origin import MAX_BYTES
 
+STAIRS = "".join(f"a{at}: &a{at} [{f'*a{at - 1}' if at else 1}]\n" for at in range(2_000))
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(14)
 )
@@ -25,6 +26,8 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     ("text", "words"),
     [
         pytest.param(BOMB, ("line 6", "more than 100,000 values"), id="alias bomb"),
+        pytest.param("a: " + "[" * 101 + "]" * 101, ("line 1", "more than 100 levels"), id="many levels"),
+        pytest.param(STAIRS, ("more than 100 levels",), id="aliases one within the other"),
         pytest.param("x: 1\na: &a [1, *a]\n", ("line 2", "refers to itself"), id="an alias of itself, in a list"),
         pytest.param("x: 1\na: &a {b: *a}\n", ("line 2", "refers to itself"), id="an alias of itself, in a map"),
         pytest.param("x: &x {<<: *x}\n", ("line 1", "refers to itself"), id="a merge key of itself"),
