@@ -173,6 +173,21 @@ def expanded_size(node: yaml.Node, sizes: dict[int, tuple[int, int]]) -> tuple[i
             raise UserError("an alias refers to itself", where=at, fix="write the value out")
         return sizes[id(node)]
     sizes[id(node)] = -1, 0
+    below = [expanded_size(child, sizes) for child in _children(node)]
+    total, levels = 1 + sum(size for size, _ in below), 1 + max((depth for _, depth in below), default=0)
+    for what, count, most in (("values", total, MAX_NODES), ("levels", levels, MAX_LEVELS)):
+        if count > most:
+            raise UserError(
+                f"the recipe holds more than {most:,} {what} once its aliases are expanded",
+                where=place_of_node(node),
+                fix="write the values out, without aliases of aliases",
+            )
+    sizes[id(node)] = total, levels
+    return total, levels
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    """The values of a section, whose keys are texts from now on, or of a list."""
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -189,18 +204,7 @@ def expanded_size(node: yaml.Node, sizes: dict[int, tuple[int, int]]) -> tuple[i
                 node.value[index] = (_text_node(key), value)
     elif isinstance(node, yaml.SequenceNode):
         children = list(node.value)
-    below = [expanded_size(child, sizes) for child in children]
-    total, levels = 1 + sum(size for size, _ in below), 1 + max((depth for _, depth in below), default=0)
-    found = {"values": (total, MAX_NODES), "levels": (levels, MAX_LEVELS)}
-    for what, (count, most) in found.items():
-        if count > most:
-            raise UserError(
-                f"the recipe holds more than {most:,} {what} once its aliases are expanded",
-                where=place_of_node(node),
-                fix="write the values out, without aliases of aliases",
-            )
-    sizes[id(node)] = total, levels
-    return total, levels
+    return children
 
 
 def _text_node(node: yaml.ScalarNode) -> yaml.ScalarNode:
