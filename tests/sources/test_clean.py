@@ -56,8 +56,8 @@ def test_any_objects_give_the_same_by_either_reader(
 def test_rows_without_anything_odd_are_never_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = list[str]()
     monkeypatch.setattr(delimited, "is_odd", lambda line: slow.append(line) or False)
-    row = jsonl._row
-    monkeypatch.setattr(jsonl, "_row", lambda line, *rest: slow.append(line) or row(line, *rest))
+    row = jsonl.parse_row
+    monkeypatch.setattr(jsonl, "parse_row", lambda line, *rest: slow.append(line) or row(line, *rest))
     rows = [
         {"text": f'row {at}, said "é"\nand more', "n": at, "share": at / 7, "yes": at % 2 == 0} for at in range(5000)
     ]
