@@ -237,7 +237,7 @@ def test_the_process_stays_the_callers(
     over.set()
     looker.join()
     assert seen == {tempfile.gettempdir()} and state() == before
-    assert [message for name, message in app_logs if name == "app"] == sent and len(sent) > 5
+    assert [message for name, message in app_logs if name == "app"] == sent != []
     assert capfd.readouterr() == ("", "")
 
 
