@@ -124,7 +124,9 @@ def as_table(splits: Splits) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([("file", MEDIA), ("label", pa.string()), ("split", pa.string())]))
 
 
-def write_recipe(folder: Path, name: str, splits: Splits, generator: dict[str, Any]) -> Path:
+def write_recipe(
+    folder: Path, name: str, splits: Splits, generator: dict[str, Any], trainer: str | None = None
+) -> Path:
     pq.write_table(as_table(splits), folder / "rows.parquet")
     kind = "audio" if name.startswith("fsdd") else "image"
     count = len(splits["train"]) // len({label for label, _, _ in splits["train"]})
@@ -135,6 +137,7 @@ def write_recipe(folder: Path, name: str, splits: Splits, generator: dict[str, A
         "splits": {"column": "split", **({"near": 0.98} if name.startswith("digits") else {})},
         "target": {"per_class": 9 * count},
         "generators": [generator],
+        **({"trainer": trainer} if trainer else {}),
         "checks": {"relations": {"heldout_near": 0.98}} if name.startswith("digits") else {},
         "run": {"orchestrator": "none", "store": "store"},
     }
@@ -253,6 +256,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--options", default="{}", help="of transforms, as YAML")
+    parser.add_argument("--trainer", help="instead of the default one, such as linear")
     parser.add_argument("--defects", action="store_true")
     given = parser.parse_args()
     print(f"{machine_line()}\n")
@@ -269,10 +273,10 @@ def main() -> None:
                 with tempfile.TemporaryDirectory(prefix="augmill-media-") as place:
                     folder = Path(place)
                     generator = {"use": "transforms", **yaml.safe_load(given.options)}
-                    recipe = write_recipe(folder, name, splits, generator)
+                    recipe = write_recipe(folder, name, splits, generator, given.trainer)
                     _, cells = run_cell(folder, recipe, meter, name)
                 table.append([name, str(draw), str(len(splits["train"])), *cells])
-                print(f"{name}, draw {draw}: {cells[0]}", flush=True)
+                print(" | ".join(table[-1]), flush=True)
     if given.defects:
         head = ["set", "made rows", "rows", "accepted", "refused", "outcome", "over real", "over placebo"]
     else:
