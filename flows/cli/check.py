@@ -126,7 +126,7 @@ def _source(found: dict[str, Any]) -> list[str]:
     source, files = found["source"], found["files"]
     lines = ["Source"]
     for file in files[:FILES]:
-        how = [file["format"], *(f"{int(file[name]):,} files" for name in ("members",) if name in file)]
+        how = [file["format"], *([f"{int(file['members']):,} files"] if "members" in file else [])]
         if "encoding" in file:
             how.append(f"{file['encoding']} ({file['encoding_why']})")
         if "delimiter" in file:

@@ -78,11 +78,11 @@ def is_media(kind: pa.DataType) -> bool:
     """Whether a source's column of that type holds files: bytes alone, or a struct that has them."""
     if pa.types.is_struct(kind):
         at = kind.get_field_index("bytes")
-        return at >= 0 and _is_bytes(kind.field(at).type)
-    return _is_bytes(kind)
+        return at >= 0 and is_bytes(kind.field(at).type)
+    return is_bytes(kind)
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 

@@ -23,6 +23,7 @@ from augmill.tasks.contracts import USER_PREFIX, Artifact, FitInputs, Tell, tell
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.registry import blaming
 from augmill.tasks.rows.hashing import TableHasher, canonical_json, hash_file, hash_json, hash_path, hash_table
+from augmill.tasks.rows.schema import is_bytes
 from augmill.tasks.store.store import Store, manifest_key
 
 C = TypeVar("C")
@@ -36,7 +37,7 @@ GROUP_BYTES = 64 << 20  # of files in a group's rows, such as pictures, from whi
 def group_end(table: pa.Table) -> int:
     """Rows of the first row group of a table, which hangs on the rows alone; 0 where they do not fill one."""
     ends = [ROW_GROUP] if table.num_rows >= ROW_GROUP else []
-    leaves = [leaf for column in table.columns for leaf in _leaves(column) if _is_bytes(leaf.type)]
+    leaves = [leaf for column in table.columns for leaf in _leaves(column) if is_bytes(leaf.type)]
     if leaves:
         sizes = np.sum([pc.fill_null(pc.binary_length(leaf), 0).to_numpy() for leaf in leaves], axis=0)
         at = int(np.searchsorted(np.cumsum(sizes), GROUP_BYTES))
@@ -50,10 +51,6 @@ def _leaves(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
             yield from _leaves(pc.struct_field(column, [at]))
     else:
         yield column
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def identity_of(value: Any) -> Any:
@@ -160,7 +157,7 @@ class Work:
 
     def write(self, table: pa.Table, name: str = "rows.parquet") -> None:
         """Writes a table that is already in its total order, and notes its canonical content."""
-        if any(_is_bytes(leaf.type) for column in table.columns for leaf in _leaves(column)):
+        if any(is_bytes(leaf.type) for column in table.columns for leaf in _leaves(column)):
             with self.writing(table.schema, name) as take:
                 take(table)
             return

@@ -49,48 +49,43 @@ def side_by_side(train: Callable[[Training], T], trainings: list[Training], thre
 
     No more are begun than work beside the one that is waited for; whoever closes the iterator waits for these alone.
     """
-    workers = threads or os.cpu_count() or 1
-    queue: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for training in trainings:
-                queue.append(pool.submit(train, training))
-                if len(queue) == workers:
-                    yield queue.popleft().result()
-            while queue:
-                yield queue.popleft().result()
-        finally:
-            for waiting in queue:
-                waiting.cancel()
+    return _in_turn(lambda pool, training: pool.submit(train, training), trainings, threads)
 
 
 def train_side_by_side(
     train: Callable[[Training, T | None], T], trainings: list[Training], threads: int
 ) -> Iterator[T]:
-    """What ``train`` makes of each training, in order, ``threads`` of them at a time (0: one a core).
+    """As ``side_by_side``; ``train`` is also given what it made of the run that chooses for the training's own.
 
-    It is given what it made of the run that chooses for the training's own, one of the first ``CHOOSING`` of its arm, which
-    get None. A training of the same rows and weights as that one, as all of the real rows alone are, is not made again. No
-    more are begun than work beside the one that is waited for; whoever closes the iterator waits for these alone.
+    That is one of the first ``CHOOSING`` of its arm, which get None. A training of the same rows and weights as that one, as
+    all of the real rows alone are, is not made again.
     """
-    workers = threads or os.cpu_count() or 1
     firsts = {(each.arm, each.run % CHOOSING): each for each in sorted(trainings, key=lambda each: -each.run)}
     leads: dict[tuple[str, int], Future[T]] = {}
-    queue: deque[Future[T]] = deque()
 
     def follow(training: Training, lead: Future[T]) -> T:
         return train(training, lead.result())
 
+    def submit(pool: ThreadPoolExecutor, training: Training) -> Future[T]:
+        group = training.arm, training.run % CHOOSING
+        first = firsts[group]
+        if group not in leads:
+            leads[group] = pool.submit(train, first, None)
+        again = np.array_equal(first.rows, training.rows) and np.array_equal(first.weights, training.weights)
+        return leads[group] if again else pool.submit(follow, training, leads[group])
+
+    return _in_turn(submit, trainings, threads)
+
+
+def _in_turn(
+    submit: Callable[[ThreadPoolExecutor, Training], Future[T]], trainings: list[Training], threads: int
+) -> Iterator[T]:
+    workers = threads or os.cpu_count() or 1
+    queue: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for training in trainings:
-                group = training.arm, training.run % CHOOSING
-                first = firsts[group]
-                if group not in leads:
-                    leads[group] = pool.submit(train, first, None)
-                lead = leads[group]
-                again = np.array_equal(first.rows, training.rows) and np.array_equal(first.weights, training.weights)
-                queue.append(lead if again else pool.submit(follow, training, lead))
+                queue.append(submit(pool, training))
                 if len(queue) == workers:
                     yield queue.popleft().result()
             while queue:
