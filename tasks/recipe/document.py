@@ -20,9 +20,8 @@ from augmill.tasks.recipe.origin import decode, read_origin, shown
 
 
 MAX_NODES = 100_000  # after aliases are expanded; a large recipe has hundreds
-MAX_LEVELS = (
-    100  # of sections and lists within one another; what walks over nodes calls itself up to three times a level
-)
+# Of sections and lists within one another. What walks over nodes calls itself up to three times a level.
+MAX_LEVELS = 100
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.2, 10.3.2; and the merge key, which 1.2 has no more and recipes use.
 _CORE = {
