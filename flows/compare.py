@@ -264,7 +264,7 @@ def _measure(
         "ledger": ledger,
         "points": [],
     }
-    if judging.target:  # which is a number
+    if judging.target:  # what it is called; the stratum is not what is learnt
         body["gauge"] = Gauge.of(METRICS[judging.question.problem.stratum_metric], judging.target).to_json()
     if not accepted.num_rows:
         return body

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from augmill.flows.columns import Asked, choose_columns
-from augmill.tasks.contracts import STRATUM, Artifact
+from augmill.tasks.contracts import STRATUM, Artifact, Problem
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.problems.labels import labels_alike
 from augmill.tasks.rows.kinds import real_schema
@@ -261,7 +261,7 @@ def _report_evidence(judged: JudgedEvidence, dataset: str) -> Any:
     spread = range(0, rows.synthetic.num_rows, max(1, rows.synthetic.num_rows // SAMPLES))[:SAMPLES]
     picked = rows.synthetic.take(pa.array(spread, pa.int64()))
     samples = [
-        {"text": text, "drawn": drawn, "label": told_target(row), "generator": "given"}
+        {"text": text, "drawn": drawn, "label": told_target(row, rows.problem), "generator": "given"}
         for text, drawn, row in zip(
             show(picked, rows.fields),
             draw(picked, rows.fields),
@@ -304,6 +304,7 @@ class JudgedRows:
     synthetic: pa.Table
     validation: pa.Table
     fields: tuple[str, ...]
+    problem: Problem
     left: dict[str, dict[str, int]]
 
 
@@ -475,7 +476,7 @@ def part_rows(read: dict[str, Read], directory: str, *, seed: int) -> JudgedRows
             fix += "; rows made from one template are near each other: give --validation rows that are of none of them"
         raise DataError(f"no synthetic row is left to judge with: {why}", where="--synthetic", fix=fix)
     left = {"train": held, "validation": {"no_train_rows": strange} if strange else {}, "synthetic": of_made}
-    return JudgedRows(train, made, held_out, recipe.columns.fields, left)
+    return JudgedRows(train, made, held_out, recipe.columns.fields, recipe.problem, left)
 
 
 def _synthetic(

@@ -21,7 +21,7 @@ from augmill.flows.outcome import Outcome
 from augmill.flows.provenance import spent_on
 from augmill.flows.rounds import ASIDE, Made, split_table
 from augmill.flows.run import Run
-from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Artifact, Problem
 from augmill.tasks.recipe.recipe import rows_of
 from augmill.tasks.recipe.sections import report_link
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
@@ -222,8 +222,8 @@ def _add_samples(evidence: ReportEvidence, run: Run, found: Found) -> None:
     refused = rest.filter(pc.equal(rest["status"], "rejected"))
     train = work.read(found.split, "train.parquet").slice(0, COMPARED)
     evidence["samples"] = {
-        "accepted": _samples(_spread(accepted), train, fields),
-        "refused": _samples(_spread(refused), train, fields),
+        "accepted": _samples(_spread(accepted), train, fields, run.recipe.problem),
+        "refused": _samples(_spread(refused), train, fields, run.recipe.problem),
     }
     counted = [sizes(rows, fields) for rows in (train, accepted.slice(0, COMPARED))]
     if counted[0] is not None and counted[1] is not None:
@@ -237,7 +237,7 @@ def _spread(rows: pa.Table) -> pa.Table:
     return picked.append_column(ROW_ID, synthetic_ids(picked))
 
 
-def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[Sample]:
+def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...], problem: Problem) -> list[Sample]:
     """Each row as the report shows it, with the train row that it is most like."""
     alike, samples = similarities(rows, train, fields), list[Sample]()
     plain = rows.drop_columns(list(fields)).to_pylist()
@@ -245,7 +245,7 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[S
         sample: Sample = {
             "text": shown,
             "drawn": drawn,
-            "label": told_target(row),
+            "label": told_target(row, problem),
             "generator": row["generator"],
             "row_id": row[ROW_ID],
         }
@@ -258,7 +258,7 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[S
             sample["nearest"] = {
                 "text": show(near, fields)[0],
                 "drawn": draw(near, fields)[0],
-                "label": told_target(other),
+                "label": told_target(other, problem),
                 "row_id": other[ROW_ID],
                 "similarity": round(float(alike[at, best]), 3),
             }
@@ -266,6 +266,6 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...]) -> list[S
     return samples
 
 
-def told_target(row: dict[str, Any]) -> str:
-    """What is learnt of a row: its class, or its number."""
-    return f"{row[TARGET]:.6g}" if row.get(TARGET) is not None else str(row[STRATUM])
+def told_target(row: dict[str, Any], problem: Problem) -> str:
+    """What is learnt of a row: its class, or its value."""
+    return problem.tell(row[TARGET]) if row.get(TARGET) is not None else str(row[STRATUM])

@@ -357,6 +357,7 @@ class Problem(ABC):
     kinds: ClassVar[tuple[str, ...]] = (ANY,)  # kinds of input that it serves
     types: ClassVar[tuple[str, ...]]  # what a recipe's ``columns.target`` may call its column
     target: ClassVar[pa.DataType | None] = None  # of the column TARGET; None: the stratum says it all
+    answer: ClassVar[pa.DataType | None] = None  # of a prediction, where it has another type than the target
     fits_strata: ClassVar[bool] = False  # strata hang on data (bins): made with the fit, see ``fit_strata``
     metric: ClassVar[str]  # that the gate judges by unless the recipe says
     metrics: ClassVar[tuple[str, ...]]  # that every gate measures and reports
@@ -416,6 +417,10 @@ class Problem(ABC):
         """The target of rows in the user's own type. ``values``: as ``TargetReader.values``."""
         return rows[TARGET].combine_chunks().cast(kind)
 
+    def tell(self, value: Any) -> str:
+        """A target as people read it, in one line; not escaped. ``value``: of the column TARGET."""
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
     def stratum_named(self, name: str, known: Iterable[str]) -> str | None:
         """Which of the known strata the recipe means by a name; None: none of them."""
         return name if name in known else None
@@ -430,7 +435,8 @@ class Judged:
     """Held-out rows as one training predicted them.
 
     ``truth`` and ``predicted``: (rows,), places in ``classes`` (-1: none of them) where the stratum says all of the
-    target, else values; ``scores``: (rows, classes), where the trainer gives them, each column ranks the rows; ``units``:
+    target, else values: numbers, or plain Python ones (dtype object) of ``Problem.target`` and of ``Problem.answer``;
+    ``scores``: (rows, classes), where the trainer gives them, each column ranks the rows; ``units``:
     (rows,), each row's unit; ``count``: units in all.
     """
 

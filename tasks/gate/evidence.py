@@ -100,18 +100,20 @@ class Predictions:
     """Of one split. ``arms``: arm to (runs, rows), places in ``strata`` (-1 for none), or the values that were told.
 
     ``stratum``: (rows,), places in ``strata``; ``values``: (rows,), the column TARGET, None where the stratum says all of
-    it; ``units``: each row's unit, None where that is the row; ``scores``: arm to (runs, rows, strata), where the metric
-    needs them; ``chosen``: arm to what the trainer chose, run by run; ``ended``: why there are fewer runs than asked.
+    it; ``types``: where values are no numbers, theirs and that of predictions; ``units``: each row's unit, None where
+    that is the row; ``scores``: arm to (runs, rows, strata), where the metric needs them; ``chosen``: arm to what the
+    trainer chose, run by run; ``ended``: why there are fewer runs than asked.
     """
 
     strata: tuple[str, ...]
     stratum: Ints
     arms: dict[str, npt.NDArray[Any]]
     chosen: dict[str, list[dict[str, Any]]]
-    values: Floats | None = None
+    values: npt.NDArray[Any] | None = None
     units: tuple[str, ...] | None = None
     scores: dict[str, Floats] | None = None
     ended: Ending | None = None
+    types: tuple[pa.DataType, pa.DataType] | None = None
 
     @property
     def runs(self) -> int:
@@ -136,12 +138,15 @@ class Predictions:
 
     def to_table(self) -> pa.Table:
         """A held-out row a line: its truth, and what each run of each arm predicted, as ``<arm>.<run>``."""
-        columns: dict[str, Any] = {"truth": self.truth}
+        truth, answer = self.types or (None, None)  # of numbers Arrow knows by itself
+        columns: dict[str, Any] = {"truth": pa.array(self.truth, truth)}
         if self.values is not None:
             columns["stratum"] = self.stratum
         if self.units is not None:
             columns["unit"] = self.units
-        columns |= {f"{arm}.{run}": row for arm, runs in self.arms.items() for run, row in enumerate(runs)}
+        columns |= {
+            f"{arm}.{run}": pa.array(row, answer) for arm, runs in self.arms.items() for run, row in enumerate(runs)
+        }
         for arm, scored in (self.scores or {}).items():
             for run, each in enumerate(scored):
                 flat = pa.array(np.ascontiguousarray(each).ravel())
@@ -156,8 +161,9 @@ class Predictions:
     def from_table(cls, table: pa.Table, about: dict[str, Any]) -> Predictions:
         names = table.column_names
         runs = sum(bool(re.fullmatch(rf"{ARMS[0]}\.\d+", name)) for name in names)
-        arms = {arm: np.stack([table[f"{arm}.{run}"].to_numpy() for run in range(runs)]) for arm in ARMS}
-        truth = table["truth"].to_numpy()
+        arms = {arm: np.stack([values_of(table[f"{arm}.{run}"]) for run in range(runs)]) for arm in ARMS}
+        truth = values_of(table["truth"])
+        types = (table.schema.field("truth").type, table.schema.field(f"{ARMS[0]}.0").type)
         return cls(
             tuple(about["labels"]),
             table["stratum"].to_numpy() if "stratum" in names else truth,
@@ -169,7 +175,18 @@ class Predictions:
             if f"{ARMS[0]}.0.score" in names
             else None,
             ended=about.get("ended"),
+            types=types if truth.dtype == object else None,
         )
+
+
+def values_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Numbers as they are, anything else as plain Python values (dtype object)."""
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        found: npt.NDArray[Any] = column.to_numpy()
+        return found
+    found = np.empty(len(column), dtype=object)
+    found[:] = column.to_pylist()
+    return found
 
 
 def _scores(table: pa.Table, name: str) -> Floats:

@@ -18,7 +18,16 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import ANY, ROW_ID, STRATUM, TARGET, Ints, Problem
 from augmill.tasks.errors import DataError, UserError
-from augmill.tasks.gate.evidence import ARMS, Evidence, Predictions, SplitEvidence, Yardsticks, measure, trainings
+from augmill.tasks.gate.evidence import (
+    ARMS,
+    Evidence,
+    Predictions,
+    SplitEvidence,
+    Yardsticks,
+    measure,
+    trainings,
+    values_of,
+)
 from augmill.tasks.gate.gauge import Gauge
 from augmill.tasks.gate.stopping import Looks
 from augmill.tasks.gate.verdict import Gains, Rule, best_real, decide, explain, told_runs
@@ -241,12 +250,12 @@ def predict(
     planned = trainings(inputs, seed, runs, arms)
     planned = planned if trainer.weights else [training.copied() for training in planned]
     found: dict[str, list[Prediction]] = {arm: [] for arm in arms}
-    ended = None
+    types, ended = _value_types(question.problem), None
     cut = [
         (
             rows,
             _places(split, strata),
-            split[TARGET].to_numpy() if question.problem.target else None,
+            values_of(split[TARGET]) if question.problem.target else None,
             _units(split, question.problem),
         )
         for split, rows in _cut(splits)
@@ -256,7 +265,7 @@ def predict(
         arms = {arm: np.stack([each.target[rows] for each in of]) for arm, of in found.items()}
         chosen = {arm: [each.chosen for each in of] for arm, of in found.items()}
         scored = {arm: np.stack([np.asarray(each.scores)[rows] for each in of]) for arm, of in found.items() if scores}
-        return Predictions(strata, places, arms, chosen, values, units, scored or None, ended)
+        return Predictions(strata, places, arms, chosen, values, units, scored or None, ended, types)
 
     with _closing(trainer.predict(inputs, planned, workdir)) as predictions:
         for done, (training, prediction) in enumerate(zip(planned, predictions, strict=True)):
@@ -266,6 +275,13 @@ def predict(
             if looks is not None and training.arm == arms[-1] and (ended := looks.ending(told(*cut[0]))):
                 break
     return [told(*part) for part in cut]
+
+
+def _value_types(problem: Problem) -> tuple[pa.DataType, pa.DataType] | None:
+    """Of targets and of predictions, where they are values and no numbers."""
+    if problem.target is None or pa.types.is_floating(problem.target):
+        return None
+    return problem.target, problem.answer or problem.target
 
 
 @contextlib.contextmanager
@@ -305,6 +321,7 @@ def pool(parts: list[Predictions]) -> Predictions:
         None if parts[0].values is None else np.concatenate([p.values for p in parts if p.values is not None]),
         None if parts[0].units is None else tuple(unit for part in parts for unit in part.units or ()),
         None if parts[0].scores is None else {arm: _spread(moved, arm, len(strata)) for arm in ARMS},
+        types=parts[0].types,
     )
 
 
@@ -411,7 +428,13 @@ def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table, prob
 
 
 def _refuse_unfit(prediction: Prediction, inputs: TrainerInputs, scores: bool) -> None:
-    if not inputs.classes and not np.isfinite(prediction.target).all():
+    if types := _value_types(inputs.problem):
+        try:
+            pa.array(prediction.target, types[1])
+        except (pa.ArrowException, TypeError) as error:
+            problem = f"expected the trainer to predict {types[1]}, found something else ({error})"
+            raise UserError(problem, where="trainer", fix="let it predict what the problem asks for") from error
+    elif not inputs.classes and not np.isfinite(prediction.target).all():
         raise DataError(
             "the trainer predicted something that is not a number", where="trainer", fix="check its train rows"
         )

@@ -60,7 +60,7 @@ class EvaluateConfig:
 def foreseen(store: Store, split: Artifact, gate: GateOptions, problem: Problem) -> Foresight | None:
     """What is assumed of the gate's metric before anything is trained; of a target that is a value, from its spread."""
     metric, spread = METRICS[str(gate.metric)], None
-    if problem.target is not None:
+    if problem.target is not None and pa.types.is_floating(problem.target):
         values = pq.read_table(fetch(store, split, "train.parquet"), columns=[TARGET])[TARGET]
         spread = float(pc.stddev(values).as_py() or 0.0)
     return foresight(metric, spread)

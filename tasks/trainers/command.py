@@ -5,6 +5,7 @@ What the command gets, through the placeholders of its template:
 - ``{train}``: Parquet with ``row_id, origin ("real" | "synthetic"), the inputs, label (string), weight``; a repeated row
   stands several times. The placebo has as many rows as the mix, hence as many steps per epoch; a command that trains
   for a fixed number of steps gives the real arm as many. For regression ``target`` (double) stands in place of label.
+  Where a target is no number (boxes, a transcript, a list of items), ``target`` has the problem's own type.
 - ``{eval}``: Parquet with ``row (int64)`` and the inputs. Targets are kept back: Augmill computes the metrics.
 - ``{seed}``: an integer below 2**31, the same for the arms of one run.
 - ``{predictions}``: where to write Parquet with ``row`` and ``label``, one row per row of ``{eval}``; for regression
@@ -40,7 +41,7 @@ import pyarrow.parquet as pq
 
 from augmill.tasks.boundary.masking import masked
 from augmill.tasks.boundary.parquet import plain_schema, read_parquet
-from augmill.tasks.contracts import ANY, STRATUM, TARGET
+from augmill.tasks.contracts import ANY, STRATUM, TARGET, Problem
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.trainers import _guard
@@ -278,7 +279,9 @@ def _read_predictions(path: Path, inputs: TrainerInputs) -> tuple[npt.NDArray[An
     table = table.sort_by("row")
     try:
         found = (
-            _numbers(table, answer) if answer == TARGET else _label_places(table[answer].to_pylist(), inputs.classes)
+            _values(table, inputs.problem)
+            if answer == TARGET
+            else _label_places(table[answer].to_pylist(), inputs.classes)
         )
         return found, _scores(table, scored, inputs.classes) if scored else None
     except ValueError as error:
@@ -291,6 +294,22 @@ def _label_places(labels: list[Any], classes: tuple[str, ...]) -> npt.NDArray[np
         if label is None or label != label or str(label) not in index:  # noqa: PLR0124 (NaN is not itself)
             raise ValueError(f"expected one of {len(index)} labels in each row, found {label!r} in row {row}")
     return np.array([index[str(label)] for label in labels], dtype=np.int64)
+
+
+def _values(table: pa.Table, problem: Problem) -> npt.NDArray[Any]:
+    """Of the column TARGET: numbers, or plain Python values of what the problem asks for."""
+    kind = problem.answer or problem.target
+    if pa.types.is_floating(kind):
+        return _numbers(table, TARGET)
+    found = np.empty(table.num_rows, dtype=object)
+    try:
+        found[:] = table[TARGET].cast(kind).to_pylist()
+    except pa.ArrowException as error:
+        raise ValueError(f"expected {kind} in column {TARGET}, found {table[TARGET].type}") from error
+    missing = [value is None for value in found]
+    if any(missing):
+        raise ValueError(f"expected a value in each row of column {TARGET}, found none in row {missing.index(True)}")
+    return found
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:

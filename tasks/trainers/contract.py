@@ -62,7 +62,8 @@ class Training:
 class Prediction:
     """``target[i]``: what evaluation row i was predicted to be. int64, a position in ``TrainerInputs.classes`` or -1
 
-    for none of them; float64 where there are none. ``scores``: (rows, classes), where the trainer says so: of each class
+    for none of them; where there are none float64, or plain Python values of ``Problem.answer`` (dtype object), where a
+    target is no number. ``scores``: (rows, classes), where the trainer says so: of each class
     a number that is the larger, the surer it is. ``chosen``: what the trainer chose by itself (hyper-parameters), for
     the report; plain JSON.
     """

@@ -242,6 +242,49 @@ def test_predictions_travel_as_a_table_and_pool_over_folds(question: Question) -
             assert all(0.4 < value <= 1 for value in values)
 
 
+class Ways(Classification):
+    """A word, to be found among several answers."""
+
+    target: ClassVar[pa.DataType | None] = pa.string()
+    answer: ClassVar[pa.DataType | None] = pa.list_(pa.string())
+
+    def lacks(self, train: pa.Table) -> None:
+        return None
+
+
+class Guess(Trainer):
+    """The commonest words, or what it was given."""
+
+    VERSION: ClassVar[int] = 1
+    Options: ClassVar[type[Any]] = type(None)
+
+    def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
+        for _ in trainings:
+            found = np.empty(inputs.evaluation.num_rows, dtype=object)
+            found[:] = [["b"], [], ["a", "c"]] * (len(found) // 3) if self.options is None else self.options
+            yield Prediction(found)
+
+
+def words(prefix: str, count: int = 6) -> pa.Table:
+    columns = {"row_id": [f"{prefix}{at}" for at in range(count)], "stratum": ["all"] * count}
+    return pa.table({**columns, "target": ["a", "b", "c"] * (count // 3), "text": ["x"] * count})
+
+
+def test_answers_that_are_no_numbers_travel_as_a_table_and_pool_over_folds() -> None:
+    question = Question(Ways(), ("text",), "word")
+    tables = [words("r"), made(words("s")), [words("v"), words("w", 3)]]
+    parts = gate.predict(*tables, Guess(None), question, runs=2, seed=1, workdir=Path())
+    for part in parts:
+        again = Predictions.from_table(part.to_table(), json.loads(json.dumps(part.about())))
+        assert again.to_table().equals(part.to_table()) and again.judged("mix")[0].predicted.tolist()[1] == []
+    whole = pool(parts)
+    assert whole.to_table().schema.field("real.1").type == pa.list_(pa.string())
+    assert whole.judged("real")[1].truth.tolist() == ["a", "b", "c"] * 3
+    assert whole.judged("real")[1].predicted.tolist() == [["b"], [], ["a", "c"]] * 3
+    with pytest.raises(UserError, match=r"expected the trainer to predict list<item: string>"):
+        gate.predict(*tables, Guess([3.5] * 9), question, runs=2, seed=1, workdir=Path())
+
+
 def test_a_fold_that_lacks_a_class_pools_with_one_that_has_it() -> None:
     def part(strata: tuple[str, ...], truth: list[int]) -> Predictions:
         scores = np.arange(3.0 * len(truth) * len(strata)).reshape(3, len(truth), len(strata))

@@ -52,16 +52,25 @@ def each_training_gets_a_prediction_of_each_row(bench: TrainerBench) -> None:
     held, classes = bench.inputs.evaluation.num_rows, len(bench.inputs.classes)
     assert len(found) == len(bench.planned), "a prediction a training"
     for prediction in found:
-        wanted = np.int64 if classes else np.float64
-        assert prediction.target.dtype == wanted and prediction.target.shape == (held,), f"{wanted}, a value a row"
-        if classes:
-            assert set(prediction.target.tolist()) <= {-1, *range(classes)}, "places in `classes`, or -1"
-        assert np.isfinite(prediction.target).all(), "a number for every row"
+        _require_answers(prediction, bench.inputs)
         json.dumps(prediction.chosen, allow_nan=False)
         if prediction.scores is not None:
             assert prediction.scores.shape == (held, classes), "scores: (rows, classes)"
             assert not np.isnan(prediction.scores).any(), "a score is a number"
         assert bench.trainer.scores or prediction.scores is None, "`scores` says whether it gives some"
+
+
+def _require_answers(prediction: Prediction, inputs: TrainerInputs) -> None:
+    problem, found, held = inputs.problem, prediction.target, inputs.evaluation.num_rows
+    assert found.shape == (held,), "a value a row"
+    if inputs.classes:
+        assert found.dtype == np.int64 and set(found.tolist()) <= {-1, *range(len(inputs.classes))}, (
+            "int64, places in `classes`, or -1"
+        )
+    elif found.dtype != object:
+        assert found.dtype == np.float64 and np.isfinite(found).all(), "float64, a number for every row"
+    else:
+        assert pa.array(found, problem.answer or problem.target).null_count == 0, "an answer for every row"
 
 
 def a_prediction_depends_on_its_own_training_alone(bench: TrainerBench) -> None:
