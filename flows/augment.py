@@ -85,8 +85,7 @@ def augment(recipe: str, store: str | None = None, as_of: str | None = None, set
 def make_snapshot(run: Run) -> tuple[Outcome, Found]:
     """Runs the whole path and publishes what the outcome calls for. Raises AugmillError where nothing can be said."""
     require_mirrors(run.recipe)
-    for choice in run.recipe.generators:
-        choice.build().preflight(run.recipe.columns.fields)
+    run.recipe.preflight()
     read: list[Artifact] = []
     try:
         for artifact in read_source(run):

@@ -363,8 +363,7 @@ def entrants(recipe: Recipe, names: str) -> dict[str, Recipe]:
         raise UserError(f"{doubled!r} is listed twice", where=_WHERE, fix="list each once")
     made = {name: _entrant(recipe, name) for name in wanted}
     for entrant in made.values():
-        for choice in entrant.generators:
-            choice.build().preflight(recipe.columns.fields)
+        entrant.preflight()
     return made
 
 

@@ -562,9 +562,13 @@ class Check(ABC):
     Options: ClassVar[type[Any]]
     kinds: ClassVar[tuple[str, ...]] = ("text",)  # of which a row must have fields for the check to judge it; ANY: none
     problems: ClassVar[tuple[str, ...]] = ("classification",)
+    always: ClassVar[bool] = True  # whether it judges where a recipe does not name it
 
     def __init__(self, options: Any) -> None:
         self.options = options
+
+    def preflight(self, fields: tuple[str, ...]) -> None:  # noqa: B027 - most checks have nothing to look at
+        """Raises UserError, within a moment, where the options name what a fit on these fields could not use."""
 
     @abstractmethod
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:

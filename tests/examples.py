@@ -1,12 +1,14 @@
-"""Draws the pictures and makes the sounds of infra/examples/: ``python tests/examples.py DIR`` writes both data sets.
+"""Draws the pictures, makes the sounds and the orders of infra/examples/: ``python tests/examples.py DIR`` writes them.
 
 Few rows to train on and many to judge by, as where labelling is dear: a reader sees in seconds what a night finds.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,64 @@ def write_sounds(path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
 
 
+COLUMNS = (
+    "order",
+    "ordered",
+    "shipped",
+    "goods",
+    "channel",
+    "items",
+    "first",
+    "net",
+    "discount",
+    "tax",
+    "gross",
+    "outcome",
+)
+ORDERS, TAX = 700, {"books": 7, "toys": 19, "garden": 19, "shoes": 19, "coats": 19}  # rows; per cent by what is bought
+
+
+def write_orders(path: Path) -> None:
+    """A CSV of orders and what became of them: tax follows from net, gross is their sum, nothing ships before it is paid."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for at in range(ORDERS):
+        goods = rng.choice(list(TAX), p=[0.3, 0.2, 0.15, 0.2, 0.15])
+        items, first = int(rng.geometric(0.45)), bool(rng.random() < 0.3)
+        net = round(float(items * rng.lognormal(3.1 if goods in ("shoes", "coats", "garden") else 2.4, 0.5)), 2)
+        discount = round(net * float(rng.choice([0, 0, 0, 0.1, 0.2])), 2)
+        tax = round((net - discount) * TAX[goods] / 100, 2)
+        ordered = datetime(2026, 3, 1) + timedelta(minutes=int(rng.integers(0, 60 * 24 * 120)))
+        shipped = ordered + timedelta(hours=float(rng.gamma(2, 20)))
+        worn = goods in ("shoes", "coats")
+        late = (shipped - ordered) / timedelta(days=1)
+        odds = -3.6 + 2.2 * worn + 0.5 * (items - 1) * worn + 0.35 * late + 0.9 * first * worn + 0.02 * (net - 30)
+        outcome = "returned" if rng.random() < 1 / (1 + np.exp(-odds)) else "kept"
+        channel = str(rng.choice(["app", "web", "shop"])) if rng.random() > 0.05 else ""
+        rows.append([f"O{10000 + at}", f"{ordered:%Y-%m-%d %H:%M}", f"{shipped:%Y-%m-%d %H:%M}", goods, channel, items,
+                     "yes" if first else "no", net, discount, tax, round(net - discount + tax, 2), outcome])  # fmt: skip
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(
+            [
+                "order",
+                "ordered",
+                "shipped",
+                "goods",
+                "channel",
+                "items",
+                "first",
+                "net",
+                "discount",
+                "tax",
+                "gross",
+                "outcome",
+            ]
+        )
+        writer.writerows(rows)
+
+
 if __name__ == "__main__":
     write_shapes(Path(sys.argv[1]) / "shapes" / "pictures")
     write_sounds(Path(sys.argv[1]) / "sounds" / "sounds.parquet")
+    write_orders(Path(sys.argv[1]) / "orders" / "orders.csv")

@@ -38,8 +38,7 @@ def survey(recipe: Recipe, *, as_of: str | None = None) -> dict[str, Any]:
     Raises as ingest and split do, and what a run would raise only hours later: a column, a focus label or a prefix
     that does not fit, a generator's file that cannot be used.
     """
-    for choice in recipe.generators:
-        choice.build().preflight(recipe.columns.fields)
+    recipe.preflight()
     require_mirrors(recipe)
     events: list[Event] = []
     sweep_temporary()

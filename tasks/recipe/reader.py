@@ -259,7 +259,10 @@ class RecipeReader:
         )
 
     def checks(self, value: Any, rows: Rows) -> dict[str, Any]:
-        """The options of every check that serves these rows; one that does not stands aside, unless it was named."""
+        """The options of every check that serves these rows, and of those that judge only where they are named; one that
+
+        does not serve stands aside, unless it was named.
+        """
         if not isinstance(value, dict):
             raise self.fail("expected a section of checks by name", ("checks",), f"known: {', '.join(CHECKS)}")
         value = {name: _with_words(bool, part) for name, part in value.items()}
@@ -273,7 +276,8 @@ class RecipeReader:
             if part is not False and not rows.served_in_part(named[name]):
                 raise self.unserved(name, CHECKS, rows.served_in_part, rows, ("checks", name))
         known = {**CHECKS, **named}  # those from outside judge after all others, in the recipe's order
-        given = {name: value.get(name, {}) for name, check in known.items() if rows.served_in_part(check)}
+        asked = [name for name, check in known.items() if check.always or name in value]
+        given = {name: value.get(name, {}) for name in asked if rows.served_in_part(known[name])}
         return {
             name: self.read(known[name].Options, part or {}, ("checks", name))
             for name, part in given.items()

@@ -173,6 +173,14 @@ class Recipe:
         """The problem's name in identities, by which PROBLEMS has it too."""
         return self.problem.name if self.task in PROBLEMS else self.task
 
+    def preflight(self) -> None:
+        """Raises UserError, within a moment, where a generator or a check is told what a fit could not use."""
+        for extension in (
+            *(choice.build() for choice in self.generators),
+            *(CHECKS[name](options) for name, options in self.checks.items()),
+        ):
+            extension.preflight(self.columns.fields)
+
     def hash(self) -> str:
         """sha256 of what the recipe says about rows and their publication; ``run`` is left out."""
         counted = [item.name for item in dataclasses.fields(self) if item.metadata.get("identity") is not False]

@@ -432,7 +432,9 @@ def section_of(recipe: Recipe, place: str) -> Any:
         return next(choice.options for choice in recipe.generators if choice.use == extension[0])
     if where == "trainer":
         return recipe.trainer.options
-    return (recipe.checks[extension[0]] if extension else getattr(recipe, where)) if where else recipe
+    if extension:
+        return recipe.checks.get(extension[0], CHECKS[extension[0]].Options())
+    return getattr(recipe, where) if where else recipe
 
 
 def changed(recipe: Recipe, place: str, name: str) -> Recipe:
