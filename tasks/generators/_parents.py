@@ -87,14 +87,14 @@ def with_targets(rows: pa.Table, fitted: Fitted, ctx: Context) -> pa.Table:
     """Rows of ``candidate_schema(ctx.fields)``, each with the target of its first parent, where the problem has targets."""
     if ctx.target is None:
         return rows
-    known = fitted.get("targets", lambda: _targets(fitted))
+    known = fitted.get("targets", lambda: load_targets(fitted))
     first = [ids[0] if ids else None for ids in rows["parent_ids"].to_pylist()]
     column = pa.array([None if name is None else known[name] for name in first], ctx.target)
     schema = candidate_schema(ctx.fields, ctx.target)
     return rows.append_column(TARGET, column).select(schema.names).cast(schema)
 
 
-def _targets(fitted: Fitted) -> dict[str, Any]:
+def load_targets(fitted: Fitted) -> dict[str, Any]:
     table = read_arrow(fitted.path / TARGETS)
     return dict(zip(table[ROW_ID].to_pylist(), table[TARGET].to_pylist(), strict=True))
 
@@ -136,7 +136,7 @@ class Parents:
 def answer(
     request: Request,
     fields: tuple[str, ...],
-    texts: Sequence[Sequence[str] | None],
+    texts: Sequence[Sequence[Any] | None],
     parent_ids: Sequence[Sequence[str]],
     reasons: Sequence[str | None],
     strata: Sequence[str] | None = None,

@@ -6,7 +6,6 @@ every letter beyond a to z, so words here are of any script, and of Chinese and 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -14,18 +13,12 @@ import numpy as np
 
 from augmill.tasks.contracts import Floats, Foresight, Judged
 from augmill.tasks.metrics.additive import Additive, ratio
-from augmill.tasks.rows.kinds.text import CJK, canonical, equal, fold
+from augmill.tasks.rows.kinds.text import equal, words
 
 ORDERS, BETA = 6, 2.0  # of chrF: characters 1 to 6, recall counts twice as much as precision (chrF2)
-_TOKEN = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 # Of what a row adds to the gain of one arm over another, before anything is trained: the standard deviation that
 # tests/benchmarks/bench_questions.py found between real rows and a mix.
 DIFFERING = 0.25
-
-
-def words(text: str) -> list[str]:
-    """Words without case and punctuation, of Chinese and Japanese characters; a text without any is one word itself."""
-    return _TOKEN.findall(fold(text)) or [canonical(text)]
 
 
 def common_length(one: list[str], other: list[str]) -> int:
