@@ -344,6 +344,7 @@ class TargetReader(ABC):
     values: dict[
         str, Any
     ]  # stratum: its value in the user's own type; empty where the target itself stands in the rows
+    limits: ReadLimits = ReadLimits(1 << 31)  # of one value; whoever reads a source sets those of the recipe
 
     @abstractmethod
     def read(self, value: Any) -> ReadTarget: ...

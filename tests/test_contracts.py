@@ -113,8 +113,13 @@ pq.write_table(pa.table({"row": range(asked), "label": [common] * asked}), out)
 """
 
 
-# Those that the samples of `augmill.testing` serve; of pictures, tests/trainers/test_cnn.py has its own.
-TRAINED = [name for name, kind in TRAINERS.items() if {"text", "table", ANY} & set(kind.kinds)]
+# Those that the samples of `augmill.testing` serve; of pictures, tests/trainers/test_cnn.py has its own,
+# of answers test_retrieval.py.
+TRAINED = [
+    name
+    for name, kind in TRAINERS.items()
+    if {"text", "table", ANY} & set(kind.kinds) and {"classification", ANY} & set(kind.problems)
+]
 
 
 @pytest.mark.parametrize("law", TRAINER_LAWS, ids=lambda law: law.__name__)
@@ -141,6 +146,7 @@ def test_a_trainer_that_says_it_gives_scores_gives_them(name: str, tmp_path: Pat
     [
         ("classification", ["a", "b", "", None, 3, True, "a"]),
         ("regression", [1, 2.5, "3", "x", None, float("nan"), "", *range(30)]),
+        ("text_to_text", ["yes", "a longer answer", "", None, 3, True, *("x" * at for at in range(1, 90))]),
     ],
 )
 def test_it_keeps_the_laws_of_problems(law: Callable[..., None], name: str, values: list[Any]) -> None:

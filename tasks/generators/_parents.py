@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, Context, Fitted, Request
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Context, Fitted, Request
 from augmill.tasks.errors import UserError
 from augmill.tasks.rows.kinds import candidate_schema
+from augmill.tasks.rows.kinds.whole import read_arrow, write_arrow
 from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"
+TARGETS = "targets.arrow"  # of train rows, by id: what rows made of their inputs keep
 BATCH = 256  # rows of a batch of ``stream_parents``
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -72,6 +75,30 @@ def draw_fields(change: str, allowed: list[int], texts: Sequence[str | None], nu
     return [have[int(number * len(have))]] if have and change == "one" else have
 
 
+def keep_targets(train: pa.Table, ctx: Context) -> dict[str, Path]:
+    """``targets.arrow``, as a fit returns its files; nothing where the stratum says all of the target."""
+    if ctx.target is None:
+        return {}
+    path = ctx.workdir / TARGETS
+    return {TARGETS: write_arrow(train.select([ROW_ID, TARGET]).sort_by(ROW_ID).combine_chunks(), path)}
+
+
+def with_targets(rows: pa.Table, fitted: Fitted, ctx: Context) -> pa.Table:
+    """Rows of ``candidate_schema(ctx.fields)``, each with the target of its first parent, where the problem has targets."""
+    if ctx.target is None:
+        return rows
+    known = fitted.get("targets", lambda: load_targets(fitted))
+    first = [ids[0] if ids else None for ids in rows["parent_ids"].to_pylist()]
+    column = pa.array([None if name is None else known[name] for name in first], ctx.target)
+    schema = candidate_schema(ctx.fields, ctx.target)
+    return rows.append_column(TARGET, column).select(schema.names).cast(schema)
+
+
+def load_targets(fitted: Fitted) -> dict[str, Any]:
+    table = read_arrow(fitted.path / TARGETS)
+    return dict(zip(table[ROW_ID].to_pylist(), table[TARGET].to_pylist(), strict=True))
+
+
 class Parents:
     """The rows that ``write_parents`` wrote. ``ranges``: (first position, rows) of each class."""
 
@@ -109,7 +136,7 @@ class Parents:
 def answer(
     request: Request,
     fields: tuple[str, ...],
-    texts: Sequence[Sequence[str] | None],
+    texts: Sequence[Sequence[Any] | None],
     parent_ids: Sequence[Sequence[str]],
     reasons: Sequence[str | None],
     strata: Sequence[str] | None = None,

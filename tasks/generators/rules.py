@@ -36,7 +36,9 @@ from augmill.tasks.generators._parents import (
     Parents,
     changed_fields,
     count_classes,
+    keep_targets,
     sort_parents,
+    with_targets,
     write_parents,
 )
 from augmill.tasks.generators._plain import PlainTexts
@@ -172,13 +174,17 @@ class _Editable:
 
 
 class Rules(Generator):
-    """Edits real rows of the asked class; the row's seed draws the parent from the rows that can be edited."""
+    """Edits real rows of the asked class; the row's seed draws the parent from the rows that can be edited.
+
+    Inputs alone are edited: a text that is to be learnt stays its parent's.
+    """
 
     VERSION = 2
     Options = RulesOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
+    problems: ClassVar[tuple[str, ...]] = ("classification", "text_to_text")
     normalisation: ClassVar[str] = "fold"  # AEDA's rows are copies once punctuation is folded away
 
     def preflight(self, fields: tuple[str, ...]) -> None:
@@ -203,7 +209,8 @@ class Rules(Generator):
         for name, value in (("thesaurus.json", groups), ("summary.json", summary)):
             text = json.dumps(value, sort_keys=True, ensure_ascii=False)
             (ctx.workdir / name).write_text(text, encoding="utf-8")
-        return {name: ctx.workdir / name for name in (PARENTS, "summary.json", "thesaurus.json")}
+        files = {name: ctx.workdir / name for name in (PARENTS, "summary.json", "thesaurus.json")}
+        return files | keep_targets(inputs.train, ctx)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Rows that cannot be made: ``no_parent`` (no train row of the class), ``unchanged`` (no edit applies)."""
@@ -218,7 +225,7 @@ class Rules(Generator):
             rows = editable.parents.draw(chunk, numbers[:, 0])
             texts, changed = _edit_rows(*editable.texts_of(rows), chunk.seeds, numbers[:, 1], options, ctx.fields)
             pieces.append(_to_table(editable, chunk, np.where(changed, rows, -1), texts, ctx.fields))
-        return pa.concat_tables(pieces).combine_chunks()
+        return with_targets(pa.concat_tables(pieces).combine_chunks(), fitted, ctx)
 
 
 def _edit_rows(

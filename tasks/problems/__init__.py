@@ -6,6 +6,7 @@ from augmill.tasks.problems.classification import Classification
 from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier, RowClassifier
 from augmill.tasks.problems.regression import Regression
 from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
+from augmill.tasks.problems.text_to_text import TextToText
 from augmill.tasks.registry import Registry
 
 __all__ = [
@@ -29,6 +30,7 @@ _SHIPPED: dict[str, Problem] = {
     "classification": _classification,
     "pair_classification": _classification,
     "regression": Regression(),
+    "text_to_text": TextToText(),
 }
 PROBLEMS = Registry("problem", Problem, _SHIPPED, made=True)
 

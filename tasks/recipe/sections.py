@@ -57,7 +57,9 @@ class Columns:
         None, "the columns to learn from, each with its type: text, number, category, timestamp", later=True
     )
     target: dict[str, str] | None = option(
-        None, "the column to learn, with its type: label (classification) or number (regression)", later=True
+        None,
+        "the column to learn, with its type: label (classification), number (regression) or text (text_to_text)",
+        later=True,
     )
 
     def __post_init__(self) -> None:

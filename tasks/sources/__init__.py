@@ -21,6 +21,7 @@ from .batching import Tally, unify
 from .columnar import Parquet
 from .delimited import DELIMITERS, Delimited, doubt_delimited, find_dialect
 from .delta import Delta
+from .dialogues import raw_names, raw_schema, split_batches, split_schema, with_reply
 from .doubts import Doubt
 from .encoding import guess_encoding
 from .files import list_files
@@ -95,7 +96,7 @@ def doubt_file(file: SourceFile, options: SourceOptions) -> Doubt | None:
 def read_schema(file: SourceFile, options: SourceOptions) -> list[str]:
     """Column names in the file's order, then those of its hive partition: the header, the footer or 1,000 lines."""
     names = SOURCES[file.format]().columns(file, options)
-    return list(dict.fromkeys([*names, *file.partition]))
+    return with_reply(list(dict.fromkeys([*names, *file.partition])), options)
 
 
 def sample_rows(file: SourceFile, options: SourceOptions, count: int) -> list[dict[str, Any]]:
@@ -114,7 +115,7 @@ def scan_schema(files: Sequence[SourceFile], options: SourceOptions) -> pa.Schem
     own = unify([schema for _, schema in parts], [group[0] for group, _ in parts])
     for name in dict.fromkeys(name for file in files for name in file.named):
         own = own.set(own.get_field_index(name), pa.field(name, RELEASED))
-    return _with_partition(own, {key: "" for file in files for key in file.partition})
+    return split_schema(_with_partition(own, {key: "" for file in files for key in file.partition}), options)
 
 
 def read_batches(
@@ -133,8 +134,9 @@ def read_batches(
     column of that name. Raises DataError for a damaged file or a missing column, naming file, place and remedy;
     ConflictError where the file, read to its end or found damaged, is no longer the one that was listed.
     """
+    read = _read if options.dialogue is None else _read_dialogues
     try:
-        yield from _read(file, options, columns, needed, schema)
+        yield from read(file, options, columns, needed, schema)
     except DataError:
         require_unchanged(file)  # a file that is being written looks damaged
         raise
@@ -161,6 +163,22 @@ def _read(
         last = batch.refused[-1] if batch.refused else None
         tally.add(len(batch.locations), len(batch.refused), f"{last.location} ({last.reason})" if last else "")
         yield replace(batch, table=_complete(batch, wanted, file))
+
+
+def _read_dialogues(
+    file: SourceFile,
+    options: SourceOptions,
+    columns: Sequence[str] | None,
+    needed: Sequence[str],
+    schema: pa.Schema | None,
+) -> Iterator[Batch]:
+    """As ``_read``, of a source with a column of dialogues."""
+    wanted = schema if schema is not None else scan_schema([file], options)
+    own = raw_schema(wanted, SOURCES[file.format](), file, options)
+    names = list(dict.fromkeys(wanted.names if columns is None else columns))
+    asked, must = (raw_names(each, wanted, options) for each in (names, needed))
+    read = _read(file, replace(options, dialogue=None), asked, must, own)
+    yield from split_batches(read, wanted, names, options)
 
 
 def _filled(batches: Iterator[Batch], file: SourceFile, options: SourceOptions) -> Iterator[Batch]:

@@ -130,6 +130,15 @@ class SourceOptions:
         metadata={"help": "a row with a larger picture or sound (bytes) is refused", "later": True},
     )
 
+    dialogue: str | None = field(
+        default=None,
+        metadata={
+            "help": "a column of dialogues, lists of turns with `role` and `content` or their JSON text, such as `messages`: "
+            "the assistant's last turn is split off as a column `reply`, unless the source has one",
+            "later": True,
+        },
+    )
+
     def __post_init__(self) -> None:
         if not self.path or "\x00" in self.path:
             raise ValueError(

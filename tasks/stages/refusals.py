@@ -140,6 +140,8 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
         type = columns.types.get(name)
         if type is not None and KINDS[type].files and is_media(field.type):
             continue
+        if type is not None and pa.types.is_nested(inside) and KINDS[type].takes(inside, type):
+            continue
         if kind != str(field.type) or pa.types.is_nested(inside) or (bytes_of and key not in MAY_BE_BYTES):
             doubt = doubt_file(file, how)
             hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")

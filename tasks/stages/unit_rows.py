@@ -89,6 +89,7 @@ class UnitRows:
         self.config = config
         self.problem = PROBLEMS[config.problem]
         self.targets = self.problem.reader(config.labels)
+        self.targets.limits = ReadLimits(config.max_chars, config.source.max_file_bytes)
         self.taken_over = taken_over(config.columns, self.problem)
         self.split_names: dict[tuple[type, str], str] = {}  # what the column says, with its type: split
         self.repaired: Counter[str] = Counter()

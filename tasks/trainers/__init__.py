@@ -6,6 +6,7 @@ from augmill.tasks.trainers.cnn import CnnTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 from augmill.tasks.trainers.linear import LinearTrainer
+from augmill.tasks.trainers.retrieval import RetrievalTrainer
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 from augmill.tasks.trainers.tuning import CHOOSING
 
@@ -23,12 +24,13 @@ __all__ = [
 
 
 # The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, pictures
-# and sound `cnn`, others `linear`.
+# and sound `cnn`, others `linear`; texts to be answered `retrieval`.
 _SHIPPED: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
     "boosting": BoostingTrainer,
     "cnn": CnnTrainer,
     "linear": LinearTrainer,
+    "retrieval": RetrievalTrainer,
     "command": CommandTrainer,
 }
 TRAINERS = Registry("trainer", Trainer, _SHIPPED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from augmill.tasks.contracts import Kind
 from augmill.tasks.rows.kinds import KINDS
 from augmill.tasks.rows.kinds.audio import Audio, encode
+from augmill.tasks.rows.kinds.dialogue import Dialogue
 from augmill.tasks.rows.kinds.image import Image
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
@@ -56,6 +59,24 @@ PICTURES = [
     saved(drawn(1) // 255, "PNG"),
     None,
 ]
+# Equal: but for case and punctuation; near: with a word more; the same words by others; none at all.
+DIALOGUES = [
+    [("system", "Be kind."), ("user", "where is my new card"), ("assistant", "On its way."), ("user", "since when?")],
+    [("system", "be kind"), ("user", "Where is my new card?"), ("assistant", "on its way"), ("user", "since when")],
+    [("system", "be kind"), ("user", "Where is my new card?"), ("assistant", "on its way"), ("user", "since when now")],
+    [("user", "where is my new card"), ("assistant", "where is my new card")],
+    [("user", "カードはどこですか")],
+    [("user", "!!")],
+    None,
+    [("system", "Be kind."), ("user", "where is my new card"), ("assistant", "On its way."), ("user", "since when?")],
+]
+
+
+def dialogues(rows: list[Any]) -> pa.Array:
+    made = [turns and [{"role": role, "content": content} for role, content in turns] for turns in rows]
+    return pa.array(made, Dialogue().arrow("dialogue"))
+
+
 EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
     "image": (Image(), [photos(PICTURES), photos(PICTURES, [*PICTURES[:2], *PICTURES[1:7]])]),
     "text": (Text(), [pa.table({"text": TEXTS}), pa.table(PAIRS)]),
@@ -65,6 +86,13 @@ EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
             pa.table({"number:age": NUMBERS, "category:job": JOBS, "timestamp:hired": MOMENTS}),
             pa.table({"number:age": pa.nulls(8, pa.float64())}),
             pa.table({"category:job": JOBS}),
+        ],
+    ),
+    "dialogue": (
+        Dialogue(),
+        [
+            pa.table({"dialogue:messages": dialogues(DIALOGUES)}),
+            pa.table({"dialogue:a": dialogues(DIALOGUES), "dialogue:b": dialogues(DIALOGUES[::-1])}),
         ],
     ),
     "audio": (

@@ -14,10 +14,18 @@ CLASSES = tuple("abc")
 
 
 def drawn_predictions(metric: Metric, count: int = 20) -> Iterator[Judged]:
-    """Of 3 to 25 held-out rows each: classes with scores for a metric of classification, else numbers."""
+    """Of 3 to 25 held-out rows each: classes with scores for a metric of classification, texts where texts are learnt,
+
+    else numbers.
+    """
     for seed in range(count):
         rng = np.random.default_rng(seed)
         rows = int(rng.integers(3, 26))
+        if "text_to_text" in metric.problems:
+            words = np.array(["left", "right", "far left", "a b c d", "é ü 我的包"], dtype=object)
+            texts = rng.choice(words, rows)
+            yield held_out(texts, np.where(rng.random(rows) < 0.5, texts, rng.choice(words, rows)))
+            continue
         if not {"classification", ANY} & set(metric.problems):
             truth = np.round(rng.normal(10, 3, rows), 2)
             yield held_out(truth, np.round(truth + rng.normal(0, 2, rows), 2))

@@ -20,8 +20,8 @@ class Egress:
     )
     columns: tuple[str, ...] = field(
         metadata={
-            "help": "Which of the text columns (`text`, `text_b`, ...) of real rows may be sent; an empty list sends no "
-            "real row, and prompts have no examples."
+            "help": "Which of the text columns (`text`, `text_b`, ...) of real rows may be sent, and `target` where that is a "
+            "text; an empty list sends no real row, and prompts have no examples."
         }
     )
     redact: tuple[Redaction, ...] = field(
@@ -104,6 +104,24 @@ class ChatOptions:
         metadata={
             "help": "Axes and their values; each call gets one value of each (AttrPrompt): `{length: [a few words, two "
             "sentences], style: [formal, angry], topic: [travel, fees]}`."
+        },
+    )
+    write: Literal["rows", "questions"] = field(
+        default="rows",
+        metadata={
+            "help": "Of texts to be answered: `rows`: new questions with their answers; `questions`: a real question in other "
+            "words, whose answer is kept (of a dialogue what its user says, all else stays).",
+            "later": True,
+        },
+    )
+    documents: str | None = field(
+        default=None,
+        metadata={
+            "file": True,
+            "help": "Of texts to be answered, with `write: rows`: a text file or a directory of such (`.txt`, `.md`). Each call "
+            "shows a passage, and each answer has to name the words of it that it stands in. An endpoint is sent "
+            "these passages.",
+            "later": True,
         },
     )
     temperature: float = field(default=1.0, metadata={"help": "Below 1: likelier rows that are more alike."})
@@ -200,6 +218,8 @@ class ChatOptions:
             value: Any = getattr(self, name)
             if value is not None and not low <= value <= high:  # also refuses NaN
                 raise ValueError(f"{name}: expected a number from {low} to {high}; found {value}")
+        if self.documents is not None and self.write != "rows":
+            raise ValueError("documents: only for `write: rows`; an answer that is kept was not made of them")
         if not self.model.strip():
             raise ValueError("model: expected a name or a directory; found nothing")
         if (self.backend == "endpoint") != bool(self.base_url):

@@ -23,12 +23,12 @@ ECHO = 20  # characters from which on a text that stands in the instructions is 
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
 _NUMBERED = re.compile(r"^\s*(?:\d{1,3}\s*[.)、:：]|[-*•])\s*(\S.*?)\s*$", re.MULTILINE)
-_REFUSAL = re.compile(
+REFUSAL = re.compile(
     r"\b(?:i['’]?m (?:really |very )?sorry|i (?:can(?:no|['’])t|am (?:unable|not able))|as an ai\b|i won['’]t)"
     r"|抱歉|对不起|我(?:无法|不能)|作为(?:一个|一名)?(?:ai|人工智能)",
     re.IGNORECASE,
 )
-_PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(REDACTIONS)})_\d+\]", re.IGNORECASE)
+PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(REDACTIONS)})_\d+\]", re.IGNORECASE)
 Item = Any  # whatever JSON may hold
 
 
@@ -63,9 +63,9 @@ def read_answer(text: str, bounds: Bounds) -> ReadRows:
     Reasons: ``bad_json``, ``refused_by_model`` (no row to be found, and it says so), ``too_few``, ``bad_item``,
     ``empty``, ``too_long``, ``undecodable``, ``echo`` (of the prompt or of an example), ``placeholder``.
     """
-    items, lenient = _find_items(text[:LONGEST], len(bounds.fields) == 1)
+    items, lenient = find_items(text[:LONGEST], len(bounds.fields) == 1)
     if items is None:
-        why = "refused_by_model" if _REFUSAL.search(text[:LONGEST]) else "bad_json"
+        why = "refused_by_model" if REFUSAL.search(text[:LONGEST]) else "bad_json"
         return ReadRows([None] * bounds.rows, [why] * bounds.rows, False)
     rows: list[list[str] | None] = []
     reasons: list[str | None] = []
@@ -78,7 +78,7 @@ def read_answer(text: str, bounds: Bounds) -> ReadRows:
     return ReadRows(rows + [None] * missing, reasons + ["too_few"] * missing, lenient)
 
 
-def _find_items(text: str, lines: bool) -> tuple[list[Item] | None, bool]:
+def find_items(text: str, lines: bool) -> tuple[list[Item] | None, bool]:
     """(what stands for rows, whether it took leniency); None where nothing does. ``lines``: numbered lines are rows."""
     whole = _load(text.strip())
     if isinstance(whole, list):
@@ -128,14 +128,14 @@ def _read_item(item: Item, bounds: Bounds) -> tuple[list[str] | None, str | None
         return None, "empty"
     if any(len(text) > bounds.max_chars for text in texts):
         return None, "too_long"
-    if any(map(_is_broken, texts)):
+    if any(map(is_broken, texts)):
         return None, "undecodable"
-    if any(map(_PLACEHOLDER.search, texts)) and not bounds.placeholders:
+    if any(map(PLACEHOLDER.search, texts)) and not bounds.placeholders:
         return None, "placeholder"
     return (None, "echo") if _is_echo(dict(zip(bounds.fields, texts, strict=True)), bounds) else (texts, None)
 
 
-def _is_broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
     """Halves of surrogate pairs, which JSON may name and UTF-8 cannot say; U+FFFD; control characters."""
     return any(
         letter == "\ufffd" or (unicodedata.category(letter) in ("Cs", "Cc") and letter not in "\n\r\t")
@@ -158,6 +158,7 @@ def _is_echo(texts: dict[str, str], bounds: Bounds) -> bool:
 MOST_LABELS = 30  # with more of them, only the asked one is defined: a prompt is paid by its length
 # Written as JSON's own escapes: no row can close the block that holds it, nor spell a control token of a chat
 # template (`<|im_end|>`, `[INST]`). A model reads them as the characters they are.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("["): "\\u005b", ord("]"): "\\u005d"}
 
 
@@ -171,8 +172,8 @@ class Prompt:
 
 
 def as_data(value: Any) -> str:
-    """JSON of a text, or of an object of texts, that cannot be taken for anything else."""
-    return json.dumps(value, ensure_ascii=False).translate(_ESCAPES)
+    """JSON whose texts cannot be taken for anything else."""
+    return _STRING.sub(lambda found: found[0].translate(_ESCAPES), json.dumps(value, ensure_ascii=False))
 
 
 def make_prompt(

@@ -18,7 +18,15 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._edits import tell_scripts
-from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
+from augmill.tasks.generators._parents import (
+    Parents,
+    answer,
+    changed_fields,
+    keep_targets,
+    sort_parents,
+    with_targets,
+    write_parents,
+)
 from augmill.tasks.generators.lm.decode import Sampling, torch_threads
 from augmill.tasks.generators.lm.encoder_decoder import require_time
 from augmill.tasks.generators.lm.losses import mask_loss
@@ -47,6 +55,7 @@ class MaskedLM(Generator):
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
+    problems: ClassVar[tuple[str, ...]] = ("classification", "text_to_text")
     # A model that knows no capitals may give back `parcel` for `Parcel`, which a reader would call the same row.
     normalisation: ClassVar[str] = "fold"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
@@ -88,6 +97,7 @@ class MaskedLM(Generator):
             save_pretrained(filler.model.cpu(), None, ctx.workdir)
         filler.tokenizer.save(str(ctx.workdir / "tokenizer.json"))
         write_parents(parents, ctx)
+        keep_targets(inputs.train, ctx)
         plan = {"filler": filler.plan(), "protected": phrases, "training": training.record}
         text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
         (ctx.workdir / "masked_lm.json").write_text(text, encoding="utf-8")
@@ -128,7 +138,7 @@ class MaskedLM(Generator):
             texts = masking.read(row, taken, tokens)
             same = fold(join_fields(texts)) == fold(join_fields(text.text for text in row))
             made[at], reasons[at] = (None, "unchanged") if same else (texts, "")
-        return answer(request, ctx.fields, made, parents.ids_of(drawn), reasons)
+        return with_targets(answer(request, ctx.fields, made, parents.ids_of(drawn), reasons), fitted, ctx)
 
 
 def _source(options: MaskedLMOptions) -> Source | None:

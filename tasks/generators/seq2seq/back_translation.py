@@ -16,7 +16,15 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
-from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
+from augmill.tasks.generators._parents import (
+    Parents,
+    answer,
+    changed_fields,
+    keep_targets,
+    sort_parents,
+    with_targets,
+    write_parents,
+)
 from augmill.tasks.generators.lm.decode import Sampling
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import (
@@ -141,6 +149,7 @@ class BackTranslation(Generator):
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
+    problems: ClassVar[tuple[str, ...]] = ("classification", "text_to_text")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
@@ -177,6 +186,7 @@ class BackTranslation(Generator):
                 plan["pivots"].append([folders[source] for source in ways])
         parents = sort_parents(inputs.train, ctx.fields)
         write_parents(parents, ctx)
+        keep_targets(inputs.train, ctx)
         plan["classes"] = sorted(set(parents[STRATUM].to_pylist()))
         text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
         (ctx.workdir / "pivots.json").write_text(text, encoding="utf-8")
@@ -221,7 +231,9 @@ class BackTranslation(Generator):
 
         made = rewrite_parents(parents, request, options.change, rewrite, ctx.fields)
         texts, reasons = [row for row, _ in made], [why for _, why in made]
-        return answer(request, ctx.fields, texts, parents.ids_of(parents.draw(request)), reasons)
+        return with_targets(
+            answer(request, ctx.fields, texts, parents.ids_of(parents.draw(request)), reasons), fitted, ctx
+        )
 
     def _ways(self, fitted: Fitted, at: int, ctx: Context) -> tuple[Rewriter, Rewriter]:
         trust = self.options.trust_remote_code

@@ -18,7 +18,15 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Context, FitInputs, Fitted, Generator, Request
 from augmill.tasks.generators._edits import tell_scripts
-from augmill.tasks.generators._parents import Parents, answer, changed_fields, sort_parents, write_parents
+from augmill.tasks.generators._parents import (
+    Parents,
+    answer,
+    changed_fields,
+    keep_targets,
+    sort_parents,
+    with_targets,
+    write_parents,
+)
 from augmill.tasks.generators.lm.decode import Sampling, torch_threads
 from augmill.tasks.generators.lm.encoder_decoder import require_time
 from augmill.tasks.generators.lm.losses import pair_loss
@@ -59,6 +67,7 @@ class Seq2Seq(Generator):
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
+    problems: ClassVar[tuple[str, ...]] = ("classification", "text_to_text")
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
@@ -84,6 +93,7 @@ class Seq2Seq(Generator):
             rows = sort_parents(inputs.train, ctx.fields)
             parents, plan = (self._infill if options.mode == "infill" else self._paraphrase)(rows, rng, ctx)
         write_parents(parents, ctx)
+        keep_targets(inputs.train, ctx)
         plan["classes"] = sorted(set(parents[STRATUM].to_pylist()))
         text = json.dumps(plan, sort_keys=True, ensure_ascii=False)
         (ctx.workdir / "seq2seq.json").write_text(text, encoding="utf-8")
@@ -157,7 +167,9 @@ class Seq2Seq(Generator):
 
             made = rewrite_parents(parents, request, options.change, rewrite, ctx.fields)
         texts, reasons = [row for row, _ in made], [why for _, why in made]
-        return answer(request, ctx.fields, texts, parents.ids_of(parents.draw(request)), reasons)
+        return with_targets(
+            answer(request, ctx.fields, texts, parents.ids_of(parents.draw(request)), reasons), fitted, ctx
+        )
 
 
 def _source(options: Seq2SeqOptions) -> Source | None:

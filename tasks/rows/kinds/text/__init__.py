@@ -11,6 +11,7 @@ from augmill.tasks.rows.kinds.text.normal import (
     is_unspaced,
     join_fields,
     shingles,
+    words,
 )
 from augmill.tasks.rows.kinds.text.prepared import prepared
 
@@ -29,4 +30,5 @@ __all__ = [
     "near_duplicate_groups",
     "prepared",
     "shingles",
+    "words",
 ]

@@ -91,6 +91,14 @@ CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # kana and ideographs; no Hangu
 _UNSPACED = re.compile(f"[{CJK}]")
 
 
+_WORD = re.compile(f"[{CJK}]|[^\\s{CJK}]+")
+
+
+def words(text: str) -> list[str]:
+    """Words without case and punctuation, of Chinese and Japanese characters; a text without any is one word itself."""
+    return _WORD.findall(fold(text)) or [canonical(text)]
+
+
 def is_unspaced(texts: Iterable[str]) -> bool:
     """Whether most letters are Chinese or Japanese, where words are not set apart by spaces."""
     joined = "".join(texts)

@@ -1,0 +1,42 @@
+"""Generators that change the inputs of a row and keep what is to be learnt: each row has its first parent's target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from generating import ROWS, ask, options_of, table
+
+from augmill.tasks.contracts import Generator
+from augmill.tasks.generators import GENERATORS
+from augmill.testing import GENERATOR_LAWS, GeneratorBench
+
+KEEPING = [
+    name
+    for name, kind in GENERATORS.items()
+    if "text_to_text" in kind.problems and "text" in kind.kinds and name not in ("back_translation", "chat")
+]
+
+
+def answered() -> pa.Table:
+    rows = table(ROWS, ("text",))
+    target = pa.array([f"answer to {name}" for name in rows["row_id"].to_pylist()], pa.large_string())
+    return rows.add_column(2, "target", target)
+
+
+def _generator(name: str, folder: Path) -> Generator:
+    return GENERATORS[name](GENERATORS[name].Options(**options_of(name, folder)))
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_made_row_has_its_parents_target_and_the_laws_hold(name: str, tmp_path: Path) -> None:
+    bench = GeneratorBench(_generator(name, tmp_path), tmp_path, rows=answered())
+    made = bench.sample(ask(bench.strata)).to_pylist()
+    delivered = [row for row in made if row["reason"] is None]
+    assert len(delivered) > len(made) / 3
+    for row in made:
+        wanted = f"answer to {row['parent_ids'][0]}" if row["reason"] is None else None
+        assert row["target"] == wanted
+    for law in GENERATOR_LAWS:
+        law(GeneratorBench(_generator(name, tmp_path), tmp_path / law.__name__, rows=answered()))
