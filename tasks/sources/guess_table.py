@@ -87,9 +87,11 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
         return Sniffed("text", 0, 0, False, 0.0, "its values are of several types")
     if is_media(column.type):
         return _sniff_files(name, column)
-    if pa.types.is_nested(column.type):
-        return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
     kinds = [kind for kind in dict.fromkeys(KINDS.values()) if not kind.files]  # names of files that are not there
+    if pa.types.is_nested(column.type):
+        kinds = [kind for kind in kinds if any(kind.takes(column.type, type) for type in kind.types)]
+        if not kinds:
+            return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
     type, sure = max((kind.sniff(column, name) for kind in kinds), key=lambda found: found[1])
     if not sure:
         return Sniffed(type, 0, 0, False, 0.0, "it holds no value")

@@ -20,6 +20,7 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Floats, Ints, Kind,
 from augmill.tasks.registry import Registry
 from augmill.tasks.rows.kinds.audio import Audio
 from augmill.tasks.rows.kinds.image import Image
+from augmill.tasks.rows.kinds.items import Items
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 from augmill.tasks.rows.schema import GROUP
@@ -27,7 +28,7 @@ from augmill.tasks.rows.schema import GROUP
 BLOCK = 1 << 12  # rows looked for at once
 
 # By the types that a recipe names. Extend with one file or folder and its types here, or from outside.
-_SHIPPED: dict[str, Kind] = {type: kind for kind in (Text(), Table(), Image(), Audio()) for type in kind.types}
+_SHIPPED: dict[str, Kind] = {type: kind for kind in (Text(), Table(), Image(), Audio(), Items()) for type in kind.types}
 KINDS = Registry("kind", Kind, _SHIPPED, made=True)
 
 
