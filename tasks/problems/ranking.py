@@ -1,4 +1,4 @@
-"""Ranking: which item comes next after a user's history. Its stratum is how often the item is what comes next in train.
+"""Ranking: which item comes next after a user's history. Its stratum is how popular that item is among train users.
 
 That is what users of recommenders ask of: whether the long tail is served, not the few items that everybody knows. A
 history's length would not do, since a stratum follows from the target alone.
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from augmill.tasks.contracts import TARGET, Problem, ReadTarget, TargetReader
 
@@ -50,6 +50,7 @@ class ItemRanking(Problem):
     target: ClassVar[pa.DataType | None] = pa.string()
     answer: ClassVar[pa.DataType | None] = pa.list_(pa.string())
     fits_strata: ClassVar[bool] = True
+    strata_of_fields: ClassVar[bool] = True
     metric: ClassVar[str] = "ndcg"
     metrics: ClassVar[tuple[str, ...]] = ("ndcg", "recall")
     stratum_metric: ClassVar[str] = "ndcg"
@@ -71,17 +72,21 @@ class ItemRanking(Problem):
         return f"train needs at least two different next items; {found}", "check columns.target and the splits section"
 
     def fit_strata(self, train: pa.Table) -> dict[str, Any]:
-        """``counts``: how often an item comes next that has a name but the last, at least, descending; ``items``: those items.
+        """``counts``: how often an item stands in train that has a name but the last, at least, descending; ``items``: those.
 
-        Items that come next as often are of one name; one that never did is of the last. One name where rows are too few.
+        Of histories and next items together. One name where rows are too few for several.
         """
+        lists = [name for name in train.column_names if pa.types.is_list(train.schema.field(name).type)]
         counts = Counter(train[TARGET].to_pylist())
+        for name in lists:
+            counts.update(pc.list_flatten(train[name]).to_pylist())
+        known = sorted((counts[item] for item in train[TARGET].to_pylist()), reverse=True)
         for parts in (3, 2):
-            least = _least(counts, parts)
-            rows = Counter(dict.fromkeys(range(parts), 0))
-            for count in counts.values():
-                rows[_place(count, least)] += count
-            if len(least) == parts - 1 and min(rows.values()) >= ROWS_PER_BIN:
+            least = sorted(
+                {known[len(known) * part // parts] for part in range(1, parts)} if known else (), reverse=True
+            )
+            rows = [sum(_place(count, least) == at for count in known) for at in range(parts)]
+            if len(least) == parts - 1 and min(rows) >= ROWS_PER_BIN:
                 return {"counts": least, "items": {i: n for i, n in sorted(counts.items()) if n >= least[-1]}}
         return {"counts": [], "items": {}}
 
@@ -89,16 +94,6 @@ class ItemRanking(Problem):
         least, items = fitted["counts"], fitted["items"]
         names = NAMES[len(least) + 1]
         return pa.array([names[_place(items.get(item, 0), least)] for item in target.to_pylist()], pa.string())
-
-
-def _least(counts: Mapping[str, int], parts: int) -> list[int]:
-    """The bounds between so many parts of the rows, the most popular items first; fewer where items come next once."""
-    sizes = np.sort(np.array(list(counts.values()), np.int64))[::-1]
-    ends = np.cumsum(sizes)
-    found = (
-        [int(sizes[np.searchsorted(ends, ends[-1] * part / parts)]) for part in range(1, parts)] if len(sizes) else []
-    )
-    return sorted({least for least in found if least > 1}, reverse=True)
 
 
 def _place(count: int, least: list[int]) -> int:

@@ -63,13 +63,13 @@ class Events(Reader):
         order = np.lexsort((items.rank[item], time, users.rank[user]))
         counts = np.bincount(users.rank[user], minlength=len(held.users))
         ends = np.cumsum(counts)
-        item = items.rank[item][order]
+        ranked = items.rank[item][order]
         longest = about.max_history + 1
         for part in _parts(np.minimum(counts, longest)):
             enough = np.flatnonzero(counts[part] >= about.min_events) + part.start
             few = np.flatnonzero(counts[part] < about.min_events) + part.start
             chosen = users.texts.take(pa.array(enough))
-            taken = [item[max(ends[at] - counts[at], ends[at] - longest) : ends[at]] for at in enough.tolist()]
+            taken = [ranked[max(ends[at] - counts[at], ends[at] - longest) : ends[at]] for at in enough.tolist()]
             table = _histories(chosen, taken, items.texts, whole)
             places = pc.binary_join_element_wise("user", chosen, " ")
             yield Batch(_select(table, schema), places, [_too_few(users, counts, at, about) for at in few.tolist()])
@@ -108,7 +108,8 @@ class _Held:
 def _codes(texts: pa.Array, known: dict[str, int]) -> npt.NDArray[np.int32]:
     encoded = texts.dictionary_encode()
     own = [known.setdefault(name, len(known)) for name in encoded.dictionary.to_pylist()]
-    return np.array(own, np.int32)[encoded.indices.to_numpy()]
+    codes: npt.NDArray[np.int32] = np.array(own, np.int32)[encoded.indices.to_numpy()]
+    return codes
 
 
 class _Names:
