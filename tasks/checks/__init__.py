@@ -1,5 +1,6 @@
 """The checks, in the order in which they own a refused row: the first that refuses it. Those from outside come last."""
 
+from augmill.tasks.checks.catalogue import Catalogue
 from augmill.tasks.checks.garbage import Garbage
 from augmill.tasks.checks.label_consistency import LabelConsistency
 from augmill.tasks.checks.label_set import LabelSet
@@ -17,6 +18,7 @@ _SHIPPED: dict[str, type[Check]] = {
     "teacher": TeacherCheck,  # of generators with `label_by` alone; those after it see the class that it gave
     "length": Length,
     "ranges": Ranges,
+    "catalogue": Catalogue,
     "label_set": LabelSet,
     "relations": Relations,
     "garbage": Garbage,

@@ -54,7 +54,7 @@ class ItemRanking(Problem):
     metric: ClassVar[str] = "ndcg"
     metrics: ClassVar[tuple[str, ...]] = ("ndcg", "recall")
     stratum_metric: ClassVar[str] = "ndcg"
-    stratum_word: ClassVar[str] = "popularity"
+    stratum_word: ClassVar[str] = "bin"
     hub: ClassVar[str] = "other"
     remedies: ClassVar[Mapping[str, str]] = {
         "no_target": "check columns.target, and leave out users without a next item",

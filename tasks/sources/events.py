@@ -6,6 +6,7 @@ item's name, and users by theirs. Of each event two codes and a moment are held,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from augmill.tasks.errors import DataError
 from augmill.tasks.rows.kinds.table.values import NUMBER, TIMESTAMP, is_moment, micros, read_column
 
 from .batching import BATCH_CELLS, BATCH_ROWS
+from .guess import snaked
 from .options import Batch, EventColumns, Reader, RefusedRow, SourceFile, SourceOptions
 
 EVENTS = "events"
@@ -81,6 +83,29 @@ class Events(Reader):
             if len(rows) >= count:
                 break
         return rows
+
+
+# --- Which tables are events: for ``augmill init`` -----------------------------------------------------------------------
+
+_OF = r"(?:_?(?:id|code|no|number|name))?"
+_ROLES = {  # what people call such columns, in snake case
+    "user": rf"(?:u|user|customer|client|member|visitor|account|session|listener|reader|viewer|player|reviewer){_OF}|uid",
+    "item": rf"(?:i|item|product|article|movie|film|book|song|track|artist|game|video|listing|business|offer){_OF}"
+    r"|asin|sku|isbn|iid",
+    "time": r"ts|(?:\w+_)?(?:timestamp|time|datetime|date|day|at)",
+    "value": r"ratings?|scores?|stars|overall|values?|weights?|plays|counts?|quantity|amount",
+}
+
+
+def guess_events(names: Sequence[str]) -> EventColumns | None:
+    """Where these columns are a user, an item, a time and at most a value, which is which; else None."""
+    found: dict[str, str] = {}
+    for name in names:
+        role = next((role for role, words in _ROLES.items() if re.fullmatch(words, snaked(name))), None)
+        if role is None or role in found:
+            return None
+        found[role] = name
+    return EventColumns(**found) if {"user", "item", "time"} <= set(found) else None
 
 
 # --- What is held of all events -----------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
         return Sniffed(type, 0, 0, False, 0.0, "it holds no value")
     found, _ = KINDS[type].read(column, type, ReadLimits(10**9))
     found = found.drop_null()
-    distinct = len(found.unique())
+    distinct = len(set(map(str, found.to_pylist()))) if pa.types.is_nested(found.type) else len(found.unique())
     numbers = found.to_numpy(zero_copy_only=False) if pa.types.is_floating(found.type) else np.empty(0)
     whole = len(numbers) > 0 and bool((numbers == np.rint(numbers)).all())
     length = sum(len(str(value)) for value in values if value is not None) / max(1, len(found))
