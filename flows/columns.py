@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+NEXT = re.compile(r"next(_?item)?|target(_?item)?|item|following")  # beside lists of items, what comes after them
 MANY = 50  # different whole numbers: more are amounts beyond doubt
 
 
@@ -77,6 +79,15 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     guess = guess_columns(file, source)
     found = sniff_columns(file, source, guess["id"])
     general = bool(asked.inputs or asked.target)
+    lists = [name for name, each in found.items() if each.type == "items" and not each.left]
+    if lists and not inputs:
+        inputs = [(lists[0], None)]
+        following = next((name for name in found if NEXT.fullmatch(name.lower()) and name not in lists), None)
+        target = (following, "item") if target is None and following is not None else target
+        chosen = _choose_general(inputs, target, found, guess, where=where)
+        chosen.why["inputs"] = "holds lists of items"
+        chosen.why["target"] = "named as what comes next" if following is not None else chosen.why["target"]
+        return chosen
     files = None if inputs else best_files(found)
     if files is not None:
         told = guess_target(found, [files]) if target is None else None

@@ -360,6 +360,7 @@ class Problem(ABC):
     target: ClassVar[pa.DataType | None] = None  # of the column TARGET; None: the stratum says it all
     answer: ClassVar[pa.DataType | None] = None  # of a prediction, where it has another type than the target
     fits_strata: ClassVar[bool] = False  # strata hang on data (bins): made with the fit, see ``fit_strata``
+    strata_of_fields: ClassVar[bool] = False  # ``fit_strata`` is given the fields beside the column TARGET
     metric: ClassVar[str]  # that the gate judges by unless the recipe says
     metrics: ClassVar[tuple[str, ...]]  # that every gate measures and reports
     stratum_metric: ClassVar[str]  # measured on the rows of each stratum by themselves
@@ -407,7 +408,7 @@ class Problem(ABC):
         """Raises DataError where the rules name what no row has, and should stop then."""
 
     def fit_strata(self, train: pa.Table) -> dict[str, Any]:
-        """What ``stratum`` needs, as JSON, learnt from the column TARGET of train rows."""
+        """What ``stratum`` needs, as JSON, learnt from the column TARGET of train rows (see ``strata_of_fields``)."""
         return {}
 
     def stratum(self, target: pa.Array, fitted: Mapping[str, Any]) -> pa.Array:

@@ -33,6 +33,7 @@ CSV_ENDINGS = (".data", ".dat", ".txt")  # by which old sets name what is a CSV 
 BEGINNINGS = {
     "rules": "Word edits say nothing that your rows do not say already, so the gate will often refuse them. With a "
     "thesaurus of your own words they do.",
+    "sequences": "Changed histories say little that your users do not say already, so the gate will often refuse them.",
     "resample": "Each new row is one of yours, slightly changed. The gate asks whether that helps more than weighting your rows.",
 }
 
@@ -151,7 +152,12 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
         draft.document["source"]["skip_lines"] = doubt.skip
         draft.why["source.skip_lines"] = plain(doubt.problem)
         draft.notes.append(f"{doubt.problem}; source.skip_lines was set to {doubt.skip}")
-    chosen = choose_columns(train, source, asked, where=train.name, fix=f"correct {asked.options}")
+    told = _as_events(draft, train, source) if not (asked.text or asked.label or asked.inputs or asked.target) else None
+    if told is not None:
+        source, chosen = told
+        files = _list(source)
+    else:
+        chosen = choose_columns(train, source, asked, where=train.name, fix=f"correct {asked.options}")
     draft.notes += chosen.notes
     _write_columns(draft, chosen)
     _choose_splits(
@@ -160,6 +166,31 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
     _choose_generator(draft)
     _fit_to_data(draft, base)
     return draft
+
+
+def _as_events(draft: Draft, file: Any, source: Any) -> tuple[Any, Chosen] | None:
+    """(how the source is read, its columns), where the columns are a user, an item and a time; else None."""
+    from augmill.tasks.sources import read_schema
+    from augmill.tasks.sources.events import EVENTS, guess_events
+
+    about = guess_events(read_schema(file, source))
+    if about is None:
+        return None
+    named = {key: name for key in ("user", "item", "time", "value") if (name := getattr(about, key)) is not None}
+    draft.document["source"] |= {"format": EVENTS, "events": named}
+    draft.why["source.format"] = "its columns are a user, an item and a time"
+    notes = [f"read as events: {', '.join(f'{name} is the {key}' for key, name in named.items())}"]
+    if about.value is not None:
+        notes.append(f"every event counts, whatever its {about.value}; source.events.min_value leaves low ones out")
+    why = {
+        "inputs": "what the user had, in the order of time",
+        "target": "the last item of each user",
+        "id": "a row is a user",
+        "group": "users are held out, not events",
+    }
+    columns = {"id": "user", "group": "user", "inputs": {"history": "items"}, "target": {"next": "item"}}
+    chosen = Chosen(columns, why, notes, {"id": None, "date": [], "why": {}})
+    return dataclasses.replace(source, format=EVENTS, events=about), chosen
 
 
 def _list(source: Any) -> list[Any]:

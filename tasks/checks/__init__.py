@@ -1,6 +1,7 @@
 """The checks, in the order in which they own a refused row: the first that refuses it. Those from outside come last."""
 
 from augmill.tasks.checks.answers import Answers
+from augmill.tasks.checks.catalogue import Catalogue
 from augmill.tasks.checks.constraints import Constraints
 from augmill.tasks.checks.garbage import Garbage
 from augmill.tasks.checks.label_consistency import LabelConsistency
@@ -21,6 +22,7 @@ _SHIPPED: dict[str, type[Check]] = {
     "ranges": Ranges,
     "constraints": Constraints,  # of recipes that give it rules alone
     "answers": Answers,
+    "catalogue": Catalogue,
     "label_set": LabelSet,
     "relations": Relations,
     "garbage": Garbage,

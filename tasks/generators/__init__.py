@@ -10,6 +10,7 @@ from augmill.tasks.generators.resample import Resample
 from augmill.tasks.generators.rules import Rules
 from augmill.tasks.generators.self_training import SelfTraining
 from augmill.tasks.generators.seq2seq import BackTranslation, Seq2Seq
+from augmill.tasks.generators.sequences import Sequences
 from augmill.tasks.generators.smote import Smote
 from augmill.tasks.generators.transforms import Transforms
 from augmill.tasks.registry import Registry
@@ -27,6 +28,7 @@ _SHIPPED: dict[str, type[Generator]] = {
     "resample": Resample,
     "smote": Smote,
     "transforms": Transforms,
+    "sequences": Sequences,
 }
 
 GENERATORS = Registry("generator", Generator, _SHIPPED)

@@ -24,6 +24,7 @@ from .delta import Delta
 from .dialogues import raw_names, raw_schema, split_batches, split_schema, with_reply
 from .doubts import Doubt
 from .encoding import guess_encoding
+from .events import Events
 from .files import list_files
 from .folder import Folder
 from .guess import guess_columns
@@ -42,6 +43,7 @@ _SHIPPED: dict[str, type[Reader]] = {
     "delta": Delta,
     "folder": Folder,
     "webdataset": WebDataset,
+    "events": Events,
 }
 SOURCES = Registry("source", Reader, _SHIPPED)
 
@@ -73,6 +75,8 @@ __all__ = [
 def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
     """How the file is read, guesses with their reasons: format, and encoding and delimiter where it is text."""
     out = {"file": file.name, "format": file.format}
+    if file.parts:
+        return describe_file(file.parts[0], options) | out | {"parts": str(len(file.parts))}
     if file.format == "csv":
         found = find_dialect(file, options)
         out |= {"encoding": found.codec, "encoding_why": found.codec_why}

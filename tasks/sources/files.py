@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 from augmill.tasks.errors import DataError, UserError
 
 from .delta import is_delta, list_delta
+from .events import EVENTS, join_events
 from .folder import FOLDER, beside_media, is_folder, list_folder
 from .listing import Entry, is_hidden, is_leftover, list_local, list_remote
 from .magic import HEAD, foreign
@@ -44,6 +46,8 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
     the nearest), links out of the directory, mixed formats, Delta, Iceberg or Hudi tables read as plain Parquet;
     DataError where all files are empty.
     """
+    if options.format == EVENTS:
+        return [join_events(list_files(replace(options, format="auto")), options.path)]
     if options.format == "delta" or (options.format == "auto" and is_delta(options.path)):
         return list_delta(options)
     if options.version is not None:

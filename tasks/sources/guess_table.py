@@ -87,20 +87,17 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
         return Sniffed("text", 0, 0, False, 0.0, "its values are of several types")
     if is_media(column.type):
         return _sniff_files(name, column)
-    nested = [kind for kind in dict.fromkeys(KINDS.values()) if pa.types.is_nested(column.type) and not kind.files]
-    if taken := [kind for kind in nested if any(kind.takes(column.type, type) for type in kind.types)]:
-        type, sure = max((kind.sniff(column, name) for kind in taken), key=lambda found: found[1])
-        known = len(column) - column.null_count
-        return Sniffed(type, known, known, False, 0.0, "" if sure else "its values are none that it could be read as")
-    if nested:
-        return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
     kinds = [kind for kind in dict.fromkeys(KINDS.values()) if not kind.files]  # names of files that are not there
+    if pa.types.is_nested(column.type):
+        kinds = [kind for kind in kinds if any(kind.takes(column.type, type) for type in kind.types)]
+        if not kinds:
+            return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
     type, sure = max((kind.sniff(column, name) for kind in kinds), key=lambda found: found[1])
     if not sure:
         return Sniffed(type, 0, 0, False, 0.0, "it holds no value")
     found, _ = KINDS[type].read(column, type, ReadLimits(10**9))
     found = found.drop_null()
-    distinct = len(found.unique())
+    distinct = len(set(map(str, found.to_pylist()))) if pa.types.is_nested(found.type) else len(found.unique())
     numbers = found.to_numpy(zero_copy_only=False) if pa.types.is_floating(found.type) else np.empty(0)
     whole = len(numbers) > 0 and bool((numbers == np.rint(numbers)).all())
     length = sum(len(str(value)) for value in values if value is not None) / max(1, len(found))

@@ -34,6 +34,11 @@ REASONS: dict[str, str] = {
     "no_such_file": "a name that is no file's beside the table",
     "outside_source": "a name that is absolute, or leads out of the source's directory",
     "file_too_large": "a picture or sound of more than `max_file_bytes`",
+    "no_user": "an event that names no user",
+    "no_item": "an event that names no item",
+    "bad_time": "an event whose time is neither a number nor a moment",
+    "bad_value": "an event whose value is no number",
+    "too_few_events": "a user with fewer events than `events.min_events`",
     "bad_sample": "files of a tar that make no row: named twice, a link, or no text where one belongs",
 }
 
@@ -77,6 +82,29 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class EventColumns:
+    """Which columns of events say who took what and when, and which users become rows (`format: events`)."""
+
+    user: str = _option("user", "the column that names the user, a row's id")
+    item: str = _option("item", "the column that names the item")
+    time: str = _option("time", "the column of times: numbers or timestamps, the later the larger")
+    value: str | None = _option(None, "the column of values, such as ratings; without it all events count")
+    min_value: float | None = _option(None, "the least value that counts; null: every event does")
+    min_events: int = _option(5, "a user with fewer events that count is refused")
+    max_history: int = _option(200, "items of a history at most, the last ones")
+
+    def __post_init__(self) -> None:
+        if self.min_value is not None and self.value is None:
+            raise ValueError("min_value: needs `value`, the column that it is of")
+        if not 2 <= self.min_events <= 10_000:
+            raise ValueError(
+                f"min_events: between 2 (one to learn from, one to learn) and 10,000, found {self.min_events}"
+            )
+        if not 1 <= self.max_history <= 10_000:
+            raise ValueError(f"max_history: between 1 and 10,000, found {self.max_history}")
+
+
+@dataclass(frozen=True)
 class SourceOptions:
     """Where labelled rows lie and how their files are read. Credentials come from the environment or the instance."""
 
@@ -92,7 +120,8 @@ class SourceOptions:
         "auto",
         "auto: decided by the file name; or csv, jsonl, parquet; delta: the path is the directory of a Delta table (extra "
         "`delta`); folder: a directory of pictures or sounds, a row a file (columns `file` and `label`, the directory in "
-        "which it lies); webdataset: tars of samples, a column an extension; or a reader of your own",
+        "which it lies); webdataset: tars of samples, a column an extension; events: tables of who took what and when, a row "
+        "a user (columns `user`, `history`, `next`); or a reader of your own",
     )
     version: int | None = field(
         default=None,
@@ -128,6 +157,9 @@ class SourceOptions:
     max_file_bytes: int = field(
         default=MAX_FILE_BYTES,
         metadata={"help": "a row with a larger picture or sound (bytes) is refused", "later": True},
+    )
+    events: EventColumns = field(
+        default=EventColumns(), metadata={"help": "what the columns of `format: events` mean", "later": True}
     )
 
     dialogue: str | None = field(
@@ -191,6 +223,7 @@ class SourceFile:
     version: int | None = None  # of the Delta table
     members: tuple[Member, ...] = ()  # of a directory that is read as one; of a table the files that its rows name
     named: tuple[str, ...] = ()  # the columns whose texts name them
+    parts: tuple[SourceFile, ...] = ()  # of files that are read as one: each as it is by itself
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import partial
 from augmill.tasks.errors import UserError
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.rows.calendar import Calendar, parse_days, rank
-from augmill.tasks.rows.hashing import canonical_json, seal
+from augmill.tasks.rows.hashing import canonical_json, hash_json, seal
 from augmill.tasks.sources import SourceFile, SourceOptions, hash_file, is_settled
 from augmill.tasks.sources.folder import FOLDER, divide
 from augmill.tasks.sources.members import hash_members
@@ -127,11 +127,11 @@ def hash_files(
     """
     key = f"private/sources/{dataset}/hashes.json"
     noted = (store.read_sealed(key) if store is not None else None) or {}
-    stamps = {file.uri: file.stamp for file in listed if file.stamp}
+    stamps = {file.uri: file.stamp for whole in listed for file in whole.parts or (whole,) if file.stamp}
     stamps |= {member.uri: member.stamp for file in listed for member in file.members}
     known = {uri: pair for uri, pair in noted.items() if uri in stamps and pair[0] == stamps[uri]}
     found: dict[str, str] = {}
-    for file in files:
+    for file in [part for whole in files for part in whole.parts or (whole,)]:
         now = time.time_ns()
         if file.stamp and file.uri in known:
             found[file.uri] = known[file.uri][1]
@@ -148,4 +148,7 @@ def hash_files(
             found[file.uri] = hashlib.sha256(f"{own}\n{inside.hexdigest()}".encode()).hexdigest()
     if store is not None and known != noted:
         store.put(key, seal(known))
-    return found
+    joined = {
+        whole.uri: hash_json([[part.name, found[part.uri]] for part in whole.parts]) for whole in files if whole.parts
+    }
+    return found | joined

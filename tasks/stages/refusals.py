@@ -15,7 +15,6 @@ from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
 from augmill.tasks.rows.kinds import KINDS
 from augmill.tasks.rows.names import SHOWN, nearest
-from augmill.tasks.rows.schema import is_media
 from augmill.tasks.sources import SourceFile, SourceOptions, describe_file, doubt_file, read_batches, sample_rows
 from augmill.tasks.sources.delimited import DELIMITERS
 
@@ -35,6 +34,11 @@ REMEDIES = {
     "no_such_file": "put the file where it is named, relative to the table's own directory, or correct the name",
     "outside_source": "put the files into the source's directory, and name them relative to the table's own",
     "file_too_large": "make those files smaller, or raise source.max_file_bytes",
+    "no_user": "check source.events.user, and leave out events without a user",
+    "no_item": "check source.events.item, and leave out events without an item",
+    "bad_time": "check source.events.time: every cell has to be a number or a timestamp",
+    "bad_value": "check source.events.value: every cell has to be a number, or empty",
+    "too_few_events": "nothing, where such users are to be left out; or lower source.events.min_events",
     "bad_sample": "pack the tar again: plain files, each named once",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
     CONFLICT: "give equal rows one label, or set refuse.conflicts",
@@ -138,7 +142,8 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
         kind = "lists or objects" if b"json" in (field.metadata or {}) else str(field.type)
         bytes_of = pa.types.is_binary(inside) or pa.types.is_fixed_size_binary(inside)
         type = columns.types.get(name)
-        if type is not None and KINDS[type].files and is_media(field.type):
+        # A kind whose values are nested takes lists and structs as they are, or their JSON, as it says.
+        if type is not None and pa.types.is_nested(KINDS[type].arrow(type)) and KINDS[type].takes(inside, type):
             continue
         if type is not None and pa.types.is_nested(inside) and KINDS[type].takes(inside, type):
             continue

@@ -162,8 +162,10 @@ class _Parts:
                 yield pa.Table.from_batches([batch])
 
     def fit_strata(self) -> dict[str, Any]:
-        train = [part.filter(pa.array(self.codes[at] == 0)) for at, part in self._placed([TARGET])]
-        self.fitted = self.config.learnt.fit_strata(pa.concat_tables(train))
+        problem = self.config.learnt
+        asked = [TARGET, *(self.config.fields if problem.strata_of_fields else ())]
+        train = [part.filter(pa.array(self.codes[at] == 0)) for at, part in self._placed(asked)]
+        self.fitted = problem.fit_strata(pa.concat_tables(train))
         return self.fitted
 
     def _placed(self, columns: list[str]) -> Iterator[tuple[slice, pa.Table]]:

@@ -5,9 +5,11 @@ from augmill.tasks.trainers.boosting import BoostingTrainer
 from augmill.tasks.trainers.cnn import CnnTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
+from augmill.tasks.trainers.ease import EaseTrainer
 from augmill.tasks.trainers.linear import LinearTrainer
 from augmill.tasks.trainers.retrieval import RetrievalTrainer
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
+from augmill.tasks.trainers.transitions import TransitionsTrainer
 from augmill.tasks.trainers.tuning import CHOOSING
 
 __all__ = [
@@ -24,13 +26,15 @@ __all__ = [
 
 
 # The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, pictures
-# and sound `cnn`, others `linear`; texts to be answered `retrieval`.
+# and sound `cnn`, histories `transitions`, others `linear`; texts to be answered `retrieval`.
 _SHIPPED: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
     "boosting": BoostingTrainer,
     "cnn": CnnTrainer,
     "linear": LinearTrainer,
     "retrieval": RetrievalTrainer,
+    "transitions": TransitionsTrainer,
+    "ease": EaseTrainer,
     "command": CommandTrainer,
 }
 TRAINERS = Registry("trainer", Trainer, _SHIPPED)

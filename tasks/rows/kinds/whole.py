@@ -21,6 +21,7 @@ from augmill.tasks.registry import Registry
 from augmill.tasks.rows.kinds.audio import Audio
 from augmill.tasks.rows.kinds.dialogue import Dialogue
 from augmill.tasks.rows.kinds.image import Image
+from augmill.tasks.rows.kinds.items import Items
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 from augmill.tasks.rows.schema import GROUP
@@ -29,7 +30,7 @@ BLOCK = 1 << 12  # rows looked for at once
 
 # By the types that a recipe names. Extend with one file or folder and its types here, or from outside.
 _SHIPPED: dict[str, Kind] = {
-    type: kind for kind in (Text(), Table(), Image(), Audio(), Dialogue()) for type in kind.types
+    type: kind for kind in (Text(), Table(), Image(), Audio(), Dialogue(), Items()) for type in kind.types
 }
 KINDS = Registry("kind", Kind, _SHIPPED, made=True)
 
