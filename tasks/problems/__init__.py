@@ -4,6 +4,7 @@ from augmill.tasks.contracts import Problem
 from augmill.tasks.errors import UserError
 from augmill.tasks.problems.classification import Classification
 from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier, RowClassifier
+from augmill.tasks.problems.detection import Detection
 from augmill.tasks.problems.regression import Regression
 from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
 from augmill.tasks.registry import Registry
@@ -29,6 +30,7 @@ _SHIPPED: dict[str, Problem] = {
     "classification": _classification,
     "pair_classification": _classification,
     "regression": Regression(),
+    "detection": Detection(),
 }
 PROBLEMS = Registry("problem", Problem, _SHIPPED, made=True)
 

@@ -18,6 +18,7 @@ from augmill.tasks.rows.kinds.media import RELEASED, is_media
 from augmill.tasks.rows.names import nearest
 
 from .batching import Tally, unify
+from .boxes import Coco, Voc
 from .columnar import Parquet
 from .delimited import DELIMITERS, Delimited, doubt_delimited, find_dialect
 from .delta import Delta
@@ -41,6 +42,8 @@ _SHIPPED: dict[str, type[Reader]] = {
     "delta": Delta,
     "folder": Folder,
     "webdataset": WebDataset,
+    "coco": Coco,
+    "voc": Voc,
 }
 SOURCES = Registry("source", Reader, _SHIPPED)
 
@@ -76,8 +79,10 @@ def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
         found = find_dialect(file, options)
         out |= {"encoding": found.codec, "encoding_why": found.codec_why}
         return out | {"delimiter": found.delimiter, "delimiter_why": found.delimiter_why}
-    if file.format == "folder":
+    if file.format in ("folder", "coco"):
         return out | {"members": str(len(file.members))}
+    if file.format == "voc":  # a picture and its XML
+        return out | {"members": str(len(file.members) // 2)}
     if file.format == "delta":
         return out | {"version": str(file.version)}
     if file.format == "jsonl":

@@ -10,8 +10,9 @@ from urllib.parse import unquote
 
 from augmill.tasks.errors import DataError, UserError
 
+from .boxes import COCO, VOC, is_coco, is_voc, list_coco, list_voc
 from .delta import is_delta, list_delta
-from .folder import FOLDER, beside_media, is_folder, list_folder
+from .folder import FOLDER, beside_media, is_folder, is_shown, list_folder
 from .listing import Entry, is_hidden, is_leftover, list_local, list_remote
 from .magic import HEAD, foreign
 from .options import Compression, Format, SourceFile, SourceOptions
@@ -65,6 +66,11 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
     if options.format == FOLDER or alone:
         files = list_folder(found.entries, found.root, lambda name: _partition(name, found.root, options), options.path)
         return _partitioned(files, options)
+    shown = [entry for entry in found.entries if is_shown(entry.name)]
+    if options.format == COCO or (options.format == "auto" and not found.single and is_coco(shown)):
+        return list_coco(shown, options.path)
+    if options.format == VOC or (options.format == "auto" and not found.single and is_voc(shown)):
+        return list_voc(shown, found.root, options.path)
     chosen = _choose(entries, options, found.single)
     filled = [(entry, kind) for entry, kind in chosen if entry.size]
     if not filled:

@@ -34,7 +34,8 @@ REASONS: dict[str, str] = {
     "no_such_file": "a name that is no file's beside the table",
     "outside_source": "a name that is absolute, or leads out of the source's directory",
     "file_too_large": "a picture or sound of more than `max_file_bytes`",
-    "bad_sample": "files of a tar that make no row: named twice, a link, or no text where one belongs",
+    "bad_xml": "an XML file that is damaged, or has entities of its own",
+    "bad_sample": "files that make no row: named twice, of a tar a link, or no text where one belongs",
 }
 
 
@@ -92,7 +93,8 @@ class SourceOptions:
         "auto",
         "auto: decided by the file name; or csv, jsonl, parquet; delta: the path is the directory of a Delta table (extra "
         "`delta`); folder: a directory of pictures or sounds, a row a file (columns `file` and `label`, the directory in "
-        "which it lies); webdataset: tars of samples, a column an extension; or a reader of your own",
+        "which it lies); webdataset: tars of samples, a column an extension; coco, voc: a directory of pictures with boxes, in a "
+        "JSON or in an XML file each (columns `image` and `objects`); or a reader of your own",
     )
     version: int | None = field(
         default=None,
