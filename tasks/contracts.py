@@ -374,6 +374,13 @@ class Problem(ABC):
     def reader(self, rules: Any) -> TargetReader:
         """``rules``: the recipe's section ``labels``."""
 
+    def misfits(self, fields: pa.Table, values: Sequence[Any]) -> list[str | None]:
+        """Why each row is refused whose target and fields do not go together (a box outside of its picture).
+
+        ``fields``: of rows that are not refused otherwise; ``values``: of the column TARGET. An empty list: none is.
+        """
+        return []
+
     @abstractmethod
     def lacks(self, train: pa.Table) -> tuple[str, str] | None:
         """(what train rows lack for anything to be learnt, what to look at); None where they lack nothing."""

@@ -2,6 +2,7 @@
 
 from augmill.tasks.contracts import Metric
 from augmill.tasks.metrics.classification import RIGHT, Accuracy, MacroF1
+from augmill.tasks.metrics.detection import Map, Map50
 from augmill.tasks.metrics.next_item import Ndcg, Recall
 from augmill.tasks.metrics.ranking import Auc, AveragePrecision
 from augmill.tasks.metrics.regression import R2, Mae, Rmse
@@ -12,6 +13,6 @@ __all__ = ["METRICS", "RIGHT"]
 
 _SHIPPED = (
     *(Accuracy(), MacroF1(), Auc(), AveragePrecision(), Mae(), Rmse(), R2()),
-    *(RougeL(), ChrF(), ExactMatch(), Ndcg(), Recall()),
+    *(Map(), Map50(), RougeL(), ChrF(), ExactMatch(), Ndcg(), Recall()),
 )
 METRICS: Registry[Metric] = Registry("metric", Metric, {metric.name: metric for metric in _SHIPPED}, made=True)

@@ -4,6 +4,7 @@ from augmill.tasks.contracts import Problem
 from augmill.tasks.errors import UserError
 from augmill.tasks.problems.classification import Classification
 from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier, RowClassifier
+from augmill.tasks.problems.detection import Detection
 from augmill.tasks.problems.ranking import ItemRanking
 from augmill.tasks.problems.regression import Regression
 from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
@@ -33,6 +34,7 @@ _SHIPPED: dict[str, Problem] = {
     "regression": Regression(),
     "text_to_text": TextToText(),
     "ranking": ItemRanking(),
+    "detection": Detection(),
 }
 PROBLEMS = Registry("problem", Problem, _SHIPPED, made=True)
 

@@ -18,6 +18,7 @@ from augmill.tasks.rows.kinds.media import RELEASED, is_media
 from augmill.tasks.rows.names import nearest
 
 from .batching import Tally, unify
+from .boxes import Coco, Voc
 from .columnar import Parquet
 from .delimited import DELIMITERS, Delimited, doubt_delimited, find_dialect
 from .delta import Delta
@@ -44,6 +45,8 @@ _SHIPPED: dict[str, type[Reader]] = {
     "folder": Folder,
     "webdataset": WebDataset,
     "events": Events,
+    "coco": Coco,
+    "voc": Voc,
 }
 SOURCES = Registry("source", Reader, _SHIPPED)
 
@@ -81,8 +84,8 @@ def describe_file(file: SourceFile, options: SourceOptions) -> dict[str, str]:
         found = find_dialect(file, options)
         out |= {"encoding": found.codec, "encoding_why": found.codec_why}
         return out | {"delimiter": found.delimiter, "delimiter_why": found.delimiter_why}
-    if file.format == "folder":
-        return out | {"members": str(len(file.members))}
+    if file.format in ("folder", "coco", "voc"):
+        return out | {"members": str(len(file.members) // (2 if file.format == "voc" else 1))}  # a picture and its XML
     if file.format == "delta":
         return out | {"version": str(file.version)}
     if file.format == "jsonl":

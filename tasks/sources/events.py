@@ -99,7 +99,7 @@ _ROLES = {  # what people call such columns, in snake case
 
 def guess_events(names: Sequence[str]) -> EventColumns | None:
     """Where these columns are a user, an item, a time and at most a value, which is which; else None."""
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for name in names:
         role = next((role for role, words in _ROLES.items() if re.fullmatch(words, snaked(name))), None)
         if role is None or role in found:

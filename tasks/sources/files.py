@@ -11,10 +11,11 @@ from urllib.parse import unquote
 
 from augmill.tasks.errors import DataError, UserError
 
+from .boxes import COCO, VOC, is_coco, is_voc, list_coco, list_voc
 from .delta import is_delta, list_delta
 from .events import EVENTS, join_events
-from .folder import FOLDER, beside_media, is_folder, list_folder
-from .listing import Entry, is_hidden, is_leftover, list_local, list_remote
+from .folder import FOLDER, beside_media, is_folder, is_shown, list_folder
+from .listing import Entry, Listing, is_hidden, is_leftover, list_local, list_remote
 from .magic import HEAD, foreign
 from .options import Compression, Format, SourceFile, SourceOptions
 from .storage import is_remote, open_bytes
@@ -65,10 +66,9 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
             if "Delta" in found.table
             else "export the table's current rows to plain Parquet and read those",
         )
-    alone = options.format == "auto" and not found.single and is_folder([entry.name for entry in entries])
-    if options.format == FOLDER or alone:
-        files = list_folder(found.entries, found.root, lambda name: _partition(name, found.root, options), options.path)
-        return _partitioned(files, options)
+    pictured = _list_pictures(found, entries, options)
+    if pictured is not None:
+        return pictured
     chosen = _choose(entries, options, found.single)
     filled = [(entry, kind) for entry, kind in chosen if entry.size]
     if not filled:
@@ -78,6 +78,19 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
         _warn_of_empty(found.root, tuple(entry.name for entry, _ in chosen if not entry.size))
     files = [_source_file(entry, kind, found.root, options) for entry, kind in filled]
     return _partitioned(files, options)
+
+
+def _list_pictures(found: Listing, entries: list[Entry], options: SourceOptions) -> list[SourceFile] | None:
+    """Of a directory in which files are rows, by its layout; None where the path is none. ``entries``: no hidden ones."""
+    auto, shown = options.format == "auto" and not found.single, [e for e in found.entries if is_shown(e.name)]
+    if options.format == COCO or (auto and is_coco(shown)):
+        return list_coco(shown, options.path)
+    if options.format == VOC or (auto and is_voc(shown)):
+        return list_voc(shown, found.root, options.path)
+    if options.format == FOLDER or (auto and is_folder([entry.name for entry in entries])):
+        files = list_folder(found.entries, found.root, lambda name: _partition(name, found.root, options), options.path)
+        return _partitioned(files, options)
+    return None
 
 
 def _partitioned(files: list[SourceFile], options: SourceOptions) -> list[SourceFile]:

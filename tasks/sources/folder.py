@@ -99,7 +99,7 @@ def is_media_file(name: str) -> bool:
     return name.rpartition(".")[2].lower() in ENDINGS
 
 
-def _is_beside(name: str) -> bool:
+def is_beside(name: str) -> bool:
     base = name.rsplit("/", 1)[-1].lower()
     return base in _BESIDE or base.partition(".")[0] in _BESIDE
 
@@ -112,7 +112,7 @@ def is_folder(names: Sequence[str]) -> bool:
 def beside_media(names: Sequence[str]) -> list[str]:
     """Where some files are pictures or sounds, those that are none and do not often lie beside them."""
     others = [name for name in names if not is_media_file(name)]
-    return [name for name in others if not _is_beside(name)] if len(others) < len(names) else []
+    return [name for name in others if not is_beside(name)] if len(others) < len(names) else []
 
 
 def list_folder(
@@ -122,7 +122,7 @@ def list_folder(
 
     ``partition_of``: the hive partition of a file, by its name. What is no picture or sound is left out, and said.
     """
-    shown = [entry for entry in entries if not _is_hidden(entry.name)]
+    shown = [entry for entry in entries if is_shown(entry.name)]
     chosen = sorted((entry for entry in shown if is_media_file(entry.name)), key=lambda entry: entry.name)
     if not chosen:
         problem = f"expected pictures or sounds, found {', '.join(entry.name for entry in shown[:3]) or 'nothing'}"
@@ -154,10 +154,12 @@ def _member(entry: Entry) -> Member:
     return Member(entry.name, entry.uri, entry.size, entry.stamp)
 
 
-def _is_hidden(name: str) -> bool:
-    """As everywhere, but that cameras name pictures ``_DSC0001.jpg``."""
+def is_shown(name: str) -> bool:
+    """As everywhere, but that cameras name pictures ``_DSC0001.jpg``, and others annotations ``_annotations.coco.json``."""
     *above, base = name.split("/")
-    return base.startswith(".") or any(p.startswith(".") or (p.startswith("_") and "=" not in p) for p in above)
+    return not base.startswith(".") and not any(
+        p.startswith(".") or (p.startswith("_") and "=" not in p) for p in above
+    )
 
 
 @cache  # a run lists its source more than once

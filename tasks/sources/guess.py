@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from augmill.tasks.rows.kinds.media import is_media
 
+from .folder import FOLDER
 from .options import SourceFile, SourceOptions
 
 ROWS = 2000
@@ -80,7 +81,8 @@ def first_rows(file: SourceFile, options: SourceOptions) -> list[dict[str, Any]]
 
     if file.format in ("csv", "jsonl"):
         return sample_rows(file, options, ROWS)
-    file = replace(file, members=file.members[:: max(1, len(file.members) // ROWS)])
+    if file.format == FOLDER:
+        file = replace(file, members=file.members[:: max(1, len(file.members) // ROWS)])
     reader = SOURCES[file.format]()
     schema = reader.schema([file], options)
     plain = pa.schema([field for field in schema if not is_media(field.type)])

@@ -39,7 +39,8 @@ REASONS: dict[str, str] = {
     "bad_time": "an event whose time is neither a number nor a moment",
     "bad_value": "an event whose value is no number",
     "too_few_events": "a user with fewer events than `events.min_events`",
-    "bad_sample": "files of a tar that make no row: named twice, a link, or no text where one belongs",
+    "bad_xml": "an XML file that is damaged, or has entities of its own",
+    "bad_sample": "files that make no row: named twice, of a tar a link, or no text where one belongs",
 }
 
 
@@ -120,8 +121,9 @@ class SourceOptions:
         "auto",
         "auto: decided by the file name; or csv, jsonl, parquet; delta: the path is the directory of a Delta table (extra "
         "`delta`); folder: a directory of pictures or sounds, a row a file (columns `file` and `label`, the directory in "
-        "which it lies); webdataset: tars of samples, a column an extension; events: tables of who took what and when, a row "
-        "a user (columns `user`, `history`, `next`); or a reader of your own",
+        "which it lies); webdataset: tars of samples, a column an extension; coco, voc: a directory of pictures with boxes, in a "
+        "JSON or in an XML file each (columns `image` and `objects`); events: tables of who took what and when, a row a user "
+        "(columns `user`, `history`, `next`); or a reader of your own",
     )
     version: int | None = field(
         default=None,

@@ -135,7 +135,7 @@ def hash_files(
         now = time.time_ns()
         if file.stamp and file.uri in known:
             found[file.uri] = known[file.uri][1]
-        elif file.format != FOLDER:
+        elif file.stamp or not file.members:  # not a directory that is read as one
             found[file.uri] = hash_file(file, how)
             if is_settled(file, now):
                 known[file.uri] = [file.stamp, found[file.uri]]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import Problem
+from augmill.tasks.contracts import FIRST_PROBLEM, Problem
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
-from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems import PROBLEMS, problem_learning
 from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
@@ -147,6 +147,8 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
             continue
         if type is not None and pa.types.is_nested(inside) and KINDS[type].takes(inside, type):
             continue
+        if name == columns.answer and _learns_lists(columns.answer_type):
+            continue
         if kind != str(field.type) or pa.types.is_nested(inside) or (bytes_of and key not in MAY_BE_BYTES):
             doubt = doubt_file(file, how)
             hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
@@ -156,6 +158,12 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
             raise DataError(
                 f"column {name!r} holds {kind}, not {type}", where=f"{of}{key}", fix=f"give a column of {type}s"
             )
+
+
+def _learns_lists(type: str) -> bool:
+    """Whether what is learnt is itself lists or objects."""
+    target = PROBLEMS[problem_learning(type) or FIRST_PROBLEM].target
+    return target is not None and pa.types.is_nested(target)
 
 
 def require_fit(

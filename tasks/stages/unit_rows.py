@@ -288,6 +288,14 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
         kept.append(index)
         reads.append(read)
         splits.append(split)
+    unfit = rows.problem.misfits(batch.fields.take(pa.array(kept, pa.int64())), [read.value for read in reads])
+    if any(unfit):
+        for index, why in zip(kept, unfit, strict=True):
+            if why:
+                refused.append(batch.refused(index, why))
+                rows.part(batch.names[index]).refused[why] += 1
+        fit = [at for at, reason in enumerate(unfit) if not reason]
+        kept, reads, splits = [kept[at] for at in fit], [reads[at] for at in fit], [splits[at] for at in fit]
     rows.take([batch.names[index] for index in kept], [str(read.stratum) for read in reads])
     own: dict[str, list[Any]] = {
         ROW_ID: [str(batch.ids[index]) if with_id else hashes[index] for index in kept],

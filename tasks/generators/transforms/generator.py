@@ -17,6 +17,7 @@ from augmill.tasks.contracts import STRATUM, TARGET, Context, FitInputs, Fitted,
 from augmill.tasks.errors import DeadlineExceeded
 from augmill.tasks.generators._parents import PARENTS, Parents, stream_parents
 from augmill.tasks.generators.transforms.options import TransformsOptions
+from augmill.tasks.problems.detection import BOXES
 from augmill.tasks.rows.kinds import candidate_schema, kinds_of
 from augmill.tasks.rows.kinds.media import media
 
@@ -47,7 +48,7 @@ class Transforms(Generator):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "scipy")
     kind_libraries: ClassVar[Mapping[str, tuple[str, ...]]] = {"image": ("kornia",)}
     kinds: ClassVar[tuple[str, ...]] = ("image", "audio")
-    problems: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    problems: ClassVar[tuple[str, ...]] = ("classification", "regression", "detection")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
         """Raises UserError where a library that these fields need is not installed, or an amount has no such name."""
@@ -68,15 +69,34 @@ class Transforms(Generator):
         mediums = fitted.get(
             "mediums", lambda: [(_medium(k.name, self.options), own) for k, own in kinds_of(ctx.fields)]
         )
+        if ctx.target == BOXES:
+            return self._composed(fitted, parents, request, ctx)
         places = parents.draw(request)
         pieces = [candidate_schema(ctx.fields, ctx.target).empty_table()]
         for part in parents.pieces(places, ctx.fields):
-            if ctx.out_of_time():
-                raise DeadlineExceeded("transforms ran out of time", where="transforms", fix="raise run.shard_minutes")
+            _require_time(ctx)
             ctx.tell(part.start, len(request), "rows")
             some = Request(request.strata[part], request.ordinals[part], request.seeds[part])
             pieces.append(_answer(parents, mediums, some, places[part], ctx))
         return pa.concat_tables(pieces).combine_chunks()
+
+    def _composed(self, fitted: Fitted, parents: MediaParents, request: Request, ctx: Context) -> pa.Table:
+        from augmill.tasks.generators.transforms.boxes import Scenery, answer
+
+        scenery = fitted.get("scenery", lambda: Scenery(parents, self.options, ctx.fields[0]))
+        pieces = [candidate_schema(ctx.fields, ctx.target).empty_table()]
+        for start in range(0, len(request), ROWS):
+            _require_time(ctx)
+            ctx.tell(start, len(request), "rows")
+            part = slice(start, start + ROWS)
+            some = Request(request.strata[part], request.ordinals[part], request.seeds[part])
+            pieces.append(answer(scenery, some, ctx))
+        return pa.concat_tables(pieces).combine_chunks()
+
+
+def _require_time(ctx: Context) -> None:
+    if ctx.out_of_time():
+        raise DeadlineExceeded("transforms ran out of time", where="transforms", fix="raise run.shard_minutes")
 
 
 class MediaParents(Parents):

@@ -110,13 +110,17 @@ def require(options: TransformsOptions) -> None:
 
 
 class Drawn:
-    """Of some rows, by transformation: whether each gets it, and how much, from -most to most, along one axis or two."""
+    """Of some rows, by transformation: whether each gets it, and how much, from -most to most, along one axis or two.
 
-    def __init__(self, options: TransformsOptions, seeds: Ints, attempt: int) -> None:
+    ``still``: transformations that no row gets.
+    """
+
+    def __init__(self, options: TransformsOptions, seeds: Ints, attempt: int, still: Sequence[str] = ()) -> None:
         count, names = len(seeds), len(NAMES)
         numbers = uniforms(seeds, 4 * names + 2 * KNOTS * KNOTS + 8, stream=1 + attempt)
         gates, levels = numbers[:, :names], 2 * numbers[:, names : 3 * names].reshape(count, 2, names) - 1
         chances, most = _amounts(options)
+        most = np.where(np.isin(NAMES, still), 0.0, most)
         if options.policy in PICKED:
             # Of those that are left those with the least numbers.
             order = np.where(most > 0, gates, 2.0).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
@@ -174,7 +178,7 @@ class Pictures:
         changed = np.zeros(len(files), np.bool_)
         for field in range(len(files[0]) if files else 0):
             pictures = [decode(row[field]) for row in files]
-            for rows in _batches([pixels.shape for pixels in pictures]):
+            for rows in batches_of([pixels.shape for pixels in pictures]):
                 before = np.stack([pictures[row] for row in rows.tolist()])
                 after = transformed(before, drawn, rows, seeds, attempt)
                 differs = (before != after).any(axis=(1, 2, 3))
@@ -189,7 +193,7 @@ class Pictures:
         return self.options.format
 
 
-def _batches(shapes: Sequence[tuple[int, ...]]) -> list[Ints]:
+def batches_of(shapes: Sequence[tuple[int, ...]]) -> list[Ints]:
     """Rows of one shape, in order, some at a time."""
     own: dict[tuple[int, ...], list[int]] = {}
     for row, shape in enumerate(shapes):
@@ -234,16 +238,16 @@ def _moved(values: torch.Tensor, drawn: Drawn, rows: Ints) -> torch.Tensor:
     height, width = values.shape[2:]
     short = min(height, width)
     across, down = np.meshgrid(np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2)
-    turns, offsets = _affine(drawn, rows)
+    turns, offsets = affine(drawn, rows)
     # In doubles and by elements alone: no sum whose order could hang on the batch.
     x = turns[:, 0, 0, None, None] * across + turns[:, 0, 1, None, None] * down
     y = turns[:, 1, 0, None, None] * across + turns[:, 1, 1, None, None] * down
-    x += (offsets[:, 0] * short)[:, None, None] + (drawn.places[rows, 0] * 2 - 1)[:, None, None] * _slack(
-        drawn, rows, width
-    )
-    y += (offsets[:, 1] * short)[:, None, None] + (drawn.places[rows, 1] * 2 - 1)[:, None, None] * _slack(
-        drawn, rows, height
-    )
+    x += (offsets[:, 0] * short)[:, None, None] + ((drawn.places[rows, 0] * 2 - 1) * slack(drawn, rows, width))[
+        :, None, None
+    ]
+    y += (offsets[:, 1] * short)[:, None, None] + ((drawn.places[rows, 1] * 2 - 1) * slack(drawn, rows, height))[
+        :, None, None
+    ]
     maps = torch.from_numpy(np.stack([x + (width - 1) / 2, y + (height - 1) / 2], axis=1).astype(np.float32))
     bent = np.flatnonzero(drawn.on("elastic")[rows])
     if len(bent):
@@ -253,13 +257,12 @@ def _moved(values: torch.Tensor, drawn: Drawn, rows: Ints) -> torch.Tensor:
     return moved
 
 
-def _slack(drawn: Drawn, rows: Ints, side: int) -> Floats:
+def slack(drawn: Drawn, rows: Ints, side: int) -> Floats:
     """How far a crop may lie from the middle, in pixels."""
-    found: Floats = (np.abs(drawn.amount("crop")[rows]) * side / 2)[:, None, None]
-    return found
+    return np.asarray(np.abs(drawn.amount("crop")[rows]) * side / 2)
 
 
-def _affine(drawn: Drawn, rows: Ints) -> tuple[Floats, Floats]:
+def affine(drawn: Drawn, rows: Ints) -> tuple[Floats, Floats]:
     """((rows, 2, 2), (rows, 2) as a share of the shorter side): from a place in the made picture to one in the parent."""
 
     def amount(name: str, axis: int = 0) -> Floats:
@@ -368,19 +371,26 @@ def _blur(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> Any:
     return gaussian_blur2d(values, 2 * reach + 1, widths[:, None].expand(-1, 2))
 
 
+def erased(drawn: Drawn, rows: Ints, height: int, width: int) -> tuple[Floats, Floats]:
+    """Of each row's rectangle (top, bottom) and (left, right), in whole pixels, (rows, 2) each."""
+    area = np.abs(drawn.amount("erase")[rows])
+    shape = 2.0 ** (2 * drawn.places[rows, 2] - 1)
+    spans = []
+    for at, (size, ratio) in enumerate(((height, shape), (width, 1 / shape))):
+        side = np.minimum(np.sqrt(area * ratio), 1.0)
+        start = drawn.places[rows, 3 + at] * (1 - side)
+        spans.append(np.round(np.stack([start * size, (start + side) * size], axis=1)))
+    return spans[0], spans[1]
+
+
 def _erase(values: torch.Tensor, drawn: Drawn, rows: Ints, means: Floats) -> torch.Tensor:
     """A rectangle in the picture's mean colour (Zhong et al., "Random Erasing", AAAI 2020)."""
     import torch
 
     height, width = values.shape[2:]
-    area = np.abs(drawn.amount("erase")[rows])
-    shape = 2.0 ** (2 * drawn.places[rows, 2] - 1)
-    sides = [np.minimum(np.sqrt(area * ratio), 1.0) for ratio in (shape, 1 / shape)]
-    starts = [drawn.places[rows, 3 + at] * (1 - side) for at, side in enumerate(sides)]
     inside = [
-        (np.arange(size) >= np.round(start * size)[:, None])
-        & (np.arange(size) < np.round((start + side) * size)[:, None])
-        for size, start, side in zip((height, width), starts, sides, strict=True)
+        (np.arange(size) >= span[:, :1]) & (np.arange(size) < span[:, 1:])
+        for size, span in zip((height, width), erased(drawn, rows, height, width), strict=True)
     ]
     mask = torch.from_numpy(inside[0][:, None, :, None] & inside[1][:, None, None, :])
     return torch.where(mask, _tensor(means)[:, :, None, None], values)

@@ -44,6 +44,19 @@ class TransformsOptions:
             "help": "how pictures are written: as their parent is (JPEG at quality 95, all else as PNG), or all alike"
         },
     )
+    # --- Pictures with boxes alone
+    paste: int = field(
+        default=3,
+        metadata={"help": "objects of other train pictures that are pasted into one, at most; 0: none", "later": True},
+    )
+    mosaic: float = field(
+        default=0.0,
+        metadata={"help": "share of the made pictures that are put together from four", "later": True},
+    )
+    visible: float = field(
+        default=0.3,
+        metadata={"help": "a box is dropped of which a smaller share is left, cut off or covered", "later": True},
+    )
     # --- Sound alone
     noise_files: str | None = field(
         default=None,
@@ -56,5 +69,10 @@ class TransformsOptions:
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 10:
             raise ValueError(f"strength: expected above 0, at most 10; found {self.strength:g}")
+        if not 0 <= self.paste <= 50:
+            raise ValueError(f"paste: expected 0 to 50, found {self.paste}")
+        for name in ("mosaic", "visible"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, found {getattr(self, name):g}")
         if bad := {name: value for name, value in self.amounts.items() if not 0 <= value < float("inf")}:
             raise ValueError(f"amounts: expected numbers of 0 or more; found {bad}")
