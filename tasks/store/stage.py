@@ -23,6 +23,7 @@ from augmill.tasks.contracts import USER_PREFIX, Artifact, FitInputs, Tell, tell
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.registry import blaming
 from augmill.tasks.rows.hashing import TableHasher, canonical_json, hash_file, hash_json, hash_path, hash_table
+from augmill.tasks.rows.parts import read_parts
 from augmill.tasks.rows.schema import is_bytes
 from augmill.tasks.store.store import Store, manifest_key
 
@@ -151,6 +152,10 @@ class Work:
 
     def read(self, artifact: Artifact, name: str = "rows.parquet", columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(self.path(artifact, name), columns=columns)
+
+    def parts(self, artifact: Artifact, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """As ``read``, of a table that is not held at once."""
+        return read_parts(self.path(artifact, name), columns)
 
     def read_json(self, artifact: Artifact, name: str) -> Any:
         return json.loads(self.path(artifact, name).read_text(encoding="utf-8"))
