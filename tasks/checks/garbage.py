@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from augmill.tasks.checks.base import (
     CHECK_FILE,
@@ -315,9 +316,8 @@ def _clean_texts(rows: pa.Table, ctx: Context) -> list[str]:
 
 def _sample(train: pa.Table, most: int) -> pa.Table:
     """Every k-th row by row_id, so that at most ``most`` are left; the order of the rows does not count."""
-    train = train.sort_by("row_id")
-    step = -(-train.num_rows // most)
-    return train.take(pa.array(range(0, train.num_rows, step), pa.int64())) if step > 1 else train
+    order = pc.sort_indices(train["row_id"])
+    return train.take(order.take(pa.array(range(0, len(order), max(1, -(-len(order) // most))), pa.int64())))
 
 
 def _load(pairs: dict[str, int]) -> CharacterModel:

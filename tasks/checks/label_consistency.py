@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from augmill.tasks.checks.base import (
     CHECK_FILE,
@@ -25,7 +26,7 @@ from augmill.tasks.checks.base import (
     verdicts,
     write_check,
 )
-from augmill.tasks.contracts import ANY, STRATUM, Check, Context, FitInputs, Fitted, Tell, tell_nobody
+from augmill.tasks.contracts import ANY, ROW_ID, STRATUM, Check, Context, FitInputs, Fitted, Tell, tell_nobody
 from augmill.tasks.problems import VOCABULARY, WEIGHTS, Classifier, RowClassifier
 from augmill.tasks.rows.kinds.text import prepared
 
@@ -139,26 +140,31 @@ class LabelConsistency(Check):
     kinds: ClassVar[tuple[str, ...]] = (ANY,)
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
-        train = inputs.train.sort_by("row_id")
-        strata = [str(stratum) for stratum in train[STRATUM].to_pylist()]
-        if len(set(strata)) < 2:
+        order = pc.sort_indices(inputs.train[ROW_ID]).to_numpy()
+        strata = inputs.train[STRATUM].take(pa.array(order)).combine_chunks()
+        names = sorted(map(str, pc.unique(strata).to_pylist()))
+        if len(names) < 2:
             why = "abstains: train has one class only"
-            return write_check(ctx, abstains=True, real_refused=0.0, why=why, abstains_for=sorted(set(strata)))
-        rows, learn = _rows(train, ctx.fields), _learner(len(strata), ctx.fields)
-        folds = fold_numbers(train, ctx.fields, FOLDS)
+            return write_check(ctx, abstains=True, real_refused=0.0, why=why, abstains_for=names)
+        learn = _learner(len(strata), ctx.fields)
         fitted_on = _spread(strata, self.options.max_rows)
         measured_on = _spread(strata, self.options.max_measured)
+        used = np.union1d(fitted_on, measured_on)  # of a large train a small part
+        rows = _rows(inputs.train.take(pa.array(order[used])), ctx.fields)
+        folds = fold_numbers(inputs.train, ctx.fields, FOLDS)[order[measured_on]]
+        fitted_on, measured_on = (np.searchsorted(used, at) for at in (fitted_on, measured_on))
+        classes = [str(name) for name in strata.take(pa.array(used)).to_pylist()]
         measured = Measurement.of(
             _take(rows, measured_on),
-            [strata[at] for at in measured_on],
-            folds[measured_on],
+            [classes[at] for at in measured_on],
+            folds,
             self.options.threshold,
             learn,
             ctx.tell,
         )
         ctx.tell(FOLDS, FOLDS + 1, "trainings")
-        model = learn(_take(rows, fitted_on), [strata[at] for at in fitted_on])
-        return model.save(ctx.workdir) | self._write(ctx, measured, sorted(set(strata)))
+        model = learn(_take(rows, fitted_on), [classes[at] for at in fitted_on])
+        return model.save(ctx.workdir) | self._write(ctx, measured, names)
 
     def _write(self, ctx: Context, measured: Measurement, strata: list[str]) -> dict[str, Path]:
         limit, power = self.options.max_real_refused, self.options.min_power
@@ -227,14 +233,12 @@ def _learner(count: int, fields: Sequence[str]) -> Learn:
     return lambda texts, strata: Classifier.fit(texts, strata, least)
 
 
-def _spread(strata: Sequence[str], most: int) -> Ints:
+def _spread(strata: pa.Array, most: int) -> Ints:
     """Indices of at most ``most`` rows, evenly over the classes' rows in their order; two of each class at least."""
-    by: dict[str, list[int]] = {}
-    for at, stratum in enumerate(strata):
-        by.setdefault(stratum, []).append(at)
-    share = min(1.0, most / len(strata))
-    chosen = []
-    for rows in by.values():
+    encoded = strata.dictionary_encode().indices.to_numpy()
+    order = np.argsort(encoded, kind="stable")
+    share, chosen = min(1.0, most / len(strata)), [np.empty(0, np.int64)]
+    for rows in np.split(order, np.cumsum(np.bincount(encoded))[:-1]):
         count = min(len(rows), max(2, int(share * len(rows))))
-        chosen += [rows[at * len(rows) // count] for at in range(count)]
-    return np.array(sorted(chosen), dtype=np.int64)
+        chosen.append(rows[np.arange(count) * len(rows) // count])
+    return np.sort(np.concatenate(chosen))

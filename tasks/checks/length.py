@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from augmill.tasks.checks.base import (
     CHECK_FILE,
     abstention,
-    field_values,
     fold_numbers,
     require,
+    slices,
     text_fields,
     verdicts,
     write_check,
@@ -26,6 +27,8 @@ from augmill.tasks.rows.kinds.text import is_unspaced, prepared
 from augmill.tasks.rows.shown import count_characters
 
 Bounds = dict[str, list[int]]  # unit -> [least, most], both allowed
+Units = dict[str, npt.NDArray[np.int64]]  # unit -> the length of each text
+REASONS = (None, "empty", "too_short", "too_long")
 FOLDS = 5
 
 
@@ -49,13 +52,14 @@ class LengthOptions:
         require("max_real_refused", self.max_real_refused, 0, 1)
 
 
-def measure(texts: Sequence[str], spaced: bool) -> dict[str, list[int]]:
+def measure(texts: Sequence[str], spaced: bool) -> Units:
     """Lengths of canonical texts: characters as a reader counts them, and words where these are set apart by spaces."""
     units = {"characters": [len(text) if text.isascii() else count_characters(text) for text in texts]}
-    return units | ({"words": [text.count(" ") + (text != "") for text in texts]} if spaced else {})
+    units |= {"words": [text.count(" ") + (text != "") for text in texts]} if spaced else {}
+    return {unit: np.array(lengths, np.int64) for unit, lengths in units.items()}
 
 
-def learn(units: dict[str, list[int]], options: LengthOptions) -> Bounds:
+def learn(units: Units, options: LengthOptions) -> Bounds:
     """Bounds on the units. Quantiles are order statistics: with few rows the extremes themselves."""
     bounds = {}
     for unit, lengths in units.items():
@@ -65,14 +69,12 @@ def learn(units: dict[str, list[int]], options: LengthOptions) -> Bounds:
     return bounds
 
 
-def reasons(units: dict[str, list[int]], bounds: Bounds) -> list[str | None]:
-    """Why each text is refused; null where it is not."""
-    result: list[str | None] = [None] * len(units["characters"])
+def refused(units: Units, bounds: Bounds) -> npt.NDArray[np.int64]:
+    """Why each text is, by its place in ``REASONS``; the first unit in which it is too short or too long counts."""
+    found = np.zeros(len(units["characters"]), np.int64)
     for unit, (low, high) in bounds.items():
-        for row, length in enumerate(units[unit]):
-            if result[row] is None and not low <= length <= high:
-                result[row] = "too_short" if length < low else "too_long"
-    return ["empty" if not length else why for length, why in zip(units["characters"], result, strict=True)]
+        found = np.where(found > 0, found, np.select([units[unit] < low, units[unit] > high], [2, 3], 0))
+    return np.where(units["characters"] == 0, 1, found)
 
 
 class Length(Check):
@@ -85,32 +87,45 @@ class Length(Check):
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """check.json's ``fields``: per text column the bounds ``{"characters": [least, most], "words": ...}``."""
         folds = fold_numbers(inputs.train, ctx.fields, FOLDS)
-        refused = np.zeros(inputs.train.num_rows, dtype=bool)
+        out = np.zeros(inputs.train.num_rows, dtype=bool)
         learnt: dict[str, Any] = {}
-        for name, texts in _texts_by_field(inputs.train, ctx):
-            units = measure(texts, spaced=not is_unspaced(field_values(inputs.train, name)))
+        for name, units in _measure_all(inputs.train, ctx).items():
             learnt[name] = learn(units, self.options)
             for fold in range(FOLDS):
                 inside = folds == fold
-                rest = {unit: [n for n, out in zip(v, ~inside, strict=True) if out] for unit, v in units.items()}
                 if inside.any() and not inside.all():
-                    why = reasons(units, learn(rest, self.options))
-                    refused |= inside & np.array([reason is not None for reason in why])
-        share = float(refused.mean()) if len(refused) else 0.0
+                    rest = {unit: lengths[~inside] for unit, lengths in units.items()}
+                    out |= inside & (refused(units, learn(rest, self.options)) > 0)
+        share = float(out.mean()) if len(out) else 0.0
         abstains, why_not = abstention(share, self.options.max_real_refused)
         return write_check(ctx, abstains=abstains, real_refused=share, why=why_not, fields=learnt)
 
     def judge(self, fitted: Fitted, candidates: pa.Table, ctx: Context) -> pa.Table:
         learnt = fitted.read_json(CHECK_FILE)
-        result: list[str | None] = [None] * candidates.num_rows
+        found = np.zeros(candidates.num_rows, np.int64)
         shortest = np.full(candidates.num_rows, np.iinfo(np.int64).max)
         for name, texts in _texts_by_field(candidates, ctx):
             bounds: Bounds = learnt["fields"][name]
             units = measure(texts, spaced="words" in bounds)
             shortest = np.minimum(shortest, units["characters"])
-            why = reasons(units, {} if learnt["abstains"] else bounds)
-            result = [before or now for before, now in zip(result, why, strict=True)]
-        return verdicts(result, shortest.astype(np.float64))
+            found = np.where(found > 0, found, refused(units, {} if learnt["abstains"] else bounds))
+        return verdicts([REASONS[at] for at in found.tolist()], shortest.astype(np.float64))
+
+
+def _measure_all(rows: pa.Table, ctx: Context) -> dict[str, Units]:
+    """The lengths in each text column."""
+    spaced = {
+        name: not is_unspaced(text or "" for part in slices(rows) for text in part[name].to_pylist())
+        for name in text_fields(ctx.fields)
+    }
+    parts: dict[str, list[Units]] = {name: [] for name in spaced}
+    for part in slices(rows):
+        for name, texts in _texts_by_field(part, ctx):
+            parts[name].append(measure(texts, spaced[name]))
+    return {
+        name: {unit: np.concatenate([part[unit] for part in found]) for unit in found[0]}
+        for name, found in parts.items()
+    }
 
 
 def _texts_by_field(rows: pa.Table, ctx: Context) -> list[tuple[str, list[str]]]:

@@ -19,6 +19,7 @@ from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Context, Fitted, Re
 from augmill.tasks.errors import UserError
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.kinds.whole import read_arrow, write_arrow
+from augmill.tasks.rows.parts import kept
 from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"
@@ -30,7 +31,8 @@ Ints = npt.NDArray[np.int64]
 
 def sort_parents(train: pa.Table, fields: tuple[str, ...]) -> pa.Table:
     """Ids, classes and texts by class and id, so that the order of the train table changes nothing."""
-    return train.select([ROW_ID, STRATUM, *fields]).sort_by([(STRATUM, "ascending"), (ROW_ID, "ascending")])
+    rows = train.select([ROW_ID, STRATUM, *fields])
+    return kept(rows, pc.sort_indices(rows, sort_keys=[(STRATUM, "ascending"), (ROW_ID, "ascending")]).to_numpy())
 
 
 def write_parents(rows: pa.Table, ctx: Context) -> Path:

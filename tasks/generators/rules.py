@@ -44,6 +44,7 @@ from augmill.tasks.generators._parents import (
 from augmill.tasks.generators._plain import PlainTexts
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.kinds.text import canonical_texts
+from augmill.tasks.rows.parts import kept
 from augmill.tasks.rows.randomness import uniforms
 
 Ints = npt.NDArray[np.int64]
@@ -203,7 +204,7 @@ class Rules(Generator):
             for start in range(0, train.num_rows, CHUNK):
                 texts = train[name].slice(start, CHUNK).to_pylist()
                 editable[start : start + CHUNK] |= _Texts(texts, editor).can_edit(np.arange(len(texts)))
-        parents = train.filter(pa.array(editable))
+        parents = kept(train, np.flatnonzero(editable))
         write_parents(parents, ctx)
         summary = {"rows": count_classes(train), "editable": count_classes(parents), "synonym_groups": len(groups)}
         for name, value in (("thesaurus.json", groups), ("summary.json", summary)):

@@ -29,6 +29,7 @@ from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Refuse
 from augmill.tasks.rows.calendar import rank
 from augmill.tasks.rows.kinds import equal_keys, show
+from augmill.tasks.rows.parts import in_order
 from augmill.tasks.rows.schema import (
     GROUP,
     PARTITION,
@@ -319,20 +320,27 @@ class _Rows:
                     yield _Stretch(rows, np.full(len(at), number), at)
 
     def parts(self) -> Iterator[tuple[slice, _Stretch]]:
-        """All columns of all rows in total order. Where files mix partitions the rows are held at once, to be sorted."""
+        """All columns of all rows in total order. Where files mix partitions the rows are sorted on the disk."""
         if self.moves is None:
             start = 0
             for part in self._read():
                 yield slice(start, start + part.rows.num_rows), part
                 start += part.rows.num_rows
             return
-        held = list(self._read())
-        rows = pa.concat_tables([part.rows for part in held]).combine_chunks()
-        unit, at = np.concatenate([part.unit for part in held]), np.concatenate([part.at for part in held])
-        del held
-        for start in range(0, len(at), self.size):
-            moves = self.moves[start : start + self.size]
-            yield slice(start, start + len(moves)), _Stretch(rows.take(pa.array(moves)), unit[moves], at[moves])
+        held, start, places = list[tuple[Ints, Ints]](), 0, np.empty_like(self.moves)
+        places[self.moves] = np.arange(len(places))
+
+        def read() -> Iterator[pa.Table]:
+            for part in self._read():
+                held.append((part.unit, part.at))
+                yield part.rows
+
+        for rows in in_order(read(), places, self.size):
+            if not start:  # all are read before the first comes back
+                unit, at = (np.concatenate(each) for each in zip(*held, strict=True))
+            moves = self.moves[start : start + rows.num_rows]
+            yield slice(start, start + rows.num_rows), _Stretch(rows, unit[moves], at[moves])
+            start += rows.num_rows
 
     def _in_types(self, rows: pa.Table, unit: int) -> pa.Table:
         return _in_types(rows, self.schema, self.config, _where(self.units[unit]))

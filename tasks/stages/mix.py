@@ -7,6 +7,9 @@ each row once). Which one is released is decided later, by the gate.
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, USER_PREFIX, Artifact
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.sections import Mix
+from augmill.tasks.rows.parts import PART_ROWS
 from augmill.tasks.rows.randomness import row_seeds, stream_key
 from augmill.tasks.rows.schema import GROUP, ORIGIN, PARTITION, POSITION, REAL, as_training, class_counts
 from augmill.tasks.store.stage import Work, stage
@@ -52,23 +57,51 @@ def arrange(train: pa.Table, synthetic: pa.Table, config: MixConfig) -> pa.Table
     real = as_training(_own_columns(train))
     if not synthetic.num_rows:
         return real
-    keys = [name for name in (STRATUM, TARGET) if name in real.column_names]
+    return pa.concat_tables([real, as_made(synthetic, real.schema, config, _Copied.of(synthetic, real, config))])
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """The columns that are copied from a row's first parent, and the place of that parent; null where none is there."""
+
+    columns: pa.Table
+    parents: pa.Array
+
+    @classmethod
+    def of(cls, synthetic: pa.Table, real: pa.Table, config: MixConfig) -> _Copied | None:
+        """``synthetic``: ``parent_ids``; ``real``: the ids and the columns that are copied."""
+        if not config.copy:
+            return None
+        names = [name for name in real.column_names if name.removeprefix(USER_PREFIX) in config.copy]
+        names = [name for name in names if name.startswith(USER_PREFIX)]
+        return cls(real.select(names), pc.index_in(_first(synthetic["parent_ids"]), real[ROW_ID]))
+
+    def slice(self, start: int, rows: int) -> _Copied:
+        return _Copied(self.columns, self.parents.slice(start, rows))
+
+
+def as_made(synthetic: pa.Table, schema: pa.Schema, config: MixConfig, copied: _Copied | None) -> pa.Table:
+    """Accepted rows as training rows, in the ``schema`` that real ones have."""
+    keys = [name for name in (STRATUM, TARGET) if name in schema.names]
     made = synthetic.select([*keys, *config.fields, "generator", "parent_ids", "seed", "scores"])
     made = made.append_column(ROW_ID, synthetic_ids(synthetic))
     generators = pc.unique(made["generator"])
     origins = [GENERATORS[name].origin for name in generators.to_pylist()]
-    weights = {"synthetic": config.mix.synthetic_weight, "pseudo_labelled": config.mix.pseudo_labelled_weight}
     which = pc.index_in(made["generator"], generators)
     made = made.append_column(ORIGIN, pa.array(origins, pa.string()).take(which))
-    made = made.append_column("weight", pa.array([weights[each] for each in origins], pa.float64()).take(which))
-    from_parent = pc.index_in(_first(made["parent_ids"]), real[ROW_ID]) if config.copy else None
-    for name in real.column_names:
-        if name.startswith(USER_PREFIX):
-            copied = name.removeprefix(USER_PREFIX) in config.copy
-            kind = real.schema.field(name).type
-            taken = real[name].take(from_parent) if copied and from_parent is not None else None
-            made = made.append_column(name, pa.nulls(made.num_rows, kind) if taken is None else taken)
-    return pa.concat_tables([real, made.select(real.column_names).cast(real.schema)])
+    weights = [_weight_of(name, config) for name in generators.to_pylist()]
+    made = made.append_column("weight", pa.array(weights, pa.float64()).take(which))
+    for field in schema:
+        if field.name.startswith(USER_PREFIX):
+            known = copied is not None and field.name in copied.columns.column_names
+            taken = copied.columns[field.name].take(copied.parents) if copied is not None and known else None
+            made = made.append_column(field.name, pa.nulls(made.num_rows, field.type) if taken is None else taken)
+    return made.select(schema.names).cast(schema)
+
+
+def _weight_of(generator: str, config: MixConfig) -> float:
+    weights = {"synthetic": config.mix.synthetic_weight, "pseudo_labelled": config.mix.pseudo_labelled_weight}
+    return weights[GENERATORS[generator].origin]
 
 
 def _first(lists: pa.ChunkedArray) -> pa.Array:
@@ -78,20 +111,23 @@ def _first(lists: pa.ChunkedArray) -> pa.Array:
     return pc.list_flatten(lists).take(places)
 
 
-def weigh_placebo(real: pa.Table, mix: pa.Table) -> pa.Table:
-    """Real rows, each once, weighted so that every class weighs what it weighs in the mix."""
-    counts = class_counts(real[STRATUM])
+def placebo_weights(real: Mapping[str, int], mixed: Iterable[tuple[str, float, int]]) -> dict[str, float]:
+    """What a real row of each class weighs, so that the class weighs what it weighs in the mix.
+
+    ``real``: rows by class; ``mixed``: (class, weight, how many rows of it weigh that) of the mix.
+    """
     # Exact: the order of the rows, which a plain sum's last bits hang on, is not a class's weight.
-    in_mix = dict.fromkeys(counts, Fraction())
-    for each in (
-        mix.select([STRATUM, "weight"]).group_by([STRATUM, "weight"]).aggregate([([], "count_all")]).to_pylist()
-    ):
-        in_mix[each[STRATUM]] = in_mix.get(each[STRATUM], Fraction()) + Fraction(each["weight"]) * each["count_all"]
-    names = list(counts)
-    each_row = pa.array([float(in_mix[name]) / counts[name] for name in names], pa.float64())
-    weights = each_row.take(pc.index_in(real[STRATUM], pa.array(names, pa.string())))
-    at = real.column_names.index("weight")
-    return real.set_column(at, "weight", weights)
+    in_mix = dict.fromkeys(real, Fraction())
+    for name, weight, rows in mixed:
+        in_mix[name] = in_mix.get(name, Fraction()) + Fraction(weight) * rows
+    return {name: float(in_mix[name]) / rows for name, rows in real.items()}
+
+
+def weigh_placebo(real: pa.Table, weights: Mapping[str, float]) -> pa.Table:
+    """The rows with the weights of their classes."""
+    each_row = pa.array(list(weights.values()), pa.float64())
+    found = each_row.take(pc.index_in(real[STRATUM], pa.array(list(weights), pa.string())))
+    return real.set_column(real.column_names.index("weight"), "weight", found)
 
 
 def _shuffled(rows: int, seed: int, epoch: int, what: str) -> npt.NDArray[np.int64]:
@@ -99,29 +135,31 @@ def _shuffled(rows: int, seed: int, epoch: int, what: str) -> npt.NDArray[np.int
     return np.argsort(keys, kind="stable")
 
 
-def reading_order(rows: pa.Table, config: MixConfig) -> pa.Table:
-    """(epoch, position, row_id) over ``mix.epochs`` epochs.
+def reading_order(ids: pa.ChunkedArray, real: int, config: MixConfig) -> Iterator[pa.Table]:
+    """(epoch, position, row_id) over ``mix.epochs`` epochs, part by part. ``real``: how many of the rows, the first, are real.
 
     shuffled: every row once an epoch. alternating: an epoch is as long as the real rows; ``synthetic_share`` of it
     are synthetic rows, taken in turn over the epochs, the rest real ones, taken in turn too.
     """
-    is_real = pc.equal(rows[ORIGIN], REAL).to_numpy()
-    real, made = np.flatnonzero(is_real), np.flatnonzero(~is_real)
-    alternating = config.mix.order == "alternating" and len(made) > 0
-    out = [ORDER_SCHEMA.empty_table()]
+    alternating = config.mix.order == "alternating" and len(ids) > real
     for epoch in range(config.mix.epochs):
-        chosen = np.arange(rows.num_rows)
+        chosen = np.arange(len(ids))
         if alternating:
-            size = round(len(real) * config.mix.synthetic_share)
+            size = round(real * config.mix.synthetic_share)
             parts = (
-                _turn(made, size, epoch, config.seed, "synthetic"),
-                _turn(real, len(real) - size, epoch, config.seed, REAL),
+                _turn(chosen[real:], size, epoch, config.seed, "synthetic"),
+                _turn(chosen[:real], real - size, epoch, config.seed, REAL),
             )
             chosen = np.concatenate(parts)
         order = chosen[_shuffled(len(chosen), config.seed, epoch, "epoch")]
-        columns = [np.full(len(order), epoch, np.int32), np.arange(len(order)), rows[ROW_ID].take(pa.array(order))]
-        out.append(pa.table(columns, schema=ORDER_SCHEMA))
-    return pa.concat_tables(out).combine_chunks()
+        for start in range(0, len(order), PART_ROWS):
+            rows = order[start : start + PART_ROWS]
+            columns = [
+                np.full(len(rows), epoch, np.int32),
+                np.arange(start, start + len(rows)),
+                ids.take(pa.array(rows)),
+            ]
+            yield pa.table(columns, schema=ORDER_SCHEMA)
 
 
 def _turn(rows: npt.NDArray[np.int64], size: int, epoch: int, seed: int, what: str) -> npt.NDArray[np.int64]:
@@ -139,22 +177,74 @@ def _turn(rows: npt.NDArray[np.int64], size: int, epoch: int, seed: int, what: s
 @stage("mix", version=2)
 def mix(work: Work, config: MixConfig, split: Artifact, settled: Artifact) -> None:
     """train and order of each arrangement, and the synthetic rows of the mix alone."""
-    train = work.read(split, "train.parquet")
-    accepted = work.read(settled, "accepted.parquet")
-    real = arrange(train, accepted.slice(0, 0), config)
-    mixed = arrange(train, accepted, config)
-    del accepted  # it stands in the mix
-    arrangements = {"mix": mixed, "real": real, "placebo": weigh_placebo(real, mixed)}
-    for name, table in arrangements.items():
-        work.write(table, f"{name}.parquet")
-        work.write(reading_order(table, config), f"{name}.order.parquet")
-    work.rows = mixed.num_rows
+    weights = _placebo_weights(work, config, split, settled)
+    schema = _training_schema(work, split)
+    with (
+        work.writing(schema, "mix.parquet") as mixed,
+        work.writing(schema, "real.parquet") as real,
+        work.writing(schema, "placebo.parquet") as placebo,
+    ):
+        for part in _real_parts(work, split):
+            mixed(part)
+            real(part)
+            placebo(weigh_placebo(part, weights))
+        for part in _made_parts(work, config, schema, split, settled):
+            mixed(part)
+    count = _write_order(work, config, "real")
+    shutil.copyfile(work.directory / "real.order.parquet", work.directory / "placebo.order.parquet")  # of the same rows
+    work.contents["placebo.order.parquet"] = work.contents["real.order.parquet"]
+    work.rows = _write_order(work, config, "mix", count)
 
 
 @stage("real", version=1)
 def arrange_real(work: Work, config: MixConfig, split: Artifact) -> None:
     """The real arrangement alone, for a run that produced nothing to mix."""
-    real = as_training(_own_columns(work.read(split, "train.parquet")))
-    work.write(real, "real.parquet")
-    work.write(reading_order(real, config), "real.order.parquet")
-    work.rows = real.num_rows
+    with work.writing(_training_schema(work, split), "real.parquet") as write:
+        for part in _real_parts(work, split):
+            write(part)
+    work.rows = _write_order(work, config, "real")
+
+
+def _training_schema(work: Work, split: Artifact) -> pa.Schema:
+    return as_training(_own_columns(pq.read_schema(work.path(split, "train.parquet")).empty_table())).schema
+
+
+def _real_parts(work: Work, split: Artifact) -> Iterator[pa.Table]:
+    for part in work.parts(split, "train.parquet"):
+        yield as_training(_own_columns(part))
+
+
+def _made_parts(
+    work: Work, config: MixConfig, schema: pa.Schema, split: Artifact, settled: Artifact
+) -> Iterator[pa.Table]:
+    copied, start = None, 0
+    if config.copy:
+        names = [ROW_ID, *(name for name in schema.names if name.removeprefix(USER_PREFIX) in config.copy)]
+        real = work.read(split, "train.parquet", list(dict.fromkeys(names)))
+        copied = _Copied.of(work.read(settled, "accepted.parquet", ["parent_ids"]), real, config)
+    for part in work.parts(settled, "accepted.parquet"):
+        yield as_made(part, schema, config, copied and copied.slice(start, part.num_rows))
+        start += part.num_rows
+
+
+def _placebo_weights(work: Work, config: MixConfig, split: Artifact, settled: Artifact) -> dict[str, float]:
+    real, made = Counter[str](), Counter[tuple[str, str]]()
+    for part in work.parts(split, "train.parquet", [STRATUM]):
+        real.update(class_counts(part[STRATUM]))
+    for part in work.parts(settled, "accepted.parquet", [STRATUM, "generator"]):
+        for each in part.group_by([STRATUM, "generator"]).aggregate([([], "count_all")]).to_pylist():
+            made[each[STRATUM], each["generator"]] += each["count_all"]
+    added = ((name, _weight_of(generator, config), rows) for (name, generator), rows in made.items())
+    return placebo_weights(dict(sorted(real.items())), [*((name, 1.0, rows) for name, rows in real.items()), *added])
+
+
+def _write_order(work: Work, config: MixConfig, name: str, real: int | None = None) -> int:
+    """Writes the reading order of an arrangement whose rows are written, of which ``real`` (all without it) are real.
+
+    How many rows it has.
+    """
+    ids = pq.read_table(work.directory / f"{name}.parquet", columns=[ROW_ID])[ROW_ID]
+    with work.writing(ORDER_SCHEMA, f"{name}.order.parquet") as write:
+        for part in reading_order(ids, len(ids) if real is None else real, config):
+            write(part)
+    return len(ids)

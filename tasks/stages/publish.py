@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import KINDS, kinds_of
-from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts
+from augmill.tasks.rows.parts import in_order, read_parts
+from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts, rows_at_once
 from augmill.tasks.rows.shown import visible
 from augmill.tasks.stages.user_columns import give_back
 from augmill.tasks.store.log import Log, append
@@ -186,20 +189,17 @@ def build_release(
     schema = pq.read_schema(work.path(ingested, "source.parquet")).remove_metadata()
     _check_clash(schema, config.prefix)
     labels = work.read_json(ingested, "labels.json")
-    tables = {"train": work.read(mixed, f"{config.arrangement}.parquet")}
-    tables |= {name: as_training(work.read(split, f"{name}.parquet")) for name in ("validation", "test")}
-    files = _write_splits(work, config, tables, schema, labels["values"])
-    order_table = work.read(mixed, f"{config.arrangement}.order.parquet")
-    order_table = order_table.rename_columns(["epoch", "position", f"{config.prefix}row_id"])
-    work.write(order_table, "order.parquet")
-    files["order.parquet"] = {"rows": order_table.num_rows, "content": work.contents["order.parquet"]}
-    in_use = set().union(*(pc.unique(rows[STRATUM]).to_pylist() for rows in tables.values()))
+    paths = {"train": work.path(mixed, f"{config.arrangement}.parquet")}
+    paths |= {name: work.path(split, f"{name}.parquet") for name in ("validation", "test")}
+    files = _write_splits(work, config, paths, schema, labels["values"])
+    files["order.parquet"] = _write_order(work, config, mixed)
+    counts = {name: _counts(path) for name, path in paths.items()}
+    in_use = set().union(*(part["classes"] for part in counts.values()))
     # By first appearance in the source, of all its labels: neither a new nor a retired one, nor a rare class that gets
     # rows enough, shifts another's. So there may be gaps.
     ids = {name: labels["ids"][name] for name in labels["order"] if name in in_use}
     named = [{"id": at, "name": name, "value": labels["values"][name]} for name, at in ids.items()]
     work.write_json({"labels": named}, "labels.json")
-    counts = _counts(tables)
     card = dataset_card(
         config.dataset,
         config.task,
@@ -228,25 +228,31 @@ def build_release(
     work.rows = counts["train"]["rows"]
 
 
-def order_by_hash(ids: list[str]) -> npt.NDArray[np.int64]:
-    """The places of the ids in the order of their sha256, which knows neither class nor origin and is always the same."""
-    digests = b"".join(hashlib.sha256(row_id.encode()).digest() for row_id in ids)
-    words = np.frombuffer(digests, dtype=">u8").reshape(-1, 4)
-    return np.lexsort(words.T[::-1])
+def order_by_hash(parts: Iterable[list[str]]) -> npt.NDArray[np.int64]:
+    """The places of the ids in the order of their sha256, which knows neither class nor origin and is always the same.
+
+    Of its first 128 bits, in which no two differing ids will ever agree.
+    """
+    digests = [b"".join(hashlib.sha256(row_id.encode()).digest()[:16] for row_id in ids) for ids in parts]
+    words = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64).reshape(-1, 2)
+    return np.lexsort((words[:, 1], words[:, 0]))
 
 
 def _write_splits(
-    work: Work, config: ReleaseConfig, tables: dict[str, pa.Table], schema: pa.Schema, labels: dict[str, Any]
+    work: Work, config: ReleaseConfig, paths: dict[str, Path], schema: pa.Schema, labels: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Writes each split that has rows, in the order of its ids' hashes; rows and content of each file."""
     files: dict[str, dict[str, Any]] = {}
-    for name, rows in tables.items():
-        if not rows.num_rows:
+    for name, path in paths.items():
+        about = pq.read_metadata(path)
+        if not about.num_rows:
             continue  # no empty Parquet
-        order = pa.array(order_by_hash(rows[ROW_ID].to_pylist()))
+        order = order_by_hash(part[ROW_ID].to_pylist() for part in read_parts(path, [ROW_ID]))
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
         parts = (
-            user_table(rows.take(order.slice(start, ROW_GROUP)), name, config, schema, labels)
-            for start in range(0, rows.num_rows, ROW_GROUP)
+            user_table(rows if name == "train" else as_training(rows), name, config, schema, labels)
+            for rows in in_order(read_parts(path), places, rows_at_once(about, ROW_GROUP))
         )
         first = next(parts)
         file_name = f"{name}/part-00000.parquet"
@@ -254,19 +260,28 @@ def _write_splits(
         with work.writing(first.schema, file_name) as take:
             for part in itertools.chain([first], parts):
                 take(part)
-        files[file_name] = {"rows": rows.num_rows, "content": work.contents[file_name]}
+        files[file_name] = {"rows": about.num_rows, "content": work.contents[file_name]}
     return files
 
 
-def _counts(tables: dict[str, pa.Table]) -> dict[str, Any]:
-    return {
-        name: {
-            "rows": rows.num_rows,
-            "synthetic": int(pc.sum(pc.not_equal(rows[ORIGIN], REAL)).as_py() or 0),
-            "classes": class_counts(rows[STRATUM]),
-        }
-        for name, rows in tables.items()
-    }
+def _write_order(work: Work, config: ReleaseConfig, mixed: Artifact) -> dict[str, Any]:
+    names = ["epoch", "position", f"{config.prefix}row_id"]
+    name, path = "order.parquet", work.path(mixed, f"{config.arrangement}.order.parquet")
+    with work.writing(pq.read_schema(path).empty_table().rename_columns(names).schema, name) as take:
+        for part in read_parts(path):
+            take(part.rename_columns(names))
+    return {"rows": pq.read_metadata(path).num_rows, "content": work.contents[name]}
+
+
+def _counts(path: Path) -> dict[str, Any]:
+    """Rows of a split by class, and how many of them were made."""
+    rows, made, classes = 0, 0, Counter[str]()
+    known = [name for name in (STRATUM, ORIGIN) if name in pq.read_schema(path).names]  # validation and test are real
+    for part in read_parts(path, known):
+        rows += part.num_rows
+        classes.update(class_counts(part[STRATUM]))
+        made += int(pc.sum(pc.not_equal(part[ORIGIN], REAL)).as_py() or 0) if ORIGIN in known else 0
+    return {"rows": rows, "synthetic": made, "classes": dict(sorted(classes.items()))}
 
 
 def _bytes_of(path: Path) -> dict[str, Any]:

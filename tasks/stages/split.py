@@ -25,6 +25,7 @@ from augmill.tasks.problems.strata import STRATA, restratify
 from augmill.tasks.recipe.recipe import Recipe
 from augmill.tasks.recipe.sections import Columns, Splits
 from augmill.tasks.rows.kinds import RowIndex, equal_keys, group_keys, real_schema, type_of
+from augmill.tasks.rows.parts import in_files, read_parts
 from augmill.tasks.rows.schema import GROUP, SPLIT, class_counts, rows_at_once
 from augmill.tasks.sources import SOURCES, SourceFile, SourceOptions, list_files, read_batches
 from augmill.tasks.sources.members import name_files
@@ -152,8 +153,11 @@ class _Parts:
         self.schema = known.remove(known.get_field_index(SPLIT))
         self.size = max(1, min(PART_ROWS, PART_CELLS // len(known)))
         asked = [SPLIT] if config.splits.given else [*config.fields, *([GROUP] if GROUP in known.names else [])]
-        codes = [[SPLITS.index(name) for name in split_names(part, config)] for part in self._read(asked)]
-        self.codes = np.array([code for part in codes for code in part], np.uint8)
+        codes = [np.empty(0, np.uint8)]
+        codes += [
+            np.array([SPLITS.index(name) for name in split_names(part, config)], np.uint8) for part in self._read(asked)
+        ]
+        self.codes = np.concatenate(codes)
         self.leaves = np.zeros(len(self.codes), np.bool_)
 
     def _read(self, columns: list[str]) -> Iterator[pa.Table]:
@@ -188,8 +192,10 @@ class _Parts:
                 rows = restratify(rows, self.config.learnt, self.fitted)
             yield at, mask, rows.select(chosen)
 
-    def table(self, *splits: str, columns: list[str]) -> pa.Table:
-        return pa.concat_tables([rows for _, _, rows in self.of(*splits, columns=columns)])
+    def tables(self, *splits: str, columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of the first split part by part, then those of the next."""
+        for split in splits:
+            yield from (rows for _, _, rows in self.of(split, columns=columns))
 
     def counts(self, *splits: str) -> dict[str, int]:
         """Rows by class."""
@@ -300,11 +306,10 @@ def _as_held(left: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _unlabelled(work: Work, given: list[Artifact], held_out: _HeldOut, config: SplitConfig) -> int:
     """Writes the unlabelled rows that stand, exactly or nearly, in no held-out set; how many had to leave."""
-    schema, left = real_schema(config.fields), 0
-    rows = work.read(given[0]) if given else schema.empty_table()
-    with work.writing(rows.schema, "unlabelled.parquet") as write:
-        for start in range(0, rows.num_rows, PART_ROWS):
-            part = rows.slice(start, PART_ROWS)
+    left, rows = 0, work.path(given[0], "rows.parquet") if given else None
+    schema = pq.read_schema(rows) if rows else real_schema(config.fields)
+    with work.writing(schema, "unlabelled.parquet") as write:
+        for part in read_parts(rows) if rows else ():
             near, _ = held_out.near(part)
             write(part.filter(pa.array(~near)))
             left += int(near.sum())
@@ -324,7 +329,7 @@ def split(work: Work, config: SplitConfig, ingested: Artifact, unlabelled: list[
         work.write_json(parts.fit_strata(), STRATA)
     exclude = _exclude_table(config)
     about = [ROW_ID, *config.fields]
-    judged = pa.concat_tables([parts.table(name, columns=about) for name in HELD_OUT])
+    judged = in_files(parts.tables(*HELD_OUT, columns=about), pa.schema([parts.schema.field(name) for name in about]))
     held_out = _HeldOut(judged, exclude, config)
     del judged
     given_train, classes = int((parts.codes == 0).sum()), parts.counts(*SPLITS)
@@ -368,7 +373,8 @@ def _write(work: Work, parts: _Parts) -> dict[str, dict[str, int]]:
 
 def _require_sound(parts: _Parts, twins: _Twins) -> None:
     config, rows = parts.config, len(parts.codes)
-    train = parts.table("train", columns=[name for name in (STRATUM, TARGET) if name in parts.schema.names])
+    known = [name for name in (STRATUM, TARGET) if name in parts.schema.names]
+    train = pa.concat_tables(parts.tables("train", columns=known))
     lack = config.learnt.lacks(train)
     if lack is not None:
         problem, fix = lack

@@ -23,6 +23,7 @@ from augmill.tasks.contracts import USER_PREFIX, Artifact, FitInputs, Tell, tell
 from augmill.tasks.errors import CorruptObject, UserError
 from augmill.tasks.registry import blaming
 from augmill.tasks.rows.hashing import TableHasher, canonical_json, hash_file, hash_json, hash_path, hash_table
+from augmill.tasks.rows.parts import MAPPED, in_files, read_parts
 from augmill.tasks.rows.schema import is_bytes
 from augmill.tasks.store.store import Store, manifest_key
 
@@ -151,6 +152,10 @@ class Work:
 
     def read(self, artifact: Artifact, name: str = "rows.parquet", columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(self.path(artifact, name), columns=columns)
+
+    def parts(self, artifact: Artifact, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """As ``read``, of a table that is not held at once."""
+        return read_parts(self.path(artifact, name), columns)
 
     def read_json(self, artifact: Artifact, name: str) -> Any:
         return json.loads(self.path(artifact, name).read_text(encoding="utf-8"))
@@ -350,5 +355,14 @@ def load_inputs(work: Work, artifact: Artifact, *, held_out: bool) -> FitInputs:
         columns = [column for column in known.names if not column.startswith(USER_PREFIX)]
         empty = not held_out and name not in ("train", "unlabelled")
         schema = pa.schema([known.field(column) for column in columns])
-        tables[name] = schema.empty_table() if empty else pq.read_table(path, columns=columns)
+        tables[name] = schema.empty_table() if empty else _read_inputs(path, columns)
     return FitInputs(**tables)
+
+
+def _read_inputs(path: Path, columns: list[str]) -> pa.Table:
+    """The rows, where they are many in memory that the system may take back."""
+    about = pq.read_metadata(path)
+    if sum(about.row_group(at).total_byte_size for at in range(about.num_row_groups)) < MAPPED:
+        return pq.read_table(path, columns=columns)
+    known = pq.read_schema(path)
+    return in_files(read_parts(path, columns), pa.schema([known.field(name) for name in columns], known.metadata))

@@ -71,7 +71,7 @@ def by_class(rows: pa.Table) -> pa.Array:
 
 
 def by_hash(rows: pa.Table) -> Any:
-    return order_by_hash(rows["aug_row_id"].to_pylist())
+    return order_by_hash([rows["aug_row_id"].to_pylist()])
 
 
 def read_duckdb(path: Path, label: str) -> int:

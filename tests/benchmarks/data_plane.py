@@ -1,16 +1,21 @@
 """From the source to a release, without the gate: rows a second, processor time and memory of each stage, by size.
 
-    python tests/benchmarks/data_plane.py [--rows 100000 1000000] [--real 40000] [--workers 0] [--store DIRECTORY]
+    python tests/benchmarks/data_plane.py [--rows 100000 1000000] [--real 40000] [--source CSV] [--workers 0]
+        [--store DIRECTORY]
 
 ``--rows``: candidates asked of `rules` in one round, whose target is what 1.3 rows are asked for each. The source is that of
-bench_million.py. Everything runs as in a run of its own, but the mix is published unjudged: the gate has a benchmark of
-its own (bench_gate.py). Rows a second and microseconds count candidates, by the processor time of all processes together;
-memory is what was resident at most, of the driver and of the largest process below it, what earlier stages left there too.
+bench_million.py, or a CSV with the columns text and label (then `rules` has no thesaurus). Everything runs as in a run of
+its own, but the mix is published unjudged: the gate has a benchmark of its own (bench_gate.py). Rows a second and
+microseconds count candidates, by the processor time of all processes together; memory is what was resident at most, of
+the driver and of the largest process below it, what earlier stages left there too; "anonymous" is that without the pages
+of files, which the system may take back.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,17 +36,23 @@ from augmill.tasks.store.store import Store
 from augmill.tasks.workers.pool import find_devices, worker_pool
 
 
-def make_recipe(folder: Path, rows: int, workers: int) -> Recipe:
+def make_recipe(folder: Path, rows: int, workers: int, source: Path | None = None) -> Recipe:
+    path, own = source or folder / "rows.csv", {"thesaurus": str(folder / "thesaurus.csv")}
     document: dict[str, Any] = {
         "dataset": "plane",
-        "source": {"path": str(folder / "rows.csv")},
+        "source": {"path": str(path)},
         "columns": {"text": "text", "label": "label"},
-        "target": {"per_class": int(rows / CLASSES / FIRST_ASK)},
-        "generators": [{"use": "rules", "thesaurus": str(folder / "thesaurus.csv"), "strength": 0.2}],
+        "target": {"per_class": int(rows / (count_classes(path) if source else CLASSES) / FIRST_ASK)},
+        "generators": [{"use": "rules", "strength": 0.2} | ({} if source else own)],
         "refill": {"max_rounds": 1},
         "run": {"orchestrator": "none", "workers": workers},
     }
     return build_recipe(document, base=folder)
+
+
+def count_classes(path: Path) -> int:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return len({row["label"] for row in itertools.islice(csv.DictReader(stream), 100_000)})
 
 
 def devices_of(recipe: Recipe) -> list[str]:
@@ -60,15 +71,16 @@ def run_rows(run: Run) -> dict[str, Any]:
     return ledger
 
 
-def bench(store: str | None, rows: int, real: int, workers: int) -> None:
+def bench(store: str | None, rows: int, real: int, workers: int, source: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="augmill-bench-") as folder:
-        write_source(Path(folder), real)
-        recipe = make_recipe(Path(folder), rows, workers)
+        if source is None:
+            write_source(Path(folder), real)
+        recipe = make_recipe(Path(folder), rows, workers, source)
         with Meter() as meter, worker_pool(devices_of(recipe), recipe.run.threads) as pool:
             root = Store(f"{store or folder}/{rows}")  # else the second size finds rows of the first one
             ledger = run_rows(plain_run(recipe, root, pool, MeteredProgress(meter)))
             size = pool.size
-    print(f"\n{rows:,} candidates from {real:,} real rows, {size} worker(s)\n")
+    print(f"\n{rows:,} candidates from {source.name if source else f'{real:,} real rows'}, {size} worker(s)\n")
     print(table(meter.readings, rows))
     print(f"\n{told(ledger)}", flush=True)
 
@@ -82,6 +94,8 @@ def table(readings: list[Reading], rows: int) -> str:
         max(each.workers for each in readings),
         sum(each.processor for each in readings),
         max(each.largest for each in readings),
+        max(each.anonymous for each in readings),
+        max(each.largest_anonymous for each in readings),
     )
     cells = [
         [
@@ -90,11 +104,15 @@ def table(readings: list[Reading], rows: int) -> str:
             f"{each.processor:,.1f}",
             f"{1e6 * each.processor / rows:,.1f}",
             f"{rows / max(each.processor, 0.01):,.0f}",
-            *(f"{1024 * part / GIB:,.0f}" for part in (each.driver, each.largest)),
+            *(
+                f"{1024 * part / GIB:,.0f}"
+                for part in (each.driver, each.anonymous, each.largest, each.largest_anonymous)
+            ),
         ]
         for each in [*readings, whole]
     ]
-    return markdown(["stage", "s", "CPU-s", "us a row", "rows/CPU-s", "driver MiB", "largest worker MiB"], cells)
+    memory = ["driver MiB", "anonymous", "largest worker MiB", "anonymous"]
+    return markdown(["stage", "s", "CPU-s", "us a row", "rows/CPU-s", *memory], cells)
 
 
 def told(ledger: dict[str, Any]) -> str:
@@ -112,12 +130,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rows a second, processor time and memory from source to release.")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="candidates, size by size")
     parser.add_argument("--real", type=int, default=40_000, help="rows of the source")
+    parser.add_argument("--source", type=Path, help="a CSV with the columns text and label instead")
     parser.add_argument("--workers", type=int, default=0, help="worker processes; 0: as a recipe without it has them")
     parser.add_argument("--store", help="kept afterwards; without it a temporary one")
     given = parser.parse_args()
     print(machine_line(), flush=True)
     for rows in given.rows:
-        bench(given.store, rows, given.real, given.workers)
+        bench(given.store, rows, given.real, given.workers, given.source)
 
 
 if __name__ == "__main__":

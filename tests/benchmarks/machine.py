@@ -67,11 +67,18 @@ def plain_run(
     return new_run(session, recipe, as_of, shown)
 
 
+def _resident(process: psutil.Process) -> tuple[int, int]:
+    """Bytes that are resident, and those of them that are of no file."""
+    found = process.memory_info()
+    return found.rss, found.rss - found.shared
+
+
 @dataclass
 class Reading:
     """One stage: seconds of wall time; the most bytes that were resident while it ran; seconds of processor time, of all
 
     processes together, which a busy machine does not stretch. ``largest``: the most of one process below the driver.
+    ``anonymous`` and ``largest_anonymous``: the same two without the pages of files, which the system may take back.
     """
 
     name: str
@@ -80,6 +87,8 @@ class Reading:
     workers: int
     processor: float = 0.0
     largest: int = 0
+    anonymous: int = 0
+    largest_anonymous: int = 0
 
 
 class Meter:
@@ -90,7 +99,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.readings: list[Reading] = []
-        self._peak: tuple[int, ...] = (0, 0, 0)
+        self._peak: tuple[int, ...] = (0,) * 5
         self._end = threading.Event()
         self._me = psutil.Process()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -106,11 +115,12 @@ class Meter:
         self._thread.join()
 
     def _sample(self) -> None:
-        workers = [0]
+        workers = [(0, 0)]
         for child in self._me.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                workers.append(child.memory_info().rss)
-        now = (self._me.memory_info().rss, sum(workers), max(workers))
+                workers.append(_resident(child))
+        (own, anonymous), sizes = _resident(self._me), list(zip(*workers, strict=True))
+        now = (own, sum(sizes[0]), max(sizes[0]), anonymous, max(sizes[1]))
         self._peak = tuple(map(max, self._peak, now))
 
     def _watch(self) -> None:
@@ -128,13 +138,13 @@ class Meter:
 
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        self._peak = (0, 0, 0)
+        self._peak = (0,) * 5
         started, spent = time.monotonic(), self._processor()
         yield
         self._sample()
         seconds, processor = time.monotonic() - started, self._processor() - spent
-        driver, workers, largest = self._peak
-        self.readings.append(Reading(name, seconds, driver, workers, processor, largest))
+        driver, workers, *others = self._peak
+        self.readings.append(Reading(name, seconds, driver, workers, processor, *others))
 
     def driver_peak(self) -> int:
         return max(reading.driver for reading in self.readings)

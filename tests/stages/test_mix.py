@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from augmill.tasks.recipe.sections import Mix
 from augmill.tasks.rows.randomness import row_seeds, stream_key
-from augmill.tasks.rows.schema import SCORES, as_training
-from augmill.tasks.stages.mix import MixConfig, arrange, reading_order, synthetic_ids, weigh_placebo
+from augmill.tasks.rows.schema import SCORES, as_training, class_counts
+from augmill.tasks.stages.mix import MixConfig, arrange, placebo_weights, reading_order, synthetic_ids, weigh_placebo
 
 ACCEPTED = pa.schema(
     [
@@ -73,6 +73,17 @@ def accepted_rows(strata: str, scores: list[float] | None = None, parents: list[
 CLASSES = st.text("abc", min_size=1, max_size=40)
 
 
+def placebo_of(alone: pa.Table, mixed: pa.Table) -> pa.Table:
+    counts = mixed.group_by(["stratum", "weight"]).aggregate([([], "count_all")]).to_pylist()
+    weights = placebo_weights(class_counts(alone["stratum"]), [tuple(each.values()) for each in counts])
+    return weigh_placebo(alone, weights)
+
+
+def order_of(rows: pa.Table, config: MixConfig) -> pa.Table:
+    real = sum(origin == "real" for origin in rows["origin"].to_pylist())
+    return pa.concat_tables(reading_order(rows["row_id"], real, config))
+
+
 @given(real=CLASSES, made=CLASSES, weight=st.floats(0.01, 10))
 def test_the_placebo_weighs_each_class_as_the_mix_does_with_each_real_row_once(
     real: str, made: str, weight: float
@@ -81,7 +92,7 @@ def test_the_placebo_weighs_each_class_as_the_mix_does_with_each_real_row_once(
     config = config_of(synthetic_weight=weight)
     alone = arrange(real_rows(real), accepted_rows(""), config)
     mixed = arrange(real_rows(real), accepted_rows(made), config)
-    placebo = weigh_placebo(alone, mixed)
+    placebo = placebo_of(alone, mixed)
 
     def totals(table: pa.Table) -> dict[str, float]:
         found: Counter[str] = Counter()
@@ -101,7 +112,7 @@ def test_the_placebos_weights_hang_on_no_order_of_rows(weights: list[float], ord
     mixed = arrange(real_rows("aab"), accepted_rows("a" * (len(weights) - 3)), config_of())
     mixed = mixed.set_column(mixed.column_names.index("weight"), "weight", pa.array(weights))
     shuffled = mixed.take(pa.array(order.sample(range(len(weights)), len(weights))))
-    assert weigh_placebo(alone, mixed).equals(weigh_placebo(alone, shuffled))
+    assert placebo_of(alone, mixed).equals(placebo_of(alone, shuffled))
 
 
 def test_a_row_weighs_by_where_it_comes_from() -> None:
@@ -137,7 +148,7 @@ def test_a_synthetic_id_is_its_own_and_follows_from_what_the_row_is_a_function_o
 
 def epochs(rows: pa.Table, config: MixConfig) -> list[list[str]]:
     """The ids of each epoch in the order in which they are read."""
-    order = reading_order(rows, config).to_pylist()
+    order = order_of(rows, config).to_pylist()
     found = [[item["row_id"] for item in part] for _, part in groupby(order, key=lambda item: item["epoch"])]
     assert [(item["epoch"], item["position"]) for item in order] == [
         (epoch, position) for epoch, ids in enumerate(found) for position in range(len(ids))
@@ -260,6 +271,6 @@ def test_a_mix_is_what_its_rows_are_one_by_one(
     assert mixed.to_pylist() == rows
     alone = arrange(real_rows(real), accepted.slice(0, 0), config)
     each = {name: math.fsum(row["weight"] for row in rows if row["stratum"] == name) for name in real}
-    assert weigh_placebo(alone, mixed)["weight"].to_pylist() == [each[name] / real.count(name) for name in real]
-    read = reading_order(mixed, config)
+    assert placebo_of(alone, mixed)["weight"].to_pylist() == [each[name] / real.count(name) for name in real]
+    read = order_of(mixed, config)
     assert list(zip(*(column.to_pylist() for column in read.columns), strict=True)) == order_by_rows(rows, config)

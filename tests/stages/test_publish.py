@@ -27,6 +27,7 @@ from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.rows.hashing import hash_json
+from augmill.tasks.rows.schema import as_training
 from augmill.tasks.stages import publish
 from augmill.tasks.stages.mix import MixConfig, arrange_real
 from augmill.tasks.stages.publish import ReleaseConfig, build_release, order_by_hash, put_release, release_id
@@ -191,24 +192,27 @@ def test_rows_stand_in_the_order_of_their_ids_hashes(made: Made) -> None:
 
 def test_the_order_of_a_release_hangs_on_nothing_but_the_ids() -> None:
     ids = [f"row {at}" for at in range(100)]
-    standing = [ids[at] for at in order_by_hash(ids)]
+    standing = [ids[at] for at in order_by_hash([ids[:30], [], ids[30:]])]
     assert sorted(standing) == sorted(ids) and standing != ids
-    assert [ids[::-1][at] for at in order_by_hash(ids[::-1])] == standing
+    assert [ids[::-1][at] for at in order_by_hash([ids[::-1]])] == standing
 
 
-@pytest.mark.parametrize("group", [1, 7, 16, 1000])
+@pytest.mark.parametrize(("group", "part"), [(1, 13), (7, 1000), (16, 1), (16, 50), (1000, 7)])
 def test_a_release_is_written_part_by_part_as_it_would_be_at_once(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, part: int
 ) -> None:
     """Each split's rows by their ids' hashes, by plain sorting; the same file, byte for byte."""
     monkeypatch.setattr(publish, "ROW_GROUP", group)
     monkeypatch.setattr("augmill.tasks.store.stage.ROW_GROUP", 16)
+    monkeypatch.setattr("augmill.tasks.rows.parts.PART_ROWS", part)
     work = Work(made.produced.run.site, tmp_path)
-    tables = {"train": work.read(made.mixed, "mix.parquet"), "test": work.read(made.mixed, "real.parquet").slice(0, 5)}
+    tables = {"train": work.read(made.mixed, "mix.parquet"), "test": work.read(made.produced.split, "test.parquet")}
+    paths = {"train": work.path(made.mixed, "mix.parquet"), "test": work.path(made.produced.split, "test.parquet")}
     schema = pq.read_schema(work.path(made.produced.ingested, "source.parquet")).remove_metadata()
     labels = work.read_json(made.produced.ingested, "labels.json")["values"]
-    found = publish._write_splits(work, made.config, tables, schema, labels)
+    found = publish._write_splits(work, made.config, paths, schema, labels)
     assert list(found) == ["train/part-00000.parquet", "test/part-00000.parquet"]
+    tables["test"] = as_training(tables["test"])
     for name, rows in tables.items():
         digests = [hashlib.sha256(row_id.encode()).digest() for row_id in rows["row_id"].to_pylist()]
         order = sorted(range(rows.num_rows), key=digests.__getitem__)

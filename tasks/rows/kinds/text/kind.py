@@ -91,7 +91,7 @@ class Text(Kind):
         return NearTexts(TextIndex.load(directory, name))
 
     def groups(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.bool_]:
-        return near_duplicate_groups(joined(columns), threshold)
+        return near_duplicate_groups(prepared(columns).queries, threshold)
 
     def near_keys(self, columns: pa.Table, threshold: float) -> npt.NDArray[np.uint32]:
         return near_keys(prepared(columns).queries, threshold)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.rows.kinds.text.normal import equal, shingles
+from augmill.tasks.rows.kinds.text.normal import shingles
 from augmill.tasks.rows.kinds.text.sketches import (
     BLOCK,
     LARGE,
@@ -330,17 +330,15 @@ def _asked(texts: Sequence[str] | Queries) -> Queries:
     return texts if isinstance(texts, Queries) else Queries.of(texts)
 
 
-def near_duplicate_groups(texts: Sequence[str], threshold: float) -> Bools:
+def near_duplicate_groups(texts: Sequence[str] | Queries, threshold: float) -> Bools:
     """Keep mask, shape of ``texts``, which stand in order of priority: a row is kept where no kept row before it
 
     is equal when folded or has a Jaccard similarity of ``threshold`` or more.
     """
-    first: dict[str, int] = {}
-    for position, text in enumerate(texts):
-        first.setdefault(equal(text), position)
-    sketches = Sketches.of(list(first), threshold)
-    keep = np.zeros(len(texts), dtype=bool)
-    keep[np.fromiter(first.values(), np.int64, len(first))[_kept(sketches, threshold)]] = True
+    asked = _asked(texts)
+    keep = np.zeros(len(asked.inverse), dtype=bool)
+    first = np.unique(asked.inverse, return_index=True)[1]  # places are given in order of first appearance
+    keep[first[_kept(Sketches.of(asked.keys, threshold), threshold)]] = True
     return keep
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -101,6 +102,9 @@ def words(text: str) -> list[str]:
 
 def is_unspaced(texts: Iterable[str]) -> bool:
     """Whether most letters are Chinese or Japanese, where words are not set apart by spaces."""
-    joined = "".join(texts)
-    letters = sum(character.isalnum() for character in joined)
-    return letters > 0 and len(_UNSPACED.findall(joined)) > letters / 2
+    letters, unspaced, rest = 0, 0, iter(texts)
+    while part := list(islice(rest, 10_000)):  # all of a large column would not fit into memory once more
+        joined = "".join(part)
+        letters += sum(map(str.isalnum, joined))
+        unspaced += len(_UNSPACED.findall(joined))
+    return letters > 0 and unspaced > letters / 2

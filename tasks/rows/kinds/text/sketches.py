@@ -8,17 +8,15 @@ be read out only as Python lists (25 us a row more), and no other package's vers
 
 from __future__ import annotations
 
-import io
-import mmap
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from augmill.tasks.rows.kinds.text.normal import equal
+from augmill.tasks.rows.parts import Spool
 from augmill.tasks.rows.segments import ranges, sort_rows
 
 Ints = npt.NDArray[np.int64]
@@ -36,37 +34,6 @@ LARGE = 1 << 24  # bytes of text from which on an index lies in mapped files: in
 _PAD = "\x1e"  # fills short texts; no text compared here ends with it: folding and stripping remove it
 # Odd, so that a product modulo 2**64 permutes; from a fixed seed, so that every machine draws the same ones.
 _MULTIPLIERS = np.random.Generator(np.random.Philox(5)).integers(0, 1 << 63, PERMUTATIONS, np.uint64) | np.uint64(1)
-
-
-class Spool:
-    """Arrays that are written piece by piece: in memory, or in nameless files that are mapped, so that their pages can leave
-
-    memory. A full disk raises OSError.
-    """
-
-    def __init__(self, *, mapped: bool) -> None:
-        self.mapped = mapped
-        self._maps: list[mmap.mmap] = []
-
-    def open(self) -> IO[bytes]:
-        return tempfile.TemporaryFile(prefix="augmill-") if self.mapped else io.BytesIO()
-
-    def close(self, file: IO[bytes], kind: Any) -> npt.NDArray[Any]:
-        """What was written to the file, as a flat array of this type."""
-        if isinstance(file, io.BytesIO):
-            return np.frombuffer(file.getbuffer(), kind) if file.tell() else np.empty(0, kind)
-        with file:
-            if not file.tell():
-                return np.empty(0, kind)
-            file.flush()
-            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return np.frombuffer(self._maps[-1], kind)
-
-    def rest(self) -> None:
-        """Gives back the memory of pages that were looked at; they are read again when asked for."""
-        for each in self._maps:
-            if hasattr(each, "madvise"):
-                each.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
