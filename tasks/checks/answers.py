@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from augmill.tasks.checks.base import CHECK_FILE, abstention, fold_numbers, verdicts, write_check
-from augmill.tasks.checks.length import FOLDS, LengthOptions, learn, measure, reasons
+from augmill.tasks.checks.length import FOLDS, REASONS, LengthOptions, learn, measure, refused
 from augmill.tasks.contracts import TARGET, Check, Context, FitInputs, Fitted
 from augmill.tasks.rows.kinds import show
 from augmill.tasks.rows.kinds.text import canonical, fold, is_unspaced
@@ -37,14 +37,13 @@ class Answers(Check):
             return write_check(ctx, abstains=True, real_refused=0.0, why="abstains: no text is learnt", bounds={})
         answers = _answers(rows)
         units = measure(answers, spaced=not is_unspaced(answers))
-        folds, refused = fold_numbers(rows, ctx.fields, FOLDS), np.array(_repeats(rows, ctx.fields), np.bool_)
+        folds, out = fold_numbers(rows, ctx.fields, FOLDS), np.array(_repeats(rows, ctx.fields), np.bool_)
         for held in range(FOLDS):
             inside = folds == held
-            rest = {unit: [n for n, out in zip(v, ~inside, strict=True) if out] for unit, v in units.items()}
             if inside.any() and not inside.all():
-                why = reasons(units, learn(rest, self.options))
-                refused |= inside & np.array([reason is not None for reason in why])
-        share = float(refused.mean()) if len(refused) else 0.0
+                rest = {unit: lengths[~inside] for unit, lengths in units.items()}
+                out |= inside & (refused(units, learn(rest, self.options)) > 0)
+        share = float(out.mean()) if len(out) else 0.0
         abstains, why_not = abstention(share, self.options.max_real_refused)
         bounds = learn(units, self.options) if answers else {}
         return write_check(ctx, abstains=abstains, real_refused=share, why=why_not, bounds=bounds)
@@ -54,8 +53,8 @@ class Answers(Check):
         if learnt["abstains"] or TARGET not in candidates.column_names:
             return verdicts(none, none)
         units = measure(_answers(candidates), spaced="words" in learnt["bounds"])
-        found = zip(_repeats(candidates, ctx.fields), reasons(units, learnt["bounds"]), strict=True)
-        return verdicts(["repeats_question" if repeats else why for repeats, why in found], none)
+        found = zip(_repeats(candidates, ctx.fields), refused(units, learnt["bounds"]).tolist(), strict=True)
+        return verdicts(["repeats_question" if repeats else REASONS[why] for repeats, why in found], none)
 
 
 def _answers(rows: pa.Table) -> list[str]:

@@ -31,7 +31,6 @@ from augmill.tasks.rows.kinds.text.sketches import (
     Keys,
     Queries,
     Sketches,
-    Spool,
     Texts,
     Word,
     Words,
@@ -39,6 +38,7 @@ from augmill.tasks.rows.kinds.text.sketches import (
     verify,
     write_texts,
 )
+from augmill.tasks.rows.parts import Spool
 from augmill.tasks.rows.segments import ranges, sort_rows
 
 _PAIRS = 1 << 22  # candidate pairs held at once: 64 MiB
