@@ -2,7 +2,8 @@
 
 matrix products alone. Same weights, same sampling.
 
-    python tests/benchmarks/bench_decode.py [--models scratch,5m,gpt2,bart,DIR] [--device cuda:0] [--repeats 5]
+    python tests/benchmarks/bench_decode.py [--models scratch,5m,gpt2,bart,ending,masked,DIR] [--device cuda:0]
+        [--repeats 5] [--llama-cpp DIR]
 
 Every row is continued by the same number of tokens (no end token), sampled with temperature 0.9, top-k 50 and top-p
 0.95. ``bart`` rewrites sources of 4 to 40 tokens. Repeats take turns, so that a slow minute of the machine hits all
@@ -28,6 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+
+import llama_cpp
 
 from augmill.tasks.contracts import Context
 from augmill.tasks.generators.lm.decode import Grammar, Sampling, decode, lower, torch_threads
@@ -113,13 +116,18 @@ def causal_ways(model: Any, arguments: argparse.Namespace) -> Ways:
         for row in range(alone):
             generate(model, prompts[row : row + 1], steps)
 
-    return {
+    ways: Ways = {
         "one `generate` a row": (row_by_row, alone),
         f"`generate`, batch {rows}": (lambda: generate(model, prompts, steps), rows),
         f"our loop, float32, batch {rows}": (lambda: our_loop(model, prompts, steps, arguments.threads), rows),
         f"matrix products alone, bfloat16, batch {rows}": (products(model, rows, steps), rows),
-        f"our loop, auto, batch {rows}": (lambda: our_loop(auto, prompts, steps, arguments.threads), rows),
     }
+    for precision in ("f32", "bf16") if arguments.llama_cpp else ():
+        path = Path(arguments.llama_cpp) / f"{precision}.gguf"
+        llama_cpp.write_gguf(model, precision, path)
+        run = llama_cpp.way(path, prompts, steps, arguments.threads, SAMPLING)
+        ways[f"llama.cpp, {precision}, batch {rows}"] = run, rows
+    return ways | {f"our loop, auto, batch {rows}": (lambda: our_loop(auto, prompts, steps, arguments.threads), rows)}
 
 
 def seq2seq_ways(model: Any, arguments: argparse.Namespace) -> Ways:
@@ -178,7 +186,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--llama-cpp", metavar="DIR", help="GPT-2's shapes by llama.cpp too, written into DIR as GGUF")
     arguments = parser.parse_args()
+    if arguments.llama_cpp and not llama_cpp.is_there():
+        parser.error(llama_cpp.INSTALL)
     torch.set_num_threads(arguments.threads)
     where = torch.cuda.get_device_name(arguments.device) if arguments.device.startswith("cuda") else platform.machine()
     print(f"{where}, {arguments.threads} threads; torch {torch.__version__}, transformers {transformers.__version__}")
