@@ -2,12 +2,14 @@
 
 matrix products alone. Same weights, same sampling.
 
-    python tests/benchmarks/bench_decode.py [--models scratch,5m,gpt2,bart,DIR] [--device cuda:0] [--repeats 5]
+    python tests/benchmarks/bench_decode.py [--models scratch,5m,gpt2,bart,ending,DIR] [--device cuda:0]
+        [--repeats 5] [--llama-cpp DIR]
 
 Every row is continued by the same number of tokens (no end token), sampled with temperature 0.9, top-k 50 and top-p
-0.95. ``bart`` rewrites sources of 4 to 40 tokens. Repeats take turns, so that a slow minute of the machine hits all
-ways alike; medians, and how much faster the loop is in the precision that ``auto`` chooses. On a GPU, seconds of the
-clock. Imports neither Prefect nor polars: runs on a bare GPU machine, with the repository's root on the path.
+0.95. ``bart`` rewrites sources of 4 to 40 tokens, and so does ``ending``, whose targets end at random: a token behind
+its row's end is of no use. Repeats take turns, so that a slow minute of the machine hits all ways alike; medians, and
+how much faster the loop is in the precision that ``auto`` chooses. On a GPU, seconds of the clock. Imports neither
+Prefect nor polars: runs on a bare GPU machine, with the repository's root on the path.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import torch
 import transformers
@@ -49,11 +52,12 @@ def open_model(name: str) -> Any:
     if name in SHAPES:
         vocabulary, layers, hidden, heads = SHAPES[name]
         return scratch_model(vocabulary, 1024, END, layers=layers, hidden=hidden, heads=heads)
-    if name == "bart":
+    if name in ("bart", "ending"):
         model = transformers.BartForConditionalGeneration(transformers.BartConfig(vocab_size=8000, encoder_layers=6,
             decoder_layers=6, d_model=256, encoder_ffn_dim=1024, decoder_ffn_dim=1024, encoder_attention_heads=8,
             decoder_attention_heads=8, forced_eos_token_id=None))  # fmt: skip
-        model.final_logits_bias[0, 2] = -1e9  # no row ends
+        # No row ends, or one of 16 or so at each token.
+        model.final_logits_bias[0, 2] = 1.0 if name == "ending" else -1e9
         return model
     return load_pretrained(Path(name), trust_remote_code=False, allow_pickle=False).model
 
@@ -77,14 +81,21 @@ def our_loop(model: Any, prompts: torch.Tensor, steps: int, threads: int) -> Non
         list(pool.map(run, parts))
 
 
-def generate(model: Any, prompts: torch.Tensor, steps: int, mask: torch.Tensor | None = None) -> None:
+def generate(
+    model: Any, prompts: torch.Tensor, steps: int, mask: torch.Tensor | None = None, end: int | None = None
+) -> int:
+    """How many useful tokens: those of a row up to its ``end``."""
     with torch.inference_mode():
         made = model.generate(
             prompts, attention_mask=torch.ones_like(prompts) if mask is None else mask, do_sample=True,
-            max_new_tokens=steps, min_new_tokens=steps, temperature=SAMPLING.temperature, top_k=SAMPLING.top_k,
-            top_p=SAMPLING.top_p, pad_token_id=END, eos_token_id=None, suppress_tokens=[END],
+            max_new_tokens=steps, min_new_tokens=steps if end is None else None, temperature=SAMPLING.temperature,
+            top_k=SAMPLING.top_k, top_p=SAMPLING.top_p, pad_token_id=END, eos_token_id=end, suppress_tokens=[END],
         )  # fmt: skip
-    assert made.shape[1] >= steps
+    if end is None:
+        assert made.shape[1] >= steps
+        return len(prompts) * steps
+    ended = made[:, 1:] == end
+    return int((ended.cumsum(1) - ended.long() == 0).sum())
 
 
 def products(model: Any, rows: int, steps: int) -> Callable[[], None]:
@@ -113,34 +124,43 @@ def causal_ways(model: Any, arguments: argparse.Namespace) -> Ways:
         for row in range(alone):
             generate(model, prompts[row : row + 1], steps)
 
-    return {
+    ways: Ways = {
         "one `generate` a row": (row_by_row, alone),
         f"`generate`, batch {rows}": (lambda: generate(model, prompts, steps), rows),
         f"our loop, float32, batch {rows}": (lambda: our_loop(model, prompts, steps, arguments.threads), rows),
         f"matrix products alone, bfloat16, batch {rows}": (products(model, rows, steps), rows),
-        f"our loop, auto, batch {rows}": (lambda: our_loop(auto, prompts, steps, arguments.threads), rows),
     }
+    for precision in ("f32", "bf16") if arguments.llama_cpp else ():
+        path = Path(arguments.llama_cpp) / f"{precision}.gguf"
+        llama_cpp.write_gguf(model, precision, path)
+        run = llama_cpp.way(path, prompts, steps, arguments.threads, SAMPLING)
+        ways[f"llama.cpp, {precision}, batch {rows}"] = run, rows
+    return ways | {f"our loop, auto, batch {rows}": (lambda: our_loop(auto, prompts, steps, arguments.threads), rows)}
 
 
-def seq2seq_ways(model: Any, arguments: argparse.Namespace) -> Ways:
-    """Sources of mixed lengths; padded to the longest for ``generate``."""
+def seq2seq_ways(model: Any, arguments: argparse.Namespace, ending: bool) -> Ways:
+    """Sources of mixed lengths, padded to the longest for ``generate``; and targets too where they are ``ending``."""
     rows, steps, rng = arguments.rows, arguments.steps, np.random.default_rng(0)
     sources = [rng.integers(3, 8000, length).tolist() for length in rng.integers(4, 40, rows)]
     padded = torch.from_numpy(pad_rows(sources, max(map(len, sources))))
     mask = (padded >= 0).long()
     context = Context(seed=0, fields=("text",), workdir=Path(), threads=arguments.threads)
     noise = uniforms(np.arange(rows), steps)
+    auto = lower(copy.deepcopy(model), "auto")
 
-    def ours() -> None:
+    def ours(model: Any) -> int:
         def run(part: list[int]) -> list[Any]:
             lines = pad_rows([sources[at] for at in part], 1024)
             return sample(model, lines, [(2,)] * len(part), noise[part], Frame((2,), (END, 1)), SAMPLING)
 
-        in_parts(sources, run, 256, 1024, context, "bench")
+        made = in_parts(sources, run, 256, 1024, context, "bench")
+        return sum(steps if row is None else len(row) + 1 for row in made)
 
+    end = 2 if ending else None
     return {
-        f"padded `generate`, batch {rows}": (lambda: generate(model, padded.clamp(min=1), steps, mask), rows),
-        f"our loop, float32, batch {rows}": (ours, rows),
+        f"padded `generate`, batch {rows}": (lambda: generate(model, padded.clamp(min=1), steps, mask, end), rows),
+        f"our loop, float32, batch {rows}": (lambda: ours(model), rows),
+        f"our loop, auto, batch {rows}": (lambda: ours(auto), rows),
     }
 
 
@@ -156,14 +176,15 @@ def spent(device: torch.device) -> float:
 def bench(name: str, arguments: argparse.Namespace) -> list[str]:
     device = torch.device(arguments.device)
     model = open_model(name).to(device).eval()
-    ways = (seq2seq_ways if name == "bart" else causal_ways)(model, arguments)
+    pairs = name in ("bart", "ending")
+    ways = seq2seq_ways(model, arguments, name == "ending") if pairs else causal_ways(model, arguments)
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(arguments.repeats + 1):
         for way, (run, rows) in ways.items():
             started = spent(device)
-            run()
+            made = run() or rows * arguments.steps
             if repeat:  # the first is warm-up
-                rates[way].append(rows * arguments.steps / (spent(device) - started))
+                rates[way].append(made / (spent(device) - started))
     medians = {way: statistics.median(found) for way, found in rates.items()}
     base = list(medians.values())[-1]
     return [f"| {name} | {way} | {rate:,.0f} | {base / rate:.2f} |" for way, rate in medians.items()]
@@ -171,14 +192,17 @@ def bench(name: str, arguments: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="scratch,5m,gpt2,bart", help="shapes or directories, by commas")
+    parser.add_argument("--models", default="scratch,5m,gpt2,bart,ending", help="shapes or directories, by commas")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--alone", type=int, default=16, help="rows of the way that takes one call a row")
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--llama-cpp", metavar="DIR", help="GPT-2's shapes by llama.cpp too, written into DIR as GGUF")
     arguments = parser.parse_args()
+    if arguments.llama_cpp and not llama_cpp.is_there():
+        parser.error(llama_cpp.INSTALL)
     torch.set_num_threads(arguments.threads)
     where = torch.cuda.get_device_name(arguments.device) if arguments.device.startswith("cuda") else platform.machine()
     print(f"{where}, {arguments.threads} threads; torch {torch.__version__}, transformers {transformers.__version__}")

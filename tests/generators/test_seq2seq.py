@@ -18,8 +18,8 @@ from tiny_seq2seq import TEXTS, babbler, bart_model, fast_tokenizer, folder, see
 
 from augmill.tasks.contracts import Context
 from augmill.tasks.errors import DataError, UserError
-from augmill.tasks.generators.lm.decode import Sampling, draw, penalise, torch_threads
-from augmill.tasks.generators.lm.encoder_decoder import Frame, pad_rows, sample, search
+from augmill.tasks.generators.lm.decode import Sampling, draw, lower, penalise, torch_threads
+from augmill.tasks.generators.lm.encoder_decoder import Frame, in_parts, pad_rows, sample, search
 from augmill.tasks.generators.lm.models import load_model
 from augmill.tasks.generators.lm.rewriting import require_sentencepiece
 from augmill.tasks.generators.seq2seq.generator import Seq2Seq
@@ -125,23 +125,67 @@ def test_the_batched_loop_draws_what_a_plain_loop_over_one_row_without_a_cache_d
     assert {row is None for row in found} == {True, False}
 
 
-def test_beams_are_those_of_generate() -> None:
+def test_beams_are_those_of_generate_for_one_row_whatever_the_models_own_settings() -> None:
     with seeded():
         model = bart_model(fast_tokenizer(TEXTS, bart=True), std=0.3).eval()
     model.final_logits_bias[0, 2] = 5.0
-    sources = np.random.default_rng(1).integers(5, 60, (9, 6))
-    found = search(model, sources, [(2,)] * 9, 60, 4, Frame((2, 0), ()))
-    for row, beams in enumerate(found):
-        want = model.generate(
-            torch.from_numpy(sources[row : row + 1]), num_beams=4, num_return_sequences=4, early_stopping=True,
-            max_new_tokens=60, forced_eos_token_id=None, decoder_input_ids=torch.tensor([[2, 0]]), do_sample=False,
-        )[:, 2:].tolist()  # fmt: skip
+    rng = np.random.default_rng(1)
+    sources = [rng.integers(5, 60, length).tolist() for length in (6, 3, 9, 1, 6, 15, 12, 2, 7)]
+    plain = {"num_beams": 4, "num_return_sequences": 4, "early_stopping": True, "max_new_tokens": 60}
+    alone = [
+        model.generate(
+            torch.tensor([source]), forced_eos_token_id=None, decoder_input_ids=torch.tensor([[2, 0]]), **plain
+        )[:, 2:].tolist()
+        for source in sources
+    ]  # fmt: skip
+    model.generation_config.update(length_penalty=3.0, min_new_tokens=9, no_repeat_ngram_size=2, num_beam_groups=2)
+    found = search(model, pad_rows(sources, 96), 60, 4, Frame((2, 0), ()), 2)
+    for beams, want in zip(found, alone, strict=True):
         assert all(2 in line for line in want)  # none was cut off, which `generate` would count as an end
         assert beams == [line[: line.index(2)] for line in want]
     assert len({str(beams) for beams in found}) > 3
+    assert model.generation_config.length_penalty == 3.0  # the model itself is left as it is
+    cut = search(model, pad_rows(sources, 96), 3, 4, Frame((2, 0), ()), 2)
+    assert all(len(line) < 3 for beams in cut for line in beams) and sum(map(len, cut)) < sum(map(len, found))
 
 
-@pytest.mark.parametrize("options", [{}, {"beams": 3}, {"model": "bart"}, {"model": "bart", "beams": 2}])
+def wide(kind: str) -> Any:
+    """Two heads of odd width and random weights."""
+    with seeded():
+        tokenizer = fast_tokenizer(TEXTS, bart=kind == "bart")
+        model = bart_model(tokenizer, hidden=264, std=0.2) if kind == "bart" else t5_model(tokenizer, hidden=264)
+    return model.eval()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_target_is_the_same_in_any_batch_in_either_precision(kind: str, precision: Any) -> None:
+    model = lower(wide(kind), precision)
+    rng = np.random.default_rng(0)
+    lengths = [1, 3, 7, 11, 15, 16, 17, 22, 28, 31, 32, 33, 39, 16, 32, 3]
+    sources = [rng.integers(12, 60, length).tolist() for length in lengths]
+    sources += sources[2:6]  # a source that stands twice is read once
+    # Few words, so that targets come to their end.
+    frame, plain = Frame((1,), (0, *range(20, model.config.vocab_size))), Sampling(4.0, 20, 1.0, 0.0, 1.0)
+    noise = uniforms(np.arange(len(sources)), 16)
+
+    def run(batch: int, beams: int = 0) -> list[Any]:
+        def part(ats: list[int]) -> list[Any]:
+            lines = pad_rows([sources[at] for at in ats], 96)
+            if beams:
+                return search(model, lines, 16, beams, frame, 2)
+            return sample(model, lines, [(2,)] * len(ats), noise[ats], frame, plain)
+
+        return in_parts(sources, part, batch, 96, Context(seed=0, fields=("text",), workdir=Path(), threads=1), "test")
+
+    whole = run(64)
+    assert len({str(row) for row in whole if row}) > 5
+    for batch in (1, 3):
+        assert run(batch) == whole, batch
+    assert run(2, beams=3) == run(24, beams=3)
+
+
+@pytest.mark.parametrize("options", [{}, {"model": "bart"}])
 def test_a_row_is_the_same_at_every_batch_size_and_number_of_threads(options: dict[str, Any], tmp_path: Path) -> None:
     size = {"layers": 2, "hidden": 128, "heads": 4, "epochs": 1}
     if "model" in options:
@@ -270,6 +314,16 @@ def test_a_paraphrase_model_learns_from_rows_of_one_class_where_it_is_asked_to(t
     texts = [(row["stratum"], row["text"]) for row in bench.sample(ask(["a", "b"] * 20)).to_pylist() if row["text"]]
     right = sum({"a": "order", "b": "parcel"}[stratum] in text for stratum, text in texts)
     assert len(texts) > 20 and right > 0.8 * len(texts)
+
+
+def test_infilling_reads_a_recipe_with_beams_on_samples_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = {"layers": 1, "hidden": 16, "heads": 2, "epochs": 1}
+    bench = Bench("seq2seq", tmp_path / "beams", beams=4, **tiny)
+    assert "rows of `infill` are sampled" in caplog.text
+    asked = ask(["refund", "track"] * 4)
+    assert bench.sample(asked).equals(Bench("seq2seq", tmp_path / "none", **tiny).sample(asked))
 
 
 def test_beams_are_drawn_by_the_seed_and_searched_once_per_source(shouter: Path, tmp_path: Path) -> None:

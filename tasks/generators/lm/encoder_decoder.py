@@ -6,6 +6,7 @@ holds sources of many lengths and a row is the same bits in any; a batch is whol
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,22 +56,20 @@ def pad_rows(rows: Sequence[Sequence[int]], most: int) -> Ints:
 class Decoder:
     """The decoder of a model at work on one batch: encoded sources, what was computed so far, the next logits.
 
-    ``sources``: (rows, width), with ``PAD`` behind those that are shorter. Rows are filled up to whole tiles with
-    copies of the first.
+    ``sources``: (rows, width), with ``PAD`` behind those that are shorter. Each distinct source is read once, by the
+    encoder and by the decoder's first step; then each row goes on by itself. Lines are whole tiles: those beyond the
+    rows are copies of the first.
     """
 
-    def __init__(self, model: Any, sources: Ints, frame: Frame, copies: int = 1) -> None:
+    def __init__(self, model: Any, sources: Ints, frame: Frame) -> None:
         import torch
 
         self.model, self.frame = model, frame
         self.rows, self.tile = len(sources), tile_of(model)
-        ids = torch.from_numpy(sources[fill_tiles(self.rows, self.tile)]).to(model.device)
-        # Without padding no mask at all: a mask of ones would be dropped in some batches, and another kernel be taken.
-        self.mask = (ids != PAD).long() if (sources == PAD).any() else None
-        ids = ids.masked_fill(ids == PAD, getattr(model.config, "pad_token_id", None) or 0)
-        encoded = model.get_encoder()(input_ids=ids, attention_mask=self.mask).last_hidden_state
-        self.encoded = encoded.repeat_interleave(copies, dim=0)
-        self.mask = None if self.mask is None else self.mask.repeat_interleave(copies, dim=0)
+        distinct, which = np.unique(sources, axis=0, return_inverse=True)
+        self.which: torch.Tensor | None = torch.from_numpy(which.reshape(-1)[fill_tiles(self.rows, self.tile)])
+        ids, self.mask = _padded(model, distinct[fill_tiles(len(distinct), self.tile)])
+        self.encoded = model.get_encoder()(input_ids=ids, attention_mask=self.mask).last_hidden_state
         self.banned = torch.tensor(frame.banned, dtype=torch.int64, device=model.device)
         self.past: Any = None
 
@@ -78,7 +77,7 @@ class Decoder:
         return len(self.encoded)
 
     def start(self) -> torch.Tensor:
-        """The first input: the frame's start for every line of the batch."""
+        """The first input: the frame's start for every distinct source."""
         import torch
 
         return torch.tensor([self.frame.start] * len(self), dtype=torch.int64, device=self.model.device)
@@ -86,7 +85,8 @@ class Decoder:
     def logits(self, ids: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
         """(lines, vocabulary) in float32 after the tokens ``ids`` (lines, new tokens).
 
-        Banned ones are -inf, but for the mark that a line may say next: ``marks`` (lines,).
+        Banned ones are -inf, but for the mark that a line may say next: ``marks`` (lines,). The first call is given
+        ``start``, and gives a line for each row.
         """
         import torch
         from transformers.modeling_outputs import BaseModelOutput
@@ -100,6 +100,9 @@ class Decoder:
         )
         self.past = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1].float()
+        if self.which is not None:
+            self.select(which := self.which.to(logits.device))
+            logits, self.which = logits[which], None
         return logits.index_fill(1, self.banned, -torch.inf).scatter(
             1, marks[:, None], logits.gather(1, marks[:, None])
         )
@@ -164,96 +167,44 @@ def sample(
 def search(
     model: Any,
     sources: Ints,
-    marks: Sequence[Sequence[int]],
     steps: int,
     beams: int,
     frame: Frame,
+    end: int,
     check_time: Callable[[], None] = lambda: None,
 ) -> list[list[list[int]]]:
-    """Up to ``beams`` targets per source, the likeliest per token first; a source is done when it has that many.
+    """Up to ``beams`` targets per source, the likeliest per token first, by transformers' ``generate``.
 
-    The same as ``generate(num_beams=beams, num_return_sequences=beams, early_stopping=True)`` row by row, where that
-    finds as many whole targets; rows of different length do not wait for each other's padding. ``marks``: as ``sample``.
+    Those that do not ``end`` within ``steps`` tokens are left out. What else the model's own generation_config says
+    (lengths, penalties) does not count. ``check_time`` is called at each step, and may raise.
     """
     import torch
+    from transformers import GenerationConfig
 
+    def go_on(ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
+        check_time()
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    plain = copy.copy(model)  # the same weights
+    plain.generation_config = GenerationConfig(
+        pad_token_id=end, eos_token_id=end, decoder_start_token_id=frame.start[0], do_sample=False, num_beams=beams,
+        num_return_sequences=beams, early_stopping=beams > 1, max_new_tokens=steps, renormalize_logits=True,
+        suppress_tokens=[token for token in frame.banned if token != end] or None,
+    )  # fmt: skip
+    lines = sources[fill_tiles(len(sources), tile_of(model))]
+    ids, mask = _padded(model, lines)
+    start = torch.tensor([frame.start] * len(lines), device=model.device)
     with torch.inference_mode():
-        decoder = Decoder(model, sources, frame, copies=beams)
-        hunts = [_Hunt(beams, marks[at if at < decoder.rows else 0]) for at in range(len(decoder) // beams)]
-        live = list(range(len(hunts)))
-        for hunt in hunts[decoder.rows :]:
-            hunt.done = True
-        ids = decoder.start()
-        for _ in range(steps):
-            check_time()
-            following = torch.tensor([mark for at in live for mark in hunts[at].marks_next()], device=model.device)
-            logits = decoder.logits(ids, following)
-            values, tokens = logits.topk(min(2 * beams, logits.shape[-1]))
-            chances = (values.double() - torch.logsumexp(logits, dim=-1, keepdim=True).double()).cpu().numpy()
-            options = tokens.cpu().numpy()
-            lines, new = [], []
-            for place, at in enumerate(live):
-                part = slice(place * beams, (place + 1) * beams)
-                for beam, token in hunts[at].advance(chances[part], options[part]):
-                    lines.append(place * beams + beam)
-                    new.append(token)
-            if all(hunts[at].done for at in live):
-                break
-            going = sorted(range(len(live)), key=lambda place: hunts[live[place]].done)
-            kept = going[: _tiles(sum(not hunts[at].done for at in live))]
-            picked = [place * beams + beam for place in kept for beam in range(beams)]
-            live = [live[place] for place in kept]
-            decoder.select(torch.tensor([lines[line] for line in picked], device=model.device))
-            ids = torch.tensor([[new[line]] for line in picked], device=model.device)
-    return [hunt.best() for hunt in hunts[: decoder.rows]]
-
-
-@dataclass(frozen=True)
-class _Beam:
-    """A target under way: its log-probability, its tokens, how many of its marks it has said."""
-
-    score: float
-    tokens: tuple[int, ...]
-    said: int
-
-
-class _Hunt:
-    """The beams of one source: targets under way, and those that are whole with their log-probability per token."""
-
-    def __init__(self, beams: int, marks: Sequence[int]) -> None:
-        self.beams, self.marks, self.done = beams, marks, False
-        self.under_way = [_Beam(-np.inf if at else 0.0, (), 0) for at in range(beams)]
-        self.whole: list[tuple[float, list[int]]] = []
-
-    def marks_next(self) -> list[int]:
-        return [self.marks[beam.said] for beam in self.under_way]
-
-    def advance(self, chances: npt.NDArray[np.float64], tokens: Ints) -> list[tuple[int, int]]:
-        """Takes a step; ``chances`` and ``tokens``: (beams, likeliest tokens). Returns (beam, token) of each new beam."""
-        if self.done:
-            return [(at, self.marks[-1]) for at in range(self.beams)]
-        scores = np.array([beam.score for beam in self.under_way])[:, None] + chances
-        ranked = np.argsort(-scores, axis=None, kind="stable")[: 2 * self.beams]
-        steps: list[tuple[int, int]] = []
-        under_way: list[_Beam] = []
-        for rank, flat in enumerate(ranked.tolist()):
-            at, place = divmod(flat, scores.shape[1])
-            score, token, beam = float(scores[at, place]), int(tokens[at, place]), self.under_way[at]
-            said = beam.said + (token == self.marks[beam.said])
-            if said == len(self.marks):
-                if rank < self.beams and np.isfinite(score):  # what ranks lower would crowd out longer targets
-                    self.whole.append((score / (len(beam.tokens) + 1), list(beam.tokens)))
-            elif len(steps) < self.beams:
-                steps.append((at, token))
-                under_way.append(_Beam(score, (*beam.tokens, token), said))
-        while len(steps) < self.beams:  # a vocabulary smaller than the beams
-            steps.append((0, self.marks[-1]))
-            under_way.append(_Beam(-np.inf, (), 0))
-        self.under_way, self.done = under_way, len(self.whole) >= self.beams
-        return steps
-
-    def best(self) -> list[list[int]]:
-        return [tokens for _, tokens in sorted(self.whole, key=lambda item: -item[0])[: self.beams]]
+        made = plain.generate(
+            ids,
+            attention_mask=torch.ones_like(ids) if mask is None else mask,
+            decoder_input_ids=start,
+            stopping_criteria=[go_on],
+        )
+    said = [line[: line.index(end)] if end in line else None for line in made[:, len(frame.start) :].tolist()]
+    return [
+        [line for line in said[at : at + beams] if line is not None] for at in range(0, len(sources) * beams, beams)
+    ]
 
 
 def in_parts(
@@ -307,6 +258,16 @@ def require_time(ctx: Context, who: str) -> Callable[[], None]:
             raise DeadlineExceeded("the model ran out of time", where=who, fix="raise run.shard_minutes")
 
     return check
+
+
+def _padded(model: Any, sources: Ints) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Token ids on the model's device, and which of them are to be seen."""
+    import torch
+
+    ids = torch.from_numpy(sources).to(model.device)
+    # Without padding no mask at all: a mask of ones would be dropped in some batches, and another kernel be taken.
+    mask = (ids != PAD).long() if (sources == PAD).any() else None
+    return ids.masked_fill(ids == PAD, getattr(model.config, "pad_token_id", None) or 0), mask
 
 
 def _table(rows: list[list[int]]) -> torch.Tensor:

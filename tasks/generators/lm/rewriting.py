@@ -17,7 +17,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import STRATUM, Context, Fitted, Request
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators._parents import Parents, changed_fields, draw_fields
-from augmill.tasks.generators.lm.decode import Sampling
+from augmill.tasks.generators.lm.decode import Precision, Sampling, lower
 from augmill.tasks.generators.lm.encoder_decoder import Frame, Outcome, in_parts, pad_rows, require_time, sample, search
 from augmill.tasks.generators.lm.losses import Example
 from augmill.tasks.generators.lm.models import Kind, check_files, find_model, load_model, quiet
@@ -49,7 +49,7 @@ class Task:
     ctx: Context
     who: str
 
-    def targets(
+    def sampled(
         self,
         model: Any,
         frame: Frame,
@@ -59,10 +59,7 @@ class Task:
         stream: int,
         steps: int,
     ) -> list[Outcome]:
-        """A target of at most ``steps`` tokens per source (``marks``: see ``sample``), by its own seed's ``stream``.
-
-        Sampled; or, by beams, a source is searched once and the seed picks one of its beams.
-        """
+        """A target of at most ``steps`` tokens per source (``marks``: see ``sample``), by its own seed's ``stream``."""
         ask, most = require_time(self.ctx, self.who), longest(model, self.decoding.max_length)
 
         def draw(part: list[int]) -> list[Outcome]:
@@ -70,24 +67,26 @@ class Task:
             noise = uniforms(seeds[part], steps, stream=stream)
             return sample(model, lines, [marks[at] for at in part], noise, frame, self.decoding.sampling, ask)
 
-        if not self.decoding.beams:
-            drawn = in_parts(sources, draw, self.decoding.batch, most, self.ctx, self.who)
-            self._count(sum(steps if row is None else len(row) + 1 for row in drawn))
-            return drawn
-        asked = [(tuple(source), own) for source, own in zip(sources, marks, strict=True)]
-        places = {source: at for at, source in enumerate(dict.fromkeys(asked))}
-        distinct = list(places)
+        drawn = in_parts(sources, draw, self.decoding.batch, most, self.ctx, self.who)
+        self._count(sum(steps if row is None else len(row) + 1 for row in drawn))
+        return drawn
+
+    def searched(
+        self, model: Any, frame: Frame, end: int, sources: list[list[int]], seeds: Ints, stream: int, steps: int
+    ) -> list[Outcome]:
+        """As ``sampled``, by beams: a source is searched once, and the seed picks one of its beams. ``end``: the mark."""
+        ask, most = require_time(self.ctx, self.who), longest(model, self.decoding.max_length)
+        places = {source: at for at, source in enumerate(dict.fromkeys(map(tuple, sources)))}
+        distinct, beams = list(places), self.decoding.beams
 
         def hunt(part: list[int]) -> list[list[list[int]]]:
-            lines = pad_rows([distinct[at][0] for at in part], most)
-            return search(model, lines, [distinct[at][1] for at in part], steps, self.decoding.beams, frame, ask)
+            return search(model, pad_rows([distinct[at] for at in part], most), steps, beams, frame, end, ask)
 
-        batch = max(1, self.decoding.batch // self.decoding.beams)
-        found = in_parts([source for source, _ in distinct], hunt, batch, most, self.ctx, self.who)
-        self._count(sum(len(row) + 1 for beams in found for row in beams))
+        found = in_parts(distinct, hunt, max(1, self.decoding.batch // beams), most, self.ctx, self.who)
+        self._count(sum(len(row) + 1 for rows in found for row in rows))
         picks = uniforms(seeds, 1, stream=stream)[:, 0].tolist()
-        chosen = [found[places[source]] for source in asked]
-        return [beams[int(pick * len(beams))] if beams else None for beams, pick in zip(chosen, picks, strict=True)]
+        chosen = [found[places[tuple(source)]] for source in sources]
+        return [rows[int(pick * len(rows))] if rows else None for rows, pick in zip(chosen, picks, strict=True)]
 
     def _count(self, tokens: int) -> None:
         self.ctx.usage["tokens"] = self.ctx.usage.get("tokens", 0) + tokens
@@ -241,17 +240,19 @@ def save_pretrained(model: Any, tokenizer: Any, directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def load_saved(fitted: Fitted, folder: str, device: str, *, trust_remote_code: bool) -> tuple[Any, Any]:
-    """(model on ``device``, tokenizer) of a fit artifact's folder; loaded once per process."""
+def load_saved(
+    fitted: Fitted, folder: str, device: str, *, trust_remote_code: bool, precision: Precision
+) -> tuple[Any, Any]:
+    """(model on ``device`` as it decodes, tokenizer) of a fit artifact's folder; loaded once per process."""
 
     def load() -> tuple[Any, Any]:
         with quiet():
             model, tokenizer = load_model(
                 fitted.path / folder, "seq2seq", trust_remote_code=trust_remote_code, allow_pickle=False
             )
-        return model.to(device).eval(), tokenizer
+        return lower(model.to(device).eval(), precision), tokenizer
 
-    return fitted.get(f"seq2seq:{folder}:{device}", load)
+    return fitted.get(f"seq2seq:{folder}:{device}:{precision}", load)
 
 
 def decoder_start(model: Any, tokenizer: Any) -> int:
@@ -319,15 +320,18 @@ class Rewriter:
         return longest(self.model, decoding.max_length)
 
     def rewrite(self, texts: Sequence[str], seeds: Ints, stream: int, task: Task) -> list[Made]:
-        """(text, None) or (None, reason) for each: ``too_long``, ``empty``, ``undecodable``; see ``Task.targets``."""
+        """(text, None) or (None, reason) for each: ``too_long``, ``empty``, ``undecodable``; see ``Task``."""
         known = {text: self.encode(text) for text in dict.fromkeys(texts)}
         bound = self.bound(task.decoding)
         fit = [at for at, text in enumerate(texts) if len(known[text]) <= bound]
         outcomes: list[Outcome] = [None] * len(texts)
         steps = bound - len(self.frame.start)
         sources = [known[texts[at]] for at in fit]
-        marks: list[tuple[int, ...]] = [(self.end,)] * len(fit)
-        made = task.targets(self.model, self.frame, sources, marks, seeds[fit], stream, steps)
+        own = (seeds[fit], stream, steps)
+        if task.decoding.beams:
+            made = task.searched(self.model, self.frame, self.end, sources, *own)
+        else:
+            made = task.sampled(self.model, self.frame, sources, [(self.end,)] * len(fit), *own)
         for at, tokens in zip(fit, made, strict=True):
             outcomes[at] = tokens
         return [self._read(tokens) for tokens in outcomes]

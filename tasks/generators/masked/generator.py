@@ -46,11 +46,11 @@ PREPARED = 1 << 14  # rows kept taken apart per process
 class MaskedLM(Generator):
     """A masked language model that is told the label chooses the words.
 
-    Repeatable on a CPU in float32, with the same libraries and the same kind of CPU: the fit for a given thread count
+    Repeatable on a CPU, with the same libraries and the same kind of CPU: the fit for a given thread count
     (part of its identity), the rows at any thread count and batch. Not promised on a GPU.
     """
 
-    VERSION = 3
+    VERSION = 4
     Options = MaskedLMOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -112,8 +112,7 @@ class MaskedLM(Generator):
         options: MaskedLMOptions = self.options
         parents = fitted.get("parents", lambda: Parents(fitted))
         filler = fitted.get(
-            f"filler:{ctx.device}",
-            lambda: Filler.load(fitted, ctx.device, trust_remote_code=options.trust_remote_code),
+            f"filler:{ctx.device}:{options.decode_precision}", lambda: Filler.load(fitted, ctx.device, options)
         )
         masking = WordMasking(filler, options, fitted.read_json("masked_lm.json")["protected"], ctx.fields)
         take = lru_cache(PREPARED)(lambda at: masking.take([parents.table[name][at].as_py() for name in ctx.fields]))

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import STRATUM, Fitted
 from augmill.tasks.errors import UserError
+from augmill.tasks.generators.lm.decode import lower
 from augmill.tasks.generators.lm.load import add_tokens, banned_tokens
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import Source
@@ -57,18 +58,19 @@ class Filler:
         return {name: getattr(self, name) for name in _PLAN}
 
     @classmethod
-    def load(cls, fitted: Fitted, device: str, *, trust_remote_code: bool) -> Filler:
+    def load(cls, fitted: Fitted, device: str, options: MaskedLMOptions) -> Filler:
         import torch
         from tokenizers import Tokenizer
         from transformers import AutoModelForMaskedLM
 
         with quiet():
             model = AutoModelForMaskedLM.from_pretrained(
-                fitted.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+                fitted.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=options.trust_remote_code
             )
+        model = lower(model.to(device).eval(), options.decode_precision)
         tokenizer = Tokenizer.from_file(str(fitted.path / "tokenizer.json"))
         tokenizer.encode_special_tokens = True
-        return cls(model.to(device).eval(), tokenizer, **fitted.read_json("masked_lm.json")["filler"])
+        return cls(model, tokenizer, **fitted.read_json("masked_lm.json")["filler"])
 
     @cached_property
     def kinds(self) -> npt.NDArray[np.int64]:

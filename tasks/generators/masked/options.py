@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from augmill.tasks.generators.lm.decode import Precision
+
 SCRATCH = "scratch"
 
 
@@ -83,6 +85,13 @@ class MaskedLMOptions:
     decode_batch: int = field(
         default=256,
         metadata={"help": "Number of rows filled at a time.", "identity": False, "why": "a row has its own noise"},
+    )
+    decode_precision: Precision = field(
+        default="auto",
+        metadata={
+            "help": "The precision of the model while rows are drawn: `float32`, `bfloat16`, or `auto`, which is bfloat16 "
+            "for models 256 wide or wider, on any machine. Choose `float32` on a CPU without AVX512-BF16 or AMX."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from augmill.tasks.generators._parents import (
     with_targets,
     write_parents,
 )
-from augmill.tasks.generators.lm.decode import Sampling
+from augmill.tasks.generators.lm.decode import Precision, Sampling
 from augmill.tasks.generators.lm.models import quiet
 from augmill.tasks.generators.lm.rewriting import (
     Decoding,
@@ -127,6 +127,13 @@ class BackTranslationOptions:
         default=256,
         metadata={"help": "Number of rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
     )
+    decode_precision: Precision = field(
+        default="auto",
+        metadata={
+            "help": "The precision of the model while rows are drawn: `float32`, `bfloat16`, or `auto`, which is bfloat16 "
+            "for models 256 wide or wider, on any machine. Choose `float32` on a CPU without AVX512-BF16 or AMX."
+        },
+    )
 
     def __post_init__(self) -> None:
         if not self.pivots:
@@ -140,11 +147,11 @@ class BackTranslationOptions:
 class BackTranslation(Generator):
     """Every row takes one way there and back.
 
-    Repeatable on a CPU in float32, with the same libraries and the same kind of CPU, at any thread count and batch,
+    Repeatable on a CPU, with the same libraries and the same kind of CPU, at any thread count and batch,
     sampled or by beams. Not promised on a GPU.
     """
 
-    VERSION = 2
+    VERSION = 3
     Options = BackTranslationOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -236,9 +243,9 @@ class BackTranslation(Generator):
         )
 
     def _ways(self, fitted: Fitted, at: int, ctx: Context) -> tuple[Rewriter, Rewriter]:
-        trust = self.options.trust_remote_code
+        how = {"trust_remote_code": self.options.trust_remote_code, "precision": self.options.decode_precision}
         there, back = (
-            Rewriter(*load_saved(fitted, folder, ctx.device, trust_remote_code=trust), **languages, where=WHO)
+            Rewriter(*load_saved(fitted, folder, ctx.device, **how), **languages, where=WHO)
             for folder, languages in zip(
                 fitted.read_json("pivots.json")["pivots"][at], self._languages(self.options.pivots[at]), strict=True
             )

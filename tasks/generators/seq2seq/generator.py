@@ -58,11 +58,11 @@ from augmill.tasks.generators.seq2seq.options import SCRATCH, Seq2SeqOptions
 class Seq2Seq(Generator):
     """An encoder-decoder model fills the spans or rewrites the row.
 
-    Repeatable on a CPU in float32, with the same libraries and the same kind of CPU: the fit for a given thread count
+    Repeatable on a CPU, with the same libraries and the same kind of CPU: the fit for a given thread count
     (part of its identity), the rows at any thread count and batch, sampled or by beams. Not promised on a GPU.
     """
 
-    VERSION = 3
+    VERSION = 4
     Options = Seq2SeqOptions
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
@@ -103,6 +103,8 @@ class Seq2Seq(Generator):
     def _infill(self, rows: pa.Table, rng: np.random.Generator, ctx: Context) -> tuple[pa.Table, dict[str, Any]]:
         options: Seq2SeqOptions = self.options
         tell_scripts((rows[name].to_pylist() for name in ctx.fields), "seq2seq", ctx.log)
+        if options.beams:
+            ctx.log.warning("seq2seq: `beams` is for `mode: paraphrase`; rows of `infill` are sampled (beams: 0)")
         infiller = prepare(rows, _source(options), options, ctx.fields)
         masking = SpanMasking(infiller, options, ctx.fields)
         parents = fitting_rows(rows, infiller, masking, ctx.fields, ctx)
@@ -154,12 +156,12 @@ class Seq2Seq(Generator):
         task = Task(_decoding(options), ctx, "seq2seq")
         if options.mode == "infill":
             infiller = fitted.get(
-                f"infiller:{ctx.device}",
-                lambda: Infiller.load(fitted, ctx.device, trust_remote_code=options.trust_remote_code),
+                f"infiller:{ctx.device}:{options.decode_precision}", lambda: Infiller.load(fitted, ctx.device, options)
             )
             made = fill(infiller, SpanMasking(infiller, options, ctx.fields), parents, request, task)
         else:
-            model, tokenizer = load_saved(fitted, "", ctx.device, trust_remote_code=options.trust_remote_code)
+            how = {"trust_remote_code": options.trust_remote_code, "precision": options.decode_precision}
+            model, tokenizer = load_saved(fitted, "", ctx.device, **how)
             rewriter = Rewriter(model, tokenizer, prefix=options.prefix, where="seq2seq")
 
             def rewrite(texts: list[str], ats: list[int], name: int) -> list[Made]:

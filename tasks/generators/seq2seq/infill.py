@@ -14,6 +14,7 @@ from augmill.tasks.contracts import STRATUM, Context, Fitted, Request
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.generators._edits import split_words
 from augmill.tasks.generators._parents import Parents, changed_fields, draw_fields
+from augmill.tasks.generators.lm.decode import lower
 from augmill.tasks.generators.lm.encoder_decoder import Frame
 from augmill.tasks.generators.lm.load import add_tokens, banned_tokens
 from augmill.tasks.generators.lm.losses import Example
@@ -201,15 +202,16 @@ class Infiller:
         return {name: getattr(self, name) for name in kept} | {"layout": asdict(self.layout)}
 
     @classmethod
-    def load(cls, fitted: Fitted, device: str, *, trust_remote_code: bool) -> Infiller:
+    def load(cls, fitted: Fitted, device: str, options: Seq2SeqOptions) -> Infiller:
         import torch
         from tokenizers import Tokenizer
         from transformers import AutoModelForSeq2SeqLM
 
         with quiet():
             model = AutoModelForSeq2SeqLM.from_pretrained(
-                fitted.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+                fitted.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=options.trust_remote_code
             )
+        model = lower(model.to(device).eval(), options.decode_precision)
         tokenizer = Tokenizer.from_file(str(fitted.path / "tokenizer.json"))
         tokenizer.encode_special_tokens = True
         plan = fitted.read_json("seq2seq.json")
@@ -218,7 +220,7 @@ class Infiller:
         }
         rest = {name: plan[name] for name in ("labels", "pad", "bound", "steps")}
         start, banned = tuple(plan["start"]), tuple(plan["banned"])
-        return cls(model.to(device).eval(), tokenizer, Layout(**layout), start=start, banned=banned, **rest)
+        return cls(model, tokenizer, Layout(**layout), start=start, banned=banned, **rest)
 
 
 def prepare(rows: pa.Table, source: Source | None, options: Seq2SeqOptions, fields: tuple[str, ...]) -> Infiller:
@@ -374,7 +376,7 @@ def fill(infiller: Infiller, masking: SpanMasking, parents: Parents, request: Re
     frame = Frame(infiller.start, infiller.banned)
     seeds = request.seeds[[job[0] for job in jobs]] if jobs else request.seeds[:0]
     marks = [infiller.layout.marks(spans) for *_, spans in jobs]
-    said = task.targets(infiller.model, frame, [job[1] for job in jobs], marks, seeds, 2, infiller.steps)
+    said = task.sampled(infiller.model, frame, [job[1] for job in jobs], marks, seeds, 2, infiller.steps)
     for (place, _, texts, spans), tokens in zip(jobs, said, strict=True):
         if tokens is not None:
             made[place] = infiller.layout.read(infiller.tokenizer, tokens, texts, spans)

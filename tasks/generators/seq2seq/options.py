@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from augmill.tasks.generators.lm.rewriting import (
-    check_decoding,
-)
+from augmill.tasks.generators.lm.decode import Precision
+from augmill.tasks.generators.lm.rewriting import check_decoding
 
 SCRATCH = "scratch"
-
 
 Change = Literal["one", "all", "text", "text_b", "text_c", "text_d"]
 
@@ -83,7 +81,8 @@ class Seq2SeqOptions:
     beams: int = field(
         default=0,
         metadata={
-            "help": "0: a row is sampled. Above 0: its source is searched with this many beams, and the seed picks one."
+            "help": "`paraphrase` only. 0: a row is sampled. Above 0: its source is searched with this many beams, and the "
+            "seed picks one."
         },
     )
     temperature: float = field(default=0.9, metadata={"help": "Below 1: likelier rows that are more alike."})
@@ -96,6 +95,13 @@ class Seq2SeqOptions:
     decode_batch: int = field(
         default=256,
         metadata={"help": "Number of rows decoded at a time.", "identity": False, "why": "a row has its own noise"},
+    )
+    decode_precision: Precision = field(
+        default="auto",
+        metadata={
+            "help": "The precision of the model while rows are drawn: `float32`, `bfloat16`, or `auto`, which is bfloat16 "
+            "for models 256 wide or wider, on any machine. Choose `float32` on a CPU without AVX512-BF16 or AMX."
+        },
     )
 
     def __post_init__(self) -> None:
