@@ -111,6 +111,7 @@ def in_files(parts: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
         for column, values in zip(columns, part.columns, strict=True):
             for chunk in values.chunks:
                 column.add(chunk)
+        rest()  # what the parts were taken from may be in files too
     return pa.table([column.close() for column in columns], schema=schema)
 
 
