@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from augmill.tasks.contracts import STRATUM, VERDICT_SCHEMA, Context
 from augmill.tasks.rows.kinds import equal_keys, type_of
 from augmill.tasks.rows.kinds.text import prepared
+from augmill.tasks.rows.parts import rest
 
 CHECK_FILE = "check.json"
 SLICE = 1 << 15
@@ -59,6 +60,7 @@ def slices(table: pa.Table) -> Iterator[pa.Table]:
     """The rows, ``SLICE`` at once, one part at least: their texts as Python has them take some ten times what they take here."""
     for start in range(0, max(1, table.num_rows), SLICE):
         yield table if table.num_rows <= SLICE else table.slice(start, SLICE)
+        rest()
 
 
 def verdicts(reasons: Sequence[str | None], scores: Sequence[float | None] | npt.NDArray[np.float64]) -> pa.Table:

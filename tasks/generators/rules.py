@@ -44,7 +44,7 @@ from augmill.tasks.generators._parents import (
 from augmill.tasks.generators._plain import PlainTexts
 from augmill.tasks.rows.kinds import candidate_schema
 from augmill.tasks.rows.kinds.text import canonical_texts
-from augmill.tasks.rows.parts import kept
+from augmill.tasks.rows.parts import kept, rest
 from augmill.tasks.rows.randomness import uniforms
 
 Ints = npt.NDArray[np.int64]
@@ -198,12 +198,15 @@ class Rules(Generator):
         groups = read_thesaurus(Path(options.thesaurus)) if options.thesaurus else []
         thesaurus = index_thesaurus(groups)
         train = sort_parents(inputs.train, ctx.fields)
-        tell_scripts((train[name].to_pylist() for name in ctx.fields), "rules", ctx.log)
+        starts = range(0, train.num_rows, CHUNK)
+        texts = (train[name].slice(start, CHUNK).to_pylist() for name in ctx.fields for start in starts)
+        tell_scripts(texts, "rules", ctx.log)
         editable, editor = np.zeros(train.num_rows, dtype=bool), _Editor(thesaurus, options)
         for name in (ctx.fields[at] for at in changed_fields(options.change, ctx.fields, "rules")):
-            for start in range(0, train.num_rows, CHUNK):
-                texts = train[name].slice(start, CHUNK).to_pylist()
-                editable[start : start + CHUNK] |= _Texts(texts, editor).can_edit(np.arange(len(texts)))
+            for start in starts:
+                part = train[name].slice(start, CHUNK).to_pylist()
+                editable[start : start + CHUNK] |= _Texts(part, editor).can_edit(np.arange(len(part)))
+                rest()
         parents = kept(train, np.flatnonzero(editable))
         write_parents(parents, ctx)
         summary = {"rows": count_classes(train), "editable": count_classes(parents), "synonym_groups": len(groups)}

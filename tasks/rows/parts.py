@@ -6,6 +6,7 @@ import contextlib
 import io
 import mmap
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -73,7 +74,6 @@ class Spool:
 
     def __init__(self, *, mapped: bool) -> None:
         self.mapped = mapped
-        self._maps: list[mmap.mmap] = []
 
     def open(self) -> IO[bytes]:
         return tempfile.TemporaryFile(prefix="augmill-") if self.mapped else io.BytesIO()
@@ -86,14 +86,19 @@ class Spool:
             if not file.tell():
                 return np.empty(0, kind)
             file.flush()
-            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return np.frombuffer(self._maps[-1], kind)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _mapped.add(mapped)
+        return np.frombuffer(mapped, kind)
 
-    def rest(self) -> None:
-        """Gives back the memory of pages that were looked at; they are read again when asked for."""
-        for each in self._maps:
-            if hasattr(each, "madvise"):
-                each.madvise(mmap.MADV_DONTNEED)
+
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+
+def rest() -> None:
+    """Gives back the memory of all pages of mapped files that were looked at; they are read again when asked for."""
+    for each in list(_mapped):
+        if hasattr(each, "madvise"):
+            each.madvise(mmap.MADV_DONTNEED)
 
 
 def in_files(parts: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
@@ -106,6 +111,7 @@ def in_files(parts: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
         for column, values in zip(columns, part.columns, strict=True):
             for chunk in values.chunks:
                 column.add(chunk)
+        rest()  # what the parts were taken from may be in files too
     return pa.table([column.close() for column in columns], schema=schema)
 
 

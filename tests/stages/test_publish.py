@@ -20,14 +20,15 @@ import pyarrow.parquet as pq
 import pytest
 from chain import WORDS, Produced, make_run, produce_snapshot, recipe_document, write_rows
 
-from augmill.flows.augment import mix_accepted
+from augmill.flows.augment import mix_accepted, mix_config
 from augmill.flows.source import read_source
 from augmill.flows.units import gather_source
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
-from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.schema import as_training
+from augmill.tasks.rows.hashing import hash_json, hash_table
+from augmill.tasks.rows.schema import as_training, class_counts
+from augmill.tasks.stages import mix as mixing
 from augmill.tasks.stages import publish
 from augmill.tasks.stages.mix import MixConfig, arrange_real
 from augmill.tasks.stages.publish import ReleaseConfig, build_release, order_by_hash, put_release, release_id
@@ -220,6 +221,32 @@ def test_a_release_is_written_part_by_part_as_it_would_be_at_once(
         file = f"{name}/part-00000.parquet"
         assert found[file] == {"rows": rows.num_rows, "content": work.contents["whole"]}
         assert (tmp_path / file).read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("part", [1, 7, 1000])
+def test_a_mix_written_part_by_part_is_that_of_all_rows_at_once(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """With a column that synthetic rows copy from their parents."""
+    monkeypatch.setattr("augmill.tasks.rows.parts.PART_ROWS", part)
+    monkeypatch.setattr(mixing, "PART_ROWS", part)
+    work, config, split, settled = (
+        Work(made.produced.run.site, tmp_path), mix_config(made.recipe), made.produced.split, made.produced.settled,
+    )  # fmt: skip
+    mixing.mix.run(work, config, split, settled)
+    train, accepted = work.read(split, "train.parquet"), work.read(settled, "accepted.parquet")
+    real, whole = (mixing.arrange(train, rows, config) for rows in (accepted.slice(0, 0), accepted))
+    counts = whole.group_by(["stratum", "weight"]).aggregate([([], "count_all")]).to_pylist()
+    weights = mixing.placebo_weights(class_counts(real["stratum"]), [tuple(each.values()) for each in counts])
+    expected = {"real": real, "mix": whole, "placebo": mixing.weigh_placebo(real, weights)}
+    assert whole["user.lang"].slice(real.num_rows).null_count < accepted.num_rows
+    for name, rows in expected.items():
+        assert pq.read_table(tmp_path / f"{name}.parquet").equals(rows)
+        order = pa.concat_tables(mixing.reading_order(rows["row_id"], real.num_rows, config))
+        assert pq.read_table(tmp_path / f"{name}.order.parquet").equals(order)
+        assert work.contents[f"{name}.parquet"] == hash_table(rows)
+        assert work.contents[f"{name}.order.parquet"] == hash_table(order)
+    assert work.rows == whole.num_rows
 
 
 def test_a_release_reads_alike_through_pyarrow_polars_and_duckdb(made: Made) -> None:

@@ -38,7 +38,7 @@ from augmill.tasks.rows.kinds.text.sketches import (
     verify,
     write_texts,
 )
-from augmill.tasks.rows.parts import Spool
+from augmill.tasks.rows.parts import Spool, rest
 from augmill.tasks.rows.segments import ranges, sort_rows
 
 _PAIRS = 1 << 22  # candidate pairs held at once: 64 MiB
@@ -69,7 +69,6 @@ class TextIndex:
     _sketches: Sketches = field(repr=False)
     _rows: Ints = field(repr=False)
     _sorted: list[tuple[Keys, _Places]] = field(repr=False)
-    _spool: Spool = field(repr=False)
 
     @classmethod
     def build(cls, texts: Sequence[str] | Queries, threshold: float) -> TextIndex:
@@ -106,10 +105,10 @@ class TextIndex:
             order = np.argsort(column, kind="stable")
             of_ranked.write(column[order].data)
             of_orders.write(order.astype(np.int32).data)
-            spool.rest()
+            rest()
         ranked = spool.close(of_ranked, np.uint32).reshape(bands, count)
         orders = spool.close(of_orders, np.int32).reshape(bands, count)
-        return cls(threshold, sketches, rows, list(zip(ranked, orders, strict=True)), spool)
+        return cls(threshold, sketches, rows, list(zip(ranked, orders, strict=True)))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -150,7 +149,7 @@ class TextIndex:
             for queries, rows in self._candidates(sketches):
                 near, similarity = verify(sketches, queries, self._sketches, rows, self.threshold)
                 yield possible[queries[near]] + start, self._rows[rows[near]], similarity[near]
-            self._spool.rest()
+            rest()
 
     def _possible(self, hashed: Hashed) -> Ints:
         """The rows whose hashes are known to the index in a share that lets one be near: of no other a sketch is made.
@@ -184,7 +183,7 @@ class TextIndex:
             found = []
             for own, (ranked, rows) in zip(sketches.keys[queries].T, self._sorted, strict=True):
                 found.append((queries, *_spans(ranked, own), rows))
-                self._spool.rest()  # else all bands of a large index are in memory at once
+                rest()  # else all bands of a large index are in memory at once
             return found
 
         def by_rare_hash(queries: Ints) -> list[_Spans]:
@@ -225,7 +224,7 @@ class TextIndex:
                 np.repeat(of, high - low) * len(self) + rows[ranges(low, high - low)] for of, low, high, rows in spans
             ]
             pairs = _distinct(np.concatenate(words))
-            self._spool.rest()
+            rest()
             yield pairs // len(self), pairs % len(self)
 
     @cached_property

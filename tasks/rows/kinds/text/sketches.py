@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from augmill.tasks.rows.kinds.text.normal import equal
-from augmill.tasks.rows.parts import Spool
+from augmill.tasks.rows.parts import Spool, rest
 from augmill.tasks.rows.segments import ranges, sort_rows
 
 Ints = npt.NDArray[np.int64]
@@ -62,7 +62,7 @@ def write_texts(parts: Iterable[list[str]], spool: Spool) -> Texts:
         encoded = [text.encode("utf-8", "surrogatepass") for text in part]
         lengths.append(np.fromiter(map(len, encoded), np.int32, len(encoded)))
         file.write(b"".join(encoded))
-        spool.rest()
+        rest()
     sizes = np.concatenate(lengths)
     return Texts(spool.close(file, np.uint8), np.cumsum(sizes, dtype=np.int64) - sizes, sizes)
 
@@ -103,7 +103,7 @@ class Sketches:
             of_keys.write(_band_keys(minima, threshold).data)
             if not spool.mapped:
                 of_values.write(flat.data)
-            spool.rest()
+            rest()
         made = [spool.close(*each) for each in ((of_keys, np.uint32), (of_bits, np.uint8), (of_values, np.uint64))]
         return Sketches(
             sizes,
