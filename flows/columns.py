@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 NEXT = re.compile(r"next(_?item)?|target(_?item)?|item|following")  # beside lists of items, what comes after them
@@ -49,6 +49,7 @@ class Chosen:
     notes: list[str]
     guess: dict[str, Any]
     guessed: bool = False  # inputs: a column among them may turn out to be something else
+    source: dict[str, Any] = field(default_factory=dict)  # what the source has to say beside, for these to be read
 
 
 def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str) -> Chosen:
@@ -81,13 +82,9 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     general = bool(asked.inputs or asked.target)
     lists = [name for name, each in found.items() if each.type == "items" and not each.left]
     if lists and not inputs:
-        inputs = [(lists[0], None)]
-        following = next((name for name in found if NEXT.fullmatch(name.lower()) and name not in lists), None)
-        target = (following, "item") if target is None and following is not None else target
-        chosen = _choose_general(inputs, target, found, guess, where=where)
-        chosen.why["inputs"] = "holds lists of items"
-        chosen.why["target"] = "named as what comes next" if following is not None else chosen.why["target"]
-        return chosen
+        return _choose_lists(lists, target, found, guess, where=where)
+    if not (asked.text or asked.label or general) and (pair := _choose_pair(found, guess)) is not None:
+        return pair
     files = None if inputs else best_files(found)
     if files is not None:
         told = guess_target(found, [files]) if target is None else None
@@ -102,6 +99,45 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     if not inputs and not reads_as_table(guess["text"], found):
         inputs = [(name, "text") for name in guess["text"] if target is None or name != target[0]]
     return _choose_general(inputs, target, found, guess, where=where)
+
+
+def _choose_lists(
+    lists: list[str],
+    target: tuple[str, str | None] | None,
+    found: Mapping[str, Any],
+    guess: dict[str, Any],
+    *,
+    where: str,
+) -> Chosen:
+    """A history of items, and what comes next."""
+    following = next((name for name in found if NEXT.fullmatch(name.lower()) and name not in lists), None)
+    target = (following, "item") if target is None and following is not None else target
+    chosen = _choose_general([(lists[0], None)], target, found, guess, where=where)
+    chosen.why["inputs"] = "holds lists of items"
+    chosen.why["target"] = "named as what comes next" if following is not None else chosen.why["target"]
+    return chosen
+
+
+def _choose_pair(found: Mapping[str, Any], guess: dict[str, Any]) -> Chosen | None:
+    """A dialogue and its last reply, or texts with a text that is to be answered to them; None where there are none."""
+    from augmill.tasks.sources.dialogues import REPLY
+    from augmill.tasks.sources.guess_table import guess_dialogue, guess_pair
+
+    if (dialogue := guess_dialogue(found)) is not None:
+        columns = {"inputs": {dialogue: "dialogue"}, "target": {REPLY: "text"}}
+        replies = (
+            "is a column" if REPLY in found else f"what the assistant says last in {dialogue}, split off as a column"
+        )
+        why = {"inputs": "turns with role and content", "target": replies}
+        return Chosen(columns, why, [], guess, source={"dialogue": dialogue})
+    if (pair := guess_pair(found)) is not None:
+        texts, answer = pair
+        why = {
+            "inputs": "named as what is asked",
+            "target": f"named as what is answered, {found[answer].length:.0f} characters",
+        }
+        return Chosen({"inputs": dict.fromkeys(texts, "text"), "target": {answer: "text"}}, why, [], guess)
+    return None
 
 
 def _typed_name(given: str, names: list[str], types: list[str], where: str, fix: str) -> tuple[str, str | None]:

@@ -159,6 +159,8 @@ def draft_recipe(data: str, name: str, base: Path, asked: Asked) -> Draft:
     else:
         chosen = choose_columns(train, source, asked, where=train.name, fix=f"correct {asked.options}")
     draft.notes += chosen.notes
+    source = dataclasses.replace(source, **chosen.source)
+    draft.document["source"] |= chosen.source
     _write_columns(draft, chosen)
     _choose_splits(
         draft, files, source, splits, () if chosen.guessed else tuple(draft.document["columns"].get("inputs", ()))

@@ -6,6 +6,7 @@ and the answer to a request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ import pyarrow.compute as pc
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Context, Fitted, Request
 from augmill.tasks.errors import UserError
-from augmill.tasks.rows.kinds import candidate_schema
+from augmill.tasks.rows.kinds import candidate_schema, type_of
 from augmill.tasks.rows.kinds.whole import read_arrow, write_arrow
 from augmill.tasks.rows.parts import kept
 from augmill.tasks.rows.randomness import uniforms
 
 PARENTS = "parents.arrow"
+DIALOGUES = "dialogues.arrow"  # of train rows, by id: what stays of a dialogue whose user says it otherwise
 TARGETS = "targets.arrow"  # of train rows, by id: what rows made of their inputs keep
 BATCH = 256  # rows of a batch of ``stream_parents``
 Floats = npt.NDArray[np.float64]
@@ -99,6 +101,63 @@ def with_targets(rows: pa.Table, fitted: Fitted, ctx: Context) -> pa.Table:
 def load_targets(fitted: Fitted) -> dict[str, Any]:
     table = read_arrow(fitted.path / TARGETS)
     return dict(zip(table[ROW_ID].to_pylist(), table[TARGET].to_pylist(), strict=True))
+
+
+# --- Dialogues, for generators of texts: what their user says last is a text ---------------------------------------------
+
+
+def spoken(train: pa.Table, ctx: Context) -> tuple[pa.Table, Context]:
+    """(the rows, the context) with a text instead of each dialogue: the user's last turn, empty where there is none."""
+    names = {name: _spoken_name(name) for name in ctx.fields}
+    for name, other in names.items():
+        if name != other:
+            said = [_last_said(turns)[1] for turns in train[name].to_pylist()]
+            train = train.append_column(other, pa.array(said, pa.string()))
+    return train, replace(ctx, fields=tuple(names.values()))
+
+
+def _spoken_name(field: str) -> str:
+    return field.replace(":", " ") if type_of(field) == "dialogue" else field
+
+
+def _last_said(turns: list[dict[str, str]] | None) -> tuple[int, str]:
+    """(where the user's last turn stands, what it is); (-1, nothing) where there is none."""
+    found = [(at, turn["content"]) for at, turn in enumerate(turns or ()) if turn["role"] == "user"]
+    return found[-1] if found else (-1, "")
+
+
+def keep_dialogues(train: pa.Table, ctx: Context) -> dict[str, Path]:
+    """``dialogues.arrow``, as a fit returns its files; nothing where there are none."""
+    names = [name for name in ctx.fields if _spoken_name(name) != name]
+    if not names:
+        return {}
+    path = ctx.workdir / DIALOGUES
+    return {DIALOGUES: write_arrow(train.select([ROW_ID, *names]).sort_by(ROW_ID).combine_chunks(), path)}
+
+
+def with_dialogues(rows: pa.Table, fitted: Fitted, ctx: Context) -> pa.Table:
+    """Rows of ``spoken`` fields with their first parents' dialogues, in which the user says last what was made."""
+    names = [name for name in ctx.fields if _spoken_name(name) != name]
+    if not names:
+        return rows
+    known = fitted.get(
+        "dialogues", lambda: {row[ROW_ID]: row for row in read_arrow(fitted.path / DIALOGUES).to_pylist()}
+    )
+    schema = candidate_schema(ctx.fields, ctx.target)
+    columns = {name: rows[_spoken_name(name) if name in names else name] for name in schema.names}
+    parents = rows["parent_ids"].to_pylist()
+    for name in names:
+        made = [
+            None if text is None else _said(known[ids[0]][name], text)
+            for text, ids in zip(columns[name].to_pylist(), parents, strict=True)
+        ]
+        columns[name] = pa.chunked_array([pa.array(made, schema.field(name).type)])
+    return pa.table(columns, schema)
+
+
+def _said(turns: list[dict[str, str]], text: str) -> list[dict[str, str]]:
+    at, _ = _last_said(turns)
+    return [turn | {"content": text} if place == at else turn for place, turn in enumerate(turns)]
 
 
 class Parents:

@@ -36,8 +36,11 @@ from augmill.tasks.generators._parents import (
     Parents,
     changed_fields,
     count_classes,
+    keep_dialogues,
     keep_targets,
     sort_parents,
+    spoken,
+    with_dialogues,
     with_targets,
     write_parents,
 )
@@ -177,7 +180,7 @@ class _Editable:
 class Rules(Generator):
     """Edits real rows of the asked class; the row's seed draws the parent from the rows that can be edited.
 
-    Inputs alone are edited: a text that is to be learnt stays its parent's.
+    Inputs alone are edited: a text that is to be learnt stays its parent's. Of a dialogue what its user says last is edited.
     """
 
     VERSION = 2
@@ -185,6 +188,7 @@ class Rules(Generator):
     repeatable: ClassVar[bool] = True
     finite: ClassVar[bool] = False
     labels: ClassVar[Literal["asked", "own"]] = "asked"
+    kinds: ClassVar[tuple[str, ...]] = ("text", "dialogue")
     problems: ClassVar[tuple[str, ...]] = ("classification", "text_to_text")
     normalisation: ClassVar[str] = "fold"  # AEDA's rows are copies once punctuation is folded away
 
@@ -195,9 +199,11 @@ class Rules(Generator):
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """Writes ``parents.arrow`` (the train rows that can be edited), ``thesaurus.json`` and ``summary.json``."""
         options: RulesOptions = self.options
+        beside = keep_targets(inputs.train, ctx) | keep_dialogues(inputs.train, ctx)
+        rows, ctx = spoken(inputs.train, ctx)
         groups = read_thesaurus(Path(options.thesaurus)) if options.thesaurus else []
         thesaurus = index_thesaurus(groups)
-        train = sort_parents(inputs.train, ctx.fields)
+        train = sort_parents(rows, ctx.fields)
         starts = range(0, train.num_rows, CHUNK)
         texts = (train[name].slice(start, CHUNK).to_pylist() for name in ctx.fields for start in starts)
         tell_scripts(texts, "rules", ctx.log)
@@ -214,11 +220,12 @@ class Rules(Generator):
             text = json.dumps(value, sort_keys=True, ensure_ascii=False)
             (ctx.workdir / name).write_text(text, encoding="utf-8")
         files = {name: ctx.workdir / name for name in (PARENTS, "summary.json", "thesaurus.json")}
-        return files | keep_targets(inputs.train, ctx)
+        return files | beside
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Rows that cannot be made: ``no_parent`` (no train row of the class), ``unchanged`` (no edit applies)."""
-        options: RulesOptions = self.options
+        options, whole = self.options, ctx
+        _, ctx = spoken(candidate_schema(ctx.fields).empty_table(), ctx)
         editable = fitted.get("rules", lambda: _Editable(fitted, options, ctx.fields))
         pieces = [candidate_schema(ctx.fields).empty_table()]
         for start in range(0, len(request), CHUNK):
@@ -229,7 +236,7 @@ class Rules(Generator):
             rows = editable.parents.draw(chunk, numbers[:, 0])
             texts, changed = _edit_rows(*editable.texts_of(rows), chunk.seeds, numbers[:, 1], options, ctx.fields)
             pieces.append(_to_table(editable, chunk, np.where(changed, rows, -1), texts, ctx.fields))
-        return with_targets(pa.concat_tables(pieces).combine_chunks(), fitted, ctx)
+        return with_dialogues(with_targets(pa.concat_tables(pieces).combine_chunks(), fitted, ctx), fitted, whole)
 
 
 def _edit_rows(

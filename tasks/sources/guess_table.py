@@ -119,6 +119,37 @@ def _left(name: str, type: str, found: pa.Array, whole: Any, distinct: int, iden
     return ""
 
 
+# What people call a text and what is to be answered to it, the surest name first; and what is read along with a question.
+_ASKED = ("question", "query", "prompt", "instruction", "user_message", "input", "source", "src")
+_ANSWERED = ("answer", "response", "reply", "completion", "output", "target", "translation", "tgt")
+_ALONG = ("context", "passage")
+
+
+def guess_pair(columns: Mapping[str, Sniffed]) -> tuple[list[str], str] | None:
+    """(texts, the text to be answered to them), by name; None where there are no such columns of differing texts."""
+
+    def first(names: Sequence[str]) -> str | None:
+        there = {snaked(name): name for name, found in columns.items() if _is_free_text(found)}
+        return next((there[name] for name in names if name in there), None)
+
+    asked, answered = first(_ASKED), first(_ANSWERED)
+    if asked is None or answered is None:
+        return None
+    along = first(_ALONG)
+    return [asked, *([along] if along else [])], answered
+
+
+def _is_free_text(found: Sniffed) -> bool:
+    """Texts, no names: most differ, or they have more than a word or two."""
+    texts = found.type in ("text", "category") and found.known > 0
+    return texts and (2 * found.distinct > found.known or found.length > SHORT)
+
+
+def guess_dialogue(columns: Mapping[str, Sniffed]) -> str | None:
+    """The first column of dialogues."""
+    return next((name for name, found in columns.items() if found.type == "dialogue" and not found.left), None)
+
+
 def reads_as_table(texts: Sequence[str], columns: Mapping[str, Sniffed]) -> bool:
     """Whether the rows are better read as a table than by ``texts``, which are the best that there are for texts."""
     others = [name for name, found in columns.items() if name not in texts and not found.left]
