@@ -1,4 +1,4 @@
-"""Draws the pictures and makes the sounds of infra/examples/: ``python tests/examples.py DIR`` writes both data sets.
+"""Draws the pictures, makes the sounds and plays of infra/examples/: ``python tests/examples.py DIR`` writes all three.
 
 Few rows to train on and many to judge by, as where labelling is dear: a reader sees in seconds what a night finds.
 """
@@ -121,6 +121,27 @@ def write_sounds(path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
 
 
+LISTENERS, GENRES, SONGS = 200, 8, 25  # songs of each genre
+
+
+def write_plays(path: Path) -> None:
+    """Who played which song when, as an export has it: by time, not by listener. Songs of a genre follow one another."""
+    rng, plays = np.random.default_rng(11), list[tuple[int, str, str]]()
+    for listener in range(LISTENERS):
+        genre, song = rng.integers(0, GENRES), rng.integers(0, SONGS)
+        heard, time = set[int](), int(rng.integers(0, 50_000))
+        for _ in range(int(rng.integers(4, 16))):
+            song = (song + int(rng.choice([1, 1, 1, 2, 5]))) % SONGS
+            if song in heard:
+                continue
+            heard.add(song)
+            time += int(rng.integers(60, 600))
+            plays.append((1_790_000_000 + time, f"listener-{listener:03}", f"song-{SONGS * genre + song:03}"))
+    lines = [f"{who},{what},{when}\n" for when, who, what in sorted(plays)]
+    path.write_text("listener,song,time\n" + "".join(lines), encoding="utf-8")
+
+
 if __name__ == "__main__":
     write_shapes(Path(sys.argv[1]) / "shapes" / "pictures")
     write_sounds(Path(sys.argv[1]) / "sounds" / "sounds.parquet")
+    write_plays(Path(sys.argv[1]) / "plays" / "plays.csv")
