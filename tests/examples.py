@@ -1,4 +1,4 @@
-"""Draws the pictures, makes the sounds and the orders of infra/examples/: ``python tests/examples.py DIR`` writes them.
+"""Draws the pictures, makes the sounds, orders and plays of infra/examples/: ``python tests/examples.py DIR`` writes all.
 
 Few rows to train on and many to judge by, as where labelling is dear: a reader sees in seconds what a night finds.
 """
@@ -161,26 +161,32 @@ def write_orders(path: Path) -> None:
                      "yes" if first else "no", net, discount, tax, round(net - discount + tax, 2), outcome])  # fmt: skip
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(
-            [
-                "order",
-                "ordered",
-                "shipped",
-                "goods",
-                "channel",
-                "items",
-                "first",
-                "net",
-                "discount",
-                "tax",
-                "gross",
-                "outcome",
-            ]
-        )
+        writer.writerow(COLUMNS)
         writer.writerows(rows)
+
+
+LISTENERS, GENRES, SONGS = 200, 8, 25  # songs of each genre
+
+
+def write_plays(path: Path) -> None:
+    """Who played which song when, as an export has it: by time, not by listener. Songs of a genre follow one another."""
+    rng, plays = np.random.default_rng(11), list[tuple[int, str, str]]()
+    for listener in range(LISTENERS):
+        genre, song = rng.integers(0, GENRES), rng.integers(0, SONGS)
+        heard, time = set[int](), int(rng.integers(0, 50_000))
+        for _ in range(int(rng.integers(4, 16))):
+            song = (song + int(rng.choice([1, 1, 1, 2, 5]))) % SONGS
+            if song in heard:
+                continue
+            heard.add(song)
+            time += int(rng.integers(60, 600))
+            plays.append((1_790_000_000 + time, f"listener-{listener:03}", f"song-{SONGS * genre + song:03}"))
+    lines = [f"{who},{what},{when}\n" for when, who, what in sorted(plays)]
+    path.write_text("listener,song,time\n" + "".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
     write_shapes(Path(sys.argv[1]) / "shapes" / "pictures")
     write_sounds(Path(sys.argv[1]) / "sounds" / "sounds.parquet")
     write_orders(Path(sys.argv[1]) / "orders" / "orders.csv")
+    write_plays(Path(sys.argv[1]) / "plays" / "plays.csv")

@@ -147,6 +147,7 @@ def test_a_trainer_that_says_it_gives_scores_gives_them(name: str, tmp_path: Pat
         ("classification", ["a", "b", "", None, 3, True, "a"]),
         ("regression", [1, 2.5, "3", "x", None, float("nan"), "", *range(30)]),
         ("text_to_text", ["yes", "a longer answer", "", None, 3, True, *("x" * at for at in range(1, 90))]),
+        ("ranking", ["a", 17, 17.0, "", None, 1.5, True, ["a"], *"abcdefgh", *range(100)]),
     ],
 )
 def test_it_keeps_the_laws_of_problems(law: Callable[..., None], name: str, values: list[Any]) -> None:
@@ -176,8 +177,8 @@ WRITERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("law", SOURCE_LAWS, ids=lambda law: law.__name__)
-# Those whose rows are files: tests/sources/test_folder.py and test_webdataset.py.
-@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("folder", "webdataset")])
+# Those whose rows are files, or made of several: tests/sources/test_folder.py, test_webdataset.py and test_events.py.
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("folder", "webdataset", "events")])
 def test_it_keeps_the_laws_of_readers(law: Callable[[SourceBench], None], name: str, tmp_path: Path) -> None:
     rows = [{"text": f"row {at}, “quoted”", "label": "ab"[at % 2]} for at in range(50)]
     path = tmp_path / f"rows.{name}"

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chain import WORDS, make_run, tiny_recipe, write_rows
+from drawn_histories import HISTORY_FIELDS, history, users
 from reading import put
 from safetensors.numpy import load_file
 from test_webdataset import tar
@@ -55,6 +56,7 @@ from augmill.tasks.problems.strata import STRATA
 from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.randomness import row_seeds
 from augmill.tasks.sources import SOURCES, SourceOptions, list_files, read_batches
+from augmill.tasks.sources.options import EventColumns
 from augmill.tasks.stages.drift import DriftConfig, profile
 from augmill.tasks.stages.extensions import generator_config
 from augmill.tasks.stages.generate import (
@@ -229,6 +231,18 @@ def pictures(prefix: str, count: int, seed: int) -> pa.Table:
     return pa.table(columns, schema=real_schema(PICTURE_FIELDS))
 
 
+def histories(prefix: str, count: int, seed: int) -> pa.Table:
+    """Rows for extensions that serve histories alone, each class with a shelf of its own."""
+    drawn, names = Random(seed), sorted(WORDS)
+    strata = [drawn.choice(names) for _ in range(count)]
+    columns = {
+        "row_id": [f"{prefix}{at}" for at in range(count)],
+        "stratum": strata,
+        HISTORY_FIELDS[0]: [history(100 * seed + at, names.index(each) % 3) for at, each in enumerate(strata)],
+    }
+    return pa.table(columns, schema=real_schema(HISTORY_FIELDS))
+
+
 def png(grey: bytes, width: int) -> bytes:
     """Without a library, whose next version may write other bytes."""
     lines = b"".join(b"\0" + grey[at : at + width] for at in range(0, len(grey), width))
@@ -248,7 +262,8 @@ def sample_rows(extension: Any) -> tuple[Any, tuple[str, ...]]:
     """(what makes rows that it serves, their fields)."""
     if serves_texts(extension):
         return rows, ("text",)
-    return (cells, TABLE_FIELDS) if "table" in extension.kinds else (pictures, PICTURE_FIELDS)
+    made = {"table": (cells, TABLE_FIELDS), "image": (pictures, PICTURE_FIELDS), "items": (histories, HISTORY_FIELDS)}
+    return next(own for kind, own in made.items() if kind in extension.kinds)
 
 
 def serves_texts(extension: Any) -> bool:
@@ -295,7 +310,7 @@ def run_check(name: str, here: Path) -> Any:
     check = CHECKS[name](options_of(name, CHECKS[name], here))
     model, ctx, files = fitted(check, here)
     if not serves_texts(check):
-        return [files, check.judge(model, cells("c", 40, 4), ctx).to_pylist()]
+        return [files, check.judge(model, sample_rows(check)[0]("c", 40, 4), ctx).to_pylist()]
     strange = [("refund", ""), ("refund", "!!! ??"), ("nobody", "money back"), ("login", "x" * 400), ("track", "退款")]
     drawn = [*texts(20, 4), *texts(9, 1), *texts(3, 2), *strange]
     columns = {"stratum": [s for s, _ in drawn], "text": [t for _, t in drawn], "parent_ids": [["r0"]] * len(drawn)}
@@ -308,6 +323,8 @@ def run_check(name: str, here: Path) -> Any:
 
 
 def run_trainer(name: str, here: Path) -> Any:
+    if "ranking" in TRAINERS[name].problems and "classification" not in TRAINERS[name].problems:
+        return run_ranking(name, here)
     draw, fields = sample_rows(TRAINERS[name])
     made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
     problem = TrainerInputs(
@@ -317,6 +334,24 @@ def run_trainer(name: str, here: Path) -> Any:
     predictions = trainer.predict(problem, trainings(problem, 0, 1), here / "work")
     # What `command` chose names its directory, which is another one each time.
     return [[found.target.tolist(), {} if name == "command" else found.chosen] for found in predictions]
+
+
+def run_ranking(name: str, here: Path) -> Any:
+    def rows(count: int, first: int) -> pa.Table:
+        found = users(count, first)
+        columns = {
+            "row_id": [each["user"] for each in found],
+            "stratum": ["1: all"] * count,
+            "target": [each["next"] for each in found],
+            HISTORY_FIELDS[0]: [each["history"] for each in found],
+        }
+        return pa.table(columns, schema=real_schema(HISTORY_FIELDS, pa.string()))
+
+    made = rows(9, 60).append_column("parent_ids", pa.array([["u001"]] * 9, pa.list_(pa.string())))
+    held = rows(20, 80).drop_columns(["stratum", "target"])
+    problem = TrainerInputs(rows(40, 0), made, held, HISTORY_FIELDS, PROBLEMS["ranking"])
+    trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
+    return [found.target.tolist() for found in trainer.predict(problem, trainings(problem, 0, 1), here / "work")]
 
 
 SOURCE_ROWS = {
@@ -330,6 +365,11 @@ def run_source(name: str, here: Path) -> Any:
     rows = pa.table({"id": [1, 2], "text": ["a", "\ufeffb\x00"], "label": [True, None]})
     if name in SOURCE_ROWS:
         path.write_text(SOURCE_ROWS[name], encoding="utf-8")
+    elif name == "events":
+        lines = [
+            f"{u},{i},{t}" for u, i, t in [("b", 2, 3), ("a", 9, 1), ("b", 1, 3), ("a", 8, 2), ("c", 1, 1), ("", 1, 1)]
+        ]
+        put(path, "\n".join(["user,item,time", *lines, "a,7,soon", "a,7,2026-01-01"]).encode())
     elif name == "delta":
         pytest.importorskip("deltalake").write_deltalake(path, rows)
     elif name == "folder":
@@ -347,6 +387,13 @@ def run_source(name: str, here: Path) -> Any:
     else:
         pq.write_table(rows, path)
     options = SourceOptions(path=str(path), max_file_bytes=10)
+    if name == "events":
+        options = replace(
+            options,
+            path=str(put(here / "e.csv", path.read_bytes())),
+            format="events",
+            events=EventColumns(min_events=2),
+        )
     (file,) = list_files(options)
     return [
         [str(batch.table.schema), batch.table.to_pylist(), batch.locations.to_pylist(), batch.repaired]

@@ -75,13 +75,13 @@ class Catalogue(Check):
         abstains, why = abstention(share, self.options.max_real_refused)
         known_path = write_arrow(pa.table({"item": pa.array(sorted(counts), pa.string())}), ctx.workdir / _KNOWN)
         files = write_check(
-            ctx, abstains=abstains, real_refused=share, why=why, bounds=list(self._bounds(lengths)), items=len(counts)
+            ctx, abstains=abstains, real_refused=share, why=why, lengths=list(self._bounds(lengths)), items=len(counts)
         )
         return files | {_KNOWN: known_path}
 
     def judge(self, fitted: Fitted, candidates: pa.Table, ctx: Context) -> pa.Table:
         known = fitted.get("known", lambda: set(read_arrow(fitted.path / _KNOWN)["item"].to_pylist()))
-        low, high = fitted.read_json(CHECK_FILE)["bounds"]
+        low, high = fitted.read_json(CHECK_FILE)["lengths"]
         wrong, share = self._wrong(_rows(candidates, ctx), known, (low, high))
         reasons = (None, "unknown_items", "few_items", "many_items")
         return verdicts([reasons[at] for at in wrong.tolist()], share)
@@ -107,4 +107,8 @@ def _rows(table: pa.Table, ctx: Context) -> list[list[str]]:
     columns: list[list[Any]] = [table[name].to_pylist() for name in ctx.fields if type_of(name) == "items"]
     if ctx.target is not None and pa.types.is_string(ctx.target):
         columns.append([[item] for item in table[TARGET].to_pylist()])
-    return [[item for items in row for item in items or ()] for row in zip(*columns, strict=True)]
+    rows: list[list[str]] = [[] for _ in range(table.num_rows)]
+    for column in columns:
+        for row, items in zip(rows, column, strict=True):
+            row.extend(items or ())
+    return rows

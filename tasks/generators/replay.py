@@ -85,7 +85,7 @@ class Replay(Generator):
     finite: ClassVar[bool] = True
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     kinds: ClassVar[tuple[str, ...]] = (ANY,)
-    problems: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    problems: ClassVar[tuple[str, ...]] = ("classification", "regression", "ranking")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
         """Raises UserError where `columns` names a column that the rows do not have."""
@@ -111,7 +111,10 @@ class Replay(Generator):
         kept: defaultdict[str, list[Row]] = defaultdict(list)
         skipped: Counter[str] = Counter()
         unknown: Counter[str] = Counter()
-        told = _told(rows, strata, options) if ctx.target is None else _binned(rows, inputs.train)
+        if ctx.target is None:
+            told = _told(rows, strata, options)
+        else:
+            told = (_like if pa.types.is_string(ctx.target) else _binned)(rows, inputs.train)
         for row in rows:
             stratum = told(row)
             if row[REFUSED]:
@@ -203,6 +206,15 @@ def _binned(rows: list[Row], train: pa.Table) -> Callable[[Row], str]:
         return str(row["label"]) if at is None else names[max(0, bisect_right(edges, at) - 1)]
 
     return told
+
+
+def _like(rows: list[Row], train: pa.Table) -> Callable[[Row], str]:
+    """The stratum of a row by its target, which it gets, a name: that of train rows with it; of one that none has the last."""
+    known = dict(zip(train[TARGET].to_pylist(), train[STRATUM].to_pylist(), strict=True))
+    last = max(known.values(), default="")
+    for row in rows:
+        row[TARGET] = None if row["label"] in (None, "") else str(row["label"])
+    return lambda row: str(row["label"]) if row[TARGET] is None else known.get(row[TARGET], last)
 
 
 def _read_rows(path: Path, options: ReplayOptions, fields: tuple[str, ...]) -> list[Row]:

@@ -105,7 +105,9 @@ def guess_events(names: Sequence[str]) -> EventColumns | None:
         if role is None or role in found:
             return None
         found[role] = name
-    return EventColumns(**found) if {"user", "item", "time"} <= set(found) else None
+    if not {"user", "item", "time"} <= set(found):
+        return None
+    return EventColumns(found["user"], found["item"], found["time"], found.get("value"))
 
 
 # --- What is held of all events -----------------------------------------------------------------------------------------

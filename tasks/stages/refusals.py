@@ -38,7 +38,7 @@ REMEDIES = {
     "no_item": "check source.events.item, and leave out events without an item",
     "bad_time": "check source.events.time: every cell has to be a number or a timestamp",
     "bad_value": "check source.events.value: every cell has to be a number, or empty",
-    "too_few_events": "nothing, where such users are to be left out; or lower source.events.min_events",
+    "too_few_events": "lower source.events.min_events, or leave such users out",
     "bad_sample": "pack the tar again: plain files, each named once",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
     CONFLICT: "give equal rows one label, or set refuse.conflicts",

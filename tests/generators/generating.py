@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from drawn_histories import HISTORY_FIELDS, history_rows
 from pictured import PICTURE_FIELDS, picture_rows
 
 from augmill.tasks.contracts import ANY
@@ -25,10 +26,13 @@ TINY_LM: dict[str, Any] = {"layers": 1, "hidden": 32, "heads": 2, "vocabulary": 
 def fields_of(name: str) -> tuple[str, ...]:
     """Such that the generator serves them."""
     kinds = set(GENERATORS[name].kinds)
-    return ("text",) if {"text", ANY} & kinds else TABLE_FIELDS if "table" in kinds else PICTURE_FIELDS
+    fields = {"table": TABLE_FIELDS, "image": PICTURE_FIELDS, "items": HISTORY_FIELDS}
+    return ("text",) if {"text", ANY} & kinds else next(own for kind, own in fields.items() if kind in kinds)
 
 
 def rows_of(fields: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    if fields == HISTORY_FIELDS:
+        return history_rows()
     return TABLE_ROWS if fields == TABLE_FIELDS else picture_rows() if fields == PICTURE_FIELDS else ROWS
 
 

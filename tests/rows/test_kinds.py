@@ -17,6 +17,7 @@ from augmill.tasks.rows.kinds import KINDS
 from augmill.tasks.rows.kinds.audio import Audio, encode
 from augmill.tasks.rows.kinds.dialogue import Dialogue
 from augmill.tasks.rows.kinds.image import Image
+from augmill.tasks.rows.kinds.items import ITEMS, Items
 from augmill.tasks.rows.kinds.table import Table
 from augmill.tasks.rows.kinds.text import Text
 from augmill.testing.kinds import KIND_LAWS, Law, kind_laws
@@ -77,6 +78,10 @@ def dialogues(rows: list[Any]) -> pa.Array:
     return pa.array(made, Dialogue().arrow("dialogue"))
 
 
+# Equal; the same in another order; one more, one less; nothing in common; none at all.
+SEEN = [["a", "b", "c", "d", "e"], ["a", "b", "c", "d", "e"], ["b", "a", "c", "d", "e"], ["a", "b", "c", "d", "e", "é"]]
+SEEN += [["a", "b", "c", "d"], ["x", "x", "y"], None, ["1", "23"], ["12", "3"]]
+HISTORIES = pa.array(SEEN, ITEMS)
 EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
     "image": (Image(), [photos(PICTURES), photos(PICTURES, [*PICTURES[:2], *PICTURES[1:7]])]),
     "text": (Text(), [pa.table({"text": TEXTS}), pa.table(PAIRS)]),
@@ -93,6 +98,13 @@ EXAMPLES: dict[str, tuple[Kind, list[pa.Table]]] = {
         [
             pa.table({"dialogue:messages": dialogues(DIALOGUES)}),
             pa.table({"dialogue:a": dialogues(DIALOGUES), "dialogue:b": dialogues(DIALOGUES[::-1])}),
+        ],
+    ),
+    "items": (
+        Items(),
+        [
+            pa.table({"items:seen": HISTORIES}),
+            pa.table({"items:seen": HISTORIES, "items:bought": pa.array([*SEEN[5:], *SEEN[:5]], ITEMS)}),
         ],
     ),
     "audio": (

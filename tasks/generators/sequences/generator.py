@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import STRATUM, TARGET, Context, FitInputs, Fitted, Floats, Generator, Request
+from augmill.tasks.contracts import STRATUM, TARGET, Context, FitInputs, Fitted, Floats, Generator, Ints, Request
 from augmill.tasks.errors import DeadlineExceeded
 from augmill.tasks.generators._parents import PARENTS, Parents, sort_parents, write_parents
 from augmill.tasks.generators.sequences.ways import WAYS, Knowledge, learn
@@ -65,7 +65,10 @@ class SequencesOptions:
 
 
 class Sequences(Generator):
-    """The parent is the user whose history is changed, drawn evenly from the stratum; the next item stays the parent's."""
+    """The parent is the user whose history is changed, drawn evenly from the stratum; the target stays the parent's.
+
+    Where that is no item (a class, a number) the Markov chain goes back from the parent's last item.
+    """
 
     VERSION: ClassVar[int] = 1
     Options: ClassVar[type[SequencesOptions]] = SequencesOptions
@@ -74,18 +77,18 @@ class Sequences(Generator):
     labels: ClassVar[Literal["asked", "own"]] = "asked"
     normalisation: ClassVar[str] = "canonical"
     kinds: ClassVar[tuple[str, ...]] = ("items",)
-    problems: ClassVar[tuple[str, ...]] = ("ranking",)
+    problems: ClassVar[tuple[str, ...]] = ("ranking", "classification", "regression")
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
         """Writes ``parents.arrow``; where the ways need them ``similar.arrow`` and ``follows.arrow``."""
-        rows = sort_parents(inputs.train, (TARGET, *ctx.fields))
-        files = {PARENTS: write_parents(rows, ctx)}
-        targets = rows[TARGET].to_pylist()
+        rows = sort_parents(inputs.train, (TARGET, *ctx.fields) if ctx.target is not None else ctx.fields)
+        following = _items(rows, ctx)
         histories = [
-            [*(items or ()), target]
+            [*(items or ()), *([] if item is None else [item])]
             for name in ctx.fields
-            for items, target in zip(rows[name].to_pylist(), targets, strict=True)
+            for items, item in zip(rows[name].to_pylist(), following, strict=True)
         ]
+        files = {PARENTS: write_parents(rows, ctx)}
         return files | learn(histories, self.options, ctx.workdir)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
@@ -107,15 +110,14 @@ class Sequences(Generator):
 
     def _answer(self, parents: Parents, known: Knowledge, request: Request, ctx: Context) -> pa.Table:
         places = parents.draw(request, uniforms(request.seeds, 1, stream=_PARENT)[:, 0])
-        taken = parents.table.take(pa.array(places, mask=places < 0))
-        targets = taken[TARGET].to_pylist()
+        lost = places < 0
+        taken = parents.table.take(pa.array(places, mask=lost))
         was = [taken[name].to_pylist() for name in ctx.fields]
-        made = self._changed(known, was, targets, request)
+        made = self._changed(known, was, _items(taken, ctx), np.flatnonzero(~lost), request.seeds)
         lost = np.array([row is None for row in made], np.bool_)
         columns: dict[str, Any] = {"ordinal": request.ordinals, "asked": request.strata, STRATUM: request.strata}
-        columns[TARGET] = pa.array(
-            [None if none else item for none, item in zip(lost, targets, strict=True)], pa.string()
-        )
+        if ctx.target is not None:
+            columns[TARGET] = parents.table[TARGET].combine_chunks().take(pa.array(places, mask=lost))
         for at, name in enumerate(ctx.fields):
             columns[name] = pa.array([None if row is None else row[at] for row in made], ITEMS)
         columns |= {
@@ -130,32 +132,41 @@ class Sequences(Generator):
         return pa.table({name: columns[name] for name in schema.names}, schema)
 
     def _changed(
-        self, known: Knowledge, was: list[list[list[str] | None]], targets: list[str | None], request: Request
+        self, known: Knowledge, was: list[list[list[str] | None]], following: list[str | None], left: Ints, seeds: Ints
     ) -> list[list[list[str]] | None]:
-        """The fields of each row; None where no row was made. ``was``: by field, the parents' histories."""
-        made: list[list[list[str]] | None] = [None] * len(request)
-        left = np.array([at for at, target in enumerate(targets) if target is not None], np.int64)
+        """The fields of each row; None where no row was made. ``was``: by field, the parents' histories;
+
+        ``left``: the rows that have a parent.
+        """
+        made: list[list[list[str]] | None] = [None] * len(seeds)
         longest = max((len(items or ()) for column in was for items in column), default=0)
         for attempt in range(TRIES):
             if not len(left):
                 break
             draws = [
-                uniforms(request.seeds[left], 1 + 2 * longest, stream=_FIRST + attempt * len(was) + at)
+                uniforms(seeds[left], 1 + 2 * longest, stream=_FIRST + attempt * len(was) + at)
                 for at in range(len(was))
             ]
             for place, row in enumerate(left.tolist()):
                 old = [column[row] or [] for column in was]
-                own = [self._one(known, o, str(targets[row]), d[place]) for o, d in zip(old, draws, strict=True)]
+                own = [self._one(known, o, following[row], d[place]) for o, d in zip(old, draws, strict=True)]
                 if own != old and all(own):
                     made[row] = own
             left = np.array([row for row in left.tolist() if made[row] is None], np.int64)
         return made
 
-    def _one(self, known: Knowledge, items: list[str], target: str, draws: Floats) -> list[str]:
+    def _one(self, known: Knowledge, items: list[str], following: str | None, draws: Floats) -> list[str]:
         """By one way of those that the history is long enough for; itself where there is none."""
         able = [way for way, least in WAYS.items() if len(items) >= least and getattr(self.options, way)]
         weights = np.cumsum([getattr(self.options, way) for way in able])
         if not able:
             return items
         way = able[int(np.searchsorted(weights, draws[0] * weights[-1], "right"))]
-        return known.change(way, items, target, draws[1:], self.options)
+        return known.change(way, items, following, draws[1:], self.options)
+
+
+def _items(rows: pa.Table, ctx: Context) -> list[str | None]:
+    """The item that follows each history, where an item is what is learnt."""
+    is_item = ctx.target is not None and pa.types.is_string(ctx.target)
+    found: list[str | None] = rows[TARGET].to_pylist() if is_item else [None] * rows.num_rows
+    return found

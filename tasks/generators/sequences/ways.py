@@ -30,8 +30,8 @@ class Knowledge:
     def load(cls, path: Path) -> Knowledge:
         return cls(*(_load(path / name) for name in (SIMILAR, FOLLOWS)))
 
-    def change(self, way: str, items: list[str], target: str, draws: Floats, options: Any) -> list[str]:
-        """``draws``: two numbers in [0, 1) an item; ``options``: SequencesOptions."""
+    def change(self, way: str, items: list[str], following: str | None, draws: Floats, options: Any) -> list[str]:
+        """``following``: the item after the history, if one is; ``draws``: two numbers in [0, 1) an item."""
         some = min(len(items), max(1, round(options.share * len(items))))
         if way == "crop":
             return items[min(some, len(items) - 1) :]
@@ -41,12 +41,14 @@ class Knowledge:
         if way == "reorder":
             return _reordered(items, max(2, some), draws)
         if way == "substitute":
-            return self._substituted(items, some, target, draws, options)
-        return self._walked(items, target, draws, options)
+            return self._substituted(items, some, following, draws, options)
+        return self._walked(items, following, draws, options)
 
-    def _substituted(self, items: list[str], some: int, target: str, draws: Floats, options: Any) -> list[str]:
+    def _substituted(
+        self, items: list[str], some: int, following: str | None, draws: Floats, options: Any
+    ) -> list[str]:
         """Items of which no similar one is left to take stay; the next item is never put before itself."""
-        made, has = list(items), {*items, target}
+        made, has = list(items), {*items, following}
         for at in np.argsort(draws[: len(items)], kind="stable")[:some].tolist():
             known = self.similar.get(items[at], [])
             able = [item for item in known if options.repeats or item not in has]
@@ -55,9 +57,13 @@ class Knowledge:
                 has.add(made[at])
         return made
 
-    def _walked(self, items: list[str], target: str, draws: Floats, options: Any) -> list[str]:
-        """Backwards from the next item to as long a history as the parent's; shorter where nothing is left to go to."""
-        made, has, last = list[str](), {target}, target
+    def _walked(self, items: list[str], following: str | None, draws: Floats, options: Any) -> list[str]:
+        """Backwards from what follows, or from the last item, to as long a history as the parent's; shorter where nothing
+
+        is left to go to.
+        """
+        last = items[-1] if following is None else following
+        made, has = [last] * (following is None), {last}
         for first, second in draws[: 2 * len(items)].reshape(-1, 2).tolist():
             if first < options.restart:
                 found = [items[int(second * len(items))]]
