@@ -141,6 +141,10 @@ def test_a_trainer_that_says_it_gives_scores_gives_them(name: str, tmp_path: Pat
     [
         ("classification", ["a", "b", "", None, 3, True, "a"]),
         ("regression", [1, 2.5, "3", "x", None, float("nan"), "", *range(30)]),
+        (
+            "detection",
+            [[{"bbox": [1, 2, 3, 4], "label": "a"}], [], None, "x", [{"bbox": [1, 2, 0, 4], "label": "a"}], [1]],
+        ),
     ],
 )
 def test_it_keeps_the_laws_of_problems(law: Callable[..., None], name: str, values: list[Any]) -> None:

@@ -62,15 +62,15 @@ def list_files(options: SourceOptions) -> list[SourceFile]:
             if "Delta" in found.table
             else "export the table's current rows to plain Parquet and read those",
         )
-    alone = options.format == "auto" and not found.single and is_folder([entry.name for entry in entries])
-    if options.format == FOLDER or alone:
-        files = list_folder(found.entries, found.root, lambda name: _partition(name, found.root, options), options.path)
-        return _partitioned(files, options)
     shown = [entry for entry in found.entries if is_shown(entry.name)]
     if options.format == COCO or (options.format == "auto" and not found.single and is_coco(shown)):
         return list_coco(shown, options.path)
     if options.format == VOC or (options.format == "auto" and not found.single and is_voc(shown)):
         return list_voc(shown, found.root, options.path)
+    alone = options.format == "auto" and not found.single and is_folder([entry.name for entry in entries])
+    if options.format == FOLDER or alone:
+        files = list_folder(found.entries, found.root, lambda name: _partition(name, found.root, options), options.path)
+        return _partitioned(files, options)
     chosen = _choose(entries, options, found.single)
     filled = [(entry, kind) for entry, kind in chosen if entry.size]
     if not filled:
