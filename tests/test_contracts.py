@@ -148,6 +148,10 @@ def test_a_trainer_that_says_it_gives_scores_gives_them(name: str, tmp_path: Pat
         ("regression", [1, 2.5, "3", "x", None, float("nan"), "", *range(30)]),
         ("text_to_text", ["yes", "a longer answer", "", None, 3, True, *("x" * at for at in range(1, 90))]),
         ("ranking", ["a", 17, 17.0, "", None, 1.5, True, ["a"], *"abcdefgh", *range(100)]),
+        (
+            "detection",
+            [[{"bbox": [1, 2, 3, 4], "label": "a"}], [], None, "x", [{"bbox": [1, 2, 0, 4], "label": "a"}], [1]],
+        ),
     ],
 )
 def test_it_keeps_the_laws_of_problems(law: Callable[..., None], name: str, values: list[Any]) -> None:

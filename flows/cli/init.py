@@ -359,13 +359,21 @@ def _choose_target(draft: Draft, found: dict[str, Any]) -> None:
     balance = labels and top > UNBALANCED * low and missing <= MOST_ASKED * train
     draft.document["target"] = {"balance": "max"} if balance else {"multiply": 2.0}
     key = next(iter(draft.document["target"]))
-    kind = "classes" if labels else "bins of the target"
+    kind = "classes" if labels else f"{_word_of_stratum(draft)}s of the target"
     draft.why[f"target.{key}"] = f"{len(counts):,} {kind} with {low:,} to {top:,} train rows each"
     draft.why["target.#"] = "# or per_class, multiply, balance: one of the three"
     if labels:
         name = "columns.label" if "label" in draft.document["columns"] else "columns.target"
         classes = f"{len(counts) + len(found['splits']['rare_classes']):,} classes"
         draft.why[name] = re.sub(r"\d[\d,]* distinct values? in [\d,]+ rows", classes, draft.why[name])
+
+
+def _word_of_stratum(draft: Draft) -> str:
+    from augmill.tasks.contracts import FIRST_PROBLEM
+    from augmill.tasks.problems import PROBLEMS, problem_learning
+
+    (type,) = draft.document["columns"]["target"].values()
+    return PROBLEMS[problem_learning(type) or FIRST_PROBLEM].stratum_word
 
 
 def _try(draft: Draft, base: Path) -> dict[str, Any]:

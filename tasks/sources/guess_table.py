@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from augmill.tasks.contracts import ReadLimits
+from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.problems.classification import Labels
 from augmill.tasks.rows.kinds import KINDS
 from augmill.tasks.rows.kinds.media import RELEASED, is_media
 
@@ -28,6 +30,7 @@ CLASSES = 10  # different whole numbers: up to so many are taken for classes, mo
 REPEATED = 2  # times that a category's value stands on average, at least, where the column is to say anything
 MOST_CLASSES = 1000
 SHORT = 40  # characters on average: what is named as a name, an address or a place, and is no longer, is no text
+LOOKED_AT = 100  # lists or objects that a problem is asked about
 COUNTED = 20  # rows from which whole numbers in even steps count them
 
 
@@ -35,7 +38,8 @@ COUNTED = 20  # rows from which whole numbers in even steps count them
 class Sniffed:
     """A column's first rows. ``type``: as ``columns.inputs`` has it; ``left``: why it is no input, or an empty text.
 
-    ``known``: rows with a value; ``length``: of these, characters on average; ``whole``: all are whole numbers.
+    ``known``: rows with a value; ``length``: of these, characters on average; ``whole``: all are whole numbers;
+    ``learns``: as ``columns.target`` has it, where lists or objects are what a problem learns.
     """
 
     type: str
@@ -44,6 +48,7 @@ class Sniffed:
     whole: bool
     length: float
     left: str
+    learns: str = ""
 
 
 def sniff_columns(file: SourceFile, options: SourceOptions, identifier: str | None) -> dict[str, Sniffed]:
@@ -53,9 +58,25 @@ def sniff_columns(file: SourceFile, options: SourceOptions, identifier: str | No
     rows, found = first_rows(file, options), dict[str, Sniffed]()
     for name in read_schema(file, options):
         values = [row.get(name) for row in rows]
+        if learns := _learns(values):
+            found[name] = Sniffed("text", len(values), len(values), False, 0.0, "it holds no plain values", learns)
+            continue
         files = _files_named(file, options, name, values)
         found[name] = _sniff(name, values, identifier) if files is None else _sniff_files(name, files)
     return found
+
+
+def _learns(values: list[Any]) -> str:
+    """What a problem calls these lists or objects, or the JSON of some, where it reads most of them; else nothing."""
+    known = [value for value in values if value is not None][:LOOKED_AT]
+    if not known or not all(isinstance(v, list | dict) or str(v).lstrip()[:1] in ("[", "{") for v in known):
+        return ""
+    for problem in dict.fromkeys(PROBLEMS.values()):
+        if problem.target is not None and pa.types.is_nested(problem.target):
+            reader = problem.reader(Labels())
+            if sum(not reader.read(value).reason for value in known) * 2 > len(known):
+                return problem.types[0]
+    return ""
 
 
 def _files_named(file: SourceFile, options: SourceOptions, name: str, values: list[Any]) -> pa.ChunkedArray | None:
@@ -168,16 +189,24 @@ def best_files(columns: Mapping[str, Sniffed]) -> str | None:
 
 
 def target_type(found: Sniffed) -> str:
-    """``label`` or ``number``."""
+    """``label``, ``number``, or what a problem calls lists or objects that it learns."""
+    if found.learns:
+        return found.learns
     return "number" if found.type == "number" and not (found.whole and found.distinct <= CLASSES) else "label"
 
 
 def guess_target(columns: Mapping[str, Sniffed], taken: Sequence[str]) -> tuple[str, str] | None:
     """(the column to learn, why), by name or as the last one that can be learnt; None where none can. ``taken``: inputs."""
-    able = [name for name, found in columns.items() if name not in taken and not found.left and _is_learnable(found)]
+    able = [
+        name
+        for name, found in columns.items()
+        if name not in taken and (found.learns or (not found.left and _is_learnable(found)))
+    ]
     if not able:
         return None
-    best = min(able, key=lambda name: (_target_rank(name), -able.index(name)))
+    best = min(able, key=lambda name: (not columns[name].learns, _target_rank(name), -able.index(name)))
+    if columns[best].learns:
+        return best, f"holds {columns[best].learns}"
     named = "named as a target" if _target_rank(best) < 3 else ""
     last = "the last column" if best == [*columns][-1] else "the last column that can be learnt"
     return best, f"{named or last}, {columns[best].distinct:,} distinct values in {columns[best].known:,} rows"

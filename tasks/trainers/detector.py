@@ -49,7 +49,7 @@ class DetectorOptions:
         default=16, metadata={"help": "channels of the first layer; later ones have two and four times as many"}
     )
     side: int = field(default=64, metadata={"help": "pixels that pictures are resized to, each way: a multiple of 4"})
-    steps: int = field(default=500, metadata={"help": "steps of every training of every arm"})
+    steps: int = field(default=400, metadata={"help": "steps of every training of every arm"})
     batch: int = field(default=16, metadata={"help": "pictures of a step"})
     learning_rate: float = field(
         default=0.003, metadata={"help": "at its highest: it rises for a fifth of the steps, then falls"}

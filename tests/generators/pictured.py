@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+Pixels = npt.NDArray[np.uint8]
 PICTURE_FIELDS = ("image:photo",)
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 

@@ -7,24 +7,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from augmill.tasks.contracts import ANY, Judged, Metric
+from augmill.tasks.problems import PROBLEMS
 
 CLASSES = tuple("abc")
 
 
 def drawn_predictions(metric: Metric, count: int = 20) -> Iterator[Judged]:
-    """Of 3 to 25 held-out rows each: classes with scores for a metric of classification, texts where texts are learnt,
+    """Of 3 to 25 held-out rows each: classes with scores for a metric of classification; values of the target's and the
 
-    else numbers.
+    answer's types for one of a problem that learns texts, lists or objects; else numbers.
     """
+    learns = next((PROBLEMS[name] for name in metric.problems if name in PROBLEMS.names()), None)
     for seed in range(count):
         rng = np.random.default_rng(seed)
         rows = int(rng.integers(3, 26))
-        if "text_to_text" in metric.problems:
-            words = np.array(["left", "right", "far left", "a b c d", "é ü 我的包"], dtype=object)
-            texts = rng.choice(words, rows)
-            yield held_out(texts, np.where(rng.random(rows) < 0.5, texts, rng.choice(words, rows)))
+        if learns is not None and learns.target is not None and not pa.types.is_floating(learns.target):
+            truth = [_value(learns.target, rng) for _ in range(rows)]
+            answers = [_answer(each, learns.answer or learns.target, rng) for each in truth]
+            yield held_out(_objects(truth), _objects(answers))
             continue
         if not {"classification", ANY} & set(metric.problems):
             truth = np.round(rng.normal(10, 3, rows), 2)
@@ -33,6 +36,37 @@ def drawn_predictions(metric: Metric, count: int = 20) -> Iterator[Judged]:
         classes = np.concatenate([[0, 1], rng.integers(0, 3, rows - 2)])
         scores = np.round(rng.normal(0, 1, (rows, 3)) + np.eye(3)[classes], int(rng.choice([0, 1, 6])))
         yield held_out(classes, np.where(rng.random(rows) < 0.1, -1, scores.argmax(axis=1)), scores)
+
+
+def _value(kind: pa.DataType, rng: np.random.Generator) -> Any:
+    """Some value of an Arrow type; lists of up to four, a few texts, numbers from 1 to 9."""
+    if pa.types.is_struct(kind):
+        return {field.name: _value(field.type, rng) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        count = kind.list_size if pa.types.is_fixed_size_list(kind) else int(rng.integers(5))
+        return [_value(kind.value_type, rng) for _ in range(count)]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return str(rng.choice([*CLASSES, "a b", "a b c d", "é ü 我的包"]))
+    return float(rng.uniform(1, 9)) if pa.types.is_floating(kind) else int(rng.integers(1, 10))
+
+
+def _answer(truth: Any, kind: pa.DataType, rng: np.random.Generator) -> Any:
+    """Something like the truth, of the answer's type: of a list some parts are left out, and others are put in."""
+    if rng.random() < 0.2:
+        return _value(kind, rng)
+    if pa.types.is_list(kind):
+        parts = truth if isinstance(truth, list) else [truth]
+        kept = [_answer(part, kind.value_type, rng) for part in parts if rng.random() < 0.7]
+        return [*kept, *(_value(kind.value_type, rng) for _ in range(int(rng.integers(3))))]
+    if isinstance(truth, dict):
+        return {field.name: truth.get(field.name, _value(field.type, rng)) for field in kind}
+    return truth
+
+
+def _objects(values: list[Any]) -> Any:
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found
 
 
 def held_out(truth: Any, predicted: Any, scores: Any = None, units: Any = None) -> Judged:
