@@ -30,8 +30,8 @@ def drawn_predictions(metric: Metric, count: int = 20) -> Iterator[Judged]:
             yield held_out(_objects(truth), _objects(answers))
             continue
         if not {"classification", ANY} & set(metric.problems):
-            truth = np.round(rng.normal(10, 3, rows), 2)
-            yield held_out(truth, np.round(truth + rng.normal(0, 2, rows), 2))
+            numbers = np.round(rng.normal(10, 3, rows), 2)
+            yield held_out(numbers, np.round(numbers + rng.normal(0, 2, rows), 2))
             continue
         classes = np.concatenate([[0, 1], rng.integers(0, 3, rows - 2)])
         scores = np.round(rng.normal(0, 1, (rows, 3)) + np.eye(3)[classes], int(rng.choice([0, 1, 6])))
@@ -80,6 +80,12 @@ def measured(metric: Metric, rows: Judged, weights: Any) -> npt.NDArray[np.float
     return metric.values(metric.prepare(rows), np.atleast_2d(np.asarray(weights, dtype=np.float32)))
 
 
+def _as_answer(truth: Any, rows: Judged) -> Any:
+    """The truth as an answer: alone in a list, where answers are lists and it is none."""
+    listed = isinstance(rows.predicted[0], list) and not isinstance(truth, list)
+    return [truth] if listed else truth
+
+
 def same(one: Any, other: Any) -> bool:
     return bool(np.allclose(one, other, rtol=1e-6, atol=1e-9, equal_nan=True))
 
@@ -106,7 +112,8 @@ def the_rows_of_one_unit_are_drawn_together(metric: Metric, rows: Judged) -> Non
 def none_is_better_than_one_that_is_right_everywhere(metric: Metric, rows: Judged) -> None:
     scores = None if rows.scores is None else np.eye(3)[rows.truth]
     one = np.ones(rows.count)
-    best = float(measured(metric, held_out(rows.truth, rows.truth, scores), one)[0])
+    right = _objects([_as_answer(each, rows) for each in rows.truth]) if rows.truth.dtype == object else rows.truth
+    best = float(measured(metric, held_out(rows.truth, right, scores), one)[0])
     found = float(measured(metric, rows, one)[0])
     better = found < best - 1e-9 if metric.better == "less" else found > best + 1e-9
     assert not better, f"{found} is better than {best}, which is right everywhere"
