@@ -196,7 +196,7 @@ def tea(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def test_the_label_alone_tells_what_fills_a_place(tea: Bench) -> None:
     """A template that both classes share, the place masked where they differ: only the label says how."""
-    filler = Filler.load(tea.fitted, "cpu", trust_remote_code=False)
+    filler = Filler.load(tea.fitted, "cpu", MaskedLMOptions())
     masking = WordMasking(filler, tea.generator.options, [], ("text",))
     row = masking.take(["the tea of table 3 is hot today"])
     (unit,) = (unit for unit in row[0].units if row[0].text[unit.start : unit.stop] == "hot")
@@ -287,7 +287,7 @@ def test_text_that_looks_like_a_special_token_is_text(tmp_path: Path) -> None:
     bench = Bench("masked_lm", tmp_path, rows=rows, epochs=2, mask_share=0.1)
     texts = [text for text in bench.sample(ask(["a", "b"] * 8))["text"].to_pylist() if text]
     assert texts and all(text.count("[") == 3 and text.count("<|") == 1 for text in texts)
-    for filler in (MASKINGS["scratch"].filler, Filler.load(bench.fitted, "cpu", trust_remote_code=False)):
+    for filler in (MASKINGS["scratch"].filler, Filler.load(bench.fitted, "cpu", MaskedLMOptions())):
         inside = {at for at in filler.encode(rows[0][2]).ids if at != 1}  # letters that no train row has are unknown
         assert not inside & {filler.mask, *range(5), *filler.labels.values()}
 

@@ -256,7 +256,7 @@ def test_text_that_looks_like_a_special_token_is_text(tmp_path: Path) -> None:
     bench = Bench("seq2seq", tmp_path, rows=rows, epochs=2, mask_share=0.1)
     texts = [text for text in bench.sample(ask(["a", "b"] * 8))["text"].to_pylist() if text]
     assert texts and all(text.count("<") >= 2 for text in texts)  # one word of six is filled anew
-    infiller = Infiller.load(bench.fitted, "cpu", trust_remote_code=False)
+    infiller = Infiller.load(bench.fitted, "cpu", Seq2SeqOptions())
     assert not set(infiller.tokenizer.encode(rows[0][2]).ids) & {*infiller.layout.fills, *infiller.labels.values()}
 
 

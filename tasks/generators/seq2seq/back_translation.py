@@ -243,13 +243,14 @@ class BackTranslation(Generator):
         )
 
     def _ways(self, fitted: Fitted, at: int, ctx: Context) -> tuple[Rewriter, Rewriter]:
-        how = {"trust_remote_code": self.options.trust_remote_code, "precision": self.options.decode_precision}
-        there, back = (
-            Rewriter(*load_saved(fitted, folder, ctx.device, **how), **languages, where=WHO)
-            for folder, languages in zip(
-                fitted.read_json("pivots.json")["pivots"][at], self._languages(self.options.pivots[at]), strict=True
-            )
-        )
+        trust, precision = self.options.trust_remote_code, self.options.decode_precision
+
+        def open_saved(folder: str, languages: dict[str, str]) -> Rewriter:
+            model, tokenizer = load_saved(fitted, folder, ctx.device, trust_remote_code=trust, precision=precision)
+            return Rewriter(model, tokenizer, **languages, where=WHO)
+
+        folders, languages = fitted.read_json("pivots.json")["pivots"][at], self._languages(self.options.pivots[at])
+        there, back = map(open_saved, folders, languages)
         return there, back
 
     def _compare(self, parent: str, made: Made) -> Made:

@@ -160,9 +160,8 @@ class Seq2Seq(Generator):
             )
             made = fill(infiller, SpanMasking(infiller, options, ctx.fields), parents, request, task)
         else:
-            model, tokenizer = load_saved(
-                fitted, "", ctx.device, trust_remote_code=options.trust_remote_code, precision=options.decode_precision
-            )
+            trust, precision = options.trust_remote_code, options.decode_precision
+            model, tokenizer = load_saved(fitted, "", ctx.device, trust_remote_code=trust, precision=precision)
             rewriter = Rewriter(model, tokenizer, prefix=options.prefix, where="seq2seq")
 
             def rewrite(texts: list[str], ats: list[int], name: int) -> list[Made]:
