@@ -78,7 +78,7 @@ class LinearTrainer(Trainer):
     the stead of scikit-learn's.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     Options: ClassVar[type[Any]] = LinearOptions
     kinds: ClassVar[tuple[str, ...]] = (ANY,)
     problems: ClassVar[tuple[str, ...]] = ("classification", "regression")
@@ -216,7 +216,8 @@ class _Design:
         return np.arange(len(weights) if weights[real:].any() else real)
 
     def _fit_of(self, at: Ints) -> Fit:
-        if len(at) not in (self.descent.real, len(self.truth)):
+        """Of these rows, in order; of all, and of all real ones, made once."""
+        if len(at) not in (self.descent.real, len(self.truth)) or at[-1] >= len(at):
             return self.solved_by(self.features[at])
         with self._preparing:
             if len(at) not in self._fits:

@@ -38,7 +38,7 @@ class TfidfTrainer(Trainer):
     choices, and start from their models.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     Options: ClassVar[type[Any]] = TfidfOptions
     scores: ClassVar[bool] = True
 

@@ -25,6 +25,7 @@ from augmill.tasks.trainers import logistic
 from augmill.tasks.trainers.command import CommandOptions, CommandTrainer
 from augmill.tasks.trainers.contract import TrainerInputs, Training
 from augmill.tasks.trainers.features import text_features
+from augmill.tasks.trainers.linear import _Design
 from augmill.tasks.trainers.logistic import log_odds, solver
 from augmill.tasks.trainers.tfidf import TfidfOptions, TfidfTrainer
 from augmill.tasks.trainers.tuning import CHOOSING, train_side_by_side
@@ -186,6 +187,15 @@ def test_the_first_runs_of_an_arm_choose_and_its_later_runs_predict_as_they_woul
         (cold,) = once.predict(problem, [training], Path())
         assert np.mean(cold.target == later.target) >= 0.99, training.arm
     assert found[0].target.tolist() == found[3].target.tolist() and found[2].target.tolist() != found[5].target.tolist()
+
+
+@given(at=st.sets(st.integers(0, 8), min_size=1).map(sorted))
+def test_a_fit_is_of_the_rows_that_it_is_asked_for(at: list[int]) -> None:
+    """Also where they are as many as all real rows, or as all rows, whose fits are made once."""
+    features = np.arange(9.0)[:, None]
+    design = _Design(toy(5, 4), TfidfOptions(), features, features, lambda given: given)
+    design._fit_of(np.arange(5)), design._fit_of(np.arange(9))
+    assert design._fit_of(np.array(at)).ravel().tolist() == at
 
 
 def test_nothing_is_trained_beyond_what_is_asked_for_and_a_closed_iterator_leaves_no_thread() -> None:
