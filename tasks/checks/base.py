@@ -43,7 +43,7 @@ def fold_numbers(table: pa.Table, fields: Sequence[str], folds: int) -> npt.NDAr
     order = np.lexsort((points[:, 1], points[:, 0], stratum))
     ranked, own = points[order], stratum[order]
     new = np.ones(len(order), np.bool_)
-    new[1:] = (ranked[1:] != ranked[:-1]).any(axis=1) | (own[1:] != own[:-1])
+    new[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)  # equal rows of two classes may be one: each begins anew below
     unit = np.cumsum(new) - 1
     found = np.empty(len(order), np.int64)
     found[order] = (unit - unit[np.searchsorted(own, own)]) % folds  # each class begins at fold 0

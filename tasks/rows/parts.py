@@ -106,7 +106,7 @@ def in_files(parts: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
 
     So it takes memory that the system may take back. Other columns are held as they are. A full disk raises OSError.
     """
-    columns = [_Column(field.type, Spool(mapped=True)) for field in schema]
+    columns = [_ColumnInFiles(field.type, Spool(mapped=True)) for field in schema]
     for part in parts:
         for column, values in zip(columns, part.columns, strict=True):
             for chunk in values.chunks:
@@ -123,7 +123,7 @@ def kept(table: pa.Table, which: npt.NDArray[np.int64]) -> pa.Table:
     return in_files((table.take(part) for part in places), table.schema)
 
 
-class _Column:
+class _ColumnInFiles:
     """One column of ``in_files``."""
 
     def __init__(self, kind: pa.DataType, spool: Spool) -> None:

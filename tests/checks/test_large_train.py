@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from checking import Bench, candidates, real, sentences
 from hypothesis import given
@@ -22,6 +23,7 @@ from augmill.tasks.rows import parts
 from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.kinds import equal_keys
 from augmill.tasks.rows.parts import MAPPED, in_files
+from augmill.tasks.store import stage
 
 ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.text("xyZ 一", max_size=4)), min_size=1, max_size=40)
 CHECKED = ("relations", "length", "label_consistency", "garbage", "label_set")
@@ -146,3 +148,17 @@ def test_parents_of_a_large_train_split_are_the_same_file(tmp_path: Path, monkey
         monkeypatch.setattr(parts, "MAPPED", 0)
         monkeypatch.setattr(parts, "PART_ROWS", 7)
     assert MAPPED > 0 and files_of(tmp_path / "whole") == files_of(tmp_path / "parts")
+
+
+def test_a_fits_inputs_are_the_rows_of_the_split_whether_they_are_read_into_memory_or_into_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = real(sentences(40), second=["b"] * 120).append_column("user.n", pa.array(range(120)))
+    pq.write_table(rows, tmp_path / "train.parquet", row_group_size=50)
+    columns = ["row_id", "stratum", "text", "text_b"]
+    whole = stage._read_inputs(tmp_path / "train.parquet", columns)
+    monkeypatch.setattr(stage, "MAPPED", 0)
+    monkeypatch.setattr(parts, "PART_ROWS", 7)
+    found = stage._read_inputs(tmp_path / "train.parquet", columns)
+    assert found.schema.equals(whole.schema, check_metadata=True) and found.equals(rows.select(columns))
+    assert [column.num_chunks for column in found.columns] == [1] * 4
