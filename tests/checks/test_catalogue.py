@@ -47,7 +47,10 @@ def test_invented_items_and_odd_lengths_are_refused(tmp_path: Path) -> None:
     known = ["i00", "i02", "i03", "i04", "i05"]
     assert judged(found, known, [*known[:4], "Casablanca"], [*known[:3], "a", "b"]) == [None, None, "unknown_items"]
     assert judged(found, known, target="Vertigo") == [None]  # one of six
-    assert judged(bench(tmp_path / "tight", rows(users(60)), slack=1.0), known[:1], known * 4) == ["few_items", "many_items"]
+    assert judged(bench(tmp_path / "tight", rows(users(60)), slack=1.0), known[:1], known * 4) == [
+        "few_items",
+        "many_items",
+    ]
     assert judged(bench(tmp_path / "none", rows(users(60)), max_unknown=0.0), [*known, "new"]) == ["unknown_items"]
 
 
