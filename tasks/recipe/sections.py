@@ -54,10 +54,12 @@ class Columns:
         None, "an ordered key, such as a date; `--as-of D` uses the rows up to and including D"
     )
     inputs: dict[str, str] | None = option(
-        None, "the columns to learn from, each with its type: text, number, category, timestamp", later=True
+        None, "the columns to learn from, each with its type: text, number, category, timestamp, items", later=True
     )
     target: dict[str, str] | None = option(
-        None, "the column to learn, with its type: label (classification) or number (regression)", later=True
+        None,
+        "the column to learn, with its type: label (classification), number (regression) or item (ranking)",
+        later=True,
     )
 
     def __post_init__(self) -> None:

@@ -74,8 +74,8 @@ def test_the_release_opens_elsewhere(released: Run, tmp_path: Path) -> None:
     assert opened["train"].num_rows == count and isinstance(opened["train"][0]["history"], list)
     frame = polars.read_parquet(released.folder / "train" / "*.parquet")
     assert frame.height == count and frame["history"].dtype == polars.List(polars.String)
-    found = duckdb.sql(f"select count(*), max(len(history)) from '{released.folder}/train/*.parquet'").fetchone()
-    assert found == (count, max(len(row["history"]) for row in released.rows("train")))
+    found = duckdb.sql(f"select count(*), max(len(history)) from '{released.folder}/train/*.parquet'").fetchall()
+    assert found == [(count, max(len(row["history"]) for row in released.rows("train")))]
 
 
 def test_whole_numbers_of_a_parquet_file_come_back_as_such(tmp_path: Path) -> None:
