@@ -1,14 +1,11 @@
 """Ratings from source to release: what the gate says of `sequences` on MovieLens latest-small. Prints a table.
 
-    python tests/benchmarks/ranking_runs.py [--draws 10] [--trainers transitions ease] [--ways changed markov] [--planted]
+    python tests/benchmarks/ranking_runs.py [--draws 10] [--trainers transitions ease] [--ways changed markov]
 
 A draw is a seed of recipe and splits: about half of the 610 users train, three tenths judge, two tenths are only reported. All
 ratings count. `changed`: crop, mask, reorder and substitute alike; the name of a way: it alone. Gains are in points of
 NDCG@10 of the mix over real users and over the placebo, with 95 % bounds, on validation and on test users, which decide
 nothing; `deviation`: of what a user adds to the gain over the placebo, in points, from the width of its interval.
-
-With --planted the made rows are read from a file (`replay`): test users' own histories; the same without a tenth of their
-items; in another order. What the checks refused of each.
 """
 
 from __future__ import annotations
