@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from chain import make_run
 from machine import machine_line, markdown
 from media_runs import evidence, shown
 
@@ -27,6 +27,7 @@ from augmill.tasks.generators.sequences.ways import WAYS
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.store.store import Store
 
+sys.path.append(str(Path(__file__).parents[1]))  # helpers, also where this file is run by itself
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 CHANGED = ("crop", "mask", "reorder", "substitute")
 
@@ -53,6 +54,8 @@ def recipe_of(folder: Path, draw: int, trainer: str, way: str) -> Recipe:
 
 
 def run_once(draw: int, trainer: str, way: str) -> list[str]:
+    from chain import make_run
+
     with tempfile.TemporaryDirectory(prefix="augmill-ranking-") as place:
         recipe = recipe_of(Path(place), draw, trainer, way)
         make_snapshot(make_run(recipe, Store(recipe.run.store)))
