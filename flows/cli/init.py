@@ -464,6 +464,7 @@ def _short(draft: Draft, built: Any, data: str, recipe: str) -> list[str]:
     """What was found, and beneath it, as comments, what one changes first."""
     from augmill.flows.cli.schema import yaml_text
     from augmill.tasks.recipe.recipe import Recipe, rows_of
+    from augmill.tasks.trainers import TRAINERS
 
     document, why = draft.document, draft.why
     lines = SHORT_HEAD.format(data=data, recipe=recipe).splitlines()
@@ -487,7 +488,9 @@ def _short(draft: Draft, built: Any, data: str, recipe: str) -> list[str]:
             lines += [f"  {line}" for line in told.splitlines()]
         else:
             lines.append(f"{name}: {yaml_text(value)}")
-    return [*lines, *OFTEN.splitlines()]
+    served = [name for name, each in TRAINERS.items() if rows_of(built).served_whole(each) and name != "command"]
+    other = next((name for name in served if name != built.trainer.use), "linear")
+    return [*lines, *OFTEN.replace("trainer: linear", f"trainer: {other}").splitlines()]
 
 
 def _full(draft: Draft, built: Any, data: str, recipe: str) -> list[str]:

@@ -287,9 +287,16 @@ def _read_json_lines(path: Path, columns: list[str]) -> pa.Table:
     present = [column for column in columns if any(column in row for row in rows)]
     # Labels of mixed types (1 and "1") are compared as text in the end; null stays null.
     return pa.table(
-        {name: [None if row.get(name) is None else str(row[name]) for row in rows] for name in present},
+        {name: [_as_text(row.get(name)) for row in rows] for name in present},
         schema=pa.schema([(name, pa.string()) for name in present]),
     )
+
+
+def _as_text(value: Any) -> str | None:
+    """Lists as JSON, as kinds of lists read them."""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return None if value is None else str(value)
 
 
 def _parents_of(train: pa.Table, options: ReplayOptions) -> dict[str, str]:

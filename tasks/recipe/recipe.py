@@ -83,7 +83,7 @@ class Recipe:
     )
     task: str = option(
         "classification",
-        "what is learnt from the rows: classification, pair_classification (of two texts), regression, text_to_text; by "
+        "what is learnt from the rows: classification, pair_classification (of two texts), regression, text_to_text, ranking; by "
         "default the target's type decides",
     )
     seed: int = option(0, "the seed of all random draws")

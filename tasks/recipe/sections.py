@@ -54,11 +54,11 @@ class Columns:
         None, "an ordered key, such as a date; `--as-of D` uses the rows up to and including D"
     )
     inputs: dict[str, str] | None = option(
-        None, "the columns to learn from, each with its type: text, number, category, timestamp", later=True
+        None, "the columns to learn from, each with its type: text, number, category, timestamp, items", later=True
     )
     target: dict[str, str] | None = option(
         None,
-        "the column to learn, with its type: label (classification), number (regression) or text (text_to_text)",
+        "the column to learn, with its type: label (classification), number (regression), text (text_to_text) or item (ranking)",
         later=True,
     )
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from augmill.tasks.contracts import Floats, Ints
 from augmill.tasks.errors import DataError
-from augmill.tasks.rows.kinds.table.values import NUMBER, TIMESTAMP, is_moment, micros, read_column
+from augmill.tasks.rows.kinds.table import NUMBER, TIMESTAMP, is_moment, micros, read_column
 
 from .batching import BATCH_CELLS, BATCH_ROWS
 from .guess import snaked

@@ -1,27 +1,24 @@
 """Ratings from source to release: what the gate says of `sequences` on MovieLens latest-small. Prints a table.
 
-    python tests/benchmarks/ranking_runs.py [--draws 10] [--trainers transitions ease] [--ways changed markov] [--planted]
+    python tests/benchmarks/ranking_runs.py [--draws 10] [--trainers transitions ease] [--ways changed markov]
 
 A draw is a seed of recipe and splits: about half of the 610 users train, three tenths judge, two tenths are only reported. All
 ratings count. `changed`: crop, mask, reorder and substitute alike; the name of a way: it alone. Gains are in points of
 NDCG@10 of the mix over real users and over the placebo, with 95 % bounds, on validation and on test users, which decide
 nothing; `deviation`: of what a user adds to the gain over the placebo, in points, from the width of its interval.
-
-With --planted the made rows are read from a file (`replay`): test users' own histories; the same without a tenth of their
-items; in another order. What the checks refused of each.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from chain import make_run
 from machine import machine_line, markdown
 from media_runs import evidence, shown
 
@@ -30,6 +27,7 @@ from augmill.tasks.generators.sequences.ways import WAYS
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.store.store import Store
 
+sys.path.append(str(Path(__file__).parents[1]))  # helpers, also where this file is run by itself
 SHARED = Path(os.environ.get("AUGMILL_SHARED", Path(__file__).parents[3] / "shared"))
 CHANGED = ("crop", "mask", "reorder", "substitute")
 
@@ -56,6 +54,8 @@ def recipe_of(folder: Path, draw: int, trainer: str, way: str) -> Recipe:
 
 
 def run_once(draw: int, trainer: str, way: str) -> list[str]:
+    from chain import make_run
+
     with tempfile.TemporaryDirectory(prefix="augmill-ranking-") as place:
         recipe = recipe_of(Path(place), draw, trainer, way)
         make_snapshot(make_run(recipe, Store(recipe.run.store)))
