@@ -44,6 +44,7 @@ TINIEST = {
     "bench_sounds.py": (["--rows", "12", "--repeats", "1"], "| twin | found | others found |"),
     "bench_transforms.py": (["--rows", "70", "--repeats", "1"], "| policy | rows/s |"),
     "media_runs.py": (["--sets", "digits-4", "--draws", "1", "--trainer", "linear"], "| digits-4 | 0 | 40 |"),
+    "question_runs.py": (["--ways", "rules", "--draws", "1"], "| rules | 0 |"),
     "table_runs.py": (["--sets", "wine", "--seeds", "1"], "| wine | verify --all |"),
     "bench_checks.py": (
         ["--data", "trec_kumar", "--per-class", "5", "--shards", "1", "--rows", "50"],
@@ -75,6 +76,7 @@ WITHOUT_SHARED = {
     "flip_files.py",
     "fuzz_readers.py",
     "media_runs.py",
+    "question_runs.py",
     "table_runs.py",
 }
 
@@ -113,6 +115,7 @@ def test_every_benchmark_is_run_at_its_tiniest_size() -> None:
         "flip_files.py",
         "fuzz_readers.py",
         "media_runs.py",
+        "question_runs.py",
         "table_runs.py",
     }
 
