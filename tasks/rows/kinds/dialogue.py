@@ -91,6 +91,7 @@ class Dialogue(Kind):
     name: ClassVar[str] = "dialogue"
     types: ClassVar[tuple[str, ...]] = ("dialogue",)
     hub: ClassVar[str] = "text"
+    drawn_whole: ClassVar[bool] = True
     remedies: ClassVar[Mapping[str, str]] = {
         "no_turns": "give a list of turns, each with `role` and `content`, or its JSON text (source.dialogue)",
         "unknown_role": f"name the roles {', '.join(ROLES)}",
