@@ -91,7 +91,7 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
     if taken := [kind for kind in nested if any(kind.takes(column.type, type) for type in kind.types)]:
         type, sure = max((kind.sniff(column, name) for kind in taken), key=lambda found: found[1])
         known = len(column) - column.null_count
-        return Sniffed(type, known, known, False, 0.0, "" if sure else "its values are none that it could be read as")
+        return Sniffed(type, known, known, False, 0.0, "" if sure > 0.5 else "nothing says what is to be learnt of it")
     if nested:
         return Sniffed("text", 0, 0, False, 0.0, "it holds no plain values")
     kinds = [kind for kind in dict.fromkeys(KINDS.values()) if not kind.files]  # names of files that are not there
