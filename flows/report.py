@@ -27,6 +27,7 @@ from augmill.tasks.recipe.sections import report_link
 from augmill.tasks.report import ReportEvidence, Sample, render_report, report_markdown, report_table
 from augmill.tasks.rows.hashing import hash_file, hash_json
 from augmill.tasks.rows.kinds import draw, show, similarities, sizes
+from augmill.tasks.rows.kinds.whole import drawn_whole
 from augmill.tasks.stages.extensions import library_versions
 from augmill.tasks.stages.mix import synthetic_ids
 from augmill.tasks.store.stage import Work, fetch, read_json
@@ -245,6 +246,7 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...], problem: 
         sample: Sample = {
             "text": shown,
             "drawn": drawn,
+            "drawn_whole": drawn_whole(fields),
             "label": told_target(row, problem),
             "generator": row["generator"],
             "row_id": row[ROW_ID],

@@ -228,6 +228,7 @@ class Kind(ABC):
     )
     feature: ClassVar[str] = ""  # the class of ``datasets`` that such a column of a release opens as: Image, Audio
     unsaid: ClassVar[int] = 0  # the version that no identity holds: rows were read by it before identities had versions
+    drawn_whole: ClassVar[bool] = False  # ``draw`` says all that ``show`` does, so that a page needs one of them
 
     @abstractmethod
     def arrow(self, type: str) -> pa.DataType:

@@ -45,6 +45,7 @@ TINIEST = {
     "bench_transforms.py": (["--rows", "70", "--repeats", "1"], "| policy | rows/s |"),
     "media_runs.py": (["--sets", "digits-4", "--draws", "1", "--trainer", "linear"], "| digits-4 | 0 | 40 |"),
     "ranking_runs.py": (["--draws", "1", "--trainers", "transitions", "--ways", "mask"], "| transitions | mask | 0 |"),
+    "question_runs.py": (["--ways", "rules", "--draws", "1"], "| rules | 0 |"),
     "table_runs.py": (["--sets", "wine", "--seeds", "1"], "| wine | verify --all |"),
     "bench_checks.py": (
         ["--data", "trec_kumar", "--per-class", "5", "--shards", "1", "--rows", "50"],
@@ -76,6 +77,7 @@ WITHOUT_SHARED = {
     "flip_files.py",
     "fuzz_readers.py",
     "media_runs.py",
+    "question_runs.py",
     "table_runs.py",
 }
 
@@ -115,6 +117,7 @@ def test_every_benchmark_is_run_at_its_tiniest_size() -> None:
         "fuzz_readers.py",
         "media_runs.py",
         "ranking_runs.py",
+        "question_runs.py",
         "table_runs.py",
     }
 

@@ -258,8 +258,21 @@ def png(grey: bytes, width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def answered(prefix: str, count: int, seed: int) -> pa.Table:
+    """Rows for extensions of texts with answers alone: a row's answer is its last three words."""
+    made = rows(prefix, count, seed)
+    answers = [" ".join(text.split()[-3:]) for text in made["text"].to_pylist()]
+    return made.append_column(TARGET, pa.array(answers, pa.large_string()))
+
+
+def serves_answers(extension: Any) -> bool:
+    return "text_to_text" in extension.problems and "classification" not in extension.problems
+
+
 def sample_rows(extension: Any) -> tuple[Any, tuple[str, ...]]:
     """(what makes rows that it serves, their fields)."""
+    if serves_answers(extension):
+        return answered, ("text",)
     if serves_texts(extension):
         return rows, ("text",)
     made = {"table": (cells, TABLE_FIELDS), "image": (pictures, PICTURE_FIELDS), "items": (histories, HISTORY_FIELDS)}
@@ -288,8 +301,10 @@ def fitted(extension: Any, here: Path) -> tuple[Fitted, Context, dict[str, Any]]
     work = here / "files"
     work.mkdir()
     made, fields = sample_rows(extension)
-    ctx = Context(seed=3, fields=fields, workdir=work)
     none = made("n", 0, 0)
+    ctx = Context(
+        seed=3, fields=fields, workdir=work, target=pa.large_string() if TARGET in none.column_names else None
+    )
     wants = isinstance(extension, Generator) and extension.wants_unlabelled()
     free = rows("u", 40, 6).set_column(1, "stratum", pa.array([""] * 40)) if wants else none
     files = extension.fit(FitInputs(made("r", 45, 1), made("v", 9, 2), made("t", 9, 3), none, free), ctx)
@@ -318,6 +333,9 @@ def run_check(name: str, here: Path) -> Any:
         columns,
         schema=pa.schema([("stratum", pa.string()), ("text", pa.string()), ("parent_ids", pa.list_(pa.string()))]),
     )
+    if ctx.target is not None:
+        ends = [" ".join(text.split()[at % 4 :]) for at, (_, text) in enumerate(drawn)]
+        candidates = candidates.append_column(TARGET, pa.array(ends, ctx.target))
     said = [files, check.judge(model, candidates, ctx).to_pylist()]
     return without_floats(said) if name in BY_SOLVER else said
 
@@ -327,9 +345,9 @@ def run_trainer(name: str, here: Path) -> Any:
         return run_ranking(name, here)
     draw, fields = sample_rows(TRAINERS[name])
     made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
-    problem = TrainerInputs(
-        draw("r", 45, 1), made, draw("v", 30, 2), fields, PROBLEMS["classification"], tuple(sorted(WORDS))
-    )
+    task = "text_to_text" if serves_answers(TRAINERS[name]) else "classification"
+    classes = () if task == "text_to_text" else tuple(sorted(WORDS))
+    problem = TrainerInputs(draw("r", 45, 1), made, draw("v", 30, 2), fields, PROBLEMS[task], classes)
     trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
     predictions = trainer.predict(problem, trainings(problem, 0, 1), here / "work")
     # What `command` chose names its directory, which is another one each time.

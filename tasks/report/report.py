@@ -34,6 +34,7 @@ class Sample(TypedDict, total=False):
 
     text: Required[str]
     drawn: str
+    drawn_whole: bool  # it says all that the text does
     label: Required[str]
     generator: Required[str]
     row_id: str

@@ -116,6 +116,9 @@ def _sniff(name: str, values: list[Any], identifier: str | None) -> Sniffed:
     type, sure = max((kind.sniff(column, name) for kind in kinds), key=lambda found: found[1])
     if not sure:
         return Sniffed(type, 0, 0, False, 0.0, "it holds no value")
+    if pa.types.is_nested(column.type) and sure <= 0.5:
+        known = len(column) - column.null_count
+        return Sniffed(type, known, known, False, 0.0, "nothing says what is to be learnt of it")
     found, _ = KINDS[type].read(column, type, ReadLimits(10**9))
     found = found.drop_null()
     distinct = len(set(map(str, found.to_pylist()))) if pa.types.is_nested(found.type) else len(found.unique())

@@ -137,6 +137,8 @@ def test_dialogues_are_released_as_chat_templates_read_them(tmp_path: Path, form
     for row in made:
         parent = real[row["aug_parent_ids"][0]]
         assert row["reply"] == parent["reply"] and row["messages"][0] == system and row["source"] is None
+    page = next((tmp_path / "store/private/reports").rglob("index.html")).read_text()
+    assert "<div><b>system</b> Be brief.</div><div><b>user</b> " in page and "system: Be brief. | user:" not in page
     _open(ran, len(found.filter(pc.equal(found["aug_split"], "train"))))
 
 

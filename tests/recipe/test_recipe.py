@@ -214,12 +214,24 @@ OTHERWISE: dict[str, dict[str, Any]] = {"text": {}} | {
 }
 
 
+OTHERWISE["answers"] = {
+    "columns": {"inputs": {"text": "text", "lang": "text"}, "target": {"label": "text"}},
+    "generators": [{"use": "rules"}],
+}
+
+
+def fits(extension: Any, kind: str) -> bool:
+    """Whether it serves such rows: texts with answers, or else rows of the kind with labels."""
+    if kind == "answers":
+        return "text_to_text" in extension.problems and "text" in extension.kinds
+    return bool({kind, ANY} & set(extension.kinds) and {"classification", ANY} & set(extension.problems))
+
+
 def served(place: str) -> str:
     """The kind of row that what stands there serves: texts, as all but some extensions do, or else tables, or pictures."""
     where, *name = place.split(".")
     registry: Any = {"generators": GENERATORS, "checks": CHECKS, "trainer": TRAINERS}.get(where)
-    kinds = {ANY} if not (registry and name) else set(registry[name[0]].kinds)
-    return next(kind for kind in OTHERWISE if {kind, ANY} & kinds)
+    return next(kind for kind in OTHERWISE if not (registry and name) or fits(registry[name[0]], kind))
 
 
 def with_value(place: str, name: str, value: str) -> str:
@@ -469,9 +481,7 @@ def whole_recipe(directory: Path, trainer: str, kind: str = "text") -> Recipe:
     }
     document = yaml.safe_load(RECIPE) | {
         "generators": [
-            {"use": name, **options.get(name, {})}
-            for name, generator in GENERATORS.items()
-            if {kind, ANY} & set(generator.kinds)
+            {"use": name, **options.get(name, {})} for name, generator in GENERATORS.items() if fits(generator, kind)
         ],
         "trainer": {"use": trainer}
         | ({"command": "x {train} {eval} {seed} {predictions}"} if trainer == "command" else {}),
@@ -508,7 +518,7 @@ def stages(recipe: Recipe) -> dict[str, Any]:
 @pytest.mark.parametrize(("place", "kind"), list(sections()))
 def test_a_field_changes_the_identity_unless_it_is_listed_with_a_reason(tmp_path: Path, place: str, kind: Any) -> None:
     of = served(place)
-    usual = {"text": "tfidf", "table": "boosting", "image": "cnn"}[of]
+    usual = {"text": "tfidf", "table": "boosting", "image": "cnn", "answers": "retrieval"}[of]
     recipe = whole_recipe(tmp_path, place.partition(".")[2] if place.startswith("trainer.") else usual, of)
     hints, known = typing.get_type_hints(kind), stages(recipe)
     plain = [name for name in hints if place or not dataclasses.is_dataclass(hints[name])]
@@ -582,6 +592,7 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
         ({"text": "category", "lang": "category"}, "label", "resample", "boosting"),
         ({"text": "category"}, "number", "resample", "boosting"),
         ({"text": "image"}, "label", "transforms", "cnn"),
+        ({"text": "text"}, "text", "rules", "retrieval"),
     ],
 )
 def test_the_first_trainer_that_serves_the_rows_is_the_default(
@@ -592,6 +603,8 @@ def test_the_first_trainer_that_serves_the_rows_is_the_default(
     recipe = build_recipe(document, base=tmp_path)
     assert recipe.trainer == TrainerChoice(trainer, TRAINERS[trainer].Options())
     # An option of the default trainer needs no name of it.
+    if target == "text":
+        return
     assert build_recipe(document | {"trainer": {"threads": 4}}, base=tmp_path).trainer.options.threads == 4
 
 

@@ -91,6 +91,7 @@ class Dialogue(Kind):
     name: ClassVar[str] = "dialogue"
     types: ClassVar[tuple[str, ...]] = ("dialogue",)
     hub: ClassVar[str] = "text"
+    drawn_whole: ClassVar[bool] = True
     remedies: ClassVar[Mapping[str, str]] = {
         "no_turns": "give a list of turns, each with `role` and `content`, or its JSON text (source.dialogue)",
         "unknown_role": f"name the roles {', '.join(ROLES)}",
@@ -108,9 +109,13 @@ class Dialogue(Kind):
         return all(max(kind.value_type.get_field_index(name) for name in names) >= 0 for names in _NAMES.items())
 
     def sniff(self, column: pa.ChunkedArray, name: str) -> tuple[str, float]:
-        values = column.slice(0, 100).drop_null().to_pylist()
-        sound = [why_not(as_turns(value), ReadLimits(1 << 31)) is None for value in values if isinstance(value, list)]
-        return "dialogue", float(np.mean(sound)) if sound and self.takes(column.type, "dialogue") else 0.0
+        """At most a half where the assistant seldom has the last turn: nobody knows then what is to be learnt."""
+        found = [as_turns(value) for value in column.slice(0, 100).drop_null().to_pylist() if isinstance(value, list)]
+        if not found or not self.takes(column.type, "dialogue"):
+            return "dialogue", 0.0
+        sound = float(np.mean([why_not(turns, ReadLimits(1 << 31)) is None for turns in found]))
+        ended = float(np.mean([split_reply(turns)[1] is not None for turns in found]))
+        return "dialogue", sound if ended > 0.5 else sound / 2
 
     def read(self, column: pa.ChunkedArray, type: str, limits: ReadLimits) -> tuple[pa.Array, list[str | None]]:
         """Refused: ``no_turns``, ``unknown_role``, ``empty_turn`` and ``too_long`` (all contents together)."""

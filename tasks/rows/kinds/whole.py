@@ -151,6 +151,11 @@ def draw(table: pa.Table, fields: Sequence[str]) -> list[str]:
     return ["".join(row) for row in zip(*parts, strict=True)] if parts else [""] * table.num_rows
 
 
+def drawn_whole(fields: Sequence[str]) -> bool:
+    """Whether ``draw`` says all of a row."""
+    return all(kind.drawn_whole for kind, _ in kinds_of(fields))
+
+
 def similarities(made: pa.Table, real: pa.Table, fields: Sequence[str]) -> Floats:
     """(made, real), 0 to 1: how alike rows are, as the kind in which they are least alike says."""
     found = [kind.similarities(made.select(own), real.select(own)) for kind, own in kinds_of(fields)]
