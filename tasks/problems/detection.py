@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import TARGET, Problem, ReadTarget, TargetReader
+from augmill.tasks.contracts import TARGET, Floats, Problem, ReadTarget, TargetReader
 from augmill.tasks.errors import RefusedFile
 from augmill.tasks.problems.labels import fold_label
 from augmill.tasks.rows.kinds.media import files_of, is_media
@@ -35,8 +36,8 @@ _LABEL_KEYS = ("label", "category", "category_id", "class", "name")
 Box = dict[str, Any]  # ``bbox``, ``label``; of a prediction also ``score``
 
 
-class _Unread(Exception):
-    """No error: the reason for which a row is refused."""
+class _Unread(RefusedFile):
+    """What stands in the place of boxes is none; ``reason``: one of the remedies."""
 
 
 class BoxReader(TargetReader):
@@ -50,8 +51,8 @@ class BoxReader(TargetReader):
         """Refused: the reasons in ``Detection.remedies``, the first box that has one."""
         try:
             return ReadTarget("", [_box(each) for each in _boxes(value)], "", "")
-        except _Unread as reason:
-            return ReadTarget(None, None, str(reason), None)
+        except _Unread as refused:
+            return ReadTarget(None, None, refused.reason, None)
 
 
 def _boxes(value: Any) -> list[Any]:
@@ -225,6 +226,15 @@ def is_inside(bbox: Sequence[float], width: int, height: int) -> bool:
     """Whether a box lies in a picture of this size, but for ``BEYOND`` pixels."""
     x, y, wide, high = bbox
     return min(x, y) >= -BEYOND and x + wide <= width + BEYOND and y + high <= height + BEYOND
+
+
+def overlaps(one: Floats, other: Floats) -> Floats:
+    """(one, other): the area that two boxes share, of the area that they cover together. Boxes: x, y, width, height."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, :2] + one[:, None, 2:], other[None, :, :2] + other[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=2)
+    both = np.prod(one[:, 2:], axis=1)[:, None] + np.prod(other[:, 2:], axis=1)[None] - shared
+    return np.asarray(shared / np.maximum(both, 1e-12))
 
 
 def _as(boxes: list[Box], kind: pa.DataType) -> Any:

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import TARGET, Floats
-from augmill.tasks.problems.detection import labels_of
+from augmill.tasks.problems.detection import labels_of, overlaps
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.rows.kinds.image.decode import size_of
 from augmill.tasks.rows.kinds.media import files_of
@@ -347,8 +347,6 @@ def _peaks(made: torch.Tensor, first: int, side: int) -> Floats:
 
 def _apart(boxes: Floats, labels: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> list[int]:
     """The surest boxes, of one label none over another."""
-    from augmill.tasks.metrics.detection import overlaps
-
     shapes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     over = (overlaps(shapes, shapes) > APART) & (labels[:, None] == labels[None])
     kept: list[int] = []
