@@ -289,11 +289,11 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
         splits.append(split)
     unfit = rows.problem.misfits(batch.fields.take(pa.array(kept, pa.int64())), [read.value for read in reads])
     if any(unfit):
-        for index, reason in zip(kept, unfit, strict=True):
-            if reason:
-                refused.append(batch.refused(index, reason))
-                rows.part(batch.names[index]).refused[reason] += 1
-        fit = [at for at, reason in enumerate(unfit) if not reason]
+        for index, why in zip(kept, unfit, strict=True):
+            if why:
+                refused.append(batch.refused(index, why))
+                rows.part(batch.names[index]).refused[why] += 1
+        fit = [at for at, why in enumerate(unfit) if not why]
         kept, reads, splits = [kept[at] for at in fit], [reads[at] for at in fit], [splits[at] for at in fit]
     rows.take([batch.names[index] for index in kept], [str(read.stratum) for read in reads])
     own: dict[str, list[Any]] = {

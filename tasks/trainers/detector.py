@@ -238,8 +238,9 @@ def make_network(labels: int, options: DetectorOptions, numbers: torch.Generator
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=numbers)
     nn.init.normal_(head.weight, std=0.01, generator=numbers)
-    nn.init.constant_(head.bias, -math.log(99))
-    nn.init.zeros_(head.bias[labels:])
+    bias = cast("torch.Tensor", head.bias)
+    nn.init.constant_(bias, -math.log(99))
+    nn.init.zeros_(bias[labels:])
     return nn.Sequential(*layers, head)
 
 

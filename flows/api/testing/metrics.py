@@ -25,8 +25,8 @@ def drawn_predictions(metric: Metric, count: int = 20) -> Iterator[Judged]:
         rng = np.random.default_rng(seed)
         rows = int(rng.integers(3, 26))
         if learns is not None and learns.target is not None and pa.types.is_nested(learns.target):
-            truth = [_value(learns.target, rng) for _ in range(rows)]
-            yield held_out(_objects(truth), _objects([_answer(each, learns.answer, rng) for each in truth]))
+            real = [_value(learns.target, rng) for _ in range(rows)]
+            yield held_out(_objects(real), _objects([_answer(each, learns.answer, rng) for each in real]))
             continue
         if not {"classification", ANY} & set(metric.problems):
             truth = np.round(rng.normal(10, 3, rows), 2)
