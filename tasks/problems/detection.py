@@ -20,6 +20,7 @@ import pyarrow as pa
 from augmill.tasks.contracts import TARGET, Floats, Problem, ReadTarget, TargetReader
 from augmill.tasks.errors import RefusedFile
 from augmill.tasks.problems.labels import fold_label
+from augmill.tasks.rows.kinds.image import size_of
 from augmill.tasks.rows.kinds.media import files_of, is_media
 from augmill.tasks.rows.shown import visible
 
@@ -203,8 +204,6 @@ class Detection(Problem):
 
 def _size(file: bytes | None) -> tuple[int, int] | None:
     """None where the file is refused."""
-    from augmill.tasks.rows.kinds.image.decode import size_of
-
     try:
         return size_of(file or b"")
     except RefusedFile:

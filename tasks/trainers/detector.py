@@ -25,7 +25,7 @@ from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import TARGET, Floats
 from augmill.tasks.problems.detection import labels_of, overlaps
 from augmill.tasks.rows.kinds import kinds_of
-from augmill.tasks.rows.kinds.image.decode import size_of
+from augmill.tasks.rows.kinds.image import size_of
 from augmill.tasks.rows.kinds.media import files_of
 from augmill.tasks.trainers.cnn import BLOCK, Planar, Planes, pace
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
