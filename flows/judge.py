@@ -253,8 +253,8 @@ def _write_report(path: Path, judged: JudgedEvidence, dataset: str) -> None:
 
 def _report_evidence(judged: JudgedEvidence, dataset: str) -> Any:
     """tasks.report_evidence.ReportEvidence of what was judged."""
-    from augmill.flows.report import told_target
-    from augmill.tasks.rows.kinds import draw, show, sizes
+    from augmill.flows.report import drawn_rows, told_target
+    from augmill.tasks.rows.kinds import show, sizes
 
     evidence, rows, result = judged.evidence, judged.rows, judged.result
     train, made = class_counts(rows.train[STRATUM]), class_counts(rows.synthetic[STRATUM])
@@ -264,7 +264,7 @@ def _report_evidence(judged: JudgedEvidence, dataset: str) -> Any:
         {"text": text, "drawn": drawn, "label": told_target(row, rows.problem), "generator": "given"}
         for text, drawn, row in zip(
             show(picked, rows.fields),
-            draw(picked, rows.fields),
+            drawn_rows(picked, rows.fields, rows.problem),
             picked.drop_columns(list(rows.fields)).to_pylist(),
             strict=True,
         )

@@ -242,7 +242,9 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...], problem: 
     """Each row as the report shows it, with the train row that it is most like."""
     alike, samples = similarities(rows, train, fields), list[Sample]()
     plain = rows.drop_columns(list(fields)).to_pylist()
-    for at, (shown, drawn, row) in enumerate(zip(show(rows, fields), draw(rows, fields), plain, strict=True)):
+    for at, (shown, drawn, row) in enumerate(
+        zip(show(rows, fields), drawn_rows(rows, fields, problem), plain, strict=True)
+    ):
         sample: Sample = {
             "text": shown,
             "drawn": drawn,
@@ -259,13 +261,22 @@ def _samples(rows: pa.Table, train: pa.Table, fields: tuple[str, ...], problem: 
             (other,) = near.drop_columns(list(fields)).to_pylist()
             sample["nearest"] = {
                 "text": show(near, fields)[0],
-                "drawn": draw(near, fields)[0],
+                "drawn": drawn_rows(near, fields, problem)[0],
                 "label": told_target(other, problem),
                 "row_id": other[ROW_ID],
                 "similarity": round(float(alike[at, best]), 3),
             }
         samples.append(sample)
     return samples
+
+
+def drawn_rows(rows: pa.Table, fields: tuple[str, ...], problem: Problem) -> list[str]:
+    """Each row as HTML, with what is learnt of it set into it, where its kinds and its problem draw."""
+    found = draw(rows, fields)
+    if TARGET not in rows.column_names:
+        return found
+    own, values = rows.select(list(fields)), rows[TARGET].to_pylist()
+    return [problem.draw(each, own.slice(at, 1), values[at]) for at, each in enumerate(found)]
 
 
 def told_target(row: dict[str, Any], problem: Problem) -> str:

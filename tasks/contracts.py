@@ -431,6 +431,13 @@ class Problem(ABC):
         """A target as people read it, in one line; not escaped. ``value``: of the column TARGET."""
         return f"{value:.6g}" if isinstance(value, float) else str(value)
 
+    def draw(self, drawn: str, fields: pa.Table, value: Any) -> str:
+        """A row as reports show it (``Kind.draw``, HTML), with its target set into it, where that can be seen there.
+
+        ``fields``: of that row alone; ``value``: of the column TARGET.
+        """
+        return drawn
+
     def stratum_named(self, name: str, known: Iterable[str]) -> str | None:
         """Which of the known strata the recipe means by a name; None: none of them."""
         return name if name in known else None

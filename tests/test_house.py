@@ -22,7 +22,7 @@ FILE_LINES, FUNCTION_LINES = 600, 60
 SMALL = 100
 FILES_OF_THEIR_OWN = {
     **dict.fromkeys(
-        (f"flows/api/testing/{name}.py" for name in ("metrics", "problems", "sources", "trainers")),
+        (f"flows/api/testing/{name}.py" for name in ("problems", "sources", "trainers")),
         "one file a kind of extension, as tasks/ has a folder for each",
     ),
     "flows/orchestration/server_child.py": "a process of its own, started by its name",

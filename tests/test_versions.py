@@ -112,6 +112,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "back_translation": {"pivots": pivots, "least_similar": 0.0, "max_length": 64},
     "chat": {"model": "tiny", "backend": "endpoint", "base_url": address},
     "cnn": {"steps": 60, "width": 8, "side": 16, "learning_rate": 0.01},
+    "detector": {"steps": 3, "width": 4, "side": 16},
     "command": {"command": sys.executable + " {here}/train.py {{train}} {{eval}} {{seed}} {{predictions}}"},
 }
 # Their rows hang on weights, whose last bits are the CPU's: what is hashed of a row is what was asked and its seed.
@@ -127,6 +128,7 @@ SLOW = {
     "command",
     "transforms",
     "cnn",
+    "detector",
 }  # torch is imported; processes are started
 TRAIN = """
 import sys, pyarrow as pa, pyarrow.parquet as pq
@@ -340,9 +342,22 @@ def run_check(name: str, here: Path) -> Any:
     return without_floats(said) if name in BY_SOLVER else said
 
 
+def boxed_inputs() -> TrainerInputs:
+    from boxed import DETECTION, boxed_rows
+    from pictured import PICTURE_FIELDS
+
+    made = boxed_rows(4, "s", 50).append_column("parent_ids", pa.array([["r000"]] * 4, pa.list_(pa.string())))
+    held = boxed_rows(6, "v", 90).select(["row_id", *PICTURE_FIELDS])
+    return TrainerInputs(boxed_rows(8), made, held, PICTURE_FIELDS, DETECTION)
+
+
 def run_trainer(name: str, here: Path) -> Any:
     if "ranking" in TRAINERS[name].problems and "classification" not in TRAINERS[name].problems:
         return run_ranking(name, here)
+    if name == "detector":  # whose boxes hang on weights, so that what is hashed is which rows have an answer
+        given = boxed_inputs()
+        trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
+        return [len(found.target) for found in trainer.predict(given, trainings(given, 0, 1), here / "work")]
     draw, fields = sample_rows(TRAINERS[name])
     made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
     task = "text_to_text" if serves_answers(TRAINERS[name]) else "classification"
@@ -402,9 +417,23 @@ def run_source(name: str, here: Path) -> Any:
             ("3.txt", b"y"),
         ]
         put(path := here / "rows.tar", tar(files))
+    elif name in ("coco", "voc"):
+        for file in ("1.png", "2.png", "3.png"):
+            put(path / file, b"too large a file" if file[0] == "3" else b"one")
+        images = [{"id": at, "file_name": f"{at}.png"} for at in range(1, 5)]
+        said = [{"image_id": at, "category_id": 1, "bbox": [at, 2.5, 3, "4" if at == 2 else 4]} for at in (1, 2, 3)]
+        put(
+            path / "x.json", json.dumps({"images": images, "annotations": said, "categories": [{"id": 1, "name": "a"}]})
+        )
+        corners = "<xmin>2</xmin><ymin>3.5</ymin><xmax>4</xmax><ymax>9</ymax>"
+        put(path / "1.xml", f"<annotation><object><name>a</name><bndbox>{corners}</bndbox></object></annotation>")
+        put(path / "2.xml", "<annotation>")
+        (path / ("1.xml" if name == "coco" else "x.json")).unlink()
+        (path / "2.xml").unlink() if name == "coco" else None
     else:
         pq.write_table(rows, path)
-    options = SourceOptions(path=str(path), max_file_bytes=10)
+    given = {"format": name} if name in ("coco", "voc") else {}
+    options = SourceOptions(path=str(path), max_file_bytes=10, **given)
     if name == "events":
         options = replace(
             options,

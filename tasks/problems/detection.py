@@ -6,6 +6,7 @@ it is seen, which EXIF's orientation may have turned; and ``label``, a text.
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections import Counter, defaultdict
@@ -13,12 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
-from augmill.tasks.contracts import TARGET, Problem, ReadTarget, TargetReader
+from augmill.tasks.contracts import TARGET, Floats, Problem, ReadTarget, TargetReader
 from augmill.tasks.errors import RefusedFile
 from augmill.tasks.problems.labels import fold_label
+from augmill.tasks.rows.kinds.image import size_of
 from augmill.tasks.rows.kinds.media import files_of, is_media
+from augmill.tasks.rows.shown import visible
 
 NOTHING = "(no box)"  # the stratum of pictures without a box
 BEYOND = 1.0  # pixels that a box may reach beyond the picture: boxes are rounded, or count from 1
@@ -33,8 +37,8 @@ _LABEL_KEYS = ("label", "category", "category_id", "class", "name")
 Box = dict[str, Any]  # ``bbox``, ``label``; of a prediction also ``score``
 
 
-class _Unread(Exception):
-    """No error: the reason for which a row is refused."""
+class _Unread(RefusedFile):
+    """What stands in the place of boxes is none; ``reason``: one of the remedies."""
 
 
 class BoxReader(TargetReader):
@@ -48,8 +52,8 @@ class BoxReader(TargetReader):
         """Refused: the reasons in ``Detection.remedies``, the first box that has one."""
         try:
             return ReadTarget("", [_box(each) for each in _boxes(value)], "", "")
-        except _Unread as reason:
-            return ReadTarget(None, None, str(reason), None)
+        except _Unread as refused:
+            return ReadTarget(None, None, refused.reason, None)
 
 
 def _boxes(value: Any) -> list[Any]:
@@ -141,16 +145,11 @@ class Detection(Problem):
 
     def misfits(self, fields: pa.Table, values: Sequence[Any]) -> list[str | None]:
         """``box_outside``: a box that reaches more than ``BEYOND`` beyond the smallest picture of its row."""
-        from augmill.tasks.rows.kinds.image.decode import size_of
-
         reasons: list[str | None] = [None] * len(values)
         for column in fields.columns:
             for at, file in enumerate(files_of(column) if is_media(column.type) else ()):
-                try:
-                    width, height = size_of(file or b"")
-                except RefusedFile:  # refused for itself
-                    continue
-                if not all(is_inside(box["bbox"], width, height) for box in values[at]):
+                size = _size(file)
+                if size is not None and not all(is_inside(box["bbox"], *size) for box in values[at]):
                     reasons[at] = "box_outside"
         return reasons
 
@@ -193,6 +192,30 @@ class Detection(Problem):
         counts = Counter(box["label"] for box in value or ())
         return ", ".join(f"{counts[label]} {label}" for label in sorted(counts)) or NOTHING
 
+    def draw(self, drawn: str, fields: pa.Table, value: Any) -> str:
+        """The boxes over the first picture, each with its label."""
+        sizes = [size for size in map(_size, files_of(fields.column(0).slice(0, 1))) if size is not None]
+        if not value or not drawn or not sizes:
+            return drawn
+        width, height = sizes[0]
+        shapes = "".join(_svg(box, height / 11) for box in value)
+        return f'<span class="boxed">{drawn}<svg viewBox="0 0 {width} {height}">{shapes}</svg></span>'
+
+
+def _size(file: bytes | None) -> tuple[int, int] | None:
+    """None where the file is refused."""
+    try:
+        return size_of(file or b"")
+    except RefusedFile:
+        return None
+
+
+def _svg(box: Box, size: float) -> str:
+    x, y, wide, high = box["bbox"]
+    name = html.escape(visible(box["label"]))
+    place = f'x="{x:.1f}" y="{max(y - size / 4, size):.1f}" font-size="{size:.1f}"'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}"/><text {place}>{name}</text>'
+
 
 def labels_of(boxes: Iterable[Box]) -> set[str]:
     return {box["label"] for box in boxes}
@@ -202,6 +225,15 @@ def is_inside(bbox: Sequence[float], width: int, height: int) -> bool:
     """Whether a box lies in a picture of this size, but for ``BEYOND`` pixels."""
     x, y, wide, high = bbox
     return min(x, y) >= -BEYOND and x + wide <= width + BEYOND and y + high <= height + BEYOND
+
+
+def overlaps(one: Floats, other: Floats) -> Floats:
+    """(one, other): the area that two boxes share, of the area that they cover together. Boxes: x, y, width, height."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, :2] + one[:, None, 2:], other[None, :, :2] + other[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=2)
+    both = np.prod(one[:, 2:], axis=1)[:, None] + np.prod(other[:, 2:], axis=1)[None] - shared
+    return np.asarray(shared / np.maximum(both, 1e-12))
 
 
 def _as(boxes: list[Box], kind: pa.DataType) -> Any:

@@ -102,7 +102,7 @@ def ingest(work: Work, config: IngestConfig) -> None:
     rows = UnitRows(config)
     schema = _schema(config, rows.partitioned)
     require_columns(config.columns, config.split_column, schema.names, config.handles[0], config.source)
-    require_plain(config.columns, schema, config.handles[0], config.source)
+    require_plain(config.columns, schema, config.handles[0], config.source, learnt=rows.problem)
     refused = _write_rows(work, rows, schema)
     work.rows = sum(part.taken for part in rows.parts.values())
     work.write(pa.Table.from_pylist(refused, UNIT_REFUSED), "refused.parquet")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from augmill.tasks.contracts import FIRST_PROBLEM, Problem
+from augmill.tasks.contracts import Problem
 from augmill.tasks.errors import DataError, UnsoundSource, UserError
-from augmill.tasks.problems import PROBLEMS, problem_learning
+from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.problems.classification import Labels
 from augmill.tasks.recipe.sections import Columns, Publish, Refuse
 from augmill.tasks.rows.calendar import is_number
@@ -128,14 +128,23 @@ def too_many_partitions(column: str, most: int, file: SourceFile) -> UserError:
     return UserError(problem, where=f"{file.name} (columns.partition)", fix=fix)
 
 
-def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: SourceOptions, of: str = "") -> None:
+def require_plain(
+    columns: Columns,
+    schema: pa.Schema,
+    file: SourceFile,
+    how: SourceOptions,
+    of: str = "",
+    learnt: Problem | None = None,
+) -> None:
     """Raises DataError where a column that the recipe names holds lists or objects, a field or target what its type
 
     cannot be, or a partition bytes. Their JSON or bytes would be taken for words, and nothing that is generated goes back
-    into a column of another type. Columns that the schema lacks are left alone.
+    into a column of another type. Columns that the schema lacks are left alone, and the target of a problem that learns
+    lists or objects (``learnt``).
     """
+    lists = learnt is not None and learnt.target is not None and pa.types.is_nested(learnt.target)
     for key, name in columns.named.items():
-        if name is None or name not in schema.names:
+        if name is None or name not in schema.names or (lists and name == columns.answer):
             continue
         field = schema.field(name)
         inside = field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
@@ -147,8 +156,6 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
             continue
         if type is not None and pa.types.is_nested(inside) and KINDS[type].takes(inside, type):
             continue
-        if name == columns.answer and _learns_lists(columns.answer_type):
-            continue
         if kind != str(field.type) or pa.types.is_nested(inside) or (bytes_of and key not in MAY_BE_BYTES):
             doubt = doubt_file(file, how)
             hint, fix = (f"; {doubt.problem}", doubt.fix) if doubt else ("", "give a column of plain values")
@@ -158,12 +165,6 @@ def require_plain(columns: Columns, schema: pa.Schema, file: SourceFile, how: So
             raise DataError(
                 f"column {name!r} holds {kind}, not {type}", where=f"{of}{key}", fix=f"give a column of {type}s"
             )
-
-
-def _learns_lists(type: str) -> bool:
-    """Whether what is learnt is itself lists or objects."""
-    target = PROBLEMS[problem_learning(type) or FIRST_PROBLEM].target
-    return target is not None and pa.types.is_nested(target)
 
 
 def require_fit(

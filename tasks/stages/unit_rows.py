@@ -294,7 +294,7 @@ def convert(rows: UnitRows, batch: OpenBatch) -> tuple[pa.Table, list[int], list
             if why:
                 refused.append(batch.refused(index, why))
                 rows.part(batch.names[index]).refused[why] += 1
-        fit = [at for at, reason in enumerate(unfit) if not reason]
+        fit = [at for at, why in enumerate(unfit) if not why]
         kept, reads, splits = [kept[at] for at in fit], [reads[at] for at in fit], [splits[at] for at in fit]
     rows.take([batch.names[index] for index in kept], [str(read.stratum) for read in reads])
     own: dict[str, list[Any]] = {

@@ -23,9 +23,9 @@ import pyarrow as pa
 
 from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import TARGET, Floats
-from augmill.tasks.problems.detection import labels_of
+from augmill.tasks.problems.detection import labels_of, overlaps
 from augmill.tasks.rows.kinds import kinds_of
-from augmill.tasks.rows.kinds.image.decode import size_of
+from augmill.tasks.rows.kinds.image import size_of
 from augmill.tasks.rows.kinds.media import files_of
 from augmill.tasks.trainers.cnn import BLOCK, Planar, Planes, pace
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
@@ -238,9 +238,9 @@ def make_network(labels: int, options: DetectorOptions, numbers: torch.Generator
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=numbers)
     nn.init.normal_(head.weight, std=0.01, generator=numbers)
-    assert head.bias is not None
-    nn.init.constant_(head.bias, -math.log(99))
-    nn.init.zeros_(head.bias[labels:])
+    bias = cast("torch.Tensor", head.bias)
+    nn.init.constant_(bias, -math.log(99))
+    nn.init.zeros_(bias[labels:])
     return nn.Sequential(*layers, head)
 
 
@@ -348,8 +348,6 @@ def _peaks(made: torch.Tensor, first: int, side: int) -> Floats:
 
 def _apart(boxes: Floats, labels: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> list[int]:
     """The surest boxes, of one label none over another."""
-    from augmill.tasks.metrics.detection import overlaps
-
     shapes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     over = (overlaps(shapes, shapes) > APART) & (labels[:, None] == labels[None])
     kept: list[int] = []

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from augmill.tasks.contracts import Judged
 from augmill.tasks.metrics import METRICS
-from augmill.tasks.metrics.detection import matched, overlaps
+from augmill.tasks.metrics.detection import matched
+from augmill.tasks.problems.detection import overlaps
 
 Boxes = list[list[dict[str, Any]]]
 

@@ -23,7 +23,7 @@ from augmill.tasks.generators.transforms.image import Drawn, affine, batches_of,
 from augmill.tasks.generators.transforms.options import TransformsOptions
 from augmill.tasks.problems.detection import NOTHING, Box, Detection, labels_of
 from augmill.tasks.rows.kinds import candidate_schema
-from augmill.tasks.rows.kinds.image.decode import Pixels, is_grey, pixels, resized
+from augmill.tasks.rows.kinds.image import Pixels, is_grey, pixels, resized
 from augmill.tasks.rows.kinds.media import media
 from augmill.tasks.rows.randomness import uniforms
 
