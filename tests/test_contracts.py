@@ -174,8 +174,8 @@ WRITERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("law", SOURCE_LAWS, ids=lambda law: law.__name__)
-# Those whose rows are files: tests/sources/test_folder.py and test_webdataset.py.
-@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("folder", "webdataset")])
+# Those whose rows are files: tests/sources/test_folder.py, test_webdataset.py and test_boxes.py.
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("folder", "webdataset", "coco", "voc")])
 def test_it_keeps_the_laws_of_readers(law: Callable[[SourceBench], None], name: str, tmp_path: Path) -> None:
     rows = [{"text": f"row {at}, “quoted”", "label": "ab"[at % 2]} for at in range(50)]
     path = tmp_path / f"rows.{name}"
