@@ -154,6 +154,7 @@ NOT_RUN = {
     "python tests/benchmarks/media_runs.py --sets digits-10 fsdd-5 cifar-10 omniglot-5 --draws 1": "the same",
     "python tests/benchmarks/bench_tables.py": "the same",
     "python tests/benchmarks/bench_transforms.py": "the same",
+    "python tests/benchmarks/detection_runs.py": "the same",
     "python tests/benchmarks/bench_row_order.py --groups 32768 122880 1048576": "the same",
     "python tests/benchmarks/bench_nights.py": "the same",
     "python tests/benchmarks/bench_prefect.py": "half an hour; tests/test_benchmarks.py runs it at its tiniest size",

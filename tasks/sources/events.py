@@ -60,7 +60,7 @@ class Events(Reader):
         held, about = _Held(), options.events
         for refused in _read(file, options, held):
             yield Batch(_select(whole.empty_table(), schema), pa.array([], pa.string()), refused)
-        users, items = _Names(held.users), _Names(held.items)
+        users, items = _EventNames(held.users), _EventNames(held.items)
         user, item, time = held.joined()
         order = np.lexsort((items.rank[item], time, users.rank[user]))
         counts = np.bincount(users.rank[user], minlength=len(held.users))
@@ -139,7 +139,7 @@ def _codes(texts: pa.Array, known: dict[str, int]) -> npt.NDArray[np.int32]:
     return codes
 
 
-class _Names:
+class _EventNames:
     """``texts``: sorted; ``rank``: of each code its place among them."""
 
     def __init__(self, codes: dict[str, int]) -> None:
@@ -178,7 +178,7 @@ def _select(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table.select(schema.names).cast(schema)
 
 
-def _too_few(users: _Names, counts: Ints, at: int, about: EventColumns) -> RefusedRow:
+def _too_few(users: _EventNames, counts: Ints, at: int, about: EventColumns) -> RefusedRow:
     found = f"{counts[at]} events, at least {about.min_events} are needed (source.events.min_events)"
     return RefusedRow(f"user {users.texts[at].as_py()}", "too_few_events", found)
 

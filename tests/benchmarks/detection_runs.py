@@ -1,15 +1,12 @@
-"""Detection from source to release: what the gate says of `transforms`, and of boxes shifted by half. Prints a table.
+"""Detection from source to release: what the gate says of `transforms`. Prints a table.
 
-    python tests/benchmarks/detection_runs.py [--sets digits characters] [--draws 3] [--options '{paste: 0}'] [--defects]
+    python tests/benchmarks/detection_runs.py [--sets digits characters] [--draws 3] [--options '{paste: 0}']
 
 Canvases of 64 x 64 pixels that a program draws (drawn_canvases.py): scikit-learn's digits, ten labels, or Omniglot's
 Balinese characters, 24. Train pictures are drawn by a seed, 50 of digits and 100 of characters; 300 validation and 300 test
 pictures, of other drawings, are the same in every draw. Gains are in points of mAP over overlaps from 0.5 to 0.95, of the
 mix over real rows and over the placebo, with 95 % bounds, by validation and by test rows, which decide nothing. Seconds are
 processor time.
-
-With --defects the made rows are read from a file (`replay`): pictures that `transforms` would make, whose boxes were then
-shifted by half their width and height; and the same rows with their boxes as they are.
 """
 
 from __future__ import annotations
