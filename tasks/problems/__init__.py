@@ -9,6 +9,7 @@ from augmill.tasks.problems.ranking import ItemRanking
 from augmill.tasks.problems.regression import Regression
 from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teacher, Teaching, teach
 from augmill.tasks.problems.text_to_text import TextToText
+from augmill.tasks.problems.transcription import Transcription
 from augmill.tasks.registry import Registry
 
 __all__ = [
@@ -33,6 +34,7 @@ _SHIPPED: dict[str, Problem] = {
     "pair_classification": _classification,
     "regression": Regression(),
     "text_to_text": TextToText(),
+    "transcription": Transcription(),
     "ranking": ItemRanking(),
     "detection": Detection(),
 }
