@@ -1,6 +1,8 @@
 """What is learnt from rows, a file each; labels; the classifiers that checks and generators share."""
 
-from augmill.tasks.contracts import Problem
+from collections.abc import Iterable
+
+from augmill.tasks.contracts import ANY, Problem
 from augmill.tasks.errors import UserError
 from augmill.tasks.problems.classification import Classification
 from augmill.tasks.problems.classifier import VOCABULARY, WEIGHTS, Classifier, RowClassifier
@@ -11,6 +13,7 @@ from augmill.tasks.problems.semi_supervised import FILE, MEMBERS, Learner, Teach
 from augmill.tasks.problems.text_to_text import TextToText
 from augmill.tasks.problems.transcription import Transcription
 from augmill.tasks.registry import Registry
+from augmill.tasks.rows.kinds import KINDS
 
 __all__ = [
     "FILE",
@@ -41,11 +44,15 @@ _SHIPPED: dict[str, Problem] = {
 PROBLEMS = Registry("problem", Problem, _SHIPPED, made=True)
 
 
-def problem_learning(type: str) -> str | None:
-    """The name of the first problem that learns a target of the type; those of other packages are looked at last."""
+def problem_learning(type: str, inputs: Iterable[str] = ()) -> str | None:
+    """The name of the first problem that learns a target of the type from inputs of these types, as a recipe has them; those
+
+    of other packages are looked at last.
+    """
     for name in PROBLEMS.names():
         try:
-            if type in PROBLEMS[name].types:
+            kinds = PROBLEMS[name].kinds
+            if type in PROBLEMS[name].types and (ANY in kinds or all(KINDS[each].name in kinds for each in inputs)):
                 return name
         except UserError:  # one that cannot be loaded breaks the recipes that name it, and no others
             continue

@@ -39,7 +39,7 @@ class Transcription(Problem):
     metrics: ClassVar[tuple[str, ...]] = ("wer", "cer")
     stratum_metric: ClassVar[str] = "wer"
     stratum_word: ClassVar[str] = "bin"
-    hub: ClassVar[str] = "speech-recognition"
+    hub: ClassVar[str] = "automatic-speech-recognition"
     remedies: ClassVar[Mapping[str, str]] = REMEDIES
 
     def reader(self, rules: Any) -> AnswerReader:

@@ -58,7 +58,8 @@ class Columns:
     )
     target: dict[str, str] | None = option(
         None,
-        "the column to learn, with its type: label (classification), number (regression) or text (text_to_text)",
+        "the column to learn, with its type: label (classification), number (regression) or text (text_to_text; of sounds "
+        "transcription)",
         later=True,
     )
 

@@ -33,7 +33,11 @@ DIGITS = dict(zip(map(str, range(10)), NAMES, strict=True))
 RATE = 8000  # Hz, of FSDD
 PAUSE = 0.02, 0.25  # seconds between two digits
 HELD_OUT = 200  # strings of validation, and of test
-WAYS: dict[str, tuple[str, ...]] = {"speech": ("speech",), "transforms": ("transforms",), "both": ("transforms", "speech")}
+WAYS: dict[str, tuple[str, ...]] = {
+    "speech": ("speech",),
+    "transforms": ("transforms",),
+    "both": ("transforms", "speech"),
+}
 
 
 def joined(rows: list[Row], rng: random.Random) -> Row:
@@ -67,12 +71,17 @@ def texts(count: int, seed: int) -> str:
 def generators(way: str, task: str) -> list[dict[str, Any]]:
     own: dict[str, dict[str, Any]] = {
         "transforms": {"use": "transforms"},
-        "speech": {"use": "speech", **({"say": DIGITS} if task == "classification" else {"texts": "texts.txt", "new": 1.0})},
+        "speech": {
+            "use": "speech",
+            **({"say": DIGITS} if task == "classification" else {"texts": "texts.txt", "new": 1.0}),
+        },
     }
     return [own[name] for name in WAYS[way]]
 
 
-def recipe_of(folder: Path, task: str, splits: Splits, made: list[dict[str, Any]], seeds: int | None, draw: int) -> Path:
+def recipe_of(
+    folder: Path, task: str, splits: Splits, made: list[dict[str, Any]], seeds: int | None, draw: int
+) -> Path:
     path = write_recipe(folder, "fsdd", splits, made[0])
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     document["generators"] = made
@@ -90,7 +99,10 @@ def recipe_of(folder: Path, task: str, splits: Splits, made: list[dict[str, Any]
 def swapped(train: list[Row], folder: Path) -> dict[str, Any]:
     """Rows with the transcript of another recording, as somebody may have mixed up two lists."""
     rows = [
-        {"file": {"bytes": louder(file, 0.7, 0.02), "path": f"swapped-{name}"}, "label": train[(at + 7) % len(train)][0]}
+        {
+            "file": {"bytes": louder(file, 0.7, 0.02), "path": f"swapped-{name}"},
+            "label": train[(at + 7) % len(train)][0],
+        }
         for at, (_, file, name) in enumerate(train)
     ]
     schema = pa.schema([("file", MEDIA), ("label", pa.string())])

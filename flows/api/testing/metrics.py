@@ -21,7 +21,7 @@ def drawn_predictions(metric: Metric, count: int = 20) -> Iterator[Judged]:
     for seed in range(count):
         rng = np.random.default_rng(seed)
         rows = int(rng.integers(3, 26))
-        if "text_to_text" in metric.problems:
+        if {"text_to_text", "transcription"} & set(metric.problems):
             words = np.array(["left", "right", "far left", "a b c d", "é ü 我的包"], dtype=object)
             texts = rng.choice(words, rows)
             yield held_out(texts, np.where(rng.random(rows) < 0.5, texts, rng.choice(words, rows)))
