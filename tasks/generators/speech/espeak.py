@@ -12,8 +12,7 @@ from functools import cache
 
 from augmill.tasks.errors import RefusedFile, UserError, WorldError
 from augmill.tasks.generators.speech.options import SpeechOptions
-from augmill.tasks.rows.kinds.audio import samples
-from augmill.tasks.rows.kinds.audio.decode import Samples
+from augmill.tasks.rows.kinds.audio import Samples, samples
 
 PROGRAM = "espeak-ng"
 VARIANTS = (*(f"m{at}" for at in range(1, 9)), *(f"f{at}" for at in range(1, 6)))  # that every installation has

@@ -22,8 +22,7 @@ from augmill.tasks.generators.speech import espeak
 from augmill.tasks.generators.speech.model import ModelVoice
 from augmill.tasks.generators.speech.options import SpeechOptions
 from augmill.tasks.rows.kinds import candidate_schema
-from augmill.tasks.rows.kinds.audio import at_rate, decode, encode
-from augmill.tasks.rows.kinds.audio.decode import Samples
+from augmill.tasks.rows.kinds.audio import Samples, at_rate, decode, encode
 from augmill.tasks.rows.kinds.media import files_of, media
 from augmill.tasks.rows.kinds.text import canonical
 from augmill.tasks.rows.randomness import uniforms

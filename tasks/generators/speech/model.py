@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from augmill.tasks.rows.kinds.audio.decode import Samples
+from augmill.tasks.rows.kinds.audio import Samples
 
 if TYPE_CHECKING:
     import torch
