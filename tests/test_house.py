@@ -26,7 +26,10 @@ FILES_OF_THEIR_OWN = {
         "one file a kind of extension, as tasks/ has a folder for each",
     ),
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
-    "tasks/generators/speech/model.py": "a subject of its own: it alone knows torch, and espeak.py the system's program",
+    **dict.fromkeys(
+        ("tasks/generators/speech/espeak.py", "tasks/generators/speech/model.py"),
+        "one file an engine: the one knows the system's program, the other torch",
+    ),
     "tasks/problems/regression.py": "one file a problem",
     "tasks/problems/transcription.py": "one file a problem",
     "tasks/rows/kinds/audio/drawing.py": "a subject of its own: sounds as a report shows and plays them",

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from drawn_sounds import RATE, wav, word
 from generating import ask
+from tiny_vits import babbling_voice
 from toned import TONE_FIELDS, toned
 
 from augmill.tasks.contracts import TARGET
@@ -144,57 +145,14 @@ def test_silence_before_and_behind_is_cut() -> None:
 # --- A model ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny_vits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A VITS of two speakers with random weights, at 16 kHz: it babbles."""
-    import torch
-    from transformers import VitsConfig, VitsModel, VitsTokenizer
-
-    folder = tmp_path_factory.mktemp("vits")
-    signs = ["<pad>", *"abcdefghijklmnopqrstuvwxyz '-"]
-    (folder / "vocab.json").write_text(json.dumps({sign: at for at, sign in enumerate(signs)}))
-    tokenizer = VitsTokenizer(
-        str(folder / "vocab.json"), pad_token="<pad>", unk_token="<pad>", phonemize=False, is_uroman=False
-    )
-    torch.manual_seed(0)
-    config = VitsConfig(
-        vocab_size=len(signs),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        ffn_dim=16,
-        flow_size=16,
-        spectrogram_bins=9,
-        num_speakers=2,
-        speaker_embedding_size=8,
-        upsample_initial_channel=16,
-        upsample_rates=[8, 8],
-        upsample_kernel_sizes=[16, 16],
-        resblock_kernel_sizes=[3],
-        resblock_dilation_sizes=[[1]],
-        prior_encoder_num_flows=1,
-        prior_encoder_num_wavenet_layers=1,
-        posterior_encoder_num_wavenet_layers=1,
-        duration_predictor_num_flows=1,
-        duration_predictor_filter_channels=16,
-        wavenet_dilation_rate=1,
-        sampling_rate=16_000,
-    )
-    VitsModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("law", GENERATOR_LAWS, ids=lambda law: law.__name__)
-def test_a_model_keeps_the_laws_of_generators(
-    law: Callable[[GeneratorBench], None], tiny_vits: str, tmp_path: Path
-) -> None:
-    law(bench(tmp_path / "a", toned("r", 10, 0), engine="model", model=tiny_vits))
+def test_a_model_keeps_the_laws_of_generators(law: Callable[[GeneratorBench], None], tmp_path: Path) -> None:
+    law(bench(tmp_path / "a", toned("r", 10, 0), engine="model", model=str(babbling_voice())))
 
 
-def test_a_models_sounds_are_at_the_rate_of_the_rows_and_each_seed_has_its_own(tiny_vits: str, tmp_path: Path) -> None:
-    made = bench(tmp_path / "a", labelled(), engine="model", model=tiny_vits)
+def test_a_models_sounds_are_at_the_rate_of_the_rows_and_each_seed_has_its_own(tmp_path: Path) -> None:
+    made = bench(tmp_path / "a", labelled(), engine="model", model=str(babbling_voice()))
     files = files_of(made.sample(ask(["stop"] * 4))[TONE_FIELDS[0]])
     assert len(set(files)) == 4 and None not in files
     assert {samples(file)[1] for file in files if file is not None} == {RATE}
