@@ -101,9 +101,9 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     files = None if inputs else best_files(found)
     if files is not None:
         told = guess_target(found, [files]) if target is None else None
-        said = _transcript(found, files) if target is None and not is_labelled(found) else None
-        if said is not None:
-            target, told = (said, "text"), (said, "named as what is said in them")
+        heard = _transcript(found, files) if target is None and not is_labelled(found) else None
+        if heard is not None:
+            target, told = (heard, "text"), (heard, "named as what is said in them")
         elif told is not None and is_class(told[0], found[told[0]]):
             target = told[0], "label"
         chosen = _choose_general([(files, found[files].type)], target, found, guess, where=where)
