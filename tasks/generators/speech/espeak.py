@@ -16,7 +16,7 @@ from augmill.tasks.rows.kinds.audio import Samples, samples
 
 PROGRAM = "espeak-ng"
 VARIANTS = (*(f"m{at}" for at in range(1, 9)), *(f"f{at}" for at in range(1, 6)))  # that every installation has
-SECONDS = 120.0  # until it counts as stuck; it speaks a hundred times faster than one listens
+SECONDS = 120.0  # until it counts as stuck
 _INSTALL = "install espeak-ng (`apt install espeak-ng`, `brew install espeak-ng`), or use `engine: model`"
 
 
