@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NEXT = re.compile(r"next(_?item)?|target(_?item)?|item|following")  # beside lists of items, what comes after them
+TRANSCRIPT = re.compile(
+    r"text|transcript(ion)?|sentence|utterance|(raw|normali[sz]ed)_(text|transcription)"
+)  # of sounds
 MANY = 50  # different whole numbers: more are amounts beyond doubt
 
 
@@ -61,7 +64,14 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     from augmill.tasks.problems import PROBLEMS, problem_learning
     from augmill.tasks.rows.kinds import KINDS
     from augmill.tasks.sources import guess_columns, read_schema
-    from augmill.tasks.sources.guess_table import best_files, guess_target, is_class, reads_as_table, sniff_columns
+    from augmill.tasks.sources.guess_table import (
+        best_files,
+        guess_target,
+        is_class,
+        is_labelled,
+        reads_as_table,
+        sniff_columns,
+    )
     from augmill.tasks.stages.refusals import require_header, require_rows
 
     names = read_schema(file, source)
@@ -88,7 +98,10 @@ def choose_columns(file: Any, source: Any, asked: Asked, *, where: str, fix: str
     files = None if inputs else best_files(found)
     if files is not None:
         told = guess_target(found, [files]) if target is None else None
-        if told is not None and is_class(told[0], found[told[0]]):
+        heard = _transcript(found, files) if target is None and not is_labelled(found) else None
+        if heard is not None:
+            target, told = (heard, "text"), (heard, "named as what is said in them")
+        elif told is not None and is_class(told[0], found[told[0]]):
             target = told[0], "label"
         chosen = _choose_general([(files, found[files].type)], target, found, guess, where=where)
         chosen.why["inputs"] = f"holds files of the type {found[files].type}"
@@ -138,6 +151,14 @@ def _choose_pair(found: Mapping[str, Any], guess: dict[str, Any]) -> Chosen | No
         }
         return Chosen({"inputs": dict.fromkeys(texts, "text"), "target": {answer: "text"}}, why, [], guess)
     return None
+
+
+def _transcript(found: Mapping[str, Any], files: str) -> str | None:
+    """The column that says what is said in the files, by its name, where any problem learns texts from such."""
+    from augmill.tasks.problems import problem_learning
+
+    learnt = problem_learning("text", [found[files].type]) is not None
+    return next((name for name in found if learnt and TRANSCRIPT.fullmatch(name.lower())), None)
 
 
 def _typed_name(given: str, names: list[str], types: list[str], where: str, fix: str) -> tuple[str, str | None]:

@@ -400,11 +400,11 @@ def _on_disk(table: pa.Table, option: str, directory: str) -> str:
 
 
 def _task(columns: Columns) -> str:
-    """The first that learns a target of this type."""
+    """The first that learns a target of this type from such inputs."""
     from augmill.tasks.problems import problem_learning
 
     type = "label" if columns.target is None else columns.target[columns.answer]
-    return str(problem_learning(type))
+    return str(problem_learning(type, columns.types.values()) or problem_learning(type))
 
 
 def _columns(source: SourceOptions, option: str, asked: Asked, like: Columns | None) -> tuple[Columns, str]:

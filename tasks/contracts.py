@@ -368,7 +368,7 @@ class Problem(ABC):
     focus_metric: ClassVar[str | None] = None  # that can be of some strata alone (``gate.focus``)
     stratum_word: ClassVar[str] = "class"  # what people call a stratum
     remedies: ClassVar[Mapping[str, str]] = {}  # what to do about the reasons that ``TargetReader.read`` gives
-    hub: ClassVar[str] = ""  # as the Hub's task categories end: classification, regression, ...
+    hub: ClassVar[str] = ""  # as the Hub's task categories end: classification, ...; or a whole one: object-detection
     unsaid: ClassVar[int] = 0  # as ``Kind.unsaid``
 
     @abstractmethod

@@ -146,6 +146,7 @@ def test_a_trainer_that_says_it_gives_scores_gives_them(name: str, tmp_path: Pat
     [
         ("classification", ["a", "b", "", None, 3, True, "a"]),
         ("regression", [1, 2.5, "3", "x", None, float("nan"), "", *range(30)]),
+        ("transcription", ["yes", "a longer one", "", None, 3, True, *("x" * at for at in range(1, 90))]),
         ("text_to_text", ["yes", "a longer answer", "", None, 3, True, *("x" * at for at in range(1, 90))]),
         ("ranking", ["a", 17, 17.0, "", None, 1.5, True, ["a"], *"abcdefgh", *range(100)]),
         (

@@ -26,7 +26,12 @@ FILES_OF_THEIR_OWN = {
         "one file a kind of extension, as tasks/ has a folder for each",
     ),
     "flows/orchestration/server_child.py": "a process of its own, started by its name",
+    **dict.fromkeys(
+        ("tasks/generators/speech/espeak.py", "tasks/generators/speech/model.py"),
+        "one file an engine: the one knows the system's program, the other torch",
+    ),
     "tasks/problems/regression.py": "one file a problem",
+    "tasks/problems/transcription.py": "one file a problem",
     "tasks/rows/kinds/audio/drawing.py": "a subject of its own: sounds as a report shows and plays them",
     "tasks/rows/kinds/audio/features.py": "a subject of its own: sounds as numbers for learners",
     "tasks/rows/kinds/image/features.py": "a subject of its own: pictures as numbers for learners",

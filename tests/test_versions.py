@@ -99,6 +99,13 @@ def address() -> str:
     return row_server().url
 
 
+def voice() -> str:
+    """Of a model that babbles."""
+    from tiny_vits import babbling_voice
+
+    return str(babbling_voice())
+
+
 # What an extension needs beside its defaults; a name without an entry runs with those. {here} is a directory of the test's.
 OPTIONS: dict[str, dict[str, Any]] = {
     "rules": {
@@ -111,12 +118,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seq2seq": {"max_steps": 2, "epochs": 1, "hidden": 16, "heads": 2, "layers": 1, "vocabulary": 300},
     "back_translation": {"pivots": pivots, "least_similar": 0.0, "max_length": 64},
     "chat": {"model": "tiny", "backend": "endpoint", "base_url": address},
+    "speech": {"engine": "model", "model": voice},
+    "ctc": {"steps": 60, "width": 16, "batch": 8, "learning_rate": 0.02},
     "cnn": {"steps": 60, "width": 8, "side": 16, "learning_rate": 0.01},
     "detector": {"steps": 3, "width": 4, "side": 16},
     "command": {"command": sys.executable + " {here}/train.py {{train}} {{eval}} {{seed}} {{predictions}}"},
 }
 # Their rows hang on weights, whose last bits are the CPU's: what is hashed of a row is what was asked and its seed.
-BY_WEIGHTS = {"masked_lm", "seq2seq", "back_translation", "causal_lm", "transforms"}
+BY_WEIGHTS = {"masked_lm", "seq2seq", "back_translation", "causal_lm", "transforms", "speech"}
 # Its scores come from a solver that stops where a bound is met, which differs in the sixth digit between kinds of CPU.
 BY_SOLVER = {"teacher"}
 SLOW = {
@@ -127,6 +136,8 @@ SLOW = {
     "chat",
     "command",
     "transforms",
+    "speech",
+    "ctc",
     "cnn",
     "detector",
 }  # torch is imported; processes are started
@@ -271,12 +282,24 @@ def serves_answers(extension: Any) -> bool:
     return "text_to_text" in extension.problems and "classification" not in extension.problems
 
 
+def sounds(prefix: str, count: int, seed: int) -> pa.Table:
+    """Strings of tones, with their transcripts where those are what is learnt."""
+    from toned import TONE_FIELDS, toned
+
+    made = toned(prefix, count, 100 * seed)
+    strata = pa.array([name for name, _ in texts(count, seed)], pa.string())
+    return made.select([ROW_ID, STRATUM, TARGET, *TONE_FIELDS]).set_column(1, STRATUM, strata)
+
+
 def sample_rows(extension: Any) -> tuple[Any, tuple[str, ...]]:
     """(what makes rows that it serves, their fields)."""
     if serves_answers(extension):
         return answered, ("text",)
     if serves_texts(extension):
         return rows, ("text",)
+    if set(extension.kinds) == {"audio"}:
+        own = "classification" in extension.problems
+        return (lambda *of: sounds(*of).drop_columns([TARGET])) if own else sounds, ("audio:clip",)
     made = {"table": (cells, TABLE_FIELDS), "image": (pictures, PICTURE_FIELDS), "items": (histories, HISTORY_FIELDS)}
     return next(own for kind, own in made.items() if kind in extension.kinds)
 
@@ -360,9 +383,10 @@ def run_trainer(name: str, here: Path) -> Any:
         return [len(found.target) for found in trainer.predict(given, trainings(given, 0, 1), here / "work")]
     draw, fields = sample_rows(TRAINERS[name])
     made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
-    task = "text_to_text" if serves_answers(TRAINERS[name]) else "classification"
-    classes = () if task == "text_to_text" else tuple(sorted(WORDS))
-    problem = TrainerInputs(draw("r", 45, 1), made, draw("v", 30, 2), fields, PROBLEMS[task], classes)
+    learnt = TRAINERS[name].problems[0] if "classification" not in TRAINERS[name].problems else "classification"
+    classes = () if TARGET in made.column_names else tuple(sorted(WORDS))
+    held = draw("v", 30, 2).select([ROW_ID, *fields])
+    problem = TrainerInputs(draw("r", 45, 1), made, held, fields, PROBLEMS[learnt], classes)
     trainer = TRAINERS[name](options_of(name, TRAINERS[name], here))
     predictions = trainer.predict(problem, trainings(problem, 0, 1), here / "work")
     # What `command` chose names its directory, which is another one each time.

@@ -12,6 +12,7 @@ from augmill.tasks.generators.self_training import SelfTraining
 from augmill.tasks.generators.seq2seq import BackTranslation, Seq2Seq
 from augmill.tasks.generators.sequences import Sequences
 from augmill.tasks.generators.smote import Smote
+from augmill.tasks.generators.speech import Speech
 from augmill.tasks.generators.transforms import Transforms
 from augmill.tasks.registry import Registry
 
@@ -29,6 +30,7 @@ _SHIPPED: dict[str, type[Generator]] = {
     "smote": Smote,
     "transforms": Transforms,
     "sequences": Sequences,
+    "speech": Speech,
 }
 
 GENERATORS = Registry("generator", Generator, _SHIPPED)

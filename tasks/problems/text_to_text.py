@@ -22,6 +22,11 @@ from augmill.tasks.rows.shown import cut
 BINS = 4  # at most
 ROWS_PER_BIN = 20  # at least, so that each bin can be asked for and judged
 TOLD = 300  # characters of a target in a report
+REMEDIES = {  # of what ``AnswerReader`` refuses
+    "no_target": "check columns.target, and fill the empty texts",
+    "target_not_a_text": "check columns.target: every cell has to be a text",
+    "target_too_long": "shorten those texts, or raise refuse.max_chars",
+}
 
 
 class AnswerReader(TargetReader):
@@ -54,41 +59,58 @@ class TextToText(Problem):
     stratum_metric: ClassVar[str] = "rouge_l"
     stratum_word: ClassVar[str] = "bin"
     hub: ClassVar[str] = "generation"
-    remedies: ClassVar[Mapping[str, str]] = {
-        "no_target": "check columns.target, and fill the empty texts",
-        "target_not_a_text": "check columns.target: every cell has to be a text",
-        "target_too_long": "shorten those texts, or raise refuse.max_chars",
-    }
+    remedies: ClassVar[Mapping[str, str]] = REMEDIES
 
     def reader(self, rules: Any) -> AnswerReader:
         return AnswerReader()
 
     def lacks(self, train: pa.Table) -> tuple[str, str] | None:
-        values = len(train[TARGET].unique())
-        if values >= 2:
-            return None
-        found = "every row has the same" if values else "there are no rows at all"
-        return f"train needs at least two different targets; {found}", "check columns.target and the splits section"
+        return lacks_texts(train)
 
     def fit_strata(self, train: pa.Table) -> dict[str, Any]:
-        """``edges``: ascending; bin i holds texts from edge i - 1 characters up to, not with, edge i."""
-        lengths = _lengths(train[TARGET].combine_chunks())
-        bins = int(np.clip(len(lengths) // ROWS_PER_BIN, 1, BINS))
-        if bins == 1:
-            return {"edges": []}
-        edges = np.unique(np.quantile(lengths, np.arange(1, bins) / bins, method="higher"))
-        return {"edges": [int(edge) for edge in edges if edge > lengths.min()]}
+        return fit_lengths(train)
 
     def stratum(self, target: pa.Array, fitted: Mapping[str, Any]) -> pa.Array:
-        edges = fitted["edges"]
-        names = _names(edges)
-        at = np.searchsorted(edges, _lengths(target), side="right")
-        return pa.array([names[place] for place in at], pa.string())
+        return length_strata(target, fitted)
 
     def tell(self, value: Any) -> str:
-        """On one line, cut to ``TOLD`` characters."""
-        text = " ".join(str(value).split())
-        return text if len(text) <= TOLD else f"{cut(text, TOLD - 1)}…"
+        return tell_text(value)
+
+
+# --- What problems share whose target is a text --------------------------------------------------------------------------
+
+
+def lacks_texts(train: pa.Table) -> tuple[str, str] | None:
+    """As ``Problem.lacks``."""
+    values = len(train[TARGET].unique())
+    if values >= 2:
+        return None
+    found = "every row has the same" if values else "there are no rows at all"
+    return f"train needs at least two different targets; {found}", "check columns.target and the splits section"
+
+
+def fit_lengths(train: pa.Table) -> dict[str, Any]:
+    """``edges``: ascending; bin i holds texts from edge i - 1 characters up to, not with, edge i."""
+    lengths = _lengths(train[TARGET].combine_chunks())
+    bins = int(np.clip(len(lengths) // ROWS_PER_BIN, 1, BINS))
+    if bins == 1:
+        return {"edges": []}
+    edges = np.unique(np.quantile(lengths, np.arange(1, bins) / bins, method="higher"))
+    return {"edges": [int(edge) for edge in edges if edge > lengths.min()]}
+
+
+def length_strata(target: pa.Array, fitted: Mapping[str, Any]) -> pa.Array:
+    """``fitted``: of ``fit_lengths``."""
+    edges = fitted["edges"]
+    names = _names(edges)
+    at = np.searchsorted(edges, _lengths(target), side="right")
+    return pa.array([names[place] for place in at], pa.string())
+
+
+def tell_text(value: Any) -> str:
+    """On one line, cut to ``TOLD`` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= TOLD else f"{cut(text, TOLD - 1)}…"
 
 
 def _lengths(target: pa.Array) -> Ints:

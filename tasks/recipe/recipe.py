@@ -83,8 +83,8 @@ class Recipe:
     )
     task: str = option(
         "classification",
-        "what is learnt from the rows: classification, pair_classification (of two texts), regression, text_to_text, ranking; by "
-        "default the target's type decides",
+        "what is learnt from the rows: classification, pair_classification (of two texts), regression, detection (boxes "
+        "in pictures), text_to_text, transcription (of sounds), ranking; by default the types of target and inputs decide",
     )
     seed: int = option(0, "the seed of all random draws")
     labels: Labels = field(default_factory=Labels, metadata={"help": "what labels may be"})
@@ -352,11 +352,16 @@ def _rows(columns: Columns, problem: Problem) -> Rows:
 
 
 def _task_of(columns: Any) -> str | None:
-    """The first task that learns a target of the type which the recipe gives its column; None where it gives none."""
-    target = columns.get("target") if isinstance(columns, dict) else None
+    """The first task that learns a target of the type which the recipe gives its column, from inputs of the types that it
+
+    gives them, if any does; None where it gives none.
+    """
+    target, inputs = (columns.get(key) if isinstance(columns, dict) else None for key in ("target", "inputs"))
     if not isinstance(target, dict):
         return None
-    return problem_learning(str(next(iter(target.values()), "")))
+    type = str(next(iter(target.values()), ""))
+    types = map(str, inputs.values()) if isinstance(inputs, dict) else ()
+    return problem_learning(type, types) or problem_learning(type)
 
 
 def build_recipe(

@@ -58,7 +58,8 @@ class Columns:
     )
     target: dict[str, str] | None = option(
         None,
-        "the column to learn, with its type: label (classification), number (regression), text (text_to_text) or item (ranking)",
+        "the column to learn, with its type: label (classification), number (regression), boxes (detection), text (text_to_text; "
+        "of sounds transcription) or item (ranking)",
         later=True,
     )
 

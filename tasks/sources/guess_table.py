@@ -220,6 +220,11 @@ def is_class(name: str, found: Sniffed) -> bool:
     return found.whole and _target_rank(name) == 0
 
 
+def is_labelled(columns: Mapping[str, Sniffed]) -> bool:
+    """Whether a column that can be learnt is named as a label."""
+    return any(_target_rank(name) == 0 and not found.left and _is_learnable(found) for name, found in columns.items())
+
+
 def _is_learnable(found: Sniffed) -> bool:
     few = found.distinct <= min(MOST_CLASSES, max(2, found.known // 2))
     return found.type != "timestamp" and (target_type(found) == "number" or few)

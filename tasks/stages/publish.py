@@ -93,6 +93,8 @@ row that got its label from a model), `{prefix}generator`, `{prefix}parent_ids`,
 
 def _category(problem: Problem, columns: Columns) -> str:
     """As the Hub calls it; rows of several kinds are tables there."""
+    if "-" in problem.hub:
+        return problem.hub
     kinds = {kind.hub for kind, _ in kinds_of(columns.fields)}
     rows = kinds.pop() if len(kinds) == 1 else "tabular"
     return f"{rows}-{problem.hub}" if rows and problem.hub else "other"

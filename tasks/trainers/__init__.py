@@ -5,6 +5,7 @@ from augmill.tasks.trainers.boosting import BoostingTrainer
 from augmill.tasks.trainers.cnn import CnnTrainer
 from augmill.tasks.trainers.command import CommandTrainer
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
+from augmill.tasks.trainers.ctc import CtcTrainer
 from augmill.tasks.trainers.detector import DetectorTrainer
 from augmill.tasks.trainers.ease import EaseTrainer
 from augmill.tasks.trainers.linear import LinearTrainer
@@ -27,12 +28,14 @@ __all__ = [
 
 
 # The first that serves a recipe's rows judges them by default: texts with labels `tfidf`, tables `boosting`, pictures
-# and sound `cnn`, with boxes `detector`, histories `transitions`, others `linear`; texts to be answered `retrieval`.
+# and sound `cnn`, with boxes `detector`, with transcripts `ctc`, histories `transitions`, others `linear`; texts to be
+# answered `retrieval`.
 _SHIPPED: dict[str, type[Trainer]] = {
     "tfidf": TfidfTrainer,
     "boosting": BoostingTrainer,
     "cnn": CnnTrainer,
     "detector": DetectorTrainer,
+    "ctc": CtcTrainer,
     "linear": LinearTrainer,
     "retrieval": RetrievalTrainer,
     "transitions": TransitionsTrainer,

@@ -17,15 +17,26 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a model needs, without the copies for other frameworks that many repositories carry.
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja"]
-Kind = Literal["causal", "masked", "seq2seq"]
+Kind = Literal["causal", "masked", "seq2seq", "speech"]
 # What a model of that kind is called, and how the names of its architectures end.
-_NOUN = {"causal": "causal language model", "masked": "masked language model", "seq2seq": "sequence-to-sequence model"}
+_NOUN = {
+    "causal": "causal language model",
+    "masked": "masked language model",
+    "seq2seq": "sequence-to-sequence model",
+    "speech": "text-to-waveform model",
+}
 _ENDINGS = {
     "causal": "ForCausalLM or LMHeadModel",
     "masked": "ForMaskedLM",
     "seq2seq": "ForConditionalGeneration or MTModel",
+    "speech": "VitsModel, BarkModel or another one that makes waveforms",
 }
-_AUTO = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
+_AUTO = {
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "speech": "AutoModelForTextToWaveform",
+}
 _COUNT = re.compile(r"(layers?|experts?|blocks?|groups?|depths?|group_num)$")
 LAYERS = 128  # that a model may have whatever its weights: some share them
 SPARE = 1_000_000  # parameters

@@ -48,7 +48,7 @@ class Transforms(Generator):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "scipy")
     kind_libraries: ClassVar[Mapping[str, tuple[str, ...]]] = {"image": ("kornia",)}
     kinds: ClassVar[tuple[str, ...]] = ("image", "audio")
-    problems: ClassVar[tuple[str, ...]] = ("classification", "regression", "detection")
+    problems: ClassVar[tuple[str, ...]] = ("classification", "regression", "detection", "transcription")
 
     def preflight(self, fields: tuple[str, ...]) -> None:
         """Raises UserError where a library that these fields need is not installed, or an amount has no such name."""

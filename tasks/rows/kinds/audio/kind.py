@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from augmill.tasks.rows.kinds.audio import features
 from augmill.tasks.rows.kinds.audio.decode import REMEDIES, decode, opened
 from augmill.tasks.rows.kinds.audio.drawing import drawn
 from augmill.tasks.rows.kinds.audio.heard import Heard, heard, prints
+from augmill.tasks.rows.kinds.audio.melspectrogram import DEPTH
 from augmill.tasks.rows.kinds.audio.near import NearSounds, near_keys, similarity
 from augmill.tasks.rows.kinds.media import MEDIA, digests, files_of, from_source, is_media, names_of, to_release
 from augmill.tasks.rows.schema import distance
@@ -124,6 +125,11 @@ class Audio(Kind):
     def planes(self, columns: pa.Table, side: int) -> npt.NDArray[np.float32]:
         """Log-mel spectra as pictures: (rows, fields, side, side), 0 to 1."""
         return features.planes(columns, side)
+
+    def spectra(self, column: pa.ChunkedArray) -> Iterator[npt.NDArray[np.float32]]:
+        """Log-mel spectrum of what is heard of each sound, (frames of 10 ms, 64 bands), 0 to 1, at its loudest cell."""
+        for spectrum, _ in features.spectra(column):
+            yield spectrum / np.float32(DEPTH) + 1
 
     def show(self, columns: pa.Table) -> list[str]:
         fields = [
