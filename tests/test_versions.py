@@ -383,7 +383,7 @@ def run_trainer(name: str, here: Path) -> Any:
         return [len(found.target) for found in trainer.predict(given, trainings(given, 0, 1), here / "work")]
     draw, fields = sample_rows(TRAINERS[name])
     made = draw("s", 12, 6).append_column("parent_ids", pa.array([["r0"]] * 12, pa.list_(pa.string())))
-    learnt = TRAINERS[name].problems[0] if "classification" not in TRAINERS[name].problems else "classification"
+    learnt = "classification" if {"classification", ANY} & set(TRAINERS[name].problems) else TRAINERS[name].problems[0]
     classes = () if TARGET in made.column_names else tuple(sorted(WORDS))
     held = draw("v", 30, 2).select([ROW_ID, *fields])
     problem = TrainerInputs(draw("r", 45, 1), made, held, fields, PROBLEMS[learnt], classes)

@@ -277,7 +277,7 @@ class RoundConfig:
     validation: ValidationOptions
 
 
-@stage("validate", version=1)
+@stage("validate", version=2)
 def validate(work: Work, config: RoundConfig, shards: list[Artifact]) -> None:
     """validation.json: ``rows``, a summary of passed rows of shards that stand evenly in the round; ``shards``, one of
 

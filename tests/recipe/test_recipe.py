@@ -27,7 +27,7 @@ from augmill.tasks.recipe.recipe import Recipe, build_recipe, json_schema, load_
 from augmill.tasks.recipe.sections import Report, report_link
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.sources import SourceOptions
-from augmill.tasks.sources.options import Ready
+from augmill.tasks.sources.options import EventColumns, Ready
 from augmill.tasks.stages.evaluate import EvaluateConfig, JudgeConfig
 from augmill.tasks.stages.extensions import check_config, generator_config
 from augmill.tasks.stages.ingest import prepare_ingest
@@ -204,39 +204,43 @@ def numbers(kind: Any) -> Iterator[tuple[str, bool]]:
             yield name, float in kinds
 
 
-# By kind of row, what else a recipe of such rows has.
-OTHERWISE: dict[str, dict[str, Any]] = {"text": {}} | {
-    kind: {
-        "columns": {"inputs": {"text": type, "lang": type}, "target": {"label": "label"}},
-        "generators": [{"use": generator}],
-    }
-    for kind, type, generator in (("table", "category", "resample"), ("image", "image", "transforms"))
+# By what is learnt of which rows: their kind, the problem, the target's type, a generator and a trainer that serve them.
+LEARNT = {
+    "text": ("text", "classification", "label", "rules", "tfidf"),
+    "table": ("table", "classification", "label", "resample", "boosting"),
+    "image": ("image", "classification", "label", "transforms", "cnn"),
+    "audio": ("audio", "classification", "label", "transforms", "cnn"),
+    "boxes": ("image", "detection", "boxes", "transforms", "detector"),
+    "answers": ("text", "text_to_text", "text", "rules", "retrieval"),
+    "transcripts": ("audio", "transcription", "text", "transforms", "ctc"),
+    "items": ("items", "ranking", "item", "sequences", "transitions"),
 }
 
 
-OTHERWISE["answers"] = {
-    "columns": {"inputs": {"text": "text", "lang": "text"}, "target": {"label": "text"}},
-    "generators": [{"use": "rules"}],
-}
+def otherwise(rows: str) -> dict[str, Any]:
+    """What else a recipe of such rows has than one of texts with labels."""
+    kind, _, target, generator, _ = LEARNT[rows]
+    type = "category" if kind == "table" else kind
+    columns = {"inputs": {"text": type, "lang": type}, "target": {"label": target}}
+    return {} if rows == "text" else {"columns": columns, "generators": [{"use": generator}]}
 
 
-def fits(extension: Any, kind: str) -> bool:
-    """Whether it serves such rows: texts with answers, or else rows of the kind with labels."""
-    if kind == "answers":
-        return "text_to_text" in extension.problems and "text" in extension.kinds
-    return bool({kind, ANY} & set(extension.kinds) and {"classification", ANY} & set(extension.problems))
+def fits(extension: Any, rows: str) -> bool:
+    """Whether it serves such rows."""
+    kind, problem, *_ = LEARNT[rows]
+    return bool({kind, ANY} & set(extension.kinds) and {problem, ANY} & set(extension.problems))
 
 
 def served(place: str) -> str:
     """The kind of row that what stands there serves: texts, as all but some extensions do, or else tables, or pictures."""
     where, *name = place.split(".")
     registry: Any = {"generators": GENERATORS, "checks": CHECKS, "trainer": TRAINERS}.get(where)
-    return next(kind for kind in OTHERWISE if not (registry and name) or fits(registry[name[0]], kind))
+    return next(rows for rows in LEARNT if not (registry and name) or fits(registry[name[0]], rows))
 
 
 def with_value(place: str, name: str, value: str) -> str:
     """The recipe with one value set, ``value`` as YAML."""
-    document = yaml.safe_load(RECIPE) | OTHERWISE[served(place)]
+    document = yaml.safe_load(RECIPE) | otherwise(served(place))
     where, *extension = place.split(".")
     needed = {
         "trainer.command": {"command": "x {train} {eval} {seed} {predictions}"},
@@ -401,6 +405,7 @@ ANOTHER: dict[str, Any] = {
     "run.deadline": "05:30",
     "columns.inputs": {"text": None, "inputs": {"text": "text", "lang": "text", "day": "text"}},
     "source.ready": Ready(min_rows=5),
+    "source.events": EventColumns(min_events=2),
     "partitions.every": {"every": "week"},
     "partitions.timezone": "Europe/Berlin",
     "partitions.pattern": "(x)",
@@ -416,6 +421,14 @@ ANOTHER: dict[str, Any] = {
     **dict.fromkeys(("schedule.look_back", "retain.releases", "retain.rejected", "retain.requests"), "3d"),
     **dict.fromkeys(("trainer.tfidf.cs", "trainer.linear.cs"), (3.0,)),
     "trainer.cnn.width": 32,
+    "trainer.detector.width": 32,
+    "trainer.detector.side": 96,
+    "trainer.ctc.width": 32,
+    "generators.speech.say": {"say": {"a": "b"}},
+    "generators.speech.rate": (130, 200),
+    "generators.speech.pitch": (30, 70),
+    "generators.speech.engine": {"engine": "model", "model": "a model"},
+    "generators.speech.model": {"engine": "model", "model": "a model"},
     "generators.transforms.amounts": {"amounts": {"hue": 0.1}},
     "trainer.command.command": "y {train} {eval} {seed} {predictions}",
 }
@@ -485,7 +498,7 @@ def whole_recipe(directory: Path, trainer: str, kind: str = "text") -> Recipe:
         ],
         "trainer": {"use": trainer}
         | ({"command": "x {train} {eval} {seed} {predictions}"} if trainer == "command" else {}),
-        "columns": OTHERWISE[kind].get("columns", {"text": ["text", "lang"], "label": "label"}),
+        "columns": otherwise(kind).get("columns", {"text": ["text", "lang"], "label": "label"}),
         "splits": {"column": "lang"},
         "partitions": {"pattern": "(.*)", "every": "day"},
         "unlabelled": {"path": str(directory / "rows.csv")},
@@ -518,8 +531,7 @@ def stages(recipe: Recipe) -> dict[str, Any]:
 @pytest.mark.parametrize(("place", "kind"), list(sections()))
 def test_a_field_changes_the_identity_unless_it_is_listed_with_a_reason(tmp_path: Path, place: str, kind: Any) -> None:
     of = served(place)
-    usual = {"text": "tfidf", "table": "boosting", "image": "cnn", "answers": "retrieval"}[of]
-    recipe = whole_recipe(tmp_path, place.partition(".")[2] if place.startswith("trainer.") else usual, of)
+    recipe = whole_recipe(tmp_path, place.partition(".")[2] if place.startswith("trainer.") else LEARNT[of][-1], of)
     hints, known = typing.get_type_hints(kind), stages(recipe)
     plain = [name for name in hints if place or not dataclasses.is_dataclass(hints[name])]
     for name in set(plain) - ({"generators", "checks", "trainer"} if not place else set()):
@@ -568,7 +580,10 @@ def test_what_is_left_out_of_the_identity_is_a_known_list() -> None:
     }
     expected |= {f"outcomes.{name}" for name in ("harmful", "inconclusive", "not_produced", "unsound_source")}
     expected |= {
-        *(f"trainer.{name}.threads" for name in ("tfidf", "boosting", "linear", "cnn")),
+        *(
+            f"trainer.{name}.threads"
+            for name in ("tfidf", "boosting", "linear", "cnn", "detector", "ctc", "transitions", "ease")
+        ),
         "trainer.command.timeout",
     }
     models = {"causal_lm", "masked_lm", "seq2seq", "back_translation"} & set(GENERATORS)
@@ -615,7 +630,7 @@ def test_rows_of_several_kinds_and_numbers_of_texts_are_for_linear() -> None:
 
 
 def test_a_trainer_that_does_not_serve_the_rows_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    document = yaml.safe_load(RECIPE) | OTHERWISE["table"] | {"trainer": "tfidf"}
+    document = yaml.safe_load(RECIPE) | otherwise("table") | {"trainer": "tfidf"}
     for given, others in ((document, "boosting, linear, command"), (yaml.safe_load(RECIPE), "tfidf, linear, command")):
         name = given.get("trainer", "boosting")
         with pytest.raises(UserError) as caught:

@@ -115,6 +115,15 @@ def test_a_rounds_rows_and_what_its_shards_counted_are_validated_together() -> N
     assert validate_round(shard(["fine", ""]), counts, ["text"], STRATA, ValidationOptions())["rows"]["failed"] == 1
 
 
+def test_two_generators_of_a_round_count_their_rows_each_by_itself() -> None:
+    one, other = shard(["fine", "good"]), shard(["well", "sound"], seed=np.arange(2) + 7)
+    counts = [validate(each) | {"delivered": 2} for each in (one, other)]
+    both = validate_round(pa.concat_tables([one, other]), counts, ["text"], STRATA, ValidationOptions())
+    assert both["rows"]["success"], both["rows"]["problems"]
+    doubled = validate_round(pa.concat_tables([one, one]), counts, ["text"], STRATA, ValidationOptions())
+    assert doubled["rows"]["failed"] == 1 and "compound_columns" in doubled["rows"]["problems"][0]
+
+
 def test_the_summary_is_the_same_json_every_time() -> None:
     rows = shard(["where is my money", None, ""])
     first, second = (json.dumps(validate(rows), sort_keys=True) for _ in range(2))
