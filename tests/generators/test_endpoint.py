@@ -114,7 +114,7 @@ from augmill.tasks.contracts import Context
 from augmill.tasks.generators.chat.options import ChatOptions
 from augmill.tasks.generators.chat.endpoint import endpoint_backend
 from augmill.tasks.store.store import Store
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 from test_endpoint import make_calls
 options = ChatOptions(model="m", backend="endpoint", base_url=sys.argv[1], max_requests=100)
 ctx = Context(0, ("text",), Path(), scratch=Store(sys.argv[2]).scratch("chat"))
@@ -125,9 +125,9 @@ endpoint_backend(options)(make_calls(60), ctx)
 def test_a_killed_process_pays_again_for_what_was_under_way_alone(tmp_path: Path) -> None:
     with chat_server(lambda seen, number: Act(wait=0.05)) as server:
         client = Client(tmp_path, server, max_requests=100)
-        paths = (str(Path(__file__).parent), str(Path(__file__).parents[1]))
-        code = KILLED.replace("sys.argv[3])", "sys.argv[3]); sys.path.insert(0, sys.argv[4])")
-        child = subprocess.Popen([sys.executable, "-c", code, server.url, str(tmp_path / "store"), *paths])
+        own = Path(__file__).parent
+        paths = map(str, (own, own.parent, own.parent / "rows"))  # where what this file imports lies
+        child = subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(tmp_path / "store"), *paths])
         while len(server.seen) < 25:
             assert child.poll() is None
             time.sleep(0.005)
