@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from augmill.tasks.checks import CHECKS
@@ -18,9 +19,10 @@ from augmill.tasks.store.stage import Work, load_inputs, stage
 def fit(work: Work, config: FitConfig, split: Artifact) -> None:
     """Fits a generator to the train rows; it never sees a held-out one."""
     inputs = load_inputs(work, split, held_out=False)
-    GENERATORS[config.extension](config.options).fit(inputs, extension_context(work, config, "files"))
     if config.learnt.fits_strata:  # by which the strata of its rows follow from their targets
-        work.write_json(work.read_json(split, STRATA), STRATA)
+        inputs = replace(inputs, strata=work.read_json(split, STRATA))
+        work.write_json(inputs.strata, STRATA)
+    GENERATORS[config.extension](config.options).fit(inputs, extension_context(work, config, "files"))
     work.rows = inputs.train.num_rows
 
 

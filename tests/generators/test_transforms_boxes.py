@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pictured import PICTURE_FIELDS, file_of, pixels_of, value
 from PIL import Image
 
-from augmill.tasks.contracts import TARGET
+from augmill.tasks.contracts import TARGET, Context, FitInputs, Fitted, Request
 from augmill.tasks.generators.transforms import Transforms, TransformsOptions
 from augmill.tasks.generators.transforms.boxes import cut, hidden, move_boxes
 from augmill.tasks.generators.transforms.image import NAMES, Drawn, transformed
@@ -163,3 +163,16 @@ def test_a_mosaic_has_four_pictures(tmp_path: Path) -> None:
 def test_options_out_of_bounds_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected"):
         TransformsOptions(**bad)
+
+
+def test_strata_are_those_of_the_snapshot_not_those_of_the_rows_that_are_left(tmp_path: Path) -> None:
+    """By the pictures that are left both labels are equally rare, and `disc` would come first by name."""
+    rows = boxed_rows(12).filter(pa.array([at % 2 == 1 for at in range(12)]))
+    rows = rows.set_column(rows.column_names.index("stratum"), "stratum", pa.array(["square"] * 6))
+    generator, none = Transforms(TransformsOptions()), rows.slice(0, 0)
+    ctx = Context(0, PICTURE_FIELDS, tmp_path, target=DETECTION.target)
+    generator.fit(FitInputs(rows, none, none, none, none, {"order": ["square", "disc"]}), ctx)
+    request = Request(["square"] * 8, np.arange(8), np.arange(8) + 5)
+    made = generator.sample(Fitted(tmp_path, ""), request, ctx)
+    assert made["reason"].null_count == 8, made["reason"].to_pylist()
+    assert all("square" in {box["label"] for box in boxes} for boxes in made[TARGET].to_pylist())

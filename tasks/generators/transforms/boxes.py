@@ -8,15 +8,17 @@ that pictures without boxes get. A turned box is the one around the ellipse insi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Context, Floats, Ints, Request
+from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Context, FitInputs, Floats, Ints, Request
 from augmill.tasks.errors import RefusedFile
 from augmill.tasks.generators._parents import Parents
 from augmill.tasks.generators.transforms.image import Drawn, affine, batches_of, encode, erased, slack, transformed
@@ -27,6 +29,7 @@ from augmill.tasks.rows.kinds.image import Pixels, is_grey, pixels, resized
 from augmill.tasks.rows.kinds.media import media
 from augmill.tasks.rows.randomness import uniforms
 
+ORDER = "order.json"
 STREAM = 201  # of the numbers that put a picture together
 TRIES = 4  # a row without its label in the end, or with nothing new, is drawn anew this often
 ROWS = 64  # pictures that are put together before they are transformed
@@ -48,13 +51,19 @@ class Scene:
     parents: list[int]
 
 
-class Scenery:
-    """The train pictures, from which rows are put together. ``field``: that of the pictures."""
+def keep_order(inputs: FitInputs, ctx: Context) -> dict[str, Path]:
+    """``order.json``: the labels, rarest first, as strata have them; of train rows alone the order may be another."""
+    order = (inputs.strata or Detection().fit_strata(inputs.train))["order"]
+    (ctx.workdir / ORDER).write_text(json.dumps(order), encoding="utf-8")
+    return {ORDER: ctx.workdir / ORDER}
 
-    def __init__(self, parents: Parents, options: TransformsOptions, field: str) -> None:
+
+class Scenery:
+    """The train pictures, from which rows are put together. ``field``: that of the pictures; ``order``: labels, rarest first."""
+
+    def __init__(self, parents: Parents, options: TransformsOptions, field: str, order: Sequence[str]) -> None:
         self.options, self.parents, self.field = options, parents, field
         self.truth: list[list[Box]] = parents.table[TARGET].to_pylist() if parents.table.num_rows else []
-        order = Detection().fit_strata(parents.table)["order"]
         self.place = {label: at for at, label in enumerate(order)}
         least = [min((self.place[label] for label in labels_of(own)), default=len(order)) for own in self.truth]
         self.least = np.array(least, np.int64)

@@ -56,9 +56,14 @@ class Transforms(Generator):
             _require(kind.name, self.options)
 
     def fit(self, inputs: FitInputs, ctx: Context) -> dict[str, Path]:
-        """Writes ``parents.arrow``: the train rows with their files, as they are."""
+        """Writes ``parents.arrow``: the train rows with their files, as they are; for boxes ``order.json`` too, of labels."""
         names = (TARGET, *ctx.fields) if ctx.target is not None else ctx.fields
-        return {PARENTS: stream_parents(inputs.train, names, ctx)}
+        files = {PARENTS: stream_parents(inputs.train, names, ctx)}
+        if ctx.target != BOXES:
+            return files
+        from augmill.tasks.generators.transforms.boxes import keep_order
+
+        return files | keep_order(inputs, ctx)
 
     def sample(self, fitted: Fitted, request: Request, ctx: Context) -> pa.Table:
         """Not delivered: ``no_parent`` (the stratum has no train row), ``unchanged`` (nothing moved in four draws).
@@ -81,9 +86,10 @@ class Transforms(Generator):
         return pa.concat_tables(pieces).combine_chunks()
 
     def _composed(self, fitted: Fitted, parents: MediaParents, request: Request, ctx: Context) -> pa.Table:
-        from augmill.tasks.generators.transforms.boxes import Scenery, answer
+        from augmill.tasks.generators.transforms.boxes import ORDER, Scenery, answer
 
-        scenery = fitted.get("scenery", lambda: Scenery(parents, self.options, ctx.fields[0]))
+        order = fitted.read_json(ORDER)
+        scenery = fitted.get("scenery", lambda: Scenery(parents, self.options, ctx.fields[0], order))
         pieces = [candidate_schema(ctx.fields, ctx.target).empty_table()]
         for start in range(0, len(request), ROWS):
             _require_time(ctx)
