@@ -24,6 +24,7 @@ _BEGINNINGS = {
     b"ID3": "mp3",
     b"\xff": "mp3",
 }
+_AT_ONCE = 256  # rows that are Python values at once
 _IN_RIFF = {b"WEBP": "webp", b"WAVE": "wav"}
 
 
@@ -44,7 +45,7 @@ class Exported:
     def rows(self, split: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """(the row's file, its other columns), in the release's order; a part of the Parquet file is held at once."""
         for part in read_parts(self.splits[split]):
-            for row in part.to_pylist():
+            for row in (row for few in part.to_batches(_AT_ONCE) for row in few.to_pylist()):
                 value = row.pop(self.file)
                 yield value["bytes"] if isinstance(value, dict) else value, row
 

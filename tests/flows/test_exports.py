@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -27,7 +28,9 @@ from augmill.tasks.exports.folders import directory_of
 from augmill.tasks.recipe.recipe import Recipe, build_recipe
 from augmill.tasks.recipe.sections import Publish
 from augmill.tasks.sources import SourceOptions, list_files, read_batches
+from augmill.tasks.stages.publish import ReleaseConfig
 from augmill.tasks.store.releases import verify_release
+from augmill.tasks.store.stage import identity_of
 
 __all__ = ["inline_workers"]
 pytestmark = pytest.mark.usefixtures("inline_workers")
@@ -228,6 +231,9 @@ def test_exports_are_part_of_the_release_and_bytes_do_not_hang_on_the_store(boxe
 
 
 def test_a_recipe_without_exports_is_what_it_was(boxes: Path, tmp_path: Path) -> None:
+    assert identity_of(boxed_recipe(boxes, tmp_path / "s").publish) == {"prefix": "aug_", "copy": []}
+    config = ReleaseConfig("d", "all", "mix", "aug_", boxed_recipe(boxes, tmp_path / "s").columns, "hash", "detection")
+    assert "exports" not in identity_of(config) and "exports" in identity_of(replace(config, exports={"coco": 1}))
     assert boxed_recipe(boxes, tmp_path / "s").hash() == boxed_recipe(boxes, tmp_path / "s", export=[]).hash()
     assert boxed_recipe(boxes, tmp_path / "s").hash() != boxed_recipe(boxes, tmp_path / "s", export=["coco"]).hash()
 
