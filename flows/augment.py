@@ -22,6 +22,7 @@ from augmill.flows.source import read_source
 from augmill.flows.units import MENDS, require_over
 from augmill.tasks.contracts import Artifact
 from augmill.tasks.errors import CorruptObject, UnsoundSource
+from augmill.tasks.exports import EXPORTS
 from augmill.tasks.gate.verdict import folds_for
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.origin import name_of
@@ -264,6 +265,7 @@ def build_release(run: Run, found: Found, outcome: Outcome) -> Artifact:
         recipe.task,
         outcome.proven if outcome.arrangement == "mix" else "",
         codes_of(recipe.columns, recipe.learnt),
+        {name: EXPORTS[name].VERSION for name in recipe.publish.export} or None,
     )
     mixed = found.mixed or stages.real(run, found.split, config=mix_config(recipe))
     settled = [found.made.settled] if found.made.settled else []

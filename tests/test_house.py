@@ -14,7 +14,7 @@ import pytest
 from test_layers import dotted, imports, modules, names
 
 ROOT = Path(__file__).parents[1]
-EXTENSIONS = ("generators", "checks", "metrics", "sources", "trainers")
+EXTENSIONS = ("generators", "checks", "metrics", "sources", "trainers", "exports")
 MODULES = sorted(path for top in ("flows", "tasks") for path in (ROOT / top).rglob("*.py"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in MODULES]
 FILE_LINES, FUNCTION_LINES = 600, 60

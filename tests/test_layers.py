@@ -25,7 +25,11 @@ LAYERS: list[tuple[str, bool, set[str]]] = [
     ("flows", True, {"flows", "flows.nights", "flows.releases", "flows.orchestration"}),
     ("stages and report", True, {"tasks.stages", "tasks.report"}),
     ("spine", True, {"tasks.gate", "tasks.validation", "tasks.recipe", "tasks.store", "tasks.workers"}),
-    ("extensions", False, {"tasks.sources", "tasks.generators", "tasks.checks", "tasks.metrics", "tasks.trainers"}),
+    (
+        "extensions",
+        False,
+        {"tasks.sources", "tasks.generators", "tasks.checks", "tasks.metrics", "tasks.trainers", "tasks.exports"},
+    ),
     ("problems", False, {"tasks.problems"}),
     ("boundary", False, {"tasks.boundary"}),
     ("kinds", False, {"tasks.rows.kinds"}),
@@ -336,6 +340,7 @@ ASKED = {
     "augmill.tasks.generators": {"GENERATORS"},
     "augmill.tasks.checks": {"CHECKS"},
     "augmill.tasks.metrics": {"METRICS"},
+    "augmill.tasks.exports": {"EXPORTS", "Exported"},
     "augmill.tasks.trainers": {"TRAINERS", "QUICK", "Prediction", "Trainer", "TrainerInputs", "Training"},
 }
 BY_NAME = {

@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from augmill.tasks.checks import CHECKS
 from augmill.tasks.contracts import ANY, Generator
 from augmill.tasks.errors import UserError
+from augmill.tasks.exports import EXPORTS
 from augmill.tasks.generators import GENERATORS
 from augmill.tasks.recipe.document import SET, Lines
 from augmill.tasks.registry import Registry
@@ -257,6 +258,16 @@ class RecipeReader:
         return self.fail(
             problem, at, f"those that serve it: {others}; `augmill extensions` lists those of other packages"
         )
+
+    def require_exports(self, names: Sequence[str], rows: Rows, files: int) -> None:
+        """Raises UserError for a layout that has no place for such rows, ``files`` of whose columns hold files."""
+        able = [name for name, export in EXPORTS.items() if files == 1 and rows.served_whole(export)]
+        for name in names:
+            if name not in able:
+                problem = f"{name} needs {EXPORTS[name].needs}; this recipe's rows are {rows}"
+                problem += f", with {files} files each" if files > 1 else ""
+                fix = f"layouts for these rows: {', '.join(able)}" if able else "leave it out: Parquet holds every row"
+                raise self.fail(problem, ("publish", "export"), fix)
 
     def checks(self, value: Any, rows: Rows) -> dict[str, Any]:
         """The options of every check that serves these rows, and of those that judge only where they are named; one that

@@ -46,7 +46,7 @@ from augmill.tasks.recipe.sections import (
 )
 from augmill.tasks.registry import PATH, Registry
 from augmill.tasks.rows.hashing import hash_json
-from augmill.tasks.rows.kinds import kinds_of
+from augmill.tasks.rows.kinds import KINDS, kinds_of
 from augmill.tasks.rows.shown import visible
 from augmill.tasks.sources import SOURCES, SourceOptions
 from augmill.tasks.store.rules import holds
@@ -381,6 +381,8 @@ def build_recipe(
     rows = rows_of(recipe)
     for name, options in (("source", recipe.source), ("unlabelled", recipe.unlabelled or recipe.source)):
         reader.format(options.format, (name, "format"))
+    files = sum(KINDS[type].files for type in recipe.columns.types.values())
+    reader.require_exports(recipe.publish.export, rows, files)
     chosen, checks = reader.generators(document["generators"], rows), reader.checks(document.get("checks", {}), rows)
     for index, choice in enumerate(chosen):
         if recipe.unlabelled is None and choice.build().wants_unlabelled():

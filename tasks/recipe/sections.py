@@ -289,10 +289,18 @@ class Publish:
     format: Literal["parquet", "delta"] = option(
         "parquet", "delta: each release is also a version of a Delta table (extra `delta`)", why_no_identity=_COPY
     )
+    export: tuple[Literal["coco", "imagefolder", "audiofolder", "webdataset"], ...] = option(
+        (),
+        "layouts of other tools in which a release's pictures or sounds stand too: coco (boxes), imagefolder and "
+        "audiofolder (labels), webdataset (tars)",
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         check(bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", self.prefix)), "prefix: letters, digits and underscores")
         check(self.prefix != "_", "prefix: `_row_id` is a reserved column of Iceberg v3")
+        check(len(set(self.export)) == len(self.export), "export: a layout is listed twice")
+        object.__setattr__(self, "export", tuple(sorted(self.export)))  # their order changes nothing
 
 
 @dataclass(frozen=True)

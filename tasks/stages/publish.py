@@ -21,6 +21,7 @@ import yaml
 
 from augmill.tasks.contracts import ROW_ID, STRATUM, Artifact, Problem
 from augmill.tasks.errors import ConflictError, UserError
+from augmill.tasks.exports import EXPORTS, Exported
 from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.recipe.sections import Columns
 from augmill.tasks.rows.hashing import hash_json
@@ -28,7 +29,7 @@ from augmill.tasks.rows.kinds import KINDS, kinds_of
 from augmill.tasks.rows.parts import in_order, read_parts
 from augmill.tasks.rows.schema import ORIGIN, REAL, as_training, class_counts, rows_at_once
 from augmill.tasks.rows.shown import visible
-from augmill.tasks.stages.user_columns import give_back
+from augmill.tasks.stages.user_columns import files_named, give_back
 from augmill.tasks.store.log import Log, append
 from augmill.tasks.store.releases import FORMAT, read_manifest_of
 from augmill.tasks.store.stage import ROW_GROUP, Work, fetch, read_manifest, stage
@@ -149,6 +150,9 @@ class ReleaseConfig:
     task: str
     proven: str = ""
     codes: dict[str, str] | None = field(default=None, metadata={"later": True})  # of extensions from outside
+    exports: dict[str, int] | None = field(
+        default=None, metadata={"later": True}
+    )  # layouts beside, with their versions
 
     @property
     def learnt(self) -> Problem:
@@ -194,6 +198,7 @@ def build_release(
     paths = {"train": work.path(mixed, f"{config.arrangement}.parquet")}
     paths |= {name: work.path(split, f"{name}.parquet") for name in ("validation", "test")}
     files = _write_splits(work, config, paths, schema, labels["values"])
+    exported = _write_exports(work, config, [*files], labels["values"])
     files["order.parquet"] = _write_order(work, config, mixed)
     counts = {name: _counts(path) for name, path in paths.items()}
     in_use = set().union(*(part["classes"] for part in counts.values()))
@@ -223,7 +228,7 @@ def build_release(
         "counts": counts,
         "ledger": work.read_json(ledger[0], "ledger.json") if ledger else None,
         "files": {name: entry | _bytes_of(work.directory / name) for name, entry in files.items()}
-        | {name: _bytes_of(work.directory / name) for name in ("labels.json", "README.md")},
+        | {name: _bytes_of(work.directory / name) for name in ("labels.json", "README.md", *exported)},
     }
     work.write_json(manifest, "manifest.json")
     work.meta = {"release": hash_json(manifest)[:16]}
@@ -264,6 +269,24 @@ def _write_splits(
                 take(part)
         files[file_name] = {"rows": about.num_rows, "content": work.contents[file_name]}
     return files
+
+
+def _write_exports(work: Work, config: ReleaseConfig, files: list[str], labels: dict[str, Any]) -> list[str]:
+    """Writes the release's Parquet ``files`` in other layouts too, and gives the names of what is written."""
+    names = config.exports or {}
+    for name in names:
+        (work.directory / "export" / name).mkdir(parents=True)
+        release = Exported(
+            {file.partition("/")[0]: work.directory / file for file in files},
+            files_named(config.columns)[0],
+            config.columns.answer,
+            config.prefix,
+            config.learnt,
+            {value: label for label, value in labels.items()},
+        )
+        EXPORTS[name].write(work.directory / "export" / name, release)
+    found = (path for path in (work.directory / "export").rglob("*") if path.is_file())
+    return sorted(path.relative_to(work.directory).as_posix() for path in found)
 
 
 def _write_order(work: Work, config: ReleaseConfig, mixed: Artifact) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def to_release(values: pa.Array, kind: pa.DataType) -> pa.Array:
         return pc.struct_field(values, "bytes").cast(kind)
     parts = [
         pc.struct_field(values, field.name).cast(field.type)
-        if values.type.get_field_index(field.name) >= 0
+        if values.type.get_field_index(field.name) >= 0 and not pa.types.is_null(field.type)
         else pa.nulls(len(values), field.type)
         for field in kind
     ]
