@@ -155,17 +155,14 @@ class Context:
 
 @dataclass(frozen=True)
 class FitInputs:
-    """Real rows by split (``kinds.real_schema`` columns at least); held-out tables are empty for a generator, not for a check.
-
-    ``strata``: what ``Problem.fit_strata`` learnt of the snapshot, of more rows perhaps than ``train`` still has; by it the
-    strata of made rows follow from their targets.
-    """
+    """Real rows by split (``kinds.real_schema`` columns at least); held-out tables are empty for a generator, not for a check."""
 
     train: pa.Table
     validation: pa.Table
     test: pa.Table
     exclude: pa.Table  # rows of heldout_exclude: no training row may repeat them
     unlabelled: pa.Table  # every ``stratum`` is an empty text
+    # What ``Problem.fit_strata`` learnt of the snapshot, of more rows perhaps than ``train`` still has: so strata follow.
     strata: Mapping[str, Any] = field(default_factory=dict)
 
 
