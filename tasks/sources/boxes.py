@@ -161,6 +161,10 @@ def _parsed(uri: str, stamp: str) -> dict[str, Annotated]:
             left["of a crowd"] += 1
         else:
             _annotate(owner, each, names, at)
+    if left["that are of no picture"] == len(found["annotations"]) > 0:
+        problem = f"none of its {len(found['annotations']):,} annotations has the id of one of its images"
+        fix = "make each `image_id` an image's `id`, both whole numbers or both texts"
+        raise DataError(problem, where=uri, fix=fix)
     for why, count in left.items():
         _log.warning("%r: left out, %s annotations %s", uri, f"{count:,}", why)
     return pictures

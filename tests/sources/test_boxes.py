@@ -235,3 +235,9 @@ def test_an_id_of_two_categories_is_refused(tmp_path: Path) -> None:
 def test_an_xml_that_is_no_annotation_is_no_picture_without_boxes(tmp_path: Path) -> None:
     lay(tmp_path, {"a.xml": "<html/>", "b.xml": voc(), "a.jpg": b"a", "b.jpg": b"b"})
     assert rows(tmp_path) == ({"b.jpg": []}, {"a.jpg": "bad_xml"})
+
+
+def test_annotations_that_are_all_of_no_picture_are_one_clear_error(tmp_path: Path) -> None:
+    lay(tmp_path, {"x.json": coco([image(1, "1.jpg")], [annotation("1"), annotation("1")]), "1.jpg": b"one"})
+    with pytest.raises(DataError, match="none of its 2 annotations has the id of one of its images"):
+        rows(tmp_path)
