@@ -220,20 +220,23 @@ def _splits(found: dict[str, Any]) -> list[str]:
 
 def _classes(found: dict[str, Any]) -> list[str]:
     from augmill.flows.cli.terminal import shown, table
+    from augmill.tasks.contracts import FIRST_PROBLEM
+    from augmill.tasks.problems import PROBLEMS, problem_learning
 
     classes = found["classes"]
     columns = ("train", "target", "validation", "test")
     rows = [(row["label"], *(f"{row[name]:,}" for name in columns), "" if row["judged"] else "*") for row in classes]
     total = ("all", *(f"{sum(row[name] for row in classes):,}" for name in columns), "")
     longest = max(len(shown(row["label"])) for row in classes)
-    bins = found["rows"]["learnt"]["type"] != "label"
+    type, column = (found["rows"]["learnt"][key] for key in ("type", "column"))
+    word = PROBLEMS[problem_learning(type) or FIRST_PROBLEM].stratum_word
     lines = [
-        f"Bins of {shown(found['rows']['learnt']['column'])} ({len(classes):,})"
-        if bins
-        else f"Classes ({len(classes):,})"
+        f"Classes ({len(classes):,})"
+        if type == "label"
+        else f"{word.capitalize()}s of {shown(column)} ({len(classes):,})"
     ]
     body = table(
-        ("bin" if bins else "class", "train", "to make", "validation", "test", ""),
+        (word, "train", "to make", "validation", "test", ""),
         [*rows, total],
         min(40, max(12, 2 * longest)),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -34,6 +35,7 @@ FOUND = pa.list_(pa.struct([("bbox", BBOX), ("label", pa.string()), ("score", pa
 _BOX_KEYS = ("bbox", "box")
 _LABEL_KEYS = ("label", "category", "category_id", "class", "name")
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which no table can hold
 Box = dict[str, Any]  # ``bbox``, ``label``; of a prediction also ``score``
 
 
@@ -104,7 +106,7 @@ def _number(value: Any) -> float:
 
 def _label(value: Any) -> str:
     label = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if not label:
+    if not label or _HALF.search(label):
         raise _Unread("box_unlabelled")
     if label == NOTHING:
         raise _Unread("label_reserved")

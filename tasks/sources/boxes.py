@@ -6,6 +6,7 @@ is a source file, whose members are the pictures that it names; a directory of X
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import posixpath
@@ -149,11 +150,7 @@ def _parsed(uri: str, stamp: str) -> dict[str, Annotated]:
     if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in ("images", "annotations")):
         problem = "expected COCO's JSON, an object with the lists `images`, `annotations` and `categories`"
         raise DataError(problem, where=uri, fix="name a directory whose JSON has them, or set source.format")
-    names = {
-        each["id"]: each["name"]
-        for each in found.get("categories") or ()
-        if isinstance(each, dict) and _is_id(each.get("id")) and isinstance(each.get("name"), str)
-    }
+    names = _categories(found.get("categories"), uri)
     pictures, by_id = _pictures(found["images"], uri)
     left = Counter[str]()
     for at, each in enumerate(found["annotations"]):
@@ -164,9 +161,30 @@ def _parsed(uri: str, stamp: str) -> dict[str, Annotated]:
             left["of a crowd"] += 1
         else:
             _annotate(owner, each, names, at)
+    if left["that are of no picture"] == len(found["annotations"]) > 0:
+        problem = f"none of its {len(found['annotations']):,} annotations has the id of one of its images"
+        fix = "make each `image_id` an image's `id`, both whole numbers or both texts"
+        raise DataError(problem, where=uri, fix=fix)
     for why, count in left.items():
         _log.warning("%r: left out, %s annotations %s", uri, f"{count:,}", why)
     return pictures
+
+
+def _categories(categories: Any, uri: str) -> dict[Any, str]:
+    """Names by id. Raises DataError where an id has two: nothing could say what a box shows."""
+    names: dict[Any, str] = {}
+    for each in categories if isinstance(categories, list) else ():
+        if isinstance(each, dict) and _is_id(each.get("id")) and isinstance(each.get("name"), str):
+            name = _whole(each["name"])
+            if names.setdefault(each["id"], name) != name:
+                problem = f"two categories have the id {each['id']!r}: {names[each['id']]!r} and {name!r}"
+                raise DataError(problem[:300], where=uri, fix="give each category an id of its own")
+    return names
+
+
+def _whole(text: str) -> str:
+    """Without halves of surrogate pairs, which can stand in no table."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _pictures(images: list[Any], uri: str) -> tuple[dict[str, Annotated], dict[Any, Annotated]]:
@@ -178,7 +196,7 @@ def _pictures(images: list[Any], uri: str) -> tuple[dict[str, Annotated], dict[A
         if not isinstance(name, str) or not name or "\0" in name or not _is_id(each.get("id")):
             fix = "give each image an `id` and a `file_name`"
             raise DataError(f"images[{at}] has no id or no file_name", where=uri, fix=fix)
-        name = name.encode("utf-8", "replace").decode()  # half a surrogate pair can stand in no table
+        name = _whole(name).removeprefix("./")
         twice = name in pictures
         own = pictures.setdefault(name, Annotated())
         if twice:
@@ -191,6 +209,8 @@ def _pictures(images: list[Any], uri: str) -> tuple[dict[str, Annotated], dict[A
 
 
 def _is_id(value: Any) -> bool:
+    if isinstance(value, float):  # 7.0, which is 7: as who wrote the JSON out of a table with gaps has it
+        return value.is_integer()
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
@@ -232,7 +252,7 @@ def _apart(entries: Sequence[Entry], ending: str) -> tuple[list[Entry], list[Ent
 
 def _says_coco(entry: Entry) -> bool:
     with open_bytes(entry.uri) as stream:
-        head = stream.read(HEAD)
+        head = stream.read(HEAD).removeprefix(codecs.BOM_UTF8)
     return head.lstrip().startswith(b"{") and any(key in head for key in _KEYS)
 
 
@@ -251,10 +271,20 @@ def list_coco(entries: Sequence[Entry], where: str) -> list[SourceFile]:
     return [
         SourceFile(
             entry.uri, entry.name, COCO, "none", entry.size, stamp=entry.stamp,
-            members=tuple(_find(name, entry.name, there, beneath) for name in _parsed(entry.uri, entry.stamp)),
+            members=_unshared(
+                [(name, _find(name, entry.name, there, beneath)) for name in _parsed(entry.uri, entry.stamp)]
+            ),
         )
         for entry in sorted(jsons, key=lambda entry: entry.name)
     ]  # fmt: skip
+
+
+def _unshared(found: Sequence[tuple[str, Member]]) -> tuple[Member, ...]:
+    """Each with its own name; a file that more than one stands for is nobody's: what is said of it may differ."""
+    counts = Counter(member.name for _, member in found)
+    return tuple(
+        member if counts[member.name] == 1 else Member(name, "", 0, "", "bad_sample") for name, member in found
+    )
 
 
 def _find(name: str, json_name: str, there: Mapping[str, Entry], beneath: Mapping[str, list[Entry]]) -> Member:
@@ -303,10 +333,12 @@ def list_voc(entries: Sequence[Entry], root: str, where: str) -> list[SourceFile
     if not xmls:
         problem = "expected XML files with VOC's annotations, and found none"
         raise UserError(problem, where=where, fix="name the directory that holds them and their pictures")
-    members = list[Member]()
-    for each in xmls:
-        found = _beside(each.name, pictures[_stem(each.name)])
-        members += [Member(each.name, "", 0, "", "no_such_file") if found is None else _member(found), _member(each)]
+    beside = [_beside(each.name, pictures[_stem(each.name)]) for each in xmls]
+    shown = [
+        (each.name, Member(each.name, "", 0, "", "no_such_file") if found is None else _member(found))
+        for each, found in zip(xmls, beside, strict=True)
+    ]
+    members = [one for pair in zip(_unshared(shown), map(_member, xmls), strict=True) for one in pair]
     if left := sum(map(len, pictures.values())) - len(members) // 2:
         _warn_of_pictures(root, left)
     return [SourceFile(f"{root}/.", ".", VOC, "none", sum(m.size for m in members), members=tuple(members))]
@@ -335,6 +367,8 @@ def _read_xml(member: Member, options: SourceOptions) -> Annotated:
     except (expat.ExpatError, ValueError, LookupError) as error:
         found.refuse("bad_xml", f"{member.name!r}: {error}"[:200])
         return found
+    if root.tag != "annotation":
+        found.refuse("bad_xml", f"{member.name!r}: its root is <{root.tag}>, not VOC's <annotation>"[:200])
     for at, each in enumerate(root.iter("object")):
         try:
             left, top, right, bottom = (float(each.findtext(f"bndbox/{side}", "")) for side in _SIDES)

@@ -179,7 +179,7 @@ def _select(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _too_few(users: _EventNames, counts: Ints, at: int, about: EventColumns) -> RefusedRow:
-    found = f"{counts[at]} events, at least {about.min_events} are needed (source.events.min_events)"
+    found = f"{counts[at]} {'event' if counts[at] == 1 else 'events'}, at least {about.min_events} are needed (source.events.min_events)"
     return RefusedRow(f"user {users.texts[at].as_py()}", "too_few_events", found)
 
 
@@ -196,6 +196,9 @@ def _scan(parts: Sequence[SourceFile], options: SourceOptions) -> pa.Schema:
         if name is not None and name not in found.names:
             problem = f"there is no column {name!r} among those of the events: {', '.join(found.names[:20])}"
             raise DataError(problem, where=parts[0].uri, fix=f"correct source.events.{key}")
+        if name is not None and pa.types.is_nested(found.field(name).type):
+            problem = f"column {name!r} holds {found.field(name).type}: several values in a cell"
+            raise DataError(problem, where=parts[0].uri, fix=f"name a column of single values (source.events.{key})")
     return found
 
 
@@ -207,7 +210,7 @@ def _name_type(field: pa.Field, file: SourceFile) -> pa.DataType:
     """Of names of users or items."""
     kind = field.type
     if pa.types.is_integer(kind):
-        return pa.int64()
+        return pa.uint64() if pa.types.is_uint64(kind) else pa.int64()  # hashes use all 64 bits
     if pa.types.is_string(kind) or pa.types.is_null(kind):
         return pa.string()
     fix = "name users and items by texts or whole numbers (source.events)"
@@ -243,7 +246,10 @@ def _take(batch: Batch, about: EventColumns, above: str, held: _Held) -> list[Re
     for reason, mask in reasons_of.items():
         for at in np.flatnonzero(mask & ~bad).tolist():
             said = {"bad_time": about.time, "bad_value": about.value}.get(reason)
-            detail = "" if said is None else f"column {said!r}: {str(table[said][at].as_py())[:60]!r}"
+            value_there = None if said is None else table[said][at].as_py()
+            detail = (
+                "" if said is None else f"column {said!r}: {'' if value_there is None else str(value_there)[:60]!r}"
+            )
             refused.append(RefusedRow(f"{above}{batch.locations[at].as_py()}", reason, detail))
         bad |= mask
     counts = ~bad if about.min_value is None else ~bad & (np.nan_to_num(value, nan=-np.inf) >= about.min_value)

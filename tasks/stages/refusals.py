@@ -39,7 +39,7 @@ REMEDIES = {
     "bad_time": "check source.events.time: every cell has to be a number or a timestamp",
     "bad_value": "check source.events.value: every cell has to be a number, or empty",
     "too_few_events": "lower source.events.min_events, or leave such users out",
-    "bad_sample": "pack the tar again: plain files, each named once",
+    "bad_sample": "name each file once; in a tar pack plain files alone",
     "unknown_split": "check splits.column and splits.names, or the patterns of splits.files",
     CONFLICT: "give equal rows one label, or set refuse.conflicts",
     "duplicate_id": "check columns.id: each value must be unique; without it ids are made from the inputs",

@@ -309,7 +309,17 @@ def _values(table: pa.Table, problem: Problem) -> npt.NDArray[Any]:
     missing = [value is None for value in found]
     if any(missing):
         raise ValueError(f"expected a value in each row of column {TARGET}, found none in row {missing.index(True)}")
+    holed = [_has_hole(value) for value in found]
+    if any(holed):
+        raise ValueError(f"expected no null inside of column {TARGET}, found one in row {holed.index(True)}")
     return found
+
+
+def _has_hole(value: Any) -> bool:
+    """Whether a null stands anywhere in a value of lists and structs."""
+    if isinstance(value, dict | list):
+        return any(_has_hole(own) for own in (value.values() if isinstance(value, dict) else value))
+    return value is None
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from boxed import LABELS, write_coco
+from commands import augmill
 from dated import inline_workers
 from running import check_again, run
 
@@ -82,3 +83,12 @@ def test_init_finds_the_pictures_their_boxes_and_the_splits(tmp_path: Path) -> N
     assert draft.document["columns"] == {"inputs": {"image": "image"}, "target": {"objects": "boxes"}}
     assert draft.document["generators"] == [{"use": "transforms"}]
     assert draft.document["splits"]["files"] == {split: f"{split}/*" for split in SPLITS}
+
+
+def test_what_init_suggests_serves_boxes_and_check_calls_labels_labels(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures")
+    written = augmill("init", tmp_path / "pictures", "--out", tmp_path / "things.yaml")
+    recipe = (tmp_path / "things.yaml").read_text(encoding="utf-8")
+    assert written.code == 0 and "# trainer: {command: ...}" in recipe and "linear" not in recipe
+    checked = augmill("check", tmp_path / "things.yaml")
+    assert checked.code == 0 and "Labels of objects (" in checked.out and "Bins" not in checked.out

@@ -59,6 +59,7 @@ def test_boxes_are_read_in_every_layout(said: Any) -> None:
         ([box(0.1, 0.2, 0.3, 0.4)], "box_empty"),
         ([{"bbox": [1, 2, 3, 4]}], "box_unlabelled"),
         ([box(1, 2, 3, 4, " ")], "box_unlabelled"),
+        (json.dumps([box(1, 2, 3, 4, "half \ud800")]), "box_unlabelled"),
         ([{"bbox": [1, 2, 3, 4], "label": 2.5}], "box_unlabelled"),
         ([box(1, 2, 3, 4, NOTHING)], "label_reserved"),
     ],

@@ -73,11 +73,13 @@ def test_what_is_no_list_of_names_is_refused_with_its_reason() -> None:
     assert read(pa.array(texts))[1] == wrong
     assert read(pa.array([["short"], ["far too long a name"], [None]], ITEMS))[1] == [None, "too_long", "empty_item"]
     assert read(pa.array([["a"] * 10_001], ITEMS))[1] == ["too_many_items"]
-    assert read(pa.array(["[" * 100_000]))[1] == ["not_items"]
+    assert read(pa.array(["[" * 100_000, '["\\ud800"]', '["\\u00fc"]']))[1] == ["not_items", "not_items", None]
     assert set(filter(None, wrong)) | {"too_long", "too_many_items"} == set(Items.remedies)
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(ITEMS), pa.int64(), pa.binary()])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.float64()), pa.list_(pa.int64(), 3), pa.list_(ITEMS), pa.int64(), pa.binary()]
+)
 def test_other_columns_are_not_taken(kind: pa.DataType) -> None:
     assert not Items().takes(kind, "items")
 

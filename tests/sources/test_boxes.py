@@ -197,3 +197,47 @@ def test_no_entity_of_its_own_is_read() -> None:
     with pytest.raises(ValueError, match="it has a DOCTYPE"):
         parse_xml(b'<!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>')
     assert parse_xml(b"<a>&lt;&#65;</a>").text == "<A"
+
+
+def test_a_file_that_two_names_stand_for_is_no_row_of_either(tmp_path: Path) -> None:
+    said = coco([image(1, "a.jpg"), image(2, "images/a.jpg")], [annotation(1), annotation(2, 2)])
+    lay(tmp_path / "coco", {"x.json": said, "images/a.jpg": b"a"})
+    assert rows(tmp_path / "coco") == ({}, {"a.jpg": "bad_sample", "images/a.jpg": "bad_sample"})
+    both = {"a/x.xml": voc(("cat", (1, 1, 5, 5))), "b/x.xml": voc(("dog", (2, 2, 6, 6))), "b/y.xml": voc()}
+    lay(tmp_path / "voc", {**both, "images/x.jpg": b"x", "images/y.jpg": b"y"})
+    found = rows(tmp_path / "voc", format="voc")
+    assert found == ({"images/y.jpg": []}, {"a/x.xml": "bad_sample", "b/x.xml": "bad_sample"})
+
+
+def test_a_json_may_begin_with_a_mark_of_its_encoding_and_write_ids_as_fractions(tmp_path: Path) -> None:
+    said = coco([image(7, "./images/1.jpg")], [annotation(7.0, 1.0), annotation(7, 2)])
+    lay(tmp_path, {"x.json": b"\xef\xbb\xbf" + said.encode(), "images/1.jpg": b"one"})
+    assert rows(tmp_path) == ({"images/1.jpg": [box("cat"), box("dog")]}, {})
+
+
+@pytest.mark.parametrize("categories", [7, {"1": "cat"}, [7], [{"id": [], "name": "cat"}]])
+def test_categories_that_are_none_leave_boxes_without_a_label(tmp_path: Path, categories: Any) -> None:
+    lay(tmp_path, {"x.json": coco([image(1, "1.jpg")], [annotation(1)], categories), "1.jpg": b"one"})
+    assert rows(tmp_path) == ({"1.jpg": [box(None)]}, {})
+
+
+def test_a_label_with_half_of_a_surrogate_pair_is_read(tmp_path: Path) -> None:
+    lay(tmp_path, {"x.json": coco([image(1, "1.jpg")], [annotation(1)], [{"id": 1, "name": "\ud800!"}]), "1.jpg": b"1"})
+    assert rows(tmp_path) == ({"1.jpg": [box("?!")]}, {})
+
+
+def test_an_id_of_two_categories_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, {"x.json": coco([image(1, "1.jpg")], [], [*CATEGORIES, {"id": 1, "name": "fox"}]), "1.jpg": b"one"})
+    with pytest.raises(DataError, match="two categories have the id 1: 'cat' and 'fox'"):
+        rows(tmp_path)
+
+
+def test_an_xml_that_is_no_annotation_is_no_picture_without_boxes(tmp_path: Path) -> None:
+    lay(tmp_path, {"a.xml": "<html/>", "b.xml": voc(), "a.jpg": b"a", "b.jpg": b"b"})
+    assert rows(tmp_path) == ({"b.jpg": []}, {"a.jpg": "bad_xml"})
+
+
+def test_annotations_that_are_all_of_no_picture_are_one_clear_error(tmp_path: Path) -> None:
+    lay(tmp_path, {"x.json": coco([image(1, "1.jpg")], [annotation("1"), annotation("1")]), "1.jpg": b"one"})
+    with pytest.raises(DataError, match="none of its 2 annotations has the id of one of its images"):
+        rows(tmp_path)

@@ -160,6 +160,24 @@ def test_fractions_name_nobody(tmp_path: Path) -> None:
         read_all(options_of(tmp_path / "e.parquet"))
 
 
+def test_items_named_by_hashes_of_64_bits_stay_whole_numbers(tmp_path: Path) -> None:
+    items = pa.array([2**64 - 1, 5], pa.uint64())
+    pq.write_table(pa.table({"user": ["a", "a"], "item": items, "time": [1, 2]}), tmp_path / "e.parquet")
+    assert rows_of(read_all(options_of(tmp_path / "e.parquet"))) == [{"user": "a", "history": [2**64 - 1], "next": 5}]
+
+
+def test_several_values_in_a_cell_are_no_time(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": ["a"], "item": ["x"], "time": [[1, 2]]}), tmp_path / "e.parquet")
+    with pytest.raises(DataError, match=r"column 'time' holds list<.*>: several values in a cell"):
+        read_all(options_of(tmp_path / "e.parquet"))
+
+
+def test_a_time_that_is_not_there_is_shown_as_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "e.csv", "user,item,time\na,x,\n")
+    (row,) = (row for batch in read_all(options_of(tmp_path / "e.csv")) for row in batch.refused)
+    assert (row.reason, row.detail) == ("bad_time", "column 'time': ''")
+
+
 def test_what_is_in_each_file_is_identity_and_where_it_lies_is_not(tmp_path: Path) -> None:
     def identity(name: str, second: str) -> list[str]:
         put(tmp_path / name / "a.csv", "user,item,time\na,x,1\n")

@@ -476,6 +476,25 @@ def test_what_is_no_number_is_refused(tmp_path: Path, mode: str, said: str) -> N
     assert "columns row and target" in str(error.value)
 
 
+LISTS = """
+import sys
+import pyarrow as pa, pyarrow.parquet as pq
+rows = pq.read_table(sys.argv[2])["row"]
+told = [["a", None] if at == 1 else ["a"] for at in range(len(rows))]
+pq.write_table(pa.table({"row": rows, "target": told}), sys.argv[4])
+"""
+
+
+def test_a_null_inside_of_an_answer_is_refused(tmp_path: Path) -> None:
+    numbers, inputs = numbers_command(tmp_path, "good")
+    (tmp_path / "train numbers.py").write_text(LISTS)
+    rows = [table.drop_columns("target") for table in (inputs.real, inputs.synthetic)]
+    named = [table.append_column("target", pa.array(["a"] * table.num_rows)) for table in rows]
+    ranking = TrainerInputs(*named, inputs.evaluation, ("text",), PROBLEMS["ranking"])
+    with pytest.raises(UserError, match="expected no null inside of column target, found one in row 1"):
+        list(numbers.predict(ranking, trainings(ranking, 1, 1), tmp_path))
+
+
 def test_scores_of_a_command_stand_under_its_labels_and_others_score_lowest(tmp_path: Path) -> None:
     problem, trainer = toy(), command(tmp_path)
     script = tmp_path / "train it.py"

@@ -50,7 +50,8 @@ class Items(Kind):
     def takes(self, kind: pa.DataType, type: str) -> bool:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
             return True
-        return _is_list(kind) and _is_name(kind.value_type)
+        one_size = pa.types.is_fixed_size_list(kind)  # made histories have their own lengths, which it could not hold
+        return _is_list(kind) and not one_size and _is_name(kind.value_type)
 
     def sniff(self, column: pa.ChunkedArray, name: str) -> tuple[str, float]:
         """By its type; texts by whether all of them are lists in JSON."""
@@ -197,6 +198,8 @@ def _parsed(text: str) -> list[Any] | None:
         return None
     try:
         found = json.loads(text)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # no half of a surrogate pair, which no table can hold
     except (ValueError, RecursionError):
         return None
     known = isinstance(found, list) and all(item is None or type(item) in (str, int) for item in found)
