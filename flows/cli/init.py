@@ -432,11 +432,13 @@ SAID = {
     "refuse": "A run stops if a larger share of the source rows cannot be used.",
 }
 THESAURUS = "# thesaurus: words.csv  # words that may replace each other, one group a line: parcel,package,delivery"
-OFTEN = """
+JUDGE = "# trainer: linear  # judge by another training, or by your own: {command: ...} (docs/recipe.md)"
+JUDGE_ALONE = "# trainer: {command: ...}  # judge by a training of your own (docs/recipe.md)"
+OFTEN = f"""
 # Often changed: take the `# ` away.
-# gate: {folds: auto}  # few held-out rows: the train rows judge too, at five times the work
-# trainer: linear  # judge by another training, or by your own: {command: ...} (docs/recipe.md)
-# run: {store: /data/augmill}  # where releases go: a directory, or s3://, gs:// or az://; else ./augmill-store
+# gate: {{folds: auto}}  # few held-out rows: the train rows judge too, at five times the work
+{JUDGE}
+# run: {{store: /data/augmill}}  # where releases go: a directory, or s3://, gs:// or az://; else ./augmill-store
 """
 WIDTH = 100
 # Sections that show only what was found; docs/recipe.md has the rest of their keys.
@@ -489,8 +491,9 @@ def _short(draft: Draft, built: Any, data: str, recipe: str) -> list[str]:
         else:
             lines.append(f"{name}: {yaml_text(value)}")
     served = [name for name, each in TRAINERS.items() if rows_of(built).served_whole(each) and name != "command"]
-    other = next((name for name in served if name != built.trainer.use), "linear")
-    return [*lines, *OFTEN.replace("trainer: linear", f"trainer: {other}").splitlines()]
+    other = next((name for name in served if name != built.trainer.use), None)
+    often = OFTEN.replace("trainer: linear", f"trainer: {other}") if other else OFTEN.replace(JUDGE, JUDGE_ALONE)
+    return [*lines, *often.splitlines()]
 
 
 def _full(draft: Draft, built: Any, data: str, recipe: str) -> list[str]:
