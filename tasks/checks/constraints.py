@@ -102,7 +102,7 @@ def _broken(rule: str, rows: pa.Table, ctx: Context) -> npt.NDArray[np.bool_]:
     asked = _read(rule, list(columns))
     try:
         kept = _value(asked, {name: _plain(column) for name, column in columns.items()})
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, OverflowError, RecursionError) as error:
         problem = f"{rule!r} cannot be asked of these columns ({str(error).partition('; ')[0]})"
         raise UserError(problem, where=WHERE, fix="compare numbers with numbers, texts with texts") from error
     if not isinstance(kept, pa.ChunkedArray) or not pa.types.is_boolean(kept.type):
@@ -121,12 +121,35 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 # --- The language of rules --------------------------------------------------------------------------------------------
 
+
+def _divided(one: Any, other: Any) -> Any:
+    """As Python divides: Arrow leaves the fraction of whole numbers out. What is divided by zero is unknown."""
+    found = pc.divide(*_real(one, other))
+    return pc.if_else(pc.is_finite(found), found, None) if pa.types.is_floating(found.type) else found
+
+
+def _real(one: Any, other: Any) -> tuple[Any, Any]:
+    """Two whole numbers as real ones, all else as it is."""
+    kinds = [
+        value.type if isinstance(value, pa.Scalar | pa.ChunkedArray) else pa.scalar(value).type
+        for value in (one, other)
+    ]
+    return (pc.cast(one, pa.float64()), other) if all(map(pa.types.is_integer, kinds)) else (one, other)
+
+
+def _days(value: Any) -> Any:
+    if not isinstance(value, pa.ChunkedArray) or not pa.types.is_temporal(value.type):
+        raise TypeError("days wants moments, or what lies between two")
+    return _divided(pc.cast(value, pa.int64()), DAY)
+
+
 _COMPARED: Mapping[type[ast.cmpop], Callable[..., Any]] = {
     ast.Lt: pc.less, ast.LtE: pc.less_equal, ast.Gt: pc.greater, ast.GtE: pc.greater_equal,
     ast.Eq: pc.equal, ast.NotEq: pc.not_equal,
 }  # fmt: skip
 _RECKONED: Mapping[type[ast.operator], Callable[..., Any]] = {
-    ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply, ast.Div: pc.divide, ast.Pow: pc.power,
+    ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply,
+    ast.Div: _divided, ast.Pow: lambda one, other: pc.power(*_real(one, other)),
 }  # fmt: skip
 _SIGNS: Mapping[type[ast.unaryop], Callable[..., Any]] = {ast.Not: pc.invert, ast.USub: pc.negate}
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -135,7 +158,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "min": pc.min_element_wise,
     "max": pc.max_element_wise,
     "sum": lambda first, *others: _added(first, others),
-    "days": lambda value: pc.divide(value.cast(pa.int64()).cast(pa.float64()), float(DAY)),
+    "days": _days,
     "len": pc.utf8_length,
 }
 
@@ -159,13 +182,16 @@ def _read(rule: str, names: Sequence[str]) -> ast.expr:
         asked = ast.parse(rule.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{rule!r} cannot be read ({error})", where=WHERE, fix="such as `low <= high`") from error
-    for node in ast.walk(asked):
-        if not _is_known(node):
+    nodes = list(ast.walk(asked))
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    listed = {id(right) for node in nodes if isinstance(node, ast.Compare) for right in _lists(node)}
+    for node in nodes:
+        if not _is_known(node) or (isinstance(node, ast.List | ast.Tuple) and id(node) not in listed):
             problem = f"expected columns, numbers, texts, comparisons, sums and `and`, `or`, `not`; {rule!r} has more"
-            fix = f"functions are {', '.join(sorted(_FUNCTIONS))}; `in` wants a list of values"
+            fix = f"functions are {', '.join(sorted(_FUNCTIONS))}; `in` wants a list of values, `is None` asks for an empty cell"
             raise UserError(problem, where=WHERE, fix=fix)
         name = _named(node)
-        if name is not None and name not in names and name not in (*_FUNCTIONS, "col"):
+        if name is not None and name not in names and id(node) not in called:
             raise UserError(f"{rule!r} names no column {name!r}", where=WHERE, fix=nearest(name, sorted(names)))
     return asked
 
@@ -191,9 +217,10 @@ def _is_column(node: ast.AST) -> bool:
 
 def _is_known(node: ast.AST) -> bool:
     if isinstance(node, ast.Compare):
+        sides = zip(node.ops, [node.left, *node.comparators], node.comparators, strict=False)
         return all(
-            type(how) in _COMPARED or _is_special(how, right)
-            for how, right in zip(node.ops, node.comparators, strict=True)
+            _is_special(how, right) or (type(how) in _COMPARED and not _is_none(left) and not _is_none(right))
+            for how, left, right in sides
         )
     if isinstance(node, ast.Call):
         return _is_column(node) or (
@@ -210,8 +237,24 @@ def _is_known(node: ast.AST) -> bool:
 def _is_special(how: ast.cmpop, right: ast.expr) -> bool:
     """``in [1, 2]``, ``is None``, and their opposites."""
     if isinstance(how, ast.In | ast.NotIn):
-        return isinstance(right, ast.List | ast.Tuple) and all(isinstance(one, ast.Constant) for one in right.elts)
-    return isinstance(how, ast.Is | ast.IsNot) and isinstance(right, ast.Constant) and right.value is None
+        return isinstance(right, ast.List | ast.Tuple) and all(map(_is_value, right.elts))
+    return isinstance(how, ast.Is | ast.IsNot) and _is_none(right)
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _is_value(node: ast.expr) -> bool:
+    """A number, perhaps below zero, or a text."""
+    signed = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant)
+    return isinstance(node, ast.Constant) or (signed and isinstance(node.operand.value, int | float))  # type: ignore[attr-defined]
+
+
+def _lists(node: ast.Compare) -> list[ast.expr]:
+    """What stands behind each ``in``."""
+    asked = zip(node.ops, node.comparators, strict=True)
+    return [right for how, right in asked if isinstance(how, ast.In | ast.NotIn)]
 
 
 def _value(node: ast.expr, columns: Mapping[str, Any]) -> Any:
@@ -253,7 +296,7 @@ def _compared(how: ast.cmpop, left: ast.expr, right: ast.expr, columns: Mapping[
     if isinstance(how, ast.Is | ast.IsNot):
         return pc.is_null(one) if isinstance(how, ast.Is) else pc.is_valid(one)
     if isinstance(how, ast.In | ast.NotIn):
-        values = pa.array([each.value for each in right.elts])  # type: ignore[attr-defined]
+        values = pa.array(ast.literal_eval(right))
         inside = pc.if_else(pc.is_null(one), None, pc.is_in(one, _like(values, one)))
         return inside if isinstance(how, ast.In) else pc.invert(inside)
     other = _value(right, columns)

@@ -429,11 +429,13 @@ def _refuse_unsound(real: pa.Table, synthetic: pa.Table, heldout: pa.Table, prob
 
 def _refuse_unfit(prediction: Prediction, inputs: TrainerInputs, scores: bool) -> None:
     if types := _value_types(inputs.problem):
+        problem, fix = f"expected the trainer to predict {types[1]}, found", "let it predict what the problem asks for"
         try:
-            pa.array(prediction.target, types[1])
-        except (pa.ArrowException, TypeError) as error:
-            problem = f"expected the trainer to predict {types[1]}, found something else ({error})"
-            raise UserError(problem, where="trainer", fix="let it predict what the problem asks for") from error
+            found = pa.array(prediction.target, types[1])
+        except (ValueError, TypeError) as error:  # Arrow's own, and texts that UTF-8 cannot say
+            raise UserError(f"{problem} something else ({error})", where="trainer", fix=fix) from error
+        if found.null_count:
+            raise UserError(f"{problem} nothing for {found.null_count:,} row(s)", where="trainer", fix=fix)
     elif not inputs.classes and not np.isfinite(prediction.target).all():
         raise DataError(
             "the trainer predicted something that is not a number", where="trainer", fix="check its train rows"

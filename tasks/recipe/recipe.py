@@ -79,7 +79,8 @@ class Recipe:
     trainer: Any = option(
         None,
         "what judges the rows: `use: NAME`, or `command: ...` for your own training. By default `tfidf` for "
-        "texts with labels, `boosting` for tables, `cnn` for pictures and sound, `detector` for boxes, `linear` for other rows",
+        "texts with labels, `boosting` for tables, `cnn` for pictures and sound, `detector` for boxes, "
+        "`ctc` for transcripts, `retrieval` for texts to be answered, `transitions` for histories, `linear` for other rows",
     )
     task: str = option(
         "classification",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_init_finds_what_is_asked_and_what_is_answered(
     recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
     assert (recipe["columns"]["inputs"], recipe["columns"]["target"]) == columns
     assert recipe["source"] == {"path": f"rows.{format}"} | source and recipe["generators"] == [{"use": "rules"}]
+    named = re.findall(r"^# trainer: (\w+) ", (tmp_path / "recipe.yaml").read_text(), re.MULTILINE)
+    assert not named, "no other trainer serves texts that are learnt"
     checked = augmill("check", "recipe.yaml")
     assert checked.code == 0 and "60 rows read: 60 used, 0 refused" in checked.out, checked.err
 

@@ -281,8 +281,9 @@ def test_answers_that_are_no_numbers_travel_as_a_table_and_pool_over_folds() -> 
     assert whole.to_table().schema.field("real.1").type == pa.list_(pa.string())
     assert whole.judged("real")[1].truth.tolist() == ["a", "b", "c"] * 3
     assert whole.judged("real")[1].predicted.tolist() == [["b"], [], ["a", "c"]] * 3
-    with pytest.raises(UserError, match=r"expected the trainer to predict list<item: string>"):
-        gate.predict(*tables, Guess([3.5] * 9), question, runs=2, seed=1, workdir=Path())
+    for guess, said in [(3.5, "something else"), (["\ud800"], "something else"), (None, r"nothing for 9 row\(s\)")]:
+        with pytest.raises(UserError, match=rf"expected the trainer to predict list<item: string>, found {said}"):
+            gate.predict(*tables, Guess([guess] * 9), question, runs=2, seed=1, workdir=Path())
 
 
 def test_a_fold_that_lacks_a_class_pools_with_one_that_has_it() -> None:

@@ -87,6 +87,37 @@ def test_new_pairs_have_answers_of_their_own_and_the_shown_rows_as_parents(tmp_p
     assert [row["reason"] for row in rows] == [None, "bad_item", "empty"]
 
 
+def test_no_row_is_shown_whose_answer_is_longer_than_one_may_be(tmp_path: Path) -> None:
+    def script(seen: Seen) -> Any:
+        assert {row["answer"] for row in data_of(seen.body["messages"])} == {"oak", "tin", "iron", "clay"}
+        return [{"text": "of what is the jetty?", "answer": "larch"}]
+
+    rows = pairs()
+    answers = pa.array([*STUFFS[:2], "tin", "a" * 301, *STUFFS[4:]], pa.large_string())
+    rows = rows.set_column(rows.column_names.index(TARGET), TARGET, answers)
+    strata = pa.array(["1: all"] * rows.num_rows)
+    rows = rows.set_column(rows.column_names.index("stratum"), "stratum", strata)
+    chosen = rows.filter(pa.array([text in ("oak", "tin", "a" * 301, "iron", "clay") for text in answers.to_pylist()]))
+    with chat_server(lambda seen, number: Act(body=as_answer(json.dumps(script(seen))))) as server:
+        made = Chat(ChatOptions(**endpoint(server, rows_per_call=1, max_chars=300, examples=5)))
+        (row,) = GeneratorBench(made, tmp_path, rows=chosen).sample(ask(["1: all"])).to_pylist()
+    assert row["reason"] is None and len(row["parent_ids"]) == 4
+
+
+def test_a_dialogue_that_is_called_answer_is_told_from_the_answer(tmp_path: Path) -> None:
+    name = field_of("dialogue", "answer")
+
+    def script(seen: Seen) -> Any:
+        assert {name, "answer"} == set(data_of(seen.body["messages"])[0])
+        return [{name: [{"role": "user", "content": "of what is the jetty?"}], "answer": "larch"}]
+
+    rows = pairs(dialogue=True).rename_columns({MESSAGES: name})
+    with chat_server(lambda seen, number: Act(body=as_answer(json.dumps(script(seen))))) as server:
+        made = Chat(ChatOptions(**endpoint(server, rows_per_call=1)))
+        (row,) = GeneratorBench(made, tmp_path, rows=rows).sample(ask(["1: below 5 characters"])).to_pylist()
+    assert (row[TARGET], row[name][0]["content"]) == ("larch", "of what is the jetty?")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

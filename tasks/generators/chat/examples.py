@@ -24,8 +24,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def write_examples(train: pa.Table, shown: tuple[str, ...], options: ChatOptions, ctx: Context) -> Path:
-    """``train``: sorted, of ``ctx.fields``. Only the columns in ``shown`` are kept, and no row without a text."""
-    rows = [row for row in train.to_pylist() if _fits([row[name] for name in ctx.fields], options.max_chars)]
+    """``train``: sorted, of ``ctx.fields``. Only the columns in ``shown`` are kept, and no row without a text.
+
+    ``shown`` may name an answer too, which is no field.
+    """
+    told = dict.fromkeys((*ctx.fields, *shown))
+    rows = [row for row in train.to_pylist() if _fits([row[name] for name in told], options.max_chars)]
     if not (options.examples and shown):
         rows = []
     texts = {row[ROW_ID]: join_fields(row[name] for name in shown) for row in rows}

@@ -96,7 +96,7 @@ def make_pair_prompt(
 
     its question is put anew.
     """
-    keys = {name: name.partition(":")[2] or name for name in fields}
+    keys = _keys(fields)
     rows = [_told(row, keys) for row in examples]
     anew = options.write == "questions"
     system = _system(options, keys, fields, bool(passage))
@@ -119,6 +119,13 @@ def make_pair_prompt(
     )
     messages = ({"role": "system", "content": system}, {"role": "user", "content": data + wanted})
     return PairPrompt(messages, tuple(row[ROW_ID] for row in examples), bounds)
+
+
+def _keys(fields: tuple[str, ...]) -> dict[str, str]:
+    """What a model calls each field: as the user does; its whole name where another, or an answer, is called so."""
+    short = [name.partition(":")[2] or name for name in fields]
+    taken = [*short, ANSWER, SPAN]
+    return {name: key if taken.count(key) == 1 else name for name, key in zip(fields, short, strict=True)}
 
 
 def _told(row: dict[str, Any], keys: dict[str, str]) -> Row:
