@@ -17,6 +17,7 @@ from augmill.tasks.gate.gauge import Gauge
 from augmill.tasks.gate.interval import Interval, Replicates, Resamples, interval, resample_blocks
 from augmill.tasks.gate.verdict import Verdict
 from augmill.tasks.rows.randomness import stream_key, uniforms
+from augmill.tasks.rows.schema import is_number
 from augmill.tasks.trainers import TrainerInputs, Training
 
 # --- The three arms of the gate: real rows alone, the placebo (real rows repeated to the mix's counts), the mix -------
@@ -181,7 +182,7 @@ class Predictions:
 
 def values_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """Numbers as they are, anything else as plain Python values (dtype object)."""
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+    if is_number(column.type):
         found: npt.NDArray[Any] = column.to_numpy()
         return found
     found = np.empty(len(column), dtype=object)

@@ -35,6 +35,7 @@ from augmill.tasks.metrics import METRICS
 from augmill.tasks.rows.kinds import real_schema
 from augmill.tasks.rows.names import nearest
 from augmill.tasks.rows.randomness import stream_key
+from augmill.tasks.rows.schema import is_number
 from augmill.tasks.trainers import Prediction, Trainer, TrainerInputs
 
 MARGIN = 0.5  # points
@@ -279,7 +280,7 @@ def predict(
 
 def _value_types(problem: Problem) -> tuple[pa.DataType, pa.DataType] | None:
     """Of targets and of predictions, where they are values and no numbers."""
-    if problem.target is None or pa.types.is_floating(problem.target):
+    if problem.target is None or is_number(problem.target):
         return None
     return problem.target, problem.answer or problem.target
 

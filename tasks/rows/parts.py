@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augmill.tasks.rows.schema import rows_at_once
+from augmill.tasks.rows.schema import is_number, rows_at_once
 
 PART_ROWS = 65_536
 MAPPED = 64 << 20  # bytes of a table from which on ``in_files`` puts it into files
@@ -129,7 +129,7 @@ class _ColumnInFiles:
     def __init__(self, kind: pa.DataType, spool: Spool) -> None:
         self.kind, self.spool = kind, spool
         self.text = pa.types.is_string(kind) or pa.types.is_binary(kind)
-        self.number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        self.number = is_number(kind)
         self.chunks: list[pa.Array] = []
         self._start()
 

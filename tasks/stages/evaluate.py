@@ -22,7 +22,7 @@ from augmill.tasks.problems import PROBLEMS
 from augmill.tasks.rows.folds import deal_folds, fold_of
 from augmill.tasks.rows.hashing import hash_json
 from augmill.tasks.rows.kinds import KINDS, RowIndex, diversity, equal_keys, group_keys, type_of
-from augmill.tasks.rows.schema import GROUP, ORIGIN, REAL, class_counts
+from augmill.tasks.rows.schema import GROUP, ORIGIN, REAL, class_counts, is_number
 from augmill.tasks.store.stage import Work, fetch, identity_of, stage
 from augmill.tasks.store.store import Store
 from augmill.tasks.trainers import TRAINERS
@@ -60,7 +60,7 @@ class EvaluateConfig:
 def foreseen(store: Store, split: Artifact, gate: GateOptions, problem: Problem) -> Foresight | None:
     """What is assumed of the gate's metric before anything is trained; of a target that is a value, from its spread."""
     metric, spread = METRICS[str(gate.metric)], None
-    if problem.target is not None and pa.types.is_floating(problem.target):
+    if problem.target is not None and is_number(problem.target):
         values = pq.read_table(fetch(store, split, "train.parquet"), columns=[TARGET])[TARGET]
         spread = float(pc.stddev(values).as_py() or 0.0)
     return foresight(metric, spread)

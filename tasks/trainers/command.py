@@ -44,6 +44,7 @@ from augmill.tasks.boundary.parquet import plain_schema, read_parquet
 from augmill.tasks.contracts import ANY, STRATUM, TARGET, Problem
 from augmill.tasks.errors import DataError, UserError
 from augmill.tasks.rows.kinds import real_schema
+from augmill.tasks.rows.schema import is_number
 from augmill.tasks.trainers import _guard
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 
@@ -299,7 +300,7 @@ def _label_places(labels: list[Any], classes: tuple[str, ...]) -> npt.NDArray[np
 def _values(table: pa.Table, problem: Problem) -> npt.NDArray[Any]:
     """Of the column TARGET: numbers, or plain Python values of what the problem asks for."""
     kind = problem.answer or problem.target
-    if pa.types.is_floating(kind):
+    if is_number(kind):
         return _numbers(table, TARGET)
     found = np.empty(table.num_rows, dtype=object)
     try:

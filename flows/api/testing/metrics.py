@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from augmill.tasks.contracts import ANY, Judged, Metric
 from augmill.tasks.problems import PROBLEMS
+from augmill.tasks.rows.schema import is_number
 
 CLASSES = tuple("abc")
 
@@ -24,7 +25,7 @@ def drawn_predictions(metric: Metric, count: int = 20) -> Iterator[Judged]:
     for seed in range(count):
         rng = np.random.default_rng(seed)
         rows = int(rng.integers(3, 26))
-        if learns is not None and learns.target is not None and not pa.types.is_floating(learns.target):
+        if learns is not None and learns.target is not None and not is_number(learns.target):
             truth = [_value(learns.target, rng) for _ in range(rows)]
             answers = [_answer(each, learns.answer or learns.target, rng) for each in truth]
             yield held_out(_objects(truth), _objects(answers))
