@@ -179,8 +179,8 @@ def _select(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _too_few(users: _EventNames, counts: Ints, at: int, about: EventColumns) -> RefusedRow:
-    events = "event" if counts[at] == 1 else "events"
-    found = f"{counts[at]} {events}, at least {about.min_events} are needed (source.events.min_events)"
+    had = f"{counts[at]} {'event' if counts[at] == 1 else 'events'}"
+    found = f"{had}, at least {about.min_events} are needed (source.events.min_events)"
     return RefusedRow(f"user {users.texts[at].as_py()}", "too_few_events", found)
 
 
