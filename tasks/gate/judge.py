@@ -433,7 +433,7 @@ def _refuse_unfit(prediction: Prediction, inputs: TrainerInputs, scores: bool) -
         problem, fix = f"expected the trainer to predict {types[1]}, found", "let it predict what the problem asks for"
         try:
             found = pa.array(prediction.target, types[1])
-        except (ValueError, TypeError) as error:  # Arrow's own, and texts that UTF-8 cannot say
+        except (ValueError, TypeError) as error:  # Arrow's own, and what UTF-8 cannot say
             raise UserError(f"{problem} something else ({error})", where="trainer", fix=fix) from error
         if found.null_count:
             raise UserError(f"{problem} nothing for {found.null_count:,} row(s)", where="trainer", fix=fix)

@@ -59,7 +59,8 @@ def require_columns(
     columns: Columns, split: str | None, names: Sequence[str], file: SourceFile, how: SourceOptions
 ) -> None:
     """Raises UserError where the recipe names a column that no file has: with the nearest one, or the right delimiter."""
-    wanted: dict[str, str | None] = {**columns.named, "splits.column": split}
+    # First what others may be made of.
+    wanted: dict[str, str | None] = {"source.dialogue": how.dialogue, **columns.named, "splits.column": split}
     for key, name in wanted.items():
         if name is None or name in names:
             continue
@@ -162,9 +163,8 @@ def require_plain(
             raise DataError(f"column {name!r} holds {kind}, not plain values{hint}", where=f"{of}{key}", fix=fix)
         plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         if type is not None and not KINDS[type].takes(plain, type):
-            raise DataError(
-                f"column {name!r} holds {kind}, not {type}", where=f"{of}{key}", fix=f"give a column of {type}s"
-            )
+            fix = f"give a column of {type}s" + (f", or name it in source.{type}" if hasattr(how, type) else "")
+            raise DataError(f"column {name!r} holds {kind}, not {type}", where=f"{of}{key}", fix=fix)
 
 
 def require_fit(

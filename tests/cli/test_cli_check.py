@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import errno
 import json
@@ -209,3 +210,26 @@ def test_texts_from_one_template_are_named_as_the_cause(tmp_path: Path) -> None:
     ]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *some]) + "\n")
     assert "That is a lot, as of rows made from one template." in " ".join(augmill("check", recipe).out.split())
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("talk", "(source.dialogue): there is no column 'talk'; did you mean 'talks'?"),
+        ("id", "give a column of dialogues, or name it in source.dialogue"),
+    ],
+)
+def test_a_column_of_dialogues_is_looked_for_where_the_source_names_it(tmp_path: Path, named: str, said: str) -> None:
+    turns = [{"role": "user", "content": "what now?"}, {"role": "assistant", "content": "wait"}]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "talks"], *([at, json.dumps(turns)] for at in range(9))])
+    recipe = {
+        "dataset": "talks",
+        "source": {"path": "rows.csv", "dialogue": named},
+        "columns": {"inputs": {"talks": "dialogue"}, "target": {"reply": "text"}},
+        "target": {"multiply": 2.0},
+        "generators": [{"use": "rules"}],
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    ended = augmill("check", tmp_path / "recipe.yaml")
+    assert ended.code in (2, 3) and said in ended.err
