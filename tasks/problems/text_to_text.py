@@ -121,6 +121,7 @@ def _lengths(target: pa.Array) -> Ints:
 def _names(edges: list[int]) -> list[str]:
     if not edges:
         return ["1: all"]
-    between = [f"{low} to {high - 1} characters" for low, high in itertools.pairwise(edges)]
+    spans = [(low, high - 1) for low, high in itertools.pairwise(edges)]
+    between = [f"{low} to {high} characters" if low < high else f"{low} characters" for low, high in spans]
     names = [f"below {edges[0]} characters", *between, f"from {edges[-1]} characters"]
     return [f"{at}: {name}" for at, name in enumerate(names, 1)]

@@ -39,3 +39,12 @@ def test_a_target_is_told_on_one_line_and_cut() -> None:
     assert PROBLEM.tell("one\n  two") == "one two"
     told = PROBLEM.tell("word " * 200)
     assert len(told) <= 300 and told.endswith("…")
+
+
+def test_a_bin_of_one_length_is_called_by_it() -> None:
+    def texts(lengths: list[int]) -> pa.Array:
+        return pa.array(["x" * length for length in lengths], PROBLEM.target)
+
+    fitted = PROBLEM.fit_strata(pa.table({"target": texts([1] * 20 + [77] * 40 + [78] * 20 + [90] * 20)}))
+    found = PROBLEM.stratum(texts([1, 77, 78, 90]), fitted).to_pylist()
+    assert found == ["1: below 77 characters", "2: 77 characters", *["3: from 78 characters"] * 2]
