@@ -587,7 +587,7 @@ def _checks(rows: Any) -> list[str]:
 
     lines = ["#checks:"]
     for name, kind in CHECKS.items():
-        if not rows.served_in_part(kind):
+        if not rows.served_in_part(kind) or not kind.always:
             continue
         options = {item.name: default_of(item) for item in dataclasses.fields(kind.Options)}
         lines.append(f"  #{name}: {yaml_text(options)}")

@@ -138,7 +138,14 @@ def row_facts(recipe: Recipe, site: Site, ingested: Artifact) -> dict[str, Any]:
         "missing": _missing(recipe, fetch(site.store, ingested, "rows.parquet")),
         "serve": {
             "generators": [*_shipped(GENERATORS, rows.served_whole), *_others(GENERATORS, *used)],
-            "checks": [*_shipped(CHECKS, rows.served_in_part), *_others(CHECKS, *recipe.checks)],
+            "checks": [
+                *(
+                    name
+                    for name in _shipped(CHECKS, rows.served_in_part)
+                    if CHECKS[name].always or name in recipe.checks
+                ),
+                *_others(CHECKS, *recipe.checks),
+            ],
             "trainers": [*_shipped(TRAINERS, rows.served_whole), *_others(TRAINERS, recipe.trainer.use)],
             "metrics": [*metrics, *_others(METRICS, str(recipe.gate.metric))],
         },

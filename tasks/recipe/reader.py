@@ -130,8 +130,8 @@ class Rows:
         )
 
     def asides(self) -> dict[str, str]:
-        """The checks that stand aside, each with for what rows it is."""
-        return {name: why for name, check in CHECKS.items() if (why := self.why_aside(check))}
+        """The checks that stand aside though nobody has to name them, each with for what rows it is."""
+        return {name: why for name, check in CHECKS.items() if check.always and (why := self.why_aside(check))}
 
     def _learnt(self, extension: Any) -> bool:
         return bool({ANY, self.problem} & set(extension.problems))

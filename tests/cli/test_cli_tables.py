@@ -62,7 +62,8 @@ def test_init_writes_a_recipe_of_a_table_that_check_accepts_and_says_what_it_lef
         "(cells: ?)",
         "there are no near-duplicates",
         "trainers for such rows: boosting, linear, command metrics for such rows: mae, rmse, r2",
-        "not used: teacher, length, garbage (for text); label_set, label_consistency (for classification)",
+        "not used: teacher, length, garbage (for text); answers (for text and dialogue); catalogue (for items); label_set, "
+        "label_consistency (for classification)",
         "Bins of price (",
     ):
         assert words in flat(checked.out)
@@ -139,7 +140,11 @@ def test_check_says_what_serves_as_json_and_of_texts_too(tmp_path: Path) -> None
     assert rows["exact"] == ["table"] and rows["missing"]["colour"]["cells"] == ["?"]
     assert rows["learnt"] == {"column": "price", "type": "number"}
     text = augmill("check", EXAMPLES / "support/recipe.yaml", "--store", tmp_path / "store", "--json").last["rows"]
-    assert text["aside"] == {"ranges": "for table"} and text["exact"] == [] and text["missing"] == {}
+    assert (
+        text["aside"] == {"ranges": "for table", "answers": "for text_to_text", "catalogue": "for items"}
+        and text["exact"] == []
+        and text["missing"] == {}
+    )
 
 
 @pytest.mark.parametrize(("target", "unit", "metric"), [("grade", "points", "accuracy"), ("price", "price", "mae")])
