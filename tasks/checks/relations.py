@@ -194,7 +194,8 @@ def _nearest_other(train: RowIndex, candidates: pa.Table, children: Ints, indexe
     """
     query, position, similarity = train.matches(candidates)
     width = np.int64(1 + max(position.max(initial=0), indexed.max(initial=0)))
-    other = ~np.isin(query * width + position, children * width + indexed)
+    there = indexed >= 0  # -1, of a parent that left, would stand for the last place beside the row before
+    other = ~np.isin(query * width + position, children[there] * width + indexed[there])
     result = np.zeros(candidates.num_rows)
     np.maximum.at(result, query[other], similarity[other])
     return result

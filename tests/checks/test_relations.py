@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from checking import Bench, candidates, real, sentences, shared_rows
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from augmill.tasks.rows.kinds.text import canonical, equal
@@ -137,6 +137,7 @@ def slowly(check: Bench, rows: pa.Table, under: str, free: set[str]) -> list[str
     ),
     st.sampled_from(["canonical", "fold"]),
 )
+@example([("a", "where where")], [], [("a", "where where", None), ("a", "where", ["r1"])], "canonical")
 @settings(max_examples=60, deadline=None)
 def test_verdicts_are_those_of_a_loop_over_rows_and_parents(
     train: list[tuple[str, str]],
