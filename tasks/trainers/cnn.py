@@ -21,12 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import Ints
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
 from augmill.tasks.trainers.logistic import log_odds
-from augmill.tasks.trainers.tuning import THREADS, learnt, require_threads, side_by_side
+from augmill.tasks.trainers.tuning import THREADS, learnt, require_threads, torch_content, torch_side_by_side
 
 if TYPE_CHECKING:
     import torch
@@ -94,22 +93,13 @@ class CnnTrainer(Trainer):
     scores: ClassVar[bool] = True  # of classes
 
     def content(self) -> dict[str, str]:
-        """The version of torch, whose kernels decide the last bits of each sum."""
-        from importlib.metadata import version
-
-        return {"torch": ".".join(version("torch").split(".")[:2])}
+        return torch_content()
 
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
-        with importing():
-            import torch
-        rows, before = _Views(inputs, self.options.side), torch.get_num_threads()
-        workdir.mkdir(parents=True, exist_ok=True)
-        try:
-            yield from side_by_side(
-                lambda training: _rested(rows, training, self.options, workdir), trainings, self.options.threads
-            )
-        finally:
-            torch.set_num_threads(before)
+        rows = _Views(inputs, self.options.side)
+        yield from torch_side_by_side(
+            lambda training: _rested(rows, training, self.options, workdir), trainings, self.options.threads, workdir
+        )
 
 
 class _Views:

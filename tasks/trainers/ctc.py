@@ -23,13 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import TARGET
 from augmill.tasks.rows.kinds import kinds_of
 from augmill.tasks.rows.kinds.text import equal
 from augmill.tasks.trainers.cnn import pace
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.tuning import THREADS, require_threads, side_by_side
+from augmill.tasks.trainers.tuning import THREADS, require_threads, torch_content, torch_side_by_side
 
 if TYPE_CHECKING:
     import torch
@@ -86,22 +85,13 @@ class CtcTrainer(Trainer):
     problems: ClassVar[tuple[str, ...]] = ("transcription",)
 
     def content(self) -> dict[str, str]:
-        """Another torch sums in another order."""
-        from importlib.metadata import version
-
-        return {"torch": ".".join(version("torch").split(".")[:2])}
+        return torch_content()
 
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
-        with importing():
-            import torch
-        heard, before = _Utterances(inputs), torch.get_num_threads()
-        workdir.mkdir(parents=True, exist_ok=True)
-        try:
-            yield from side_by_side(
-                lambda training: _rested(heard, training, self.options, workdir), trainings, self.options.threads
-            )
-        finally:
-            torch.set_num_threads(before)
+        heard = _Utterances(inputs)
+        yield from torch_side_by_side(
+            lambda training: _rested(heard, training, self.options, workdir), trainings, self.options.threads, workdir
+        )
 
 
 class _Utterances:

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import TARGET, Floats
 from augmill.tasks.problems.detection import labels_of, overlaps
 from augmill.tasks.rows.kinds import kinds_of
@@ -29,7 +28,7 @@ from augmill.tasks.rows.kinds.image import size_of
 from augmill.tasks.rows.kinds.media import files_of
 from augmill.tasks.trainers.cnn import BLOCK, Planar, Planes, pace
 from augmill.tasks.trainers.contract import Prediction, Trainer, TrainerInputs, Training
-from augmill.tasks.trainers.tuning import THREADS, require_threads, side_by_side
+from augmill.tasks.trainers.tuning import THREADS, require_threads, torch_content, torch_side_by_side
 
 if TYPE_CHECKING:
     import torch
@@ -84,22 +83,13 @@ class DetectorTrainer(Trainer):
     problems: ClassVar[tuple[str, ...]] = ("detection",)
 
     def content(self) -> dict[str, str]:
-        """Another torch sums in another order."""
-        from importlib.metadata import version
-
-        return {"torch": ".".join(version("torch").split(".")[:2])}
+        return torch_content()
 
     def predict(self, inputs: TrainerInputs, trainings: list[Training], workdir: Path) -> Iterator[Prediction]:
-        with importing():
-            import torch
-        scenes, before = _Scenes(inputs, self.options.side), torch.get_num_threads()
-        workdir.mkdir(parents=True, exist_ok=True)
-        try:
-            yield from side_by_side(
-                lambda training: _rested(scenes, training, self.options, workdir), trainings, self.options.threads
-            )
-        finally:
-            torch.set_num_threads(before)
+        scenes = _Scenes(inputs, self.options.side)
+        yield from torch_side_by_side(
+            lambda training: _rested(scenes, training, self.options, workdir), trainings, self.options.threads, workdir
+        )
 
 
 class _Scenes:

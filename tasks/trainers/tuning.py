@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from augmill.tasks.boundary.processes import importing
 from augmill.tasks.contracts import ROW_ID, STRATUM, TARGET, Ints
 from augmill.tasks.rows.folds import deal_folds
 from augmill.tasks.rows.randomness import stream_key, uniforms
@@ -50,6 +52,27 @@ def side_by_side(train: Callable[[Training], T], trainings: list[Training], thre
     No more are begun than work beside the one that is waited for; whoever closes the iterator waits for these alone.
     """
     return _in_turn(lambda pool, training: pool.submit(train, training), trainings, threads)
+
+
+def torch_content() -> dict[str, str]:
+    """As ``Trainer.content``: the version of torch, whose kernels decide the last bits of each sum."""
+    from importlib.metadata import version
+
+    return {"torch": ".".join(version("torch").split(".")[:2])}
+
+
+def torch_side_by_side(
+    train: Callable[[Training], T], trainings: list[Training], threads: int, workdir: Path
+) -> Iterator[T]:
+    """As ``side_by_side``, of trainings that set torch's threads and rest in ``workdir``; its threads are then as before."""
+    with importing():
+        import torch
+    before = torch.get_num_threads()
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        yield from side_by_side(train, trainings, threads)
+    finally:
+        torch.set_num_threads(before)
 
 
 def train_side_by_side(
